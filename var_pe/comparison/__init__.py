@@ -1,0 +1,1 @@
+"""Studies over encodings and seeds: what is trained, how it is compared, the report."""

@@ -1,0 +1,1 @@
+"""Feature extractors and the scores computed from their features."""

@@ -1,0 +1,1 @@
+"""The tokenizer, the next-scale generator and the ViT classifier."""
