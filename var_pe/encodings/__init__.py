@@ -1,0 +1,74 @@
+"""Position encodings, one file each, chosen by one line of a config; `build_encoding` turns the line into a module."""
+
+import difflib
+import inspect
+from typing import Any
+
+from var_pe.encodings import learned, mixed, none, sinusoidal
+from var_pe.encodings.base import REGISTRY, PositionEncoding, TokenEncoding, register
+from var_pe.encodings.compose import Composed
+from var_pe.encodings.line import Member, Value, parse
+
+__all__ = ["REGISTRY", "PositionEncoding", "TokenEncoding", "build_encoding", "register"]
+_MEMBERS = (learned, mixed, none, sinusoidal)  # importing a file registers its encoding
+_FROM_MODEL = ("self", "dim", "num_heads", "depth", "pyramid", "parts")
+
+
+def build_encoding(line: str, **model: Any) -> PositionEncoding:
+    """The encoding that `line` describes, for a model of `dim`, `num_heads`, `depth` and `pyramid` (keywords).
+
+    Raises:
+        ValueError: the line does not parse, or names an encoding or option that does not exist.
+    """
+    members = [_build(member, line, model) for member in parse(line)]
+    return members[0] if len(members) == 1 else Composed(members)
+
+
+def _build(member: Member, line: str, model: dict[str, Any]) -> PositionEncoding:
+    if member.name not in REGISTRY:
+        raise ValueError(f"encoding {line!r}: there is no encoding {member.name!r}{_nearest(member.name, REGISTRY)}")
+    cls = REGISTRY[member.name]
+    known = inspect.signature(cls.__init__).parameters
+    options, parts = dict(member.options), list(member.parts)
+    if "parts" in known:
+        options, parts = _weighted_parts(options, parts, line)
+    elif parts:
+        raise ValueError(f"encoding {line!r}: {member.name} takes options by name, option=value")
+    for option in options:
+        if option not in known or option in _FROM_MODEL:
+            own = [name for name in known if name not in _FROM_MODEL]
+            raise ValueError(f"encoding {line!r}: {member.name} has no option {option!r}{_nearest(option, own)}")
+    _check_types(cls, options, line)
+    given = {"parts": [_build(part, line, model) for part in parts]} if "parts" in known else {}
+    return cls(**model, **given, **options)
+
+
+def _weighted_parts(
+    options: dict[str, Value], parts: list[Member], line: str
+) -> tuple[dict[str, Value], list[Member]]:
+    """`mixed(learned=0.7, sinusoidal=0.3)` is short for parts in brackets and `weights=(0.7, 0.3)`."""
+    weighted = {name: options.pop(name) for name in list(options) if name in REGISTRY}
+    if not weighted:
+        weights = options.get("weights", (1.0,) * len(parts))
+        return {**options, "weights": weights}, parts
+    if parts or "weights" in options:
+        raise ValueError(f"encoding {line!r} gives weights twice: write name=weight or parts with weights=(...)")
+    return {**options, "weights": tuple(weighted.values())}, [Member(name) for name in weighted]
+
+
+def _check_types(cls: type[PositionEncoding], options: dict[str, Value], line: str) -> None:
+    """Refuses a word where a number is wanted, and the other way round."""
+    for name, value in options.items():
+        wanted = inspect.signature(cls.__init__).parameters[name].annotation
+        accepted = {float: (int, float), int: (int,), bool: (bool,), str: (str,)}.get(wanted)
+        if accepted and (not isinstance(value, accepted) or (isinstance(value, bool) and wanted is not bool)):
+            raise ValueError(f"encoding {line!r}: {name} is a {wanted.__name__}, got {value!r}")
+        if name == "weights" and not (
+            isinstance(value, tuple) and all(type(weight) in (int, float) for weight in value)
+        ):
+            raise ValueError(f"encoding {line!r}: weights are numbers, got {value!r}")
+
+
+def _nearest(word: str, known: Any) -> str:
+    matches = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {matches[0]!r}?" if matches else f"; there are {', '.join(sorted(known)) or 'none'}"

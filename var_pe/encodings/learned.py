@@ -1,0 +1,87 @@
+"""Learned table: one free vector per cell of every level, VAR's `pos_1LC`."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from var_pe.encodings.base import TokenEncoding, register, standard_deviation
+from var_pe.encodings.sinusoidal import in_finest_cells, sinusoidal_code
+from var_pe.pyramid import Positions, Pyramid
+
+INITS = ("trunc_normal", "xavier", "sinusoidal")
+
+
+@register("learned")
+class Learned(TokenEncoding):
+    """One row per token of the pyramid (Dosovitskiy et al. 2021; per level in VAR, Tian et al. 2024).
+
+    The table keeps the grids it was made for in `grids_K2`: other grids are an error, never a guess.
+
+    Args:
+        init: `trunc_normal` (standard deviation sqrt(1 / (3 C))), `xavier` (normal, with the fans of the whole
+            (L, C) table) or `sinusoidal` (the fixed code, brought to sqrt(1 / (3 C)) root mean square about its
+            mean: the control for a mixture). One standard deviation for all levels: fans of a single level would
+            spread it elevenfold between 1x1 and 16x16.
+        scale: the table is multiplied by it.
+    """
+
+    grids_K2: Tensor
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        num_heads: int,
+        depth: int,
+        pyramid: Pyramid,
+        init: str = "trunc_normal",
+        scale: float = 1.0,
+    ) -> None:
+        super().__init__(scale=scale)
+        if init not in INITS:
+            raise ValueError(f"learned: init is one of {', '.join(INITS)}, got {init!r}")
+        if init == "sinusoidal" and dim % 4:
+            raise ValueError(f"learned(init=sinusoidal) needs a width that is a multiple of 4, got {dim}")
+        self.init, self.pyramid = init, pyramid
+        self.table_LC = nn.Parameter(torch.zeros(pyramid.num_tokens, dim))
+        self.register_buffer("grids_K2", torch.tensor(pyramid.grids, dtype=torch.int64))
+
+    def init_parameter(self, name: str, parameter: nn.Parameter, generator: torch.Generator) -> None:
+        length, dim = parameter.shape
+        std = standard_deviation(dim)
+        if self.init == "trunc_normal":
+            nn.init.trunc_normal_(parameter, std=std, generator=generator)
+        elif self.init == "xavier":
+            nn.init.xavier_normal_(parameter, generator=generator)
+        else:
+            code_LC = sinusoidal_code(in_finest_cells(self.pyramid.positions()), dim, 10000.0)
+            with torch.no_grad():
+                parameter.copy_(code_LC * (std / amplitude(code_LC)))
+
+    def code_LC(self, positions: Positions) -> Tensor:
+        if positions.grids != self.pyramid.grids:
+            raise ValueError(
+                f"the learned table was made for the grids {self.pyramid}, asked for {Pyramid(positions.grids)}; "
+                f"resample it or choose an encoding that follows the size (sinusoidal)"
+            )
+        spans = self.pyramid.spans
+        rows = slice(spans[positions.levels.start].start, spans[positions.levels.stop - 1].stop)
+        return self.table_LC[rows].float()
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        stored = state_dict.get(prefix + "grids_K2")
+        if stored is not None and stored.tolist() != self.grids_K2.tolist():  # 2x8 and 4x4 have equal shapes
+            errors: list[str] = args[-1]
+            grids = Pyramid(tuple((h, w) for h, w in stored.tolist()))
+            errors.append(f"{prefix}table_LC is stored for the grids {grids}, this model's are {self.pyramid}")
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def amplitude(code_LC: Tensor) -> Tensor:
+    """Root mean square about the mean over positions: the part of a code that depends on the place at all.
+
+    A single position has nothing to compare with; there it is the plain root mean square.
+    """
+    centred_LC = code_LC - code_LC.mean(0) if code_LC.shape[0] > 1 else code_LC
+    return centred_LC.square().mean().sqrt()

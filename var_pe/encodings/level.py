@@ -1,0 +1,46 @@
+"""Which level a token belongs to, told apart from where it lies in it."""
+
+import torch
+from torch import Tensor, nn
+
+from var_pe.encodings.base import standard_deviation
+from var_pe.encodings.sinusoidal import sinusoidal_code
+from var_pe.pyramid import Positions, Pyramid
+
+KINDS = ("learned", "sinusoidal", "none")
+
+
+class LevelEmbedding(nn.Module):
+    """Adds one code per level: `learned` (VAR's `lvl_embed`), `sinusoidal` (of the log of the grid's sides), `none`.
+
+    The sinusoidal code knows levels it has not seen; a learned one is an error beyond the trained levels.
+    """
+
+    def __init__(self, kind: str, *, dim: int, pyramid: Pyramid) -> None:
+        super().__init__()
+        if kind not in KINDS:
+            raise ValueError(f"level_embedding is one of {', '.join(KINDS)}, got {kind!r}")
+        if kind == "sinusoidal" and dim % 4:
+            raise ValueError(f"level_embedding sinusoidal needs a width that is a multiple of 4, got {dim}")
+        self.kind, self.dim, self.num_levels = kind, dim, pyramid.num_levels
+        if kind == "learned":
+            self.table_KC = nn.Parameter(torch.zeros(pyramid.num_levels, dim))
+
+    def init_parameter(self, name: str, parameter: nn.Parameter, generator: torch.Generator) -> None:
+        nn.init.trunc_normal_(parameter, std=standard_deviation(self.dim), generator=generator)
+
+    def forward(self, positions: Positions) -> Tensor | None:
+        """float32 (L, C), or None for `none`."""
+        if self.kind == "none":
+            return None
+        if self.kind == "learned":
+            if len(positions.grids) > self.num_levels:
+                raise ValueError(
+                    f"level_embedding learned has {self.num_levels} levels, asked for {len(positions.grids)}; "
+                    f"level_embedding: sinusoidal knows levels it has not seen"
+                )
+            return self.table_KC[positions.level_L].float()
+        # An octave is ten units: neighbouring rungs of any usual ladder stay apart, 1x1 and 64x64 do not wrap.
+        sides_K2 = torch.tensor(positions.grids, dtype=torch.float32, device=positions.level_L.device)
+        code_KC = sinusoidal_code(10 * sides_K2.log2(), self.dim, 10000.0)
+        return standard_deviation(self.dim) / 0.5**0.5 * code_KC[positions.level_L]

@@ -1,0 +1,75 @@
+"""A weighted sum of token encodings, whose parts really have the shares that the weights say."""
+
+import torch
+from torch import Tensor, nn
+
+from var_pe.encodings.base import PositionEncoding, TokenEncoding, register, standard_deviation
+from var_pe.encodings.learned import amplitude
+from var_pe.pyramid import Positions, Pyramid
+
+
+@register("mixed")
+class Mixed(TokenEncoding):
+    """`sum_i weight_i * factor_i * part_i`; `mixed(learned=0.7, sinusoidal=0.3)`.
+
+    A sinusoidal code is sqrt(1.5 C) times as large as a learned table at its usual start, so the literal sum that
+    articles print is nearly the sinusoid alone. `match_rms` therefore brings every part to the same amplitude,
+    sqrt(1 / (3 C)) root mean square about the mean over positions, by a factor measured once on the initial values.
+    At fixed grids the sum is a learned table that starts elsewhere and learns at another rate:
+    `learned(init=sinusoidal)` is its control.
+
+    Args:
+        parts: token encodings, in the order of `weights`.
+        weights: one finite number a part; not all zero.
+        match_rms: false adds the parts as they are.
+        trainable: the weights are parameters.
+    """
+
+    weight_P: Tensor
+    factor_P: Tensor
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        num_heads: int,
+        depth: int,
+        pyramid: Pyramid,
+        parts: list[PositionEncoding],
+        weights: tuple[float, ...],
+        match_rms: bool = True,
+        trainable: bool = False,
+        scale: float = 1.0,
+    ) -> None:
+        super().__init__(scale=scale)
+        if len(parts) < 2 or len(parts) != len(weights):
+            raise ValueError(f"mixed needs two or more parts and a weight for each, got {len(parts)} and {weights}")
+        if not all(isinstance(part, TokenEncoding) for part in parts):
+            raise ValueError("mixed takes encodings that are added to tokens; join others with +")
+        if not any(weights) or not all(abs(weight) < float("inf") for weight in weights):
+            raise ValueError(f"mixed: the weights must be finite and not all zero, got {weights}")
+        self.pyramid, self.match_rms, self.target = pyramid, match_rms, standard_deviation(dim)
+        self.parts = nn.ModuleList(parts)
+        self.start = tuple(float(weight) for weight in weights)
+        weight_P = torch.tensor(self.start)
+        if trainable:
+            self.weight_P = nn.Parameter(weight_P)
+        else:
+            self.register_buffer("weight_P", weight_P)
+        self.register_buffer("factor_P", torch.ones(len(parts)))
+
+    def init_parameter(self, name: str, parameter: nn.Parameter, generator: torch.Generator) -> None:
+        with torch.no_grad():
+            parameter.copy_(torch.tensor(self.start))
+
+    @torch.no_grad()
+    def calibrate(self) -> None:
+        if self.match_rms and not self.factor_P.is_meta:
+            positions = self.pyramid.positions()
+            for index, part in enumerate(self.parts):
+                self.factor_P[index] = self.target / amplitude(part.prepare(positions))
+
+    def code_LC(self, positions: Positions) -> Tensor:
+        share_P = (self.weight_P * self.factor_P).float()
+        codes = [share * part.prepare(positions) for share, part in zip(share_P, self.parts, strict=True)]
+        return torch.stack(codes).sum(0)

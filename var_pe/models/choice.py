@@ -1,0 +1,64 @@
+"""From logits to tokens: guidance, temperature, top-k, top-p and a draw that belongs to the image alone."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+SCHEDULES = ("linear", "constant")
+
+
+def guidance_per_level(scale: float, schedule: str | Sequence[float], num_levels: int) -> list[float]:
+    """Guidance t of every level; logits become (1 + t) * conditional - t * unconditional, so 0 is none.
+
+    `linear` grows from 0 at the first level to `scale` at the last (VAR), `constant` is `scale` everywhere, and a
+    list gives one factor of `scale` per level. In the convention where 1 means none (diffusers), the weight is 1 + t.
+    """
+    if scale < 0:
+        raise ValueError(f"guidance_scale must be at least 0 (none), got {scale}")
+    if schedule == "constant":
+        return [scale] * num_levels
+    if schedule == "linear":
+        return [scale * level / max(1, num_levels - 1) for level in range(num_levels)]
+    if isinstance(schedule, str) or len(schedule) != num_levels:
+        raise ValueError(
+            f"guidance_schedule is one of {', '.join(SCHEDULES)} or {num_levels} factors, got {schedule!r}"
+        )
+    return [scale * factor for factor in schedule]
+
+
+def check_choice(*, temperature: float, top_k: int, top_p: float) -> None:
+    """Raises:
+    ValueError: a setting is out of its range."""
+    if not temperature > 0:
+        raise ValueError(f"temperature must be above 0, got {temperature}; top_k=1 takes the likeliest token")
+    if top_k < 0:
+        raise ValueError(f"top_k must be at least 0 (all tokens), got {top_k}")
+    if not 0 <= top_p <= 1:
+        raise ValueError(f"top_p must lie in [0, 1] (0 and 1: all tokens), got {top_p}")
+
+
+def kept_logits(logits_BlV: Tensor, *, top_k: int = 0, top_p: float = 0.0) -> Tensor:
+    """Logits with the tokens outside top-k and then outside the nucleus of mass top_p set to -inf."""
+    if 0 < top_k < logits_BlV.shape[-1]:
+        least_Bl1 = logits_BlV.topk(top_k).values[..., -1:]
+        logits_BlV = logits_BlV.masked_fill(logits_BlV < least_Bl1, float("-inf"))  # ties survive, as in VAR
+    if 0 < top_p < 1:
+        ascending_BlV, order_BlV = logits_BlV.sort(dim=-1)
+        outside_BlV = ascending_BlV.softmax(-1).cumsum(-1) <= 1 - top_p
+        outside_BlV[..., -1] = False
+        logits_BlV = logits_BlV.masked_fill(outside_BlV.scatter(-1, order_BlV, outside_BlV), float("-inf"))
+    return logits_BlV
+
+
+def draw(logits_BlV: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+    """One token per position, (B, l); image i draws its l numbers from `generators[i]`, whatever else is in the batch.
+
+    The inverse of the cumulative distribution at a uniform number: one number a token, not one a code.
+    """
+    length = logits_BlV.shape[1]
+    uniform = [torch.rand(length, generator=g, device=g.device, dtype=torch.float64) for g in generators]
+    u_Bl = torch.stack([u.to(logits_BlV.device) for u in uniform])
+    mass_BlV = logits_BlV.double().softmax(-1).cumsum(-1)
+    token_Bl = torch.searchsorted(mass_BlV, (u_Bl * mass_BlV[..., -1])[..., None], right=True)[..., 0]
+    return token_Bl.clamp(max=logits_BlV.shape[-1] - 1)

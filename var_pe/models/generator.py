@@ -1,0 +1,255 @@
+"""Next-scale transformer: predicts each grid of tokens from all coarser ones, in one pass per level."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+from torchvision.ops import StochasticDepth
+
+from var_pe.encodings import build_encoding
+from var_pe.encodings.base import standard_deviation
+from var_pe.encodings.level import LevelEmbedding
+from var_pe.models.choice import check_choice, draw, guidance_per_level, kept_logits
+from var_pe.models.initialisation import initialise
+from var_pe.models.layers import MLP, Attention, LevelCache, Place
+from var_pe.models.tokenizer import VQTokenizer
+from var_pe.pyramid import Positions, Pyramid
+
+
+@dataclass(frozen=True)
+class GeneratorConfig:
+    encoding: str = "learned"  # position encoding, one line: learned, sinusoidal, mixed(learned=0.7, sinusoidal=0.3) ...
+    level_embedding: str = "learned"  # learned | sinusoidal | none
+    dim: int = 192  # width
+    depth: int = 6  # blocks
+    num_heads: int = 6  # attention heads
+    mlp_ratio: float = 4.0  # hidden width of the feed-forward layers, as a multiple of dim
+    drop_path: float = 0.0  # stochastic depth of the last block, growing linearly from 0; VAR: 0.1 * depth / 24
+    dropout: float = 0.0  # in attention and feed-forward layers
+    qk_norm: bool = True  # cosine attention with a learned temperature per head
+    shared_adaln: bool = False  # one modulation for all blocks plus an offset each (VAR-d36) instead of one each
+    adaln_init: float = 1e-3  # the gates' initial weights are multiplied by it (VAR-d16: 1e-3)
+
+
+class AdaLNBlock(nn.Module):
+    """A transformer block modulated by the class: gates, scales and shifts in VAR's order (Peebles & Xie 2023)."""
+
+    def __init__(
+        self, dim: int, num_heads: int, mlp_ratio: float, drop_path: float, dropout: float, qk_norm: bool, shared: bool
+    ) -> None:
+        super().__init__()
+        self.attn = Attention(dim, num_heads, qk_norm, dropout)
+        self.mlp = MLP(dim, mlp_ratio, dropout)
+        self.norm1 = nn.LayerNorm(dim, eps=1e-6, elementwise_affine=False)
+        self.norm2 = nn.LayerNorm(dim, eps=1e-6, elementwise_affine=False)
+        self.drop_path = StochasticDepth(drop_path, "row")
+        if shared:
+            self.modulation_6C = nn.Parameter(torch.zeros(6, dim))
+        else:
+            self.modulation = nn.Linear(dim, 6 * dim)
+
+    def init_parameter(self, name: str, parameter: nn.Parameter, generator: torch.Generator) -> None:
+        nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5, generator=generator)
+
+    def forward(
+        self, x_BLC: Tensor, cond_BC: Tensor, place: Place, layer: int, cache: LevelCache | None = None
+    ) -> Tensor:
+        """`cond_BC` is SiLU of the class embedding, or (B, 6 C) the shared modulation of it."""
+        if hasattr(self, "modulation_6C"):
+            six_B6C = cond_BC.unflatten(1, (6, -1)) + self.modulation_6C
+        else:
+            six_B6C = self.modulation(cond_BC).unflatten(1, (6, -1))
+        gate1, gate2, scale1, scale2, shift1, shift2 = six_B6C[:, :, None].type_as(x_BLC).unbind(1)
+        attended_BLC = self.attn(self.norm1(x_BLC) * (1 + scale1) + shift1, place, layer, cache)
+        x_BLC = x_BLC + self.drop_path(gate1 * attended_BLC)
+        return x_BLC + self.drop_path(gate2 * self.mlp(self.norm2(x_BLC) * (1 + scale2) + shift2))
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Images as tokens (B, L) and as the latent map (B, Z, h, w) that a tokenizer's `reconstruct` takes."""
+
+    tokens_BL: Tensor
+    f_hat_BZhw: Tensor
+
+
+class VARTransformer(ModelMixin, ConfigMixin):
+    """Class-conditional next-scale transformer (Tian et al. 2024) under any position encoding.
+
+    The first level starts from one vector, class embedding plus `start_C`; every other level from its view of the
+    levels before it. A token sees its own level and all coarser ones. Label `num_classes` is unconditional, the
+    only one if there are no classes. Arguments as in `GeneratorConfig`; `levels`, `codebook_size` and
+    `latent_channels` are the tokenizer's.
+
+    Raises:
+        ValueError: widths do not fit, or the encoding cannot follow the pyramid.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        levels: Sequence[int | Sequence[int]] = (1, 2, 3, 4),
+        codebook_size: int = 512,
+        latent_channels: int = 16,
+        num_classes: int = 10,
+        encoding: str = "learned",
+        level_embedding: str = "learned",
+        dim: int = 192,
+        depth: int = 6,
+        num_heads: int = 6,
+        mlp_ratio: float = 4.0,
+        drop_path: float = 0.0,
+        dropout: float = 0.0,
+        qk_norm: bool = True,
+        shared_adaln: bool = False,
+        adaln_init: float = 1e-3,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        if depth < 1 or num_classes < 0:
+            raise ValueError(f"a generator needs depth >= 1 and num_classes >= 0, got {depth} and {num_classes}")
+        self.pyramid = Pyramid(tuple(levels))  # type: ignore[arg-type]  # nested lists come back from config.json
+        self.num_classes, self.num_heads = num_classes, num_heads
+        self.class_embed = nn.Embedding(num_classes + 1, dim)
+        self.start_C = nn.Parameter(torch.zeros(dim))
+        self.word_embed = nn.Linear(latent_channels, dim)
+        self.position_encoding = build_encoding(encoding, dim=dim, num_heads=num_heads, depth=depth, pyramid=self.pyramid)
+        self.level_embed = LevelEmbedding(level_embedding, dim=dim, pyramid=self.pyramid)
+        self.silu = nn.SiLU()
+        self.shared_modulation = nn.Linear(dim, 6 * dim) if shared_adaln else None
+        self.blocks = nn.ModuleList(
+            AdaLNBlock(
+                dim, num_heads, mlp_ratio, drop_path * layer / max(1, depth - 1), dropout, qk_norm, shared_adaln
+            )
+            for layer in range(depth)
+        )
+        self.head_norm = nn.LayerNorm(dim, eps=1e-6, elementwise_affine=False)
+        self.head_modulation = nn.Linear(dim, 2 * dim)
+        self.head = nn.Linear(dim, codebook_size)
+        self._start_weights(seed, adaln_init)
+
+    def init_parameter(self, name: str, parameter: nn.Parameter, generator: torch.Generator) -> None:
+        nn.init.trunc_normal_(parameter, std=standard_deviation(len(parameter)), generator=generator)
+
+    @torch.no_grad()
+    def _start_weights(self, seed: int, adaln_init: float) -> None:
+        """VAR's initial values: one deviation for all, small heads and gates, residual branches by depth."""
+        dim = self.start_C.shape[0]
+        initialise(self, seed, std=standard_deviation(dim))
+        self.head.weight.mul_(0.02)
+        self.head_modulation.weight.mul_(0.5)
+        for block in self.blocks:
+            for branch in (block.attn.proj, block.mlp.fc2):
+                branch.weight.div_((2 * len(self.blocks)) ** 0.5)
+            gates, rest = slice(0, 2 * dim), slice(2 * dim, 6 * dim)
+            if self.shared_modulation is None:
+                block.modulation.weight[gates].mul_(adaln_init)
+                block.modulation.weight[rest].mul_(0.5)
+            else:
+                block.modulation_6C[:2].mul_(adaln_init)
+                block.modulation_6C[2:].mul_(0.5)
+
+    def forward(self, labels_B: Tensor, inputs_BLZ: Tensor, pyramid: Pyramid | None = None) -> Tensor:
+        """Logits (B, L, V), float32, of all levels at once from the inputs of all but the first."""
+        positions = (pyramid or self.pyramid).positions(inputs_BLZ.device)
+        class_BC = self.class_embed(labels_B)
+        x_BLC = torch.cat([self._start(class_BC, positions), self.word_embed(inputs_BLZ)], dim=1)
+        context = self.position_encoding.prepare(positions)
+        visible_LL = positions.level_L[:, None] >= positions.level_L
+        return self._blocks(x_BLC, class_BC, positions, Place(self.position_encoding, context, context, visible_LL))
+
+    def _start(self, class_BC: Tensor, positions: Positions) -> Tensor:
+        h, w = positions.grids[0]
+        return (class_BC + self.start_C)[:, None].expand(-1, h * w, -1)
+
+    def _blocks(
+        self,
+        x_BLC: Tensor,
+        class_BC: Tensor,
+        positions: Positions,
+        place: Place,
+        cache: LevelCache | None = None,
+    ) -> Tensor:
+        with torch.autocast(x_BLC.device.type, enabled=False):
+            x_BLC = self.position_encoding.embed(x_BLC.float(), place.query)
+            level_LC = self.level_embed(positions)
+            x_BLC = x_BLC if level_LC is None else x_BLC + level_LC
+        x_BLC = x_BLC.to(_compute_dtype(x_BLC))
+        cond_BC = self.silu(class_BC)
+        block_cond = cond_BC if self.shared_modulation is None else self.shared_modulation(cond_BC)
+        for layer, block in enumerate(self.blocks):
+            x_BLC = place.refine(block(x_BLC, block_cond, place, layer, cache), layer)
+        scale, shift = self.head_modulation(cond_BC)[:, None].type_as(x_BLC).chunk(2, dim=-1)
+        return self.head(self.head_norm(x_BLC) * (1 + scale) + shift).float()
+
+    @torch.no_grad()
+    def generate(
+        self,
+        tokenizer: VQTokenizer,
+        labels_B: Tensor,
+        pyramid: Pyramid | None = None,
+        *,
+        generators: Sequence[torch.Generator],
+        guidance_scale: float = 0.0,
+        guidance_schedule: str | Sequence[float] = "linear",
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 0.0,
+        on_level: Callable[[int, Tensor], None] | None = None,
+    ) -> Drawn:
+        """Draws images level by level; image i follows from `generators[i]` and its label, not from its batch.
+
+        `guidance_scale` 0 computes no unconditional half (see `guidance_per_level`); `top_k` 0 and `top_p` 0 keep all
+        tokens. `on_level(level, f_hat_BZhw)` is told of every level drawn.
+        """
+        pyramid = pyramid or self.pyramid
+        check_choice(temperature=temperature, top_k=top_k, top_p=top_p)
+        if len(generators) != len(labels_B):
+            raise ValueError(f"each image has its own generator: got {len(generators)} for {len(labels_B)} labels")
+        guidance = guidance_per_level(guidance_scale, guidance_schedule, pyramid.num_levels)
+        guided, batch = any(guidance), len(labels_B)
+        if guided:
+            labels_B = torch.cat([labels_B, torch.full_like(labels_B, self.num_classes)])
+        positions = pyramid.positions(labels_B.device)
+        class_BC = self.class_embed(labels_B)
+        x_BlC = self._start(class_BC, positions)
+        f_hat_BZhw = tokenizer.quantizer.start(batch, pyramid)
+        cache, tokens = self._new_cache(x_BlC, pyramid), []
+        for level in range(pyramid.num_levels):
+            logits_BlV = self._level_logits(x_BlC, class_BC, positions, level, cache)
+            if guided:
+                conditional, unconditional = logits_BlV.chunk(2)
+                logits_BlV = (1 + guidance[level]) * conditional - guidance[level] * unconditional
+            kept_BlV = kept_logits(logits_BlV / temperature, top_k=top_k, top_p=top_p)
+            tokens.append(draw(kept_BlV, generators))
+            f_hat_BZhw = tokenizer.quantizer.add_level(f_hat_BZhw, tokens[-1], level, pyramid)
+            if on_level is not None:
+                on_level(level, f_hat_BZhw)
+            if level + 1 < pyramid.num_levels:
+                inputs_BlZ = tokenizer.quantizer.input_for(f_hat_BZhw, level + 1, pyramid)
+                x_BlC = self.word_embed(inputs_BlZ).repeat(2 if guided else 1, 1, 1)
+        return Drawn(torch.cat(tokens, 1), f_hat_BZhw)
+
+    def _new_cache(self, x_BlC: Tensor, pyramid: Pyramid) -> LevelCache:
+        heads, width = self.num_heads, x_BlC.shape[-1] // self.num_heads
+        like = torch.empty(0, dtype=_compute_dtype(x_BlC), device=x_BlC.device)
+        return LevelCache(len(self.blocks), len(x_BlC), heads, pyramid.num_tokens, width, like)
+
+    def _level_logits(
+        self, x_BlC: Tensor, class_BC: Tensor, positions: Positions, level: int, cache: LevelCache
+    ) -> Tensor:
+        """One level's pass: its queries see every key in the cache, so there is no mask."""
+        here, so_far = positions.only(level, level + 1), positions.only(0, level + 1)
+        query = self.position_encoding.prepare(here)
+        key = self.position_encoding.prepare(so_far) if self.position_encoding.uses("bias") else query
+        cache.open(here.num_tokens)
+        return self._blocks(x_BlC, class_BC, here, Place(self.position_encoding, query, key), cache)
+
+
+def _compute_dtype(x: Tensor) -> torch.dtype:
+    """The blocks run in autocast's type where it is on: a float32 residual would be cast at every layer."""
+    device = x.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype

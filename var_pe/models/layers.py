@@ -1,0 +1,126 @@
+"""Attention and feed-forward layers that generator and ViT share, and how attention is told about positions."""
+
+from dataclasses import dataclass
+from math import log
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from var_pe.encodings import PositionEncoding
+
+
+@dataclass(frozen=True)
+class Place:
+    """What one forward pass tells attention: the encoding, its contexts for queries and keys, who sees whom.
+
+    `prefix` tokens (class token, registers) come first among queries and keys; they are neither turned nor biased.
+    `visible_QK` is True where a query may look; None lets all queries see all keys.
+    """
+
+    encoding: PositionEncoding
+    query: Any
+    key: Any
+    visible_QK: Tensor | None = None
+    prefix: int = 0
+
+    def rotate(self, x_BHLD: Tensor, layer: int) -> Tensor:
+        if not self.encoding.uses("rotate"):
+            return x_BHLD
+        before, after = x_BHLD[:, :, : self.prefix], x_BHLD[:, :, self.prefix :]
+        return torch.cat([before, self.encoding.rotate(after, self.query, layer)], dim=2)
+
+    def refine(self, x_BLC: Tensor, layer: int) -> Tensor:
+        if not self.encoding.uses("refine"):
+            return x_BLC
+        before, after = x_BLC[:, : self.prefix], x_BLC[:, self.prefix :]
+        return torch.cat([before, self.encoding.refine(after, self.query, layer)], dim=1)
+
+    def mask(self, layer: int, dtype: torch.dtype) -> Tensor | None:
+        """What SDPA takes: booleans, or scores to add where the encoding has a bias."""
+        bias_HQK = self.encoding.bias(self.query, self.key, layer) if self.encoding.uses("bias") else None
+        if bias_HQK is None:
+            return self.visible_QK
+        bias_HQK = F.pad(bias_HQK, (self.prefix, 0, self.prefix, 0))
+        if self.visible_QK is not None:
+            bias_HQK = bias_HQK.masked_fill(~self.visible_QK, float("-inf"))
+        return bias_HQK.to(dtype)
+
+
+class LevelCache:
+    """Keys (already rotated) and values of all levels drawn so far; one allocation for the whole pyramid."""
+
+    def __init__(self, layers: int, batch: int, heads: int, length: int, width: int, like: Tensor) -> None:
+        self.kv_N2BHLD = like.new_empty(layers, 2, batch, heads, length, width)
+        self.start = self.stop = 0
+
+    def open(self, num_tokens: int) -> None:
+        """Makes room for the next level; every layer then stores into it."""
+        self.start, self.stop = self.stop, self.stop + num_tokens
+
+    def append(self, layer: int, k_BHlD: Tensor, v_BHlD: Tensor) -> tuple[Tensor, Tensor]:
+        kv_2BHLD = self.kv_N2BHLD[layer]
+        kv_2BHLD[0, :, :, self.start : self.stop] = k_BHlD
+        kv_2BHLD[1, :, :, self.start : self.stop] = v_BHlD
+        return kv_2BHLD[0, :, :, : self.stop], kv_2BHLD[1, :, :, : self.stop]
+
+
+class Attention(nn.Module):
+    """Multi-head attention; with `qk_norm`, cosine attention with a learned temperature per head (Swin v2; VAR).
+
+    A key bias would add the same number to every score of a query, so there is none. Norm first, then rotation:
+    only a norm without weights commutes with a rotation.
+    """
+
+    max_log_scale = log(100.0)
+
+    def __init__(self, dim: int, num_heads: int, qk_norm: bool = True, dropout: float = 0.0) -> None:
+        super().__init__()
+        if dim % num_heads:
+            raise ValueError(f"the width must be a multiple of the number of heads, got {dim} and {num_heads}")
+        self.num_heads, self.dropout = num_heads, dropout
+        self.qkv = nn.Linear(dim, 3 * dim, bias=False)
+        self.q_bias = nn.Parameter(torch.zeros(dim))
+        self.v_bias = nn.Parameter(torch.zeros(dim))
+        self.log_scale_H = nn.Parameter(torch.full((num_heads,), log(4.0))) if qk_norm else None
+        self.proj = nn.Linear(dim, dim)
+
+    def init_parameter(self, name: str, parameter: nn.Parameter, generator: torch.Generator) -> None:
+        nn.init.constant_(parameter, log(4.0) if name == "log_scale_H" else 0.0)
+
+    def forward(self, x_BLC: Tensor, place: Place, layer: int, cache: LevelCache | None = None) -> Tensor:
+        bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
+        qkv_BLC = F.linear(x_BLC, self.qkv.weight, bias)
+        q_BHLD, k_BHLD, v_BHLD = rearrange(qkv_BLC, "B L (K H D) -> K B H L D", K=3, H=self.num_heads)
+        scale = None
+        if self.log_scale_H is not None:
+            scale_H11 = self.log_scale_H.clamp(max=self.max_log_scale).exp()[:, None, None]
+            q_BHLD, k_BHLD = F.normalize(q_BHLD.float(), dim=-1) * scale_H11, F.normalize(k_BHLD.float(), dim=-1)
+            scale = 1.0
+        q_BHLD, k_BHLD = (place.rotate(x, layer).type_as(v_BHLD) for x in (q_BHLD, k_BHLD))
+        if cache is not None:
+            k_BHLD, v_BHLD = cache.append(layer, k_BHLD, v_BHLD)
+        y_BHLD = F.scaled_dot_product_attention(
+            q_BHLD,
+            k_BHLD,
+            v_BHLD,
+            attn_mask=place.mask(layer, q_BHLD.dtype),
+            dropout_p=self.dropout if self.training else 0.0,
+            scale=scale,
+        )
+        return self.proj(rearrange(y_BHLD, "B H L D -> B L (H D)"))
+
+
+class MLP(nn.Module):
+    """Two layers with tanh-approximated GELU between them, as in VAR."""
+
+    def __init__(self, dim: int, ratio: float = 4.0, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, round(dim * ratio))
+        self.fc2 = nn.Linear(round(dim * ratio), dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x_BLC: Tensor) -> Tensor:
+        return self.dropout(self.fc2(F.gelu(self.fc1(x_BLC), approximate="tanh")))

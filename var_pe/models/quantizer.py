@@ -1,0 +1,134 @@
+"""Multi-scale residual quantizer: the one walk up the pyramid that training, encoding and sampling all take."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from var_pe.pyramid import Pyramid
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A latent map written as tokens: `f_hat_BZhw` passes gradients straight through, `z_BLZ` is what was rounded."""
+
+    f_hat_BZhw: Tensor
+    tokens_BL: Tensor
+    z_BLZ: Tensor
+    loss: Tensor
+
+
+class MultiScaleQuantizer(nn.Module):
+    """Rounds a latent map to the nearest codes level by level, each level what the coarser ones left over.
+
+    Tian et al. 2024 (VAR), algorithms 1 and 2. Two methods are the whole walk: `add_level` adds a level's codes to the
+    running reconstruction f_hat, `input_for` reads the next level's input from it. float32 whatever the autocast.
+
+    Args:
+        num_phi: convolutions that smooth the upsampled codes: one shared (1), a few shared by neighbouring
+            levels (VAR: 4), or one per level (as many as levels); 0 for none.
+        phi_ratio: share of the convolution, the rest is the identity; in [0, 1].
+        commitment: weight of the encoder's term of the loss (beta).
+    """
+
+    def __init__(
+        self,
+        codebook_size: int,
+        latent_channels: int,
+        *,
+        num_phi: int = 4,
+        phi_ratio: float = 0.5,
+        commitment: float = 0.25,
+    ) -> None:
+        super().__init__()
+        if codebook_size < 2 or num_phi < 0 or not 0 <= phi_ratio <= 1:
+            raise ValueError(
+                f"a quantizer needs codebook_size >= 2, num_phi >= 0 and phi_ratio in [0, 1], "
+                f"got {codebook_size}, {num_phi} and {phi_ratio}"
+            )
+        self.commitment, self.phi_ratio = commitment, phi_ratio
+        self.codebook_VZ = nn.Parameter(torch.zeros(codebook_size, latent_channels))
+        self.phi = nn.ModuleList(nn.Conv2d(latent_channels, latent_channels, 3, padding=1) for _ in range(num_phi))
+
+    def init_parameter(self, name: str, parameter: nn.Parameter, generator: torch.Generator) -> None:
+        nn.init.uniform_(parameter, -1 / len(parameter), 1 / len(parameter), generator=generator)
+
+    def start(self, batch: int, pyramid: Pyramid) -> Tensor:
+        """The reconstruction before the first level: zeros (B, Z, h, w) of the finest grid."""
+        return self.codebook_VZ.new_zeros(batch, self.codebook_VZ.shape[1], *pyramid.finest, dtype=torch.float32)
+
+    def add_level(self, f_hat_BZhw: Tensor, tokens_Bl: Tensor, level: int, pyramid: Pyramid) -> Tensor:
+        """The running reconstruction with the codes of `level` added."""
+        return self.add_codes(f_hat_BZhw, F.embedding(tokens_Bl, self.codebook_VZ), level, pyramid)
+
+    def add_codes(self, f_hat_BZhw: Tensor, codes_BlZ: Tensor, level: int, pyramid: Pyramid) -> Tensor:
+        """`add_level` for code vectors that need not be in the codebook."""
+        with torch.autocast(f_hat_BZhw.device.type, enabled=False):
+            h_BZhw = codes_BlZ.float().transpose(1, 2).unflatten(2, pyramid.grids[level])
+            if pyramid.grids[level] != pyramid.finest:
+                h_BZhw = F.interpolate(h_BZhw, size=pyramid.finest, mode="bicubic")
+            if self.phi:
+                phi = self.phi[phi_index(level, pyramid.num_levels, len(self.phi))]
+                h_BZhw = torch.lerp(h_BZhw, phi(h_BZhw), self.phi_ratio)
+            return f_hat_BZhw + h_BZhw
+
+    def input_for(self, map_BZhw: Tensor, level: int, pyramid: Pyramid) -> Tensor:
+        """What a map of the finest grid looks like at `level`: (B, l, Z), each cell the mean of what it covers."""
+        if pyramid.grids[level] != pyramid.finest:
+            map_BZhw = F.interpolate(map_BZhw, size=pyramid.grids[level], mode="area")
+        return map_BZhw.flatten(2).transpose(1, 2)
+
+    def nearest(self, z_BlZ: Tensor) -> Tensor:
+        """Index of the nearest code, int64 (B, l)."""
+        z_MZ, codebook_VZ = z_BlZ.flatten(0, 1).float(), self.codebook_VZ.float()
+        half_distance_MV = codebook_VZ.square().sum(1) / 2 - z_MZ @ codebook_VZ.T  # |z|^2 is the same for all codes
+        return half_distance_MV.argmin(1).view(z_BlZ.shape[:2])
+
+    def forward(self, f_BZhw: Tensor, pyramid: Pyramid) -> Quantized:
+        """Rounds `f_BZhw`, whose sides are the finest grid's.
+
+        The loss is the mean over levels of mse(f_hat_k, sg(f)) + commitment * mse(sg(f_hat_k), f) on the running
+        reconstruction f_hat_k (VAR, equation 5).
+        """
+        with torch.autocast(f_BZhw.device.type, enabled=False):
+            f_BZhw = f_BZhw.float()
+            f_hat_BZhw, tokens, rests, loss = self.start(len(f_BZhw), pyramid), [], [], f_BZhw.new_zeros(())
+            for level in range(pyramid.num_levels):
+                with torch.no_grad():
+                    rests.append(self.input_for(f_BZhw - f_hat_BZhw, level, pyramid))
+                    tokens.append(self.nearest(rests[-1]))
+                f_hat_BZhw = self.add_level(f_hat_BZhw, tokens[-1], level, pyramid)
+                loss = loss + F.mse_loss(f_hat_BZhw, f_BZhw.detach())
+                loss = loss + self.commitment * F.mse_loss(f_hat_BZhw.detach(), f_BZhw)
+            straight_through_BZhw = (f_hat_BZhw - f_BZhw).detach() + f_BZhw
+            return Quantized(
+                straight_through_BZhw, torch.cat(tokens, 1), torch.cat(rests, 1), loss / pyramid.num_levels
+            )
+
+    def sum_of(self, tokens_BL: Tensor, pyramid: Pyramid) -> Tensor:
+        """The latent map that the tokens stand for: the whole walk."""
+        f_hat_BZhw = self.start(len(tokens_BL), pyramid)
+        for level, span in enumerate(pyramid.spans):
+            f_hat_BZhw = self.add_level(f_hat_BZhw, tokens_BL[:, span], level, pyramid)
+        return f_hat_BZhw
+
+    def teacher_forcing(self, tokens_BL: Tensor, pyramid: Pyramid) -> Tensor:
+        """Inputs of all levels but the first, (B, L - l_1, Z): each level's view of the levels before it."""
+        f_hat_BZhw, inputs = self.start(len(tokens_BL), pyramid), []
+        for level, span in enumerate(pyramid.spans[:-1]):
+            f_hat_BZhw = self.add_level(f_hat_BZhw, tokens_BL[:, span], level, pyramid)
+            inputs.append(self.input_for(f_hat_BZhw, level + 1, pyramid))
+        return torch.cat(inputs, 1) if inputs else f_hat_BZhw.new_zeros(len(tokens_BL), 0, f_hat_BZhw.shape[1])
+
+
+def phi_index(level: int, num_levels: int, num_phi: int) -> int:
+    """Which phi serves a level: the nearest of evenly spaced ticks (VAR's public code).
+
+    The ticks of four run from 1/12 to 11/12, of any other number P from 1/(2P) to 1 - 1/(2P). A pyramid of one
+    level, which VAR cannot have, takes the phi of the finest one.
+    """
+    edge = 1 / (3 * num_phi) if num_phi == 4 else 1 / (2 * num_phi)
+    where = level / (num_levels - 1) if num_levels > 1 else 1.0
+    ticks = [edge + (1 - 2 * edge) * i / max(1, num_phi - 1) for i in range(num_phi)]
+    return min(range(num_phi), key=lambda i: abs(ticks[i] - where))

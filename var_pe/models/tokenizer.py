@@ -1,0 +1,140 @@
+"""Multi-scale VQ tokenizer: images to a pyramid of tokens and back."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.autoencoders.vae import Decoder, Encoder
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor, nn
+
+from var_pe.models.initialisation import initialise
+from var_pe.models.quantizer import MultiScaleQuantizer, Quantized
+from var_pe.pyramid import Pyramid
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    levels: list[list[int]] = field(
+        default_factory=lambda: [[1, 1], [2, 2], [3, 3], [4, 4]]
+    )  # grids (rows, columns) from coarse to fine; a plain number is a square
+    codebook_size: int = 512  # codes
+    latent_channels: int = 16  # width of a code
+    channels: int = 64  # width of the autoencoder at full resolution
+    channel_multipliers: list[int] = field(
+        default_factory=lambda: [1, 1, 2, 2]
+    )  # width per resolution, as multiples of channels; each but the first halves the sides
+    blocks_per_resolution: int = 1  # residual blocks of the encoder; the decoder has one more
+    attention: bool = True  # self-attention at the lowest resolution
+    num_phi: int = 4  # smoothing convolutions: 1 shared, 4 partly shared (VAR), as many as levels, 0 none
+    phi_ratio: float = 0.5  # share of the smoothing convolution, the rest is the identity
+    commitment: float = 0.25  # weight of the encoder's term of the quantizer loss
+    norm_groups: int = 32  # groups of the group norms
+
+
+class VQTokenizer(ModelMixin, ConfigMixin):
+    """Images in [-1, 1] to tokens and back; each token is the nearest code to what the coarser levels left over.
+
+    Tian et al. 2024 (VAR) sections 3.2 and 3.3, around the convolutional autoencoder of Esser et al. 2021 in
+    diffusers' blocks. Arguments as in `TokenizerConfig`.
+
+    Raises:
+        ValueError: a size or a width does not fit; from `encode`, the image is not `downsampling` times a grid.
+    """
+
+    @register_to_config
+    def __init__(
+        self,
+        levels: Sequence[int | Sequence[int]] = (1, 2, 3, 4),
+        image_channels: int = 3,
+        codebook_size: int = 512,
+        latent_channels: int = 16,
+        channels: int = 64,
+        channel_multipliers: Sequence[int] = (1, 1, 2, 2),
+        blocks_per_resolution: int = 1,
+        attention: bool = True,
+        num_phi: int = 4,
+        phi_ratio: float = 0.5,
+        commitment: float = 0.25,
+        norm_groups: int = 32,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.pyramid = Pyramid(tuple(levels))  # type: ignore[arg-type]  # nested lists come back from config.json
+        self.downsampling = 2 ** (len(channel_multipliers) - 1)
+        widths = tuple(channels * multiplier for multiplier in channel_multipliers)
+        if not widths or any(width % norm_groups for width in widths):
+            raise ValueError(
+                f"channels * channel_multipliers must be multiples of norm_groups ({norm_groups}), got {widths}"
+            )
+        common = dict(block_out_channels=widths, norm_num_groups=norm_groups, mid_block_add_attention=attention)
+        plain, last = len(widths) - 1, "Attn" if attention else ""
+        self.encoder = Encoder(
+            in_channels=image_channels,
+            out_channels=latent_channels,
+            down_block_types=("DownEncoderBlock2D",) * plain + (f"{last}DownEncoderBlock2D",),
+            layers_per_block=blocks_per_resolution,
+            double_z=False,
+            **common,
+        )
+        self.decoder = Decoder(
+            in_channels=latent_channels,
+            out_channels=image_channels,
+            up_block_types=(f"{last}UpDecoderBlock2D",) + ("UpDecoderBlock2D",) * plain,
+            layers_per_block=blocks_per_resolution,
+            **common,
+        )
+        self.quant_conv = nn.Conv2d(latent_channels, latent_channels, 3, padding=1)
+        self.post_quant_conv = nn.Conv2d(latent_channels, latent_channels, 3, padding=1)
+        self.quantizer = MultiScaleQuantizer(
+            codebook_size, latent_channels, num_phi=num_phi, phi_ratio=phi_ratio, commitment=commitment
+        )
+        initialise(self, seed)
+
+    def pyramid_for(self, images_BCHW: Tensor) -> Pyramid:
+        """The trained levels, scaled to the images' size.
+
+        Raises:
+            ValueError: a side is not a multiple of the downsampling factor.
+        """
+        height, width = images_BCHW.shape[-2:]
+        if height % self.downsampling or width % self.downsampling:
+            raise ValueError(
+                f"image sides must be multiples of the downsampling factor {self.downsampling}, got {height}x{width}"
+            )
+        grid = height // self.downsampling, width // self.downsampling
+        return self.pyramid if grid == self.pyramid.finest else self.pyramid.for_size(*grid)
+
+    def latent(self, images_BCHW: Tensor) -> Tensor:
+        """The map to be quantized, (B, Z, h, w) of the finest grid."""
+        return self.quant_conv(self.encoder(images_BCHW))
+
+    def reconstruct(self, f_hat_BZhw: Tensor) -> Tensor:
+        """Images of a latent map, not clamped: training wants the gradient beyond [-1, 1]."""
+        return self.decoder(self.post_quant_conv(f_hat_BZhw))
+
+    @torch.no_grad()
+    def encode(self, images_BCHW: Tensor, pyramid: Pyramid | None = None) -> Tensor:
+        """Tokens (B, L), int64, of images in [-1, 1]."""
+        pyramid = self._checked(images_BCHW, pyramid)
+        return self.quantizer(self.latent(images_BCHW), pyramid).tokens_BL
+
+    @torch.no_grad()
+    def decode(self, tokens_BL: Tensor, pyramid: Pyramid | None = None) -> Tensor:
+        """Images in [-1, 1] of tokens of `pyramid` (default: the trained one)."""
+        pyramid = pyramid or self.pyramid
+        if tokens_BL.shape[1] != pyramid.num_tokens:
+            raise ValueError(f"the pyramid {pyramid} has {pyramid.num_tokens} tokens, got {tokens_BL.shape[1]}")
+        return self.reconstruct(self.quantizer.sum_of(tokens_BL, pyramid)).clamp(-1, 1)
+
+    def forward(self, images_BCHW: Tensor, pyramid: Pyramid | None = None) -> tuple[Tensor, Quantized]:
+        """The reconstruction and what the quantizer says of it: one training pass."""
+        quantized = self.quantizer(self.latent(images_BCHW), self._checked(images_BCHW, pyramid))
+        return self.reconstruct(quantized.f_hat_BZhw), quantized
+
+    def _checked(self, images_BCHW: Tensor, pyramid: Pyramid | None) -> Pyramid:
+        fitting = self.pyramid_for(images_BCHW)
+        if pyramid is not None and pyramid.finest != fitting.finest:
+            raise ValueError(f"the pyramid's last level must be the latent grid {fitting.finest}, got {pyramid.finest}")
+        return pyramid or fitting

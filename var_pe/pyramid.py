@@ -1,0 +1,138 @@
+"""Geometry: which grids an image is cut into and where every token's centre lies. Imports torch only."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+Grid = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Positions:
+    """Where each token of some consecutive levels of a pyramid sits.
+
+    `cell_L2` is its row and column in its own grid (int64), `level_L` its level (int64), `yx_L2` its centre in
+    [-1, 1] x [-1, 1], y first (float32). `grids` are all grids of the pyramid, `levels` the ones at hand: both
+    are plain Python values, so that shapes never have to be read back from a device.
+    """
+
+    cell_L2: Tensor
+    level_L: Tensor
+    yx_L2: Tensor
+    grids: tuple[Grid, ...]
+    levels: range
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(h * w for h, w in self.grids_here)
+
+    @property
+    def grids_here(self) -> tuple[Grid, ...]:
+        """The grids of the levels at hand."""
+        return self.grids[self.levels.start : self.levels.stop]
+
+    def only(self, first: int, stop: int) -> "Positions":
+        """The tokens of levels `first` to `stop - 1`, cut out exactly as a level's tokens are."""
+        if not self.levels.start <= first < stop <= self.levels.stop:
+            raise ValueError(f"levels {first}..{stop - 1} are not among the levels {self.levels} at hand")
+        sizes = [h * w for h, w in self.grids]
+        start = sum(sizes[self.levels.start : first])
+        span = slice(start, start + sum(sizes[first:stop]))
+        return replace(
+            self,
+            cell_L2=self.cell_L2[span],
+            level_L=self.level_L[span],
+            yx_L2=self.yx_L2[span],
+            levels=range(first, stop),
+        )
+
+    def to(self, device: torch.device | str) -> "Positions":
+        cell_L2, level_L, yx_L2 = (t.to(device) for t in (self.cell_L2, self.level_L, self.yx_L2))
+        return replace(self, cell_L2=cell_L2, level_L=level_L, yx_L2=yx_L2)
+
+
+@dataclass(frozen=True)
+class Pyramid:
+    """Grids (rows, columns) from coarse to fine; a ViT's patch grid is a pyramid of one level.
+
+    Raises:
+        ValueError: there is no level, a side is not a positive integer, or a level is larger than the last one.
+    """
+
+    grids: tuple[Grid, ...]
+
+    def __post_init__(self) -> None:
+        grids = tuple(_grid(entry) for entry in self.grids)
+        object.__setattr__(self, "grids", grids)
+        if not grids:
+            raise ValueError("a pyramid needs at least one level, got none")
+        finest = grids[-1]
+        for level, (h, w) in enumerate(grids):
+            if h > finest[0] or w > finest[1]:
+                raise ValueError(f"level {level} of the pyramid is {h}x{w}, larger than the last, {finest[0]}x{finest[1]}")
+
+    @classmethod
+    def square(cls, *sides: int) -> "Pyramid":
+        return cls(tuple((side, side) for side in sides))
+
+    @property
+    def num_levels(self) -> int:
+        return len(self.grids)
+
+    @property
+    def finest(self) -> Grid:
+        return self.grids[-1]
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(h * w for h, w in self.grids)
+
+    @property
+    def spans(self) -> tuple[slice, ...]:
+        """Where each level's tokens lie in the row of all tokens, coarse to fine, row by row."""
+        return _spans(self.grids)
+
+    def for_size(self, height: int, width: int) -> "Pyramid":
+        """The same ladder of levels for a finest grid of `height` x `width`: each side scaled, rounded, at least 1."""
+        rows, columns = self.finest
+        return Pyramid(
+            tuple((max(1, round(h * height / rows)), max(1, round(w * width / columns))) for h, w in self.grids)
+        )
+
+    def positions(self, device: torch.device | str = "cpu") -> Positions:
+        return _positions(self.grids).to(device)
+
+    def __str__(self) -> str:
+        return "-".join(str(h) if h == w else f"{h}x{w}" for h, w in self.grids)
+
+
+def _grid(entry: int | Sequence[int]) -> Grid:
+    sides = (entry, entry) if isinstance(entry, int) else tuple(entry)
+    if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
+        raise ValueError(f"a level of a pyramid is a positive side or two of them (rows, columns), got {entry!r}")
+    return sides[0], sides[1]
+
+
+@lru_cache(maxsize=64)
+def _spans(grids: tuple[Grid, ...]) -> tuple[slice, ...]:
+    spans, start = [], 0
+    for h, w in grids:
+        spans.append(slice(start, start + h * w))
+        start += h * w
+    return tuple(spans)
+
+
+@lru_cache(maxsize=64)
+def _positions(grids: tuple[Grid, ...]) -> Positions:
+    cells, levels, centres = [], [], []
+    for level, (h, w) in enumerate(grids):
+        row_hw, column_hw = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
+        cell_l2 = torch.stack([row_hw, column_hw], dim=-1).flatten(0, 1)
+        size_2 = torch.tensor([h, w], dtype=torch.float64)
+        cells.append(cell_l2)
+        levels.append(torch.full((h * w,), level))
+        centres.append(((cell_l2 + 0.5) / size_2 * 2 - 1).float())  # float64 inside: 1x1 is exactly 0, 0
+    return Positions(torch.cat(cells), torch.cat(levels), torch.cat(centres), grids, range(len(grids)))
