@@ -72,7 +72,9 @@ class Pyramid:
         finest = grids[-1]
         for level, (h, w) in enumerate(grids):
             if h > finest[0] or w > finest[1]:
-                raise ValueError(f"level {level} of the pyramid is {h}x{w}, larger than the last, {finest[0]}x{finest[1]}")
+                raise ValueError(
+                    f"level {level} of the pyramid is {h}x{w}, larger than the last, {finest[0]}x{finest[1]}"
+                )
 
     @classmethod
     def square(cls, *sides: int) -> "Pyramid":
@@ -99,7 +101,9 @@ class Pyramid:
         """The same ladder of levels for a finest grid of `height` x `width`: each side scaled, rounded, at least 1."""
         rows, columns = self.finest
         return Pyramid(
-            tuple((max(1, round(h * height / rows)), max(1, round(w * width / columns))) for h, w in self.grids)
+            tuple(
+                (max(1, round(h * height / rows)), max(1, round(w * width / columns))) for h, w in self.grids
+            )
         )
 
     def positions(self, device: torch.device | str = "cpu") -> Positions:
@@ -112,7 +116,9 @@ class Pyramid:
 def _grid(entry: int | Sequence[int]) -> Grid:
     sides = (entry, entry) if isinstance(entry, int) else tuple(entry)
     if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
-        raise ValueError(f"a level of a pyramid is a positive side or two of them (rows, columns), got {entry!r}")
+        raise ValueError(
+            f"a level of a pyramid is a positive side or two of them (rows, columns), got {entry!r}"
+        )
     return sides[0], sides[1]
 
 

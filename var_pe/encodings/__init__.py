@@ -26,7 +26,9 @@ def build_encoding(line: str, **model: Any) -> PositionEncoding:
 
 def _build(member: Member, line: str, model: dict[str, Any]) -> PositionEncoding:
     if member.name not in REGISTRY:
-        raise ValueError(f"encoding {line!r}: there is no encoding {member.name!r}{_nearest(member.name, REGISTRY)}")
+        raise ValueError(
+            f"encoding {line!r}: there is no encoding {member.name!r}{_nearest(member.name, REGISTRY)}"
+        )
     cls = REGISTRY[member.name]
     known = inspect.signature(cls.__init__).parameters
     options, parts = dict(member.options), list(member.parts)
@@ -37,7 +39,9 @@ def _build(member: Member, line: str, model: dict[str, Any]) -> PositionEncoding
     for option in options:
         if option not in known or option in _FROM_MODEL:
             own = [name for name in known if name not in _FROM_MODEL]
-            raise ValueError(f"encoding {line!r}: {member.name} has no option {option!r}{_nearest(option, own)}")
+            raise ValueError(
+                f"encoding {line!r}: {member.name} has no option {option!r}{_nearest(option, own)}"
+            )
     _check_types(cls, options, line)
     given = {"parts": [_build(part, line, model) for part in parts]} if "parts" in known else {}
     return cls(**model, **given, **options)
@@ -52,7 +56,9 @@ def _weighted_parts(
         weights = options.get("weights", (1.0,) * len(parts))
         return {**options, "weights": weights}, parts
     if parts or "weights" in options:
-        raise ValueError(f"encoding {line!r} gives weights twice: write name=weight or parts with weights=(...)")
+        raise ValueError(
+            f"encoding {line!r} gives weights twice: write name=weight or parts with weights=(...)"
+        )
     return {**options, "weights": tuple(weighted.values())}, [Member(name) for name in weighted]
 
 
@@ -71,4 +77,6 @@ def _check_types(cls: type[PositionEncoding], options: dict[str, Value], line: s
 
 def _nearest(word: str, known: Any) -> str:
     matches = difflib.get_close_matches(word, list(known), n=1)
-    return f"; did you mean {matches[0]!r}?" if matches else f"; there are {', '.join(sorted(known)) or 'none'}"
+    return (
+        f"; did you mean {matches[0]!r}?" if matches else f"; there are {', '.join(sorted(known)) or 'none'}"
+    )

@@ -74,7 +74,9 @@ class Learned(TokenEncoding):
         if stored is not None and stored.tolist() != self.grids_K2.tolist():  # 2x8 and 4x4 have equal shapes
             errors: list[str] = args[-1]
             grids = Pyramid(tuple((h, w) for h, w in stored.tolist()))
-            errors.append(f"{prefix}table_LC is stored for the grids {grids}, this model's are {self.pyramid}")
+            errors.append(
+                f"{prefix}table_LC is stored for the grids {grids}, this model's are {self.pyramid}"
+            )
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 

@@ -64,4 +64,6 @@ def _value(node: ast.expr, line: str) -> Value:
             return -number
     if isinstance(node, ast.Tuple | ast.List):
         return tuple(_value(entry, line) for entry in node.elts)
-    raise ValueError(f"encoding {line!r}: {ast.unparse(node)!r} is not a number, true, false, a word or a tuple of them")
+    raise ValueError(
+        f"encoding {line!r}: {ast.unparse(node)!r} is not a number, true, false, a word or a tuple of them"
+    )

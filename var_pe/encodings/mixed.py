@@ -43,7 +43,9 @@ class Mixed(TokenEncoding):
     ) -> None:
         super().__init__(scale=scale)
         if len(parts) < 2 or len(parts) != len(weights):
-            raise ValueError(f"mixed needs two or more parts and a weight for each, got {len(parts)} and {weights}")
+            raise ValueError(
+                f"mixed needs two or more parts and a weight for each, got {len(parts)} and {weights}"
+            )
         if not all(isinstance(part, TokenEncoding) for part in parts):
             raise ValueError("mixed takes encodings that are added to tokens; join others with +")
         if not any(weights) or not all(abs(weight) < float("inf") for weight in weights):
@@ -64,7 +66,8 @@ class Mixed(TokenEncoding):
 
     @torch.no_grad()
     def calibrate(self) -> None:
-        if self.match_rms and not self.factor_P.is_meta:
+        loading = any(parameter.is_meta for parameter in self.parameters())  # the factors are stored as well
+        if self.match_rms and not loading:
             positions = self.pyramid.positions()
             for index, part in enumerate(self.parts):
                 self.factor_P[index] = self.target / amplitude(part.prepare(positions))

@@ -21,16 +21,22 @@ from var_pe.pyramid import Positions, Pyramid
 
 @dataclass(frozen=True)
 class GeneratorConfig:
-    encoding: str = "learned"  # position encoding, one line: learned, sinusoidal, mixed(learned=0.7, sinusoidal=0.3) ...
+    encoding: str = (
+        "learned"  # position encoding, one line: learned, sinusoidal, mixed(learned=0.7, sinusoidal=0.3) ...
+    )
     level_embedding: str = "learned"  # learned | sinusoidal | none
     dim: int = 192  # width
     depth: int = 6  # blocks
     num_heads: int = 6  # attention heads
     mlp_ratio: float = 4.0  # hidden width of the feed-forward layers, as a multiple of dim
-    drop_path: float = 0.0  # stochastic depth of the last block, growing linearly from 0; VAR: 0.1 * depth / 24
+    drop_path: float = (
+        0.0  # stochastic depth of the last block, growing linearly from 0; VAR: 0.1 * depth / 24
+    )
     dropout: float = 0.0  # in attention and feed-forward layers
     qk_norm: bool = True  # cosine attention with a learned temperature per head
-    shared_adaln: bool = False  # one modulation for all blocks plus an offset each (VAR-d36) instead of one each
+    shared_adaln: bool = (
+        False  # one modulation for all blocks plus an offset each (VAR-d36) instead of one each
+    )
     adaln_init: float = 1e-3  # the gates' initial weights are multiplied by it (VAR-d16: 1e-3)
 
 
@@ -38,7 +44,14 @@ class AdaLNBlock(nn.Module):
     """A transformer block modulated by the class: gates, scales and shifts in VAR's order (Peebles & Xie 2023)."""
 
     def __init__(
-        self, dim: int, num_heads: int, mlp_ratio: float, drop_path: float, dropout: float, qk_norm: bool, shared: bool
+        self,
+        dim: int,
+        num_heads: int,
+        mlp_ratio: float,
+        drop_path: float,
+        dropout: float,
+        qk_norm: bool,
+        shared: bool,
     ) -> None:
         super().__init__()
         self.attn = Attention(dim, num_heads, qk_norm, dropout)
@@ -110,19 +123,29 @@ class VARTransformer(ModelMixin, ConfigMixin):
     ) -> None:
         super().__init__()
         if depth < 1 or num_classes < 0:
-            raise ValueError(f"a generator needs depth >= 1 and num_classes >= 0, got {depth} and {num_classes}")
+            raise ValueError(
+                f"a generator needs depth >= 1 and num_classes >= 0, got {depth} and {num_classes}"
+            )
         self.pyramid = Pyramid(tuple(levels))  # type: ignore[arg-type]  # nested lists come back from config.json
         self.num_classes, self.num_heads = num_classes, num_heads
         self.class_embed = nn.Embedding(num_classes + 1, dim)
         self.start_C = nn.Parameter(torch.zeros(dim))
         self.word_embed = nn.Linear(latent_channels, dim)
-        self.position_encoding = build_encoding(encoding, dim=dim, num_heads=num_heads, depth=depth, pyramid=self.pyramid)
+        self.position_encoding = build_encoding(
+            encoding, dim=dim, num_heads=num_heads, depth=depth, pyramid=self.pyramid
+        )
         self.level_embed = LevelEmbedding(level_embedding, dim=dim, pyramid=self.pyramid)
         self.silu = nn.SiLU()
         self.shared_modulation = nn.Linear(dim, 6 * dim) if shared_adaln else None
         self.blocks = nn.ModuleList(
             AdaLNBlock(
-                dim, num_heads, mlp_ratio, drop_path * layer / max(1, depth - 1), dropout, qk_norm, shared_adaln
+                dim,
+                num_heads,
+                mlp_ratio,
+                drop_path * layer / max(1, depth - 1),
+                dropout,
+                qk_norm,
+                shared_adaln,
             )
             for layer in range(depth)
         )
@@ -159,7 +182,9 @@ class VARTransformer(ModelMixin, ConfigMixin):
         x_BLC = torch.cat([self._start(class_BC, positions), self.word_embed(inputs_BLZ)], dim=1)
         context = self.position_encoding.prepare(positions)
         visible_LL = positions.level_L[:, None] >= positions.level_L
-        return self._blocks(x_BLC, class_BC, positions, Place(self.position_encoding, context, context, visible_LL))
+        return self._blocks(
+            x_BLC, class_BC, positions, Place(self.position_encoding, context, context, visible_LL)
+        )
 
     def _start(self, class_BC: Tensor, positions: Positions) -> Tensor:
         h, w = positions.grids[0]
@@ -208,7 +233,9 @@ class VARTransformer(ModelMixin, ConfigMixin):
         pyramid = pyramid or self.pyramid
         check_choice(temperature=temperature, top_k=top_k, top_p=top_p)
         if len(generators) != len(labels_B):
-            raise ValueError(f"each image has its own generator: got {len(generators)} for {len(labels_B)} labels")
+            raise ValueError(
+                f"each image has its own generator: got {len(generators)} for {len(labels_B)} labels"
+            )
         guidance = guidance_per_level(guidance_scale, guidance_schedule, pyramid.num_levels)
         guided, batch = any(guidance), len(labels_B)
         if guided:

@@ -39,4 +39,6 @@ def _default(
         nn.init.zeros_(parameter)
     else:
         fan_in = parameter[0].numel()
-        nn.init.trunc_normal_(parameter, std=(3 * fan_in) ** -0.5 if std is None else std, generator=generator)
+        nn.init.trunc_normal_(
+            parameter, std=(3 * fan_in) ** -0.5 if std is None else std, generator=generator
+        )

@@ -79,7 +79,9 @@ class Attention(nn.Module):
     def __init__(self, dim: int, num_heads: int, qk_norm: bool = True, dropout: float = 0.0) -> None:
         super().__init__()
         if dim % num_heads:
-            raise ValueError(f"the width must be a multiple of the number of heads, got {dim} and {num_heads}")
+            raise ValueError(
+                f"the width must be a multiple of the number of heads, got {dim} and {num_heads}"
+            )
         self.num_heads, self.dropout = num_heads, dropout
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
         self.q_bias = nn.Parameter(torch.zeros(dim))
@@ -97,7 +99,10 @@ class Attention(nn.Module):
         scale = None
         if self.log_scale_H is not None:
             scale_H11 = self.log_scale_H.clamp(max=self.max_log_scale).exp()[:, None, None]
-            q_BHLD, k_BHLD = F.normalize(q_BHLD.float(), dim=-1) * scale_H11, F.normalize(k_BHLD.float(), dim=-1)
+            q_BHLD, k_BHLD = (
+                F.normalize(q_BHLD.float(), dim=-1) * scale_H11,
+                F.normalize(k_BHLD.float(), dim=-1),
+            )
             scale = 1.0
         q_BHLD, k_BHLD = (place.rotate(x, layer).type_as(v_BHLD) for x in (q_BHLD, k_BHLD))
         if cache is not None:

@@ -30,7 +30,11 @@ class MultiScaleQuantizer(nn.Module):
             levels (VAR: 4), or one per level (as many as levels); 0 for none.
         phi_ratio: share of the convolution, the rest is the identity; in [0, 1].
         commitment: weight of the encoder's term of the loss (beta).
+
+    `usage_V` is the recent share of each code among all tokens, kept by the training.
     """
+
+    usage_V: Tensor
 
     def __init__(
         self,
@@ -49,14 +53,19 @@ class MultiScaleQuantizer(nn.Module):
             )
         self.commitment, self.phi_ratio = commitment, phi_ratio
         self.codebook_VZ = nn.Parameter(torch.zeros(codebook_size, latent_channels))
-        self.phi = nn.ModuleList(nn.Conv2d(latent_channels, latent_channels, 3, padding=1) for _ in range(num_phi))
+        self.register_buffer("usage_V", torch.full((codebook_size,), 1 / codebook_size))
+        self.phi = nn.ModuleList(
+            nn.Conv2d(latent_channels, latent_channels, 3, padding=1) for _ in range(num_phi)
+        )
 
     def init_parameter(self, name: str, parameter: nn.Parameter, generator: torch.Generator) -> None:
         nn.init.uniform_(parameter, -1 / len(parameter), 1 / len(parameter), generator=generator)
 
     def start(self, batch: int, pyramid: Pyramid) -> Tensor:
         """The reconstruction before the first level: zeros (B, Z, h, w) of the finest grid."""
-        return self.codebook_VZ.new_zeros(batch, self.codebook_VZ.shape[1], *pyramid.finest, dtype=torch.float32)
+        return self.codebook_VZ.new_zeros(
+            batch, self.codebook_VZ.shape[1], *pyramid.finest, dtype=torch.float32
+        )
 
     def add_level(self, f_hat_BZhw: Tensor, tokens_Bl: Tensor, level: int, pyramid: Pyramid) -> Tensor:
         """The running reconstruction with the codes of `level` added."""
@@ -82,7 +91,9 @@ class MultiScaleQuantizer(nn.Module):
     def nearest(self, z_BlZ: Tensor) -> Tensor:
         """Index of the nearest code, int64 (B, l)."""
         z_MZ, codebook_VZ = z_BlZ.flatten(0, 1).float(), self.codebook_VZ.float()
-        half_distance_MV = codebook_VZ.square().sum(1) / 2 - z_MZ @ codebook_VZ.T  # |z|^2 is the same for all codes
+        half_distance_MV = (
+            codebook_VZ.square().sum(1) / 2 - z_MZ @ codebook_VZ.T
+        )  # |z|^2 is the same for all codes
         return half_distance_MV.argmin(1).view(z_BlZ.shape[:2])
 
     def forward(self, f_BZhw: Tensor, pyramid: Pyramid) -> Quantized:
@@ -119,7 +130,9 @@ class MultiScaleQuantizer(nn.Module):
         for level, span in enumerate(pyramid.spans[:-1]):
             f_hat_BZhw = self.add_level(f_hat_BZhw, tokens_BL[:, span], level, pyramid)
             inputs.append(self.input_for(f_hat_BZhw, level + 1, pyramid))
-        return torch.cat(inputs, 1) if inputs else f_hat_BZhw.new_zeros(len(tokens_BL), 0, f_hat_BZhw.shape[1])
+        return (
+            torch.cat(inputs, 1) if inputs else f_hat_BZhw.new_zeros(len(tokens_BL), 0, f_hat_BZhw.shape[1])
+        )
 
 
 def phi_index(level: int, num_levels: int, num_phi: int) -> int:

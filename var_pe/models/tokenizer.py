@@ -68,7 +68,9 @@ class VQTokenizer(ModelMixin, ConfigMixin):
             raise ValueError(
                 f"channels * channel_multipliers must be multiples of norm_groups ({norm_groups}), got {widths}"
             )
-        common = dict(block_out_channels=widths, norm_num_groups=norm_groups, mid_block_add_attention=attention)
+        common = dict(
+            block_out_channels=widths, norm_num_groups=norm_groups, mid_block_add_attention=attention
+        )
         plain, last = len(widths) - 1, "Attn" if attention else ""
         self.encoder = Encoder(
             in_channels=image_channels,
@@ -125,7 +127,9 @@ class VQTokenizer(ModelMixin, ConfigMixin):
         """Images in [-1, 1] of tokens of `pyramid` (default: the trained one)."""
         pyramid = pyramid or self.pyramid
         if tokens_BL.shape[1] != pyramid.num_tokens:
-            raise ValueError(f"the pyramid {pyramid} has {pyramid.num_tokens} tokens, got {tokens_BL.shape[1]}")
+            raise ValueError(
+                f"the pyramid {pyramid} has {pyramid.num_tokens} tokens, got {tokens_BL.shape[1]}"
+            )
         return self.reconstruct(self.quantizer.sum_of(tokens_BL, pyramid)).clamp(-1, 1)
 
     def forward(self, images_BCHW: Tensor, pyramid: Pyramid | None = None) -> tuple[Tensor, Quantized]:
@@ -136,5 +140,7 @@ class VQTokenizer(ModelMixin, ConfigMixin):
     def _checked(self, images_BCHW: Tensor, pyramid: Pyramid | None) -> Pyramid:
         fitting = self.pyramid_for(images_BCHW)
         if pyramid is not None and pyramid.finest != fitting.finest:
-            raise ValueError(f"the pyramid's last level must be the latent grid {fitting.finest}, got {pyramid.finest}")
+            raise ValueError(
+                f"the pyramid's last level must be the latent grid {fitting.finest}, got {pyramid.finest}"
+            )
         return pyramid or fitting

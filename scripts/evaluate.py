@@ -1,0 +1,73 @@
+"""Scores a run: draws its images if they are not there yet, compares them with real ones, adds to metrics.json.
+
+python scripts/evaluate.py --run runs/fashion_learned --features efficientnet_lite0 runs/fashion_vit
+python scripts/evaluate.py --run runs/fashion_learned --of tokenizer
+"""
+
+import argparse
+from pathlib import Path
+
+from var_pe.command_line import exit_with_sentence, parse_arguments
+from var_pe.config import Config
+from var_pe.scoring import (
+    REFERENCES,
+    draw_folder,
+    load_pipeline,
+    score_classifier,
+    score_images,
+    score_tokenizer,
+    summary,
+)
+from var_pe.stages import finish, start_accelerator
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--of", choices=("generator", "tokenizer", "classifier"), default="generator")
+    parser.add_argument(
+        "--features",
+        nargs="+",
+        help="inception, efficientnet_lite0 or a classifier's run; default: evaluation.features",
+    )
+    parser.add_argument("--inception-weights", help="a local file with the weights that FID needs")
+    parser.add_argument(
+        "--reference", choices=REFERENCES, default="images", help="real images or reconstructions"
+    )
+    parser.add_argument(
+        "--images", type=Path, help="score this folder (or .npz) instead of the run's own images"
+    )
+
+
+@exit_with_sentence()
+def main() -> None:
+    config, arguments = parse_arguments(
+        None, description=__doc__ or "", schema=Config, extra=options, runs=True
+    )
+    features = arguments.features or config.evaluation.features
+    weights = arguments.inception_weights or config.evaluation.inception_weights
+    accelerator = start_accelerator()
+    try:
+        if arguments.of == "tokenizer":
+            found = score_tokenizer(config, accelerator, features=features, inception_weights=weights)
+        elif arguments.of == "classifier":
+            found = score_classifier(config, accelerator)
+        else:
+            folder = arguments.images
+            if folder is None:
+                folder = draw_folder(
+                    load_pipeline(config), config.sampling, Path(config.run) / "drawn", accelerator
+                )
+            found = score_images(
+                config,
+                folder,
+                accelerator,
+                features=features,
+                reference=arguments.reference,
+                inception_weights=weights,
+            )
+        accelerator.print(summary(found))
+    finally:
+        finish(accelerator)
+
+
+if __name__ == "__main__":
+    main()

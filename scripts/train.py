@@ -1,0 +1,63 @@
+"""Trains what a config describes: the tokenizer if it is not there yet, the token cache, the generator; or a ViT.
+
+    accelerate launch scripts/train.py --config cifar_mixed.yaml [key.sub=value ...]
+
+To resume after a kill or a stop, run the same command again.
+"""
+
+import argparse
+import sys
+
+from var_pe.command_line import exit_with_sentence, parse_arguments
+from var_pe.config import Config
+from var_pe.planning import plan
+from var_pe.scoring import score_classifier, score_tokenizer
+from var_pe.stages import finish, start_accelerator, train_classifier, train_generator, train_tokenizer
+from var_pe.training.loop import Interrupted
+
+STAGES = ("all", "tokenizer", "generator", "classifier")
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--stage", choices=STAGES, default="all", help="only this stage and what it needs")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print the resolved config and what it amounts to"
+    )
+
+
+@exit_with_sentence()
+def main() -> None:
+    config, arguments = parse_arguments(None, description=__doc__ or "", schema=Config, extra=options)
+    if arguments.dry_run:
+        print(plan(config))
+        return
+    stage = (
+        arguments.stage
+        if arguments.stage != "all"
+        else "generator"
+        if config.classifier is None
+        else "classifier"
+    )
+    accelerator = start_accelerator(
+        config.tokenizer_training, config.generator_training, config.classifier_training
+    )
+    try:
+        if stage == "classifier":
+            train_classifier(config, accelerator)
+            score_classifier(config, accelerator)
+        else:
+            train_tokenizer(config, accelerator)
+            score_tokenizer(config, accelerator, features=[])
+            if stage == "generator":
+                train_generator(config, accelerator)
+        accelerator.print(f"finished: {config.tokenizer_run if stage == 'tokenizer' else config.run}")
+    except Interrupted as stopped:
+        if accelerator.is_main_process:
+            print(stopped.sentence, file=sys.stderr)
+        raise
+    finally:
+        finish(accelerator)
+
+
+if __name__ == "__main__":
+    main()

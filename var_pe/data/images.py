@@ -1,0 +1,168 @@
+"""Images of one size in [-1, 1] from a source's pictures, each augmented as (seed, epoch, index) say."""
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from var_pe.data.pictures import CorruptImage, to_channels
+from var_pe.data.sampler import Draw
+from var_pe.data.sources import DataConfig, ImageSource
+from var_pe.seeding import mix
+
+Pixels = NDArray[np.uint8]
+
+
+def resize_to_cover(picture: Image.Image, height: int, width: int) -> Image.Image:
+    """The picture, its aspect kept, just large enough to cover height x width; untouched if it already is."""
+    scale = max(height / picture.height, width / picture.width)
+    size = max(width, round(picture.width * scale)), max(height, round(picture.height * scale))
+    return picture if size == picture.size else picture.resize(size, Image.Resampling.LANCZOS)
+
+
+def crop(picture: Image.Image, config: DataConfig, chance: int | None) -> Pixels:
+    """Resized to cover `resize_factor` times the image, then cut: anywhere by `chance`, or the centre if None."""
+    target = round(config.height * config.resize_factor), round(config.width * config.resize_factor)
+    picture = resize_to_cover(picture, *target)
+    free_y, free_x = picture.height - config.height, picture.width - config.width
+    if chance is None:
+        y, x = free_y // 2, free_x // 2
+    else:
+        y, x = chance % (free_y + 1), (chance >> 24) % (free_x + 1)
+    return np.asarray(picture.crop((x, y, x + config.width, y + config.height)))
+
+
+def padding(height: int, width: int, config: DataConfig) -> tuple[int, int]:
+    """Top and left margin of a picture centred in the image."""
+    if height > config.height or width > config.width:
+        raise ValueError(
+            f"framing=pad needs pictures of at most height x width = {config.height} x {config.width}, "
+            f"got one of {height} x {width}"
+        )
+    return (config.height - height) // 2, (config.width - width) // 2
+
+
+def pad(pixels: Pixels, config: DataConfig) -> Pixels:
+    """The picture at its own pixel size, centred on black."""
+    if pixels.shape[:2] == (config.height, config.width):
+        return pixels
+    top, left = padding(*pixels.shape[:2], config)
+    canvas = np.zeros((config.height, config.width, *pixels.shape[2:]), np.uint8)
+    canvas[top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
+    return canvas
+
+
+def content_box(config: DataConfig, source: ImageSource) -> tuple[int, int, int, int]:
+    """Top, left, height and width of the area that holds picture and not margin (with pad, the first picture's)."""
+    if config.frames_by == "crop":
+        return 0, 0, config.height, config.width
+    picture, _ = source.read(0)
+    return *padding(picture.height, picture.width, config), picture.height, picture.width
+
+
+def to_tensor(pixels: Pixels, channels: int) -> Tensor:
+    """(h, w) or (h, w, c) bytes as float32 (channels, h, w) in [-1, 1]."""
+    image = torch.from_numpy(pixels.astype(np.float32))
+    image = image[None] if image.ndim == 2 else image.permute(2, 0, 1)
+    image = image.div_(127.5).sub_(1)
+    return image.expand(channels, -1, -1).contiguous()
+
+
+class Framer:
+    """Turns one picture into one image tensor, as the config and three numbers say."""
+
+    def __init__(self, config: DataConfig, train: bool, seed: int) -> None:
+        self.config, self.train, self.seed = config, train, seed
+        self.random_crop = train and config.random_crop
+        self.augments = train and config.augments
+
+    def __call__(self, picture: Image.Image | Pixels, epoch: int, index: int) -> Tensor:
+        """Float32 (channels, height, width) in [-1, 1]."""
+        config = self.config
+        chance = (
+            mix("augment", self.seed, epoch, index) if self.augments else 0
+        )  # 63 bits, more than are needed
+        if isinstance(picture, np.ndarray) and (
+            config.frames_by == "crop" or picture.ndim > 2 > config.channels
+        ):
+            picture = Image.fromarray(picture)
+        if isinstance(picture, Image.Image):
+            picture = to_channels(picture, config.channels, f"number {index}")
+        if config.frames_by == "crop":
+            assert isinstance(picture, Image.Image), "arrays were made pictures above"
+            pixels = crop(picture, config, chance if self.random_crop else None)
+        else:
+            pixels = np.asarray(picture)
+        if self.train and config.flip and chance >> 62:
+            pixels = pixels[:, ::-1]  # before padding: an odd margin must not move the picture
+        if config.frames_by == "pad":
+            pixels = pad(pixels, config)
+        return to_tensor(pixels, config.channels)
+
+
+class ImageDataset(Dataset[dict[str, Any]]):
+    """A source as image tensors, asked by `Draw` (or by plain index: epoch 0, place = index).
+
+    An item is {"image": float32 (channels, height, width) in [-1, 1], "label": int, -1 if none, "index", "place"}.
+    With on_corrupt=skip the next picture that can be read stands in for one that cannot, label and all.
+    """
+
+    def __init__(
+        self,
+        source: ImageSource,
+        config: DataConfig,
+        train: bool,
+        seed: int,
+        transform: Callable[[Tensor], Tensor] | None = None,
+    ) -> None:
+        self.source, self.config, self.transform = source, config, transform
+        self.frame = Framer(config, train, seed)
+        self.augments = self.frame.augments
+        self.class_names = source.class_names
+        self.unreadable = torch.zeros(len(source), dtype=torch.bool).share_memory_()  # workers write here too
+
+    @property
+    def skipped(self) -> int:
+        """How many different pictures could not be read so far, on this process and its workers."""
+        return int(self.unreadable.sum())
+
+    @property
+    def fingerprint(self) -> str:
+        """Of all that determines an image, its augmentation included."""
+        config = self.config
+        framing = (config.height, config.width, config.channels, config.frames_by, config.on_corrupt)
+        cropping = (config.resize_factor, self.frame.random_crop) if config.frames_by == "crop" else ()
+        chance = (config.flip, self.frame.seed) if self.augments else ()
+        parts = repr((self.source.fingerprint, framing, cropping, chance))
+        return hashlib.blake2b(parts.encode(), digest_size=16).hexdigest()
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def _read(self, index: int) -> tuple[Image.Image | Pixels, int]:
+        array = getattr(self.source, "array", None)
+        return array(index) if array else self.source.read(index)
+
+    def __getitem__(self, key: Draw | int) -> dict[str, Any]:
+        draw = key if isinstance(key, Draw) else Draw(0, int(key), int(key))
+        if not 0 <= draw.index < len(self):  # also ends `for item in dataset`
+            raise IndexError(f"index {draw.index} of a data set of {len(self)} images")
+        for step in range(len(self)):
+            index = (draw.index + step) % len(self)
+            try:
+                picture, label = self._read(index)
+                image = self.frame(picture, draw.epoch, draw.index)
+            except CorruptImage:
+                if self.config.on_corrupt == "stop":
+                    raise
+                self.unreadable[index] = True
+                continue
+            image = self.transform(image) if self.transform else image
+            return {"image": image, "label": label, "index": draw.index, "place": draw.place}
+        raise ValueError(f"none of the {len(self)} images can be read")

@@ -1,0 +1,46 @@
+"""One picture: opened from a file or from bytes, and brought to one or three channels."""
+
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps
+
+
+class CorruptImage(ValueError):
+    """A picture that cannot be read; the message names it."""
+
+
+def open_picture(content: bytes | str | Path, where: str) -> Image.Image:
+    """The decoded picture, turned upright; `where` names it in the error.
+
+    Raises:
+        CorruptImage: the file is missing, cut short or no picture.
+    """
+    try:
+        picture = Image.open(BytesIO(content) if isinstance(content, bytes) else content)
+        picture.load()
+        return ImageOps.exif_transpose(picture)
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        Image.DecompressionBombError,
+    ) as error:  # what PIL raises, by format
+        reason = "not a picture" if isinstance(error, Image.UnidentifiedImageError) else str(error)
+        raise CorruptImage(f"corrupt image {where}: {reason}") from error
+
+
+def to_channels(picture: Image.Image, channels: int, where: str = "") -> Image.Image:
+    """The picture in mode L or RGB. What is transparent becomes white, 16-bit grey keeps its upper 8 bits."""
+    mode = "L" if channels == 1 else "RGB"
+    if picture.mode == mode:
+        return picture
+    if picture.mode.startswith("I;16"):
+        picture = Image.fromarray((np.asarray(picture).astype(np.uint16) >> 8).astype(np.uint8))
+    elif picture.mode in ("I", "F"):
+        raise CorruptImage(f"image {where} has mode {picture.mode}, whose range of brightness is not stated")
+    elif picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+    return picture.convert(mode)

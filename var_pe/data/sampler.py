@@ -1,0 +1,68 @@
+"""Which picture stands at which place of an endless training run; a pure function of seed and place."""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from var_pe.seeding import generator_for
+
+
+class Draw(NamedTuple):
+    """One draw from a data set: `place` counts every image the run has drawn, on all processes."""
+
+    epoch: int
+    index: int
+    place: int
+
+
+class EndlessSampler:
+    """Batches of `Draw` for `DataLoader(batch_sampler=...)`, from any place on and without end.
+
+    `batch` is the global batch; a process gets its contiguous share of it. Place p belongs to epoch
+    p // length, so a batch may hold the end of one epoch and the beginning of the next.
+    """
+
+    def __init__(
+        self,
+        length: int,
+        batch: int,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        start: int = 0,
+        shuffle: bool = True,
+    ) -> None:
+        if length < 1:
+            raise ValueError(f"a sampler needs at least one image to draw from, got length {length}")
+        if batch < 1 or batch % world:
+            raise ValueError(
+                f"the global batch must be a multiple of the process count, got {batch} over {world}"
+            )
+        if not 0 <= rank < world:
+            raise ValueError(f"rank must lie in 0 .. world - 1, got rank {rank} of world {world}")
+        if start < 0:
+            raise ValueError(f"start must not be negative, got {start}")
+        self.length, self.batch, self.seed, self.shuffle = length, batch, seed, shuffle
+        self.rank, self.world, self.start = rank, world, start
+
+    def order(self, epoch: int) -> Tensor:
+        """Indices in the order in which this epoch visits them."""
+        if not self.shuffle:
+            return torch.arange(self.length)
+        return torch.randperm(self.length, generator=generator_for("order", self.seed, epoch))
+
+    def __iter__(self) -> Iterator[list[Draw]]:
+        share = self.batch // self.world
+        first = self.start + self.rank * share
+        order_epoch, order = -1, torch.empty(0)
+        while True:
+            draws = []
+            for place in range(first, first + share):
+                epoch, offset = divmod(place, self.length)
+                if epoch != order_epoch:
+                    order_epoch, order = epoch, self.order(epoch)
+                draws.append(Draw(epoch, int(order[offset]), place))
+            yield draws
+            first += self.batch

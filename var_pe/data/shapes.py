@@ -1,0 +1,166 @@
+"""The made-up set `shapes`: one coloured shape on a shaded ground, drawn from its number alone.
+
+Seven factors, uniform and independent, say all there is to know about a picture, so the information in it is known to
+the bit. The first factor is the class; four of the twelve classes differ from another one only in *where* the shape is.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from var_pe.seeding import mix
+
+Array = NDArray[np.float32]
+
+# Class -> (kind, part of the height, part of the width); the centre's row and column divide that part.
+WHOLE, FIRST, SECOND = (0.0, 1.0), (0.0, 0.5), (0.5, 1.0)
+CLASSES = {
+    "disc in the upper half": ("disc", FIRST, WHOLE),
+    "disc in the lower half": ("disc", SECOND, WHOLE),
+    "square in the left half": ("square", WHOLE, FIRST),
+    "square in the right half": ("square", WHOLE, SECOND),
+    "triangle": ("triangle", WHOLE, WHOLE),
+    "diamond": ("diamond", WHOLE, WHOLE),
+    "ring": ("ring", WHOLE, WHOLE),
+    "frame": ("frame", WHOLE, WHOLE),
+    "plus": ("plus", WHOLE, WHOLE),
+    "saltire": ("saltire", WHOLE, WHOLE),
+    "crescent": ("crescent", WHOLE, WHOLE),
+    "bars": ("bars", WHOLE, WHOLE),
+}
+ROWS, COLUMNS = 8, 8
+RADII = (0.15, 0.18, 0.21, 0.24)  # of the shorter side
+COLOURS = np.array(
+    [
+        (235, 64, 52), (247, 148, 30), (250, 220, 60), (90, 200, 80),
+        (60, 200, 210), (80, 130, 250), (200, 100, 240), (245, 245, 245),
+    ],
+    np.float32,
+)  # fmt: skip
+GROUNDS = np.array(
+    [
+        (20, 20, 24), (24, 36, 84), (20, 70, 60), (80, 24, 40),
+        (70, 50, 24), (62, 30, 90), (70, 74, 84), (30, 84, 110),
+    ],
+    np.float32,
+)  # fmt: skip
+LIGHTS = ((-1, -1), (-1, 1), (1, -1), (1, 1))  # corner (down, right) towards which the ground grows brighter
+
+
+class Factors(NamedTuple):
+    """All that determines a picture; each counts from 0. Row and column lie in the part the class allows."""
+
+    label: int
+    row: int
+    column: int
+    size: int
+    colour: int
+    ground: int
+    light: int
+
+
+SPACE = Factors(len(CLASSES), ROWS, COLUMNS, len(RADII), len(COLOURS), len(GROUNDS), len(LIGHTS))
+
+
+def entropy_bits() -> float:
+    """Bits in the factors of one picture; no code that keeps the pictures apart can be shorter on average."""
+    return math.log2(math.prod(SPACE))
+
+
+@dataclass(frozen=True)
+class ShapePicture:
+    """A picture and the truth about it."""
+
+    image: Image.Image
+    label: int
+    factors: Factors
+    box: tuple[int, int, int, int]  # y0, x0, height, width of the mask, in pixels
+    mask: NDArray[np.bool_]  # pixels at least half covered by the shape
+
+
+def distance(kind: str, y: Array, x: Array, radius: float) -> Array:
+    """Signed distance (or a close bound) from the shape's edge in pixels, negative inside."""
+    ay, ax = np.abs(y), np.abs(x)
+    if kind in ("disc", "ring", "crescent"):
+        disc = np.sqrt(y * y + x * x) - radius
+        if kind == "ring":
+            return np.abs(disc + 0.25 * radius) - 0.25 * radius
+        if kind == "crescent":
+            bite = np.sqrt((y + 0.3 * radius) ** 2 + (x - 0.45 * radius) ** 2) - 0.75 * radius
+            return np.maximum(disc, -bite)
+        return disc
+    if kind in ("square", "frame"):
+        square = np.maximum(ay, ax) - 0.85 * radius
+        return np.maximum(square, -square - 0.42 * radius) if kind == "frame" else square
+    if kind == "diamond":
+        return (ay + ax - radius) * math.sqrt(0.5)
+    if kind == "triangle":
+        return np.maximum(y - 0.7 * radius, (2 * ax - y - 0.9 * radius) / math.sqrt(5))
+    if kind == "saltire":
+        y, x = (y + x) * math.sqrt(0.5), (y - x) * math.sqrt(0.5)
+        ay, ax = np.abs(y), np.abs(x)
+    if kind in ("plus", "saltire"):
+        arm = 0.28 * radius
+        return np.minimum(np.maximum(ay - radius, ax - arm), np.maximum(ay - arm, ax - radius))
+    assert kind == "bars", f"no distance is written for {kind}"
+    return np.maximum(np.abs(ay - 0.55 * radius) - 0.28 * radius, ax - radius)
+
+
+def render(factors: Factors, height: int, width: int) -> tuple[NDArray[np.uint8], Array]:
+    """RGB pixels (height, width, 3) and how much of each pixel the shape covers, in [0, 1]."""
+    kind, (top, bottom), (left, right) = list(CLASSES.values())[factors.label]
+    radius = RADII[factors.size] * min(height, width)
+    v = top + (bottom - top) * (factors.row + 0.5) / ROWS
+    u = left + (right - left) * (factors.column + 0.5) / COLUMNS
+    y_H1 = np.arange(0.5, height, dtype=np.float32)[:, None]
+    x_1W = np.arange(0.5, width, dtype=np.float32)[None, :]
+    edge = distance(
+        kind, y_H1 - (radius + v * (height - 2 * radius)), x_1W - (radius + u * (width - 2 * radius)), radius
+    )
+    cover_HW = np.clip(0.5 - edge, 0, 1)
+
+    down, over = LIGHTS[factors.light]
+    shade_HW = 1 + 0.25 * (down * (2 * y_H1 / height - 1) + over * (2 * x_1W / width - 1))
+    ground_HW3 = shade_HW[:, :, None] * GROUNDS[factors.ground]
+    pixels_HW3 = ground_HW3 + cover_HW[:, :, None] * (COLOURS[factors.colour] - ground_HW3)
+    return (pixels_HW3 + 0.5).astype(np.uint8), cover_HW
+
+
+class Shapes:
+    """The set as an image source: picture i of a split is the same on every machine and in every run."""
+
+    class_names = tuple(CLASSES)
+
+    def __init__(self, count: int, height: int, width: int, split: str) -> None:
+        if min(height, width) < 8:
+            raise ValueError(f"shapes need 8 pixels a side to be told apart, got {height} x {width}")
+        self.count, self.height, self.width, self.split = count, height, width, split
+        self.fingerprint = f"shapes-1-{split}-{count}-{height}x{width}"
+
+    def __len__(self) -> int:
+        return self.count
+
+    def factors(self, index: int) -> Factors:
+        number = mix("shapes", self.split, index) % math.prod(SPACE)
+        return Factors(*map(int, np.unravel_index(number, SPACE)))
+
+    def array(self, index: int) -> tuple[NDArray[np.uint8], int]:
+        factors = self.factors(index)
+        return render(factors, self.height, self.width)[0], factors.label
+
+    def read(self, index: int) -> tuple[Image.Image, int]:
+        pixels, label = self.array(index)
+        return Image.fromarray(pixels), label
+
+    def describe(self, index: int) -> ShapePicture:
+        """The picture with its factors, its box and its mask."""
+        factors = self.factors(index)
+        pixels, cover = render(factors, self.height, self.width)
+        mask = cover >= 0.5
+        y, x = np.nonzero(mask)
+        box = (int(y.min()), int(x.min()), int(np.ptp(y)) + 1, int(np.ptp(x)) + 1)
+        return ShapePicture(Image.fromarray(pixels), factors.label, factors, box, mask)

@@ -1,0 +1,183 @@
+"""What pictures there are: `DataConfig` names a source, `open_source` opens one of its splits.
+
+A source gives a picture and a label by number. How pictures are cut to size is `images.py`; sources that are read in
+order, without numbers, are `streams.py`.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from PIL import Image
+
+from var_pe.data.idx import FashionMNIST
+from var_pe.data.shapes import Shapes
+from var_pe.data.tables import Tables, TableSource
+
+
+@dataclass(frozen=True)
+class Known:
+    """A data set we know by name: where the hub has it, and its columns there."""
+
+    hub_id: str
+    image_column: str
+    label_column: str
+    test_split: str = "test"
+
+
+KNOWN = {
+    "fashion_mnist": Known("zalando-datasets/fashion_mnist", "image", "label"),
+    "cifar10": Known("uoft-cs/cifar10", "img", "label"),
+    "cifar100": Known("uoft-cs/cifar100", "img", "fine_label"),
+    "imagenet": Known("ILSVRC/imagenet-1k", "image", "label", test_split="validation"),
+}
+SOURCES = ("shapes", *KNOWN, "imagefolder", "parquet", "hub")
+NATIVE = ("shapes", "fashion_mnist")  # sources whose pictures are small enough to stay as they are
+FASHION_FOLDER = Path("/usr/share/datasets/fashion-mnist")  # Debian's dataset-fashion-mnist
+UNLABELLED = "unlabelled"
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which pictures a run reads and how they become images of one size."""
+
+    source: str = "shapes"  # shapes, fashion_mnist, cifar10, cifar100, imagenet, imagefolder, parquet or hub
+    path: str | None = (
+        None  # local folder (or one parquet file); null: the hub, or Debian's folder of fashion_mnist
+    )
+    hub_id: str | None = None  # data set on the Hugging Face hub; null: the known one
+    hub_config: str | None = None  # configuration of a hub data set that has several; null: its default
+    image_column: str | None = None  # column that holds the pictures; null: the known one, or image
+    label_column: str | None = (
+        None  # column of the classes; null: the known one, or label; unlabelled: use none
+    )
+    train_split: str = "train"  # split to train on
+    test_split: str | None = None  # split to evaluate on; null: test, for imagenet validation
+    limit: int | None = None  # at most so many pictures of each split, the first ones as stored; null: all
+    shapes_train: int = 50_000  # pictures in the training split of shapes
+    shapes_test: int = 10_000  # pictures in the test split of shapes
+    height: int = 32  # pixels of an image from top to bottom
+    width: int = 32  # pixels of an image from left to right
+    channels: int = 3  # 1 for grey, 3 for colour
+    framing: str | None = (
+        None  # crop: resize, then crop; pad: keep pixels, centre on black; null: pad if native size
+    )
+    resize_factor: float = 1.125  # with crop: the picture is resized to cover so many times the image's sides
+    random_crop: bool = True  # with crop: crop anywhere in training (evaluation always crops the centre)
+    flip: bool = False  # mirror every other picture left to right in training
+    on_corrupt: str = "stop"  # at a picture that cannot be read: stop, or skip (the next one takes its place)
+    streaming: bool = False  # read parquet, imagefolder or hub in order while training, without a local copy
+    shuffle_buffer: int = 1000  # with streaming: pictures held in memory to shuffle among
+
+    def __post_init__(self) -> None:
+        one_of("source", self.source, SOURCES)
+        one_of("on_corrupt", self.on_corrupt, ("stop", "skip"))
+        one_of("framing", self.framing, (None, "crop", "pad"))
+        one_of("channels", self.channels, (1, 3))
+        for name in ("height", "width", "shapes_train", "shapes_test", "limit", "shuffle_buffer"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        if not self.resize_factor >= 1:
+            raise ValueError(
+                f"resize_factor must be at least 1, or the crop would not be filled, got {self.resize_factor}"
+            )
+        if self.source in ("imagefolder", "parquet") and not self.path:
+            raise ValueError(f"source={self.source} needs path, the folder that holds it")
+        if self.source == "hub" and not self.hub_id:
+            raise ValueError("source=hub needs hub_id, such as hub_id=uoft-cs/cifar10")
+        if self.streaming and self.source == "shapes":
+            raise ValueError(
+                "streaming is for parquet, imagefolder and hub data; source=shapes is made, not read"
+            )
+
+    @property
+    def frames_by(self) -> str:
+        """crop or pad, once null is resolved."""
+        return self.framing or ("pad" if self.source in NATIVE else "crop")
+
+    @property
+    def augments(self) -> bool:
+        """Whether an image of the training split looks different in another epoch."""
+        return self.flip or (self.frames_by == "crop" and self.random_crop)
+
+    def split(self, train: bool) -> str:
+        known = KNOWN.get(self.source)
+        return self.train_split if train else self.test_split or (known.test_split if known else "test")
+
+
+def one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
+    if value not in allowed:
+        choices = ", ".join("null" if choice is None else str(choice) for choice in allowed)
+        raise ValueError(f"{name} must be one of {choices}; got {value}")
+
+
+class ImageSource(Protocol):
+    """Pictures of one split by number. One that holds arrays also has `array(index) -> (pixels, label)`."""
+
+    fingerprint: str  # changes when the pictures, their order or their labels do
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Empty where there are no labels."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int) -> tuple[Image.Image, int]:
+        """Picture, in whatever size and mode it has, and label (-1: none). Raises CorruptImage."""
+
+
+def find_tables(config: DataConfig) -> Tables:
+    """Where the config's parquet files, image folder or hub data set are."""
+    if config.path is None:
+        hub_id = config.hub_id or KNOWN[config.source].hub_id
+        return Tables("hub", hub_id, config.hub_config, config.streaming)
+    path = Path(config.path).expanduser()
+    if not path.exists():
+        raise ValueError(f"path={config.path} does not exist")
+    if path.is_dir() and not any(path.iterdir()):
+        raise ValueError(f"path={config.path} is an empty folder")
+    kind = config.source
+    if kind not in ("imagefolder", "parquet"):
+        kind = "parquet" if path.suffix == ".parquet" or any(path.rglob("*.parquet")) else "imagefolder"
+    return Tables(kind, str(path), None, config.streaming)
+
+
+def columns(config: DataConfig, kind: str) -> tuple[str, str | None]:
+    """Names of the image column and of the label column (None: no labels wanted)."""
+    known = KNOWN.get(config.source)
+    image, label = (
+        (known.image_column, known.label_column) if known and kind != "imagefolder" else ("image", "label")
+    )
+    wanted = config.label_column or label
+    return config.image_column or image, None if wanted == UNLABELLED else wanted
+
+
+def fashion_folder(config: DataConfig) -> Path | None:
+    """The folder with Fashion-MNIST's IDX files, or None if it is to be read as a table."""
+    if config.source != "fashion_mnist":
+        return None
+    folder = Path(config.path).expanduser() if config.path else FASHION_FOLDER
+    return folder if any(folder.glob("*-ubyte*")) and not config.hub_id else None
+
+
+def open_source(config: DataConfig, train: bool) -> ImageSource:
+    """One split of the configured source.
+
+    Raises:
+        ValueError: it is missing, offline, empty, or has other splits, columns or classes than asked for.
+    """
+    if config.source == "shapes":
+        count = config.shapes_train if train else config.shapes_test
+        count = min(count, config.limit or count)
+        return Shapes(count, config.height, config.width, "train" if train else "test")
+    if config.streaming:
+        raise ValueError("streaming=true reads pictures in order: use open_stream, or set streaming=false")
+    folder = fashion_folder(config)
+    if folder is not None:
+        return FashionMNIST(folder, train, config.limit)
+    tables = find_tables(config)
+    image_column, label_column = columns(config, tables.kind)
+    return TableSource(
+        tables, config.split(train), config.train_split, image_column, label_column, config.limit
+    )

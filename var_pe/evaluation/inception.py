@@ -1,0 +1,73 @@
+"""Loads FID's Inception into torch-fidelity's module without letting it unpickle the file.
+
+torch-fidelity 0.4.0 reads weights with `weights_only=False`, which lets the file run code; so we read it.
+"""
+
+import hashlib
+import pickle
+import re
+import tempfile
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
+
+LAYERS = ("2048", "logits_unbiased")
+FILE_NAME = Path(URL_INCEPTION_V3).name
+
+
+def load_inception(weights: Path | None) -> tuple[FeatureExtractorInceptionV3, str]:
+    """The network that returns features and unbiased logits of uint8 images, and its weights file's sha256.
+
+    Raises:
+        ValueError: no file and no network, or a file with anything else than the network's tensors.
+    """
+    path = _download() if weights is None else Path(weights)
+    state = _read(path)
+    with tempfile.TemporaryDirectory() as folder:
+        copy = Path(folder) / FILE_NAME  # the constructor wants a path: a copy that holds our tensors only
+        torch.save(state, copy)
+        try:
+            model = FeatureExtractorInceptionV3(
+                "inception", list(LAYERS), feature_extractor_weights_path=str(copy)
+            )
+        except RuntimeError as error:
+            detail = " ".join(str(error).split())[:200]
+            raise ValueError(
+                f"--inception-weights {path} has other tensors than torch-fidelity's {FILE_NAME}: {detail}"
+            ) from None
+    return model.to(memory_format=torch.channels_last), hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _download() -> Path:
+    """The weights in torch.hub's folder, fetched if they are not there; the file's name carries its hash."""
+    path = Path(torch.hub.get_dir()) / "checkpoints" / FILE_NAME
+    prefix = re.findall(r"-([0-9a-f]{8})\.pth", FILE_NAME)[0]
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.hub.download_url_to_file(URL_INCEPTION_V3, str(path), hash_prefix=prefix, progress=False)
+        except (OSError, RuntimeError) as error:
+            raise ValueError(
+                f"Inception's weights could not be downloaded from {URL_INCEPTION_V3} ({error}): give a copy "
+                f"with --inception-weights FILE, or use --features efficientnet_lite0, which needs no network"
+            ) from None
+    if not hashlib.sha256(path.read_bytes()).hexdigest().startswith(prefix):
+        raise ValueError(
+            f"{path} is damaged, its sha256 does not begin with {prefix}: delete it and run again"
+        )
+    return path
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    if not path.is_file():
+        raise ValueError(f"--inception-weights {path} is not a file")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        detail = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"--inception-weights {path} is not a file of plain tensors: {detail}") from None
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(f"--inception-weights {path} must hold a flat dict of tensors and nothing else")
+    return state

@@ -1,0 +1,62 @@
+"""What a config amounts to, before anything is trained: parameters, tokens, steps."""
+
+from dataclasses import asdict
+
+import torch
+from torch import nn
+
+from var_pe import settings
+from var_pe.config import Config
+from var_pe.data.sources import open_source
+from var_pe.encodings import build_encoding
+from var_pe.encodings.base import HOOKS
+from var_pe.pyramid import Pyramid
+from var_pe.stages import build_classifier, build_generator, build_tokenizer
+from var_pe.training.loop import TrainingConfig
+
+
+def plan(config: Config) -> str:
+    """The resolved config and, below it, what it means; nothing is trained or written."""
+    source = open_source(config.data, train=True)
+    classes, images = len(source.class_names), len(source)
+    lines = [settings.to_yaml(config), f"data: {images} training images, {classes or 'no'} classes"]
+    with torch.device("meta"):
+        if config.classifier is not None:
+            model: nn.Module = build_classifier(config, classes)
+            grid = (
+                config.data.height // config.classifier.patch_size,
+                config.data.width // config.classifier.patch_size,
+            )
+            lines += _model("classifier", model, config.classifier_training, images)
+            lines += _encoding(config.classifier.encoding, asdict(config.classifier), Pyramid((grid,)))
+        else:
+            tokenizer, generator = build_tokenizer(config), build_generator(config, classes)
+            lines += _model("tokenizer", tokenizer, config.tokenizer_training, images)
+            tokens = ", ".join(f"{h}x{w}: {h * w}" for h, w in tokenizer.pyramid.grids)
+            lines.append(f"tokens: {tokenizer.pyramid.num_tokens} an image ({tokens})")
+            lines += _model("generator", generator, config.generator_training, images)
+            lines += _encoding(config.generator.encoding, asdict(config.generator), tokenizer.pyramid)
+    return "\n".join(lines)
+
+
+def _model(name: str, model: nn.Module, training: TrainingConfig, images: int) -> list[str]:
+    parameters = sum(p.numel() for p in model.parameters())
+    steps = training.steps_for(images)
+    epochs = steps * training.batch / images
+    return [
+        f"{name}: {parameters:,} parameters; {steps} steps of {training.batch} images, {epochs:.3g} epochs"
+    ]
+
+
+def _encoding(line: str, model: dict[str, int], pyramid: Pyramid) -> list[str]:
+    encoding = build_encoding(
+        line, dim=model["dim"], num_heads=model["num_heads"], depth=model["depth"], pyramid=pyramid
+    )
+    hooks = [hook for hook in HOOKS if encoding.uses(hook)]
+    attention = (
+        "flash attention is lost: scores get a bias" if "bias" in hooks else "attention is left as it is"
+    )
+    parameters = sum(p.numel() for p in encoding.parameters())
+    return [
+        f"encoding {line}: {parameters:,} parameters; acts on {', '.join(hooks) or 'nothing'}; {attention}"
+    ]

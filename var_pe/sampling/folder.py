@@ -1,0 +1,124 @@
+"""Folders of drawn images: resumable, the same on any number of processes."""
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from var_pe.sampling.pipeline import SamplingConfig, VARPipeline
+from var_pe.seeding import generator_for
+
+
+def draw_images(
+    pipeline: VARPipeline, labels: list[int], numbers: list[int], config: SamplingConfig
+) -> Tensor:
+    """uint8 images (B, C, H, W), rounded: image `numbers[i]` of the config's seed has label `labels[i]`.
+
+    Image n follows from (seed, n) and its label, whatever else is drawn with it.
+    """
+    unconditional = pipeline.transformer.num_classes
+    images_BCHW = pipeline(
+        [None if label == unconditional else label for label in labels],
+        guidance_scale=config.guidance_scale,
+        guidance_schedule=config.guidance_schedule,
+        temperature=config.temperature,
+        top_k=config.top_k,
+        top_p=config.top_p,
+        generator=[generator_for(config.seed, "image", number) for number in numbers],
+        output_type="pt",
+    ).images
+    return (images_BCHW * 255).round().to(torch.uint8).cpu()
+
+
+def class_of(number: int, config: SamplingConfig) -> int:
+    """Images are numbered class by class: the first `images_per_class` numbers are class 0, and so on."""
+    return number // config.images_per_class
+
+
+def fill_folder(
+    folder: Path,
+    pipeline: VARPipeline,
+    config: SamplingConfig,
+    *,
+    weights: str,
+    rank: int = 0,
+    world: int = 1,
+    told: Callable[[int], None] = lambda number: None,
+) -> None:
+    """Draws what is still missing of `images_per_class` PNGs per class below `folder/images`.
+
+    `weights` names the weights; with the settings it stands in `folder/sampling.json`. `told(n)` hears of n more
+    images done.
+
+    Raises:
+        ValueError: the folder holds images of other weights or settings.
+    """
+    claim(folder, {"weights": weights, **{k: v for k, v in asdict(config).items() if k != "batch"}})
+    total = config.images_per_class * max(1, pipeline.transformer.num_classes)
+    for numbers in batches(total, config.batch, rank, world):
+        missing = [number for number in numbers if not image_path(folder, number, config).exists()]
+        if missing:
+            images_BCHW = draw_images(pipeline, [class_of(n, config) for n in missing], missing, config)
+            for number, image_CHW in zip(missing, images_BCHW, strict=True):
+                write_png(image_path(folder, number, config), image_CHW)
+        told(len(numbers))
+
+
+def claim(folder: Path, settings: dict[str, Any]) -> None:
+    """Writes down what the folder's images are drawn with, or checks that it is the same."""
+    path = folder / "sampling.json"
+    if not path.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(settings, indent=2))
+        return
+    there = json.loads(path.read_text())
+    if other := [f"{k} {there.get(k)!r} (asked: {v!r})" for k, v in settings.items() if there.get(k) != v]:
+        raise ValueError(
+            f"{folder} holds images drawn with {', '.join(other)}; choose another --output or remove it"
+        )
+
+
+def image_path(folder: Path, number: int, config: SamplingConfig) -> Path:
+    return folder / "images" / f"{class_of(number, config):04d}" / f"{number:07d}.png"
+
+
+def batches(total: int, size: int, rank: int, world: int) -> Iterator[range]:
+    """This process's every n-th range of at most `size` numbers."""
+    for start in range(rank * size, total, world * size):
+        yield range(start, min(start + size, total))
+
+
+def write_png(path: Path, image_CHW: Tensor) -> None:
+    """Under another name first: a picture that is there is whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = image_CHW.permute(1, 2, 0).numpy()
+    partial = path.with_suffix(".partial")
+    Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(partial, format="PNG")
+    partial.replace(path)
+
+
+def write_grid(path: Path, folder: Path, config: SamplingConfig, num_classes: int, rows: int = 10) -> None:
+    """The first images of the first classes, a row for each class, uncurated."""
+    chosen = [
+        [
+            image_path(folder, label * config.images_per_class + i, config)
+            for i in range(min(rows, config.images_per_class))
+        ]
+        for label in range(min(rows, max(1, num_classes)))
+    ]
+    lines = [
+        np.concatenate([np.asarray(Image.open(p).convert("RGB")) for p in line], axis=1) for line in chosen
+    ]
+    Image.fromarray(np.concatenate(lines)).save(path)
+
+
+def write_npz(path: Path, folder: Path) -> None:
+    """All images in order as ADM's evaluator reads them: `arr_0`, uint8 (N, H, W, 3)."""
+    images = [np.asarray(Image.open(p).convert("RGB")) for p in sorted((folder / "images").rglob("*.png"))]
+    np.savez(path, arr_0=np.stack(images))

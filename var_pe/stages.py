@@ -1,0 +1,320 @@
+"""What each stage does, given a config: called by the scripts and by the comparison alike."""
+
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+import yaml
+from accelerate import Accelerator
+from diffusers.models.modeling_utils import ModelMixin
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision.transforms import v2
+
+from var_pe import settings
+from var_pe.config import Config
+from var_pe.data.images import ImageDataset, content_box
+from var_pe.data.sources import open_source
+from var_pe.data.token_cache import TokenDataset, build_token_cache
+from var_pe.models.generator import VARTransformer
+from var_pe.models.tokenizer import VQTokenizer
+from var_pe.models.vit import ViTClassifier
+from var_pe.sampling.folder import draw_images
+from var_pe.sampling.pipeline import VARPipeline
+from var_pe.training.loop import TrainingConfig, train
+from var_pe.training.run import Run, into_place, on_main
+from var_pe.training.tasks import ClassifierTask, GeneratorTask, TokenizerTask
+
+M = TypeVar("M", bound=ModelMixin)
+NOT_TRAINED = (
+    "sampling",
+    "evaluation",
+)  # sections that change no weights: they may differ in an existing run
+
+
+def start_accelerator(*trainings: TrainingConfig) -> Accelerator:
+    """One accelerator for all stages of a command.
+
+    Raises:
+        ValueError: the launcher started several processes that do not know of each other.
+    """
+    trackers = sorted({tracker for training in trainings for tracker in training.trackers})
+    accelerator = Accelerator(log_with=trackers or None, project_dir=".")
+    asked = int(os.environ.get("WORLD_SIZE", 1))
+    if accelerator.num_processes != asked:
+        raise ValueError(
+            f"the launcher started {asked} processes but each runs alone; "
+            f"on processors without a GPU set ACCELERATE_USE_CPU=true before accelerate launch"
+        )
+    return accelerator
+
+
+def finish(accelerator: Accelerator) -> None:
+    """Ends a command on every process; without it gloo aborts now and then after the work is done."""
+    accelerator.free_memory()
+    accelerator.end_training()
+
+
+def train_tokenizer(config: Config, accelerator: Accelerator) -> VQTokenizer:
+    """The tokenizer that the config names: loaded if its folder is complete, else trained (or resumed).
+
+    Raises:
+        ValueError: the folder holds a tokenizer of other settings.
+    """
+    mine = {
+        "data": asdict(config.data),
+        "tokenizer": asdict(config.tokenizer),
+        "tokenizer_training": asdict(config.tokenizer_training),
+        "tokenizer_seed": config.tokenizer_seed,
+    }
+    training, seed = config.tokenizer_training, config.tokenizer_seed
+
+    def prepare() -> tuple[TokenizerTask, int, list[str]]:
+        model = build_tokenizer(config)
+        source, test = open_source(config.data, train=True), open_source(config.data, train=False)
+        dataset, steps = (
+            ImageDataset(source, config.data, train=True, seed=seed),
+            training.steps_for(len(source)),
+        )
+        task = TokenizerTask(
+            model,
+            dataset,
+            First(ImageDataset(test, config.data, train=False, seed=seed), training.validation_images),
+            training,
+            steps=steps,
+            seed=seed,
+            content=content_box(config.data, source),
+        )
+        return task, steps, list(source.class_names)
+
+    return _trained(
+        VQTokenizer, "tokenizer", config, config.tokenizer_run, mine, training, seed, prepare, accelerator
+    )
+
+
+def train_generator(config: Config, accelerator: Accelerator) -> VARTransformer:
+    """The generator of the run's folder: loaded if complete, else trained, with the tokenizer that it needs."""
+    training, seed = config.generator_training, config.seed
+
+    def prepare() -> tuple[GeneratorTask, int, list[str]]:
+        tokenizer = train_tokenizer(config, accelerator).to(accelerator.device)
+        source, test = open_source(config.data, train=True), open_source(config.data, train=False)
+        model = build_generator(config, len(source.class_names))
+        images = ImageDataset(source, config.data, train=True, seed=config.tokenizer_seed)
+        dataset: Dataset[Any] = images
+        if training.views:
+            dataset = TokenDataset(cache_tokens(config, tokenizer, images, accelerator))
+        validation = _encoded(
+            First(ImageDataset(test, config.data, train=False, seed=0), training.validation_images), tokenizer
+        )
+        task = GeneratorTask(
+            model, tokenizer, dataset, validation, training, seed=seed, preview=_preview(config, tokenizer)
+        )
+        return task, training.steps_for(len(source)), list(source.class_names)
+
+    mine = {key: value for key, value in asdict(config).items() if key not in (*NOT_TRAINED, "run")}
+    return _trained(
+        VARTransformer, "generator", config, config.run, mine, training, seed, prepare, accelerator
+    )
+
+
+def train_classifier(config: Config, accelerator: Accelerator) -> ViTClassifier:
+    """The classifier of the run's folder: loaded if complete, else trained."""
+    assert config.classifier is not None, "only a config with a classifier section trains one"
+    training, seed = config.classifier_training, config.seed
+
+    def prepare() -> tuple[ClassifierTask, int, list[str]]:
+        source, test = open_source(config.data, train=True), open_source(config.data, train=False)
+        if len(source.class_names) < 2:
+            raise ValueError(
+                f"a classifier needs at least two classes, {config.data.source} has {len(source.class_names)}"
+            )
+        augment = v2.RandAugment(magnitude=training.rand_augment) if training.rand_augment else None
+        dataset: Dataset[Any] = ImageDataset(source, config.data, train=True, seed=seed, transform=augment)
+        if training.drawn_images:
+            dataset = DrawnImages(Path(training.drawn_images))
+        validation = First(
+            ImageDataset(test, config.data, train=False, seed=seed), training.validation_images
+        )
+        model = build_classifier(config, len(source.class_names))
+        task = ClassifierTask(model, dataset, validation, training)
+        return task, training.steps_for(len(dataset)), list(source.class_names)
+
+    mine = {key: asdict(config)[key] for key in ("data", "classifier", "classifier_training", "seed")}
+    return _trained(
+        ViTClassifier, "classifier", config, config.run, mine, training, seed, prepare, accelerator
+    )
+
+
+def _trained(
+    cls: type[M],
+    kind: str,
+    config: Config,
+    folder: str,
+    mine: dict[str, Any],
+    training: TrainingConfig,
+    seed: int,
+    prepare: Callable[[], tuple[Any, int, list[str]]],
+    accelerator: Accelerator,
+) -> M:
+    """Loads `folder/kind` if it is complete; else trains the task that `prepare` makes and puts it there."""
+    weights = Path(folder) / kind
+    check_settings(Path(folder), mine)
+    if not weights.exists():
+        task, steps, class_names = prepare()
+        run = Run(folder, accelerator)
+        on_main(accelerator, lambda: settings.save(config, Path(folder) / "config.yaml"))
+        if training.trackers:
+            accelerator.project_configuration.logging_dir = folder
+            accelerator.init_trackers("tracking")
+        accelerator.print(f"training the {kind} in {folder}: {steps} steps of {training.batch} images")
+        ema = train(task, training, run, steps=steps, seed=seed)
+
+        def write(partial: Path) -> None:
+            ema.model.save_pretrained(partial)
+            notes = {"step": steps, "ema": True, "seed": seed, "class_names": class_names}
+            (partial / "training.json").write_text(json.dumps(notes))
+
+        on_main(accelerator, lambda: into_place(weights, write))
+        run.release()
+    return load_model(cls, weights)
+
+
+def check_settings(folder: Path, mine: dict[str, Any]) -> None:
+    """Raises:
+    ValueError: the run folder was made with other settings, which are named."""
+    path = folder / "config.yaml"
+    if not path.exists():
+        return
+    saved = yaml.safe_load(path.read_text())
+    if changed := settings.differences({key: saved.get(key) for key in mine}, mine):
+        raise ValueError(
+            f"{folder} was made with other settings: {'; '.join(changed)}; choose another folder or set them back"
+        )
+
+
+def load_model(cls: type[M], folder: Path) -> M:
+    """A model from its diffusers folder, on the CPU, in evaluation mode.
+
+    Raises:
+        ValueError: the folder is missing or not a `cls`; its weights do not fit.
+    """
+    if not (folder / "config.json").exists():
+        raise ValueError(f"{folder} holds no trained model; train it first (scripts/train.py)")
+    named = json.loads((folder / "config.json").read_text()).get("_class_name")
+    if named != cls.__name__:
+        raise ValueError(f"{folder} holds a {named}, not a {cls.__name__}")
+    model = cls.from_pretrained(folder, local_files_only=True)
+    if any(tensor.is_meta for tensor in model.state_dict().values()):
+        raise ValueError(f"the weights in {folder} do not fit its config.json")
+    return model.eval()
+
+
+def build_tokenizer(config: Config) -> VQTokenizer:
+    """Raises:
+    ValueError: the finest level times the downsampling factor is not the size of the images."""
+    model = VQTokenizer(
+        **asdict(config.tokenizer), image_channels=config.data.channels, seed=config.tokenizer_seed
+    )
+    rows, columns = (side * model.downsampling for side in model.pyramid.finest)
+    if (rows, columns) != (config.data.height, config.data.width):
+        raise ValueError(
+            f"tokenizer.levels ends at {model.pyramid.finest}, which at {model.downsampling}x downsampling means images of "
+            f"{rows}x{columns}, but data says {config.data.height}x{config.data.width}"
+        )
+    return model
+
+
+def build_generator(config: Config, num_classes: int) -> VARTransformer:
+    return VARTransformer(
+        **asdict(config.generator),
+        levels=config.tokenizer.levels,
+        codebook_size=config.tokenizer.codebook_size,
+        latent_channels=config.tokenizer.latent_channels,
+        num_classes=num_classes,
+        seed=config.seed,
+    )
+
+
+def build_classifier(config: Config, num_classes: int) -> ViTClassifier:
+    assert config.classifier is not None
+    return ViTClassifier(
+        **asdict(config.classifier),
+        image_size=(config.data.height, config.data.width),
+        image_channels=config.data.channels,
+        num_classes=num_classes,
+        seed=config.seed,
+    )
+
+
+def cache_tokens(
+    config: Config, tokenizer: VQTokenizer, images: ImageDataset, accelerator: Accelerator
+) -> Path:
+    """The training set's tokens, encoded once and shared by every generator of the tokenizer's folder."""
+    key = {
+        "tokenizer": weights_hash(Path(config.tokenizer_run) / "tokenizer"),
+        "data": images.fingerprint,
+        "levels": [list(grid) for grid in tokenizer.pyramid.grids],
+        "views": config.generator_training.views,
+    }
+    return build_token_cache(
+        Path(config.tokenizer_run) / "tokens",
+        images,
+        lambda images_BCHW: tokenizer.encode(images_BCHW.to(tokenizer.device)).cpu(),
+        views=config.generator_training.views,
+        batch_size=256,
+        rank=accelerator.process_index,
+        world=accelerator.num_processes,
+        wait=accelerator.wait_for_everyone,
+        key=key,
+    )
+
+
+class First(Dataset[Any]):
+    """The first images of a set, addressed by number."""
+
+    def __init__(self, dataset: Dataset[Any], number: int) -> None:
+        self.dataset = dataset
+        self.number = min(number, len(dataset))  # type: ignore[arg-type]
+
+    def __len__(self) -> int:
+        return self.number
+
+    def __getitem__(self, index: int) -> Any:
+        return self.dataset[index]
+
+
+def weights_hash(folder: Path) -> str:
+    """SHA-256 of a diffusers folder's weight files."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.glob("*.safetensors")):
+        digest.update(file.read_bytes())
+    return digest.hexdigest()
+
+
+def _encoded(images: Dataset[Any], tokenizer: VQTokenizer) -> tuple[Tensor, Tensor]:
+    """Tokens and labels of a set of images; a missing label becomes unconditional later on."""
+    tokens, labels = [], []
+    for start in range(0, len(images), 256):  # type: ignore[arg-type]
+        items = [images[i] for i in range(start, min(start + 256, len(images)))]  # type: ignore[arg-type]
+        tokens.append(tokenizer.encode(torch.stack([item["image"] for item in items]).to(tokenizer.device)))
+        labels += [item["label"] for item in items]
+    return torch.cat(tokens), torch.tensor(labels, device=tokenizer.device)
+
+
+def _preview(config: Config, tokenizer: VQTokenizer) -> Callable[[VARTransformer], Tensor]:
+    """Images of the run's own sampler settings: a column for each of the first ten classes, ten rows."""
+
+    def draw(model: VARTransformer) -> Tensor:
+        classes = max(1, min(10, model.num_classes))
+        pipeline = VARPipeline(tokenizer, model)
+        labels = [None if model.num_classes == 0 else number % classes for number in range(10 * classes)]
+        images_BCHW = draw_images(pipeline, labels, list(range(10 * classes)), config.sampling)
+        return images_BCHW.float() / 127.5 - 1
+
+    return draw

@@ -1,0 +1,310 @@
+"""The training loop: one for tokenizer, generator and classifier, on one process or many, resumable bit for bit."""
+
+import math
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import send_to_device, set_seed
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, IterableDataset
+
+from var_pe.data.sampler import EndlessSampler
+from var_pe.seeding import mix
+from var_pe.training.ema import EMA
+from var_pe.training.progress import Progress
+from var_pe.training.run import Run, on_main
+from var_pe.training.schedule import SCHEDULES, ema_decay, learning_rate
+
+PRECISIONS = ("float32", "bf16")
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    steps: int = 0  # optimizer steps; 0: as many as `epochs` takes
+    epochs: float = 1.0  # passes over the training set, if steps is 0
+    batch: int = 256  # images per optimizer step, over all processes and micro-batches
+    accumulate: int = 1  # micro-batches per optimizer step
+    learning_rate: float = 3e-4  # peak
+    schedule: str = "cosine"  # cosine | linear | constant
+    warmup: float = 0.02  # share of the steps over which the learning rate rises
+    final_ratio: float = 0.0  # learning rate at the end, as a share of the peak
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.95])  # of AdamW
+    weight_decay: float = 0.05  # not on biases, norms, positions, levels and codes
+    max_grad_norm: float = 2.0  # gradients are clipped to it
+    ema: float = 0.999  # longest memory of the weights' moving average
+    precision: str = "float32"  # float32 | bf16 (processors and GPUs that have it)
+    log_every: int = 50  # steps
+    save_every: int = 500  # steps between checkpoints; the last two are kept
+    validate_every: int = 500  # steps; 0: only at the end
+    preview_every: int = 500  # steps between pictures; 0: only at the end
+    validation_images: int = 2000  # of the test split
+    workers: int = 0  # data loading processes per training process
+    trackers: list[str] = field(default_factory=lambda: ["tensorboard"])  # tensorboard, wandb
+
+    def __post_init__(self) -> None:
+        rules = {
+            "steps": self.steps >= 0,
+            "epochs": self.epochs > 0,
+            "batch": self.batch > 0,
+            "accumulate": self.accumulate > 0 and self.batch % max(1, self.accumulate) == 0,
+            "learning_rate": self.learning_rate > 0,
+            "schedule": self.schedule in SCHEDULES,
+            "warmup": 0 <= self.warmup < 1,
+            "betas": len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas),
+            "max_grad_norm": self.max_grad_norm > 0,
+            "ema": 0 <= self.ema < 1,
+            "precision": self.precision in PRECISIONS,
+            "log_every": self.log_every > 0,
+            "save_every": self.save_every > 0,
+        }
+        says = {
+            "accumulate": "a divisor of batch",
+            "schedule": f"one of {', '.join(SCHEDULES)}",
+            "warmup": "in [0, 1)",
+            "betas": "two numbers in [0, 1)",
+            "ema": "in [0, 1)",
+            "precision": f"one of {', '.join(PRECISIONS)}",
+            "steps": "at least 0",
+        }
+        for name, holds in rules.items():
+            if not holds:
+                raise ValueError(f"{name} must be {says.get(name, 'above 0')}, got {getattr(self, name)!r}")
+
+    def steps_for(self, length: int) -> int:
+        """Optimizer steps for a training set of `length` images."""
+        return self.steps or max(1, math.ceil(self.epochs * length / self.batch))
+
+
+class Task(Protocol):
+    """What is trained: the loop knows nothing of tokenizers or generators."""
+
+    model: nn.Module
+    dataset: Dataset[Any]
+
+    def start(self, model: nn.Module, batch: dict[str, Any], accelerator: Accelerator) -> None:
+        """Before the first step of a new run, with the first batch."""
+
+    def loss(self, model: nn.Module, batch: dict[str, Any], step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """Of one micro-batch, with values to log."""
+
+    def after_step(self, model: nn.Module, step: int, accelerator: Accelerator) -> dict[str, float]:
+        """After the update."""
+
+    def validate(self, model: nn.Module, accelerator: Accelerator) -> dict[str, float]:
+        """Of the averaged weights, over all processes."""
+
+    def preview(self, model: nn.Module, path: str) -> None:
+        """Writes a picture of what the averaged weights do; on the main process."""
+
+
+class Interrupted(SystemExit):
+    """Training was asked to stop, has saved, and can go on; the exit code is the signal's."""
+
+    def __init__(self, signum: int, sentence: str) -> None:
+        super().__init__(128 + signum)
+        self.sentence = sentence
+
+
+def train(task: Task, config: TrainingConfig, run: Run, *, steps: int, seed: int) -> EMA:
+    """Trains `task` for `steps` optimizer steps, resuming from the run's newest checkpoint; returns the averaged weights.
+
+    Raises:
+        FloatingPointError: a loss or gradient is not finite; nothing has been updated or saved since.
+        Interrupted: SIGTERM or Ctrl-C came; the step is finished and saved.
+    """
+    accelerator = run.accelerator
+    ema = EMA(task.model.to(accelerator.device))
+    optimizer: Any = torch.optim.AdamW(
+        parameter_groups(task.model, config.weight_decay), betas=tuple(config.betas), fused=True
+    )
+    model, optimizer = accelerator.prepare(task.model, optimizer)
+    done = run.load(model, optimizer.optimizer, ema)
+    if done < steps:
+        batches = endless_batches(task.dataset, config, accelerator, seed, done)
+        if done == 0:
+            first = next(endless_batches(task.dataset, config, accelerator, seed, 0))
+            task.start(accelerator.unwrap_model(model), first, accelerator)
+            ema.update(accelerator.unwrap_model(model), 0.0)
+        _steps(task, config, run, model, optimizer, ema, batches, range(done, steps), seed)
+    on_main(accelerator, lambda: None)
+    accelerator.free_memory()
+    return ema
+
+
+def _steps(
+    task: Task,
+    config: TrainingConfig,
+    run: Run,
+    model: nn.Module,
+    optimizer: Any,
+    ema: EMA,
+    batches: Iterator[dict[str, Any]],
+    steps: range,
+    seed: int,
+) -> None:
+    accelerator, inner = run.accelerator, run.accelerator.unwrap_model(model)
+    progress = Progress(steps, config.batch, shown=accelerator.is_main_process)
+    model.train()
+    with stop_signals() as stop:
+        for step in steps:
+            set_seed(
+                mix(seed, "step", accelerator.process_index, step) % 2**32
+            )  # dropout; all else is the image's
+            rate = learning_rate(
+                step,
+                peak=config.learning_rate,
+                steps=steps.stop,
+                warmup=round(config.warmup * steps.stop),
+                schedule=config.schedule,
+                final_ratio=config.final_ratio,
+            )
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            logs = _accumulate(task, config, model, batches, step, accelerator)
+            norm = accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm)
+            _refuse_non_finite(step, run, loss=logs["loss"], grad_norm=norm)
+            optimizer.step()
+            optimizer.zero_grad()
+            extra = task.after_step(inner, step, accelerator)
+            ema.update(model, ema_decay(step, config.ema))
+            progress.advance()
+
+            last, stopping = step + 1 == steps.stop, stop.agreed(accelerator)
+            if step % config.log_every == 0 or last:
+                means = {
+                    name: accelerator.reduce(value.float(), "mean").item() for name, value in logs.items()
+                }
+                entry = {"step": step + 1, **means, **extra, "grad_norm": float(norm), "learning_rate": rate}
+                _log(run, progress, entry | progress.rates(accelerator.device))
+            if not stopping and (last or _due(step, config.validate_every)):
+                _log(run, progress, {"step": step + 1, **task.validate(ema.model, accelerator)})
+            if not stopping and (last or _due(step, config.preview_every)) and accelerator.is_main_process:
+                (run.folder / "samples").mkdir(exist_ok=True)
+                task.preview(ema.model, str(run.folder / "samples" / f"step_{step + 1:08d}.png"))
+            if last or stopping or _due(step, config.save_every):
+                run.save(step + 1, model, optimizer.optimizer, ema)
+            if stopping and not last:
+                progress.close()
+                raise Interrupted(
+                    stop.signum,
+                    f"stopped and saved after step {step + 1} of {steps.stop}; run the same command to go on",
+                )
+    progress.close()
+
+
+def _accumulate(
+    task: Task,
+    config: TrainingConfig,
+    model: nn.Module,
+    batches: Iterator[dict[str, Any]],
+    step: int,
+    accelerator: Accelerator,
+) -> dict[str, Tensor]:
+    """Gradients of one optimizer step; the logged values are means over its micro-batches."""
+    totals: dict[str, Tensor] = {}
+    for micro in range(config.accumulate):
+        batch = send_to_device(next(batches), accelerator.device)
+        synced = micro + 1 == config.accumulate
+        with nullcontext() if synced else accelerator.no_sync(model):
+            with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+                loss, logs = task.loss(model, batch, step)
+            accelerator.backward(loss / config.accumulate)
+        for name, value in {"loss": loss, **logs}.items():
+            totals[name] = totals.get(name, 0) + value.detach() / config.accumulate
+    return totals
+
+
+def _refuse_non_finite(step: int, run: Run, **values: Tensor) -> None:
+    bad = {name: float(value) for name, value in values.items() if not math.isfinite(float(value))}
+    if bad:
+        saved = run.steps_saved()
+        kept = (
+            f"the last good state is step {saved[-1]} in {run.checkpoints}"
+            if saved
+            else "nothing was saved yet"
+        )
+        said = ", ".join(f"{name} is {value}" for name, value in bad.items())
+        raise FloatingPointError(f"step {step + 1}: {said}; nothing was updated, {kept}")
+
+
+def _due(step: int, every: int) -> bool:
+    return every > 0 and (step + 1) % every == 0
+
+
+def _log(run: Run, progress: Progress, entry: dict[str, Any]) -> None:
+    run.log(entry)
+    step = entry["step"]
+    run.accelerator.log({name: value for name, value in entry.items() if name != "step"}, step=step)
+    progress.say(entry)
+
+
+def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+    """Weight decay on matrices only: not on biases, norms, positions, level and class-token codes, nor the codebook."""
+    spared = ("position_encoding", "level_embed", "modulation_6C", "token", "codebook")
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    decayed = [p for name, p in named if p.dim() > 1 and not any(word in name for word in spared)]
+    others = {id(p) for p in decayed}
+    return [
+        {"params": decayed, "weight_decay": weight_decay},
+        {"params": [p for _, p in named if id(p) not in others], "weight_decay": 0.0},
+    ]
+
+
+def endless_batches(
+    dataset: Dataset[Any], config: TrainingConfig, accelerator: Accelerator, seed: int, step: int
+) -> Iterator[dict[str, Any]]:
+    """This process's micro-batches from optimizer step `step` on, without end."""
+    rank, world, micro = (
+        accelerator.process_index,
+        accelerator.num_processes,
+        config.batch // config.accumulate,
+    )
+    if micro % world:
+        raise ValueError(
+            f"batch / accumulate must be a multiple of the number of processes, "
+            f"got {config.batch} / {config.accumulate} = {micro} over {world}"
+        )
+    common: dict[str, Any] = dict(num_workers=config.workers, pin_memory=accelerator.device.type == "cuda")
+    if isinstance(dataset, IterableDataset):  # an endless stream, already this process's part of it
+        return iter(DataLoader(dataset.starting_at(step * config.batch), batch_size=micro // world, **common))  # type: ignore[attr-defined]
+    sampler = EndlessSampler(len(dataset), micro, seed, rank, world, step * config.batch)  # type: ignore[arg-type]
+    return iter(DataLoader(dataset, batch_sampler=sampler, **common))  # type: ignore[arg-type]
+
+
+class StopRequest:
+    """Whether SIGTERM or SIGINT has come to any process; a second Ctrl-C stops at once."""
+
+    def __init__(self) -> None:
+        self.signum = 0
+
+    def __call__(self, signum: int, frame: FrameType | None) -> None:
+        if self.signum == signal.SIGINT and signum == signal.SIGINT:
+            raise KeyboardInterrupt
+        if not self.signum:
+            print("finishing the step, then saving", file=sys.stderr, flush=True)
+        self.signum = signum
+
+    def agreed(self, accelerator: Accelerator) -> bool:
+        """The same answer on every process, at the cost of one number's reduction."""
+        if accelerator.num_processes > 1:
+            signums = accelerator.gather(torch.tensor([self.signum], device=accelerator.device))
+            self.signum = int(signums.max())
+        return self.signum > 0
+
+
+@contextmanager
+def stop_signals() -> Iterator[StopRequest]:
+    request = StopRequest()
+    before = {number: signal.signal(number, request) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield request
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

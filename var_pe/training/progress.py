@@ -1,0 +1,62 @@
+"""What a person sees of a long run: a bar on a terminal, plain lines elsewhere."""
+
+import resource
+import sys
+import time
+from typing import Any
+
+import torch
+from tqdm import tqdm
+
+
+class Progress:
+    """Counts steps; `rates` gives images per second, time left and peak memory since the last call."""
+
+    def __init__(self, steps: range, batch: int, *, shown: bool) -> None:
+        self.steps, self.batch, self.shown = steps, batch, shown
+        self.bar = (
+            tqdm(total=steps.stop, initial=steps.start, unit="step")
+            if shown and sys.stderr.isatty()
+            else None
+        )
+        self.count = self.counted = steps.start
+        self.since = self.began = time.monotonic()
+
+    def advance(self) -> None:
+        self.count += 1
+        if self.bar is not None:
+            self.bar.update()
+
+    def rates(self, device: torch.device) -> dict[str, float]:
+        now = time.monotonic()
+        per_second = (self.count - self.counted) / max(now - self.since, 1e-9)
+        self.since, self.counted = now, self.count
+        return {
+            "images_per_second": per_second * self.batch,
+            "minutes_left": (self.steps.stop - self.count) / max(per_second, 1e-9) / 60,
+            "peak_memory_gb": peak_memory(device) / 1e9,
+        }
+
+    def say(self, entry: dict[str, Any]) -> None:
+        """One line, on the screen's own rhythm; values per level stay in the log file."""
+        if not self.shown:
+            return
+        named = {name: value for name, value in entry.items() if name != "step" and "/level_" not in name}
+        line = f"step {entry['step']}/{self.steps.stop}  " + "  ".join(
+            f"{n} {v:.4g}" for n, v in named.items()
+        )
+        if self.bar is not None:
+            self.bar.write(line, file=sys.stderr)
+        else:
+            print(line, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: the most that this process has held, on the GPU if it uses one, else in main memory."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

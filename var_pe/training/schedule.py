@@ -1,0 +1,24 @@
+"""Everything scheduled, as a pure function of the step."""
+
+import math
+
+SCHEDULES = ("cosine", "linear", "constant")
+
+
+def learning_rate(
+    step: int, *, peak: float, steps: int, warmup: int, schedule: str = "cosine", final_ratio: float = 0.0
+) -> float:
+    """Rises linearly from peak / 200 over `warmup` steps (VAR), then falls to `final_ratio * peak` at the last step."""
+    if step < warmup:
+        return peak * (0.005 + 0.995 * step / warmup)
+    done = min(1.0, (step - warmup) / max(1, steps - 1 - warmup))
+    if schedule == "constant":
+        return peak
+    if schedule == "linear":  # VAR's `lin0`: hold for a twentieth of the run, then straight down
+        return peak * (1 - (1 - final_ratio) * max(0.0, done - 0.05) / 0.95)
+    return peak * (final_ratio + (1 - final_ratio) * (1 + math.cos(math.pi * done)) / 2)
+
+
+def ema_decay(step: int, longest: float) -> float:
+    """Short memory at the start, `longest` later: min(longest, (1 + step) / (10 + step)), TensorFlow's rule."""
+    return min(longest, (1 + step) / (10 + step))
