@@ -19,8 +19,10 @@ from torchvision.transforms import v2
 from var_pe import settings
 from var_pe.config import Config
 from var_pe.data.images import ImageDataset, content_box
+from var_pe.data.sampler import Draw
 from var_pe.data.sources import open_source
 from var_pe.data.token_cache import TokenDataset, build_token_cache
+from var_pe.evaluation.folder import ImageFolder
 from var_pe.models.generator import VARTransformer
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.models.vit import ViTClassifier
@@ -143,7 +145,7 @@ def train_classifier(config: Config, accelerator: Accelerator) -> ViTClassifier:
         )
         model = build_classifier(config, len(source.class_names))
         task = ClassifierTask(model, dataset, validation, training)
-        return task, training.steps_for(len(dataset)), list(source.class_names)
+        return task, training.steps_for(len(dataset)), list(source.class_names)  # type: ignore[arg-type]
 
     mine = {key: asdict(config)[key] for key in ("data", "classifier", "classifier_training", "seed")}
     return _trained(
@@ -273,6 +275,23 @@ def cache_tokens(
         wait=accelerator.wait_for_everyone,
         key=key,
     )
+
+
+class DrawnImages(Dataset[dict[str, Any]]):
+    """A folder of scripts/sample.py as a training set; the class stands in the name of an image's folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.images = ImageFolder(folder / "images" if (folder / "images").is_dir() else folder)
+        self.labels = [int(file.parent.name) if file.parent.name.isdigit() else -1 for file in self.images.files]
+        if -1 in self.labels:
+            raise ValueError(f"{folder} was not drawn by scripts/sample.py: its folders are not class numbers")
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, draw: Draw) -> dict[str, Any]:
+        image_CHW = self.images[draw.index].float() / 127.5 - 1
+        return {"image": image_CHW, "label": self.labels[draw.index], "place": draw.place}
 
 
 class First(Dataset[Any]):

@@ -24,8 +24,8 @@ def parquet_splits(path: Path) -> dict[str, list[str]]:
     splits: dict[str, list[str]] = {}
     for file in sorted(path.rglob("*.parquet")):
         start = re.match(r"[A-Za-z]+", file.stem)
-        named = start is not None and file.stem != "data" and start[0] not in ("part", "data")
-        splits.setdefault(start[0] if start and named else file.parent.name, []).append(str(file))
+        split = start[0] if start and start[0] not in ("part", "data") else file.parent.name
+        splits.setdefault(split, []).append(str(file))
     if not splits:
         raise ValueError(f"path={path} holds no parquet files")
     return splits
@@ -109,12 +109,14 @@ class Tables:
         digest = hashlib.blake2b(digest_size=16)
         for file in files:
             size = file.stat().st_size
-            digest.update(repr((file.relative_to(root).as_posix(), size)).encode())
+            digest.update(
+                repr((file.relative_to(root).as_posix() if file != root else file.name, size)).encode()
+            )
             if self.kind == "parquet":
                 with file.open("rb") as stream:
                     stream.seek(max(0, size - 65536))
                     digest.update(stream.read())
-        return f"{self.kind}-{digest.hexdigest()}"
+        return digest.hexdigest()
 
 
 def check_columns(
@@ -245,8 +247,9 @@ class TableSource:
         count = min(len(dataset), limit or len(dataset))
         if not count:
             raise ValueError(f"split {split} of {tables.location} holds no images")
-        self.fingerprint = "-".join(
-            [tables.fingerprint(split, dataset), split, str(count), *self.rows.columns(), *self.class_names]
+        parts = repr((tables.fingerprint(split, dataset), count, self.rows.columns(), self.class_names))
+        self.fingerprint = (
+            f"{tables.kind}-{split}-{count}-{hashlib.blake2b(parts.encode(), digest_size=8).hexdigest()}"
         )
         self.dataset = undecoded(
             dataset.select(range(count)).select_columns(self.rows.columns()), image_column

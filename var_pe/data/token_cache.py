@@ -1,125 +1,201 @@
-"""The training set as tokens: encoded once, memory-mapped, found again by what it was made from."""
+"""The training set as tokens: encoded once by a finished tokenizer, memory-mapped ever after.
+
+A cache is a folder named after the hash of its key, so another tokenizer, data set or augmentation is another folder.
+Each process writes one shard; `index.json`, written last, is what makes the cache complete.
+"""
 
 import hashlib
 import json
 import os
-import shutil
-from collections.abc import Callable
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.lib.format import open_memmap
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from var_pe.data.images import ImageDataset
 from var_pe.data.sampler import Draw
-from var_pe.progress import Counter
+
+INDEX = "index.json"
+
+
+@contextmanager
+def written_whole(file: Path) -> Iterator[Path]:
+    """A path to write to that becomes `file`, on the disk, when the block ends well, and vanishes when it does not."""
+    draft = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        yield draft
+        with draft.open("rb") as stream:
+            os.fsync(stream.fileno())
+        draft.rename(file)
+    finally:
+        draft.unlink(missing_ok=True)
+    folder = os.open(file.parent, os.O_RDONLY)  # the new name is on the disk only once the folder is
+    os.fsync(folder)
+    os.close(folder)
+
+
+def full_key(dataset: ImageDataset, views: int, vocabulary: int, key: dict[str, Any]) -> dict[str, Any]:
+    """The caller's key and what the cache adds, as JSON reads it back (tuples as lists)."""
+    own = {"data": dataset.fingerprint, "images": len(dataset), "views": views, "vocabulary": vocabulary}
+    return json.loads(json.dumps({**key, "cache": own}, sort_keys=True))
+
+
+def cache_folder(folder: Path, key: dict[str, Any]) -> Path:
+    return folder / hashlib.blake2b(json.dumps(key, sort_keys=True).encode(), digest_size=8).hexdigest()
+
+
+def check_tokens(tokens_BL: Tensor, vocabulary: int) -> None:
+    if tokens_BL.min() < 0 or tokens_BL.max() >= vocabulary:
+        raise ValueError(
+            f"tokens must lie in 0 .. vocabulary - 1 = {vocabulary - 1}, "
+            f"the encoder gave {int(tokens_BL.min())} .. {int(tokens_BL.max())}"
+        )
+
+
+def write_shard(
+    file: Path,
+    dataset: ImageDataset,
+    indices: range,
+    encode: Callable[[Tensor], Tensor],
+    views: int,
+    batch_size: int,
+    vocabulary: int,
+    workers: int,
+    progress: Callable[[int, int], None] | None,
+) -> None:
+    """Tokens of these images, (views, images, L), in one .npy file, and their labels in another beside it."""
+    dtype = np.uint16 if vocabulary <= 65536 else np.int32
+    labels = np.full(len(indices), -1, np.int64)
+    chunks = [indices[i : i + batch_size] for i in range(0, len(indices), batch_size)]
+    draws = [[Draw(view, index, index) for index in chunk] for view in range(views) for chunk in chunks]
+    done, shard = 0, None
+    with written_whole(file) as draft, torch.inference_mode():
+        for batch_draws, batch in zip(
+            draws, DataLoader(dataset, batch_sampler=draws, num_workers=workers), strict=True
+        ):
+            tokens_BL = encode(batch["image"]).cpu()
+            check_tokens(tokens_BL, vocabulary)
+            if shard is None:
+                shard = open_memmap(draft, "w+", dtype, (views, len(indices), tokens_BL.shape[1]))
+            first = batch_draws[0].index - indices.start
+            shard[batch_draws[0].epoch, first : first + len(tokens_BL)] = tokens_BL.numpy()
+            labels[first : first + len(tokens_BL)] = batch["label"].numpy()
+            done += len(tokens_BL)
+            if progress:
+                progress(done, views * len(indices))
+        assert shard is not None, "a shard holds at least one image"
+        shard.flush()
+    with written_whole(labels_file(file)) as draft, draft.open("wb") as stream:
+        np.save(stream, labels)
+
+
+def labels_file(shard: Path) -> Path:
+    return shard.with_name(shard.name.replace("tokens-", "labels-"))
 
 
 def build_token_cache(
-    folder: Path,
-    images: ImageDataset,
+    folder: str | Path,
+    dataset: ImageDataset,
     encode: Callable[[Tensor], Tensor],
     *,
     views: int,
+    batch_size: int,
     key: dict[str, Any],
-    batch_size: int = 256,
     rank: int = 0,
     world: int = 1,
-    wait: Callable[[], None] = lambda: None,
+    wait: Callable[[], object] = lambda: None,
+    progress: Callable[[int, int], None] | None = None,
+    vocabulary: int = 65536,
+    workers: int = 0,
 ) -> Path:
-    """The cache for `key` below `folder`, built if it is not there yet; each process encodes its share.
+    """Encodes each image once per view and returns the cache's own folder below `folder`; a finished one is kept.
 
-    View v of an image is its augmentation in epoch v. Shards get their names when they are complete and `index.json`
-    comes last, so a cache without it was interrupted and is built again.
-
-    Raises:
-        ValueError: more than one view of images that never vary.
+    `encode` maps images (B, C, H, W) to int64 tokens (B, L). View v holds each image as epoch v augments it. `key` says
+    what the tokens depend on besides the images: the tokenizer's hash, the pyramid. `wait` is a barrier over processes.
     """
-    if views < 1 or (views > 1 and not images.varies):
-        raise ValueError(f"views must be 1 where nothing is cropped or flipped at random, got {views}")
-    cache = folder / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-    if (cache / "index.json").exists():
-        return cache
-    wait()  # nobody may see a finished cache while another still looks for one
-    cache.mkdir(parents=True, exist_ok=True)
-    bounds = [len(images) * process // world for process in range(world + 1)]
-    tokens, labels = _encoded(
-        images, encode, range(bounds[rank], bounds[rank + 1]), views, batch_size, rank == 0
-    )
-    _write(cache / f"tokens_{rank:05d}.npy", tokens)
-    _write(cache / f"labels_{rank:05d}.npy", labels)
+    if views < 1:
+        raise ValueError(f"views must be at least 1 to build a token cache, got {views}")
+    if views > 1 and not dataset.augments:
+        raise ValueError(f"views={views} would hold {views} equal copies: without augmentation set views=1")
+    key = full_key(dataset, views, vocabulary, key)
+    target = cache_folder(Path(folder), key)
+    if (target / INDEX).is_file():
+        return target
+    target.mkdir(parents=True, exist_ok=True)
+    cuts = [len(dataset) * r // world for r in range(world + 1)]
+    names = [f"tokens-{r:05d}-of-{world:05d}.npy" for r in range(world)]
+    if cuts[rank] < cuts[rank + 1]:
+        own = range(cuts[rank], cuts[rank + 1])
+        write_shard(
+            target / names[rank], dataset, own, encode, views, batch_size, vocabulary, workers, progress
+        )
     wait()
     if rank == 0:
-        index = {"key": key, "views": views, "bounds": bounds}
-        partial = cache / "index.json.partial"
-        partial.write_text(json.dumps(index))
-        os.replace(partial, cache / "index.json")
+        shards = [
+            {"file": names[r], "first": cuts[r], "bytes": (target / names[r]).stat().st_size}
+            for r in range(world)
+            if cuts[r] < cuts[r + 1]
+        ]
+        with written_whole(target / INDEX) as draft:
+            draft.write_text(json.dumps({"key": key, "shards": shards}, indent=2))
     wait()
-    return cache
-
-
-def _encoded(
-    images: ImageDataset,
-    encode: Callable[[Tensor], Tensor],
-    chosen: range,
-    views: int,
-    batch_size: int,
-    shown: bool,
-) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Tokens (n, views, L) and labels (n,) of the chosen images."""
-    tokens, labels = [], []
-    with Counter(len(chosen), "encoding", shown=shown) as counter:
-        for start in range(chosen.start, chosen.stop, batch_size):
-            indices = range(start, min(start + batch_size, chosen.stop))
-            by_view = []
-            for view in range(views):
-                items = [images[Draw(view, index, index)] for index in indices]
-                by_view.append(encode(torch.stack([item["image"] for item in items])))
-            tokens.append(torch.stack(by_view, dim=1).to(torch.int32).numpy())
-            labels += [item["label"] for item in items]
-            counter.add(len(indices))
-    return np.concatenate(tokens), np.array(labels, np.int64)
-
-
-def _write(path: Path, array: np.ndarray[Any, Any]) -> None:
-    partial = path.with_name(path.name + ".partial")
-    with open(partial, "wb") as file:
-        np.save(file, array)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    return target
 
 
 class TokenDataset(Dataset[dict[str, Any]]):
-    """Tokens of the cached images, addressed by `Draw`: the view follows from the epoch."""
+    """A finished token cache, asked by `Draw`; an epoch reads the view epoch % views.
 
-    def __init__(self, cache: Path) -> None:
-        index = json.loads((cache / "index.json").read_text())
-        self.views, self.bounds = int(index["views"]), list(index["bounds"])
-        shards = range(len(self.bounds) - 1)
-        self.tokens = [np.load(cache / f"tokens_{i:05d}.npy", mmap_mode="r") for i in shards]
-        self.labels = np.concatenate([np.load(cache / f"labels_{i:05d}.npy") for i in shards])
+    An item is {"tokens": int64 (L,), "label": int, -1 if none, "index", "place"}. How many processes wrote the cache
+    does not matter.
+    """
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        if not (self.folder / INDEX).is_file():
+            raise ValueError(f"token cache {folder} is not complete (it has no {INDEX}): build it again")
+        content = json.loads((self.folder / INDEX).read_text())
+        self.key = content["key"]
+        self.views, self.length = self.key["cache"]["views"], self.key["cache"]["images"]
+        self.firsts = [shard["first"] for shard in content["shards"]]
+        self.shards = [self._open(shard["file"], shard["bytes"]) for shard in content["shards"]]
+        self.labels = np.concatenate(
+            [np.load(labels_file(self.folder / s["file"])) for s in content["shards"]]
+        )
+        self.tokens_per_image = self.shards[0].shape[2]
+
+    def _open(self, name: str, size: int) -> np.ndarray:
+        file = self.folder / name
+        found = file.stat().st_size if file.is_file() else 0
+        if found != size:
+            raise ValueError(
+                f"token cache {file} should hold {size} bytes but holds {found}: delete the folder"
+            )
+        return np.load(file, mmap_mode="r")
+
+    def __reduce__(self) -> tuple[type["TokenDataset"], tuple[Path]]:
+        return TokenDataset, (
+            self.folder,
+        )  # a worker maps the files itself instead of being sent their contents
 
     def __len__(self) -> int:
-        return int(self.bounds[-1])
+        return self.length
 
-    def __getitem__(self, draw: Draw | int) -> dict[str, Any]:
-        epoch, index, place = (0, draw, draw) if isinstance(draw, int) else draw
-        shard = int(np.searchsorted(self.bounds, index, side="right")) - 1
-        tokens_L = self.tokens[shard][index - self.bounds[shard], epoch % self.views]
+    def __getitem__(self, key: Draw | int) -> dict[str, Any]:
+        draw = key if isinstance(key, Draw) else Draw(0, int(key), int(key))
+        if not 0 <= draw.index < self.length:
+            raise IndexError(f"index {draw.index} of a token cache of {self.length} images")
+        shard = bisect_right(self.firsts, draw.index) - 1
+        tokens_L = self.shards[shard][draw.epoch % self.views, draw.index - self.firsts[shard]]
         return {
             "tokens": torch.from_numpy(tokens_L.astype(np.int64)),
-            "label": int(self.labels[index]),
-            "index": index,
-            "place": place,
+            "label": int(self.labels[draw.index]),
+            "index": draw.index,
+            "place": draw.place,
         }
-
-
-def remove_interrupted(folder: Path) -> None:
-    """Deletes caches that were never finished."""
-    for cache in folder.glob("*"):
-        if cache.is_dir() and not (cache / "index.json").exists():
-            shutil.rmtree(cache)

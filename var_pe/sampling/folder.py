@@ -1,7 +1,7 @@
 """Folders of drawn images: resumable, the same on any number of processes."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,14 +16,14 @@ from var_pe.seeding import generator_for
 
 
 def draw_images(
-    pipeline: VARPipeline, labels: list[int], numbers: list[int], config: SamplingConfig
+    pipeline: VARPipeline, labels: Sequence[int | None], numbers: Sequence[int], config: SamplingConfig
 ) -> Tensor:
     """uint8 images (B, C, H, W), rounded: image `numbers[i]` of the config's seed has label `labels[i]`.
 
     Image n follows from (seed, n) and its label, whatever else is drawn with it.
     """
     unconditional = pipeline.transformer.num_classes
-    images_BCHW = pipeline(
+    output = pipeline(
         [None if label == unconditional else label for label in labels],
         guidance_scale=config.guidance_scale,
         guidance_schedule=config.guidance_schedule,
@@ -32,7 +32,8 @@ def draw_images(
         top_p=config.top_p,
         generator=[generator_for(config.seed, "image", number) for number in numbers],
         output_type="pt",
-    ).images
+    )
+    images_BCHW: Any = output[0]
     return (images_BCHW * 255).round().to(torch.uint8).cpu()
 
 

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from var_pe.data.sampler import EndlessSampler
 from var_pe.seeding import mix
 from var_pe.training.ema import EMA
-from var_pe.training.progress import Progress
+from var_pe.training.progress import Progress, reset_peak_memory
 from var_pe.training.run import Run, on_main
 from var_pe.training.schedule import SCHEDULES, ema_decay, learning_rate
 
@@ -120,9 +120,10 @@ def train(task: Task, config: TrainingConfig, run: Run, *, steps: int, seed: int
         Interrupted: SIGTERM or Ctrl-C came; the step is finished and saved.
     """
     accelerator = run.accelerator
+    reset_peak_memory(accelerator.device)  # the log tells this training's peak, not an earlier one's
     ema = EMA(task.model.to(accelerator.device))
     optimizer: Any = torch.optim.AdamW(
-        parameter_groups(task.model, config.weight_decay), betas=tuple(config.betas), fused=True
+        parameter_groups(task.model, config.weight_decay), betas=(config.betas[0], config.betas[1]), fused=True
     )
     model, optimizer = accelerator.prepare(task.model, optimizer)
     done = run.load(model, optimizer.optimizer, ema)
@@ -173,7 +174,7 @@ def _steps(
             optimizer.step()
             optimizer.zero_grad()
             extra = task.after_step(inner, step, accelerator)
-            ema.update(model, ema_decay(step, config.ema))
+            ema.update(inner, ema_decay(step, config.ema))
             progress.advance()
 
             last, stopping = step + 1 == steps.stop, stop.agreed(accelerator)

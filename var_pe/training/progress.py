@@ -1,8 +1,10 @@
 """What a person sees of a long run: a bar on a terminal, plain lines elsewhere."""
 
+import gc
 import resource
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -56,7 +58,21 @@ class Progress:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes: the most that this process has held, on the GPU if it uses one, else in main memory."""
+    """Bytes: the most that this process has held since `reset_peak_memory`: on the GPU if it uses one, else resident."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def reset_peak_memory(device: torch.device) -> bool:
+    """Lets `peak_memory` start again from what is held now; False where the system cannot (it is Linux's and CUDA's)."""
+    gc.collect()  # what an earlier training has left behind is not this one's
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return True
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # 5: the resident set's high-water mark, see proc(5)
+    except OSError:
+        return False
+    return True

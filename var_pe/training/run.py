@@ -4,7 +4,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +54,7 @@ class Run:
         """Restores the newest checkpoint; returns the number of steps done, 0 if there is none."""
         steps = self.steps_saved()
         if not steps:
+            on_main(self.accelerator, lambda: self._cut_log(0))
             return 0
         folder = self.checkpoints / f"step_{steps[-1]:08d}"
         state = json.loads((folder / "state.json").read_text())
@@ -67,7 +68,7 @@ class Run:
         set_state_dict(
             model,
             optimizer,
-            model_state_dict=load_file(folder / "model.safetensors"),
+            model_state_dict=dict[str, Any](load_file(folder / "model.safetensors")),
             optim_state_dict=saved,
             options=options,
         )
@@ -177,5 +178,5 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _contiguous(state: dict[str, Tensor]) -> dict[str, Tensor]:
+def _contiguous(state: Mapping[str, Any]) -> dict[str, Tensor]:
     return {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}

@@ -1,0 +1,149 @@
+"""From a picture of any kind and size to an image tensor, augmented the same way wherever it is read."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from var_pe.data.images import ImageDataset, content_box
+from var_pe.data.pictures import CorruptImage, to_channels
+from var_pe.data.sampler import Draw
+from var_pe.data.sources import DataConfig
+
+
+class Pictures:
+    """A source of the pictures it is given."""
+
+    class_names = ("one", "two")
+    fingerprint = "pictures"
+
+    def __init__(self, *pictures: Image.Image) -> None:
+        self.pictures = pictures
+
+    def __len__(self) -> int:
+        return len(self.pictures)
+
+    def read(self, index: int) -> tuple[Image.Image, int]:
+        return self.pictures[index], index % 2
+
+
+class Arrays(Pictures):
+    def array(self, index: int) -> tuple[np.ndarray, int]:
+        return np.asarray(self.pictures[index]), index % 2
+
+
+def noise(height: int, width: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8))
+
+
+def dataset(source: Pictures, train: bool = True, seed: int = 0, **options) -> ImageDataset:
+    return ImageDataset(source, DataConfig(**options), train, seed)
+
+
+def test_augmentation_follows_from_seed_epoch_and_index_alone():
+    """Resuming, worker counts and process counts must not change what the model sees."""
+    options = {"framing": "crop", "flip": True}
+    images, again = (dataset(Pictures(*[noise(60, 50)] * 40), **options) for _ in range(2))
+    assert torch.equal(images[Draw(3, 7, 11)]["image"], again[Draw(3, 7, 99)]["image"])
+    other_seed = dataset(Pictures(*[noise(60, 50)] * 40), seed=1, **options)
+    looks = [images[Draw(e, i, 0)]["image"] for e in range(2) for i in range(40)] + [other_seed[0]["image"]]
+    assert len({float(look.square().sum()) for look in looks}) > 50
+
+
+def test_every_crop_position_and_both_flips_occur():
+    source = Pictures(*[noise(10, 9)] * 400)
+    images = dataset(source, framing="crop", height=8, width=8, resize_factor=1.0, flip=True)
+    pictures = {item["image"].numpy().tobytes() for item in images}
+    assert len(pictures) == 2 * (9 - 8 + 1)  # 10 x 9 is resized to cover 8 x 8: 9 x 8
+
+
+def test_evaluation_crops_the_centre():
+    """Metrics compare with the same reference images every time."""
+    images = dataset(Pictures(noise(36, 40)), train=False, framing="crop", flip=True)
+    expected = np.asarray(noise(36, 40).crop((4, 2, 36, 34))).transpose(2, 0, 1)
+    assert not images.augments
+    torch.testing.assert_close(images[0]["image"], torch.from_numpy(expected / np.float32(127.5) - 1))
+
+
+@pytest.mark.parametrize("size", [(20, 90), (90, 20), (5, 5), (32, 64)])
+def test_pictures_of_any_aspect_fill_images_of_any_aspect(size):
+    white = Image.new("RGB", (size[1], size[0]), "white")
+    for height, width in ((32, 32), (24, 48)):
+        image = dataset(Pictures(white), framing="crop", height=height, width=width)[0]["image"]
+        assert image.shape == (3, height, width) and image.min() == 1
+
+
+def test_the_short_side_becomes_the_resize_factor_times_the_target():
+    """The recipe of VAR: 1.125 times, Lanczos, then the crop."""
+    picture = noise(72, 90)
+    image = dataset(Pictures(picture), train=False, framing="crop")[0]["image"]
+    resized = picture.resize((45, 36), Image.Resampling.LANCZOS).crop((6, 2, 38, 34))
+    expected = torch.from_numpy(np.asarray(resized).transpose(2, 0, 1) / np.float32(127.5) - 1)
+    torch.testing.assert_close(image, expected)
+
+
+@pytest.mark.parametrize("kind", [Pictures, Arrays])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_padding_keeps_pixels_and_says_where_they_are(kind, channels):
+    """PSNR is measured over the picture, not over the easy black margin."""
+    source = kind(noise(27, 20).convert("L"))
+    images = dataset(source, framing="pad", channels=channels)
+    y, x, height, width = content_box(images.config, source)
+    image = images[0]["image"]
+    expected = torch.from_numpy(np.asarray(source.pictures[0]) / np.float32(127.5) - 1)
+    torch.testing.assert_close(image[-1, y : y + height, x : x + width], expected)
+    assert (y, x, height, width) == (2, 6, 27, 20)
+    assert (image == -1).sum() >= channels * (32 * 32 - 27 * 20) and image.shape == (channels, 32, 32)
+
+
+def test_a_picture_larger_than_the_padded_image_is_refused():
+    with pytest.raises(ValueError, match="at most height x width = 32 x 32, got one of 33 x 20"):
+        dataset(Pictures(noise(33, 20)), framing="pad")[0]
+
+
+def test_arrays_and_pictures_give_the_same_images():
+    """The fast path may not be another data set."""
+    for options in ({"framing": "pad"}, {"framing": "pad", "channels": 1}, {"framing": "crop", "flip": True}):
+        pictures, arrays = (
+            dataset(kind(noise(30, 28)), **options)[0]["image"] for kind in (Pictures, Arrays)
+        )
+        assert torch.equal(pictures, arrays)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_mode_becomes_the_channels_asked_for(mode, channels):
+    """White is white in all of them."""
+    picture = Image.fromarray(np.full((4, 4), 65535, np.uint16)) if mode == "I;16" else None
+    picture = picture or Image.new("RGB", (4, 4), "white").convert(mode)
+    converted = to_channels(picture, channels)
+    assert converted.mode == ("L" if channels == 1 else "RGB")
+    assert (np.asarray(converted) >= 254).all()
+
+
+def test_what_is_transparent_becomes_white():
+    """Transparent pixels often hide black, or worse, arbitrary colours."""
+    clear = Image.new("RGBA", (2, 2), (200, 0, 0, 0))
+    palette = clear.convert("P")
+    palette.info["transparency"] = palette.getpixel((0, 0))
+    assert (
+        to_channels(clear, 3).getpixel((0, 0)) == to_channels(palette, 3).getpixel((0, 0)) == (255, 255, 255)
+    )
+    with pytest.raises(CorruptImage, match="number 5 has mode F"):
+        to_channels(Image.new("F", (2, 2)), 3, "number 5")
+
+
+def test_the_fingerprint_covers_what_changes_an_image_and_nothing_else():
+    source = Pictures(noise(40, 40))
+    base = dataset(source, framing="crop").fingerprint
+    assert base == dataset(source, framing="crop", shapes_train=7).fingerprint
+    for change in (
+        {"height": 16},
+        {"channels": 1},
+        {"resize_factor": 1.0},
+        {"flip": True},
+        {"random_crop": False},
+    ):
+        assert dataset(source, **{"framing": "crop", **change}).fingerprint != base
+    assert dataset(source, framing="crop", seed=1).fingerprint != base
+    assert dataset(source, framing="pad", seed=1).fingerprint == dataset(source, framing="pad").fingerprint

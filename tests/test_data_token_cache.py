@@ -1,0 +1,148 @@
+"""The token cache gives what the tokenizer gives, and never passes off an unfinished or foreign cache as its own."""
+
+import pickle
+import threading
+
+import pytest
+import torch
+from torch import Tensor
+
+from var_pe.data.images import ImageDataset
+from var_pe.data.sampler import Draw
+from var_pe.data.sources import DataConfig, open_source
+from var_pe.data.token_cache import TokenDataset, build_token_cache
+
+KEY = {"tokenizer": "abc", "pyramid": ((1, 1), (2, 2))}
+
+
+def encode(images_BCHW: Tensor) -> Tensor:
+    """Five tokens that depend on every pixel."""
+    return (images_BCHW.flatten(1)[:, :3070].unflatten(1, (5, -1)).abs().sum(-1) * 1000).long() % 4096
+
+
+def images(**options) -> ImageDataset:
+    config = DataConfig(shapes_train=11, **options)
+    return ImageDataset(open_source(config, train=True), config, train=True, seed=0)
+
+
+@pytest.fixture
+def augmented() -> ImageDataset:
+    return images(framing="crop", flip=True)
+
+
+def test_the_cache_holds_what_encoding_on_the_fly_gives(tmp_path, augmented):
+    """Training from the cache must be the same experiment; view v is the augmentation of epoch v."""
+    folder = build_token_cache(tmp_path, augmented, encode, views=2, batch_size=4, key=KEY)
+    cached = TokenDataset(folder)
+    for epoch in range(4):
+        item, image = cached[Draw(epoch, 9, 31)], augmented[Draw(epoch % 2, 9, 31)]
+        assert (
+            torch.equal(item["tokens"], encode(image["image"][None])[0])
+            and item["tokens"].dtype == torch.int64
+        )
+        assert (item["label"], item["index"], item["place"]) == (image["label"], 9, 31)
+    assert len(cached) == 11 and not torch.equal(
+        cached[Draw(0, 9, 0)]["tokens"], cached[Draw(1, 9, 0)]["tokens"]
+    )
+
+
+@pytest.mark.parametrize("world", [3, 13])
+def test_any_number_of_processes_writes_the_same_cache(tmp_path, augmented, world):
+    """Also more processes than images; it is read on any number."""
+    alone = TokenDataset(
+        build_token_cache(tmp_path / "one", augmented, encode, views=2, batch_size=4, key=KEY)
+    )
+    barrier = threading.Barrier(world)
+
+    def build(rank: int) -> None:
+        options = {
+            "views": 2,
+            "batch_size": 2,
+            "key": KEY,
+            "rank": rank,
+            "world": world,
+            "wait": barrier.wait,
+        }
+        build_token_cache(tmp_path / "many", augmented, encode, **options)
+
+    threads = [threading.Thread(target=build, args=(rank,)) for rank in range(world)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    many = TokenDataset(tmp_path / "many" / alone.folder.name)
+    for draw in (Draw(epoch, index, 0) for epoch in range(2) for index in range(11)):
+        assert (
+            torch.equal(many[draw]["tokens"], alone[draw]["tokens"])
+            and many[draw]["label"] == alone[draw]["label"]
+        )
+
+
+def test_a_finished_cache_is_not_built_again(tmp_path, augmented):
+    first = build_token_cache(tmp_path, augmented, encode, views=1, batch_size=4, key=KEY)
+    assert build_token_cache(tmp_path, augmented, None, views=1, batch_size=4, key=KEY) == first
+
+
+def test_another_key_is_another_folder(tmp_path, augmented):
+    """Tokens of an older tokenizer would train in silence, to nonsense."""
+    build = {"views": 1, "batch_size": 4, "key": KEY}
+    folders = {
+        build_token_cache(tmp_path, augmented, encode, **build),
+        build_token_cache(tmp_path, augmented, encode, **{**build, "views": 2}),
+        build_token_cache(tmp_path, augmented, encode, **{**build, "key": {**KEY, "tokenizer": "abd"}}),
+        build_token_cache(tmp_path, images(framing="crop"), encode, **build),
+    }
+    assert len(folders) == 4
+
+
+def test_an_interrupted_build_is_not_taken_for_a_cache(tmp_path, augmented):
+    """A kill half-way must lead to a fresh build, not to training on zeros."""
+    calls = []
+
+    def failing(images_BCHW: Tensor) -> Tensor:
+        calls.append(1)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return encode(images_BCHW)
+
+    with pytest.raises(KeyboardInterrupt):
+        build_token_cache(tmp_path, augmented, failing, views=1, batch_size=4, key=KEY)
+    (folder,) = tmp_path.iterdir()
+    assert list(folder.iterdir()) == []
+    with pytest.raises(ValueError, match="not complete"):
+        TokenDataset(folder)
+    assert (
+        len(TokenDataset(build_token_cache(tmp_path, augmented, encode, views=1, batch_size=4, key=KEY)))
+        == 11
+    )
+
+
+def test_a_damaged_shard_is_refused(tmp_path, augmented):
+    folder = build_token_cache(tmp_path, augmented, encode, views=1, batch_size=4, key=KEY)
+    (shard,) = folder.glob("tokens-*")
+    shard.write_bytes(shard.read_bytes()[:-1])
+    with pytest.raises(ValueError, match="should hold .* bytes but holds .* delete the folder"):
+        TokenDataset(folder)
+
+
+def test_a_worker_gets_the_path_and_not_the_tokens(tmp_path, augmented):
+    """A pickled memory map would copy the whole set into every worker."""
+    cached = TokenDataset(build_token_cache(tmp_path, augmented, encode, views=2, batch_size=4, key=KEY))
+    sent = pickle.dumps(cached)
+    assert len(sent) < 500 and torch.equal(pickle.loads(sent)[3]["tokens"], cached[3]["tokens"])
+
+
+def test_large_vocabularies_and_wrong_tokens(tmp_path, augmented):
+    """16 bits must never wrap a token round."""
+    build = {"views": 1, "batch_size": 4, "key": KEY}
+    with pytest.raises(ValueError, match="vocabulary - 1 = 65535, the encoder gave .* 70000"):
+        build_token_cache(tmp_path, augmented, lambda x: encode(x) * 0 + 70000, **build)
+    large = build_token_cache(tmp_path, augmented, lambda x: encode(x) * 0 + 70000, **build, vocabulary=70001)
+    assert TokenDataset(large)[0]["tokens"].tolist() == [70000] * 5
+
+
+def test_views_without_augmentation_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="views=2 would hold 2 equal copies"):
+        build_token_cache(tmp_path, images(), encode, views=2, batch_size=4, key=KEY)
+    with pytest.raises(ValueError, match="views must be at least 1"):
+        build_token_cache(tmp_path, images(), encode, views=0, batch_size=4, key=KEY)

@@ -1,0 +1,111 @@
+"""Whole runs as a user starts them: one process against two, killed and resumed, refused where they should be."""
+
+import json
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+ROOT = Path(__file__).parents[1]
+TINY = (
+    "data.shapes_train=48 data.shapes_test=16 data.framing=crop data.flip=true data.resize_factor=1.5 "
+    "tokenizer.channels=16 tokenizer.norm_groups=8 tokenizer.codebook_size=32 generator.dim=32 generator.depth=2 "
+    "generator.num_heads=2 tokenizer_training.steps=20 tokenizer_training.batch=8 tokenizer_training.log_every=1 "
+    "tokenizer_training.precision=float32 tokenizer_training.restart.every=3 tokenizer_training.restart.below=0.5 "
+    "tokenizer_training.restart.memory=2 tokenizer_training.learning_rate=1e-3 generator_training.steps=20 "
+    "generator_training.batch=8 generator_training.log_every=1 generator_training.precision=float32 "
+    "generator_training.label_drop=0.3 generator_training.views=2"
+).split()
+
+
+def command(folder, *more, processes=1):
+    """The command line of scripts/train.py on a tiny set, and its environment."""
+    start = [sys.executable]
+    if processes > 1:
+        with socket.socket() as probe:
+            probe.bind(("localhost", 0))
+            port = probe.getsockname()[1]
+        config = ROOT / "configs" / "accelerate" / "cpu_2_processes.yaml"
+        start += ["-m", "accelerate.commands.launch", f"--config_file={config}", f"--main_process_port={port}"]
+    run = [f"run={folder}/run", f"tokenizer_run={folder}/tokenizer"]
+    line = [*start, str(ROOT / "scripts" / "train.py"), "--config", "shapes_mixed.yaml", *run, *TINY, *more]
+    return line, {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+
+
+def run(folder, *more, processes=1):
+    line, environment = command(folder, *more, processes=processes)
+    done = subprocess.run(line, env=environment, capture_output=True, text=True, cwd=folder, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
+def losses(folder):
+    entries = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [entry["loss"] for entry in entries if "loss" in entry], sum(entry.get("restarted", 0) for entry in entries)
+
+
+def test_two_processes_give_the_losses_of_one(tmp_path):
+    """Augmentation, label drop and code restarts belong to the image and the step, not to the process."""
+    for processes in (1, 2):
+        (tmp_path / str(processes)).mkdir()
+        run(tmp_path / str(processes), processes=processes)
+    for part in ("tokenizer", "run"):
+        (one, restarts), (two, restarts_of_two) = (losses(tmp_path / n / part) for n in "12")
+        assert len(one) == len(two) == 20
+        assert two == pytest.approx(one, abs=1e-5)
+        assert restarts == restarts_of_two
+        assert part == "run" or restarts > 0
+
+
+def test_another_config_in_an_existing_run_folder_is_refused_by_name(tmp_path):
+    """A folder whose weights come from two configs belongs to neither."""
+    run(tmp_path, "tokenizer_training.steps=2", "generator_training.steps=2")
+    line, environment = command(tmp_path, "tokenizer_training.steps=2", "generator_training.steps=3")
+    done = subprocess.run(line, env=environment, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 2
+    assert "generator_training.steps: 2 -> 3" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_twenty_kills_at_random_moments_change_no_bit(tmp_path):
+    """SIGKILL anywhere: while importing, encoding, training, saving. The finished weights are the same."""
+    more = ["tokenizer_training.save_every=1", "generator_training.save_every=1"]
+    (tmp_path / "whole").mkdir()
+    began = time.monotonic()
+    run(tmp_path / "whole", *more)
+    duration, kills, clock = time.monotonic() - began, 0, random.Random(0)
+    whole = weights(tmp_path / "whole")
+    for attempt in range(100):
+        folder = tmp_path / f"killed_{attempt}"
+        folder.mkdir()
+        finished = False
+        while not finished and kills < 20:
+            line, environment = command(folder, *more)
+            process = subprocess.Popen(line, env=environment, cwd=folder, stderr=subprocess.DEVNULL)
+            try:
+                finished = process.wait(timeout=clock.uniform(0.3, 1.0) * duration) == 0
+                assert finished, "a run that nobody killed failed"
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGKILL)
+                process.wait()
+                kills += 1
+        run(folder, *more)
+        assert weights(folder) == whole
+        if kills >= 20:
+            return
+    pytest.fail(f"only {kills} kills hit a running training")
+
+
+def weights(folder):
+    files = sorted(folder.glob("*/*/diffusion_pytorch_model.safetensors"))
+    assert len(files) == 2
+    return [{name: tensor.tolist() for name, tensor in load_file(file).items()} for file in files]

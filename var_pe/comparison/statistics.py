@@ -1,0 +1,92 @@
+"""Mean and spread over seeds, and whether two encodings differ by more than the spread.
+
+Runs of one seed share initial weights, order of the data and the numbers that images are drawn from; so encodings
+are compared seed by seed, and what a seed does to all of them cancels.
+"""
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+CONFIDENCE = 0.95  # of all differences of one score to the first encoding together
+
+
+@dataclass(frozen=True)
+class Summary:
+    """`spread` is the standard deviation over seeds (n - 1 in the denominator); None for a single one."""
+
+    mean: float
+    spread: float | None
+    count: int
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Mean of the paired differences and half the width of their interval; None where no spread can be seen."""
+
+    mean: float
+    half_width: float | None
+    count: int
+
+    @property
+    def exceeds_spread(self) -> bool:
+        """Never with one seed, nor where equal differences (a score in coarse steps) feign no spread at all."""
+        return self.half_width is not None and 0 < self.half_width < abs(self.mean)
+
+
+def summary(values: Sequence[float]) -> Summary:
+    """Raises:
+    ValueError: there is no value."""
+    if not values:
+        raise ValueError("a mean needs at least one value, got none")
+    spread = statistics.stdev(values) if len(values) > 1 else None
+    return Summary(statistics.fmean(values), spread, len(values))
+
+
+def difference(first: Mapping[int, float], other: Mapping[int, float], comparisons: int = 1) -> Difference | None:
+    """`other` minus `first` over the seeds they share, with Student's t interval for the mean of pairs.
+
+    The interval supposes that the differences of single seeds scatter normally about their mean; with n seeds it
+    has n - 1 degrees of freedom, so two seeds need a difference of nine times their standard deviation, three of
+    2.5 times, five of 1.2 times. All `comparisons` of a score together are wrong in at most 1 - CONFIDENCE of
+    the cases where nothing differs (Bonferroni); different scores are different questions and are not
+    corrected for each other.
+
+    Args:
+        first, other: values by seed.
+        comparisons: how many encodings are held against the first.
+    """
+    pairs = [other[seed] - first[seed] for seed in sorted(first.keys() & other.keys())]
+    if not pairs:
+        return None
+    found = summary(pairs)
+    if found.spread is None:
+        return Difference(found.mean, None, 1)
+    quantile = t_quantile(1 - (1 - CONFIDENCE) / (2 * comparisons), found.count - 1)
+    return Difference(found.mean, quantile * found.spread / math.sqrt(found.count), found.count)
+
+
+def t_quantile(probability: float, degrees: int) -> float:
+    """The value that Student's t with so many degrees of freedom stays below with this probability (above 1/2)."""
+    low, high = 0.0, 1.0
+    while t_probability(high, degrees) < probability:
+        low, high = high, 2 * high
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if t_probability(middle, degrees) < probability else (low, middle)
+    return (low + high) / 2
+
+
+def t_probability(value: float, degrees: int) -> float:
+    """P(T <= value) for whole degrees of freedom: Abramowitz & Stegun 26.7.3 (odd) and 26.7.4 (even)."""
+    angle = math.atan(value / math.sqrt(degrees))
+    odd = degrees % 2
+    term = math.cos(angle) if odd else 1.0
+    total = 0.0
+    for step in range(1 + odd, degrees, 2):
+        total += term
+        term *= math.cos(angle) ** 2 * step / (step + 1)
+    total *= math.sin(angle)
+    inside = 2 / math.pi * (angle + total) if odd else total
+    return 0.5 + inside / 2

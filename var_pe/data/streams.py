@@ -1,0 +1,107 @@
+"""Images read in order while they arrive, for sets too large to copy: the same items as `images.ImageDataset` gives."""
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from datasets.distributed import split_dataset_by_node
+from torch.utils.data import IterableDataset, get_worker_info
+
+from var_pe.data.images import Framer
+from var_pe.data.pictures import CorruptImage
+from var_pe.data.sources import DataConfig, columns, fashion_folder, find_tables
+from var_pe.data.tables import Rows, undecoded
+from var_pe.seeding import mix
+
+MAX_WORKERS = 256  # data workers of one process that count skipped pictures apart
+
+
+class ImageStream(IterableDataset[dict[str, Any]]):
+    """This process's share of one split, shuffled anew each epoch among the buffer's pictures.
+
+    A picture has no number of its own here: `index` and `place` count what this epoch has drawn, so that no two
+    processes or workers share one. With `endless`, an epoch follows the other from the one set.
+    """
+
+    def __init__(
+        self,
+        config: DataConfig,
+        train: bool,
+        rows: Rows,
+        dataset: Any,
+        rank: int,
+        world: int,
+        seed: int,
+        endless: bool,
+    ) -> None:
+        self.config, self.rows, self.rank, self.world, self.endless = config, rows, rank, world, endless
+        self.dataset, self.class_names = dataset, rows.class_names
+        self.frame = Framer(config, train, seed)
+        self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # workers that persist see it change
+        self.skipped_by_worker = torch.zeros(MAX_WORKERS, dtype=torch.int64).share_memory_()
+
+    @property
+    def skipped(self) -> int:
+        """How many pictures could not be read so far, on this process and its workers."""
+        return int(self.skipped_by_worker.sum())
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch.fill_(epoch)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        first = int(self.epoch)
+        for epoch in itertools.count(first) if self.endless else [first]:
+            drawn = 0
+            for drawn, item in enumerate(self._one_epoch(epoch), 1):
+                yield item
+            if self.endless and not drawn:  # or it would look for a picture for ever
+                raise ValueError(
+                    f"process {self.rank} of {self.world} finds no picture in {self.rows.location}"
+                )
+
+    def _one_epoch(self, epoch: int) -> Iterator[dict[str, Any]]:
+        worker = get_worker_info()
+        worker_id, workers = (worker.id, worker.num_workers) if worker else (0, 1)
+        self.dataset.set_epoch(epoch)
+        for count, row in enumerate(self.dataset):
+            index = (count * workers + worker_id) * self.world + self.rank
+            try:
+                picture, label = self.rows.read(row, index)
+                image = self.frame(picture, epoch, index)
+            except CorruptImage:
+                if self.config.on_corrupt == "stop":
+                    raise
+                self.skipped_by_worker[worker_id % MAX_WORKERS] += 1
+                continue
+            yield {"image": image, "label": label, "index": index, "place": index}
+
+
+def open_stream(
+    config: DataConfig, train: bool, rank: int = 0, world: int = 1, seed: int = 0, endless: bool = False
+) -> ImageStream:
+    """One split of a parquet, image folder or hub source as a stream; only training streams are shuffled.
+
+    Raises:
+        ValueError: the source is not one that streams, or as `open_source`.
+    """
+    if not config.streaming:
+        raise ValueError("open_stream needs streaming=true")
+    if fashion_folder(config) is not None:
+        raise ValueError("fashion_mnist's IDX files are read whole: set streaming=false")
+    tables, split = find_tables(config), config.split(train)
+    image_column, label_column = columns(config, tables.kind)
+    dataset = tables.load(split)
+    if dataset.features is None:
+        dataset = dataset._resolve_features()  # what `datasets` itself calls before it casts
+    rows = Rows(tables, dataset.features, image_column, label_column, config.train_split)
+    dataset = undecoded(dataset.select_columns(rows.columns()), image_column)
+    if config.limit:
+        dataset = dataset.take(config.limit)
+    if train:
+        files = min(10, dataset.num_shards)  # mixed in the buffer; mixing one file costs a 5 s pause an epoch
+        dataset = dataset.shuffle(
+            seed=mix("stream", seed) >> 32, buffer_size=config.shuffle_buffer, max_buffer_input_shards=files
+        )
+    dataset = split_dataset_by_node(dataset, rank, world)
+    return ImageStream(config, train, rows, dataset, rank, world, seed, endless)
