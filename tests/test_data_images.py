@@ -70,7 +70,8 @@ def test_pictures_of_any_aspect_fill_images_of_any_aspect(size):
     white = Image.new("RGB", (size[1], size[0]), "white")
     for height, width in ((32, 32), (24, 48)):
         image = dataset(Pictures(white), framing="crop", height=height, width=width)[0]["image"]
-        assert image.shape == (3, height, width) and image.min() == 1
+        assert image.shape == (3, height, width)
+        assert image.min() == 1
 
 
 def test_the_short_side_becomes_the_resize_factor_times_the_target():
@@ -93,7 +94,8 @@ def test_padding_keeps_pixels_and_says_where_they_are(kind, channels):
     expected = torch.from_numpy(np.asarray(source.pictures[0]) / np.float32(127.5) - 1)
     torch.testing.assert_close(image[-1, y : y + height, x : x + width], expected)
     assert (y, x, height, width) == (2, 6, 27, 20)
-    assert (image == -1).sum() >= channels * (32 * 32 - 27 * 20) and image.shape == (channels, 32, 32)
+    assert (image == -1).sum() >= channels * (32 * 32 - 27 * 20)
+    assert image.shape == (channels, 32, 32)
 
 
 def test_a_picture_larger_than_the_padded_image_is_refused():

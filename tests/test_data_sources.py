@@ -1,4 +1,4 @@
-"""Every kind of source gives the right pictures and labels, and says in one sentence what is wrong with it."""
+"""Every kind of source gives the right pictures and labels, or says in one sentence what is wrong."""
 
 import gzip
 import struct
@@ -100,9 +100,11 @@ def test_an_image_folder_gives_classes_by_name(tmp_path, source):
     """Named sets, too, may lie in a folder of one's own."""
     path = write_folder(tmp_path / "pets")
     opened = open_source(DataConfig(source=source, path=path), train=False)
-    assert opened.class_names == ("cat", "dog") and len(opened) == 6
+    assert opened.class_names == ("cat", "dog")
+    assert len(opened) == 6
     image, label = opened.read(4)
-    assert label == 1 and same(image, picture(11))
+    assert label == 1
+    assert same(image, picture(11))
 
 
 @pytest.mark.parametrize("source", ["cifar100", "parquet"])
@@ -111,7 +113,9 @@ def test_parquet_files_in_the_format_of_cifar_100_are_read(tmp_path, source):
     config = DataConfig(source=source, path=write_cifar100(tmp_path / "c"), limit=10, **columns)
     opened = open_source(config, train=False)
     image, label = opened.read(7)
-    assert label == (3 if source == "cifar100" else 1) and same(image, picture(7)) and len(opened) == 10
+    assert label == (3 if source == "cifar100" else 1)
+    assert same(image, picture(7))
+    assert len(opened) == 10
     assert opened.class_names == (
         ("class 0", "class 1", "class 2", "class 3") if source == "cifar100" else ("a", "b")
     )
@@ -128,7 +132,8 @@ def test_labels_without_stored_names_mean_the_same_in_both_splits(tmp_path, trai
         (tmp_path / "set" / split).mkdir(parents=True)
         rows.to_parquet(str(tmp_path / "set" / split / "0000.parquet"))
     source = open_source(DataConfig(source="parquet", path=str(tmp_path / "set")), train=False)
-    assert source.class_names == names and source.read(0)[1] == 2
+    assert source.class_names == names
+    assert source.read(0)[1] == 2
 
 
 def test_the_fingerprint_follows_the_pictures_and_not_the_place(tmp_path):
@@ -181,10 +186,11 @@ def test_missing_and_empty_folders_are_named(tmp_path):
 def test_a_single_class_is_refused_unless_no_labels_are_wanted(tmp_path):
     """Class-conditional training on one class is most often a wrong path."""
     path = write_folder(tmp_path / "pets", classes=("cat",))
-    with pytest.raises(ValueError, match="a single class .* or set label_column=unlabelled"):
+    with pytest.raises(ValueError, match=r"a single class .* or set label_column=unlabelled"):
         open_source(DataConfig(source="imagefolder", path=path), train=True)
     source = open_source(DataConfig(source="imagefolder", path=path, label_column="unlabelled"), train=True)
-    assert source.class_names == () and source.read(0)[1] == -1
+    assert source.class_names == ()
+    assert source.read(0)[1] == -1
 
 
 def test_an_unreachable_hub_is_one_sentence_at_once(monkeypatch):
@@ -205,12 +211,13 @@ def test_a_corrupt_image_stops_the_run_or_is_skipped_and_counted(tmp_path, conte
     bad = tmp_path / "pets" / "train" / "cat" / "2.png"
     bad.write_bytes(bad.read_bytes()[:200] if content is None else content)
     stop = DataConfig(source="imagefolder", path=path)
-    with pytest.raises(ValueError, match="corrupt image .*cat/2.png"):
+    with pytest.raises(ValueError, match=r"corrupt image .*cat/2\.png"):
         ImageDataset(open_source(stop, True), stop, True, seed=0)[2]
     skip = DataConfig(source="imagefolder", path=path, on_corrupt="skip", random_crop=False)
     dataset = ImageDataset(open_source(skip, True), skip, True, seed=0)
     item = dataset[2]
-    assert torch.equal(item["image"], dataset[3]["image"]) and (item["label"], item["index"]) == (1, 2)
+    assert torch.equal(item["image"], dataset[3]["image"])
+    assert (item["label"], item["index"]) == (1, 2)
     list(DataLoader(dataset, num_workers=1))
     assert dataset.skipped == 1
 
@@ -238,7 +245,8 @@ def test_a_stream_has_another_order_each_epoch_and_the_same_when_repeated(tmp_pa
     for epoch in (0, 1, 0):
         stream.set_epoch(epoch)
         sums.append([float(item["image"].sum()) for item in stream])
-    assert sums[0] == sums[2] != sums[1] and sorted(sums[0]) == sorted(sums[1])
+    assert sums[0] == sums[2] != sums[1]
+    assert sorted(sums[0]) == sorted(sums[1])
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The token cache gives what the tokenizer gives, and never passes off an unfinished or foreign cache as its own."""
+"""The token cache gives what the tokenizer gives, never takes an unfinished or foreign one for its own."""
 
 import pickle
 import threading
@@ -36,14 +36,11 @@ def test_the_cache_holds_what_encoding_on_the_fly_gives(tmp_path, augmented):
     cached = TokenDataset(folder)
     for epoch in range(4):
         item, image = cached[Draw(epoch, 9, 31)], augmented[Draw(epoch % 2, 9, 31)]
-        assert (
-            torch.equal(item["tokens"], encode(image["image"][None])[0])
-            and item["tokens"].dtype == torch.int64
-        )
+        assert torch.equal(item["tokens"], encode(image["image"][None])[0])
+        assert item["tokens"].dtype == torch.int64
         assert (item["label"], item["index"], item["place"]) == (image["label"], 9, 31)
-    assert len(cached) == 11 and not torch.equal(
-        cached[Draw(0, 9, 0)]["tokens"], cached[Draw(1, 9, 0)]["tokens"]
-    )
+    assert len(cached) == 11
+    assert not torch.equal(cached[Draw(0, 9, 0)]["tokens"], cached[Draw(1, 9, 0)]["tokens"])
 
 
 @pytest.mark.parametrize("world", [3, 13])
@@ -72,10 +69,8 @@ def test_any_number_of_processes_writes_the_same_cache(tmp_path, augmented, worl
         thread.join()
     many = TokenDataset(tmp_path / "many" / alone.folder.name)
     for draw in (Draw(epoch, index, 0) for epoch in range(2) for index in range(11)):
-        assert (
-            torch.equal(many[draw]["tokens"], alone[draw]["tokens"])
-            and many[draw]["label"] == alone[draw]["label"]
-        )
+        assert torch.equal(many[draw]["tokens"], alone[draw]["tokens"])
+        assert many[draw]["label"] == alone[draw]["label"]
 
 
 def test_a_finished_cache_is_not_built_again(tmp_path, augmented):
@@ -121,7 +116,7 @@ def test_a_damaged_shard_is_refused(tmp_path, augmented):
     folder = build_token_cache(tmp_path, augmented, encode, views=1, batch_size=4, key=KEY)
     (shard,) = folder.glob("tokens-*")
     shard.write_bytes(shard.read_bytes()[:-1])
-    with pytest.raises(ValueError, match="should hold .* bytes but holds .* delete the folder"):
+    with pytest.raises(ValueError, match=r"should hold .* bytes but holds .* delete the folder"):
         TokenDataset(folder)
 
 
@@ -129,13 +124,14 @@ def test_a_worker_gets_the_path_and_not_the_tokens(tmp_path, augmented):
     """A pickled memory map would copy the whole set into every worker."""
     cached = TokenDataset(build_token_cache(tmp_path, augmented, encode, views=2, batch_size=4, key=KEY))
     sent = pickle.dumps(cached)
-    assert len(sent) < 500 and torch.equal(pickle.loads(sent)[3]["tokens"], cached[3]["tokens"])
+    assert len(sent) < 500
+    assert torch.equal(pickle.loads(sent)[3]["tokens"], cached[3]["tokens"])
 
 
 def test_large_vocabularies_and_wrong_tokens(tmp_path, augmented):
     """16 bits must never wrap a token round."""
     build = {"views": 1, "batch_size": 4, "key": KEY}
-    with pytest.raises(ValueError, match="vocabulary - 1 = 65535, the encoder gave .* 70000"):
+    with pytest.raises(ValueError, match=r"vocabulary - 1 = 65535, the encoder gave .* 70000"):
         build_token_cache(tmp_path, augmented, lambda x: encode(x) * 0 + 70000, **build)
     large = build_token_cache(tmp_path, augmented, lambda x: encode(x) * 0 + 70000, **build, vocabulary=70001)
     assert TokenDataset(large)[0]["tokens"].tolist() == [70000] * 5

@@ -33,7 +33,12 @@ def command(folder, *more, processes=1):
             probe.bind(("localhost", 0))
             port = probe.getsockname()[1]
         config = ROOT / "configs" / "accelerate" / "cpu_2_processes.yaml"
-        start += ["-m", "accelerate.commands.launch", f"--config_file={config}", f"--main_process_port={port}"]
+        start += [
+            "-m",
+            "accelerate.commands.launch",
+            f"--config_file={config}",
+            f"--main_process_port={port}",
+        ]
     run = [f"run={folder}/run", f"tokenizer_run={folder}/tokenizer"]
     line = [*start, str(ROOT / "scripts" / "train.py"), "--config", "shapes_mixed.yaml", *run, *TINY, *more]
     return line, {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
@@ -48,7 +53,9 @@ def run(folder, *more, processes=1):
 
 def losses(folder):
     entries = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    return [entry["loss"] for entry in entries if "loss" in entry], sum(entry.get("restarted", 0) for entry in entries)
+    return [entry["loss"] for entry in entries if "loss" in entry], sum(
+        entry.get("restarted", 0) for entry in entries
+    )
 
 
 def test_two_processes_give_the_losses_of_one(tmp_path):

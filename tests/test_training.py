@@ -113,7 +113,10 @@ def test_a_kill_during_a_save_loses_only_the_steps_since(tmp_path, monkeypatch, 
 def test_two_checkpoints_are_kept(tmp_path):
     """The last one may be in the process of being written when the machine goes."""
     go(tmp_path)
-    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["step_00000005", "step_00000006"]
+    assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == [
+        "step_00000005",
+        "step_00000006",
+    ]
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -192,7 +195,10 @@ def test_weight_decay_spares_vectors_and_positions():
 @pytest.mark.parametrize("schedule", SCHEDULES)
 def test_the_learning_rate_rises_to_its_peak_and_never_again(schedule):
     """diffusers' cosine rises again behind the end; ours is a pure function of the step that does not."""
-    rates = [learning_rate(s, peak=1.0, steps=100, warmup=10, schedule=schedule, final_ratio=0.1) for s in range(120)]
+    rates = [
+        learning_rate(s, peak=1.0, steps=100, warmup=10, schedule=schedule, final_ratio=0.1)
+        for s in range(120)
+    ]
     assert rates[0] == pytest.approx(0.005)
     assert max(rates) == rates[10] == 1.0
     assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))

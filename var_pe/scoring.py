@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from var_pe.config import Config
-from var_pe.data.images import ImageDataset, content_box
+from var_pe.data.images import ImageDataset
 from var_pe.data.sources import open_source
 from var_pe.evaluation.features import (
     ClassifierFeatures,
@@ -30,7 +30,7 @@ from var_pe.models.vit import ViTClassifier
 from var_pe.progress import Counter
 from var_pe.sampling.folder import fill_folder, write_grid, write_npz
 from var_pe.sampling.pipeline import SamplingConfig, VARPipeline
-from var_pe.stages import First, load_model, weights_hash
+from var_pe.stages import load_model, picture_box, weights_hash
 from var_pe.training.tasks import TokenizerTask
 
 REFERENCES = ("images", "reconstructions")
@@ -251,11 +251,11 @@ def score_tokenizer(
     folder = Path(config.tokenizer_run)
     tokenizer = load_model(VQTokenizer, folder / "tokenizer").to(accelerator.device)
     real = RealImages(config, train=False)
-    content = content_box(config.data, real.images.source)
+    content = picture_box(config)
     task = TokenizerTask(
         tokenizer,
         real.images,
-        First(real.images, len(real)),
+        real.images,
         config.tokenizer_training,
         steps=0,
         seed=0,

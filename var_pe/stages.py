@@ -1,6 +1,7 @@
 """What each stage does, given a config: called by the scripts and by the comparison alike."""
 
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Callable
@@ -13,19 +14,21 @@ import yaml
 from accelerate import Accelerator
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
-from torch.utils.data import Dataset
-from torchvision.transforms import v2
+from torch.utils.data import Dataset, IterableDataset
 
 from var_pe import settings
 from var_pe.config import Config
+from var_pe.data.augmented import Augmented
 from var_pe.data.images import ImageDataset, content_box
 from var_pe.data.sampler import Draw
 from var_pe.data.sources import open_source
+from var_pe.data.streams import open_stream
 from var_pe.data.token_cache import TokenDataset, build_token_cache
 from var_pe.evaluation.folder import ImageFolder
 from var_pe.models.generator import VARTransformer
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.models.vit import ViTClassifier
+from var_pe.progress import Counter
 from var_pe.sampling.folder import draw_images
 from var_pe.sampling.pipeline import VARPipeline
 from var_pe.training.loop import TrainingConfig, train
@@ -77,22 +80,13 @@ def train_tokenizer(config: Config, accelerator: Accelerator) -> VQTokenizer:
     training, seed = config.tokenizer_training, config.tokenizer_seed
 
     def prepare() -> tuple[TokenizerTask, int, list[str]]:
-        model = build_tokenizer(config)
-        source, test = open_source(config.data, train=True), open_source(config.data, train=False)
-        dataset, steps = (
-            ImageDataset(source, config.data, train=True, seed=seed),
-            training.steps_for(len(source)),
-        )
+        model, images = build_tokenizer(config), training_images(config, accelerator, seed)
+        steps = training.steps_for(length_of(images))
+        validation = test_images(config, training.validation_images)
         task = TokenizerTask(
-            model,
-            dataset,
-            First(ImageDataset(test, config.data, train=False, seed=seed), training.validation_images),
-            training,
-            steps=steps,
-            seed=seed,
-            content=content_box(config.data, source),
+            model, images, validation, training, steps=steps, seed=seed, content=picture_box(config)
         )
-        return task, steps, list(source.class_names)
+        return task, steps, list(images.class_names)
 
     return _trained(
         VQTokenizer, "tokenizer", config, config.tokenizer_run, mine, training, seed, prepare, accelerator
@@ -104,20 +98,18 @@ def train_generator(config: Config, accelerator: Accelerator) -> VARTransformer:
     training, seed = config.generator_training, config.seed
 
     def prepare() -> tuple[GeneratorTask, int, list[str]]:
+        if config.data.streaming and training.views:
+            raise ValueError("data.streaming has no token cache: set generator_training.views=0")
         tokenizer = train_tokenizer(config, accelerator).to(accelerator.device)
-        source, test = open_source(config.data, train=True), open_source(config.data, train=False)
-        model = build_generator(config, len(source.class_names))
-        images = ImageDataset(source, config.data, train=True, seed=config.tokenizer_seed)
-        dataset: Dataset[Any] = images
+        images = training_images(config, accelerator, config.tokenizer_seed)
+        model = build_generator(config, len(images.class_names))
+        dataset: Any = images
         if training.views:
             dataset = TokenDataset(cache_tokens(config, tokenizer, images, accelerator))
-        validation = _encoded(
-            First(ImageDataset(test, config.data, train=False, seed=0), training.validation_images), tokenizer
-        )
-        task = GeneratorTask(
-            model, tokenizer, dataset, validation, training, seed=seed, preview=_preview(config, tokenizer)
-        )
-        return task, training.steps_for(len(source)), list(source.class_names)
+        validation = _encoded(test_images(config, training.validation_images), tokenizer)
+        preview = _preview(config, tokenizer)
+        task = GeneratorTask(model, tokenizer, dataset, validation, training, seed=seed, preview=preview)
+        return task, training.steps_for(length_of(images)), list(images.class_names)
 
     mine = {key: value for key, value in asdict(config).items() if key not in (*NOT_TRAINED, "run")}
     return _trained(
@@ -131,21 +123,22 @@ def train_classifier(config: Config, accelerator: Accelerator) -> ViTClassifier:
     training, seed = config.classifier_training, config.seed
 
     def prepare() -> tuple[ClassifierTask, int, list[str]]:
-        source, test = open_source(config.data, train=True), open_source(config.data, train=False)
-        if len(source.class_names) < 2:
-            raise ValueError(
-                f"a classifier needs at least two classes, {config.data.source} has {len(source.class_names)}"
-            )
-        augment = v2.RandAugment(magnitude=training.rand_augment) if training.rand_augment else None
-        dataset: Dataset[Any] = ImageDataset(source, config.data, train=True, seed=seed, transform=augment)
+        images = training_images(config, accelerator, seed)
+        if len(images.class_names) < 2:
+            number = len(images.class_names)
+            raise ValueError(f"a classifier needs at least two classes, {config.data.source} has {number}")
+        dataset: Any = images
+        if training.rand_augment:
+            if config.data.streaming:
+                raise ValueError(
+                    "classifier_training.rand_augment needs images by number: set data.streaming=false"
+                )
+            dataset = Augmented(images, training.rand_augment, seed)
         if training.drawn_images:
             dataset = DrawnImages(Path(training.drawn_images))
-        validation = First(
-            ImageDataset(test, config.data, train=False, seed=seed), training.validation_images
-        )
-        model = build_classifier(config, len(source.class_names))
-        task = ClassifierTask(model, dataset, validation, training)
-        return task, training.steps_for(len(dataset)), list(source.class_names)  # type: ignore[arg-type]
+        model = build_classifier(config, len(images.class_names))
+        task = ClassifierTask(model, dataset, test_images(config, training.validation_images), training)
+        return task, training.steps_for(length_of(dataset)), list(images.class_names)
 
     mine = {key: asdict(config)[key] for key in ("data", "classifier", "classifier_training", "seed")}
     return _trained(
@@ -176,6 +169,7 @@ def _trained(
             accelerator.init_trackers("tracking")
         accelerator.print(f"training the {kind} in {folder}: {steps} steps of {training.batch} images")
         ema = train(task, training, run, steps=steps, seed=seed)
+        say_skipped(task.dataset, accelerator)
 
         def write(partial: Path) -> None:
             ema.model.save_pretrained(partial)
@@ -254,27 +248,64 @@ def build_classifier(config: Config, num_classes: int) -> ViTClassifier:
     )
 
 
+def training_images(config: Config, accelerator: Accelerator, seed: int) -> Any:
+    """The training split: an `ImageDataset`, or this process's part of an endless stream."""
+    if not config.data.streaming:
+        return ImageDataset(open_source(config.data, train=True), config.data, train=True, seed=seed)
+    rank, world = accelerator.process_index, accelerator.num_processes
+    return open_stream(config.data, True, rank, world, seed, endless=True)
+
+
+def length_of(images: Any) -> int | None:
+    """None for a stream."""
+    return None if isinstance(images, IterableDataset) else len(images)
+
+
+def test_images(config: Config, number: int | None = None) -> Any:
+    """The test split, or its first images; those of a stream are kept in memory."""
+    if config.data.streaming:
+        return list(itertools.islice(open_stream(config.data, False), number))
+    images = ImageDataset(open_source(config.data, train=False), config.data, train=False, seed=0)
+    return images if number is None else First(images, number)
+
+
+def picture_box(config: Config) -> tuple[int, int, int, int]:
+    """Top, left, height and width of what is picture in an image, and not its margin."""
+    if config.data.streaming:
+        return 0, 0, config.data.height, config.data.width
+    return content_box(config.data, open_source(config.data, train=False))
+
+
+def say_skipped(images: Any, accelerator: Accelerator) -> None:
+    """How many pictures could not be read; with data.on_corrupt=stop there are none."""
+    if skipped := getattr(images, "skipped", 0):
+        accelerator.print(f"{skipped} pictures could not be read and were passed over (data.on_corrupt=skip)")
+
+
 def cache_tokens(
     config: Config, tokenizer: VQTokenizer, images: ImageDataset, accelerator: Accelerator
 ) -> Path:
     """The training set's tokens, encoded once and shared by every generator of the tokenizer's folder."""
-    key = {
-        "tokenizer": weights_hash(Path(config.tokenizer_run) / "tokenizer"),
-        "data": images.fingerprint,
-        "levels": [list(grid) for grid in tokenizer.pyramid.grids],
-        "views": config.generator_training.views,
-    }
-    return build_token_cache(
-        Path(config.tokenizer_run) / "tokens",
-        images,
-        lambda images_BCHW: tokenizer.encode(images_BCHW.to(tokenizer.device)).cpu(),
-        views=config.generator_training.views,
-        batch_size=256,
-        rank=accelerator.process_index,
-        world=accelerator.num_processes,
-        wait=accelerator.wait_for_everyone,
-        key=key,
-    )
+    views = config.generator_training.views
+    with Counter(views * len(images), "encoding", shown=accelerator.is_main_process) as counter:
+        cache = build_token_cache(
+            Path(config.tokenizer_run) / "tokens",
+            images,
+            lambda images_BCHW: tokenizer.encode(images_BCHW.to(tokenizer.device)).cpu(),
+            views=views,
+            batch_size=256,
+            key={
+                "tokenizer": weights_hash(Path(config.tokenizer_run) / "tokenizer"),
+                "levels": [list(grid) for grid in tokenizer.pyramid.grids],
+            },
+            rank=accelerator.process_index,
+            world=accelerator.num_processes,
+            wait=accelerator.wait_for_everyone,
+            progress=lambda done, total: counter.add(done * accelerator.num_processes - counter.count),
+            vocabulary=len(tokenizer.quantizer.codebook_VZ),
+        )
+    say_skipped(images, accelerator)
+    return cache
 
 
 class DrawnImages(Dataset[dict[str, Any]]):
@@ -282,9 +313,13 @@ class DrawnImages(Dataset[dict[str, Any]]):
 
     def __init__(self, folder: Path) -> None:
         self.images = ImageFolder(folder / "images" if (folder / "images").is_dir() else folder)
-        self.labels = [int(file.parent.name) if file.parent.name.isdigit() else -1 for file in self.images.files]
+        self.labels = [
+            int(file.parent.name) if file.parent.name.isdigit() else -1 for file in self.images.files
+        ]
         if -1 in self.labels:
-            raise ValueError(f"{folder} was not drawn by scripts/sample.py: its folders are not class numbers")
+            raise ValueError(
+                f"{folder} was not drawn by scripts/sample.py: its folders are not class numbers"
+            )
 
     def __len__(self) -> int:
         return len(self.images)

@@ -44,7 +44,9 @@ def summary(values: Sequence[float]) -> Summary:
     return Summary(statistics.fmean(values), spread, len(values))
 
 
-def difference(first: Mapping[int, float], other: Mapping[int, float], comparisons: int = 1) -> Difference | None:
+def difference(
+    first: Mapping[int, float], other: Mapping[int, float], comparisons: int = 1
+) -> Difference | None:
     """`other` minus `first` over the seeds they share, with Student's t interval for the mean of pairs.
 
     The interval supposes that the differences of single seeds scatter normally about their mean; with n seeds it

@@ -20,14 +20,14 @@ Pixels = NDArray[np.uint8]
 
 
 def resize_to_cover(picture: Image.Image, height: int, width: int) -> Image.Image:
-    """The picture, its aspect kept, just large enough to cover height x width; untouched if it already is."""
+    """The picture, its aspect kept, just large enough to cover height x width; untouched if it is."""
     scale = max(height / picture.height, width / picture.width)
     size = max(width, round(picture.width * scale)), max(height, round(picture.height * scale))
     return picture if size == picture.size else picture.resize(size, Image.Resampling.LANCZOS)
 
 
 def crop(picture: Image.Image, config: DataConfig, chance: int | None) -> Pixels:
-    """Resized to cover `resize_factor` times the image, then cut: anywhere by `chance`, or the centre if None."""
+    """Resized to cover `resize_factor` times the image, then cut: by `chance`, or at the centre."""
     target = round(config.height * config.resize_factor), round(config.width * config.resize_factor)
     picture = resize_to_cover(picture, *target)
     free_y, free_x = picture.height - config.height, picture.width - config.width
@@ -52,18 +52,20 @@ def pad(pixels: Pixels, config: DataConfig) -> Pixels:
     """The picture at its own pixel size, centred on black."""
     if pixels.shape[:2] == (config.height, config.width):
         return pixels
-    top, left = padding(*pixels.shape[:2], config)
+    height, width = pixels.shape[:2]
+    top, left = padding(height, width, config)
     canvas = np.zeros((config.height, config.width, *pixels.shape[2:]), np.uint8)
-    canvas[top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
+    canvas[top : top + height, left : left + width] = pixels
     return canvas
 
 
 def content_box(config: DataConfig, source: ImageSource) -> tuple[int, int, int, int]:
-    """Top, left, height and width of the area that holds picture and not margin (with pad, the first picture's)."""
+    """Top, left, height and width of the area that holds picture, not margin (with pad: the first one's)."""
     if config.frames_by == "crop":
         return 0, 0, config.height, config.width
     picture, _ = source.read(0)
-    return *padding(picture.height, picture.width, config), picture.height, picture.width
+    top, left = padding(picture.height, picture.width, config)
+    return top, left, picture.height, picture.width
 
 
 def to_tensor(pixels: Pixels, channels: int) -> Tensor:
@@ -109,7 +111,7 @@ class Framer:
 class ImageDataset(Dataset[dict[str, Any]]):
     """A source as image tensors, asked by `Draw` (or by plain index: epoch 0, place = index).
 
-    An item is {"image": float32 (channels, height, width) in [-1, 1], "label": int, -1 if none, "index", "place"}.
+    An item is {"image": float32 (channels, height, width) in [-1, 1], "label": int or -1, "index", "place"}.
     With on_corrupt=skip the next picture that can be read stands in for one that cannot, label and all.
     """
 

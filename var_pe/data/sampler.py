@@ -13,7 +13,7 @@ class Draw(NamedTuple):
     """One draw from a data set: `place` counts every image the run has drawn, on all processes."""
 
     epoch: int
-    index: int
+    index: int  # type: ignore[assignment]  # hides tuple.index
     place: int
 
 

@@ -1,7 +1,8 @@
 """The made-up set `shapes`: one coloured shape on a shaded ground, drawn from its number alone.
 
-Seven factors, uniform and independent, say all there is to know about a picture, so the information in it is known to
-the bit. The first factor is the class; four of the twelve classes differ from another one only in *where* the shape is.
+Seven factors, uniform and independent, say all there is to know about a picture, so the information in it is
+known to the bit. The first factor is the class; four of the twelve classes differ from another only in
+*where* the shape is.
 """
 
 import math
@@ -14,7 +15,7 @@ from PIL import Image
 
 from var_pe.seeding import mix
 
-Array = NDArray[np.float32]
+Array = NDArray[np.floating]
 
 # Class -> (kind, part of the height, part of the width); the centre's row and column divide that part.
 WHOLE, FIRST, SECOND = (0.0, 1.0), (0.0, 0.5), (0.5, 1.0)

@@ -1,7 +1,7 @@
 """What pictures there are: `DataConfig` names a source, `open_source` opens one of its splits.
 
-A source gives a picture and a label by number. How pictures are cut to size is `images.py`; sources that are read in
-order, without numbers, are `streams.py`.
+A source gives a picture and a label by number. How pictures are cut to size is `images.py`; sources that are
+read in order, without numbers, are `streams.py`.
 """
 
 from dataclasses import dataclass
@@ -11,8 +11,9 @@ from typing import Protocol
 from PIL import Image
 
 from var_pe.data.idx import FashionMNIST
+from var_pe.data.rows import TableSource
 from var_pe.data.shapes import Shapes
-from var_pe.data.tables import Tables, TableSource
+from var_pe.data.tables import Tables
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Images read in order while they arrive, for sets too large to copy: the same items as `images.ImageDataset` gives."""
+"""Images read in order while they arrive, for sets too large to copy; items as from `images.ImageDataset`."""
 
 import itertools
 from collections.abc import Iterator
@@ -10,8 +10,8 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from var_pe.data.images import Framer
 from var_pe.data.pictures import CorruptImage
+from var_pe.data.rows import Rows, undecoded
 from var_pe.data.sources import DataConfig, columns, fashion_folder, find_tables
-from var_pe.data.tables import Rows, undecoded
 from var_pe.seeding import mix
 
 MAX_WORKERS = 256  # data workers of one process that count skipped pictures apart
@@ -20,8 +20,8 @@ MAX_WORKERS = 256  # data workers of one process that count skipped pictures apa
 class ImageStream(IterableDataset[dict[str, Any]]):
     """This process's share of one split, shuffled anew each epoch among the buffer's pictures.
 
-    A picture has no number of its own here: `index` and `place` count what this epoch has drawn, so that no two
-    processes or workers share one. With `endless`, an epoch follows the other from the one set.
+    A picture has no number of its own here: `index` counts what this epoch has drawn and `place` what this
+    iteration has, such that no two processes or workers share one. With `endless`, epoch follows epoch.
     """
 
     def __init__(
@@ -50,31 +50,38 @@ class ImageStream(IterableDataset[dict[str, Any]]):
         self.epoch.fill_(epoch)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        first = int(self.epoch)
+        first, drawn = int(self.epoch), 0
         for epoch in itertools.count(first) if self.endless else [first]:
-            drawn = 0
-            for drawn, item in enumerate(self._one_epoch(epoch), 1):
-                yield item
-            if self.endless and not drawn:  # or it would look for a picture for ever
+            before = drawn
+            for item in self._one_epoch(epoch):
+                yield {**item, "place": self._numbered(drawn)}
+                drawn += 1
+            if self.endless and drawn == before:  # or it would look for a picture for ever
                 raise ValueError(
-                    f"process {self.rank} of {self.world} finds no picture in {self.rows.location}"
+                    f"{self.rows.location} has no picture for process {self.rank} of {self.world}"
                 )
 
-    def _one_epoch(self, epoch: int) -> Iterator[dict[str, Any]]:
+    def _numbered(self, count: int) -> int:
+        """A number that no other process or worker gives to any of its pictures."""
         worker = get_worker_info()
-        worker_id, workers = (worker.id, worker.num_workers) if worker else (0, 1)
+        if worker:
+            count = count * worker.num_workers + worker.id
+        return count * self.world + self.rank
+
+    def _one_epoch(self, epoch: int) -> Iterator[dict[str, Any]]:
         self.dataset.set_epoch(epoch)
         for count, row in enumerate(self.dataset):
-            index = (count * workers + worker_id) * self.world + self.rank
+            index = self._numbered(count)
             try:
                 picture, label = self.rows.read(row, index)
                 image = self.frame(picture, epoch, index)
             except CorruptImage:
                 if self.config.on_corrupt == "stop":
                     raise
-                self.skipped_by_worker[worker_id % MAX_WORKERS] += 1
+                worker = get_worker_info()
+                self.skipped_by_worker[worker.id % MAX_WORKERS if worker else 0] += 1
                 continue
-            yield {"image": image, "label": label, "index": index, "place": index}
+            yield {"image": image, "label": label, "index": index}
 
 
 def open_stream(

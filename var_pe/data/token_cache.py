@@ -1,12 +1,13 @@
 """The training set as tokens: encoded once by a finished tokenizer, memory-mapped ever after.
 
-A cache is a folder named after the hash of its key, so another tokenizer, data set or augmentation is another folder.
-Each process writes one shard; `index.json`, written last, is what makes the cache complete.
+A cache is a folder named after the hash of its key, so another tokenizer, data set or augmentation is another
+folder. Each process writes one shard; `index.json`, written last, is what makes the cache complete.
 """
 
 import hashlib
 import json
 import os
+import secrets
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,8 +28,10 @@ INDEX = "index.json"
 
 @contextmanager
 def written_whole(file: Path) -> Iterator[Path]:
-    """A path to write to that becomes `file`, on the disk, when the block ends well, and vanishes when it does not."""
-    draft = file.with_name(f".{file.name}.{os.getpid()}")
+    """A path to write to that becomes `file` when the block ends well, and vanishes when it does not."""
+    draft = file.with_name(
+        f".{file.name}.{secrets.token_hex(4)}"
+    )  # two runs may build the same cache at once
     try:
         yield draft
         with draft.open("rb") as stream:
@@ -115,10 +118,12 @@ def build_token_cache(
     vocabulary: int = 65536,
     workers: int = 0,
 ) -> Path:
-    """Encodes each image once per view and returns the cache's own folder below `folder`; a finished one is kept.
+    """Encodes each image once per view, unless that is done; returns the cache's own folder below `folder`.
 
-    `encode` maps images (B, C, H, W) to int64 tokens (B, L). View v holds each image as epoch v augments it. `key` says
-    what the tokens depend on besides the images: the tokenizer's hash, the pyramid. `wait` is a barrier over processes.
+    `encode` maps images (B, C, H, W) to int64 tokens (B, L) below `vocabulary`. View v holds each image as epoch
+    v augments it. `key` says what the tokens depend on besides the images: the tokenizer's hash, the pyramid.
+    `wait` is a barrier over processes; `progress` is told how many of this process's encodings are done, and of
+    how many.
     """
     if views < 1:
         raise ValueError(f"views must be at least 1 to build a token cache, got {views}")
@@ -152,7 +157,7 @@ def build_token_cache(
 class TokenDataset(Dataset[dict[str, Any]]):
     """A finished token cache, asked by `Draw`; an epoch reads the view epoch % views.
 
-    An item is {"tokens": int64 (L,), "label": int, -1 if none, "index", "place"}. How many processes wrote the cache
+    An item is {"tokens": int64 (L,), "label": int, -1 if none, "index", "place"}. How many processes wrote it
     does not matter.
     """
 

@@ -1,5 +1,6 @@
 """The training loop: one for tokenizer, generator and classifier, on one process or many, resumable bit for bit."""
 
+import itertools
 import math
 import signal
 import sys
@@ -77,9 +78,17 @@ class TrainingConfig:
             if not holds:
                 raise ValueError(f"{name} must be {says.get(name, 'above 0')}, got {getattr(self, name)!r}")
 
-    def steps_for(self, length: int) -> int:
-        """Optimizer steps for a training set of `length` images."""
-        return self.steps or max(1, math.ceil(self.epochs * length / self.batch))
+    def steps_for(self, length: int | None) -> int:
+        """Optimizer steps for a training set of `length` images (None: a stream, of unknown length).
+
+        Raises:
+            ValueError: neither steps nor a length are known.
+        """
+        if length is None and not self.steps:
+            raise ValueError(
+                "data.streaming needs the training's steps: a stream has no length for epochs to count"
+            )
+        return self.steps or max(1, math.ceil(self.epochs * (length or 0) / self.batch))
 
 
 class Task(Protocol):
@@ -123,7 +132,9 @@ def train(task: Task, config: TrainingConfig, run: Run, *, steps: int, seed: int
     reset_peak_memory(accelerator.device)  # the log tells this training's peak, not an earlier one's
     ema = EMA(task.model.to(accelerator.device))
     optimizer: Any = torch.optim.AdamW(
-        parameter_groups(task.model, config.weight_decay), betas=(config.betas[0], config.betas[1]), fused=True
+        parameter_groups(task.model, config.weight_decay),
+        betas=(config.betas[0], config.betas[1]),
+        fused=True,
     )
     model, optimizer = accelerator.prepare(task.model, optimizer)
     done = run.load(model, optimizer.optimizer, ema)
@@ -274,9 +285,17 @@ def endless_batches(
         )
     common: dict[str, Any] = dict(num_workers=config.workers, pin_memory=accelerator.device.type == "cuda")
     if isinstance(dataset, IterableDataset):  # an endless stream, already this process's part of it
-        return iter(DataLoader(dataset.starting_at(step * config.batch), batch_size=micro // world, **common))  # type: ignore[attr-defined]
+        dataset.set_epoch(step)  # type: ignore[attr-defined]  # a resumed run begins another pass
+        loader = DataLoader(dataset, batch_size=micro // world, **common)
+        return _numbered(loader, step * config.batch + rank * micro // world, micro)
     sampler = EndlessSampler(len(dataset), micro, seed, rank, world, step * config.batch)  # type: ignore[arg-type]
     return iter(DataLoader(dataset, batch_sampler=sampler, **common))  # type: ignore[arg-type]
+
+
+def _numbered(loader: DataLoader[Any], first: int, stride: int) -> Iterator[dict[str, Any]]:
+    """Gives a stream's images their places in the run, which streams cannot know."""
+    for start, batch in zip(itertools.count(first, stride), loader, strict=False):
+        yield {**batch, "place": torch.arange(start, start + len(batch["label"]))}
 
 
 class StopRequest:

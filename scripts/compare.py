@@ -1,0 +1,71 @@
+"""Compares position encodings over seeds: trains what is missing with one tokenizer, samples, scores, writes a report.
+
+    python scripts/compare.py --config fashion_learned.yaml --encodings learned sinusoidal \\
+        "mixed(learned=0.7, sinusoidal=0.3)" --seeds 0 1 2
+
+The report (comparison.md, .html, .json, pictures) is in the output folder beside the runs. To go on after a stop, run
+the same command again; more encodings or seeds add to what is there.
+"""
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from var_pe.command_line import exit_with_sentence, parse_arguments
+from var_pe.comparison.report import table_text, write_report
+from var_pe.comparison.study import compare
+from var_pe.config import Config
+from var_pe.stages import finish, start_accelerator
+from var_pe.training.loop import Interrupted
+
+FILES = ("comparison.md", "comparison.html", "comparison.json", "loss_curves.png", "samples.png")
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--encodings", nargs="+", required=True, metavar="LINE", help="the first is the one compared with"
+    )
+    parser.add_argument(
+        "--seeds",
+        nargs="+",
+        type=int,
+        default=[0],
+        metavar="N",
+        help="at least two show a spread; default: 0",
+    )
+    parser.add_argument(
+        "--output", type=Path, help="folder of runs and report; default: the config's run + _comparison"
+    )
+
+
+def overrides_first(argv: Sequence[str]) -> list[str]:
+    """`--seeds 0 1 key=value`: argparse would take the setting for another seed."""
+    return sorted(argv, key=lambda word: re.match(r"[A-Za-z_][\w.]*=", word) is None)
+
+
+@exit_with_sentence()
+def main(argv: Sequence[str] | None = None) -> None:
+    given = overrides_first(sys.argv[1:] if argv is None else argv)
+    config, arguments = parse_arguments(given, description=__doc__ or "", schema=Config, extra=options)
+    output = arguments.output or Path(f"{config.run}_comparison")
+    accelerator = start_accelerator(config.tokenizer_training, config.generator_training)
+    try:
+        comparison = compare(config, arguments.encodings, arguments.seeds, output, accelerator)
+        if accelerator.is_main_process:
+            page = write_report(comparison, output)
+            print(f"\n{table_text(page)}\n\n{page.intro}")
+            for name in FILES:
+                print(os.path.relpath(output / name))
+    except Interrupted as stopped:
+        if accelerator.is_main_process:
+            print(stopped.sentence, file=sys.stderr)
+        raise
+    finally:
+        finish(accelerator)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,30 @@
+"""RandAugment on a classifier's training images, drawn from (seed, epoch, index) like every other augmentation."""
+
+from typing import Any
+
+import torch
+from torch.utils.data import Dataset
+from torchvision.transforms import v2
+
+from var_pe.data.images import ImageDataset
+from var_pe.data.sampler import Draw
+from var_pe.seeding import mix
+
+
+class Augmented(Dataset[dict[str, Any]]):
+    """Images after two of torchvision's RandAugment operations (Cubuk et al. 2020), on black where they move."""
+
+    def __init__(self, images: ImageDataset, magnitude: int, seed: int) -> None:
+        self.images, self.seed = images, seed
+        self.augment = v2.RandAugment(num_ops=2, magnitude=magnitude, fill=0)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, draw: Draw) -> dict[str, Any]:
+        item = self.images[draw]
+        pixels_CHW = ((item["image"] + 1) * 127.5).round().to(torch.uint8)
+        with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator
+            torch.manual_seed(mix(self.seed, "rand augment", draw.epoch, draw.index))
+            pixels_CHW = self.augment(pixels_CHW)
+        return {**item, "image": pixels_CHW.float() / 127.5 - 1}

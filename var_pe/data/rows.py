@@ -1,0 +1,151 @@
+"""Rows of a table as pictures and labels: which columns hold them, what the classes are called."""
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import datasets
+from datasets import ClassLabel, Value
+from PIL import Image
+
+from var_pe.data.pictures import CorruptImage, open_picture
+from var_pe.data.tables import Tables
+
+
+def check_columns(
+    tables: Tables, features: Mapping[str, Any], image_column: str, label_column: str | None
+) -> None:
+    """Both columns must be there."""
+    found = ", ".join(features)
+    if image_column not in features:
+        raise ValueError(f"image_column={image_column} is not a column of {tables.location}; it has {found}")
+    if label_column is None or label_column in features:
+        return
+    if tables.kind == "imagefolder":  # `datasets` makes no labels for fewer than two class folders
+        raise ValueError(
+            f"{tables.location} holds a single class or no class folders, so there is nothing to tell apart: "
+            f"put each class in a folder of its own below the split's, or set label_column=unlabelled"
+        )
+    raise ValueError(
+        f"label_column={label_column} is not a column of {tables.location}; it has {found} "
+        f"(label_column=unlabelled does without)"
+    )
+
+
+def class_names(
+    tables: Tables, features: Mapping[str, Any], label_column: str | None, train_split: str
+) -> tuple[str, ...]:
+    """Names of the classes: those stored with the column, else the labels of the training split."""
+    if label_column is None:
+        return ()
+    kind = features[label_column]
+    if isinstance(kind, ClassLabel):
+        names = tuple(kind.names)
+    elif isinstance(kind, Value) and (kind.dtype == "string" or "int" in kind.dtype):
+        if tables.streaming:
+            raise ValueError(f"label_column={label_column} stores no class names, which streaming=true needs")
+        labels = [label for label in tables.load(train_split).unique(label_column) if label is not None]
+        if kind.dtype == "string":
+            names = tuple(sorted(labels))
+        else:
+            names = tuple(map(str, range(max(labels, default=-1) + 1)))
+    else:
+        raise ValueError(f"label_column={label_column} must hold classes, numbers or names, got {kind}")
+    if len(names) < 2:
+        raise ValueError(
+            f"label_column={label_column} of {tables.location} holds a single class, so there is nothing to "
+            f"tell apart: add another, choose another column, or set label_column=unlabelled"
+        )
+    return names
+
+
+class Rows:
+    """Turns a row of a table into a picture and a label."""
+
+    def __init__(
+        self,
+        tables: Tables,
+        features: Mapping[str, Any],
+        image_column: str,
+        label_column: str | None,
+        train_split: str,
+    ) -> None:
+        check_columns(tables, features, image_column, label_column)
+        self.location, self.image_column, self.label_column = tables.location, image_column, label_column
+        self.class_names = class_names(tables, features, label_column, train_split)
+        kind = features[label_column] if label_column else None
+        by_name = isinstance(kind, Value) and kind.dtype == "string"
+        self.label_of_name = {name: label for label, name in enumerate(self.class_names)} if by_name else {}
+
+    def columns(self) -> list[str]:
+        return [self.image_column] + ([self.label_column] if self.label_column else [])
+
+    def read(self, row: Mapping[str, Any], index: int) -> tuple[Image.Image, int]:
+        """Raises CorruptImage, naming the file or the row."""
+        label = self.label(row[self.label_column], index) if self.label_column else -1
+        value = row[self.image_column]
+        if isinstance(value, Mapping):
+            path, content = value.get("path"), value.get("bytes")
+        else:
+            path, content = (value, None) if isinstance(value, str) else (None, value)
+        if isinstance(content, Image.Image):
+            return content, label
+        where = path if path and content is None else f"number {index} of {self.location}"
+        stored = path if content is None else content
+        if stored is None:
+            raise CorruptImage(f"corrupt image {where}: the row is empty")
+        return open_picture(stored, where), label
+
+    def label(self, value: Any, index: int) -> int:
+        if value is None:
+            return -1
+        label = self.label_of_name.get(value, -2) if self.label_of_name else int(value)
+        if not -1 <= label < len(self.class_names):
+            raise ValueError(
+                f"image {index} of {self.location} has label {value}, "
+                f"which is none of the {len(self.class_names)} classes of the training split"
+            )
+        return label
+
+
+def undecoded(dataset: Any, image_column: str) -> Any:
+    """The data set with its pictures as stored, so that we open them and can say which one is broken."""
+    feature = dataset.features[image_column]
+    if isinstance(feature, datasets.Image):
+        return dataset.cast_column(image_column, datasets.Image(decode=False))
+    stored = isinstance(feature, Value) and feature.dtype.removeprefix("large_") in ("string", "binary")
+    if not stored and not (isinstance(feature, dict) and {"bytes", "path"} & set(feature)):
+        raise ValueError(f"image_column={image_column} must hold pictures, got {feature}")
+    return dataset
+
+
+class TableSource:
+    """One split of a table as an image source."""
+
+    def __init__(
+        self,
+        tables: Tables,
+        split: str,
+        train_split: str,
+        image_column: str,
+        label_column: str | None,
+        limit: int | None,
+    ) -> None:
+        dataset = tables.load(split)
+        self.rows = Rows(tables, dataset.features, image_column, label_column, train_split)
+        self.class_names = self.rows.class_names
+        count = min(len(dataset), limit or len(dataset))
+        if not count:
+            raise ValueError(f"split {split} of {tables.location} holds no images")
+        parts = repr((tables.fingerprint(split, dataset), self.rows.columns(), self.class_names))
+        digest = hashlib.blake2b(parts.encode(), digest_size=8).hexdigest()
+        self.fingerprint = f"{tables.kind}-{split}-{count}-{digest}"
+        self.dataset = undecoded(
+            dataset.select(range(count)).select_columns(self.rows.columns()), image_column
+        )
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def read(self, index: int) -> tuple[Image.Image, int]:
+        return self.rows.read(self.dataset[index], index)
