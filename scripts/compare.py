@@ -1,10 +1,10 @@
-"""Compares position encodings over seeds: trains what is missing with one tokenizer, samples, scores, writes a report.
+"""Compares position encodings over seeds: trains what is missing, samples, scores, and writes a report.
 
     python scripts/compare.py --config fashion_learned.yaml --encodings learned sinusoidal \\
         "mixed(learned=0.7, sinusoidal=0.3)" --seeds 0 1 2
 
-The report (comparison.md, .html, .json, pictures) is in the output folder beside the runs. To go on after a stop, run
-the same command again; more encodings or seeds add to what is there.
+The tokenizer is one for all. The report (comparison.md, .html, .json, pictures) is in the output folder beside the
+runs. To go on after a stop, run the same command again; more encodings or seeds add to what is there.
 """
 
 import argparse

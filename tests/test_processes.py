@@ -14,15 +14,33 @@ import pytest
 from safetensors.torch import load_file
 
 ROOT = Path(__file__).parents[1]
-TINY = (
-    "data.shapes_train=48 data.shapes_test=16 data.framing=crop data.flip=true data.resize_factor=1.5 "
-    "tokenizer.channels=16 tokenizer.norm_groups=8 tokenizer.codebook_size=32 generator.dim=32 generator.depth=2 "
-    "generator.num_heads=2 tokenizer_training.steps=20 tokenizer_training.batch=8 tokenizer_training.log_every=1 "
-    "tokenizer_training.precision=float32 tokenizer_training.restart.every=3 tokenizer_training.restart.below=0.5 "
-    "tokenizer_training.restart.memory=2 tokenizer_training.learning_rate=1e-3 generator_training.steps=20 "
-    "generator_training.batch=8 generator_training.log_every=1 generator_training.precision=float32 "
-    "generator_training.label_drop=0.3 generator_training.views=2"
-).split()
+TINY = [
+    "data.shapes_train=48",
+    "data.shapes_test=16",
+    "data.framing=crop",
+    "data.flip=true",
+    "data.resize_factor=1.5",
+    "tokenizer.channels=16",
+    "tokenizer.norm_groups=8",
+    "tokenizer.codebook_size=32",
+    "generator.dim=32",
+    "generator.depth=2",
+    "generator.num_heads=2",
+    "tokenizer_training.steps=20",
+    "tokenizer_training.batch=8",
+    "tokenizer_training.log_every=1",
+    "tokenizer_training.precision=float32",
+    "tokenizer_training.restart.every=3",
+    "tokenizer_training.restart.below=0.5",
+    "tokenizer_training.restart.memory=2",
+    "tokenizer_training.learning_rate=1e-3",
+    "generator_training.steps=20",
+    "generator_training.batch=8",
+    "generator_training.log_every=1",
+    "generator_training.precision=float32",
+    "generator_training.label_drop=0.3",
+    "generator_training.views=2",
+]
 
 
 def command(folder, *more, processes=1):

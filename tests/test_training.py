@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from itertools import pairwise
 
 import pytest
 import torch
@@ -201,7 +202,7 @@ def test_the_learning_rate_rises_to_its_peak_and_never_again(schedule):
     ]
     assert rates[0] == pytest.approx(0.005)
     assert max(rates) == rates[10] == 1.0
-    assert all(a >= b for a, b in zip(rates[10:], rates[11:], strict=False))
+    assert all(a >= b for a, b in pairwise(rates[10:]))
     assert rates[99] == pytest.approx(1.0 if schedule == "constant" else 0.1)
 
 

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import yaml
@@ -82,7 +82,7 @@ def train_tokenizer(config: Config, accelerator: Accelerator) -> VQTokenizer:
     def prepare() -> tuple[TokenizerTask, int, list[str]]:
         model, images = build_tokenizer(config), training_images(config, accelerator, seed)
         steps = training.steps_for(length_of(images))
-        validation = test_images(config, training.validation_images)
+        validation = held_out_images(config, training.validation_images)
         task = TokenizerTask(
             model, images, validation, training, steps=steps, seed=seed, content=picture_box(config)
         )
@@ -106,7 +106,7 @@ def train_generator(config: Config, accelerator: Accelerator) -> VARTransformer:
         dataset: Any = images
         if training.views:
             dataset = TokenDataset(cache_tokens(config, tokenizer, images, accelerator))
-        validation = _encoded(test_images(config, training.validation_images), tokenizer)
+        validation = _encoded(held_out_images(config, training.validation_images), tokenizer)
         preview = _preview(config, tokenizer)
         task = GeneratorTask(model, tokenizer, dataset, validation, training, seed=seed, preview=preview)
         return task, training.steps_for(length_of(images)), list(images.class_names)
@@ -137,7 +137,7 @@ def train_classifier(config: Config, accelerator: Accelerator) -> ViTClassifier:
         if training.drawn_images:
             dataset = DrawnImages(Path(training.drawn_images))
         model = build_classifier(config, len(images.class_names))
-        task = ClassifierTask(model, dataset, test_images(config, training.validation_images), training)
+        task = ClassifierTask(model, dataset, held_out_images(config, training.validation_images), training)
         return task, training.steps_for(length_of(dataset)), list(images.class_names)
 
     mine = {key: asdict(config)[key] for key in ("data", "classifier", "classifier_training", "seed")}
@@ -172,7 +172,7 @@ def _trained(
         say_skipped(task.dataset, accelerator)
 
         def write(partial: Path) -> None:
-            ema.model.save_pretrained(partial)
+            cast(ModelMixin, ema.model).save_pretrained(partial)
             notes = {"step": steps, "ema": True, "seed": seed, "class_names": class_names}
             (partial / "training.json").write_text(json.dumps(notes))
 
@@ -261,7 +261,7 @@ def length_of(images: Any) -> int | None:
     return None if isinstance(images, IterableDataset) else len(images)
 
 
-def test_images(config: Config, number: int | None = None) -> Any:
+def held_out_images(config: Config, number: int | None = None) -> Any:
     """The test split, or its first images; those of a stream are kept in memory."""
     if config.data.streaming:
         return list(itertools.islice(open_stream(config.data, False), number))

@@ -7,7 +7,7 @@ HTML = """<!DOCTYPE html>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <title>{{ page.title }}</title>
 <style>
-  body { font: 16px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
+  body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 75rem; margin: 2rem auto; padding: 0 1rem }
   .wide { overflow-x: auto; }
   table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
   th, td { padding: .3rem .8rem; border-bottom: 1px solid #ccc; text-align: right; }
@@ -26,7 +26,7 @@ HTML = """<!DOCTYPE html>
 </thead>
 <tbody>
 {% for row in page.rows %}
-<tr>{% for value in row %}<td>{% if loop.first %}<code>{{ value }}</code>{% else %}{{ value }}{% endif %}</td>{% endfor %}</tr>
+<tr><td><code>{{ row[0] }}</code></td>{% for value in row[1:] %}<td>{{ value }}</td>{% endfor %}</tr>
 {% endfor %}
 </tbody>
 </table>

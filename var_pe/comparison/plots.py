@@ -1,4 +1,4 @@
-"""The comparison's pictures: loss curves with their range over seeds, and the same seeds under every encoding."""
+"""The comparison's pictures: losses with their range over seeds, and the same seeds under every encoding."""
 
 import statistics
 from dataclasses import dataclass
@@ -66,7 +66,7 @@ def _draw(axes: Axes, comparison: Comparison, key: str, label: str, marker: str 
 
 
 def samples(comparison: Comparison) -> Figure:
-    """A row for each encoding, of the study's first seed; a column is one seed of the sampler under all encodings."""
+    """A row for each encoding, of the study's first seed; in a column the sampler draws the same numbers."""
     rows = [result for result in comparison.results if result.seed == comparison.seeds[0]]
     columns, width = len(rows[0].pictures), 0.9  # inches an image
     height, between = pixels(rows[0].pictures[0][1]).shape[:2]

@@ -87,7 +87,7 @@ def png(figure: Figure) -> bytes:
     return file.getvalue()
 
 
-# --------------------------------------------------------------------------------------------- what stands in it
+# ----------------------------------------------------------------------------------------- what stands in it
 
 
 def columns(comparison: Comparison) -> list[Column]:
@@ -110,7 +110,7 @@ def cell(comparison: Comparison, encoding: str, column: Column) -> Summary | Non
 
 
 def compared(comparison: Comparison, column: Column) -> dict[str, Difference]:
-    """How much each encoding but the first differs from the first, seed by seed; nothing for exact quantities."""
+    """How much each encoding but the first differs from it, seed by seed; nothing for exact quantities."""
     first, *others = comparison.encodings
     if column.exact:
         return {}

@@ -1,7 +1,7 @@
 """Mean and spread over seeds, and whether two encodings differ by more than the spread.
 
-Runs of one seed share initial weights, order of the data and the numbers that images are drawn from; so encodings
-are compared seed by seed, and what a seed does to all of them cancels.
+Runs of one seed share initial weights, order of the data and the numbers that images are drawn from; so
+encodings are compared seed by seed, and what a seed does to all of them cancels.
 """
 
 import math
@@ -23,7 +23,7 @@ class Summary:
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean of the paired differences and half the width of their interval; None where no spread can be seen."""
+    """Mean of the paired differences and half the width of its interval, None with a single pair."""
 
     mean: float
     half_width: float | None
@@ -31,7 +31,7 @@ class Difference:
 
     @property
     def exceeds_spread(self) -> bool:
-        """Never with one seed, nor where equal differences (a score in coarse steps) feign no spread at all."""
+        """Never with one seed, nor where equal differences (a score in coarse steps) feign no spread."""
         return self.half_width is not None and 0 < self.half_width < abs(self.mean)
 
 
@@ -49,11 +49,11 @@ def difference(
 ) -> Difference | None:
     """`other` minus `first` over the seeds they share, with Student's t interval for the mean of pairs.
 
-    The interval supposes that the differences of single seeds scatter normally about their mean; with n seeds it
-    has n - 1 degrees of freedom, so two seeds need a difference of nine times their standard deviation, three of
-    2.5 times, five of 1.2 times. All `comparisons` of a score together are wrong in at most 1 - CONFIDENCE of
-    the cases where nothing differs (Bonferroni); different scores are different questions and are not
-    corrected for each other.
+    The interval supposes that the differences of single seeds scatter normally about their mean; with n seeds
+    it has n - 1 degrees of freedom, so that two seeds need a difference of nine times their standard deviation,
+    three of 2.5 times, five of 1.2 times. Where nothing differs, all `comparisons` of one score together call
+    something a difference in at most 1 - CONFIDENCE of the cases (Bonferroni); scores are not corrected for
+    each other.
 
     Args:
         first, other: values by seed.
@@ -70,7 +70,7 @@ def difference(
 
 
 def t_quantile(probability: float, degrees: int) -> float:
-    """The value that Student's t with so many degrees of freedom stays below with this probability (above 1/2)."""
+    """The value that Student's t stays below with this probability, which is above 1/2."""
     low, high = 0.0, 1.0
     while t_probability(high, degrees) < probability:
         low, high = high, 2 * high

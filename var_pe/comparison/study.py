@@ -81,8 +81,11 @@ def compare(
 ) -> Comparison:
     """Trains what is missing with one shared tokenizer, then draws and scores; runs lie below `output`.
 
-    Everything is trained before anything is scored, so that what the feature extractors leave behind in memory is
-    no part of a training's peak. Raises ValueError before any training for encodings, seeds and features.
+    Everything is trained before anything is scored, so that what the feature extractors leave behind in memory
+    is no part of a training's peak.
+
+    Raises:
+        ValueError: of encodings, seeds and features before any training.
     """
     planned = trials(config, encodings, seeds, output)
     for name in config.evaluation.features:
@@ -99,11 +102,10 @@ def compare(
 
 
 def trials(config: Config, encodings: Sequence[str], seeds: Sequence[int], output: Path) -> list[Trial]:
-    """The runs of a study: all encodings for the first seed, then for the next, so that a machine that slows down
-    slows all encodings down.
+    """The runs of a study, seed by seed: a machine that slows down then slows all encodings down.
 
     Raises:
-        ValueError: an encoding cannot be built for this config (all such are named), or something is given twice.
+        ValueError: encodings cannot be built for this config (all such are named), or something is given twice.
     """
     if config.classifier is not None:
         raise ValueError("a comparison trains generators, but the config has a classifier section")
@@ -149,7 +151,7 @@ def canonical(line: str) -> str:
 
 
 def slug(line: str) -> str:
-    """A folder's name for an encoding; where signs are lost, a short hash keeps `a(b=-1)` and `a(b=1)` apart."""
+    """A folder's name for an encoding; where signs are lost, a short hash keeps a(b=-1) and a(b=1) apart."""
     plain = re.sub(r"[^A-Za-z0-9.]+", "_", line).strip("_")
     return plain if plain == line else f"{plain}_{hashlib.sha256(line.encode()).hexdigest()[:6]}"
 
@@ -173,7 +175,7 @@ def measured(trial: Trial, accelerator: Accelerator) -> Result:
 
 
 def scored(config: Config, images: Path, accelerator: Accelerator) -> dict[str, Any]:
-    """Records of the images' scores: those of an earlier time if images, data, features and versions are the same."""
+    """Records of the images' scores, of an earlier time if images, data, features and versions are the same."""
     path, evaluation = images.parent / "scores.json", config.evaluation
     asked = {
         "images": json.loads((images.parent / "sampling.json").read_text()),
@@ -197,8 +199,8 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 def costs(log: Sequence[dict[str, Any]], batch: int) -> dict[str, float]:
     """Last validation loss, seconds per step and peak memory (GB), as far as a log has them.
 
-    Seconds per step: of the median rate, which pauses for validation and saving do not move; without the first entry,
-    which is the time of one cold step.
+    Seconds per step: of the median rate, which pauses for validation and saving do not move; without the first
+    entry, which is one cold step.
     """
     found = {}
     if losses := [entry["validation/loss"] for entry in log if "validation/loss" in entry]:

@@ -120,10 +120,9 @@ def build_token_cache(
 ) -> Path:
     """Encodes each image once per view, unless that is done; returns the cache's own folder below `folder`.
 
-    `encode` maps images (B, C, H, W) to int64 tokens (B, L) below `vocabulary`. View v holds each image as epoch
-    v augments it. `key` says what the tokens depend on besides the images: the tokenizer's hash, the pyramid.
-    `wait` is a barrier over processes; `progress` is told how many of this process's encodings are done, and of
-    how many.
+    `encode` maps images (B, C, H, W) to int64 tokens (B, L) below `vocabulary`. View v is the look of epoch v.
+    `key` says what else the tokens depend on: the tokenizer's hash, the pyramid. `wait` is a barrier over
+    processes; `progress` is told how many of this process's encodings are done, and of how many.
     """
     if views < 1:
         raise ValueError(f"views must be at least 1 to build a token cache, got {views}")

@@ -1,6 +1,6 @@
 """Several encodings at once, each on its own hooks: what `+` makes in a config line."""
 
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 
@@ -15,31 +15,34 @@ class Composed(PositionEncoding):
         super().__init__()
         self.parts = nn.ModuleList(parts)
 
+    def _each(self) -> list[PositionEncoding]:
+        return cast(list[PositionEncoding], list(self.parts))
+
     def prepare(self, positions: Positions) -> list[Any]:
-        return [part.prepare(positions) for part in self.parts]
+        return [part.prepare(positions) for part in self._each()]
 
     def embed(self, x_BLC: Tensor, context: list[Any]) -> Tensor:
-        for part, own in zip(self.parts, context, strict=True):
+        for part, own in zip(self._each(), context, strict=True):
             x_BLC = part.embed(x_BLC, own)
         return x_BLC
 
     def rotate(self, x_BHLD: Tensor, context: list[Any], layer: int) -> Tensor:
-        for part, own in zip(self.parts, context, strict=True):
+        for part, own in zip(self._each(), context, strict=True):
             x_BHLD = part.rotate(x_BHLD, own, layer)
         return x_BHLD
 
     def bias(self, query: list[Any], key: list[Any], layer: int) -> Tensor | None:
         total: Tensor | None = None
-        for part, own_query, own_key in zip(self.parts, query, key, strict=True):
+        for part, own_query, own_key in zip(self._each(), query, key, strict=True):
             bias_HQK = part.bias(own_query, own_key, layer)
             if bias_HQK is not None:
                 total = bias_HQK if total is None else total + bias_HQK
         return total
 
     def refine(self, x_BLC: Tensor, context: list[Any], layer: int) -> Tensor:
-        for part, own in zip(self.parts, context, strict=True):
+        for part, own in zip(self._each(), context, strict=True):
             x_BLC = part.refine(x_BLC, own, layer)
         return x_BLC
 
     def uses(self, hook: str) -> bool:
-        return any(part.uses(hook) for part in self.parts)
+        return any(part.uses(hook) for part in self._each())

@@ -1,5 +1,7 @@
 """A weighted sum of token encodings, whose parts really have the shares that the weights say."""
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -60,6 +62,9 @@ class Mixed(TokenEncoding):
             self.register_buffer("weight_P", weight_P)
         self.register_buffer("factor_P", torch.ones(len(parts)))
 
+    def _each(self) -> list[TokenEncoding]:
+        return cast(list[TokenEncoding], list(self.parts))
+
     def init_parameter(self, name: str, parameter: nn.Parameter, generator: torch.Generator) -> None:
         with torch.no_grad():
             parameter.copy_(torch.tensor(self.start))
@@ -69,10 +74,10 @@ class Mixed(TokenEncoding):
         loading = any(parameter.is_meta for parameter in self.parameters())  # the factors are stored as well
         if self.match_rms and not loading:
             positions = self.pyramid.positions()
-            for index, part in enumerate(self.parts):
+            for index, part in enumerate(self._each()):
                 self.factor_P[index] = self.target / amplitude(part.prepare(positions))
 
     def code_LC(self, positions: Positions) -> Tensor:
         share_P = (self.weight_P * self.factor_P).float()
-        codes = [share * part.prepare(positions) for share, part in zip(share_P, self.parts, strict=True)]
+        codes = [share * part.prepare(positions) for share, part in zip(share_P, self._each(), strict=True)]
         return torch.stack(codes).sum(0)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -89,7 +90,7 @@ class Drawn:
     f_hat_BZhw: Tensor
 
 
-class VARTransformer(ModelMixin, ConfigMixin):
+class VARTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
     """Class-conditional next-scale transformer (Tian et al. 2024) under any position encoding.
 
     The first level starts from one vector, class embedding plus `start_C`; every other level from its view of the
@@ -164,7 +165,7 @@ class VARTransformer(ModelMixin, ConfigMixin):
         initialise(self, seed, std=standard_deviation(dim))
         self.head.weight.mul_(0.02)
         self.head_modulation.weight.mul_(0.5)
-        for block in self.blocks:
+        for block in cast(list[AdaLNBlock], list(self.blocks)):
             for branch in (block.attn.proj, block.mlp.fc2):
                 branch.weight.div_((2 * len(self.blocks)) ** 0.5)
             gates, rest = slice(0, 2 * dim), slice(2 * dim, 6 * dim)

@@ -3,6 +3,7 @@
 import torch
 from torch import nn
 
+from var_pe.encodings import PositionEncoding
 from var_pe.seeding import generator_for
 
 Norm = nn.LayerNorm | nn.GroupNorm | nn.modules.batchnorm._BatchNorm
@@ -12,8 +13,8 @@ Norm = nn.LayerNorm | nn.GroupNorm | nn.modules.batchnorm._BatchNorm
 def initialise(model: nn.Module, seed: int, *, std: float | None = None) -> None:
     """Draws every parameter anew, each from its own generator, whatever else the model holds.
 
-    A module may say how its own parameters start (`init_parameter(name, parameter, generator)`) and fix what
-    depends on them afterwards (`calibrate()`). Of the rest, norms start as the identity, biases at zero, and
+    A module may say how its own parameters start (`init_parameter(name, parameter, generator)`), and an encoding fix
+    what depends on them afterwards (`calibrate()`). Of the rest, norms start as the identity, biases at zero, and
     weights truncated-normal with deviation `std`, or 1 / sqrt(3 fan_in) (torch's own variance) where it is None.
     """
     for path, module in model.named_modules():
@@ -26,7 +27,7 @@ def initialise(model: nn.Module, seed: int, *, std: float | None = None) -> None
             else:
                 _default(module, name, parameter, generator, std)
     for module in model.modules():
-        if hasattr(module, "calibrate"):
+        if isinstance(module, PositionEncoding):
             module.calibrate()
 
 

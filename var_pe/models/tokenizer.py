@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -33,7 +34,7 @@ class TokenizerConfig:
     norm_groups: int = 32  # groups of the group norms
 
 
-class VQTokenizer(ModelMixin, ConfigMixin):
+class VQTokenizer(ModelMixin, ConfigMixin):  # type: ignore[misc]
     """Images in [-1, 1] to tokens and back; each token is the nearest code to what the coarser levels left over.
 
     Tian et al. 2024 (VAR) sections 3.2 and 3.3, around the convolutional autoencoder of Esser et al. 2021 in
@@ -68,7 +69,7 @@ class VQTokenizer(ModelMixin, ConfigMixin):
             raise ValueError(
                 f"channels * channel_multipliers must be multiples of norm_groups ({norm_groups}), got {widths}"
             )
-        common = dict(
+        common: dict[str, Any] = dict(
             block_out_channels=widths, norm_num_groups=norm_groups, mid_block_add_attention=attention
         )
         plain, last = len(widths) - 1, "Attn" if attention else ""

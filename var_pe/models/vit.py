@@ -50,7 +50,7 @@ class Block(nn.Module):
         return x_BLC + self.drop_path(self.mlp(self.norm2(x_BLC)))
 
 
-class ViTClassifier(ModelMixin, ConfigMixin):
+class ViTClassifier(ModelMixin, ConfigMixin):  # type: ignore[misc]
     """Images in [-1, 1] to class logits; class token and registers come before the patches and have no place.
 
     Arguments as in `ClassifierConfig`; `image_size` is (height, width) in pixels.

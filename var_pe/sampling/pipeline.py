@@ -35,7 +35,7 @@ class VARPipeline(DiffusionPipeline):
         class_names: names by label; `()` where the classes have none.
     """
 
-    model_cpu_offload_seq = "transformer->tokenizer"
+    model_cpu_offload_seq = "transformer->tokenizer"  # type: ignore[assignment]
 
     @register_to_config
     def __init__(

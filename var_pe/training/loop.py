@@ -289,7 +289,7 @@ def endless_batches(
         loader = DataLoader(dataset, batch_size=micro // world, **common)
         return _numbered(loader, step * config.batch + rank * micro // world, micro)
     sampler = EndlessSampler(len(dataset), micro, seed, rank, world, step * config.batch)  # type: ignore[arg-type]
-    return iter(DataLoader(dataset, batch_sampler=sampler, **common))  # type: ignore[arg-type]
+    return iter(DataLoader(dataset, batch_sampler=sampler, **common))
 
 
 def _numbered(loader: DataLoader[Any], first: int, stride: int) -> Iterator[dict[str, Any]]:

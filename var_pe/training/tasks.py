@@ -13,7 +13,6 @@ from torchvision.transforms import v2
 from torchvision.utils import save_image
 
 from var_pe.models.generator import VARTransformer
-from var_pe.models.quantizer import phi_index
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.models.vit import ViTClassifier
 from var_pe.seeding import mix
