@@ -3,8 +3,8 @@
     python scripts/compare.py --config fashion_learned.yaml --encodings learned sinusoidal \\
         "mixed(learned=0.7, sinusoidal=0.3)" --seeds 0 1 2
 
-The tokenizer is one for all. The report (comparison.md, .html, .json, pictures) is in the output folder beside the
-runs. To go on after a stop, run the same command again; more encodings or seeds add to what is there.
+All share one tokenizer. The report (comparison.md, .html, .json, pictures) is in the output folder beside
+the runs. To go on after a stop, run the same command again; more encodings or seeds add to what is there.
 """
 
 import argparse
@@ -15,7 +15,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from var_pe.command_line import exit_with_sentence, parse_arguments
-from var_pe.comparison.report import table_text, write_report
+from var_pe.comparison.page import table_text
+from var_pe.comparison.report import write_report
 from var_pe.comparison.study import compare
 from var_pe.config import Config
 from var_pe.stages import finish, start_accelerator

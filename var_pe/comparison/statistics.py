@@ -50,9 +50,9 @@ def difference(
     """`other` minus `first` over the seeds they share, with Student's t interval for the mean of pairs.
 
     The interval supposes that the differences of single seeds scatter normally about their mean; with n seeds
-    it has n - 1 degrees of freedom, so that two seeds need a difference of nine times their standard deviation,
-    three of 2.5 times, five of 1.2 times. Where nothing differs, all `comparisons` of one score together call
-    something a difference in at most 1 - CONFIDENCE of the cases (Bonferroni); scores are not corrected for
+    it has n - 1 degrees of freedom: for one comparison, two seeds need a difference of 9 times its standard
+    deviation, three of 2.5 times, five of 1.2 times. Where nothing differs, all `comparisons` of one score
+    together call something a difference in at most 1 - CONFIDENCE of the cases (Bonferroni); scores are not corrected for
     each other.
 
     Args:

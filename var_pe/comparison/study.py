@@ -81,8 +81,8 @@ def compare(
 ) -> Comparison:
     """Trains what is missing with one shared tokenizer, then draws and scores; runs lie below `output`.
 
-    Everything is trained before anything is scored, so that what the feature extractors leave behind in memory
-    is no part of a training's peak.
+    Everything is trained before anything is scored: what the feature extractors leave behind in memory is no
+    part of a training's peak.
 
     Raises:
         ValueError: of encodings, seeds and features before any training.
@@ -96,16 +96,18 @@ def compare(
         accelerator.print(f"run {number} of {len(planned)}: {trial.encoding}, seed {trial.seed}")
         train_generator(trial.config, accelerator)
     found = [measured(trial, accelerator) for trial in planned]
-    order = [trial.encoding for trial in planned]
+    order = list(map(canonical, encodings))
     found.sort(key=lambda result: order.index(result.encoding))
     return Comparison(found, about(config, accelerator, resettable))
 
 
 def trials(config: Config, encodings: Sequence[str], seeds: Sequence[int], output: Path) -> list[Trial]:
-    """The runs of a study, seed by seed: a machine that slows down then slows all encodings down.
+    """The runs of a study, seed by seed, each seed beginning with the next encoding.
+
+    A machine that slows down then slows all encodings down, and none is always the first.
 
     Raises:
-        ValueError: encodings cannot be built for this config (all such are named), or something is given twice.
+        ValueError: encodings cannot be built for this config (all such are named), or one is given twice.
     """
     if config.classifier is not None:
         raise ValueError("a comparison trains generators, but the config has a classifier section")
@@ -127,9 +129,14 @@ def trials(config: Config, encodings: Sequence[str], seeds: Sequence[int], outpu
                 generator=replace(config.generator, encoding=line),
             ),
         )
-        for seed in seeds
-        for line in lines
+        for turn, seed in enumerate(seeds)
+        for line in rotated(lines, turn)
     ]
+
+
+def rotated(lines: list[str], turn: int) -> list[str]:
+    first = turn % len(lines)
+    return lines[first:] + lines[:first]
 
 
 def check_encodings(config: Config, encodings: Iterable[str]) -> None:
@@ -175,7 +182,7 @@ def measured(trial: Trial, accelerator: Accelerator) -> Result:
 
 
 def scored(config: Config, images: Path, accelerator: Accelerator) -> dict[str, Any]:
-    """Records of the images' scores, of an earlier time if images, data, features and versions are the same."""
+    """Records of the images' scores, made anew if images, data, features or versions have changed."""
     path, evaluation = images.parent / "scores.json", config.evaluation
     asked = {
         "images": json.loads((images.parent / "sampling.json").read_text()),
@@ -199,8 +206,8 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 def costs(log: Sequence[dict[str, Any]], batch: int) -> dict[str, float]:
     """Last validation loss, seconds per step and peak memory (GB), as far as a log has them.
 
-    Seconds per step: of the median rate, which pauses for validation and saving do not move; without the first
-    entry, which is one cold step.
+    Seconds per step: of the median rate, which pauses for validation and saving do not move, without the
+    first entry, a cold step's.
     """
     found = {}
     if losses := [entry["validation/loss"] for entry in log if "validation/loss" in entry]:

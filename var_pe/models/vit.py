@@ -59,6 +59,8 @@ class ViTClassifier(ModelMixin, ConfigMixin):  # type: ignore[misc]
         ValueError: the image is not a whole number of patches, or an option is not known.
     """
 
+    _no_split_modules = ["Block"]  # what FSDP shards as one piece
+
     @register_to_config
     def __init__(
         self,

@@ -30,10 +30,10 @@ class RestartConfig:
             )
 
 
-def count(tokens: Tensor, codebook_size: int, accelerator: Accelerator) -> Tensor:
-    """How often each code stands in `tokens` on all processes together, float32 (V,)."""
-    hits_V = torch.bincount(tokens.flatten(), minlength=codebook_size).float()
-    return accelerator.reduce(hits_V, "sum")
+def hits(tokens_BL: Tensor, pyramid: Pyramid, codebook_size: int) -> Tensor:
+    """How often each code stands in each level, float32 (levels, V)."""
+    levels = [torch.bincount(tokens_BL[:, span].flatten(), minlength=codebook_size) for span in pyramid.spans]
+    return torch.stack(levels).float()
 
 
 def perplexity(hits_V: Tensor) -> Tensor:

@@ -68,7 +68,7 @@ def peak_memory(device: torch.device) -> int:
 
 
 def reset_peak_memory(device: torch.device) -> bool:
-    """Lets `peak_memory` start again from what is held now; False where the system cannot (Linux and CUDA can).
+    """Lets `peak_memory` start again from what is held now; False where it cannot (Linux and CUDA can).
 
     What an earlier training in this process left behind is given back first, as far as it can be.
     """

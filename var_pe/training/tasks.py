@@ -16,7 +16,7 @@ from var_pe.models.generator import VARTransformer
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.models.vit import ViTClassifier
 from var_pe.seeding import mix
-from var_pe.training.codebook import RestartConfig, count, perplexity, restart_unused, start_from_data
+from var_pe.training.codebook import RestartConfig, hits, perplexity, restart_unused, start_from_data
 from var_pe.training.loop import TrainingConfig
 from var_pe.training.losses import per_level, reconstruction_terms, token_losses
 
@@ -116,7 +116,8 @@ class TokenizerTask:
         places_B, tokens_BL, z_BLZ = (torch.cat(parts) for parts in zip(*self._seen, strict=True))
         self._seen.clear()
         restart, usage_V = self.config.restart, model.quantizer.usage_V
-        hits_V = count(tokens_BL, len(usage_V), accelerator)
+        hits_KV = accelerator.reduce(hits(tokens_BL, model.pyramid, len(usage_V)), "sum")
+        hits_V = hits_KV.sum(0)
         usage_V.lerp_(hits_V / hits_V.sum(), 1 / restart.memory)
         restarted = 0
         if restart.every and (step + 1) % restart.every == 0 and step < restart.until * self.steps:
@@ -130,7 +131,8 @@ class TokenizerTask:
                 seed=self.seed,
                 accelerator=accelerator,
             )
-        return {"perplexity": float(perplexity(hits_V)), "restarted": restarted}
+        logs = {"perplexity": float(perplexity(hits_V)), "restarted": float(restarted)}
+        return logs | {f"perplexity/level_{k}": float(perplexity(hits_V)) for k, hits_V in enumerate(hits_KV)}
 
     @torch.no_grad()
     def validate(self, model: nn.Module, accelerator: Accelerator) -> dict[str, float]:
@@ -148,8 +150,7 @@ class TokenizerTask:
                     total.new_tensor(len(chosen)),
                 ]
             )
-            for level, span in enumerate(model.pyramid.spans):
-                hits_KV[level] += torch.bincount(tokens_BL[:, span].flatten(), minlength=size)
+            hits_KV += hits(tokens_BL, model.pyramid, size)
         total, hits_KV = accelerator.reduce(total, "sum"), accelerator.reduce(hits_KV, "sum")
         result = {
             "validation/psnr": float(total[0] / total[1]),
@@ -277,8 +278,8 @@ class ClassifierTask:
             totals += torch.stack(
                 [(logits_BV.argmax(1) == labels_B).sum(), loss, totals.new_tensor(len(items))]
             )
-        hits, loss, number = accelerator.reduce(totals, "sum").tolist()
-        return {"validation/accuracy": hits / number, "validation/loss": loss / number}
+        right, loss, number = accelerator.reduce(totals, "sum").tolist()
+        return {"validation/accuracy": right / number, "validation/loss": loss / number}
 
     @torch.no_grad()
     def preview(self, model: nn.Module, path: str) -> None:
