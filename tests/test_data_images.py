@@ -46,8 +46,9 @@ def test_augmentation_follows_from_seed_epoch_and_index_alone():
     images, again = (dataset(Pictures(*[noise(60, 50)] * 40), **options) for _ in range(2))
     assert torch.equal(images[Draw(3, 7, 11)]["image"], again[Draw(3, 7, 99)]["image"])
     other_seed = dataset(Pictures(*[noise(60, 50)] * 40), seed=1, **options)
-    looks = [images[Draw(e, i, 0)]["image"] for e in range(2) for i in range(40)] + [other_seed[0]["image"]]
+    looks = [images[Draw(epoch, i, 0)]["image"] for epoch in range(2) for i in range(40)]
     assert len({float(look.square().sum()) for look in looks}) > 50
+    assert any(not torch.equal(look, other_seed[i]["image"]) for i, look in enumerate(looks[:40]))
 
 
 def test_every_crop_position_and_both_flips_occur():

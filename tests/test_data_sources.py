@@ -2,6 +2,7 @@
 
 import gzip
 import struct
+from itertools import islice
 
 import datasets
 import numpy as np
@@ -193,6 +194,13 @@ def test_a_single_class_is_refused_unless_no_labels_are_wanted(tmp_path):
     assert source.read(0)[1] == -1
 
 
+def test_a_column_of_one_class_is_refused(tmp_path):
+    rows = datasets.Dataset.from_dict({"image": [picture(0)] * 3, "label": ["cat"] * 3})
+    rows.to_parquet(str(tmp_path / "train.parquet"))
+    with pytest.raises(ValueError, match=r"label_column=label .* holds a single class"):
+        open_source(DataConfig(source="parquet", path=str(tmp_path / "train.parquet")), train=True)
+
+
 def test_an_unreachable_hub_is_one_sentence_at_once(monkeypatch):
     """`datasets` alone retries for 23 seconds and then speaks of LocalEntryNotFoundError."""
 
@@ -218,8 +226,9 @@ def test_a_corrupt_image_stops_the_run_or_is_skipped_and_counted(tmp_path, conte
     item = dataset[2]
     assert torch.equal(item["image"], dataset[3]["image"])
     assert (item["label"], item["index"]) == (1, 2)
-    list(DataLoader(dataset, num_workers=1))
-    assert dataset.skipped == 1
+    read_by_worker = ImageDataset(open_source(skip, True), skip, True, seed=0)
+    list(DataLoader(read_by_worker, num_workers=1))
+    assert dataset.skipped == read_by_worker.skipped == 1
 
 
 def test_streams_of_all_processes_hold_each_image_once(tmp_path):
@@ -234,6 +243,14 @@ def test_streams_of_all_processes_hold_each_image_once(tmp_path):
     expected = sorted((float(item["image"].sum()), item["label"]) for item in dataset)
     assert sorted((float(item["image"].sum()), item["label"]) for item in items) == expected
     assert len({item["place"] for item in items}) == len(dataset)
+
+
+def test_an_endless_stream_goes_through_epochs_and_never_repeats_a_place(tmp_path):
+    """Label drop follows from the place; a place that came back would drop the same labels again."""
+    config = DataConfig(source="cifar100", path=write_cifar100(tmp_path / "c"), streaming=True, limit=5)
+    items = list(islice(open_stream(config, train=True, rank=1, world=2, endless=True), 8))
+    assert [item["place"] for item in items] == [2 * i + 1 for i in range(8)]
+    assert [item["index"] for item in items[:4]] == [1, 3, 1, 3]
 
 
 def test_a_stream_has_another_order_each_epoch_and_the_same_when_repeated(tmp_path):

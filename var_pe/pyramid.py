@@ -99,6 +99,8 @@ class Pyramid:
 
     def for_size(self, height: int, width: int) -> "Pyramid":
         """The same ladder of levels for a finest grid of `height` x `width`: each side scaled, rounded, at least 1."""
+        if height < 1 or width < 1:
+            raise ValueError(f"a finest grid has sides of at least 1, got {height}x{width}")
         rows, columns = self.finest
         return Pyramid(
             tuple(
@@ -114,8 +116,8 @@ class Pyramid:
 
 
 def _grid(entry: int | Sequence[int]) -> Grid:
-    sides = (entry, entry) if isinstance(entry, int) else tuple(entry)
-    if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
+    sides = tuple(entry) if isinstance(entry, list | tuple) else (entry, entry)
+    if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
         raise ValueError(
             f"a level of a pyramid is a positive side or two of them (rows, columns), got {entry!r}"
         )
@@ -132,6 +134,7 @@ def _spans(grids: tuple[Grid, ...]) -> tuple[slice, ...]:
 
 
 @lru_cache(maxsize=64)
+@torch.inference_mode(False)  # kept for later calls, which may train
 def _positions(grids: tuple[Grid, ...]) -> Positions:
     cells, levels, centres = [], [], []
     for level, (h, w) in enumerate(grids):

@@ -116,7 +116,7 @@ def notes(comparison: Comparison) -> list[str]:
         *map(score_note, comparison.results[0].records.values()),
         f"Sampler: {', '.join(sampling)}.",
         f"All runs share the tokenizer in {about['tokenizer_run']} and the random numbers that images are "
-        "drawn with; those of one seed also the initial weights around the encoding and the order of the data.",
+        "drawn with; those of one seed, also the initial weights around the encoding and the order of data.",
         "Step time: the median of each run's log. The runs were trained one after another on one machine "
         f"({about['processes']} x {about['device']}, {about['threads']} threads), whatever else ran there.",
         memory_note(about),
@@ -132,11 +132,13 @@ def notes(comparison: Comparison) -> list[str]:
 def score_note(entry: Mapping[str, Any]) -> str:
     reference, features = entry["reference"], entry["features"]
     of_papers = "" if features["comparable_with_papers"] else ", not comparable with the FID of papers"
+    accuracy = entry["values"].get(f"accuracy_reference_{features['name']}")
+    known = "" if accuracy is None else f" It recognises {accuracy:.1%} of those real images."
     few = f" Below {FEW_IMAGES:,} images scores are unreliable." if entry["num_images"] < FEW_IMAGES else ""
     return (
         f"Scores: {entry['num_images']:,} generated images against {reference['num_images']:,} "
         f"{reference['set']} ({reference['split']} split) by features of {features['name']} "
-        f"(weights {features['weights_sha256'][:12]}){of_papers}.{few}"
+        f"(weights {features['weights_sha256'][:12]}){of_papers}.{known}{few}"
     )
 
 

@@ -52,8 +52,8 @@ def difference(
     The interval supposes that the differences of single seeds scatter normally about their mean; with n seeds
     it has n - 1 degrees of freedom: for one comparison, two seeds need a difference of 9 times its standard
     deviation, three of 2.5 times, five of 1.2 times. Where nothing differs, all `comparisons` of one score
-    together call something a difference in at most 1 - CONFIDENCE of the cases (Bonferroni); scores are not corrected for
-    each other.
+    together call something a difference in at most 1 - CONFIDENCE of the cases (Bonferroni); scores are not
+    corrected for each other.
 
     Args:
         first, other: values by seed.

@@ -120,7 +120,7 @@ def build_token_cache(
 ) -> Path:
     """Encodes each image once per view, unless that is done; returns the cache's own folder below `folder`.
 
-    `encode` maps images (B, C, H, W) to int64 tokens (B, L) below `vocabulary`. View v is the look of epoch v.
+    `encode` maps images (B, C, H, W) to int64 tokens (B, L) below `vocabulary`. View v is that of epoch v.
     `key` says what else the tokens depend on: the tokenizer's hash, the pyramid. `wait` is a barrier over
     processes; `progress` is told how many of this process's encodings are done, and of how many.
     """
@@ -156,7 +156,7 @@ def build_token_cache(
 class TokenDataset(Dataset[dict[str, Any]]):
     """A finished token cache, asked by `Draw`; an epoch reads the view epoch % views.
 
-    An item is {"tokens": int64 (L,), "label": int, -1 if none, "index", "place"}. How many processes wrote it
+    An item is {"tokens": int64 (L,), "label": int or -1, "index", "place"}. How many processes wrote it
     does not matter.
     """
 

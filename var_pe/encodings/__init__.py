@@ -39,6 +39,7 @@ def _build(member: Member, line: str, model: dict[str, Any]) -> PositionEncoding
     for option in options:
         if option not in known or option in _FROM_MODEL:
             own = [name for name in known if name not in _FROM_MODEL]
+            own += REGISTRY if "parts" in known else []
             raise ValueError(
                 f"encoding {line!r}: {member.name} has no option {option!r}{_nearest(option, own)}"
             )

@@ -54,8 +54,8 @@ class TokenEncoding(PositionEncoding):
 
     def __init__(self, *, scale: float = 1.0) -> None:
         super().__init__()
-        if not scale > 0:
-            raise ValueError(f"scale must be above 0, got {scale}")
+        if not 0 < scale < float("inf"):
+            raise ValueError(f"scale must be above 0 and finite, got {scale}")
         self.scale = scale
 
     def code_LC(self, positions: Positions) -> Tensor:

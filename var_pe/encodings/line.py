@@ -5,6 +5,7 @@ the row's label in a report.
 """
 
 import ast
+import sys
 from dataclasses import dataclass, field
 
 Value = int | float | bool | str | None | tuple["Value", ...]
@@ -26,10 +27,16 @@ def parse(line: str) -> tuple[Member, ...]:
         ValueError: the line is not of that form; the sentence quotes the part that is not.
     """
     try:
-        tree = ast.parse(line.strip(), mode="eval").body
+        return tuple(_member(node, line) for node in _summands(_tree(line)))
+    except (RecursionError, MemoryError):
+        raise ValueError(f"encoding {line[:40]!r}... is nested too deeply") from None
+
+
+def _tree(line: str) -> ast.expr:
+    try:
+        return ast.parse(line.strip(), mode="eval").body
     except (SyntaxError, ValueError):
         raise ValueError(f"encoding {line!r} is not of the form name(option=value) + name") from None
-    return tuple(_member(node, line) for node in _summands(tree))
 
 
 def _summands(node: ast.expr) -> list[ast.expr]:
@@ -55,6 +62,8 @@ def _member(node: ast.expr, line: str) -> Member:
 
 def _value(node: ast.expr, line: str) -> Value:
     if isinstance(node, ast.Constant) and isinstance(node.value, int | float | str | None):
+        if isinstance(node.value, int | float) and abs(node.value) > sys.float_info.max:
+            raise ValueError(f"encoding {line!r}: a number is too large")
         return node.value
     if isinstance(node, ast.Name):
         return {"true": True, "false": False, "none": None}.get(node.id, node.id)

@@ -35,8 +35,8 @@ class Sinusoidal(TokenEncoding):
         super().__init__(scale=scale)
         if dim % 4:
             raise ValueError(f"sinusoidal needs a width that is a multiple of 4, got {dim}")
-        if not temperature > 1:
-            raise ValueError(f"sinusoidal: temperature must be above 1, got {temperature}")
+        if not 1 < temperature < float("inf"):
+            raise ValueError(f"sinusoidal: temperature must be above 1 and finite, got {temperature}")
         self.dim, self.temperature = dim, temperature
 
     def code_LC(self, positions: Positions) -> Tensor:

@@ -11,15 +11,16 @@ SCHEDULES = ("linear", "constant")
 def guidance_per_level(scale: float, schedule: str | Sequence[float], num_levels: int) -> list[float]:
     """Guidance t of every level; logits become (1 + t) * conditional - t * unconditional, so 0 is none.
 
-    `linear` grows from 0 at the first level to `scale` at the last (VAR), `constant` is `scale` everywhere, and a
-    list gives one factor of `scale` per level. In the convention where 1 means none (diffusers), the weight is 1 + t.
+    `linear` grows from 0 at the first level to `scale` at the last (VAR; a level that is alone is the last),
+    `constant` is `scale` everywhere, and a list gives one factor of `scale` per level. In the convention where 1
+    means none (diffusers), the weight is 1 + t.
     """
-    if scale < 0:
-        raise ValueError(f"guidance_scale must be at least 0 (none), got {scale}")
-    if schedule == "constant":
+    if not 0 <= scale < float("inf"):
+        raise ValueError(f"guidance_scale must be finite and at least 0 (none), got {scale}")
+    if schedule == "constant" or (schedule == "linear" and num_levels == 1):
         return [scale] * num_levels
     if schedule == "linear":
-        return [scale * level / max(1, num_levels - 1) for level in range(num_levels)]
+        return [scale * level / (num_levels - 1) for level in range(num_levels)]
     if isinstance(schedule, str) or len(schedule) != num_levels:
         raise ValueError(
             f"guidance_schedule is one of {', '.join(SCHEDULES)} or {num_levels} factors, got {schedule!r}"

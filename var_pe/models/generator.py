@@ -182,7 +182,7 @@ class VARTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
         """Logits (B, L, V), float32, of all levels at once from the inputs of all but the first."""
         positions = (pyramid or self.pyramid).positions(inputs_BLZ.device)
         class_BC = self.class_embed(labels_B)
-        x_BLC = torch.cat([self._start(class_BC, positions), self.word_embed(inputs_BLZ)], dim=1)
+        x_BLC = torch.cat([self._start(class_BC, positions), self._words(inputs_BLZ)], dim=1)
         context = self.position_encoding.prepare(positions)
         visible_LL = positions.level_L[:, None] >= positions.level_L
         return self._blocks(
@@ -193,6 +193,9 @@ class VARTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
         h, w = positions.grids[0]
         return (class_BC + self.start_C)[:, None].expand(-1, h * w, -1)
 
+    def _words(self, inputs_BlZ: Tensor) -> Tensor:
+        return self.word_embed(inputs_BlZ.to(self.word_embed.weight.dtype))
+
     def _blocks(
         self,
         x_BLC: Tensor,
@@ -201,11 +204,12 @@ class VARTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
         place: Place,
         cache: LevelCache | None = None,
     ) -> Tensor:
+        dtype = _compute_dtype(x_BLC)
         with torch.autocast(x_BLC.device.type, enabled=False):
             x_BLC = self.position_encoding.embed(x_BLC.float(), place.query)
             level_LC = self.level_embed(positions)
             x_BLC = x_BLC if level_LC is None else x_BLC + level_LC
-        x_BLC = x_BLC.to(_compute_dtype(x_BLC))
+        x_BLC = x_BLC.to(dtype)
         cond_BC = self.silu(class_BC)
         block_cond = cond_BC if self.shared_modulation is None else self.shared_modulation(cond_BC)
         for layer, block in enumerate(self.blocks):
@@ -260,7 +264,7 @@ class VARTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
                 on_level(level, f_hat_BZhw)
             if level + 1 < pyramid.num_levels:
                 inputs_BlZ = tokenizer.quantizer.input_for(f_hat_BZhw, level + 1, pyramid)
-                x_BlC = self.word_embed(inputs_BlZ).repeat(2 if guided else 1, 1, 1)
+                x_BlC = self._words(inputs_BlZ).repeat(2 if guided else 1, 1, 1)
         return Drawn(torch.cat(tokens, 1), f_hat_BZhw)
 
     def _new_cache(self, x_BlC: Tensor, pyramid: Pyramid) -> LevelCache:

@@ -26,7 +26,7 @@ def initialise(model: nn.Module, seed: int, *, std: float | None = None) -> None
                 module.init_parameter(name, parameter, generator)
             else:
                 _default(module, name, parameter, generator, std)
-    for module in model.modules():
+    for module in reversed(list(model.modules())):  # parts before what is made of them
         if isinstance(module, PositionEncoding):
             module.calibrate()
 

@@ -1,5 +1,6 @@
 """Attention and feed-forward layers that generator and ViT share, and how attention is told about positions."""
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from math import log
 from typing import Any
@@ -8,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from var_pe.encodings import PositionEncoding
 
@@ -96,26 +98,30 @@ class Attention(nn.Module):
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
         qkv_BLC = F.linear(x_BLC, self.qkv.weight, bias)
         q_BHLD, k_BHLD, v_BHLD = rearrange(qkv_BLC, "B L (K H D) -> K B H L D", K=3, H=self.num_heads)
-        scale = None
         if self.log_scale_H is not None:
             scale_H11 = self.log_scale_H.clamp(max=self.max_log_scale).exp()[:, None, None]
-            q_BHLD, k_BHLD = (
-                F.normalize(q_BHLD.float(), dim=-1) * scale_H11,
-                F.normalize(k_BHLD.float(), dim=-1),
-            )
-            scale = 1.0
+            q_BHLD, k_BHLD = unit(q_BHLD, scale_H11), unit(k_BHLD)
         q_BHLD, k_BHLD = (place.rotate(x, layer).type_as(v_BHLD) for x in (q_BHLD, k_BHLD))
         if cache is not None:
             k_BHLD, v_BHLD = cache.append(layer, k_BHLD, v_BHLD)
-        y_BHLD = F.scaled_dot_product_attention(
-            q_BHLD,
-            k_BHLD,
-            v_BHLD,
-            attn_mask=place.mask(layer, q_BHLD.dtype),
-            dropout_p=self.dropout if self.training else 0.0,
-            scale=scale,
-        )
+        # The CPU's fused kernel is slower than plain products where sequences are short and gradients wanted.
+        plain = x_BLC.device.type == "cpu" and torch.is_grad_enabled()
+        with sdpa_kernel(SDPBackend.MATH) if plain else nullcontext():
+            y_BHLD = F.scaled_dot_product_attention(
+                q_BHLD,
+                k_BHLD,
+                v_BHLD,
+                attn_mask=place.mask(layer, q_BHLD.dtype),
+                dropout_p=self.dropout if self.training else 0.0,
+                scale=None if self.log_scale_H is None else 1.0,
+            )
         return self.proj(rearrange(y_BHLD, "B H L D -> B L (H D)"))
+
+
+def unit(x_BHLD: Tensor, length: float | Tensor = 1.0) -> Tensor:
+    """Vectors of the given length; norms in float32, the product in the vectors' own type."""
+    norm_BHL1 = torch.linalg.vector_norm(x_BHLD, dim=-1, keepdim=True, dtype=torch.float32)
+    return x_BHLD * (length / norm_BHL1.clamp(min=1e-12)).type_as(x_BHLD)
 
 
 class MLP(nn.Module):

@@ -1,6 +1,7 @@
 """Multi-scale residual quantizer: the one walk up the pyramid that training, encoding and sampling all take."""
 
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -79,7 +80,8 @@ class MultiScaleQuantizer(nn.Module):
                 h_BZhw = F.interpolate(h_BZhw, size=pyramid.finest, mode="bicubic")
             if self.phi:
                 phi = self.phi[phi_index(level, pyramid.num_levels, len(self.phi))]
-                h_BZhw = torch.lerp(h_BZhw, phi(h_BZhw), self.phi_ratio)
+                weight, bias = (cast(Tensor, t).float() for t in (phi.weight, phi.bias))  # of a half model too
+                h_BZhw = torch.lerp(h_BZhw, F.conv2d(h_BZhw, weight, bias, padding=1), self.phi_ratio)
             return f_hat_BZhw + h_BZhw
 
     def input_for(self, map_BZhw: Tensor, level: int, pyramid: Pyramid) -> Tensor:

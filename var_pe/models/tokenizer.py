@@ -115,7 +115,7 @@ class VQTokenizer(ModelMixin, ConfigMixin):  # type: ignore[misc]
 
     def reconstruct(self, f_hat_BZhw: Tensor) -> Tensor:
         """Images of a latent map, not clamped: training wants the gradient beyond [-1, 1]."""
-        return self.decoder(self.post_quant_conv(f_hat_BZhw))
+        return self.decoder(self.post_quant_conv(f_hat_BZhw.to(self.post_quant_conv.weight.dtype)))
 
     @torch.no_grad()
     def encode(self, images_BCHW: Tensor, pyramid: Pyramid | None = None) -> Tensor:

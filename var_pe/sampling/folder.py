@@ -1,6 +1,7 @@
 """Folders of drawn images: resumable, the same on any number of processes."""
 
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -76,7 +77,9 @@ def claim(folder: Path, settings: dict[str, Any]) -> None:
     path = folder / "sampling.json"
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(settings, indent=2))
+        partial = path.with_suffix(f".{os.getpid()}.partial")  # whole when it appears, whoever else writes it
+        partial.write_text(json.dumps(settings, indent=2))
+        partial.replace(path)
         return
     there = json.loads(path.read_text())
     if other := [f"{k} {there.get(k)!r} (asked: {v!r})" for k, v in settings.items() if there.get(k) != v]:

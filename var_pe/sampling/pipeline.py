@@ -1,7 +1,8 @@
 """The generator as a diffusers pipeline: class labels in, images out, saved and loaded as one folder."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from operator import index
 from typing import Any
 
 import torch
@@ -42,6 +43,10 @@ class VARPipeline(DiffusionPipeline):
         self, tokenizer: VQTokenizer, transformer: VARTransformer, class_names: Sequence[str] = ()
     ) -> None:
         super().__init__()
+        if class_names and transformer is not None and len(class_names) != transformer.num_classes:
+            raise ValueError(
+                f"class_names: one for each of {transformer.num_classes} classes or none, got {len(class_names)}"
+            )
         self.register_modules(tokenizer=tokenizer, transformer=transformer)
         self.class_names = tuple(class_names)
         self.image_processor = VaeImageProcessor()
@@ -52,9 +57,10 @@ class VARPipeline(DiffusionPipeline):
         Raises:
             ValueError: there is no such class.
         """
-        if class_labels is None or isinstance(class_labels, int | str):
-            class_labels = [class_labels]
-        return [self._label(label) for label in class_labels]
+        one = isinstance(class_labels, str) or not isinstance(class_labels, Iterable)
+        if one or getattr(class_labels, "ndim", 1) == 0:  # a tensor of one number can be iterated in name only
+            class_labels = [class_labels]  # type: ignore[list-item]
+        return [self._label(label) for label in class_labels]  # type: ignore[union-attr]
 
     def _label(self, label: int | str | None) -> int:
         number = self.transformer.num_classes
@@ -62,13 +68,16 @@ class VARPipeline(DiffusionPipeline):
             return number
         if isinstance(label, str):
             if label not in self.class_names:
-                raise ValueError(
-                    f"class_labels: there is no class {label!r}; there are {', '.join(self.class_names)}"
-                )
+                known = ", ".join(self.class_names) or "none with a name"
+                raise ValueError(f"class_labels: there is no class {label!r}; there are {known}")
             return self.class_names.index(label)
-        if not 0 <= label < number:
+        if not hasattr(label, "__index__"):
+            raise ValueError(f"class_labels are numbers, names or None, got {label!r}")
+        if not number:
+            raise ValueError(f"the generator has no classes: class_labels must be None, got {label}")
+        if not 0 <= index(label) < number:
             raise ValueError(f"class_labels must lie in 0 .. {number - 1} (None: unconditional), got {label}")
-        return int(label)
+        return index(label)
 
     @torch.no_grad()
     def __call__(
@@ -101,6 +110,8 @@ class VARPipeline(DiffusionPipeline):
             raise ValueError(f"num_images_per_label must be at least 1, got {num_images_per_label}")
         device = self._execution_device
         labels = [label for label in self.labels(class_labels) for _ in range(num_images_per_label)]
+        if not labels:
+            raise ValueError("class_labels: at least one label (None: unconditional), got none")
         drawn = self.transformer.generate(
             self.tokenizer,
             torch.tensor(labels, device=device),
