@@ -98,7 +98,9 @@ def golden() -> SimpleNamespace:
     case = json.loads((folder / "var_small.json").read_text())
     weights = {
         model: {
-            key: scope["fill"](key, tuple(shape)) for key, (shape, dtype) in keys.items() if dtype == "float32"
+            key: scope["fill"](key, tuple(shape))
+            for key, (shape, dtype) in keys.items()
+            if dtype == "float32"
         }
         for model, keys in case["state_dict"].items()
     }

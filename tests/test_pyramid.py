@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from var_pe.pyramid import Pyramid
 
@@ -66,27 +67,65 @@ def test_levels_that_are_not_at_hand_are_refused():
         tail.only(0, 2)
 
 
-@pytest.mark.parametrize(("coarse", "fine"), [((2, 2), (4, 4)), ((2, 2), (3, 3)), ((3, 2), (7, 5)), ((1, 1), (3, 4))])
-def test_a_coarse_centre_is_the_mean_of_the_fine_centres_it_covers(coarse, fine):
-    """Weighted by covered area, which is what `area` interpolation weighs; 2 -> 3 is not nested and needs it."""
-    positions = Pyramid((coarse, fine)).positions()
-    coarse_yx, fine_yx = (positions.only(k, k + 1).yx_L2.double() for k in (0, 1))
-    for (row, column), centre in zip(positions.only(0, 1).cell_L2.tolist(), coarse_yx, strict=True):
-        shares = [
-            max(0.0, min((row + 1) / coarse[0], (i + 1) / fine[0]) - max(row / coarse[0], i / fine[0]))
-            * max(0.0, min((column + 1) / coarse[1], (j + 1) / fine[1]) - max(column / coarse[1], j / fine[1]))
-            for i in range(fine[0])
-            for j in range(fine[1])
-        ]
-        # Cells that are cut count with the centre of the part that is covered.
-        cut = [
-            (
-                max(row / coarse[0], i / fine[0]) + min((row + 1) / coarse[0], (i + 1) / fine[0]) - 1,
-                max(column / coarse[1], j / fine[1]) + min((column + 1) / coarse[1], (j + 1) / fine[1]) - 1,
-            )
-            for i in range(fine[0])
-            for j in range(fine[1])
-        ]
-        mean = sum(share * torch.tensor(yx, dtype=torch.float64) for share, yx in zip(shares, cut, strict=True))
-        torch.testing.assert_close(mean / sum(shares), centre)
-        assert len(fine_yx) == len(shares)
+@pytest.mark.parametrize(
+    "pyramid", [Pyramid.square(1, 2, 3, 6), Pyramid(((1, 3), (2, 3), (4, 6), (8, 30)))], ids=str
+)
+def test_a_centre_is_the_mean_coordinate_of_the_area_it_covers(pyramid):
+    """Averaging coordinates down as `area` does gives the coarse centres, so coarse and fine agree about the place.
+
+    2 -> 3 is not nested: both are averages of 6, which weighs the cell that two of them share by its parts.
+    """
+    positions, (rows, columns) = pyramid.positions(), pyramid.finest
+    finest = positions.only(pyramid.num_levels - 1, pyramid.num_levels).yx_L2
+    map_12hw = finest.T.reshape(1, 2, rows, columns)
+    for level, grid in enumerate(pyramid.grids):
+        mean_L2 = F.interpolate(map_12hw, size=grid, mode="area").flatten(2)[0].T
+        torch.testing.assert_close(mean_L2, positions.only(level, level + 1).yx_L2)
+
+
+def test_for_size_scales_every_level():
+    pyramid = Pyramid.square(1, 2, 3, 4)
+    assert pyramid.for_size(4, 4) == pyramid
+    assert pyramid.for_size(8, 16).grids == ((2, 4), (4, 8), (6, 12), (8, 16))
+    assert pyramid.for_size(1, 4).grids == ((1, 1), (1, 2), (1, 3), (1, 4))  # at least 1, finest as asked
+    assert Pyramid(((2, 3),)).for_size(5, 7).grids == ((5, 7),)
+    with pytest.raises(ValueError, match="at least 1, got 0x4"):
+        pyramid.for_size(0, 4)
+
+
+@pytest.mark.parametrize(
+    ("grids", "sentence"),
+    [
+        ((), "at least one level, got none"),
+        ((1, 0), "a positive side or two of them .rows, columns., got 0"),
+        (((1, 2, 3),), "got .1, 2, 3."),
+        (((2, -1),), "got .2, -1."),
+        ((1.5,), "got 1.5"),
+        ((None,), "got None"),
+        ((True,), "got True"),
+        (("ab",), "got 'ab'"),
+        ((3, 2), "level 0 of the pyramid is 3x3, larger than the last, 2x2"),
+        (((1, 3), (2, 2)), "level 0 of the pyramid is 1x3, larger than the last, 2x2"),
+    ],
+)
+def test_grids_that_make_no_pyramid_are_named(grids, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        Pyramid(grids)
+
+
+def test_lists_from_a_config_file_make_the_same_pyramid():
+    """diffusers' config.json turns tuples into nested lists; both must be one key of every cache."""
+    pyramid = Pyramid([[1, 1], 2, [2, 4]])
+    assert pyramid == Pyramid(((1, 1), (2, 2), (2, 4)))
+    assert hash(pyramid) == hash(Pyramid(((1, 1), (2, 2), (2, 4))))
+    assert str(pyramid) == "1-2-2x4"
+
+
+def test_positions_first_asked_for_in_inference_mode_can_train():
+    """They are kept: a model that samples first and trains later would otherwise stop at `backward`."""
+    pyramid = Pyramid(((1, 1), (3, 11)))  # nobody else's
+    with torch.inference_mode():
+        pyramid.positions()
+    weight = torch.ones(2, requires_grad=True)
+    (pyramid.positions().yx_L2 * weight).square().sum().backward()
+    assert weight.grad is not None

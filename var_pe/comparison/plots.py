@@ -1,6 +1,7 @@
 """The comparison's pictures: losses with their range over seeds, and the same seeds under every encoding."""
 
 import statistics
+import textwrap
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure  # without pyplot: no window, no global state
+from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
 from var_pe.comparison.study import Comparison
@@ -61,6 +63,7 @@ def _draw(axes: Axes, comparison: Comparison, key: str, label: str, marker: str 
         if len(comparison.seeds) > 1:
             axes.fill_between(found.steps, found.low, found.high, color=colour, alpha=0.2, linewidth=0)
     axes.set_xlabel("optimizer steps")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel(label)
     axes.grid(alpha=0.3)
 
@@ -70,7 +73,7 @@ def samples(comparison: Comparison) -> Figure:
     rows = [result for result in comparison.results if result.seed == comparison.seeds[0]]
     columns, width = len(rows[0].pictures), 0.9  # inches an image
     height, between = pixels(rows[0].pictures[0][1]).shape[:2]
-    shape = (max(4.0, columns * width), len(rows) * (width * height / between + 0.3) + 0.4)
+    shape = (max(4.0, columns * width), len(rows) * (width * height / between + 0.25) + 0.5)
     figure = Figure(figsize=shape, layout="constrained", dpi=150)
     for axes, row in zip(figure.subplots(len(rows), 1, squeeze=False)[:, 0], rows, strict=True):
         images = [
@@ -82,7 +85,8 @@ def samples(comparison: Comparison) -> Figure:
         axes.set_xticks([])
         axes.spines[:].set_visible(False)
     centres = [(column + 0.5) * (between + GAP) - GAP / 2 for column in range(columns)]
-    axes.set_xticks(centres, [name for name, _ in rows[0].pictures], fontsize=7)
+    names = [textwrap.fill(name, 14) for name, _ in rows[0].pictures]
+    axes.set_xticks(centres, names, fontsize=7)
     axes.tick_params(length=0)
     return figure
 

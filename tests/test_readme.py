@@ -1,0 +1,58 @@
+"""The README's commands exist: their scripts, config files and settings."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from var_pe import settings
+from var_pe.config import Config
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+SHELL = "\n".join(re.findall(r"```bash\n(.*?)```", README, re.DOTALL)).replace("\\\n", " ")
+COMMANDS = [line for line in SHELL.splitlines() if "scripts/" in line]
+CONFIGS = sorted(path.name for path in (ROOT / "configs").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_command_of_the_readme_names_what_is_there(command):
+    """The first thing that a person tries must not be a typing error of ours."""
+    words = shlex.split(command, comments=True)
+    script = next(word for word in words if word.startswith("scripts/"))
+    assert (ROOT / script).exists()
+    for flag, name in zip(words, words[1:], strict=False):
+        if flag == "--config_file":
+            assert (ROOT / name).exists()
+        if flag == "--config":
+            settings.load(Config, name)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_every_config_loads(name):
+    """A config that does not load is found here and not by its first user."""
+    config = settings.load(Config, name)
+    assert config.run.startswith("runs/")
+
+
+@pytest.mark.parametrize("data", ["shapes", "fashion", "cifar", "imagenet256"])
+@pytest.mark.parametrize("encoding", ["learned", "sinusoidal", "mixed"])
+def test_the_three_encodings_of_a_data_set_differ_in_nothing_else(data, encoding):
+    """Otherwise comparing their runs compares something else as well."""
+    config = settings.load(Config, f"{data}_{encoding}.yaml")
+    assert config.generator.encoding.startswith(encoding)
+    learned = settings.load(Config, f"{data}_learned.yaml")
+    same = settings.load(
+        Config,
+        f"{data}_learned.yaml",
+        [f"run={config.run}", f"generator.encoding={config.generator.encoding}"],
+    )
+    assert same == config
+    assert learned.tokenizer_run == config.tokenizer_run
+
+
+def test_the_pictures_of_the_readme_are_there_and_small():
+    """A clone should not carry megabytes for a first screen."""
+    for name in re.findall(r"!\[[^]]*\]\(([^)]+)\)", README):
+        assert 0 < (ROOT / name).stat().st_size < 500_000
