@@ -1,7 +1,9 @@
-"""Scores a run: draws its images if they are not there yet, compares them with real ones, adds to metrics.json.
+"""Scores a run: compares its images with real ones and adds the scores to metrics.json.
 
-python scripts/evaluate.py --run runs/fashion_learned --features efficientnet_lite0 runs/fashion_vit
-python scripts/evaluate.py --run runs/fashion_learned --of tokenizer
+    python scripts/evaluate.py --run runs/fashion_learned --features efficientnet_lite0 runs/fashion_vit
+    python scripts/evaluate.py --run runs/fashion_learned --of tokenizer
+
+Images that are not there yet are drawn first.
 """
 
 import argparse

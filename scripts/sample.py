@@ -1,6 +1,8 @@
-"""Draws images of a trained run, or of a saved pipeline, into a folder; run it again to go on after a stop.
+"""Draws images of a trained run, or of a saved pipeline, into a folder.
 
-python scripts/sample.py --run runs/fashion_learned sampling.images_per_class=500
+    python scripts/sample.py --run runs/fashion_learned sampling.images_per_class=500
+
+To go on after a stop, run the same command again.
 """
 
 import argparse

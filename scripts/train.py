@@ -1,4 +1,4 @@
-"""Trains what a config describes: the tokenizer if it is not there yet, the token cache, the generator; or a ViT.
+"""Trains what a config describes: the tokenizer if it is missing, the token cache, the generator; or a ViT.
 
     accelerate launch scripts/train.py --config cifar_mixed.yaml [key.sub=value ...]
 

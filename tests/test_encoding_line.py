@@ -66,7 +66,7 @@ NASTY = [
     "(" * 5000,
     "learned(" * 80 + ")" * 80,
     "learned + " * 1500 + "learned",
-    "learned + " * 100_000 + "learned",
+    "learned + " * 20_000 + "learned",
     "learned(scale=" + "-" * 100_000 + "1)",
     "learned" + ".a" * 5000,
 ]

@@ -1,4 +1,4 @@
-"""Whole runs as a user starts them: one process against two, killed and resumed, refused where they should be."""
+"""Whole runs as a user starts them: one process against two, killed and resumed, refused where due."""
 
 import json
 import os

@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -22,7 +23,7 @@ def test_a_command_of_the_readme_names_what_is_there(command):
     words = shlex.split(command, comments=True)
     script = next(word for word in words if word.startswith("scripts/"))
     assert (ROOT / script).exists()
-    for flag, name in zip(words, words[1:], strict=False):
+    for flag, name in pairwise(words):
         if flag == "--config_file":
             assert (ROOT / name).exists()
         if flag == "--config":

@@ -1,4 +1,4 @@
-"""What a trained run is worth: its images drawn into a folder, their scores, the tokenizer's and classifier's own."""
+"""What a trained run is worth: its images in a folder, their scores, the tokenizer's and classifier's own."""
 
 import hashlib
 import json
@@ -54,7 +54,7 @@ def draw_folder(
     *,
     npz: bool = False,
 ) -> Path:
-    """Fills `folder/images`, on all processes together, and writes `folder/grid.png`; returns `folder/images`."""
+    """Fills `folder/images`, on all processes together, and returns it; writes `folder/grid.png`."""
     pipeline.to(accelerator.device)
     classes = pipeline.transformer.num_classes
     total = sampling.images_per_class * max(1, classes)
@@ -163,8 +163,8 @@ def score_images(
 ) -> dict[str, Any]:
     """Scores a folder of images against a real split, or against its reconstructions; adds to metrics.json.
 
-    As many reference images as generated ones (at most half of the split, and `evaluation.images`), so that the
-    floor, the other half against the same reference, is at the same count.
+    As many reference images as generated ones (at most half of the split, and `evaluation.images`), so that
+    the floor, the other half against the same reference, is at the same count.
     """
     if reference not in REFERENCES:
         raise ValueError(f"reference is one of {', '.join(REFERENCES)}, got {reference!r}")
@@ -243,10 +243,10 @@ def _weights_of_run(folder: Path) -> dict[str, Any]:
 def score_tokenizer(
     config: Config, accelerator: Accelerator, *, features: list[str], inception_weights: str | None = None
 ) -> dict[str, Any]:
-    """PSNR, usage and perplexity per level on the whole test split, and how far reconstructions are from images.
+    """PSNR, usage and perplexity per level on the whole test split; scores of reconstructions against images.
 
-    Reconstructions of one half of the split against the images of the other half, as generated images are compared;
-    the floor is that half's own images against the others.
+    Reconstructions of one half of the split against the images of the other half, as generated images are
+    compared; the floor is that half's own images against the others.
     """
     folder = Path(config.tokenizer_run)
     tokenizer = load_model(VQTokenizer, folder / "tokenizer").to(accelerator.device)

@@ -1,4 +1,4 @@
-"""Seeds: everything random is drawn from a generator whose seed follows from named numbers, never from global state."""
+"""Seeds: all that is random comes from a generator seeded from named numbers, never from global state."""
 
 import hashlib
 
@@ -6,7 +6,7 @@ import torch
 
 
 def mix(*parts: int | str) -> int:
-    """One seed in [0, 2**63) from several numbers and names; unlike a sum, (seed, 1, 7) and (seed, 0, 8) differ."""
+    """One seed in [0, 2**63) from numbers and names; unlike a sum, (seed, 1, 7) and (seed, 0, 8) differ."""
     digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little") >> 1
 

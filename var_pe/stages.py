@@ -94,7 +94,7 @@ def train_tokenizer(config: Config, accelerator: Accelerator) -> VQTokenizer:
 
 
 def train_generator(config: Config, accelerator: Accelerator) -> VARTransformer:
-    """The generator of the run's folder: loaded if complete, else trained, with the tokenizer that it needs."""
+    """The generator of the run's folder: loaded if complete, else trained, with the tokenizer it needs."""
     training, seed = config.generator_training, config.seed
 
     def prepare() -> tuple[GeneratorTask, int, list[str]]:
@@ -190,7 +190,8 @@ def check_settings(folder: Path, mine: dict[str, Any]) -> None:
     saved = yaml.safe_load(path.read_text())
     if changed := settings.differences({key: saved.get(key) for key in mine}, mine):
         raise ValueError(
-            f"{folder} was made with other settings: {'; '.join(changed)}; choose another folder or set them back"
+            f"{folder} was made with other settings: {'; '.join(changed)}; "
+            f"choose another folder or set them back"
         )
 
 
@@ -220,8 +221,8 @@ def build_tokenizer(config: Config) -> VQTokenizer:
     rows, columns = (side * model.downsampling for side in model.pyramid.finest)
     if (rows, columns) != (config.data.height, config.data.width):
         raise ValueError(
-            f"tokenizer.levels ends at {model.pyramid.finest}, which at {model.downsampling}x downsampling means images of "
-            f"{rows}x{columns}, but data says {config.data.height}x{config.data.width}"
+            f"tokenizer.levels ends at {model.pyramid.finest}, which at {model.downsampling}x downsampling "
+            f"means images of {rows}x{columns}, but data says {config.data.height}x{config.data.width}"
         )
     return model
 

@@ -1,4 +1,4 @@
-"""RandAugment on a classifier's training images, drawn from (seed, epoch, index) like every other augmentation."""
+"""RandAugment on a classifier's training images, drawn from (seed, epoch, index) as all augmentation is."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ from var_pe.seeding import mix
 
 
 class Augmented(Dataset[dict[str, Any]]):
-    """Images after two of torchvision's RandAugment operations (Cubuk et al. 2020), on black where they move."""
+    """Images after two of torchvision's RandAugment operations (Cubuk et al. 2020), filled up with black."""
 
     def __init__(self, images: ImageDataset, magnitude: int, seed: int) -> None:
         self.images, self.seed = images, seed

@@ -17,9 +17,9 @@ from var_pe.pyramid import Pyramid
 
 @dataclass(frozen=True)
 class TokenizerConfig:
-    levels: list[list[int]] = field(
-        default_factory=lambda: [[1, 1], [2, 2], [3, 3], [4, 4]]
-    )  # grids (rows, columns) from coarse to fine; a plain number is a square
+    levels: list[int | list[int]] = field(
+        default_factory=lambda: [1, 2, 3, 4]
+    )  # grids from coarse to fine: a side, or rows and columns
     codebook_size: int = 512  # codes
     latent_channels: int = 16  # width of a code
     channels: int = 64  # width of the autoencoder at full resolution

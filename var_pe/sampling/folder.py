@@ -55,8 +55,8 @@ def fill_folder(
 ) -> None:
     """Draws what is still missing of `images_per_class` PNGs per class below `folder/images`.
 
-    `weights` names the weights; with the settings it stands in `folder/sampling.json`. `told(n)` hears of n more
-    images done.
+    `weights` names the weights; with the settings it stands in `folder/sampling.json`. `told(n)` hears of
+    n more images done.
 
     Raises:
         ValueError: the folder holds images of other weights or settings.

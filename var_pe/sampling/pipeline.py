@@ -45,7 +45,8 @@ class VARPipeline(DiffusionPipeline):
         super().__init__()
         if class_names and transformer is not None and len(class_names) != transformer.num_classes:
             raise ValueError(
-                f"class_names: one for each of {transformer.num_classes} classes or none, got {len(class_names)}"
+                f"class_names: one for each of {transformer.num_classes} classes or none, "
+                f"got {len(class_names)}"
             )
         self.register_modules(tokenizer=tokenizer, transformer=transformer)
         self.class_names = tuple(class_names)
@@ -58,7 +59,7 @@ class VARPipeline(DiffusionPipeline):
             ValueError: there is no such class.
         """
         one = isinstance(class_labels, str) or not isinstance(class_labels, Iterable)
-        if one or getattr(class_labels, "ndim", 1) == 0:  # a tensor of one number can be iterated in name only
+        if one or getattr(class_labels, "ndim", 1) == 0:  # a 0-d tensor is Iterable in name only
             class_labels = [class_labels]  # type: ignore[list-item]
         return [self._label(label) for label in class_labels]  # type: ignore[union-attr]
 
@@ -96,9 +97,9 @@ class VARPipeline(DiffusionPipeline):
     ) -> ImagePipelineOutput | tuple[Any]:
         """Images of the given classes, `num_images_per_label` of each in turn.
 
-        `generator`: one for each image makes every image independent of its batch; a single one seeds them in order.
+        `generator`: one for each image makes it independent of its batch; a single one seeds them in order.
         `guidance_scale`: 0 is none (see `var_pe.models.choice.guidance_per_level`).
-        `output_type`: pil | np (B, H, W, C in [0, 1]) | pt (B, C, H, W in [0, 1]) | latent (B, Z, h, w) | tokens (B, L).
+        `output_type`: pil | np (BHWC) or pt (BCHW) in [0, 1] | latent (B, Z, h, w) | tokens (B, L).
         `callback_on_level_end(pipeline, level, {"latents": ...})` sees the running latent map.
 
         Raises:
@@ -141,7 +142,7 @@ class VARPipeline(DiffusionPipeline):
 def one_each(
     generator: torch.Generator | Sequence[torch.Generator] | None, number: int
 ) -> list[torch.Generator]:
-    """A generator for each image: as given, or seeded in order from the one given (from torch's own without one)."""
+    """A generator for each image: as given, or seeded in order from the one given, else from torch's own."""
     if generator is not None and not isinstance(generator, torch.Generator):
         if len(generator) != number:
             raise ValueError(

@@ -1,7 +1,7 @@
 """Keeps a codebook alive: it starts from data, and codes that nobody uses start again from data.
 
-Which vectors are taken follows from (seed, step) and from places in the global batch, so any number of processes
-takes the same ones.
+Which vectors are taken follows from (seed, step) and from places in the global batch, so any number of
+processes takes the same ones.
 """
 
 from dataclasses import dataclass
@@ -73,7 +73,7 @@ def start_from_data(
     seed: int,
     accelerator: Accelerator,
 ) -> None:
-    """Fills the codebook with what each level has to round, level after level, an equal part of the codes each."""
+    """Fills the codebook with what each level has to round, in order; each gets an equal part of it."""
     f_hat_BZhw = quantizer.start(len(f_BZhw), pyramid)
     bounds = torch.linspace(0, len(quantizer.codebook_VZ), pyramid.num_levels + 1).round().long().tolist()
     for level, span in enumerate(pyramid.spans):
@@ -99,7 +99,10 @@ def restart_unused(
     seed: int,
     accelerator: Accelerator,
 ) -> int:
-    """Gives codes used less than `below` times the mean a random vector of this step's batch; how many there were."""
+    """Gives codes used less than `below` times the mean a random vector of this step's batch.
+
+    Returns how many there were.
+    """
     size = len(quantizer.codebook_VZ)
     unused = (quantizer.usage_V < below / size).nonzero()[:, 0]
     if not len(unused):

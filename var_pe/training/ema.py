@@ -8,7 +8,7 @@ from torch.distributed.tensor import DTensor
 
 
 class EMA:
-    """Holds a full copy of the model, so that it can be evaluated, sampled from and saved like the model itself.
+    """Holds a full copy of the model, which can be evaluated, sampled from and saved like the model itself.
 
     Under FSDP every process holds the whole copy, and an update gathers the shards.
     """

@@ -1,4 +1,4 @@
-"""The training loop: one for tokenizer, generator and classifier, on one process or many, resumable bit for bit."""
+"""The training loop of tokenizer, generator and classifier: one process or many, resumable bit for bit."""
 
 import itertools
 import math
@@ -122,7 +122,9 @@ class Interrupted(SystemExit):
 
 
 def train(task: Task, config: TrainingConfig, run: Run, *, steps: int, seed: int) -> EMA:
-    """Trains `task` for `steps` optimizer steps, resuming from the run's newest checkpoint; returns the averaged weights.
+    """Trains `task` for `steps` optimizer steps in all, resuming from the run's newest checkpoint.
+
+    Returns the averaged weights.
 
     Raises:
         FloatingPointError: a loss or gradient is not finite; nothing has been updated or saved since.
@@ -258,7 +260,7 @@ def _log(run: Run, progress: Progress, entry: dict[str, Any]) -> None:
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Weight decay on matrices only: not on biases, norms, positions, level and class-token codes, nor the codebook."""
+    """Weight decay on matrices only: not on biases, norms, positions, level and class tokens, codebook."""
     spared = ("position_encoding", "level_embed", "modulation_6C", "token", "codebook")
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     decayed = [p for name, p in named if p.dim() > 1 and not any(word in name for word in spared)]

@@ -1,4 +1,4 @@
-"""Run folders: the resolved config, checkpoints that survive a kill at any moment, the log, finished weights."""
+"""Run folders: resolved config, checkpoints that survive a kill at any moment, log, finished weights."""
 
 import fcntl
 import json
@@ -19,7 +19,7 @@ from var_pe.training.ema import EMA
 
 
 class Run:
-    """One training run's folder. A checkpoint is written beside the older ones, flushed, then renamed into place.
+    """One training run's folder. A checkpoint is written beside the older ones, flushed, renamed into place.
 
     Raises:
         ValueError: another process holds the folder.
@@ -143,7 +143,7 @@ def on_main(accelerator: Accelerator, action: Callable[[], None]) -> None:
 
 
 def into_place(folder: Path, write: Callable[[Path], None]) -> None:
-    """Lets `write` fill a new folder beside `folder`, flushes it to the disk and renames it; all or nothing."""
+    """Lets `write` fill a new folder beside `folder`, flushes it to disk and renames it; all or nothing."""
     partial = folder.with_name(folder.name + ".partial")
     remove(partial)
     partial.mkdir(parents=True)

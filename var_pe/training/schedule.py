@@ -8,7 +8,7 @@ SCHEDULES = ("cosine", "linear", "constant")
 def learning_rate(
     step: int, *, peak: float, steps: int, warmup: int, schedule: str = "cosine", final_ratio: float = 0.0
 ) -> float:
-    """Rises linearly from peak / 200 over `warmup` steps (VAR), then falls to `final_ratio * peak` at the last step."""
+    """Linear from peak / 200 over `warmup` steps (VAR), then down to `final_ratio * peak` at the last step."""
     if step < warmup:
         return peak * (0.005 + 0.995 * step / warmup)
     done = min(1.0, (step - warmup) / max(1, steps - 1 - warmup))
@@ -20,5 +20,5 @@ def learning_rate(
 
 
 def ema_decay(step: int, longest: float) -> float:
-    """Short memory at the start, `longest` later: min(longest, (1 + step) / (10 + step)), TensorFlow's rule."""
+    """Short memory at first, `longest` later: min(longest, (1 + step) / (10 + step)), TensorFlow's rule."""
     return min(longest, (1 + step) / (10 + step))

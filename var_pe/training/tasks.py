@@ -1,4 +1,4 @@
-"""What the loop trains: a tokenizer, a generator or a classifier, each with its loss, validation and picture."""
+"""What the loop trains: tokenizer, generator or classifier, each with its loss, validation and picture."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -136,7 +136,7 @@ class TokenizerTask:
 
     @torch.no_grad()
     def validate(self, model: nn.Module, accelerator: Accelerator) -> dict[str, float]:
-        """PSNR in dB over the original picture's area, and each level's perplexity and share of codes used."""
+        """PSNR in dB over the original picture's area, each level's perplexity and share of codes used."""
         assert isinstance(model, VQTokenizer)
         size = len(model.quantizer.codebook_VZ)
         hits_KV = torch.zeros(model.pyramid.num_levels, size, device=accelerator.device)
@@ -291,12 +291,12 @@ class ClassifierTask:
 
 
 def label_drops(places: Sequence[int], share: float, seed: int) -> Tensor:
-    """Which images lose their label: a matter of the seed and the image's place in the run, of nothing else."""
+    """Which images lose their label: a matter of the seed and the image's place in the run, nothing else."""
     return torch.tensor([mix(seed, "label drop", place) / 2**63 < share for place in places])
 
 
 def known_labels(labels_B: Tensor, num_classes: int) -> Tensor:
-    """Labels with missing ones (-1), or all of them if there are no classes, turned into the unconditional label."""
+    """Labels with missing ones (-1), or all if there are no classes, turned into the unconditional label."""
     return (
         torch.full_like(labels_B, num_classes)
         if num_classes == 0
@@ -305,7 +305,7 @@ def known_labels(labels_B: Tensor, num_classes: int) -> Tensor:
 
 
 def psnr(reconstruction_BCHW: Tensor, images_BCHW: Tensor, content: Box) -> Tensor:
-    """Peak signal-to-noise ratio of each image in dB, over the box (top, left, height, width); images in [-1, 1]."""
+    """Peak signal-to-noise ratio (dB) of each image in [-1, 1], over the box (top, left, height, width)."""
     top, left, height, width = content
     area = (slice(None), slice(None), slice(top, top + height), slice(left, left + width))
     error_B = ((reconstruction_BCHW.float()[area] - images_BCHW.float()[area]) / 2).square().mean((1, 2, 3))

@@ -1,0 +1,117 @@
+"""Stages say what is wrong before they train, and load nothing that does not fit."""
+
+import json
+from dataclasses import asdict
+
+import pytest
+import torch
+from PIL import Image
+
+from var_pe import settings
+from var_pe.config import Config
+from var_pe.data.sampler import Draw
+from var_pe.models.generator import VARTransformer
+from var_pe.models.tokenizer import VQTokenizer
+from var_pe.planning import plan
+from var_pe.sampling.pipeline import VARPipeline
+from var_pe.scoring import feature_extractor, weights_of
+from var_pe.stages import DrawnImages, build_generator, build_tokenizer, check_settings, load_model
+
+SMALL = [
+    "data.shapes_train=20",
+    "tokenizer.channels=16",
+    "tokenizer.norm_groups=8",
+    "tokenizer.codebook_size=16",
+    "generator.dim=32",
+    "generator.depth=2",
+    "generator.num_heads=2",
+]
+
+
+def a_config(*more):
+    return settings.load(Config, "shapes_mixed.yaml", [*SMALL, *more])
+
+
+def test_a_plan_says_parameters_tokens_and_steps():
+    """What a run costs should be known before it starts."""
+    said = plan(a_config("generator_training.steps=7"))
+    parameters = sum(p.numel() for p in build_generator(a_config(), 12).parameters())
+    assert f"generator: {parameters:,} parameters; 7 steps of" in said
+    assert "tokens: 30 an image (1x1: 1, 2x2: 4, 3x3: 9, 4x4: 16)" in said
+    assert "acts on embed; attention is left as it is" in said
+
+
+def test_levels_that_do_not_end_at_the_image_size_are_refused():
+    """The finest grid times the downsampling factor is the image, or nothing fits."""
+    with pytest.raises(ValueError, match=r"8x downsampling.* 40x40.* data says 32x32"):
+        build_tokenizer(a_config("tokenizer.levels=[1, 2, 5]"))
+
+
+def test_changed_settings_are_named(tmp_path):
+    """A person who forgot an override sees which one."""
+    settings.save(a_config(), tmp_path / "config.yaml")
+    check_settings(tmp_path, asdict(a_config()))
+    with pytest.raises(
+        ValueError, match=r"generator.depth: 2 -> 3; seed: 0 -> 1|seed: 0 -> 1; generator.depth: 2 -> 3"
+    ):
+        check_settings(tmp_path, asdict(a_config("generator.depth=3", "seed=1")))
+
+
+def test_a_model_folder_must_hold_what_is_asked_for(tmp_path):
+    """diffusers loads another class's folder, or one without weights, and says nothing."""
+    with pytest.raises(ValueError, match="holds no trained model"):
+        load_model(VQTokenizer, tmp_path)
+    tokenizer = build_tokenizer(a_config())
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    again = load_model(VQTokenizer, tmp_path / "tokenizer")
+    assert not again.training
+    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), tokenizer.parameters(), strict=True))
+    with pytest.raises(ValueError, match="holds a VQTokenizer, not a VARTransformer"):
+        load_model(VARTransformer, tmp_path / "tokenizer")
+    path = tmp_path / "tokenizer" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "blocks_per_resolution": 2}))
+    with pytest.raises(ValueError, match="do not fit its config"):
+        load_model(VQTokenizer, tmp_path / "tokenizer")
+
+
+def test_another_weight_is_another_hash():
+    """The hash ties a folder of images to the weights that drew them."""
+    tokenizer, transformer = build_tokenizer(a_config()), build_generator(a_config(), 12)
+    pipeline = VARPipeline(tokenizer, transformer)
+    before = weights_of(pipeline)
+    assert weights_of(pipeline) == before
+    with torch.no_grad():
+        transformer.head.bias[0] += 1
+    assert weights_of(pipeline) != before
+
+
+def test_drawn_images_train_a_classifier_by_their_folders_names(tmp_path):
+    """A classifier trained on drawn images tells whether they carry their class."""
+    for label, level in ((3, 0), (5, 255)):
+        folder = tmp_path / "images" / f"{label:04d}"
+        folder.mkdir(parents=True)
+        Image.new("L", (8, 8), level).save(folder / "0000000.png")
+    images = DrawnImages(tmp_path)
+    items = [images[Draw(0, index, 9)] for index in range(len(images))]
+    assert [item["label"] for item in items] == [3, 5]
+    assert [float(item["image"].mean()) for item in items] == [-1.0, 1.0]
+    (tmp_path / "images" / "0003").rename(tmp_path / "images" / "shoes")
+    with pytest.raises(ValueError, match="folders are not class numbers"):
+        DrawnImages(tmp_path)
+
+
+def test_unknown_features_are_refused_in_one_sentence():
+    """A mistyped run folder must not end in a stack trace."""
+    with pytest.raises(ValueError, match="inception, efficientnet_lite0 or the folder of a classifier's run"):
+        feature_extractor("runs/nowhere")
+
+
+def test_initial_weights_do_not_depend_on_the_encoding():
+    """Two encodings are compared around the same network, or something else is compared as well."""
+    first, second = (
+        build_generator(a_config(f"generator.encoding={line}"), 12).state_dict()
+        for line in ("learned", "sinusoidal + learned(init=xavier)")
+    )
+    common = [name for name in first if not name.startswith("position_encoding")]
+    assert len(common) > 20
+    assert all(torch.equal(first[name], second[name]) for name in common)
