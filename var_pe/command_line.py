@@ -8,7 +8,7 @@ import io
 import sys
 import textwrap
 import tokenize
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -77,10 +77,12 @@ def parse_arguments(
     schema: type[T],
     extra: Callable[[argparse.ArgumentParser], Any] | None = None,
     runs: bool = False,
+    instead: Mapping[str, Sequence[str]] | None = None,
 ) -> tuple[T, argparse.Namespace]:
     """Reads `--config FILE [key.sub=value ...]`; `extra(parser)` adds a script's own options.
 
-    With `runs`, `--run DIR` may stand in place of it: the config saved in that folder, wherever it is now.
+    With `runs`, `--run DIR` may stand in place of it: the config saved in that folder, wherever it is now. So may
+    each option of `instead`, with which the config is the defaults and the overrides given here.
     """
     settings = f"settings, as written in FILE or as key.sub=value:\n{describe(schema)}"
     parser = argparse.ArgumentParser(
@@ -93,6 +95,8 @@ def parse_arguments(
     which.add_argument("--config", metavar="FILE", help="a YAML file; a bare name may be in configs/")
     if runs:
         which.add_argument("--run", metavar="DIR", help="the folder of a run: its own config")
+    for option in instead or {}:
+        which.add_argument(option, metavar="DIR")
     parser.add_argument(
         "overrides", nargs="*", metavar="key.sub=value", help="settings that differ from FILE"
     )
@@ -104,6 +108,9 @@ def parse_arguments(
         if not saved.exists():
             parser.error(f"--run {arguments.run} is not the folder of a run: it has no config.yaml")
         return load(schema, saved, [f"run={arguments.run}", *arguments.overrides]), arguments
+    for option, settings in (instead or {}).items():
+        if getattr(arguments, option.removeprefix("--")) is not None:
+            return load(schema, None, [*settings, *arguments.overrides]), arguments
     return load(schema, arguments.config, arguments.overrides), arguments
 
 

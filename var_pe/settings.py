@@ -331,14 +331,14 @@ def build(schema: type[T], tree: Tree, prefix: str = "") -> T:
         raise ConfigError(f"{prefix}: {error}" if prefix else str(error)) from error
 
 
-def load(schema: type[T], file: str | Path, overrides: Sequence[str] = ()) -> T:
-    """The settings of `file` over the dataclasses' defaults and under the overrides, as one `schema`.
+def load(schema: type[T], file: str | Path | None, overrides: Sequence[str] = ()) -> T:
+    """The settings of `file` (if any) over the dataclasses' defaults and under the overrides, as one `schema`.
 
     Raises:
         ConfigError: a file, key, value, type or rule is wrong.
     """
     tree = defaults(schema)
-    for name, layer in read_layers(find_file(file, Path())):
+    for name, layer in [] if file is None else read_layers(find_file(file, Path())):
         tree = merged(schema, tree, checked(schema, schema, layer, "", f"in {name}"))
     for override in overrides:
         tree = merged(schema, tree, read_override(schema, tree, override))

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable
 from dataclasses import asdict
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -49,6 +50,8 @@ def start_accelerator(*trainings: TrainingConfig) -> Accelerator:
         ValueError: the launcher started several processes that do not know of each other.
     """
     trackers = sorted({tracker for training in trainings for tracker in training.trackers})
+    if missing := [tracker for tracker in trackers if find_spec(tracker) is None]:
+        raise ValueError(f"trackers: {', '.join(missing)} is not installed (pip install {' '.join(missing)})")
     accelerator = Accelerator(log_with=trackers or None, project_dir=".")
     asked = int(os.environ.get("WORLD_SIZE", 1))
     if accelerator.num_processes != asked:

@@ -102,7 +102,7 @@ class VARTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
         ValueError: widths do not fit, or the encoding cannot follow the pyramid.
     """
 
-    _no_split_modules = ["AdaLNBlock"]  # what FSDP shards as one piece
+    _no_split_modules = ["AdaLNBlock"]  # type: ignore[assignment]  # what FSDP shards as one piece
 
     @register_to_config
     def __init__(

@@ -80,7 +80,9 @@ class MultiScaleQuantizer(nn.Module):
                 h_BZhw = F.interpolate(h_BZhw, size=pyramid.finest, mode="bicubic")
             if self.phi:
                 phi = self.phi[phi_index(level, pyramid.num_levels, len(self.phi))]
-                weight, bias = (cast(Tensor, t).float() for t in (phi.weight, phi.bias))  # of a half model too
+                weight, bias = (
+                    cast(Tensor, t).float() for t in (phi.weight, phi.bias)
+                )  # of a half model too
                 h_BZhw = torch.lerp(h_BZhw, F.conv2d(h_BZhw, weight, bias, padding=1), self.phi_ratio)
             return f_hat_BZhw + h_BZhw
 

@@ -24,6 +24,7 @@ from var_pe.training.run import Run, on_main
 from var_pe.training.schedule import SCHEDULES, ema_decay, learning_rate
 
 PRECISIONS = ("float32", "bf16")
+TRACKERS = ("tensorboard", "wandb")
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ class TrainingConfig:
             "precision": self.precision in PRECISIONS,
             "log_every": self.log_every > 0,
             "save_every": self.save_every > 0,
+            "trackers": all(tracker in TRACKERS for tracker in self.trackers),
         }
         says = {
             "accumulate": "a divisor of batch",
@@ -73,6 +75,7 @@ class TrainingConfig:
             "ema": "in [0, 1)",
             "precision": f"one of {', '.join(PRECISIONS)}",
             "steps": "at least 0",
+            "trackers": f"among {', '.join(TRACKERS)}",
         }
         for name, holds in rules.items():
             if not holds:
