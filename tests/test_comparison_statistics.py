@@ -1,4 +1,4 @@
-"""What a comparison may claim: its intervals are Student's, and nothing is real that the spread can explain."""
+"""What a comparison may claim: its intervals are Student's, and what the spread can explain is not real."""
 
 import math
 import statistics
@@ -18,7 +18,7 @@ def by_seed(*values: float) -> dict[int, float]:
 @pytest.mark.parametrize("degrees", [1, 2, 3, 4, 9, 30])
 @pytest.mark.parametrize("probability", [0.6, 0.95, 0.975, 0.9999])
 def test_quantiles_are_those_of_scipy(degrees, probability):
-    """We write them ourselves, since scipy is not among the dependencies; odd and even have their own series."""
+    """We write them ourselves, scipy being no dependency; odd and even degrees have their own series."""
     expected = float(stats.t.ppf(probability, degrees))
     assert t_quantile(probability, degrees) == pytest.approx(expected, rel=1e-9)
 

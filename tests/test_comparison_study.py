@@ -42,7 +42,7 @@ def test_a_line_written_with_other_spaces_finds_the_same_run():
 
 
 def test_folders_of_different_lines_differ():
-    """Signs that a folder's name cannot bear carry meaning: two encodings in one folder would mix their runs."""
+    """Signs that a folder's name cannot bear carry meaning, and two encodings in one folder would clash."""
     lines = ["a(b=-1)", "a(b=1)", "a + b", "a(b)", "a_b", "a(b=1.0)"]
     assert len(set(map(slug, lines))) == len(lines)
     assert slug("learned") == "learned"
@@ -61,7 +61,7 @@ def test_all_wrong_encodings_are_named_before_anything_is_trained(tmp_path):
     ("encodings", "seeds", "sentence"),
     [
         (["learned", "none", "learned"], [0], "encodings must differ, got learned more than once"),
-        (["mixed(learned=1,none=1)", "mixed(learned=1, none=1)"], [0], "encodings must differ"),
+        (["mixed(learned=1,sinusoidal=1)", "mixed(learned=1, sinusoidal=1)"], [0], "encodings must differ"),
         (["learned"], [0, 1, 0], "seeds must differ, got 0 more than once"),
         (["learned"], [], "at least one encoding and one seed"),
     ],
@@ -79,7 +79,7 @@ def test_a_classifier_cannot_be_compared():
 
 
 def test_step_time_forgets_the_cold_start_and_pauses():
-    """The first entry times one cold step, and validation falls into some other one; neither is a step's cost."""
+    """The first entry times one cold step, and validation falls into some other; neither is a step's cost."""
     rates = [1.0, 100.0, 100.0, 3.0, 100.0]
     log = [
         {"step": i, "images_per_second": rate, "peak_memory_gb": 1.0 + i % 2} for i, rate in enumerate(rates)
@@ -105,7 +105,7 @@ def test_a_log_is_read_line_by_line(tmp_path):
 
 
 def test_the_peak_of_one_training_is_not_that_of_the_one_before():
-    """Runs of a study share a process: without a reset every run would have the peak of the hungriest so far."""
+    """Runs of a study share a process: without a reset each would have the peak of the hungriest so far."""
     cpu = torch.device("cpu")
     if not reset_peak_memory(cpu):
         pytest.skip("this system cannot reset the peak")

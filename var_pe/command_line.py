@@ -81,8 +81,8 @@ def parse_arguments(
 ) -> tuple[T, argparse.Namespace]:
     """Reads `--config FILE [key.sub=value ...]`; `extra(parser)` adds a script's own options.
 
-    With `runs`, `--run DIR` may stand in place of it: the config saved in that folder, wherever it is now. So may
-    each option of `instead`, with which the config is the defaults and the overrides given here.
+    With `runs`, `--run DIR` may stand in place of it: the config saved in that folder, wherever it is now.
+    So may each option of `instead`, with which the config is the defaults and the overrides given here.
     """
     settings = f"settings, as written in FILE or as key.sub=value:\n{describe(schema)}"
     parser = argparse.ArgumentParser(
@@ -108,9 +108,9 @@ def parse_arguments(
         if not saved.exists():
             parser.error(f"--run {arguments.run} is not the folder of a run: it has no config.yaml")
         return load(schema, saved, [f"run={arguments.run}", *arguments.overrides]), arguments
-    for option, settings in (instead or {}).items():
+    for option, lines in (instead or {}).items():
         if getattr(arguments, option.removeprefix("--")) is not None:
-            return load(schema, None, [*settings, *arguments.overrides]), arguments
+            return load(schema, None, [*lines, *arguments.overrides]), arguments
     return load(schema, arguments.config, arguments.overrides), arguments
 
 

@@ -8,6 +8,7 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 CONFIDENCE = 0.95  # of all differences of one score to the first encoding together
 
@@ -69,6 +70,7 @@ def difference(
     return Difference(found.mean, quantile * found.spread / math.sqrt(found.count), found.count)
 
 
+@cache
 def t_quantile(probability: float, degrees: int) -> float:
     """The value that Student's t stays below with this probability, which is above 1/2."""
     low, high = 0.0, 1.0

@@ -18,6 +18,11 @@ class Augmented(Dataset[dict[str, Any]]):
         self.images, self.seed = images, seed
         self.augment = v2.RandAugment(num_ops=2, magnitude=magnitude, fill=0)
 
+    @property
+    def skipped(self) -> int:
+        """How many different pictures could not be read so far."""
+        return self.images.skipped
+
     def __len__(self) -> int:
         return len(self.images)
 

@@ -11,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from var_pe.data.pictures import CorruptImage, to_channels
+from var_pe.data.pictures import CorruptImage, DataError, to_channels
 from var_pe.data.sampler import Draw
 from var_pe.data.sources import DataConfig, ImageSource
 from var_pe.seeding import mix
@@ -41,7 +41,7 @@ def crop(picture: Image.Image, config: DataConfig, chance: int | None) -> Pixels
 def padding(height: int, width: int, config: DataConfig) -> tuple[int, int]:
     """Top and left margin of a picture centred in the image."""
     if height > config.height or width > config.width:
-        raise ValueError(
+        raise DataError(
             f"framing=pad needs pictures of at most height x width = {config.height} x {config.width}, "
             f"got one of {height} x {width}"
         )
@@ -59,11 +59,22 @@ def pad(pixels: Pixels, config: DataConfig) -> Pixels:
     return canvas
 
 
+def first_picture(config: DataConfig, source: ImageSource) -> Image.Image:
+    """With on_corrupt=skip, the first that can be read."""
+    for index in range(len(source)):
+        try:
+            return source.read(index)[0]
+        except CorruptImage:
+            if config.on_corrupt == "stop":
+                raise
+    raise DataError(f"none of the {len(source)} images can be read")
+
+
 def content_box(config: DataConfig, source: ImageSource) -> tuple[int, int, int, int]:
     """Top, left, height and width of the area that holds picture, not margin (with pad: the first one's)."""
     if config.frames_by == "crop":
         return 0, 0, config.height, config.width
-    picture, _ = source.read(0)
+    picture = first_picture(config, source)
     top, left = padding(picture.height, picture.width, config)
     return top, left, picture.height, picture.width
 
@@ -167,4 +178,4 @@ class ImageDataset(Dataset[dict[str, Any]]):
                 continue
             image = self.transform(image) if self.transform else image
             return {"image": image, "label": label, "index": draw.index, "place": draw.place}
-        raise ValueError(f"none of the {len(self)} images can be read")
+        raise DataError(f"none of the {len(self)} images can be read")

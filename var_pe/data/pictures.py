@@ -7,7 +7,20 @@ import numpy as np
 from PIL import Image, ImageOps
 
 
-class CorruptImage(ValueError):
+class DataError(ValueError):
+    """What is wrong with the data, in one sentence, also when a data worker found it.
+
+    `DataLoader` raises a worker's error anew with its whole trace as the message; the last line is the sentence.
+    """
+
+    def __init__(self, message: str) -> None:
+        sentence = " ".join(message.split()) if not message.startswith("Caught ") else message
+        super().__init__(
+            sentence.strip().splitlines()[-1].removeprefix(f"{type(self).__module__}.{type(self).__name__}: ")
+        )
+
+
+class CorruptImage(DataError):
     """A picture that cannot be read; the message names it."""
 
 
@@ -22,11 +35,8 @@ def open_picture(content: bytes | str | Path, where: str) -> Image.Image:
         picture.load()
         return ImageOps.exif_transpose(picture)
     except (
-        OSError,
-        SyntaxError,
-        ValueError,
-        Image.DecompressionBombError,
-    ) as error:  # what PIL raises, by format
+        Exception
+    ) as error:  # PIL's decoders raise what they happen to meet: OSError, SyntaxError, struct.error ...
         reason = "not a picture" if isinstance(error, Image.UnidentifiedImageError) else str(error)
         raise CorruptImage(f"corrupt image {where}: {reason}") from error
 
@@ -43,4 +53,7 @@ def to_channels(picture: Image.Image, channels: int, where: str = "") -> Image.I
     elif picture.has_transparency_data:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
-    return picture.convert(mode)
+    try:
+        return picture.convert(mode)
+    except ValueError as error:  # LAB, and others that PIL can open and not convert
+        raise CorruptImage(f"image {where} has mode {picture.mode}: {error}") from error

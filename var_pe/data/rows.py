@@ -8,7 +8,7 @@ import datasets
 from datasets import ClassLabel, Value
 from PIL import Image
 
-from var_pe.data.pictures import CorruptImage, open_picture
+from var_pe.data.pictures import CorruptImage, DataError, open_picture
 from var_pe.data.tables import Tables
 
 
@@ -32,23 +32,26 @@ def check_columns(
     )
 
 
-def class_names(
+def classes(
     tables: Tables, features: Mapping[str, Any], label_column: str | None, train_split: str
-) -> tuple[str, ...]:
-    """Names of the classes: those stored with the column, else the labels of the training split."""
+) -> tuple[tuple[str, ...], dict[Any, int]]:
+    """Names of the classes, and the number of each stored label (empty where the labels are these numbers).
+
+    Names are those stored with the column, else the labels that occur in the training split, in order.
+    """
     if label_column is None:
-        return ()
-    kind = features[label_column]
+        return (), {}
+    kind, numbers = features[label_column], {}
     if isinstance(kind, ClassLabel):
         names = tuple(kind.names)
-    elif isinstance(kind, Value) and (kind.dtype == "string" or "int" in kind.dtype):
+    elif isinstance(kind, Value) and (
+        kind.dtype in ("string", "large_string", "bool") or "int" in kind.dtype
+    ):
         if tables.streaming:
             raise ValueError(f"label_column={label_column} stores no class names, which streaming=true needs")
-        labels = [label for label in tables.load(train_split).unique(label_column) if label is not None]
-        if kind.dtype == "string":
-            names = tuple(sorted(labels))
-        else:
-            names = tuple(map(str, range(max(labels, default=-1) + 1)))
+        found = tables.load(train_split).unique(label_column)
+        numbers = {label: i for i, label in enumerate(sorted(v for v in found if v is not None and v != -1))}
+        names = tuple(map(str, numbers))
     else:
         raise ValueError(f"label_column={label_column} must hold classes, numbers or names, got {kind}")
     if len(names) < 2:
@@ -56,7 +59,7 @@ def class_names(
             f"label_column={label_column} of {tables.location} holds a single class, so there is nothing to "
             f"tell apart: add another, choose another column, or set label_column=unlabelled"
         )
-    return names
+    return names, numbers
 
 
 class Rows:
@@ -72,10 +75,7 @@ class Rows:
     ) -> None:
         check_columns(tables, features, image_column, label_column)
         self.location, self.image_column, self.label_column = tables.location, image_column, label_column
-        self.class_names = class_names(tables, features, label_column, train_split)
-        kind = features[label_column] if label_column else None
-        by_name = isinstance(kind, Value) and kind.dtype == "string"
-        self.label_of_name = {name: label for label, name in enumerate(self.class_names)} if by_name else {}
+        self.class_names, self.numbers = classes(tables, features, label_column, train_split)
 
     def columns(self) -> list[str]:
         return [self.image_column] + ([self.label_column] if self.label_column else [])
@@ -97,11 +97,11 @@ class Rows:
         return open_picture(stored, where), label
 
     def label(self, value: Any, index: int) -> int:
-        if value is None:
+        if value is None or value == -1:
             return -1
-        label = self.label_of_name.get(value, -2) if self.label_of_name else int(value)
-        if not -1 <= label < len(self.class_names):
-            raise ValueError(
+        label = self.numbers.get(value, -1) if self.numbers else int(value)
+        if not 0 <= label < len(self.class_names):
+            raise DataError(
                 f"image {index} of {self.location} has label {value}, "
                 f"which is none of the {len(self.class_names)} classes of the training split"
             )

@@ -9,9 +9,10 @@ from datasets.distributed import split_dataset_by_node
 from torch.utils.data import IterableDataset, get_worker_info
 
 from var_pe.data.images import Framer
-from var_pe.data.pictures import CorruptImage
+from var_pe.data.pictures import CorruptImage, DataError
 from var_pe.data.rows import Rows, undecoded
 from var_pe.data.sources import DataConfig, columns, fashion_folder, find_tables
+from var_pe.data.tables import first_line
 from var_pe.seeding import mix
 
 MAX_WORKERS = 256  # data workers of one process that count skipped pictures apart
@@ -57,7 +58,10 @@ class ImageStream(IterableDataset[dict[str, Any]]):
                 yield {**item, "place": self._numbered(drawn)}
                 drawn += 1
             if self.endless and drawn == before:  # or it would look for a picture for ever
-                raise ValueError(
+                worker = get_worker_info()
+                if worker and worker.id:
+                    return  # fewer files than workers: the others read on
+                raise DataError(
                     f"{self.rows.location} has no picture for process {self.rank} of {self.world}"
                 )
 
@@ -68,9 +72,18 @@ class ImageStream(IterableDataset[dict[str, Any]]):
             count = count * worker.num_workers + worker.id
         return count * self.world + self.rank
 
+    def _rows(self) -> Iterator[Any]:
+        """What the library raises half-way, for a file or a connection, as a sentence."""
+        try:
+            yield from self.dataset
+        except Exception as error:
+            raise DataError(
+                f"{self.rows.location} cannot be read any further: {first_line(error)}"
+            ) from error
+
     def _one_epoch(self, epoch: int) -> Iterator[dict[str, Any]]:
         self.dataset.set_epoch(epoch)
-        for count, row in enumerate(self.dataset):
+        for count, row in enumerate(self._rows()):
             index = self._numbered(count)
             try:
                 picture, label = self.rows.read(row, index)

@@ -10,7 +10,19 @@ from typing import Any
 import datasets
 from datasets.exceptions import DatasetNotFoundError
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+
+
+SPLIT_WORDS = {"train", "training", "test", "testing", "validation", "valid", "val", "dev", "eval"}
+
+
+def split_of(file: Path, root: Path) -> str:
+    """A usual name of a split in the file's or a folder's name; else the letters it begins with, or its folder."""
+    for part in (file.stem, *reversed(file.relative_to(root).parts[:-1])):
+        if named := [word for word in re.split(r"[^A-Za-z]+", part) if word in SPLIT_WORDS]:
+            return named[0]
+    start = re.match(r"[A-Za-z]+", file.stem)
+    return start[0] if start and start[0] not in ("part", "data") else file.parent.name
 
 
 def parquet_splits(path: Path) -> dict[str, list[str]]:
@@ -19,12 +31,13 @@ def parquet_splits(path: Path) -> dict[str, list[str]]:
         return {"train": [str(path)]}
     splits: dict[str, list[str]] = {}
     for file in sorted(path.rglob("*.parquet")):
-        start = re.match(r"[A-Za-z]+", file.stem)
-        split = start[0] if start and start[0] not in ("part", "data") else file.parent.name
-        splits.setdefault(split, []).append(str(file))
+        splits.setdefault(split_of(file, path), []).append(str(file))
     if not splits:
         raise ValueError(f"path={path} holds no parquet files")
     return splits
+
+
+FOLDER_HINT = "; an image folder holds a folder per class, below one per split such as train and test"
 
 
 def reach_hub(hub_id: str) -> None:
@@ -38,6 +51,10 @@ def reach_hub(hub_id: str) -> None:
         return
     try:
         HfApi().dataset_info(hub_id, timeout=10)
+    except HFValidationError as error:
+        raise ValueError(
+            f"hub_id={hub_id} is no name of a data set on the hub, such as uoft-cs/cifar10"
+        ) from error
     except HfHubHTTPError as error:
         raise ValueError(f"the hub refuses data set {hub_id}: {first_line(error)}") from error
     except Exception as error:  # httpx and requests raise their own kinds, by version of huggingface_hub
@@ -79,9 +96,12 @@ class Tables:
             return datasets.load_dataset(builder, streaming=self.streaming, **options)
         except (ConnectionError, DatasetNotFoundError) as error:
             raise ValueError(f"data set {self.location} cannot be fetched: {first_line(error)}") from error
-        except (FileNotFoundError, datasets.exceptions.DatasetGenerationError, ValueError) as error:
+        except Exception as error:  # by builder: DatasetGenerationError, FileNotFoundError, pyarrow's own ...
             cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
-            raise ValueError(f"{self.kind} {self.location} cannot be read: {first_line(cause)}") from error
+            hint = FOLDER_HINT if self.kind == "imagefolder" else ""
+            raise ValueError(
+                f"{self.kind} {self.location} cannot be read: {first_line(cause)}{hint}"
+            ) from error
 
     def _check_split(self, split: str, splits: Mapping[str, Any]) -> None:
         if split not in splits:

@@ -97,10 +97,17 @@ def write_shard(
         shard.flush()
     with written_whole(labels_file(file)) as draft, draft.open("wb") as stream:
         np.save(stream, labels)
+    with written_whole(skipped_file(file)) as draft:
+        draft.write_text(str(int(dataset.unreadable[indices.start : indices.stop].sum())))
 
 
 def labels_file(shard: Path) -> Path:
     return shard.with_name(shard.name.replace("tokens-", "labels-"))
+
+
+def skipped_file(shard: Path) -> Path:
+    """How many of the shard's pictures could not be read."""
+    return shard.with_name(shard.name.replace("tokens-", "skipped-")).with_suffix(".txt")
 
 
 def build_token_cache(
@@ -148,7 +155,8 @@ def build_token_cache(
             if cuts[r] < cuts[r + 1]
         ]
         with written_whole(target / INDEX) as draft:
-            draft.write_text(json.dumps({"key": key, "shards": shards}, indent=2))
+            skipped = sum(int(skipped_file(target / shard["file"]).read_text()) for shard in shards)
+            draft.write_text(json.dumps({"key": key, "skipped": skipped, "shards": shards}, indent=2))
     wait()
     return target
 
@@ -164,14 +172,24 @@ class TokenDataset(Dataset[dict[str, Any]]):
         self.folder = Path(folder)
         if not (self.folder / INDEX).is_file():
             raise ValueError(f"token cache {folder} is not complete (it has no {INDEX}): build it again")
-        content = json.loads((self.folder / INDEX).read_text())
-        self.key = content["key"]
+        try:
+            content = json.loads((self.folder / INDEX).read_text())
+            self.key = content["key"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"token cache {folder} has a damaged {INDEX}: delete the folder") from error
+        if cache_folder(self.folder.parent, self.key).name != self.folder.absolute().name:
+            raise ValueError(
+                f"token cache {folder} was made from something else than its name says: delete it"
+            )
+        self.skipped: int = content.get("skipped", 0)  # pictures that could not be read when it was built
         self.views, self.length = self.key["cache"]["views"], self.key["cache"]["images"]
         self.firsts = [shard["first"] for shard in content["shards"]]
         self.shards = [self._open(shard["file"], shard["bytes"]) for shard in content["shards"]]
-        self.labels = np.concatenate(
-            [np.load(labels_file(self.folder / s["file"])) for s in content["shards"]]
-        )
+        self.labels = np.concatenate([self._labels(shard["file"]) for shard in content["shards"]])
+        if len(self.labels) != self.length:
+            raise ValueError(
+                f"token cache {folder} should hold {self.length} labels but holds {len(self.labels)}: delete the folder"
+            )
         self.tokens_per_image = self.shards[0].shape[2]
 
     def _open(self, name: str, size: int) -> np.ndarray:
@@ -182,6 +200,13 @@ class TokenDataset(Dataset[dict[str, Any]]):
                 f"token cache {file} should hold {size} bytes but holds {found}: delete the folder"
             )
         return np.load(file, mmap_mode="r")
+
+    def _labels(self, name: str) -> np.ndarray:
+        file = labels_file(self.folder / name)
+        try:
+            return np.load(file)
+        except (OSError, EOFError, ValueError) as error:
+            raise ValueError(f"token cache {file} cannot be read ({error}): delete the folder") from error
 
     def __reduce__(self) -> tuple[type["TokenDataset"], tuple[Path]]:
         return TokenDataset, (

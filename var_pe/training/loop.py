@@ -263,7 +263,7 @@ def _log(run: Run, progress: Progress, entry: dict[str, Any]) -> None:
 
 
 def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Weight decay on matrices only: not on biases, norms, positions, level and class tokens, codebook."""
+    """Weight decay on matrices only: not on biases, norms, positions, levels, class tokens or codebook."""
     spared = ("position_encoding", "level_embed", "modulation_6C", "token", "codebook")
     named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     decayed = [p for name, p in named if p.dim() > 1 and not any(word in name for word in spared)]

@@ -8,7 +8,7 @@ SCHEDULES = ("cosine", "linear", "constant")
 def learning_rate(
     step: int, *, peak: float, steps: int, warmup: int, schedule: str = "cosine", final_ratio: float = 0.0
 ) -> float:
-    """Linear from peak / 200 over `warmup` steps (VAR), then down to `final_ratio * peak` at the last step."""
+    """Rises from peak / 200 over `warmup` steps (VAR), falls to `final_ratio * peak` at the last step."""
     if step < warmup:
         return peak * (0.005 + 0.995 * step / warmup)
     done = min(1.0, (step - warmup) / max(1, steps - 1 - warmup))
