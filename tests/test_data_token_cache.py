@@ -1,13 +1,18 @@
 """The token cache gives what the tokenizer gives, never takes an unfinished or foreign one for its own."""
 
+import os
 import pickle
+import shutil
+import signal
 import threading
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
 from var_pe.data.images import ImageDataset
+from var_pe.data.pictures import CorruptImage
 from var_pe.data.sampler import Draw
 from var_pe.data.sources import DataConfig, open_source
 from var_pe.data.token_cache import TokenDataset, build_token_cache
@@ -142,3 +147,81 @@ def test_views_without_augmentation_are_refused(tmp_path):
         build_token_cache(tmp_path, images(), encode, views=2, batch_size=4, key=KEY)
     with pytest.raises(ValueError, match="views must be at least 1"):
         build_token_cache(tmp_path, images(), encode, views=0, batch_size=4, key=KEY)
+
+
+@pytest.mark.parametrize("content", [b"", b"half", None])
+def test_damaged_labels_are_refused(tmp_path, augmented, content):
+    """Tokens with another picture's labels would train a generator that mixes up its classes."""
+    folder = build_token_cache(tmp_path, augmented, encode, views=1, batch_size=4, key=KEY)
+    (file,) = folder.glob("labels-*")
+    file.write_bytes(file.read_bytes()[:-8] if content is None else content)
+    with pytest.raises(ValueError, match="labels.* cannot be read .*delete the folder"):
+        TokenDataset(folder)
+    np.save(file, np.zeros(3, np.int64))
+    with pytest.raises(ValueError, match="should hold 11 labels but holds 3"):
+        TokenDataset(folder)
+
+
+def test_a_damaged_or_borrowed_index_is_refused(tmp_path, augmented):
+    """A cache copied under another's name holds another tokenizer's tokens."""
+    folder = build_token_cache(tmp_path, augmented, encode, views=1, batch_size=4, key=KEY)
+    borrowed = folder.rename(tmp_path / "0123456789abcdef")
+    with pytest.raises(ValueError, match="something else than its name says"):
+        TokenDataset(borrowed)
+    (borrowed / "index.json").write_text("{")
+    with pytest.raises(ValueError, match=r"damaged index\.json"):
+        TokenDataset(borrowed)
+
+
+def test_a_cache_moves_with_its_folder(tmp_path, augmented):
+    """Runs are copied from machine to machine."""
+    folder = build_token_cache(tmp_path / "here", augmented, encode, views=1, batch_size=4, key=KEY)
+    there = shutil.copytree(folder, tmp_path / "there" / folder.name)
+    assert torch.equal(TokenDataset(there)[3]["tokens"], TokenDataset(folder)[3]["tokens"])
+
+
+def test_a_kill_between_shard_and_index_leads_to_a_fresh_build(tmp_path, augmented):
+    """The last moment at which a cache could look finished and not be."""
+    if (child := os.fork()) == 0:
+        build_token_cache(
+            tmp_path,
+            augmented,
+            encode,
+            views=1,
+            batch_size=4,
+            key=KEY,
+            wait=lambda: os.kill(os.getpid(), signal.SIGKILL),
+        )
+    assert os.waitpid(child, 0)[1] == signal.SIGKILL
+    (folder,) = tmp_path.iterdir()
+    assert list(folder.glob("tokens-*")) and not (folder / "index.json").exists()
+    other = build_token_cache(tmp_path, augmented, encode, views=1, batch_size=3, key=KEY)
+    assert other == folder and len(TokenDataset(folder)) == 11
+
+
+def test_the_tokens_stay_on_the_disk(tmp_path, augmented):
+    """A set larger than memory must train from its cache."""
+    folder = build_token_cache(tmp_path, augmented, encode, views=1, batch_size=4, key=KEY)
+    assert all(isinstance(shard, np.memmap) for shard in TokenDataset(folder).shards)
+
+
+def test_a_cache_remembers_how_many_pictures_were_skipped(tmp_path):
+    """The count belongs to every run that trains from the cache, not only to the one that built it."""
+    config = DataConfig(shapes_train=11, on_corrupt="skip")
+    source = open_source(config, train=True)
+
+    class Damaged:
+        class_names, fingerprint = source.class_names, "damaged"
+
+        def __len__(self) -> int:
+            return len(source)
+
+        def read(self, index):
+            if index in (3, 4, 9):
+                raise CorruptImage(f"corrupt image {index}")
+            return source.read(index)
+
+    dataset = ImageDataset(Damaged(), config, train=True, seed=0)
+    folder = build_token_cache(tmp_path, dataset, encode, views=1, batch_size=4, key=KEY)
+    cached = TokenDataset(folder)
+    assert cached.skipped == 3 and torch.equal(cached[3]["tokens"], cached[5]["tokens"])

@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 class DataError(ValueError):
     """What is wrong with the data, in one sentence, also when a data worker found it.
 
-    `DataLoader` raises a worker's error anew with its whole trace as the message; the last line is the sentence.
+    `DataLoader` raises a worker's error anew with its trace as the message; the sentence is the last line.
     """
 
     def __init__(self, message: str) -> None:

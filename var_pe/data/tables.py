@@ -12,12 +12,11 @@ from datasets.exceptions import DatasetNotFoundError
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-
 SPLIT_WORDS = {"train", "training", "test", "testing", "validation", "valid", "val", "dev", "eval"}
 
 
 def split_of(file: Path, root: Path) -> str:
-    """A usual name of a split in the file's or a folder's name; else the letters it begins with, or its folder."""
+    """The split's usual name in a file's or folder's name; else the letters it begins with, or its folder."""
     for part in (file.stem, *reversed(file.relative_to(root).parts[:-1])):
         if named := [word for word in re.split(r"[^A-Za-z]+", part) if word in SPLIT_WORDS]:
             return named[0]

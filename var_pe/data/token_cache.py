@@ -188,7 +188,8 @@ class TokenDataset(Dataset[dict[str, Any]]):
         self.labels = np.concatenate([self._labels(shard["file"]) for shard in content["shards"]])
         if len(self.labels) != self.length:
             raise ValueError(
-                f"token cache {folder} should hold {self.length} labels but holds {len(self.labels)}: delete the folder"
+                f"token cache {folder} should hold {self.length} labels but holds {len(self.labels)}: "
+                f"delete the folder"
             )
         self.tokens_per_image = self.shards[0].shape[2]
 
