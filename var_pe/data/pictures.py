@@ -54,6 +54,6 @@ def to_channels(picture: Image.Image, channels: int, where: str = "") -> Image.I
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
     try:
-        return picture.convert(mode)
-    except ValueError as error:  # LAB, and others that PIL can open and not convert
+        return (picture.convert("RGB") if picture.mode == "LAB" else picture).convert(mode)
+    except ValueError as error:  # PIL knows modes that it cannot convert
         raise CorruptImage(f"image {where} has mode {picture.mode}: {error}") from error

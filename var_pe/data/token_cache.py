@@ -155,7 +155,8 @@ def build_token_cache(
             if cuts[r] < cuts[r + 1]
         ]
         with written_whole(target / INDEX) as draft:
-            skipped = sum(int(skipped_file(target / shard["file"]).read_text()) for shard in shards)
+            written = [target / names[r] for r in range(world) if cuts[r] < cuts[r + 1]]
+            skipped = sum(int(skipped_file(shard).read_text()) for shard in written)
             draft.write_text(json.dumps({"key": key, "skipped": skipped, "shards": shards}, indent=2))
     wait()
     return target

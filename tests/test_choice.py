@@ -1,0 +1,132 @@
+"""From logits to tokens: guidance, what is kept, and a draw that follows the distribution and its generator alone."""
+
+import pytest
+import torch
+
+from var_pe.models.choice import check_choice, draw, guidance_per_level, kept_logits
+
+NONE = float("-inf")
+
+
+def generators(*seeds: int) -> list[torch.Generator]:
+    return [torch.Generator().manual_seed(seed) for seed in seeds]
+
+
+def test_guidance_schedules():
+    assert guidance_per_level(3.0, "linear", 4) == pytest.approx([0, 1, 2, 3])
+    assert guidance_per_level(3.0, "constant", 3) == [3, 3, 3]
+    assert guidance_per_level(2.0, [0, 0.5, 1], 3) == [0, 1, 2]
+    assert guidance_per_level(3.0, "linear", 1) == [3]  # a level that is alone is the last
+    assert guidance_per_level(0.0, "linear", 3) == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("scale", "schedule", "sentence"),
+    [
+        (-1.0, "linear", "guidance_scale must be finite and at least 0 .none., got -1"),
+        (float("nan"), "linear", "guidance_scale must be finite .* got nan"),
+        (1.0, "cosine", "guidance_schedule is one of linear, constant or 3 factors, got 'cosine'"),
+        (1.0, [1, 1], r"or 3 factors, got \[1, 1\]"),
+    ],
+)
+def test_wrong_guidance_is_named(scale, schedule, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        guidance_per_level(scale, schedule, 3)
+
+
+@pytest.mark.parametrize(
+    ("setting", "sentence"),
+    [
+        ({"temperature": 0.0}, "temperature must be above 0, got 0.0; top_k=1 takes the likeliest"),
+        ({"temperature": float("nan")}, "temperature must be above 0, got nan"),
+        ({"top_k": -1}, "top_k must be at least 0"),
+        ({"top_p": 1.5}, "top_p must lie in"),
+        ({"top_p": -0.1}, "top_p must lie in"),
+    ],
+)
+def test_wrong_settings_are_named(setting, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        check_choice(**(dict(temperature=1.0, top_k=0, top_p=0.0) | setting))
+
+
+def test_top_k_keeps_the_likeliest_and_their_ties():
+    """Dropping one of two equal tokens would be a matter of sorting order; VAR keeps both."""
+    logits = torch.tensor([[[1.0, 3.0, 2.0, 2.0, 0.0], [5.0, 4.0, 3.0, 2.0, 1.0]]])
+    kept = kept_logits(logits, top_k=2)
+    assert kept[0, 0].tolist() == [NONE, 3, 2, 2, NONE]
+    assert kept[0, 1].tolist() == [5, 4, NONE, NONE, NONE]
+    for everything in (0, 5, 9):
+        assert torch.equal(kept_logits(logits, top_k=everything), logits)
+
+
+def test_top_p_keeps_the_smallest_set_of_that_mass():
+    """The least likely tokens go while all that goes together has at most 1 - top_p."""
+    logits = torch.tensor([[[0.1, 0.5, 0.15, 0.25]]]).log()
+    kept = {p: kept_logits(logits, top_p=p)[0, 0].isfinite().tolist() for p in (0.01, 0.6, 0.76, 0.95, 1.0)}
+    assert kept[0.01] == [False, True, False, False]  # the likeliest always stays
+    assert kept[0.6] == [False, True, False, True]
+    assert kept[0.76] == [False, True, True, True]
+    assert kept[0.95] == kept[1.0] == [True, True, True, True]
+    generator = torch.Generator().manual_seed(0)
+    wide = torch.randn(2, 50, 64, generator=generator) * 3
+    mass = wide.softmax(-1).masked_fill(kept_logits(wide, top_p=0.8).isinf(), 0)
+    least = mass.masked_fill(mass == 0, 1).amin(-1)
+    assert (mass.sum(-1) >= 0.8 - 1e-5).all()
+    assert (mass.sum(-1) - least < 0.8 + 1e-5).all()  # without its least likely token it would not reach
+
+
+def test_top_k_comes_before_top_p():
+    """The nucleus is of the mass that top-k has left, as in VAR."""
+    logits = torch.tensor([[[0.4, 0.3, 0.2, 0.1]]]).log()
+    assert kept_logits(logits, top_k=2, top_p=0.55)[0, 0].isfinite().tolist() == [True, False, False, False]
+    assert kept_logits(logits, top_p=0.55)[0, 0].isfinite().tolist() == [True, True, False, False]
+
+
+def test_logits_are_not_changed_in_place():
+    logits = torch.randn(2, 3, 8)
+    before = logits.clone()
+    kept_logits(logits, top_k=3, top_p=0.5)
+    assert torch.equal(logits, before)
+
+
+def test_a_draw_follows_the_distribution():
+    share_V = torch.tensor([0.5, 0.0, 0.3, 0.15, 0.05, 0.0])
+    drawn = draw(share_V.log().expand(1, 100_000, 6), generators(0))
+    counted_V = torch.bincount(drawn[0], minlength=6) / 100_000
+    assert not counted_V[share_V == 0].any()
+    torch.testing.assert_close(counted_V, share_V, atol=5 * (0.25 / 100_000) ** 0.5, rtol=0)
+    pairs = torch.bincount(drawn[0, :-1] * 6 + drawn[0, 1:], minlength=36).view(6, 6) / 99_999
+    torch.testing.assert_close(pairs, share_V[:, None] * share_V, atol=8e-3, rtol=0)  # one after another, too
+
+
+def test_one_kept_token_is_taken_whatever_the_draw():
+    logits = torch.randn(3, 40, 16, generator=torch.Generator().manual_seed(0))
+    greedy = kept_logits(logits, top_k=1)
+    for seed in range(3):
+        assert torch.equal(draw(greedy, generators(seed, seed + 1, seed + 2)), logits.argmax(-1))
+
+
+def test_an_image_draws_from_its_own_generator():
+    """Neither the other images nor their number nor their order have a part in it."""
+    logits = torch.randn(4, 9, 16, generator=torch.Generator().manual_seed(0))
+    together = draw(logits, generators(5, 6, 7, 8))
+    turned = draw(logits.flip(0), generators(8, 7, 6, 5)).flip(0)
+    alone = torch.cat([draw(logits[i : i + 1], generators(5 + i)) for i in range(4)])
+    assert torch.equal(together, turned)
+    assert torch.equal(together, alone)
+    assert not torch.equal(together, draw(logits, generators(9, 10, 11, 12)))
+    torch.manual_seed(0)
+    state = torch.get_rng_state()
+    draw(logits, generators(5, 6, 7, 8))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_filters_leave_the_random_numbers_alone():
+    """One number a token: the next level starts where it would have started with other filters."""
+    logits = torch.randn(1, 5, 16, generator=torch.Generator().manual_seed(0))
+    states = []
+    for kept in (logits, kept_logits(logits, top_k=1), logits.repeat(1, 1, 4)):
+        (generator,) = generators(3)
+        draw(kept, [generator])
+        states.append(generator.get_state())
+    assert all(torch.equal(state, states[0]) for state in states)

@@ -1,0 +1,90 @@
+"""The tokenizer's promises: images become tokens and come back, on any size, the same after saving."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from var_pe.models.tokenizer import VQTokenizer
+from var_pe.pyramid import Pyramid
+
+SIZES = [((1, 2, 3, 4), (8, 8)), (((1, 1), (2, 3), (4, 6)), (8, 12)), (((3, 5),), (6, 10))]
+
+
+def images(height: int, width: int, batch: int = 2) -> Tensor:
+    return torch.rand(batch, 3, height, width, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+
+@pytest.mark.parametrize(("levels", "size"), SIZES, ids=str)
+def test_images_become_tokens_and_come_back(levels, size, make_tokenizer):
+    tokenizer = make_tokenizer(levels)
+    tokens_BL = tokenizer.encode(images(*size))
+    assert tokens_BL.dtype == torch.int64
+    assert tokens_BL.shape == (2, tokenizer.pyramid.num_tokens)
+    assert 0 <= tokens_BL.min() <= tokens_BL.max() < 16
+    decoded = tokenizer.decode(tokens_BL)
+    assert decoded.shape == (2, 3, *size)
+    assert decoded.abs().max() <= 1
+    reconstruction, quantized = tokenizer(images(*size))
+    assert torch.equal(quantized.tokens_BL, tokens_BL)
+    torch.testing.assert_close(reconstruction.clamp(-1, 1), decoded)
+
+
+def test_other_sizes_take_the_same_ladder(make_tokenizer):
+    tokenizer = make_tokenizer()
+    pyramid = tokenizer.pyramid_for(images(16, 8))
+    assert pyramid.grids == ((2, 1), (4, 2), (6, 3), (8, 4))
+    tokens_BL = tokenizer.encode(images(16, 8))
+    assert tokens_BL.shape == (2, pyramid.num_tokens)
+    assert tokenizer.decode(tokens_BL, pyramid).shape == (2, 3, 16, 8)
+    short = Pyramid.square(1, 4)
+    assert tokenizer.encode(images(8, 8), short).shape == (2, 17)
+    assert tokenizer.decode(tokenizer.encode(images(8, 8), short), short).shape == (2, 3, 8, 8)
+
+
+def test_every_parameter_learns(make_tokenizer):
+    """The whole loss reaches encoder, codebook, phis and decoder."""
+    tokenizer = make_tokenizer(attention=True).train()
+    pictures = images(8, 8)
+    reconstruction, quantized = tokenizer(pictures)
+    ((reconstruction - pictures).square().mean() + quantized.loss).backward()
+    idle = [name for name, p in tokenizer.named_parameters() if p.grad is None or not p.grad.any()]
+    # A key's bias adds the same number to all scores of a query; rounding is all that is left of its gradient.
+    assert not [name for name in idle if not name.endswith("to_k.bias")], idle
+
+
+def test_weights_follow_from_the_seed_and_the_name_alone(make_tokenizer):
+    one, again, other = (make_tokenizer(seed=seed).state_dict() for seed in (0, 0, 1))
+    many = make_tokenizer(num_phi=2, codebook_size=8).state_dict()
+    assert all(torch.equal(one[name], again[name]) for name in one)
+    assert not torch.equal(one["encoder.conv_in.weight"], other["encoder.conv_in.weight"])
+    shared = [name for name in many if "codebook" not in name and "usage" not in name]
+    assert all(torch.equal(one[name], many[name]) for name in shared)
+
+
+def test_saved_and_loaded_it_is_the_same_tokenizer(make_tokenizer, tmp_path):
+    tokenizer = make_tokenizer(((1, 1), (2, 3), (4, 6)), attention=True)
+    tokenizer.save_pretrained(tmp_path)
+    loaded = VQTokenizer.from_pretrained(tmp_path)
+    assert loaded.pyramid == tokenizer.pyramid
+    assert torch.equal(loaded.encode(images(8, 12)), tokenizer.encode(images(8, 12)))
+    ours, theirs = tokenizer.state_dict(), loaded.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_an_image_s_tokens_do_not_depend_on_its_batch(make_tokenizer):
+    tokenizer, pictures = make_tokenizer(), images(8, 8, batch=4)
+    alone = torch.cat([tokenizer.encode(picture[None]) for picture in pictures])
+    assert torch.equal(alone, tokenizer.encode(pictures))
+
+
+def test_wrong_sizes_are_named(make_tokenizer):
+    tokenizer = make_tokenizer()
+    with pytest.raises(ValueError, match="multiples of the downsampling factor 2, got 8x7"):
+        tokenizer.encode(images(8, 7))
+    with pytest.raises(ValueError, match=r"last level must be the latent grid \(4, 4\), got \(8, 8\)"):
+        tokenizer.encode(images(8, 8), Pyramid.square(1, 8))
+    with pytest.raises(ValueError, match="the pyramid 1-2-3-4 has 30 tokens, got 29"):
+        tokenizer.decode(torch.zeros(1, 29, dtype=torch.int64))
+    with pytest.raises(ValueError, match=r"multiples of norm_groups \(4\), got \(6, 12\)"):
+        make_tokenizer(channels=6)
