@@ -19,8 +19,7 @@ from var_pe.comparison.page import table_text
 from var_pe.comparison.report import write_report
 from var_pe.comparison.study import compare
 from var_pe.config import Config
-from var_pe.stages import finish, start_accelerator
-from var_pe.training.loop import Interrupted
+from var_pe.stages import session
 
 FILES = ("comparison.md", "comparison.html", "comparison.json", "loss_curves.png", "samples.png")
 
@@ -52,20 +51,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     given = overrides_first(sys.argv[1:] if argv is None else argv)
     config, arguments = parse_arguments(given, description=__doc__ or "", schema=Config, extra=options)
     output = arguments.output or Path(f"{config.run}_comparison")
-    accelerator = start_accelerator(config.tokenizer_training, config.generator_training)
-    try:
+    with session(config.tokenizer_training, config.generator_training) as accelerator:
         comparison = compare(config, arguments.encodings, arguments.seeds, output, accelerator)
         if accelerator.is_main_process:
             page = write_report(comparison, output)
             print(f"\n{table_text(page)}\n\n{page.intro}")
             for name in FILES:
                 print(os.path.relpath(output / name))
-    except Interrupted as stopped:
-        if accelerator.is_main_process:
-            print(stopped.sentence, file=sys.stderr)
-        raise
-    finally:
-        finish(accelerator)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from var_pe.scoring import (
     score_tokenizer,
     summary,
 )
-from var_pe.stages import finish, start_accelerator
+from var_pe.stages import session
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -46,8 +46,7 @@ def main() -> None:
     )
     features = arguments.features or config.evaluation.features
     weights = arguments.inception_weights or config.evaluation.inception_weights
-    accelerator = start_accelerator()
-    try:
+    with session() as accelerator:
         if arguments.of == "tokenizer":
             found = score_tokenizer(config, accelerator, features=features, inception_weights=weights)
         elif arguments.of == "classifier":
@@ -67,8 +66,6 @@ def main() -> None:
                 inception_weights=weights,
             )
         accelerator.print(summary(found))
-    finally:
-        finish(accelerator)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from var_pe.command_line import exit_with_sentence, parse_arguments
 from var_pe.config import Config
 from var_pe.sampling.pipeline import VARPipeline
 from var_pe.scoring import draw_folder, load_pipeline
-from var_pe.stages import finish, start_accelerator
+from var_pe.stages import session
 
 PIPELINE = {"--pipeline": ("run=.", "tokenizer_run=.")}  # a saved pipeline in place of a run
 
@@ -34,8 +34,7 @@ def main() -> None:
     config, arguments = parse_arguments(
         None, description=__doc__ or "", schema=Config, extra=options, runs=True, instead=PIPELINE
     )
-    accelerator = start_accelerator()
-    try:
+    with session() as accelerator:
         if arguments.pipeline is not None:
             if not (Path(arguments.pipeline) / "model_index.json").exists():
                 raise ValueError(
@@ -52,8 +51,6 @@ def main() -> None:
         folder = arguments.output or Path(config.run) / "drawn"
         draw_folder(pipeline, config.sampling, folder, accelerator, npz=arguments.npz)
         accelerator.print(f"images: {folder / 'images'}  picture: {folder / 'grid.png'}")
-    finally:
-        finish(accelerator)
 
 
 if __name__ == "__main__":

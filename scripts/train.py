@@ -6,14 +6,12 @@ To resume after a kill or a stop, run the same command again.
 """
 
 import argparse
-import sys
 
 from var_pe.command_line import exit_with_sentence, parse_arguments
 from var_pe.config import Config
 from var_pe.planning import plan
 from var_pe.scoring import score_classifier, score_tokenizer
-from var_pe.stages import finish, start_accelerator, train_classifier, train_generator, train_tokenizer
-from var_pe.training.loop import Interrupted
+from var_pe.stages import session, train_classifier, train_generator, train_tokenizer
 
 STAGES = ("all", "tokenizer", "generator", "classifier")
 
@@ -31,17 +29,11 @@ def main() -> None:
     if arguments.dry_run:
         print(plan(config))
         return
-    stage = (
-        arguments.stage
-        if arguments.stage != "all"
-        else "generator"
-        if config.classifier is None
-        else "classifier"
-    )
-    accelerator = start_accelerator(
-        config.tokenizer_training, config.generator_training, config.classifier_training
-    )
-    try:
+    stage = arguments.stage
+    if stage == "all":
+        stage = "generator" if config.classifier is None else "classifier"
+    trainings = config.tokenizer_training, config.generator_training, config.classifier_training
+    with session(*trainings) as accelerator:
         if stage == "classifier":
             train_classifier(config, accelerator)
             score_classifier(config, accelerator)
@@ -51,12 +43,6 @@ def main() -> None:
             if stage == "generator":
                 train_generator(config, accelerator)
         accelerator.print(f"finished: {config.tokenizer_run if stage == 'tokenizer' else config.run}")
-    except Interrupted as stopped:
-        if accelerator.is_main_process:
-            print(stopped.sentence, file=sys.stderr)
-        raise
-    finally:
-        finish(accelerator)
 
 
 if __name__ == "__main__":

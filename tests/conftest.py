@@ -1,4 +1,4 @@
-"""What several test files share: every registered encoding as a config line, tiny models, a drawing pipeline."""
+"""What several test files share: every registered encoding as a config line, tiny models, a pipeline."""
 
 import json
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""From logits to tokens: guidance, what is kept, and a draw that follows the distribution and its generator alone."""
+"""From logits to tokens: guidance, what is kept, a draw that follows distribution and generator alone."""
 
 import pytest
 import torch

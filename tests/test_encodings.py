@@ -21,7 +21,9 @@ def built(line: str, pyramid: Pyramid = LADDER, dim: int = 64, seed: int = 0) ->
 
 
 def code(encoding: PositionEncoding, pyramid: Pyramid = LADDER) -> torch.Tensor:
-    return encoding.embed(torch.zeros(1, pyramid.num_tokens, 1), encoding.prepare(pyramid.positions()))[0].detach()
+    return encoding.embed(torch.zeros(1, pyramid.num_tokens, 1), encoding.prepare(pyramid.positions()))[
+        0
+    ].detach()
 
 
 def spread(code_LC: torch.Tensor) -> float:
@@ -292,7 +294,7 @@ def test_no_level_embedding_is_nothing():
 def test_levels_that_were_not_trained():
     """The sinusoidal code goes by the grid's size and knows any; a learned one has no row for them."""
     longer = Pyramid.square(1, 2, 3, 4, 6, 8, 12)
-    with pytest.raises(ValueError, match="learned has 6 levels, asked for 7; .* sinusoidal knows"):
+    with pytest.raises(ValueError, match=r"learned has 6 levels, asked for 7; .* sinusoidal knows"):
         levels_of("learned", longer)
     known, unseen = levels_of("sinusoidal", LADDER), levels_of("sinusoidal", longer)
     assert torch.equal(unseen[: LADDER.num_tokens], known)

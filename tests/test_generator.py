@@ -129,7 +129,7 @@ def test_a_few_steps_lower_the_loss(line, make_generator):
 
 
 def test_the_same_network_around_every_encoding(line, make_generator):
-    """A comparison means something when all else is equal: weights follow from (seed, name), not from what ran before."""
+    """A comparison needs all else equal: weights follow from (seed, name), not from what ran before."""
     torch.manual_seed(1)
     plain = make_generator("none", seed=5).state_dict()
     torch.manual_seed(2)
@@ -139,7 +139,11 @@ def test_the_same_network_around_every_encoding(line, make_generator):
     assert all(torch.equal(ours[name], plain[name]) for name in around)
     again, other = make_generator(line, seed=5).state_dict(), make_generator(line, seed=6).state_dict()
     assert all(torch.equal(ours[name], again[name]) for name in ours)
-    drawn = [name for name in ours if ours[name].dim() > 1 and ours[name].is_floating_point() and ours[name].std() > 0]
+    drawn = [
+        name
+        for name in ours
+        if ours[name].dim() > 1 and ours[name].is_floating_point() and ours[name].std() > 0
+    ]
     fixed = [name for name in drawn if torch.equal(ours[name], other[name])]
     assert all(name.startswith("position_encoding.") for name in fixed), fixed
 
@@ -154,7 +158,9 @@ def test_no_two_parameters_start_alike(make_generator):
 @torch.no_grad()
 def test_initial_values_are_var_s():
     """var.md 1.7: one deviation for all, then small gates, head and residual branches."""
-    model = VARTransformer(dim=128, depth=8, num_heads=2, codebook_size=256, latent_channels=32, num_classes=50)
+    model = VARTransformer(
+        dim=128, depth=8, num_heads=2, codebook_size=256, latent_channels=32, num_classes=50
+    )
     std = (1 / (3 * 128)) ** 0.5
     block = model.blocks[3]
     expected = {
@@ -172,7 +178,9 @@ def test_initial_values_are_var_s():
         block.modulation.weight[256:]: 0.5 * std,
     }
     for values, deviation in expected.items():
-        torch.testing.assert_close(values.std().item(), deviation, rtol=0.2 if values.dim() == 1 else 0.06, atol=0)
+        torch.testing.assert_close(
+            values.std().item(), deviation, rtol=0.2 if values.dim() == 1 else 0.06, atol=0
+        )
     biases = [name for name, p in model.named_parameters() if name.endswith("bias") and p.any()]
     assert not biases
     torch.testing.assert_close(block.attn.log_scale_H.exp(), torch.full((2,), 4.0))
@@ -216,7 +224,7 @@ def test_the_whole_model_in_another_type(generator, make_tokenizer, dtype):
 
 @torch.no_grad()
 def test_saved_and_loaded_it_is_the_same_model(generator, tmp_path):
-    """config.json makes lists of tuples and knows no classes; factors and grids are stored beside the weights."""
+    """config.json makes lists of tuples; factors and grids are stored beside the weights."""
     generator.save_pretrained(tmp_path)
     loaded = VARTransformer.from_pretrained(tmp_path)
     labels_B, inputs_BLZ = asked(generator)
@@ -430,7 +438,7 @@ def published(golden) -> VARTransformer:
 
 @torch.no_grad()
 def test_logits_equal_the_published_code_s(golden, published):
-    """With its weights, ours is VAR: assembly of the sequence, mask, adaptive norms, cosine attention, head."""
+    """With its weights, ours is VAR: the sequence, mask, adaptive norms, cosine attention, head."""
     inputs_BLZ, labels_B = golden.expected["teacher_forcing_input"], golden.expected["labels"]
     nobody_B = torch.full_like(labels_B, golden.num_classes)
     for labels, name in ((labels_B, "logits"), (nobody_B, "logits_unconditional")):
@@ -440,7 +448,9 @@ def test_logits_equal_the_published_code_s(golden, published):
 def test_greedy_tokens_equal_the_published_code_s(golden, published):
     """And so is sampling: guidance by level, the walk, the cache."""
     holder = torch.nn.Module()  # of a tokenizer, drawing needs the quantizer only
-    holder.quantizer = MultiScaleQuantizer(golden.vocab_size, golden.z_channels, num_phi=golden.share_quant_resi)
+    holder.quantizer = MultiScaleQuantizer(
+        golden.vocab_size, golden.z_channels, num_phi=golden.share_quant_resi
+    )
     weights = golden.weights["vqvae"]
     with torch.no_grad():
         holder.quantizer.codebook_VZ.copy_(weights["quantize.embedding.weight"])

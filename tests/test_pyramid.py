@@ -20,7 +20,7 @@ def test_spans_cut_the_row_of_tokens_into_levels(pyramid):
     tokens = list(range(pyramid.num_tokens))
     pieces = [tokens[span] for span in pyramid.spans]
     assert [len(piece) for piece in pieces] == [h * w for h, w in pyramid.grids]
-    assert sum(pieces, []) == tokens
+    assert [token for piece in pieces for token in piece] == tokens
 
 
 @pytest.mark.parametrize("pyramid", PYRAMIDS, ids=str)
@@ -71,7 +71,7 @@ def test_levels_that_are_not_at_hand_are_refused():
     "pyramid", [Pyramid.square(1, 2, 3, 6), Pyramid(((1, 3), (2, 3), (4, 6), (8, 30)))], ids=str
 )
 def test_a_centre_is_the_mean_coordinate_of_the_area_it_covers(pyramid):
-    """Averaging coordinates down as `area` does gives the coarse centres, so coarse and fine agree about the place.
+    """Averaging coordinates down as `area` does gives the coarse centres: coarse and fine agree about the place.
 
     2 -> 3 is not nested: both are averages of 6, which weighs the cell that two of them share by its parts.
     """

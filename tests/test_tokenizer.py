@@ -48,7 +48,7 @@ def test_every_parameter_learns(make_tokenizer):
     reconstruction, quantized = tokenizer(pictures)
     ((reconstruction - pictures).square().mean() + quantized.loss).backward()
     idle = [name for name, p in tokenizer.named_parameters() if p.grad is None or not p.grad.any()]
-    # A key's bias adds the same number to all scores of a query; rounding is all that is left of its gradient.
+    # A key's bias adds the same number to all scores of a query: its gradient is rounding.
     assert not [name for name in idle if not name.endswith("to_k.bias")], idle
 
 

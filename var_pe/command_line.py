@@ -121,6 +121,9 @@ def exit_with_sentence() -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         sys.exit(130)
+    except FloatingPointError as error:  # a training that went wrong: nobody's typing, and no bug to trace
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
     except (ValueError, FileNotFoundError) as error:
         path = error.filename if isinstance(error, FileNotFoundError) else None
         sentence = f"{path} does not exist" if path else " ".join(str(error).split())

@@ -4,7 +4,9 @@ import hashlib
 import itertools
 import json
 import os
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -32,7 +34,7 @@ from var_pe.models.vit import ViTClassifier
 from var_pe.progress import Counter
 from var_pe.sampling.folder import draw_images
 from var_pe.sampling.pipeline import VARPipeline
-from var_pe.training.loop import TrainingConfig, train
+from var_pe.training.loop import Interrupted, TrainingConfig, train
 from var_pe.training.run import Run, into_place, on_main
 from var_pe.training.tasks import ClassifierTask, GeneratorTask, TokenizerTask
 
@@ -62,10 +64,19 @@ def start_accelerator(*trainings: TrainingConfig) -> Accelerator:
     return accelerator
 
 
-def finish(accelerator: Accelerator) -> None:
-    """Ends a command on every process; without it gloo aborts now and then after the work is done."""
-    accelerator.free_memory()
-    accelerator.end_training()
+@contextmanager
+def session(*trainings: TrainingConfig) -> Iterator[Accelerator]:
+    """An accelerator for a command, and its end on every process: without it gloo aborts now and then."""
+    accelerator = start_accelerator(*trainings)
+    try:
+        yield accelerator
+    except Interrupted as stopped:
+        if accelerator.is_main_process:
+            print(stopped.sentence, file=sys.stderr)
+        raise
+    finally:
+        accelerator.free_memory()
+        accelerator.end_training()
 
 
 def train_tokenizer(config: Config, accelerator: Accelerator) -> VQTokenizer:

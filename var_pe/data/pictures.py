@@ -34,9 +34,9 @@ def open_picture(content: bytes | str | Path, where: str) -> Image.Image:
         picture = Image.open(BytesIO(content) if isinstance(content, bytes) else content)
         picture.load()
         return ImageOps.exif_transpose(picture)
-    except (
-        Exception
-    ) as error:  # PIL's decoders raise what they happen to meet: OSError, SyntaxError, struct.error ...
+    except MemoryError:
+        raise
+    except Exception as error:  # decoders raise what they meet: OSError, SyntaxError, struct.error ...
         reason = "not a picture" if isinstance(error, Image.UnidentifiedImageError) else str(error)
         raise CorruptImage(f"corrupt image {where}: {reason}") from error
 

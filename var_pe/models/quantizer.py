@@ -1,8 +1,10 @@
 """Multi-scale residual quantizer: the one walk up the pyramid that training, encoding and sampling all take."""
 
 from dataclasses import dataclass
+from functools import cache
 from typing import cast
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -139,13 +141,14 @@ class MultiScaleQuantizer(nn.Module):
         )
 
 
+@cache
 def phi_index(level: int, num_levels: int, num_phi: int) -> int:
     """Which phi serves a level: the nearest of evenly spaced ticks (VAR's public code).
 
-    The ticks of four run from 1/12 to 11/12, of any other number P from 1/(2P) to 1 - 1/(2P). A pyramid of one
-    level, which VAR cannot have, takes the phi of the finest one.
+    The ticks of four run from 1/12 to 11/12, of any other number P from 1/(2P) to 1 - 1/(2P). Some levels lie
+    midway between two, as two of VAR's ten do: rounding decides, so this is numpy's arithmetic, as in that code.
+    A pyramid of one level, which VAR cannot have, takes the phi of the finest one.
     """
-    edge = 1 / (3 * num_phi) if num_phi == 4 else 1 / (2 * num_phi)
+    edge = 1 / 3 / num_phi if num_phi == 4 else 1 / 2 / num_phi
     where = level / (num_levels - 1) if num_levels > 1 else 1.0
-    ticks = [edge + (1 - 2 * edge) * i / max(1, num_phi - 1) for i in range(num_phi)]
-    return min(range(num_phi), key=lambda i: abs(ticks[i] - where))
+    return int(np.argmin(np.abs(np.linspace(edge, 1 - edge, num_phi) - where)))
