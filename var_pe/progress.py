@@ -26,8 +26,8 @@ class Counter:
             self.said = time.monotonic()
             rate = self.count / (self.said - self.began)
             left = (self.total - self.count) / rate / 60
-            line = f"{self.what}: {self.count} of {self.total} {self.unit}s, {rate:.4g}/s, {left:.1f} minutes left"
-            print(line, file=sys.stderr, flush=True)
+            done = f"{self.what}: {self.count} of {self.total} {self.unit}s"
+            print(f"{done}, {rate:.4g}/s, {left:.1f} minutes left", file=sys.stderr, flush=True)
 
     def __enter__(self) -> "Counter":
         return self

@@ -14,9 +14,9 @@ Grid = tuple[int, int]
 class Positions:
     """Where each token of some consecutive levels of a pyramid sits.
 
-    `cell_L2` is its row and column in its own grid (int64), `level_L` its level (int64), `yx_L2` its centre in
-    [-1, 1] x [-1, 1], y first (float32). `grids` are all grids of the pyramid, `levels` the ones at hand: both
-    are plain Python values, so that shapes never have to be read back from a device.
+    `cell_L2` is its row and column in its own grid (int64), `level_L` its level (int64), `yx_L2` its centre
+    in [-1, 1] x [-1, 1], y first (float32). `grids` are all grids of the pyramid, `levels` the ones at hand:
+    both are plain Python values, so that shapes never have to be read back from a device.
     """
 
     cell_L2: Tensor
@@ -59,7 +59,7 @@ class Pyramid:
     """Grids (rows, columns) from coarse to fine; a ViT's patch grid is a pyramid of one level.
 
     Raises:
-        ValueError: there is no level, a side is not a positive integer, or a level is larger than the last one.
+        ValueError: there is no level, a side is not a positive integer, or one is larger than the last.
     """
 
     grids: tuple[Grid, ...]
@@ -98,7 +98,7 @@ class Pyramid:
         return _spans(self.grids)
 
     def for_size(self, height: int, width: int) -> "Pyramid":
-        """The same ladder of levels for a finest grid of `height` x `width`: each side scaled, rounded, at least 1."""
+        """The same ladder for a finest grid of `height` x `width`: each side scaled, rounded, at least 1."""
         if height < 1 or width < 1:
             raise ValueError(f"a finest grid has sides of at least 1, got {height}x{width}")
         rows, columns = self.finest

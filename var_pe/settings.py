@@ -332,7 +332,8 @@ def build(schema: type[T], tree: Tree, prefix: str = "") -> T:
 
 
 def load(schema: type[T], file: str | Path | None, overrides: Sequence[str] = ()) -> T:
-    """The settings of `file` (if any) over the dataclasses' defaults and under the overrides, as one `schema`.
+    """The settings of `file` (if any) over the dataclasses' defaults and under the overrides, as one
+    `schema`.
 
     Raises:
         ConfigError: a file, key, value, type or rule is wrong.

@@ -1,4 +1,4 @@
-"""Position encodings, one file each, chosen by one line of a config; `build_encoding` turns the line into a module."""
+"""Position encodings, one file each; `build_encoding` turns a config's line into a module."""
 
 import difflib
 import inspect
@@ -15,7 +15,7 @@ _FROM_MODEL = ("self", "dim", "num_heads", "depth", "pyramid", "parts")
 
 
 def build_encoding(line: str, **model: Any) -> PositionEncoding:
-    """The encoding that `line` describes, for a model of `dim`, `num_heads`, `depth` and `pyramid` (keywords).
+    """The encoding that `line` describes, for a model of these `dim`, `num_heads`, `depth` and `pyramid`.
 
     Raises:
         ValueError: the line does not parse, or names an encoding or option that does not exist.

@@ -12,7 +12,7 @@ REGISTRY: dict[str, type["PositionEncoding"]] = {}
 
 
 class PositionEncoding(nn.Module):
-    """Tells a transformer where its tokens are; a function of `Positions`, so it serves ViT and generator alike.
+    """Tells a transformer where its tokens are: a function of `Positions`, so it serves both models.
 
     Prefix tokens (class token, registers) have no place: the model slices them off before these hooks.
     """
@@ -82,5 +82,5 @@ def register(name: str) -> Callable[[type[PositionEncoding]], type[PositionEncod
 
 
 def standard_deviation(dim: int) -> float:
-    """VAR's initial standard deviation of everything learned, sqrt(1 / (3 C)) (Tian et al. 2024, public code)."""
+    """VAR's initial standard deviation of everything learned, sqrt(1 / (3 C)) (public code)."""
     return (1 / (3 * dim)) ** 0.5

@@ -19,10 +19,10 @@ class Learned(TokenEncoding):
     The table keeps the grids it was made for in `grids_K2`: other grids are an error, never a guess.
 
     Args:
-        init: `trunc_normal` (standard deviation sqrt(1 / (3 C))), `xavier` (normal, with the fans of the whole
-            (L, C) table) or `sinusoidal` (the fixed code, brought to sqrt(1 / (3 C)) root mean square about its
-            mean: the control for a mixture). One standard deviation for all levels: fans of a single level would
-            spread it elevenfold between 1x1 and 16x16.
+        init: `trunc_normal` (standard deviation sqrt(1 / (3 C))), `xavier` (normal, with the fans of the
+            whole (L, C) table) or `sinusoidal` (the fixed code, brought to sqrt(1 / (3 C)) root mean square
+            about its mean: the control for a mixture). One standard deviation for all levels: fans of a
+            single level would spread it elevenfold between 1x1 and 16x16.
         scale: the table is multiplied by it.
     """
 
@@ -48,7 +48,7 @@ class Learned(TokenEncoding):
         self.register_buffer("grids_K2", torch.tensor(pyramid.grids, dtype=torch.int64))
 
     def init_parameter(self, name: str, parameter: nn.Parameter, generator: torch.Generator) -> None:
-        length, dim = parameter.shape
+        dim = parameter.shape[1]
         std = standard_deviation(dim)
         if self.init == "trunc_normal":
             nn.init.trunc_normal_(parameter, std=std, generator=generator)
@@ -62,8 +62,8 @@ class Learned(TokenEncoding):
     def code_LC(self, positions: Positions) -> Tensor:
         if positions.grids != self.pyramid.grids:
             raise ValueError(
-                f"the learned table was made for the grids {self.pyramid}, asked for {Pyramid(positions.grids)}; "
-                f"resample it or choose an encoding that follows the size (sinusoidal)"
+                f"the learned table was made for the grids {self.pyramid}, "
+                f"asked for {Pyramid(positions.grids)}; resample it or choose an encoding that follows the size (sinusoidal)"
             )
         spans = self.pyramid.spans
         rows = slice(spans[positions.levels.start].start, spans[positions.levels.stop - 1].stop)

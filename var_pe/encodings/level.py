@@ -11,7 +11,7 @@ KINDS = ("learned", "sinusoidal", "none")
 
 
 class LevelEmbedding(nn.Module):
-    """Adds one code per level: `learned` (VAR's `lvl_embed`), `sinusoidal` (of the log of the grid's sides), `none`.
+    """Adds one code per level: `learned` (VAR's `lvl_embed`), `sinusoidal` (of the log of the sides), `none`.
 
     The sinusoidal code knows levels it has not seen; a learned one is an error beyond the trained levels.
     """
@@ -36,11 +36,12 @@ class LevelEmbedding(nn.Module):
         if self.kind == "learned":
             if len(positions.grids) > self.num_levels:
                 raise ValueError(
-                    f"level_embedding learned has {self.num_levels} levels, asked for {len(positions.grids)}; "
+                    f"level_embedding learned has {self.num_levels} levels, "
+                    f"asked for {len(positions.grids)}; "
                     f"level_embedding: sinusoidal knows levels it has not seen"
                 )
             return self.table_KC[positions.level_L].float()
-        # An octave is ten units: neighbouring rungs of any usual ladder stay apart, 1x1 and 64x64 do not wrap.
+        # An octave is ten units: neighbouring rungs of any usual ladder stay apart, 1x1 and 64x64 don't wrap.
         sides_K2 = torch.tensor(positions.grids, dtype=torch.float32, device=positions.level_L.device)
         code_KC = sinusoidal_code(10 * sides_K2.log2(), self.dim, 10000.0)
         return standard_deviation(self.dim) / 0.5**0.5 * code_KC[positions.level_L]

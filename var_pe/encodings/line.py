@@ -1,7 +1,7 @@
 """The one-line language of encodings: `learned`, `mixed(learned=0.7, sinusoidal=0.3)`, `sinusoidal + peg`.
 
-Parsed with `ast` and never evaluated. One string rather than a mapping: an override replaces it whole, and it is
-the row's label in a report.
+Parsed with `ast` and never evaluated. One string rather than a mapping: an override replaces it whole, and it
+is the row's label in a report.
 """
 
 import ast

@@ -14,11 +14,11 @@ from var_pe.pyramid import Positions, Pyramid
 class Mixed(TokenEncoding):
     """`sum_i weight_i * factor_i * part_i`; `mixed(learned=0.7, sinusoidal=0.3)`.
 
-    A sinusoidal code is sqrt(1.5 C) times as large as a learned table at its usual start, so the literal sum that
-    articles print is nearly the sinusoid alone. `match_rms` therefore brings every part to the same amplitude,
-    sqrt(1 / (3 C)) root mean square about the mean over positions, by a factor measured once on the initial values.
-    At fixed grids the sum is a learned table that starts elsewhere and learns at another rate:
-    `learned(init=sinusoidal)` is its control.
+    A sinusoidal code is sqrt(1.5 C) times as large as a learned table at its usual start, so the literal sum
+    that articles print is nearly the sinusoid alone. `match_rms` therefore brings every part to the same
+    amplitude, sqrt(1 / (3 C)) root mean square about the mean over positions, by a factor measured once on
+    the initial values. At fixed grids the sum is a learned table that starts elsewhere and learns at another
+    rate: `learned(init=sinusoidal)` is its control.
 
     Args:
         parts: token encodings, in the order of `weights`.

@@ -1,4 +1,4 @@
-"""Fixed 2-D sinusoidal code, counted in cells of the finest level so that coarse and fine tokens agree about the place."""
+"""Fixed 2-D sinusoidal code in cells of the finest level, so that coarse and fine tokens agree."""
 
 import torch
 from torch import Tensor
@@ -11,9 +11,10 @@ from var_pe.pyramid import Positions, Pyramid
 class Sinusoidal(TokenEncoding):
     """`[sin y | sin x | cos y | cos x]` of the token's centre, a quarter of the channels each (timm's order).
 
-    Vaswani et al. 2017 in two dimensions; frequencies temperature^(-k / (C / 4)), k = 0 .. C / 4 - 1, in radians
-    per cell of the finest level. The centre of cell i of n is (i + 0.5) * n_finest / n: a level of the same size as
-    the finest one counts 0.5, 1.5, ...; on [-1, 1] neighbours would be indistinguishable at temperature 10000.
+    Vaswani et al. 2017 in two dimensions; frequencies temperature^(-k / (C / 4)), k = 0 .. C / 4 - 1, in
+    radians per cell of the finest level. The centre of cell i of n is (i + 0.5) * n_finest / n: a level of
+    the same size as the finest one counts 0.5, 1.5, ...; on [-1, 1] neighbours would be indistinguishable at
+    temperature 10000.
 
     Args:
         temperature: ratio of the longest to the shortest wavelength, above 1.

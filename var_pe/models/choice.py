@@ -12,8 +12,8 @@ def guidance_per_level(scale: float, schedule: str | Sequence[float], num_levels
     """Guidance t of every level; logits become (1 + t) * conditional - t * unconditional, so 0 is none.
 
     `linear` grows from 0 at the first level to `scale` at the last (VAR; a level that is alone is the last),
-    `constant` is `scale` everywhere, and a list gives one factor of `scale` per level. In the convention where 1
-    means none (diffusers), the weight is 1 + t.
+    `constant` is `scale` everywhere, and a list gives one factor of `scale` per level. In the convention
+    where 1 means none (diffusers), the weight is 1 + t.
     """
     if not 0 <= scale < float("inf"):
         raise ValueError(f"guidance_scale must be finite and at least 0 (none), got {scale}")
@@ -53,7 +53,8 @@ def kept_logits(logits_BlV: Tensor, *, top_k: int = 0, top_p: float = 0.0) -> Te
 
 
 def draw(logits_BlV: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-    """One token per position, (B, l); image i draws its l numbers from `generators[i]`, whatever else is in the batch.
+    """One token per position, (B, l); image i draws its l numbers from `generators[i]`, whatever else is in
+    the batch.
 
     The inverse of the cumulative distribution at a uniform number: one number a token, not one a code.
     """

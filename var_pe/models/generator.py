@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import ClassVar, cast
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -42,7 +42,7 @@ class GeneratorConfig:
 
 
 class AdaLNBlock(nn.Module):
-    """A transformer block modulated by the class: gates, scales and shifts in VAR's order (Peebles & Xie 2023)."""
+    """A transformer block modulated by the class (Peebles & Xie 2023); chunks in VAR's order."""
 
     def __init__(
         self,
@@ -93,16 +93,16 @@ class Drawn:
 class VARTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
     """Class-conditional next-scale transformer (Tian et al. 2024) under any position encoding.
 
-    The first level starts from one vector, class embedding plus `start_C`; every other level from its view of the
-    levels before it. A token sees its own level and all coarser ones. Label `num_classes` is unconditional, the
-    only one if there are no classes. Arguments as in `GeneratorConfig`; `levels`, `codebook_size` and
-    `latent_channels` are the tokenizer's.
+    The first level starts from one vector, class embedding plus `start_C`; every other level from its view of
+    the levels before it. A token sees its own level and all coarser ones. Label `num_classes` is
+    unconditional, the only one if there are no classes. Arguments as in `GeneratorConfig`; `levels`,
+    `codebook_size` and `latent_channels` are the tokenizer's.
 
     Raises:
         ValueError: widths do not fit, or the encoding cannot follow the pyramid.
     """
 
-    _no_split_modules = ["AdaLNBlock"]  # type: ignore[assignment]  # what FSDP shards as one piece
+    _no_split_modules: ClassVar = ["AdaLNBlock"]  # type: ignore[assignment]  # what FSDP shards as one piece
 
     @register_to_config
     def __init__(
@@ -232,10 +232,10 @@ class VARTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
         top_p: float = 0.0,
         on_level: Callable[[int, Tensor], None] | None = None,
     ) -> Drawn:
-        """Draws images level by level; image i follows from `generators[i]` and its label, not from its batch.
+        """Draws images level by level; image i follows from `generators[i]` and its label alone.
 
-        `guidance_scale` 0 computes no unconditional half (see `guidance_per_level`); `top_k` 0 and `top_p` 0 keep all
-        tokens. `on_level(level, f_hat_BZhw)` is told of every level drawn.
+        `guidance_scale` 0 computes no unconditional half (see `guidance_per_level`); `top_k` 0 and `top_p` 0
+        keep all tokens. `on_level(level, f_hat_BZhw)` is told of every level drawn.
         """
         pyramid = pyramid or self.pyramid
         check_choice(temperature=temperature, top_k=top_k, top_p=top_p)

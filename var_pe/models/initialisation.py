@@ -1,4 +1,4 @@
-"""Initial weights that follow from (seed, parameter name) alone: the same network around every position encoding."""
+"""Initial weights that follow from (seed, parameter name): the same network around every encoding."""
 
 import torch
 from torch import nn
@@ -13,9 +13,10 @@ Norm = nn.LayerNorm | nn.GroupNorm | nn.modules.batchnorm._BatchNorm
 def initialise(model: nn.Module, seed: int, *, std: float | None = None) -> None:
     """Draws every parameter anew, each from its own generator, whatever else the model holds.
 
-    A module may say how its own parameters start (`init_parameter(name, parameter, generator)`), and an encoding fix
-    what depends on them afterwards (`calibrate()`). Of the rest, norms start as the identity, biases at zero, and
-    weights truncated-normal with deviation `std`, or 1 / sqrt(3 fan_in) (torch's own variance) where it is None.
+    A module may say how its own parameters start (`init_parameter(name, parameter, generator)`), and an
+    encoding fix what depends on them afterwards (`calibrate()`). Of the rest, norms start as the identity,
+    biases at zero, and weights truncated-normal with deviation `std`, or 1 / sqrt(3 fan_in) (torch's own
+    variance) where it is None.
     """
     for path, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):

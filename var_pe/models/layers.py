@@ -1,4 +1,4 @@
-"""Attention and feed-forward layers that generator and ViT share, and how attention is told about positions."""
+"""Attention and feed-forward layers of generator and ViT, and how attention is told about positions."""
 
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -18,8 +18,8 @@ from var_pe.encodings import PositionEncoding
 class Place:
     """What one forward pass tells attention: the encoding, its contexts for queries and keys, who sees whom.
 
-    `prefix` tokens (class token, registers) come first among queries and keys; they are neither turned nor biased.
-    `visible_QK` is True where a query may look; None lets all queries see all keys.
+    `prefix` tokens (class token, registers) come first among queries and keys; they are neither turned nor
+    biased. `visible_QK` is True where a query may look; None lets all queries see all keys.
     """
 
     encoding: PositionEncoding
@@ -70,10 +70,10 @@ class LevelCache:
 
 
 class Attention(nn.Module):
-    """Multi-head attention; with `qk_norm`, cosine attention with a learned temperature per head (Swin v2; VAR).
+    """Multi-head attention; with `qk_norm`, cosine attention with a temperature per head (Swin v2; VAR).
 
-    A key bias would add the same number to every score of a query, so there is none. Norm first, then rotation:
-    only a norm without weights commutes with a rotation.
+    A key bias would add the same number to every score of a query, so there is none. Norm first, then
+    rotation: only a norm without weights commutes with a rotation.
     """
 
     max_log_scale = log(100.0)

@@ -1,4 +1,4 @@
-"""Multi-scale residual quantizer: the one walk up the pyramid that training, encoding and sampling all take."""
+"""Multi-scale residual quantizer: the one walk up the pyramid, for training, encoding and sampling."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -14,7 +14,7 @@ from var_pe.pyramid import Pyramid
 
 @dataclass(frozen=True)
 class Quantized:
-    """A latent map written as tokens: `f_hat_BZhw` passes gradients straight through, `z_BLZ` is what was rounded."""
+    """A latent map as tokens: `f_hat_BZhw` passes gradients straight through, `z_BLZ` is what was rounded."""
 
     f_hat_BZhw: Tensor
     tokens_BL: Tensor
@@ -25,8 +25,9 @@ class Quantized:
 class MultiScaleQuantizer(nn.Module):
     """Rounds a latent map to the nearest codes level by level, each level what the coarser ones left over.
 
-    Tian et al. 2024 (VAR), algorithms 1 and 2. Two methods are the whole walk: `add_level` adds a level's codes to the
-    running reconstruction f_hat, `input_for` reads the next level's input from it. float32 whatever the autocast.
+    Tian et al. 2024 (VAR), algorithms 1 and 2. Two methods are the whole walk: `add_level` adds a level's
+    codes to the running reconstruction f_hat, `input_for` reads the next level's input from it. float32
+    whatever the autocast.
 
     Args:
         num_phi: convolutions that smooth the upsampled codes: one shared (1), a few shared by neighbouring
@@ -89,7 +90,7 @@ class MultiScaleQuantizer(nn.Module):
             return f_hat_BZhw + h_BZhw
 
     def input_for(self, map_BZhw: Tensor, level: int, pyramid: Pyramid) -> Tensor:
-        """What a map of the finest grid looks like at `level`: (B, l, Z), each cell the mean of what it covers."""
+        """A map of the finest grid as `level` sees it: (B, l, Z), each cell the mean of what it covers."""
         if pyramid.grids[level] != pyramid.finest:
             map_BZhw = F.interpolate(map_BZhw, size=pyramid.grids[level], mode="area")
         return map_BZhw.flatten(2).transpose(1, 2)
@@ -105,8 +106,8 @@ class MultiScaleQuantizer(nn.Module):
     def forward(self, f_BZhw: Tensor, pyramid: Pyramid) -> Quantized:
         """Rounds `f_BZhw`, whose sides are the finest grid's.
 
-        The loss is the mean over levels of mse(f_hat_k, sg(f)) + commitment * mse(sg(f_hat_k), f) on the running
-        reconstruction f_hat_k (VAR, equation 5).
+        The loss is the mean over levels of mse(f_hat_k, sg(f)) + commitment * mse(sg(f_hat_k), f) on the
+        running reconstruction f_hat_k (VAR, equation 5).
         """
         with torch.autocast(f_BZhw.device.type, enabled=False):
             f_BZhw = f_BZhw.float()
@@ -146,8 +147,8 @@ def phi_index(level: int, num_levels: int, num_phi: int) -> int:
     """Which phi serves a level: the nearest of evenly spaced ticks (VAR's public code).
 
     The ticks of four run from 1/12 to 11/12, of any other number P from 1/(2P) to 1 - 1/(2P). Some levels lie
-    midway between two, as two of VAR's ten do: rounding decides, so this is numpy's arithmetic, as in that code.
-    A pyramid of one level, which VAR cannot have, takes the phi of the finest one.
+    midway between two, as two of VAR's ten do: rounding decides, so this is numpy's arithmetic, as in that
+    code. A pyramid of one level, which VAR cannot have, takes the phi of the finest one.
     """
     edge = 1 / 3 / num_phi if num_phi == 4 else 1 / 2 / num_phi
     where = level / (num_levels - 1) if num_levels > 1 else 1.0

@@ -35,13 +35,14 @@ class TokenizerConfig:
 
 
 class VQTokenizer(ModelMixin, ConfigMixin):  # type: ignore[misc]
-    """Images in [-1, 1] to tokens and back; each token is the nearest code to what the coarser levels left over.
+    """Images in [-1, 1] to tokens and back; each token is the nearest code to what coarser levels left over.
 
     Tian et al. 2024 (VAR) sections 3.2 and 3.3, around the convolutional autoencoder of Esser et al. 2021 in
     diffusers' blocks. Arguments as in `TokenizerConfig`.
 
     Raises:
-        ValueError: a size or a width does not fit; from `encode`, the image is not `downsampling` times a grid.
+        ValueError: a size or a width does not fit; from `encode`, the image is not `downsampling` times a
+        grid.
     """
 
     @register_to_config
@@ -67,7 +68,8 @@ class VQTokenizer(ModelMixin, ConfigMixin):  # type: ignore[misc]
         widths = tuple(channels * multiplier for multiplier in channel_multipliers)
         if not widths or any(width % norm_groups for width in widths):
             raise ValueError(
-                f"channels * channel_multipliers must be multiples of norm_groups ({norm_groups}), got {widths}"
+                f"channels * channel_multipliers must be multiples of norm_groups ({norm_groups}), "
+                f"got {widths}"
             )
         common: dict[str, Any] = dict(
             block_out_channels=widths, norm_num_groups=norm_groups, mid_block_add_attention=attention
@@ -104,7 +106,8 @@ class VQTokenizer(ModelMixin, ConfigMixin):  # type: ignore[misc]
         height, width = images_BCHW.shape[-2:]
         if height % self.downsampling or width % self.downsampling:
             raise ValueError(
-                f"image sides must be multiples of the downsampling factor {self.downsampling}, got {height}x{width}"
+                f"image sides must be multiples of the downsampling factor {self.downsampling}, "
+                f"got {height}x{width}"
             )
         grid = height // self.downsampling, width // self.downsampling
         return self.pyramid if grid == self.pyramid.finest else self.pyramid.for_size(*grid)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -59,7 +60,7 @@ class ViTClassifier(ModelMixin, ConfigMixin):  # type: ignore[misc]
         ValueError: the image is not a whole number of patches, or an option is not known.
     """
 
-    _no_split_modules = ["Block"]  # type: ignore[assignment]  # what FSDP shards as one piece
+    _no_split_modules: ClassVar = ["Block"]  # type: ignore[assignment]  # what FSDP shards as one piece
 
     @register_to_config
     def __init__(
