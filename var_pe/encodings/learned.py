@@ -63,7 +63,7 @@ class Learned(TokenEncoding):
         if positions.grids != self.pyramid.grids:
             raise ValueError(
                 f"the learned table was made for the grids {self.pyramid}, "
-                f"asked for {Pyramid(positions.grids)}; resample it or choose an encoding that follows the size (sinusoidal)"
+                f"asked for {Pyramid(positions.grids)}; choose an encoding that follows the size (sinusoidal)"
             )
         spans = self.pyramid.spans
         rows = slice(spans[positions.levels.start].start, spans[positions.levels.stop - 1].stop)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import cast
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -102,7 +102,8 @@ class VARTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
         ValueError: widths do not fit, or the encoding cannot follow the pyramid.
     """
 
-    _no_split_modules: ClassVar = ["AdaLNBlock"]  # type: ignore[assignment]  # what FSDP shards as one piece
+    # what FSDP shards as one piece
+    _no_split_modules = ["AdaLNBlock"]  # type: ignore[assignment]  # noqa: RUF012
 
     @register_to_config
     def __init__(

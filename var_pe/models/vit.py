@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
@@ -60,7 +59,8 @@ class ViTClassifier(ModelMixin, ConfigMixin):  # type: ignore[misc]
         ValueError: the image is not a whole number of patches, or an option is not known.
     """
 
-    _no_split_modules: ClassVar = ["Block"]  # type: ignore[assignment]  # what FSDP shards as one piece
+    # what FSDP shards as one piece
+    _no_split_modules = ["Block"]  # type: ignore[assignment]  # noqa: RUF012
 
     @register_to_config
     def __init__(
