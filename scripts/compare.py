@@ -9,8 +9,6 @@ the runs. To go on after a stop, run the same command again; more encodings or s
 
 import argparse
 import os
-import re
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -41,15 +39,9 @@ def options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def overrides_first(argv: Sequence[str]) -> list[str]:
-    """`--seeds 0 1 key=value`: argparse would take the setting for another seed."""
-    return sorted(argv, key=lambda word: re.match(r"[A-Za-z_][\w.]*=", word) is None)
-
-
 @exit_with_sentence()
 def main(argv: Sequence[str] | None = None) -> None:
-    given = overrides_first(sys.argv[1:] if argv is None else argv)
-    config, arguments = parse_arguments(given, description=__doc__ or "", schema=Config, extra=options)
+    config, arguments = parse_arguments(argv, description=__doc__ or "", schema=Config, extra=options)
     output = arguments.output or Path(f"{config.run}_comparison")
     with session(config.tokenizer_training, config.generator_training) as accelerator:
         comparison = compare(config, arguments.encodings, arguments.seeds, output, accelerator)

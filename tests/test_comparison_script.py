@@ -1,10 +1,11 @@
 """scripts/compare.py on tiny runs: it reports, goes on where it was, and reuses what is finished."""
 
 import json
-import sys
 from pathlib import Path
 
 import pytest
+
+from var_pe.command_line import overrides_first
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 TINY = [
@@ -24,9 +25,8 @@ def compare(monkeypatch):
     return main
 
 
-def test_settings_may_follow_the_seeds(compare, monkeypatch):
+def test_settings_may_follow_the_seeds():
     """argparse would read the documented order `--seeds 0 1 key=value` as a third seed."""
-    overrides_first = sys.modules["compare"].overrides_first
     argv = ["--encodings", "mixed(learned=0.7, none=0.3)", "--seeds", "0", "1", "run=x", "data.limit=3"]
     assert overrides_first(argv) == ["run=x", "data.limit=3", *argv[:5]]
 

@@ -5,6 +5,7 @@ import ast
 import contextlib
 import inspect
 import io
+import re
 import sys
 import textwrap
 import tokenize
@@ -70,6 +71,11 @@ def describe(schema: type) -> str:
     return "\n".join(lines)
 
 
+def overrides_first(argv: Sequence[str]) -> list[str]:
+    """`--seeds 0 1 key=value`: argparse would take the setting for another seed."""
+    return sorted(argv, key=lambda word: re.match(r"[A-Za-z_][\w.]*=", word) is None)
+
+
 def parse_arguments(
     argv: Sequence[str] | None,
     *,
@@ -102,7 +108,7 @@ def parse_arguments(
     )
     if extra:
         extra(parser)
-    arguments = parser.parse_intermixed_args(argv)
+    arguments = parser.parse_intermixed_args(overrides_first(sys.argv[1:] if argv is None else argv))
     if runs and arguments.run is not None:
         saved = Path(arguments.run) / "config.yaml"
         if not saved.exists():

@@ -160,12 +160,15 @@ def score_images(
     features: list[str],
     reference: str = "images",
     inception_weights: str | None = None,
+    known: dict[tuple[str, str], FeatureSet] | None = None,
 ) -> dict[str, Any]:
     """Scores a folder of images against a real split, or against its reconstructions; adds to metrics.json.
 
     As many reference images as generated ones (at most half of the split, and `evaluation.images`), so that
-    the floor, the other half against the same reference, is at the same count.
+    the floor, the other half against the same reference, is at the same count. `known` keeps the reference's
+    features from one call to the next with the same data.
     """
+    known = {} if known is None else known
     if reference not in REFERENCES:
         raise ValueError(f"reference is one of {', '.join(REFERENCES)}, got {reference!r}")
     evaluation, found = config.evaluation, {}
@@ -176,7 +179,10 @@ def score_images(
     drawn = Labelled(folder)
     for name in features:
         extractor = feature_extractor(name, inception_weights or evaluation.inception_weights)
-        theirs, ours = described(extractor, real, accelerator), described(extractor, drawn, accelerator)
+        key = (reference, f"{extractor.name} {extractor.weights_sha256}")
+        if key not in known:
+            known[key] = described(extractor, real, accelerator)
+        theirs, ours = known[key], described(extractor, drawn, accelerator)
         count = min(len(ours), evaluation.images or len(ours))
         values = scores(ours, halves(theirs, count)[1], extractor=extractor)
         values |= _recognised(extractor, ours, theirs)

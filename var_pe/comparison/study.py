@@ -21,6 +21,7 @@ from torch import nn
 from var_pe.config import Config
 from var_pe.encodings import build_encoding
 from var_pe.encodings.line import parse
+from var_pe.evaluation.features import FeatureSet
 from var_pe.evaluation.metrics import versions
 from var_pe.pyramid import Pyramid
 from var_pe.sampling.folder import image_path
@@ -95,7 +96,8 @@ def compare(
     for number, trial in enumerate(planned, start=1):
         accelerator.print(f"run {number} of {len(planned)}: {trial.encoding}, seed {trial.seed}")
         train_generator(trial.config, accelerator)
-    found = [measured(trial, accelerator) for trial in planned]
+    known: dict[tuple[str, str], FeatureSet] = {}
+    found = [measured(trial, accelerator, known) for trial in planned]
     order = list(map(canonical, encodings))
     found.sort(key=lambda result: order.index(result.encoding))
     return Comparison(found, about(config, accelerator, resettable))
@@ -163,12 +165,12 @@ def slug(line: str) -> str:
     return plain if plain == line else f"{plain}_{hashlib.sha256(line.encode()).hexdigest()[:6]}"
 
 
-def measured(trial: Trial, accelerator: Accelerator) -> Result:
+def measured(trial: Trial, accelerator: Accelerator, known: dict[tuple[str, str], FeatureSet]) -> Result:
     """Draws and scores a trained run, unless that is done, and reads its costs."""
     config, run = trial.config, Path(trial.config.run)
     pipeline = load_pipeline(config)
     images = draw_folder(pipeline, config.sampling, run / "drawn", accelerator)
-    records, log = scored(config, images, accelerator), read_log(run / "log.jsonl")
+    records, log = scored(config, images, accelerator, known), read_log(run / "log.jsonl")
     values = {name: value for entry in records.values() for name, value in entry["values"].items()}
     values |= costs(log, config.generator_training.batch)
     values |= {
@@ -181,7 +183,9 @@ def measured(trial: Trial, accelerator: Accelerator) -> Result:
     return Result(trial.encoding, trial.seed, trial.config.run, values, records, log, pictures)
 
 
-def scored(config: Config, images: Path, accelerator: Accelerator) -> dict[str, Any]:
+def scored(
+    config: Config, images: Path, accelerator: Accelerator, known: dict[tuple[str, str], FeatureSet]
+) -> dict[str, Any]:
     """Records of the images' scores, made anew if images, data, features or versions have changed."""
     path, evaluation = images.parent / "scores.json", config.evaluation
     asked = {
@@ -194,7 +198,7 @@ def scored(config: Config, images: Path, accelerator: Accelerator) -> dict[str, 
     there = json.loads(path.read_text()) if path.exists() else {}
     if there.get("asked") == asked:
         return dict(there["records"])
-    records = score_images(config, images, accelerator, features=evaluation.features)
+    records = score_images(config, images, accelerator, features=evaluation.features, known=known)
     on_main(accelerator, lambda: write_text(path, json.dumps({"asked": asked, "records": records}, indent=2)))
     return records
 
