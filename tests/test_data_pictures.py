@@ -42,7 +42,7 @@ def images(folder: str, **options) -> ImageDataset:
     return ImageDataset(open_source(config, train=True), config, train=True, seed=3)
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "TGA"])
 def test_a_damaged_file_is_a_corrupt_image_whatever_its_format(kind):
     """Each of PIL's decoders has errors of its own; one that escapes ends a run and names no file."""

@@ -54,7 +54,12 @@ def test_sliced_positions_are_the_full_ones_sliced(pyramid):
     for first in range(pyramid.num_levels):
         for stop in range(first + 1, pyramid.num_levels + 1):
             span = slice(pyramid.spans[first].start, pyramid.spans[stop - 1].stop)
-            for part in (full.only(first, stop), full.only(0, stop).only(first, stop)):
+            tail = full.only(first, pyramid.num_levels)
+            for part in (
+                full.only(first, stop),
+                full.only(0, stop).only(first, stop),
+                tail.only(first, stop),
+            ):
                 for name in ("cell_L2", "level_L", "yx_L2"):
                     assert torch.equal(getattr(part, name), getattr(full, name)[span])
                 assert part.grids == pyramid.grids
@@ -71,7 +76,7 @@ def test_levels_that_are_not_at_hand_are_refused():
     "pyramid", [Pyramid.square(1, 2, 3, 6), Pyramid(((1, 3), (2, 3), (4, 6), (8, 30)))], ids=str
 )
 def test_a_centre_is_the_mean_coordinate_of_the_area_it_covers(pyramid):
-    """Averaging coordinates down as `area` does gives the coarse centres: coarse and fine agree about the place.
+    """Averaging coordinates down as `area` does gives the coarse centres: coarse and fine agree on places.
 
     2 -> 3 is not nested: both are averages of 6, which weighs the cell that two of them share by its parts.
     """

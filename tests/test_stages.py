@@ -12,6 +12,7 @@ from var_pe.config import Config
 from var_pe.data.sampler import Draw
 from var_pe.models.generator import VARTransformer
 from var_pe.models.tokenizer import VQTokenizer
+from var_pe.models.vit import ViTClassifier
 from var_pe.planning import plan
 from var_pe.sampling.pipeline import VARPipeline
 from var_pe.scoring import feature_extractor, weights_of
@@ -115,3 +116,16 @@ def test_initial_weights_do_not_depend_on_the_encoding():
     common = [name for name in first if not name.startswith("position_encoding")]
     assert len(common) > 20
     assert all(torch.equal(first[name], second[name]) for name in common)
+
+
+def test_a_stem_of_convolutions_gives_the_grid_of_plain_patches():
+    """Everything behind the stem is the same, on rectangles too."""
+    images_BCHW = torch.randn(2, 1, 16, 24)
+    for stem in ("patch", "convolutions"):
+        model = ViTClassifier((16, 24), 1, stem=stem, dim=16, depth=1, num_heads=2)
+        assert model.patch_embed(images_BCHW).shape == (2, 16, 4, 6)
+        assert model(images_BCHW).shape == (2, 10)
+    with pytest.raises(ValueError, match="needs patch_size 2, 4, 8"):
+        ViTClassifier((15, 15), 1, stem="convolutions", patch_size=3, dim=16, num_heads=2)
+    with pytest.raises(ValueError, match="stem is one of"):
+        ViTClassifier(stem="resnet")

@@ -46,14 +46,21 @@ def to_channels(picture: Image.Image, channels: int, where: str = "") -> Image.I
     mode = "L" if channels == 1 else "RGB"
     if picture.mode == mode:
         return picture
-    if picture.mode.startswith("I;16"):
-        picture = Image.fromarray((np.asarray(picture).astype(np.uint16) >> 8).astype(np.uint8))
-    elif picture.mode in ("I", "F"):
+    if picture.mode in ("I", "F"):
         raise CorruptImage(f"image {where} has mode {picture.mode}, whose range of brightness is not stated")
-    elif picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
     try:
-        return (picture.convert("RGB") if picture.mode == "LAB" else picture).convert(mode)
+        return opaque(picture).convert(mode)
     except ValueError as error:  # PIL knows modes that it cannot convert
         raise CorruptImage(f"image {where} has mode {picture.mode}: {error}") from error
+
+
+def opaque(picture: Image.Image) -> Image.Image:
+    """On white where it is transparent, with 8 bits a channel, in a mode from which PIL converts."""
+    if picture.mode.startswith("I;16"):
+        return Image.fromarray((np.asarray(picture).astype(np.uint16) >> 8).astype(np.uint8))
+    if picture.mode == "LAB":
+        return picture.convert("RGB")
+    if not picture.has_transparency_data:
+        return picture
+    picture = picture.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
