@@ -76,7 +76,7 @@ def test_levels_that_are_not_at_hand_are_refused():
     "pyramid", [Pyramid.square(1, 2, 3, 6), Pyramid(((1, 3), (2, 3), (4, 6), (8, 30)))], ids=str
 )
 def test_a_centre_is_the_mean_coordinate_of_the_area_it_covers(pyramid):
-    """Averaging coordinates down as `area` does gives the coarse centres: coarse and fine agree on places.
+    """Averaging coordinates down as `area` does gives the coarse centres: coarse and fine agree.
 
     2 -> 3 is not nested: both are averages of 6, which weighs the cell that two of them share by its parts.
     """
