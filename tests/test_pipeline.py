@@ -151,7 +151,7 @@ def test_a_callback_sees_every_level(pipeline):
         ({"top_k": -1}, "top_k must be at least 0"),
         ({"top_p": 2}, "top_p must lie in"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else "-".join(value),
 )
 def test_wrong_inputs_are_named(given, sentence, pipeline):
     with pytest.raises(ValueError, match=sentence):

@@ -131,12 +131,15 @@ def test_gradients_pass_straight_through(make_quantizer):
     (grad,) = torch.autograd.grad((quantized.f_hat_BZhw * into_BZhw).sum(), f_BZhw, retain_graph=True)
     assert torch.equal(grad, into_BZhw)
     quantized.loss.backward()
-    levels, f_hat_BZhw = pyramid.num_levels, quantizer.start(3, pyramid)
-    expected = torch.zeros_like(f_BZhw)
-    for level, span in enumerate(pyramid.spans):  # the commitment alone reaches the encoder
-        f_hat_BZhw = quantizer.add_level(f_hat_BZhw, quantized.tokens_BL[:, span], level, pyramid).detach()
-        expected += 0.25 * 2 * (f_BZhw.detach() - f_hat_BZhw) / f_BZhw.numel() / levels
-    torch.testing.assert_close(f_BZhw.grad, expected)
+    encoder, codes, f_hat_BZhw = torch.zeros_like(f_BZhw), 0.0, quantizer.start(3, pyramid)
+    for level, span in enumerate(pyramid.spans):
+        f_hat_BZhw = quantizer.add_level(f_hat_BZhw, quantized.tokens_BL[:, span], level, pyramid)
+        rest_BZhw = f_BZhw.detach() - f_hat_BZhw
+        encoder += 0.25 * 2 * rest_BZhw.detach() / f_BZhw.numel() / 4  # the commitment alone reaches it
+        codes = codes + rest_BZhw.square().mean() / 4  # and the other term alone the codes
+    torch.testing.assert_close(f_BZhw.grad, encoder)
+    (expected_VZ,) = torch.autograd.grad(codes, quantizer.codebook_VZ)
+    torch.testing.assert_close(quantizer.codebook_VZ.grad, expected_VZ)
     used = torch.zeros(32, dtype=torch.bool)
     used[quantized.tokens_BL.flatten()] = True
     assert torch.equal(quantizer.codebook_VZ.grad.any(1), used)

@@ -75,7 +75,8 @@ def test_the_cifar_config_trains_from_local_parquet_files(tmp_path, cifar):
 
 def test_a_stream_trains_tokenizer_and_generator(tmp_path, cifar):
     """A set too large for the disk is read in order; its generator encodes on the fly."""
-    config = a_config(tmp_path, cifar, "data.streaming=true", "generator_training.views=0")
+    steps = "tokenizer_training.steps=4"  # into a second epoch
+    config = a_config(tmp_path, cifar, "data.streaming=true", "generator_training.views=0", steps)
     generator = train_generator(config, Accelerator())
     assert generator.num_classes == 6
     assert not (tmp_path / "tokenizer" / "tokens").exists()

@@ -1,6 +1,7 @@
 """What a config amounts to, before anything is trained: parameters, tokens, steps."""
 
 from dataclasses import asdict
+from typing import Any
 
 import torch
 from torch import nn
@@ -8,6 +9,7 @@ from torch import nn
 from var_pe import settings
 from var_pe.config import Config
 from var_pe.data.sources import open_source
+from var_pe.data.streams import open_stream
 from var_pe.encodings import build_encoding
 from var_pe.encodings.base import HOOKS
 from var_pe.pyramid import Pyramid
@@ -17,9 +19,11 @@ from var_pe.training.loop import TrainingConfig
 
 def plan(config: Config) -> str:
     """The resolved config and, below it, what it means; nothing is trained or written."""
-    source = open_source(config.data, train=True)
-    classes, images = len(source.class_names), len(source)
-    lines = [settings.to_yaml(config), f"data: {images} training images, {classes or 'no'} classes"]
+    source: Any = (open_stream if config.data.streaming else open_source)(config.data, True)
+    classes = len(source.class_names)
+    images = None if config.data.streaming else len(source)
+    known = "a stream of" if images is None else images
+    lines = [settings.to_yaml(config), f"data: {known} training images, {classes or 'no'} classes"]
     with torch.device("meta"):
         if config.classifier is not None:
             model: nn.Module = build_classifier(config, classes)
@@ -39,13 +43,11 @@ def plan(config: Config) -> str:
     return "\n".join(lines)
 
 
-def _model(name: str, model: nn.Module, training: TrainingConfig, images: int) -> list[str]:
+def _model(name: str, model: nn.Module, training: TrainingConfig, images: int | None) -> list[str]:
     parameters = sum(p.numel() for p in model.parameters())
     steps = training.steps_for(images)
-    epochs = steps * training.batch / images
-    return [
-        f"{name}: {parameters:,} parameters; {steps} steps of {training.batch} images, {epochs:.3g} epochs"
-    ]
+    epochs = "" if images is None else f", {steps * training.batch / images:.3g} epochs"
+    return [f"{name}: {parameters:,} parameters; {steps} steps of {training.batch} images{epochs}"]
 
 
 def _encoding(line: str, model: dict[str, int], pyramid: Pyramid) -> list[str]:

@@ -30,7 +30,7 @@ from var_pe.models.vit import ViTClassifier
 from var_pe.progress import Counter
 from var_pe.sampling.folder import fill_folder, write_grid, write_npz
 from var_pe.sampling.pipeline import SamplingConfig, VARPipeline
-from var_pe.stages import load_model, picture_box, weights_hash
+from var_pe.stages import held_out_images, load_model, picture_box, weights_hash
 from var_pe.training.tasks import TokenizerTask
 
 REFERENCES = ("images", "reconstructions")
@@ -105,7 +105,15 @@ class RealImages(Dataset[tuple[Tensor, int]]):
     """A split as the scores see it: uint8 images of the config's size and channels, with labels."""
 
     def __init__(self, config: Config, train: bool) -> None:
-        self.images = ImageDataset(open_source(config.data, train=train), config.data, train=False, seed=0)
+        if config.data.streaming:
+            if train:
+                raise ValueError(
+                    "evaluation.reference_split train needs images by number: set data.streaming=false"
+                )
+            self.images: Any = held_out_images(config, 2 * (config.evaluation.images or 5000))
+        else:
+            source = open_source(config.data, train=train)
+            self.images = ImageDataset(source, config.data, train=False, seed=0)
 
     def __len__(self) -> int:
         return len(self.images)
