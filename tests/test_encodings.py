@@ -7,6 +7,7 @@ from timm.layers import build_sincos2d_pos_embed
 from var_pe.encodings import PositionEncoding, build_encoding
 from var_pe.encodings.base import standard_deviation
 from var_pe.encodings.level import LevelEmbedding
+from var_pe.models.generator import VARTransformer
 from var_pe.models.initialisation import initialise
 from var_pe.pyramid import Pyramid
 
@@ -146,6 +147,14 @@ def test_a_table_keeps_its_grids():
     assert torch.equal(same.table_LC, table.table_LC)
 
 
+def test_a_saved_table_is_not_read_as_another_grid(make_generator, tmp_path):
+    """diffusers' loader copies tensors past every load hook."""
+    make_generator("learned", ((4, 4),)).save_pretrained(tmp_path)
+    loaded = VARTransformer.from_pretrained(tmp_path, levels=((2, 8),))
+    with pytest.raises(ValueError, match="stored for the grids 4, this model's are 2x8"):
+        loaded(torch.tensor([0]), torch.zeros(1, 0, 4))
+
+
 @pytest.mark.parametrize("line", ["learned", "mixed(learned=0.7, sinusoidal=0.3)", "sinusoidal + learned"])
 def test_a_table_refuses_other_grids(line):
     encoding = built(line, Pyramid(((1, 1), (4, 4))))
@@ -232,6 +241,14 @@ def test_parts_with_options_and_mixtures_of_mixtures():
     outer, own = parts_of(f"mixed({inner}, sinusoidal, weights=(0.25, 0.75))")
     assert spread(outer) == pytest.approx(0.25 * standard_deviation(64), rel=1e-4)
     assert spread(own) == pytest.approx(0.75 * standard_deviation(64), rel=1e-4)
+
+
+@pytest.mark.parametrize("levels", [(1,), (1, 1), (1, 1, 1), (3,)], ids=str)
+def test_a_mixture_is_finite_where_places_do_not_differ(levels):
+    """A fixed code that is the same everywhere has no amplitude to divide by."""
+    pyramid = Pyramid.square(*levels)
+    mixed_LC = code(built("mixed(learned=0.7, sinusoidal=0.3)", pyramid), pyramid)
+    assert mixed_LC.abs().max() < 10 * standard_deviation(64)
 
 
 # all that add a code

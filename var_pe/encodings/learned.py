@@ -43,7 +43,7 @@ class Learned(TokenEncoding):
             raise ValueError(f"learned: init is one of {', '.join(INITS)}, got {init!r}")
         if init == "sinusoidal" and dim % 4:
             raise ValueError(f"learned(init=sinusoidal) needs a width that is a multiple of 4, got {dim}")
-        self.init, self.pyramid = init, pyramid
+        self.init, self.pyramid, self.checked = init, pyramid, False
         self.table_LC = nn.Parameter(torch.zeros(pyramid.num_tokens, dim))
         self.register_buffer("grids_K2", torch.tensor(pyramid.grids, dtype=torch.int64))
 
@@ -65,25 +65,33 @@ class Learned(TokenEncoding):
                 f"the learned table was made for the grids {self.pyramid}, "
                 f"asked for {Pyramid(positions.grids)}; choose an encoding that follows the size (sinusoidal)"
             )
+        if not self.checked:  # once, at the first use: diffusers' loader runs no load hooks
+            if error := self._other_grids(self.grids_K2):
+                raise ValueError(error)
+            self.checked = True
         spans = self.pyramid.spans
         rows = slice(spans[positions.levels.start].start, spans[positions.levels.stop - 1].stop)
         return self.table_LC[rows].float()
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         stored = state_dict.get(prefix + "grids_K2")
-        if stored is not None and stored.tolist() != self.grids_K2.tolist():  # 2x8 and 4x4 have equal shapes
+        if stored is not None and (error := self._other_grids(stored)):
             errors: list[str] = args[-1]
-            grids = Pyramid(tuple((h, w) for h, w in stored.tolist()))
-            errors.append(
-                f"{prefix}table_LC is stored for the grids {grids}, this model's are {self.pyramid}"
-            )
+            errors.append(error)
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def _other_grids(self, stored_K2: Tensor) -> str | None:
+        """What is wrong if a table was made for other grids: 2x8 and 4x4 have equal shapes."""
+        grids = Pyramid(tuple((h, w) for h, w in stored_K2.tolist()))
+        if grids == self.pyramid:
+            return None
+        return f"a learned table is stored for the grids {grids}, this model's are {self.pyramid}"
 
 
 def amplitude(code_LC: Tensor) -> Tensor:
     """Root mean square about the mean over positions: the part of a code that depends on the place at all.
 
-    A single position has nothing to compare with; there it is the plain root mean square.
+    Where that is nothing (a single position, levels of one cell), it is the plain root mean square.
     """
-    centred_LC = code_LC - code_LC.mean(0) if code_LC.shape[0] > 1 else code_LC
-    return centred_LC.square().mean().sqrt()
+    about_mean, plain = ((code_LC - offset).square().mean().sqrt() for offset in (code_LC.mean(0), 0.0))
+    return about_mean if about_mean > 1e-6 * plain else plain
