@@ -75,7 +75,9 @@ def test_what_is_given_twice_or_not_at_all_is_refused(encodings, seeds, sentence
 def test_a_classifier_cannot_be_compared():
     """Its config trains no generator, and the error would come from deep inside."""
     with pytest.raises(ValueError, match="classifier section"):
-        trials(replace(CONFIG, classifier=ClassifierConfig()), ["learned"], [0], Path("out"))
+        compare(
+            replace(CONFIG, classifier=ClassifierConfig()), ["learned"], [0], Path("out"), accelerator=None
+        )
 
 
 def test_step_time_forgets_the_cold_start_and_pauses():

@@ -23,6 +23,8 @@ from var_pe.encodings import build_encoding
 from var_pe.encodings.line import parse
 from var_pe.evaluation.features import FeatureSet
 from var_pe.evaluation.metrics import versions
+from var_pe.models.generator import GeneratorConfig
+from var_pe.models.vit import ClassifierConfig
 from var_pe.pyramid import Pyramid
 from var_pe.sampling.folder import image_path
 from var_pe.sampling.pipeline import SamplingConfig
@@ -88,6 +90,8 @@ def compare(
     Raises:
         ValueError: of encodings, seeds and features before any training.
     """
+    if config.classifier is not None:
+        raise ValueError("a comparison trains generators, but the config has a classifier section")
     planned = trials(config, encodings, seeds, output)
     for name in config.evaluation.features:
         feature_extractor(name, config.evaluation.inception_weights)
@@ -111,8 +115,6 @@ def trials(config: Config, encodings: Sequence[str], seeds: Sequence[int], outpu
     Raises:
         ValueError: encodings cannot be built for this config (all such are named), or one is given twice.
     """
-    if config.classifier is not None:
-        raise ValueError("a comparison trains generators, but the config has a classifier section")
     if not encodings or not seeds:
         raise ValueError("a comparison needs at least one encoding and one seed")
     check_encodings(config, encodings)
@@ -124,16 +126,18 @@ def trials(config: Config, encodings: Sequence[str], seeds: Sequence[int], outpu
         Trial(
             line,
             seed,
-            replace(
-                config,
-                run=str(output / f"{slug(line)}_seed_{seed}"),
-                seed=seed,
-                generator=replace(config.generator, encoding=line),
-            ),
+            under(replace(config, run=str(output / f"{slug(line)}_seed_{seed}"), seed=seed), line),
         )
         for turn, seed in enumerate(seeds)
         for line in rotated(lines, turn)
     ]
+
+
+def under(config: Config, line: str) -> Config:
+    """The config with the encoding of what it trains, generator or classifier, set to `line`."""
+    if config.classifier is not None:
+        return replace(config, classifier=replace(config.classifier, encoding=line))
+    return replace(config, generator=replace(config.generator, encoding=line))
 
 
 def rotated(lines: list[str], turn: int) -> list[str]:
@@ -142,7 +146,12 @@ def rotated(lines: list[str], turn: int) -> list[str]:
 
 
 def check_encodings(config: Config, encodings: Iterable[str]) -> None:
-    model, pyramid = config.generator, Pyramid(tuple(config.tokenizer.levels))  # type: ignore[arg-type]
+    model: GeneratorConfig | ClassifierConfig
+    if config.classifier is None:
+        model, pyramid = config.generator, Pyramid(tuple(config.tokenizer.levels))  # type: ignore[arg-type]
+    else:
+        model, side = config.classifier, config.classifier.patch_size
+        pyramid = Pyramid(((config.data.height // side, config.data.width // side),))
     wrong = []
     for line in encodings:
         try:

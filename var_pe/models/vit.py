@@ -145,8 +145,8 @@ class ViTClassifier(ModelMixin, ConfigMixin):  # type: ignore[misc]
             )
         self.pyramid = Pyramid(((height // self.patch_size, width // self.patch_size),))
 
-    def forward_features(self, images_BCHW: Tensor) -> Tensor:
-        """The pooled, normalised last layer, (B, C)."""
+    def forward_tokens(self, images_BCHW: Tensor) -> tuple[Tensor, int]:
+        """The normalised last layer (B, P + L, C), and the number P of prefix tokens that come first."""
         patches_BChw = self.patch_embed(images_BCHW)
         if tuple(patches_BChw.shape[2:]) != self.pyramid.finest:
             raise ValueError(
@@ -163,7 +163,11 @@ class ViTClassifier(ModelMixin, ConfigMixin):  # type: ignore[misc]
         place = Place(self.position_encoding, context, context, prefix=prefix)
         for layer, block in enumerate(self.blocks):
             x_BLC = place.refine(block(x_BLC, place, layer), layer)
-        x_BLC = self.norm(x_BLC)
+        return self.norm(x_BLC), prefix
+
+    def forward_features(self, images_BCHW: Tensor) -> Tensor:
+        """The pooled last layer, (B, C)."""
+        x_BLC, prefix = self.forward_tokens(images_BCHW)
         return x_BLC[:, 0] if self.pool == "class_token" else x_BLC[:, prefix:].mean(1)
 
     def forward_head(self, features_BC: Tensor) -> Tensor:

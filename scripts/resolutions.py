@@ -1,0 +1,61 @@
+"""Trains a ViT classifier under every encoding at the config's size, then asks each at other sizes.
+
+    python scripts/resolutions.py --config shapes_vit.yaml --seeds 0 1 2 --sizes 16 24 32 48 64 32x64 \\
+        --encodings none learned sinusoidal "mixed(learned=0.7, sinusoidal=0.3)" rope relative_bias peg
+
+Nothing is fine-tuned at the other sizes: tables are resampled by the named convention, the rest follows by
+itself. Writes resolutions.json and resolutions.md. To go on after a stop, run the same command again.
+"""
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from var_pe.command_line import exit_with_sentence, parse_arguments
+from var_pe.comparison.resolutions import as_markdown, parse_size, study_resolutions
+from var_pe.config import Config
+from var_pe.stages import session
+from var_pe.training.run import write_text
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--encodings", nargs="+", required=True, metavar="LINE")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="N")
+    parser.add_argument(
+        "--sizes", nargs="+", required=True, metavar="SIZE", help="48 or 32x64 (height first)"
+    )
+    parser.add_argument(
+        "--conventions",
+        nargs="+",
+        default=["timm"],
+        metavar="NAME",
+        help="how tables are resampled; default: timm",
+    )
+    parser.add_argument("--output", type=Path, help="default: the config's run + _resolutions")
+
+
+@exit_with_sentence()
+def main() -> None:
+    config, arguments = parse_arguments(None, description=__doc__ or "", schema=Config, extra=options)
+    output = arguments.output or Path(f"{config.run}_resolutions")
+    sizes = [parse_size(word) for word in arguments.sizes]
+    with session(config.classifier_training) as accelerator:
+        study = study_resolutions(
+            config,
+            arguments.encodings,
+            arguments.seeds,
+            sizes,
+            arguments.conventions,
+            output,
+            accelerator,
+        )
+        if accelerator.is_main_process:
+            table = as_markdown(study, sizes, arguments.conventions)
+            write_text(output / "resolutions.json", json.dumps(asdict(study), indent=2))
+            write_text(output / "resolutions.md", table)
+            print(f"\n{table}\n{output / 'resolutions.md'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,36 @@
+"""Timing in turns: what the ratios hold against what."""
+
+import time
+
+import pytest
+
+from var_pe.comparison.step_time import step_times
+
+
+def test_a_slower_step_is_told_by_its_factor_and_the_null_pair_by_one(monkeypatch):
+    """Steps that take a known time on a clock of our own, which slows down for everyone half-way."""
+    clock, turns = [0.0], []
+    costs = {"none": 2.0, "slow": 6.0}
+
+    def run(line):
+        turns.append(line)
+        clock[0] += costs[line] * (10 if len(turns) > 15 else 1)
+
+    monkeypatch.setattr(time, "perf_counter", lambda: clock[0])
+    found = step_times(["slow"], lambda line: lambda: run(line), rounds=9, warmup=1)
+    assert [row.encoding for row in found] == ["none", "none", "slow"]
+    assert [row.ratio for row in found] == pytest.approx([1, 1, 3])
+    assert found[2].low == found[2].high == pytest.approx(3)
+    assert found[2].rounds == 9
+
+
+def test_every_model_is_first_in_some_round():
+    """Whoever always followed the same model would always find its data in the cache."""
+    order = []
+    step_times(["a", "b"], lambda line: lambda: order.append(line), rounds=4, warmup=0)
+    assert {tuple(order[i : i + 2]) for i in range(0, 16, 4)} == {
+        ("none", "none"),
+        ("none", "a"),
+        ("a", "b"),
+        ("b", "none"),
+    }

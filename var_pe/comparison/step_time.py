@@ -1,0 +1,75 @@
+"""What an encoding costs in time: steps of several models in turn, so that a slow minute slows all."""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+NULL = "none"  # what every encoding is held against
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """`ratio` is the median over rounds of the step's time over that of `none` in the same round.
+
+    `low` and `high` are the quartiles of these ratios. The pair `none` against `none` shows what is noise.
+    """
+
+    encoding: str
+    milliseconds: float  # median
+    ratio: float
+    low: float
+    high: float
+    rounds: int
+
+
+def step_times(
+    encodings: Sequence[str],
+    make_step: Callable[[str], Callable[[], object]],
+    *,
+    rounds: int = 20,
+    warmup: int = 3,
+    synchronize: Callable[[], None] = lambda: None,
+) -> list[StepTime]:
+    """Times one step of each encoding per round, always beginning with the next one.
+
+    `make_step(line)` builds a model and returns what runs one step of it. The first two rows are `none`
+    twice, two models of their own.
+    """
+    names = [NULL, NULL, *(line for line in encodings if line != NULL)]
+    steps = [make_step(name) for name in names]
+    seconds: list[list[float]] = [[] for _ in names]
+    for turn in range(warmup + rounds):
+        for position in range(len(names)):
+            number = (turn + position) % len(names)
+            began = time.perf_counter()
+            steps[number]()
+            synchronize()
+            if turn >= warmup:
+                seconds[number].append(time.perf_counter() - began)
+    return [_summed(name, mine, seconds[0]) for name, mine in zip(names, seconds, strict=True)]
+
+
+def _summed(name: str, mine: Sequence[float], null: Sequence[float]) -> StepTime:
+    ratios = [own / base for own, base in zip(mine, null, strict=True)]
+    low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
+    return StepTime(name, 1000 * statistics.median(mine), middle, low, high, len(ratios))
+
+
+def training_step(
+    model: torch.nn.Module, loss: Callable[[], torch.Tensor], precision: str
+) -> Callable[[], None]:
+    """Forward, backward and AdamW on the model's own batch."""
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+
+    def step() -> None:
+        device = next(model.parameters()).device.type
+        with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
+            value = loss()
+        value.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
