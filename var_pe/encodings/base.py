@@ -5,7 +5,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from var_pe.pyramid import Positions
+from var_pe.encodings.resample import Convention
+from var_pe.pyramid import Positions, Pyramid
 
 HOOKS = ("embed", "rotate", "bias", "refine")
 REGISTRY: dict[str, type["PositionEncoding"]] = {}
@@ -43,6 +44,15 @@ class PositionEncoding(nn.Module):
 
     def calibrate(self) -> None:
         """Called once after all initial values are drawn: fixes what depends on them."""
+
+    def set_pyramid(self, pyramid: Pyramid, convention: str | Convention | None = None) -> None:
+        """Moves what belongs to the grids it was made for, such as a table, to those of `pyramid`.
+
+        Parameters that move are new ones: an optimizer is made afterwards. Here there is nothing to move.
+
+        Raises:
+            ValueError: something has to be resampled and no `convention` says how.
+        """
 
     def uses(self, hook: str) -> bool:
         """Whether this member overrides `hook`; models skip hooks that nobody uses."""

@@ -5,7 +5,8 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from var_pe.encodings.base import PositionEncoding
-from var_pe.pyramid import Positions
+from var_pe.encodings.resample import Convention
+from var_pe.pyramid import Positions, Pyramid
 
 
 class Composed(PositionEncoding):
@@ -43,6 +44,10 @@ class Composed(PositionEncoding):
         for part, own in zip(self._each(), context, strict=True):
             x_BLC = part.refine(x_BLC, own, layer)
         return x_BLC
+
+    def set_pyramid(self, pyramid: Pyramid, convention: str | Convention | None = None) -> None:
+        for part in self._each():
+            part.set_pyramid(pyramid, convention)
 
     def uses(self, hook: str) -> bool:
         return any(part.uses(hook) for part in self._each())

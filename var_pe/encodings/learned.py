@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from var_pe.encodings.base import TokenEncoding, register, standard_deviation
+from var_pe.encodings.resample import Convention, check_table, interpolate_levels
 from var_pe.encodings.sinusoidal import in_finest_cells, sinusoidal_code
 from var_pe.pyramid import Positions, Pyramid
 
@@ -58,6 +59,21 @@ class Learned(TokenEncoding):
             code_LC = sinusoidal_code(in_finest_cells(self.pyramid.positions()), dim, 10000.0)
             with torch.no_grad():
                 parameter.copy_(code_LC * (std / amplitude(code_LC)))
+
+    @torch.no_grad()
+    def set_pyramid(self, pyramid: Pyramid, convention: str | Convention | None = None) -> None:
+        if pyramid == self.pyramid:
+            return
+        if convention is None:
+            raise ValueError(
+                f"the learned table was made for the grids {self.pyramid}; to move it to {pyramid}, "
+                f"name a resampling convention"
+            )
+        check_table(self.table_LC, "the learned table")
+        moved_LC = interpolate_levels(self.table_LC, self.pyramid, pyramid, convention)
+        self.table_LC = nn.Parameter(moved_LC.clone(), requires_grad=self.table_LC.requires_grad)
+        self.grids_K2 = torch.tensor(pyramid.grids, device=self.grids_K2.device)
+        self.pyramid = pyramid
 
     def code_LC(self, positions: Positions) -> Tensor:
         if positions.grids != self.pyramid.grids:

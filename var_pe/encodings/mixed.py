@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from var_pe.encodings.base import PositionEncoding, TokenEncoding, register, standard_deviation
 from var_pe.encodings.learned import amplitude
+from var_pe.encodings.resample import Convention
 from var_pe.pyramid import Positions, Pyramid
 
 
@@ -76,6 +77,11 @@ class Mixed(TokenEncoding):
             positions = self.pyramid.positions()
             for index, part in enumerate(self._each()):
                 self.factor_P[index] = self.target / amplitude(part.prepare(positions))
+
+    def set_pyramid(self, pyramid: Pyramid, convention: str | Convention | None = None) -> None:
+        for part in self._each():
+            part.set_pyramid(pyramid, convention)
+        self.pyramid = pyramid  # the factors stay: they were measured where training started
 
     def code_LC(self, positions: Positions) -> Tensor:
         share_P = (self.weight_P * self.factor_P).float()

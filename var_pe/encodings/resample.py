@@ -1,0 +1,148 @@
+"""Moves tables of position codes from one grid to another, as each public library does it, by name."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from var_pe.pyramid import Grid, Pyramid
+
+MODES = ("bilinear", "bicubic", "area")
+
+
+@dataclass(frozen=True)
+class Convention:
+    """How `torch.nn.functional.interpolate` is asked to resample.
+
+    `antialias` is more than a matter of quality: torch's kernel with it takes the cubic coefficient -0.5,
+    the one without it -0.75, so that bicubic results differ even where a table grows. With an `offset` the
+    scale per axis is given as (new + offset) / old, which shifts every sample; with 0 the size is given.
+
+    Raises:
+        ValueError: the mode is not known, or the options do not go together.
+    """
+
+    mode: str
+    align_corners: bool = False
+    antialias: bool = False
+    offset: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise ValueError(f"resampling: mode is one of {', '.join(MODES)}, got {self.mode!r}")
+        if self.mode == "area" and (self.align_corners or self.antialias or self.offset):
+            raise ValueError("resampling: mode area takes no align_corners, antialias or offset")
+        if not 0 <= self.offset < 1:
+            raise ValueError(f"resampling: offset lies in [0, 1), got {self.offset}")
+        if self.offset and self.align_corners:
+            raise ValueError("resampling: align_corners goes by the size and takes no offset")
+
+
+CONVENTIONS = {
+    "timm": Convention("bicubic", antialias=True),  # resample_abs_pos_embed, NaFlex
+    "torchvision": Convention("bicubic", align_corners=True),  # interpolate_embeddings
+    "big_vision": Convention("bilinear", align_corners=True),  # resample_posemb: scipy's zoom of order 1
+    "flexivit": Convention("bilinear", antialias=True),  # big_vision's FlexiViT and NaFlex
+    "dinov2": Convention("bicubic", offset=0.1),  # DINO and DINOv2 without registers
+    "dinov2_reg": Convention("bicubic", antialias=True),  # DINOv2 with registers
+    "swin": Convention("bicubic"),  # Swin, DeiT, rope-vit
+    "area": Convention("area"),  # FlexVAR's pyramid
+}
+
+
+def convention_of(convention: str | Convention) -> Convention:
+    """The convention of that name; one given in full is taken as it is."""
+    if isinstance(convention, Convention):
+        return convention
+    if convention not in CONVENTIONS:
+        raise ValueError(f"a resampling convention is one of {', '.join(CONVENTIONS)}, got {convention!r}")
+    return CONVENTIONS[convention]
+
+
+def resample_table(
+    table_LC: Tensor,
+    old: Grid,
+    new: Grid,
+    convention: str | Convention = "timm",
+    prefix: int = 0,
+    name: str = "table",
+) -> Tensor:
+    """The table of grid `old` (rows, columns) as a table of grid `new`, in its own dtype.
+
+    The first `prefix` rows (class token, registers) belong to no cell and come back untouched. Equal grids
+    give back the very table. Checks the values, which waits for the device: where tables are loaded or
+    moved; a forward pass calls `interpolate_table`.
+
+    Raises:
+        ValueError: `table_LC` (called `name` in the sentence) has not one row a cell, or is not finite.
+    """
+    check_table(table_LC, name)
+    if len(table_LC) != prefix + old[0] * old[1]:
+        raise ValueError(
+            f"{name} has {len(table_LC)} rows, {prefix} prefix tokens and a grid of {old[0]}x{old[1]} "
+            f"need {prefix + old[0] * old[1]}"
+        )
+    return interpolate_table(table_LC, old, new, convention, prefix)
+
+
+def check_table(table_LC: Tensor, name: str) -> None:
+    """Raises:
+    ValueError: it is no table of floating-point numbers, or one of them is not finite."""
+    if table_LC.dim() != 2 or not table_LC.is_floating_point():
+        raise ValueError(
+            f"{name} must be rows of floating-point codes, got {tuple(table_LC.shape)} {table_LC.dtype}"
+        )
+    if not table_LC.isfinite().all():
+        raise ValueError(f"{name} holds NaN or infinite values and cannot be resampled")
+
+
+def interpolate_table(
+    table_LC: Tensor, old: Grid, new: Grid, convention: str | Convention = "timm", prefix: int = 0
+) -> Tensor:
+    """`resample_table` without its checks: no host synchronisation, gradients reach the table."""
+    if old == new:
+        return table_LC
+    how = convention_of(convention)
+    fine = torch.promote_types(table_LC.dtype, torch.float32)  # the antialiasing kernel has no half on CPUs
+    table_1Chw = table_LC[prefix:].to(fine).unflatten(0, old)[None].permute(0, 3, 1, 2)
+    scale = tuple((n + how.offset) / o for n, o in zip(new, old, strict=True)) if how.offset else None
+    with torch.autocast(table_LC.device.type, enabled=False):
+        moved_1Chw = F.interpolate(
+            table_1Chw,
+            size=None if scale else new,
+            scale_factor=scale,
+            mode=how.mode,
+            align_corners=None if how.mode == "area" else how.align_corners,
+            antialias=how.antialias,
+        )
+    moved_LC = moved_1Chw.permute(0, 2, 3, 1).flatten(0, 2).to(table_LC.dtype)
+    return torch.cat([table_LC[:prefix], moved_LC]) if prefix else moved_LC
+
+
+def source_levels(old: Pyramid, new: Pyramid) -> tuple[int, ...]:
+    """Which level of `old` each level of `new` takes its codes from.
+
+    Level by level where both have as many; else the trained level whose sides are nearest in logarithm, the
+    finer one of two that are as near.
+    """
+    if old.num_levels == new.num_levels:
+        return tuple(range(old.num_levels))
+
+    def distance(level: int, grid: Grid) -> float:
+        return sum(math.log(n / o) ** 2 for n, o in zip(grid, old.grids[level], strict=True))
+
+    finest_first = tuple(reversed(range(old.num_levels)))
+    return tuple(min(finest_first, key=lambda level: distance(level, grid)) for grid in new.grids)
+
+
+def interpolate_levels(
+    table_LC: Tensor, old: Pyramid, new: Pyramid, convention: str | Convention, levels: range | None = None
+) -> Tensor:
+    """The table of a pyramid, resampled level by level for `levels` of another (all if None)."""
+    source, rows = source_levels(old, new), []
+    for level in range(new.num_levels) if levels is None else levels:
+        table_lC = table_LC[old.spans[source[level]]]
+        rows.append(interpolate_table(table_lC, old.grids[source[level]], new.grids[level], convention))
+    return torch.cat(rows)
