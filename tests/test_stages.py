@@ -1,10 +1,11 @@
 """Stages say what is wrong before they train, and load nothing that does not fit."""
 
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import torch
+import yaml
 from PIL import Image
 
 from var_pe import settings
@@ -129,3 +130,16 @@ def test_a_stem_of_convolutions_gives_the_grid_of_plain_patches():
         ViTClassifier((15, 15), 1, stem="convolutions", patch_size=3, dim=16, num_heads=2)
     with pytest.raises(ValueError, match="stem is one of"):
         ViTClassifier(stem="resnet")
+
+
+def test_a_setting_younger_than_a_run_counts_as_its_default(tmp_path):
+    """An update of the program must not lock people out of the runs that they have."""
+    config = a_config()
+    settings.save(config, tmp_path / "config.yaml")
+    tree = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    del tree["generator_training"]["label_drop"]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(tree))
+    check_settings(tmp_path, {"generator_training": asdict(config.generator_training)})
+    other = replace(config.generator_training, label_drop=0.25)
+    with pytest.raises(ValueError, match=r"generator_training.label_drop: 0.1 -> 0.25"):
+        check_settings(tmp_path, {"generator_training": asdict(other)})

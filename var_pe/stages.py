@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import torch
-import yaml
 from accelerate import Accelerator
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
@@ -196,12 +195,15 @@ def _trained(
 
 
 def check_settings(folder: Path, mine: dict[str, Any]) -> None:
-    """Raises:
-    ValueError: the run folder was made with other settings, which are named."""
+    """A setting that is younger than the run counts as its default.
+
+    Raises:
+        ValueError: the run folder was made with other settings, which are named.
+    """
     path = folder / "config.yaml"
     if not path.exists():
         return
-    saved = yaml.safe_load(path.read_text())
+    saved = asdict(settings.load(Config, path, []))
     if changed := settings.differences({key: saved.get(key) for key in mine}, mine):
         raise ValueError(
             f"{folder} was made with other settings: {'; '.join(changed)}; "
