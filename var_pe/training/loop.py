@@ -204,7 +204,8 @@ def _steps(
                 _log(run, progress, {"step": step + 1, **task.validate(ema.model, accelerator)})
             if not stopping and (last or _due(step, config.preview_every)) and accelerator.is_main_process:
                 (run.folder / "samples").mkdir(exist_ok=True)
-                task.preview(ema.model, str(run.folder / "samples" / f"step_{step + 1:08d}.png"))
+                with in_precision(config, accelerator):  # a picture to look at; scores stay float32
+                    task.preview(ema.model, str(run.folder / "samples" / f"step_{step + 1:08d}.png"))
             if last or stopping or _due(step, config.save_every):
                 run.save(step + 1, model, optimizer.optimizer, ema)
             if stopping and not last:
@@ -230,12 +231,16 @@ def _accumulate(
         batch = send_to_device(next(batches), accelerator.device)
         synced = micro + 1 == config.accumulate
         with nullcontext() if synced else accelerator.no_sync(model):
-            with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=config.precision == "bf16"):
+            with in_precision(config, accelerator):
                 loss, logs = task.loss(model, batch, step)
             accelerator.backward(loss / config.accumulate)
         for name, value in {"loss": loss, **logs}.items():
             totals[name] = totals.get(name, 0) + value.detach() / config.accumulate
     return totals
+
+
+def in_precision(config: TrainingConfig, accelerator: Accelerator) -> torch.autocast:
+    return torch.autocast(accelerator.device.type, torch.bfloat16, enabled=config.precision == "bf16")
 
 
 def _refuse_non_finite(step: int, run: Run, **values: Tensor) -> None:
