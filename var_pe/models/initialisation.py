@@ -13,10 +13,10 @@ Norm = nn.LayerNorm | nn.GroupNorm | nn.modules.batchnorm._BatchNorm
 def initialise(model: nn.Module, seed: int, *, std: float | None = None) -> None:
     """Draws every parameter anew, each from its own generator, whatever else the model holds.
 
-    A module may say how its own parameters start (`init_parameter(name, parameter, generator)`), and an
-    encoding fix what depends on them afterwards (`calibrate()`). Of the rest, norms start as the identity,
-    biases at zero, and weights truncated-normal with deviation `std`, or 1 / sqrt(3 fan_in) (torch's own
-    variance) where it is None.
+    A module may say how its own parameters start (`init_parameter(name, parameter, generator)`) and what its
+    buffers hold that are drawn but not trained (`init_buffer`), and an encoding fix what depends on them
+    afterwards (`calibrate()`). Of the rest, norms start as the identity, biases at zero, and weights
+    truncated-normal with deviation `std`, or 1 / sqrt(3 fan_in) (torch's own variance) where it is None.
     """
     for path, module in model.named_modules():
         for name, parameter in module.named_parameters(recurse=False):
@@ -27,6 +27,9 @@ def initialise(model: nn.Module, seed: int, *, std: float | None = None) -> None
                 module.init_parameter(name, parameter, generator)
             else:
                 _default(module, name, parameter, generator, std)
+        for name, buffer in module.named_buffers(recurse=False):
+            if hasattr(module, "init_buffer") and not buffer.is_meta:
+                module.init_buffer(name, buffer, generator_for(seed, f"{path}.{name}"))
     for module in reversed(list(model.modules())):  # parts before what is made of them
         if isinstance(module, PositionEncoding):
             module.calibrate()
