@@ -26,6 +26,9 @@ class Mixed(TokenEncoding):
         weights: one finite number a part; not all zero.
         match_rms: false adds the parts as they are.
         trainable: the weights are parameters.
+        gate: every token turns each part up or down by its own content x, between nothing and double:
+            `weight_i * 2 sigmoid(x @ gate + bias)_i`. Both start at zero, so that it starts as the fixed mix.
+            A gated mixture cannot be a part of another one.
     """
 
     weight_P: Tensor
@@ -42,6 +45,7 @@ class Mixed(TokenEncoding):
         weights: tuple[float, ...],
         match_rms: bool = True,
         trainable: bool = False,
+        gate: bool = False,
         scale: float = 1.0,
     ) -> None:
         super().__init__(scale=scale)
@@ -51,6 +55,8 @@ class Mixed(TokenEncoding):
             )
         if not all(isinstance(part, TokenEncoding) for part in parts):
             raise ValueError("mixed takes encodings that are added to tokens; join others with +")
+        if any(isinstance(part, Mixed) and part.gate for part in parts):
+            raise ValueError("mixed: a mixture with gate=true depends on the token and cannot be a part")
         if not any(weights) or not all(abs(weight) < float("inf") for weight in weights):
             raise ValueError(f"mixed: the weights must be finite and not all zero, got {weights}")
         self.pyramid, self.match_rms, self.target = pyramid, match_rms, standard_deviation(dim)
@@ -62,13 +68,17 @@ class Mixed(TokenEncoding):
         else:
             self.register_buffer("weight_P", weight_P)
         self.register_buffer("factor_P", torch.ones(len(parts)))
+        self.gate: bool = gate
+        if gate:
+            self.gate_CP = nn.Parameter(torch.zeros(dim, len(parts)))
+            self.gate_bias_P = nn.Parameter(torch.zeros(len(parts)))
 
     def _each(self) -> list[TokenEncoding]:
         return cast(list[TokenEncoding], list(self.parts))
 
     def init_parameter(self, name: str, parameter: nn.Parameter, generator: torch.Generator) -> None:
         with torch.no_grad():
-            parameter.copy_(torch.tensor(self.start))
+            parameter.copy_(torch.tensor(self.start) if name == "weight_P" else torch.zeros_like(parameter))
 
     @torch.no_grad()
     def calibrate(self) -> None:
@@ -83,7 +93,23 @@ class Mixed(TokenEncoding):
             part.set_pyramid(pyramid, convention)
         self.pyramid = pyramid  # the factors stay: they were measured where training started
 
-    def code_LC(self, positions: Positions) -> Tensor:
+    def codes_PLC(self, positions: Positions) -> Tensor:
+        """The terms of the sum."""
         share_P = (self.weight_P * self.factor_P).float()
         codes = [share * part.prepare(positions) for share, part in zip(share_P, self._each(), strict=True)]
-        return torch.stack(codes).sum(0)
+        return torch.stack(codes)
+
+    def code_LC(self, positions: Positions) -> Tensor:
+        return self.codes_PLC(positions).sum(0)
+
+    def prepare(self, positions: Positions) -> Tensor:
+        """(L, C), or with a gate the terms apart, (P, L, C)."""
+        return self.scale * self.codes_PLC(positions) if self.gate else super().prepare(positions)
+
+    def embed(self, x_BLC: Tensor, context: Tensor) -> Tensor:
+        if not self.gate:
+            return super().embed(x_BLC, context)
+        with torch.autocast(x_BLC.device.type, enabled=False):
+            gate_BLP = 2 * torch.sigmoid(x_BLC.float() @ self.gate_CP.float() + self.gate_bias_P.float())
+            terms = zip(gate_BLP.split(1, dim=-1), context, strict=True)
+            return x_BLC + torch.stack([share_BL1 * code_LC for share_BL1, code_LC in terms]).sum(0)
