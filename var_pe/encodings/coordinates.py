@@ -1,0 +1,115 @@
+"""Coordinates that rotary encodings turn by: which points of different levels count as the same place."""
+
+from math import log
+
+import torch
+from torch import Tensor, nn
+
+from var_pe.pyramid import Grid, Positions, Pyramid
+
+MAPS = ("center", "start", "corner", "index", "learned")
+UNITS = ("cells", "image")
+
+
+class Coordinates(nn.Module):
+    """`scale * i + offset` for cell i of m, per axis and level, in cells of a finest level of n (float32).
+
+    | map       | scale             | offset    | places that agree                                        |
+    | --------- | ----------------- | --------- | -------------------------------------------------------- |
+    | `center`  | n / m             | n / m / 2 | a coarse token and the mean of the fine ones it covers   |
+    | `start`   | n / m             | 0         | the tokens' top left corners (HART; rounded in Infinity) |
+    | `corner`  | (n - 1) / (m - 1) | 0         | the first tokens, and the last tokens (STAR, Switti)     |
+    | `index`   | 1                 | 0         | tokens of equal row and column, whatever their level     |
+    | `learned` | trained           | trained   | starts as `center`; another number of levels is an error |
+
+    VAR's own resizing aligns centres; no published generator does. On the finest level neighbours are one
+    cell apart under every map. `unit=image` puts [0, n] at [-1, 1], as DINOv3 does: distances then shrink
+    where a grid grows (interpolation), while `cells` keeps them (extrapolation).
+
+    In training, one draw per call for all tokens, in DINOv3's order: + uniform(-shift, shift) per axis, in
+    the unit at hand; times exp(uniform(-log jitter, log jitter)) per axis; times the same of `rescale` for
+    both axes. A shift moves tokens against prefix tokens only, which sit at 0, 0.
+
+    Raises:
+        ValueError: an option is not known or out of its range (`encoding` is named in the sentence).
+    """
+
+    def __init__(
+        self,
+        encoding: str,
+        kind: str,
+        *,
+        pyramid: Pyramid,
+        unit: str,
+        shift: float,
+        jitter: float,
+        rescale: float,
+    ) -> None:
+        super().__init__()
+        if kind not in MAPS:
+            raise ValueError(f"{encoding}: coordinates is one of {', '.join(MAPS)}, got {kind!r}")
+        if unit not in UNITS:
+            raise ValueError(f"{encoding}: unit is one of {', '.join(UNITS)}, got {unit!r}")
+        if kind == "index" and unit == "image":
+            raise ValueError(
+                f"{encoding}: coordinates=index counts cells of each level and has no unit=image"
+            )
+        if not 0 <= shift < float("inf"):
+            raise ValueError(f"{encoding}: shift must be at least 0 and finite, got {shift}")
+        for name, factor in (("jitter", jitter), ("rescale", rescale)):
+            if not 1 <= factor < float("inf"):
+                raise ValueError(f"{encoding}: {name} is a factor of at least 1, finite, got {factor}")
+        self.encoding, self.kind, self.unit = encoding, kind, unit
+        self.shift, self.jitter, self.rescale = shift, jitter, rescale
+        if kind == "learned":
+            self.log_scale_K2 = nn.Parameter(torch.zeros(pyramid.num_levels, 2))  # against `center`
+            self.offset_K2 = nn.Parameter(torch.zeros(pyramid.num_levels, 2))  # against `center`, in cells
+
+    def init_parameter(self, name: str, parameter: nn.Parameter, generator: torch.Generator) -> None:
+        nn.init.zeros_(parameter)
+
+    def forward(self, positions: Positions) -> Tensor:
+        """Float32 (L, 2), y first."""
+        device, finest = positions.cell_L2.device, positions.grids[-1]
+        with torch.autocast(device.type, enabled=False):
+            scale_K2, offset_K2 = self._maps(positions.grids, device)
+            yx_L2 = positions.cell_L2 * scale_K2[positions.level_L] + offset_K2[positions.level_L]
+            if self.unit == "image":
+                yx_L2 = 2 * yx_L2 / torch.tensor(finest, dtype=torch.float32, device=device) - 1
+            augmented = self.shift > 0 or self.jitter > 1 or self.rescale > 1
+            return self._augment(yx_L2) if self.training and augmented else yx_L2
+
+    def _maps(self, grids: tuple[Grid, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+        """Scales and offsets, float32 (K, 2) each."""
+        start = "center" if self.kind == "learned" else self.kind
+        maps_K22 = [
+            [_scale_and_offset(start, side, finest) for side, finest in zip(grid, grids[-1], strict=True)]
+            for grid in grids
+        ]
+        scale_K2, offset_K2 = torch.tensor(maps_K22, dtype=torch.float32, device=device).unbind(-1)
+        if self.kind != "learned":
+            return scale_K2, offset_K2
+        if len(grids) != len(self.offset_K2):
+            raise ValueError(
+                f"{self.encoding}(coordinates=learned) has {len(self.offset_K2)} levels, asked for "
+                f"{len(grids)}; coordinates=center knows levels it has not seen"
+            )
+        return scale_K2 * self.log_scale_K2.float().exp(), offset_K2 + self.offset_K2.float()
+
+    def _augment(self, yx_L2: Tensor) -> Tensor:
+        shift_2, jitter_2, rescale_1 = (
+            (2 * torch.rand(count, device=yx_L2.device) - 1) * limit
+            for count, limit in ((2, self.shift), (2, log(self.jitter)), (1, log(self.rescale)))
+        )
+        return (yx_L2 + shift_2) * (jitter_2 + rescale_1).exp()
+
+
+def _scale_and_offset(kind: str, side: int, finest: int) -> tuple[float, float]:
+    ratio = finest / side
+    if kind == "center":
+        return ratio, ratio / 2
+    if kind == "start":
+        return ratio, 0.0
+    if kind == "corner":
+        return (finest - 1) / max(1, side - 1), 0.0  # an only cell is the first one
+    return 1.0, 0.0

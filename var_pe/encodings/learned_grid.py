@@ -1,0 +1,61 @@
+"""One learned table for all levels, resampled to each: FlexVAR's positions."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from var_pe.encodings.base import register
+from var_pe.encodings.learned import Learned
+from var_pe.pyramid import Grid, Positions, Pyramid
+
+
+@register("learned_grid")
+class LearnedGrid(Learned):
+    """A table of one grid, resampled to every level of any pyramid (FlexVAR, Jiao et al. 2025).
+
+    Other sizes, aspects and level counts need no other table. With `area`, FlexVAR's own way, a level at
+    least as coarse as the table gets the mean over what each token covers: a random start is thus fainter
+    on coarse levels (a 1x1 level of a 16x16 table by 16), a smooth one is not. A level of the table's own
+    grid reads its rows themselves.
+
+    Costs an addition to the tokens and one resampling per level and forward; attention's kernels stay.
+
+    Args:
+        grid: (rows, columns) of the table, or one side; none takes the pyramid's finest grid.
+        resample: the convention by which the table is resampled.
+        init, scale: as in `learned`; `init=sinusoidal` counts in cells of the table (FlexVAR's start).
+    Raises:
+        ValueError: an option is not known or out of its range.
+    """
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        num_heads: int,
+        depth: int,
+        pyramid: Pyramid,
+        grid: int | Grid | None = None,
+        resample: str = "area",
+        init: str = "trunc_normal",
+        scale: float = 1.0,
+    ) -> None:
+        own = Pyramid((pyramid.finest if grid is None else grid,))  # type: ignore[arg-type]  # or one side
+        super().__init__(dim=dim, num_heads=num_heads, depth=depth, pyramid=own, init=init, scale=scale)
+        if resample not in ("area", "timm"):
+            raise ValueError(f"learned_grid: resample is one of area, timm, got {resample!r}")
+        self.resample = resample
+
+    def code_LC(self, positions: Positions) -> Tensor:
+        table_LC = super().code_LC(self.pyramid.positions())
+        h, w = self.pyramid.finest
+        table_1Chw = table_LC.T.unflatten(1, (h, w))[None]
+        levels = [
+            table_1Chw if grid == (h, w) else self._to(grid, table_1Chw) for grid in positions.grids_here
+        ]
+        return torch.cat([level[0].flatten(1).T for level in levels])
+
+    def _to(self, grid: Grid, table_1Chw: Tensor) -> Tensor:
+        if self.resample == "area":
+            return F.interpolate(table_1Chw, size=grid, mode="area")
+        return F.interpolate(table_1Chw, size=grid, mode="bicubic", antialias=True)

@@ -1,0 +1,98 @@
+"""Axial rotary encoding: attention sees how far apart two tokens sit, not where they sit."""
+
+from math import pi
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from var_pe.encodings.base import PositionEncoding, register
+from var_pe.encodings.coordinates import Coordinates
+from var_pe.pyramid import Positions, Pyramid
+
+LAYOUTS = ("half", "interleaved")
+
+
+@register("rope")
+class Rope(PositionEncoding):
+    """Turns the first half of each head's D / 2 channel pairs by y, the second half by x.
+
+    RoFormer (Su et al. 2021) with the axial frequencies of RoPE-ViT (Heo et al. 2024): pair k of an axis
+    turns by base^(-k / (D / 4)) radians per cell of the finest level, k = 0 .. D / 4 - 1; with `unit=image`
+    2 pi times as much per unit of [-1, 1] (DINOv3). The inner product of a turned query and a turned key
+    depends on the displacement only. Prefix tokens are not turned and so count as sitting at 0, 0: the
+    picture's top left corner, with `unit=image` its centre.
+
+    Costs one product per channel on queries and keys; attention keeps its flash kernels, as nothing is added
+    to the scores. A KV cache holds turned keys, which later levels never move.
+
+    Args:
+        coordinates: `center`, `start`, `corner`, `index` or `learned`; see `Coordinates`.
+        unit: `cells` of the finest level, or `image`.
+        base: ratio of the slowest to the fastest wavelength, above 1. 100 is what RoPE-ViT takes for cells
+            and DINOv3 for the image: on a grid of 14 the two are nearly the same 0.9 .. 0.013 radians a cell.
+            The 10000 of text and of VAR's successors leaves half of the pairs all but still on such grids.
+        layout: pair p is the channels p and p + D / 2 (`half`, DINOv3), or 2 p and 2 p + 1 (`interleaved`,
+            RoFormer). The same operator up to an order of channels; matters for weights from elsewhere.
+        shift, jitter, rescale: DINOv3's augmentations of the coordinates, in training only.
+    Raises:
+        ValueError: a head's width is not a multiple of 4, or an option is out of its range.
+    """
+
+    name = "rope"
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        num_heads: int,
+        depth: int,
+        pyramid: Pyramid,
+        coordinates: str = "center",
+        unit: str = "cells",
+        base: float = 100.0,
+        layout: str = "half",
+        shift: float = 0.0,
+        jitter: float = 1.0,
+        rescale: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if dim % (4 * num_heads):
+            raise ValueError(
+                f"{self.name} needs dim / num_heads to be a multiple of 4, got {dim} / {num_heads}"
+            )
+        if not 1 < base < float("inf"):
+            raise ValueError(f"{self.name}: base must be above 1 and finite, got {base}")
+        if layout not in LAYOUTS:
+            raise ValueError(f"{self.name}: layout is one of {', '.join(LAYOUTS)}, got {layout!r}")
+        self.head_dim, self.unit, self.base, self.layout = dim // num_heads, unit, base, layout
+        self.coordinates = Coordinates(
+            self.name, coordinates, pyramid=pyramid, unit=unit, shift=shift, jitter=jitter, rescale=rescale
+        )
+
+    def frequencies(self, device: torch.device | str) -> Tensor:
+        """Radians per unit of the coordinates, float32 (D / 4,), fastest first."""
+        count = self.head_dim // 4
+        exponent_F = torch.arange(count, dtype=torch.float32, device=device) / count
+        return (2 * pi if self.unit == "image" else 1.0) * self.base**-exponent_F
+
+    def prepare(self, positions: Positions) -> tuple[Tensor, Tensor]:
+        """Cosines and sines, float32 (L, P) with P = D / 2."""
+        yx_L2 = self.coordinates(positions)
+        with torch.autocast(yx_L2.device.type, enabled=False):  # bf16 angles would make neighbours coincide
+            angle_LP = (yx_L2[:, :, None] * self.frequencies(yx_L2.device)).flatten(1)
+            return angle_LP.cos(), angle_LP.sin()
+
+    def rotate(self, x_BHLD: Tensor, context: Any, layer: int) -> Tensor:
+        cos_LP, sin_LP = context
+        return turn(x_BHLD, cos_LP, sin_LP, self.layout)
+
+
+def turn(x_BHLD: Tensor, cos_LP: Tensor, sin_LP: Tensor, layout: str) -> Tensor:
+    """Every channel pair turned by its own angle, in float32 if the cosines are."""
+    if layout == "half":
+        a_BHLP, b_BHLP = x_BHLD.chunk(2, dim=-1)
+    else:
+        a_BHLP, b_BHLP = x_BHLD.unflatten(-1, (-1, 2)).unbind(-1)
+    turned = (a_BHLP * cos_LP - b_BHLP * sin_LP, a_BHLP * sin_LP + b_BHLP * cos_LP)
+    return torch.cat(turned, dim=-1) if layout == "half" else torch.stack(turned, dim=-1).flatten(-2)

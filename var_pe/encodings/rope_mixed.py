@@ -1,0 +1,82 @@
+"""Mixed rotary encoding: every channel pair of every head learns the direction it turns along."""
+
+from math import pi
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from var_pe.encodings.base import register
+from var_pe.encodings.rope import Rope, turn
+from var_pe.pyramid import Positions, Pyramid
+
+
+@register("rope_mixed")
+class RopeMixed(Rope):
+    """Pair p turns by `f_y * y + f_x * x` with learned (f_y, f_x) per layer and head (Heo et al. 2024).
+
+    They start, as in RoPE-ViT, with lengths base^(-k / (D / 4)) (2 pi times that with `unit=image`) along
+    one random direction per layer and head for the first D / 4 pairs, and at right angles to it for the
+    rest. Diagonal displacements can thus be told from axial ones.
+
+    Coordinates, augmentations, layout and prefix tokens as in `rope`. Flash kernels stay; the cosines and
+    sines of a forward pass take 2 N H L D / 2 floats, as every layer and head has its own (22 MB each for
+    680 tokens, 16 layers and 16 heads of 64).
+
+    Args:
+        base: as in `rope`; 10 is RoPE-ViT's choice for learned frequencies.
+    """
+
+    name = "rope_mixed"
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        num_heads: int,
+        depth: int,
+        pyramid: Pyramid,
+        coordinates: str = "center",
+        unit: str = "cells",
+        base: float = 10.0,
+        layout: str = "half",
+        shift: float = 0.0,
+        jitter: float = 1.0,
+        rescale: float = 1.0,
+    ) -> None:
+        super().__init__(
+            dim=dim,
+            num_heads=num_heads,
+            depth=depth,
+            pyramid=pyramid,
+            coordinates=coordinates,
+            unit=unit,
+            base=base,
+            layout=layout,
+            shift=shift,
+            jitter=jitter,
+            rescale=rescale,
+        )
+        self.frequency_2NHP = nn.Parameter(torch.zeros(2, depth, num_heads, self.head_dim // 2))
+
+    @torch.no_grad()
+    def init_parameter(self, name: str, parameter: nn.Parameter, generator: torch.Generator) -> None:
+        angle_NH1 = 2 * pi * torch.rand(*parameter.shape[1:3], 1, generator=generator)
+        angle_NHP = torch.cat([angle_NH1, angle_NH1 + pi / 2], dim=-1).repeat_interleave(
+            self.head_dim // 4, dim=-1
+        )
+        length_P = self.frequencies("cpu").repeat(2)
+        parameter.copy_(length_P * torch.stack([angle_NHP.sin(), angle_NHP.cos()]))
+
+    def prepare(self, positions: Positions) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of all layers, float32 (N, H, L, P)."""
+        yx_L2 = self.coordinates(positions)
+        with torch.autocast(yx_L2.device.type, enabled=False):
+            y_L1, x_L1 = yx_L2.split(1, dim=1)
+            along_y, along_x = self.frequency_2NHP.float()[..., None, :]
+            angle_NHLP = y_L1 * along_y + x_L1 * along_x
+            return angle_NHLP.cos(), angle_NHLP.sin()
+
+    def rotate(self, x_BHLD: Tensor, context: Any, layer: int) -> Tensor:
+        cos_NHLP, sin_NHLP = context
+        return turn(x_BHLD, cos_NHLP[layer], sin_NHLP[layer], self.layout)
