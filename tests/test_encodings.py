@@ -1,5 +1,7 @@
 """What each encoding means: the numbers a token gets for its place, told apart from the network around it."""
 
+import json
+
 import pytest
 import torch
 from timm.layers import build_sincos2d_pos_embed
@@ -7,6 +9,7 @@ from timm.layers import build_sincos2d_pos_embed
 from var_pe.encodings import PositionEncoding, build_encoding
 from var_pe.encodings.base import standard_deviation
 from var_pe.encodings.level import LevelEmbedding
+from var_pe.encodings.resample import resample_table
 from var_pe.models.generator import VARTransformer
 from var_pe.models.initialisation import initialise
 from var_pe.pyramid import Pyramid
@@ -150,9 +153,16 @@ def test_a_table_keeps_its_grids():
 def test_a_saved_table_is_not_read_as_another_grid(make_generator, tmp_path):
     """diffusers' loader copies tensors past every load hook."""
     make_generator("learned", ((4, 4),)).save_pretrained(tmp_path)
-    loaded = VARTransformer.from_pretrained(tmp_path, levels=((2, 8),))
+    with pytest.raises(ValueError, match="made for the grids 4; moving it to 2x8 needs the name of a resamp"):
+        VARTransformer.from_pretrained(tmp_path, levels=((2, 8),))
+    moved = VARTransformer.from_pretrained(tmp_path, levels=((2, 8),), resample="timm")
+    kept = VARTransformer.from_pretrained(tmp_path)
+    expected = resample_table(kept.position_encoding.table_LC, (4, 4), (2, 8), "timm")
+    assert torch.equal(moved.position_encoding.table_LC, expected)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"levels": [[2, 8]]}))
     with pytest.raises(ValueError, match="stored for the grids 4, this model's are 2x8"):
-        loaded(torch.tensor([0]), torch.zeros(1, 0, 4))
+        VARTransformer.from_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize("line", ["learned", "mixed(learned=0.7, sinusoidal=0.3)", "sinusoidal + learned"])

@@ -166,7 +166,7 @@ def train_head(
 
 def patch_tokens(model: ViTClassifier, images_BCHW: Tensor) -> Tensor:
     x_BLC, prefix = model.forward_tokens(images_BCHW)
-    return x_BLC[:, prefix:]
+    return model.norm(x_BLC[:, prefix:])
 
 
 def grid_of(model: ViTClassifier, truth: Annotated) -> Grid:

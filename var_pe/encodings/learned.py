@@ -1,12 +1,14 @@
 """Learned table: one free vector per cell of every level, VAR's `pos_1LC`."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from var_pe.encodings.base import TokenEncoding, register, standard_deviation
-from var_pe.encodings.resample import Convention, check_table, interpolate_levels
+from var_pe.encodings.cache import Remembered
+from var_pe.encodings.resample import Convention, check_table, convention_of, interpolate_levels
 from var_pe.encodings.sinusoidal import in_finest_cells, sinusoidal_code
 from var_pe.pyramid import Positions, Pyramid
 
@@ -17,7 +19,9 @@ INITS = ("trunc_normal", "xavier", "sinusoidal")
 class Learned(TokenEncoding):
     """One row per token of the pyramid (Dosovitskiy et al. 2021; per level in VAR, Tian et al. 2024).
 
-    The table keeps the grids it was made for in `grids_K2`: other grids are an error, never a guess.
+    The table keeps the grids it was made for in `grids_K2`. Other grids are an error, unless `set_pyramid`
+    moves the table to them or `resample` lets it follow them. A level's codes come from the same level where
+    both pyramids have as many, else from the level whose sides are nearest in logarithm.
 
     Args:
         init: `trunc_normal` (standard deviation sqrt(1 / (3 C))), `xavier` (normal, with the fans of the
@@ -25,6 +29,8 @@ class Learned(TokenEncoding):
             about its mean: the control for a mixture). One standard deviation for all levels: fans of a
             single level would spread it elevenfold between 1x1 and 16x16.
         scale: the table is multiplied by it.
+        resample: name of a convention (`timm`, `torchvision`, `area` ...) under which other grids get the
+            table resampled in the forward pass; the stored table stays as it is. None: they are an error.
     """
 
     grids_K2: Tensor
@@ -38,13 +44,16 @@ class Learned(TokenEncoding):
         pyramid: Pyramid,
         init: str = "trunc_normal",
         scale: float = 1.0,
+        resample: str | None = None,
     ) -> None:
         super().__init__(scale=scale)
         if init not in INITS:
             raise ValueError(f"learned: init is one of {', '.join(INITS)}, got {init!r}")
         if init == "sinusoidal" and dim % 4:
             raise ValueError(f"learned(init=sinusoidal) needs a width that is a multiple of 4, got {dim}")
-        self.init, self.pyramid, self.checked = init, pyramid, False
+        self.init, self.pyramid = init, pyramid
+        self.resample = None if resample is None else convention_of(resample)
+        self.resampled = Remembered()
         self.table_LC = nn.Parameter(torch.zeros(pyramid.num_tokens, dim))
         self.register_buffer("grids_K2", torch.tensor(pyramid.grids, dtype=torch.int64))
 
@@ -64,30 +73,48 @@ class Learned(TokenEncoding):
     def set_pyramid(self, pyramid: Pyramid, convention: str | Convention | None = None) -> None:
         if pyramid == self.pyramid:
             return
+        convention = convention or self.resample
         if convention is None:
             raise ValueError(
-                f"the learned table was made for the grids {self.pyramid}; to move it to {pyramid}, "
-                f"name a resampling convention"
+                f"the learned table was made for the grids {self.pyramid}; "
+                f"moving it to {pyramid} needs the name of a resampling convention"
             )
         check_table(self.table_LC, "the learned table")
         moved_LC = interpolate_levels(self.table_LC, self.pyramid, pyramid, convention)
         self.table_LC = nn.Parameter(moved_LC.clone(), requires_grad=self.table_LC.requires_grad)
         self.grids_K2 = torch.tensor(pyramid.grids, device=self.grids_K2.device)
         self.pyramid = pyramid
+        self.resampled.clear()
+
+    def check_grids(self) -> None:
+        if error := self._other_grids(self.grids_K2):
+            raise ValueError(error)
 
     def code_LC(self, positions: Positions) -> Tensor:
-        if positions.grids != self.pyramid.grids:
-            raise ValueError(
-                f"the learned table was made for the grids {self.pyramid}, "
-                f"asked for {Pyramid(positions.grids)}; choose an encoding that follows the size (sinusoidal)"
-            )
-        if not self.checked:  # once, at the first use: diffusers' loader runs no load hooks
-            if error := self._other_grids(self.grids_K2):
-                raise ValueError(error)
-            self.checked = True
-        spans = self.pyramid.spans
+        pyramid = Pyramid(positions.grids)
+        table_LC = self.table_LC if pyramid == self.pyramid else self._following_LC(pyramid)
+        spans = pyramid.spans
         rows = slice(spans[positions.levels.start].start, spans[positions.levels.stop - 1].stop)
-        return self.table_LC[rows].float()
+        return table_LC[rows].float()
+
+    def _following_LC(self, pyramid: Pyramid) -> Tensor:
+        """The table as it is resampled for the forward pass."""
+        convention = self.resample
+        if convention is None:
+            raise ValueError(
+                f"the learned table was made for the grids {self.pyramid}, asked for {pyramid}; the model's "
+                f"set_pyramid or set_input_size with a resampling convention moves it, "
+                f"learned(resample=timm) lets it follow"
+            )
+        return self.resampled(
+            self.table_LC,
+            pyramid,
+            lambda: interpolate_levels(self.table_LC, self.pyramid, pyramid, convention),
+        )
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Learned":
+        self.resampled.clear()  # the module moves: what lies on the old device need not be kept
+        return super()._apply(fn, recurse)
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         stored = state_dict.get(prefix + "grids_K2")

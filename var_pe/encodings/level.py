@@ -29,6 +29,15 @@ class LevelEmbedding(nn.Module):
     def init_parameter(self, name: str, parameter: nn.Parameter, generator: torch.Generator) -> None:
         nn.init.trunc_normal_(parameter, std=standard_deviation(self.dim), generator=generator)
 
+    def check_levels(self, pyramid: Pyramid) -> None:
+        """Raises:
+        ValueError: a learned code belongs to each level, and `pyramid` has more levels or fewer."""
+        if self.kind == "learned" and pyramid.num_levels != self.num_levels:
+            raise ValueError(
+                f"level_embedding learned has {self.num_levels} levels, cannot be moved to the "
+                f"{pyramid.num_levels} of {pyramid}; level_embedding: sinusoidal knows levels it has not seen"
+            )
+
     def forward(self, positions: Positions) -> Tensor | None:
         """float32 (L, C), or None for `none`."""
         if self.kind == "none":

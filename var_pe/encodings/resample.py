@@ -137,12 +137,11 @@ def source_levels(old: Pyramid, new: Pyramid) -> tuple[int, ...]:
     return tuple(min(finest_first, key=lambda level: distance(level, grid)) for grid in new.grids)
 
 
-def interpolate_levels(
-    table_LC: Tensor, old: Pyramid, new: Pyramid, convention: str | Convention, levels: range | None = None
-) -> Tensor:
-    """The table of a pyramid, resampled level by level for `levels` of another (all if None)."""
-    source, rows = source_levels(old, new), []
-    for level in range(new.num_levels) if levels is None else levels:
-        table_lC = table_LC[old.spans[source[level]]]
-        rows.append(interpolate_table(table_lC, old.grids[source[level]], new.grids[level], convention))
-    return torch.cat(rows)
+def interpolate_levels(table_LC: Tensor, old: Pyramid, new: Pyramid, convention: str | Convention) -> Tensor:
+    """The table of a pyramid as one of another, each level resampled from its level of `source_levels`."""
+    return torch.cat(
+        [
+            interpolate_table(table_LC[old.spans[source]], old.grids[source], grid, convention)
+            for source, grid in zip(source_levels(old, new), new.grids, strict=True)
+        ]
+    )

@@ -2,11 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
@@ -16,6 +15,7 @@ from var_pe.encodings.level import LevelEmbedding
 from var_pe.models.choice import check_choice, draw, guidance_per_level, kept_logits
 from var_pe.models.initialisation import initialise
 from var_pe.models.layers import MLP, Attention, LevelCache, Place
+from var_pe.models.movable import Movable
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.pyramid import Positions, Pyramid
 
@@ -90,7 +90,7 @@ class Drawn:
     f_hat_BZhw: Tensor
 
 
-class VARTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
+class VARTransformer(Movable, ConfigMixin):  # type: ignore[misc]
     """Class-conditional next-scale transformer (Tian et al. 2024) under any position encoding.
 
     The first level starts from one vector, class embedding plus `start_C`; every other level from its view of
@@ -102,6 +102,7 @@ class VARTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
         ValueError: widths do not fit, or the encoding cannot follow the pyramid.
     """
 
+    size_argument = "levels"
     # what FSDP shards as one piece
     _no_split_modules = ["AdaLNBlock"]  # type: ignore[assignment]  # noqa: RUF012
 
@@ -178,6 +179,22 @@ class VARTransformer(ModelMixin, ConfigMixin):  # type: ignore[misc]
             else:
                 block.modulation_6C[:2].mul_(adaln_init)
                 block.modulation_6C[2:].mul_(0.5)
+
+    def set_pyramid(self, pyramid: Pyramid, resample: str | None = None) -> None:
+        """Other grids from now on, and in a saved copy; `resample` names the convention for a learned table.
+
+        Tables that move are new parameters: make the optimizer afterwards.
+
+        Raises:
+            ValueError: a table has to move and no `resample` says how, or levels are embedded that it lacks.
+        """
+        self.level_embed.check_levels(pyramid)
+        self.position_encoding.set_pyramid(pyramid, resample)
+        self.pyramid = pyramid
+        self.register_to_config(levels=[list(grid) for grid in pyramid.grids])
+
+    def _move_to(self, size: Sequence[Any], resample: str | None) -> None:
+        self.set_pyramid(Pyramid(tuple(size)), resample)
 
     def forward(self, labels_B: Tensor, inputs_BLZ: Tensor, pyramid: Pyramid | None = None) -> Tensor:
         """Logits (B, L, V), float32, of all levels at once from the inputs of all but the first."""

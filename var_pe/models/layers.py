@@ -13,6 +13,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from var_pe.encodings import PositionEncoding
 
+GELUS = {"tanh": "tanh", "exact": "none"}  # torch's names for them
+
 
 @dataclass(frozen=True)
 class Place:
@@ -124,14 +126,31 @@ def unit(x_BHLD: Tensor, length: float | Tensor = 1.0) -> Tensor:
     return x_BHLD * (length / norm_BHL1.clamp(min=1e-12)).type_as(x_BHLD)
 
 
-class MLP(nn.Module):
-    """Two layers with tanh-approximated GELU between them, as in VAR."""
+class LayerScale(nn.Module):
+    """A learned gain per channel, small at first: CaiT (Touvron et al. 2021)."""
 
-    def __init__(self, dim: int, ratio: float = 4.0, dropout: float = 0.0) -> None:
+    def __init__(self, dim: int, start: float) -> None:
         super().__init__()
+        self.start, self.gain_C = start, nn.Parameter(torch.full((dim,), start))
+
+    def init_parameter(self, name: str, parameter: nn.Parameter, generator: torch.Generator) -> None:
+        nn.init.constant_(parameter, self.start)
+
+    def forward(self, x_BLC: Tensor) -> Tensor:
+        return x_BLC * self.gain_C
+
+
+class MLP(nn.Module):
+    """Two layers with GELU between them: the tanh approximation as in VAR, or the exact one."""
+
+    def __init__(self, dim: int, ratio: float = 4.0, dropout: float = 0.0, gelu: str = "tanh") -> None:
+        super().__init__()
+        if gelu not in GELUS:
+            raise ValueError(f"gelu is one of {', '.join(GELUS)}, got {gelu!r}")
+        self.approximate = GELUS[gelu]
         self.fc1 = nn.Linear(dim, round(dim * ratio))
         self.fc2 = nn.Linear(round(dim * ratio), dim)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x_BLC: Tensor) -> Tensor:
-        return self.dropout(self.fc2(F.gelu(self.fc1(x_BLC), approximate="tanh")))
+        return self.dropout(self.fc2(F.gelu(self.fc1(x_BLC), approximate=self.approximate)))

@@ -2,21 +2,22 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from typing import Any
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
-from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
 from var_pe.encodings import build_encoding
 from var_pe.models.initialisation import initialise
-from var_pe.models.layers import MLP, Attention, Place
+from var_pe.models.layers import MLP, Attention, LayerScale, Place
+from var_pe.models.movable import Movable
+from var_pe.models.patches import PatchEmbedding, build_stem
 from var_pe.pyramid import Pyramid
 
 POOLS = ("class_token", "mean")
-STEMS = ("patch", "convolutions")
+FINAL_NORMS = ("tokens", "pooled")
 
 
 @dataclass(frozen=True)
@@ -33,58 +34,52 @@ class ClassifierConfig:
     drop_path: float = 0.0  # stochastic depth of the last block, growing linearly from 0
     dropout: float = 0.0  # in attention and feed-forward layers
     qk_norm: bool = True  # cosine attention with a learned temperature per head
+    dynamic: bool = False  # every batch has its images' own size, where the encoding can follow
+    gelu: str = "tanh"  # tanh | exact
+    layer_scale: float = 0.0  # initial gain of each branch's channels (Touvron et al. 2021); 0: none
+    final_norm: str = "tokens"  # tokens | pooled (after the mean, timm's fc_norm)
 
 
 class Block(nn.Module):
     """A pre-norm transformer block (Dosovitskiy et al. 2021)."""
 
     def __init__(
-        self, dim: int, num_heads: int, mlp_ratio: float, drop_path: float, dropout: float, qk_norm: bool
+        self,
+        dim: int,
+        num_heads: int,
+        mlp_ratio: float,
+        drop_path: float,
+        dropout: float,
+        qk_norm: bool,
+        gelu: str = "tanh",
+        layer_scale: float = 0.0,
     ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
         self.attn = Attention(dim, num_heads, qk_norm, dropout)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
-        self.mlp = MLP(dim, mlp_ratio, dropout)
+        self.mlp = MLP(dim, mlp_ratio, dropout, gelu)
+        self.scale1 = LayerScale(dim, layer_scale) if layer_scale else nn.Identity()
+        self.scale2 = LayerScale(dim, layer_scale) if layer_scale else nn.Identity()
         self.drop_path = StochasticDepth(drop_path, "row")
 
     def forward(self, x_BLC: Tensor, place: Place, layer: int) -> Tensor:
-        x_BLC = x_BLC + self.drop_path(self.attn(self.norm1(x_BLC), place, layer))
-        return x_BLC + self.drop_path(self.mlp(self.norm2(x_BLC)))
+        x_BLC = x_BLC + self.drop_path(self.scale1(self.attn(self.norm1(x_BLC), place, layer)))
+        return x_BLC + self.drop_path(self.scale2(self.mlp(self.norm2(x_BLC))))
 
 
-def build_stem(stem: str, image_channels: int, dim: int, patch_size: int) -> nn.Module:
-    """Images to a grid of `patch_size` times fewer rows and columns, (B, dim, h, w).
-
-    A few convolutions instead of one linear map a patch make small ViTs learn faster (Xiao et al. 2021), but
-    their zero padding tells the transformer where the border is, whatever the position encoding.
-    """
-    if stem not in STEMS:
-        raise ValueError(f"stem is one of {', '.join(STEMS)}, got {stem!r}")
-    if stem == "patch":
-        return nn.Conv2d(image_channels, dim, patch_size, stride=patch_size)
-    halvings = patch_size.bit_length() - 1
-    if halvings < 1 or 2**halvings != patch_size or dim % patch_size:
-        raise ValueError(
-            f"stem convolutions needs patch_size 2, 4, 8 ... to divide dim, got {patch_size} and {dim}"
-        )
-    widths = [image_channels, *(dim // 2**k for k in reversed(range(halvings)))]
-    layers: list[nn.Module] = []
-    for before, after in pairwise(widths):
-        for width, stride in ((before, 2), (after, 1)):
-            layers += [nn.Conv2d(width, after, 3, stride, padding=1), nn.GroupNorm(1, after), nn.GELU()]
-    return nn.Sequential(*layers, nn.Conv2d(dim, dim, 1))
-
-
-class ViTClassifier(ModelMixin, ConfigMixin):  # type: ignore[misc]
+class ViTClassifier(Movable, ConfigMixin):  # type: ignore[misc]
     """Images in [-1, 1] to class logits; class token and registers come before the patches and have no place.
 
-    Arguments as in `ClassifierConfig`; `image_size` is (height, width) in pixels.
+    Arguments as in `ClassifierConfig`; `image_size` is (height, width) in pixels; with 0 classes there is no
+    head and the model gives features; `patch_kernel` is the side of the stored kernel where `set_patch_size`
+    left it behind.
 
     Raises:
         ValueError: the image is not a whole number of patches, or an option is not known.
     """
 
+    size_argument = "image_size"
     # what FSDP shards as one piece
     _no_split_modules = ["Block"]  # type: ignore[assignment]  # noqa: RUF012
 
@@ -107,53 +102,115 @@ class ViTClassifier(ModelMixin, ConfigMixin):  # type: ignore[misc]
         dropout: float = 0.0,
         qk_norm: bool = True,
         seed: int = 0,
+        dynamic: bool = False,
+        gelu: str = "tanh",
+        layer_scale: float = 0.0,
+        final_norm: str = "tokens",
+        patch_kernel: int | None = None,
     ) -> None:
         super().__init__()
         if pool not in POOLS:
             raise ValueError(f"pool is one of {', '.join(POOLS)}, got {pool!r}")
-        if num_classes < 2:
-            raise ValueError(f"a classifier needs at least two classes, got {num_classes}")
-        self.patch_size, self.pool = patch_size, pool
-        self.set_input_size(image_size)
-        self.patch_embed = build_stem(stem, image_channels, dim, patch_size)
+        if final_norm not in FINAL_NORMS:
+            raise ValueError(f"final_norm is one of {', '.join(FINAL_NORMS)}, got {final_norm!r}")
+        if num_classes < 0 or num_classes == 1:
+            raise ValueError(
+                f"a classifier needs at least two classes, got {num_classes} (0: features alone)"
+            )
+        self.patch_size, self.pool, self.dynamic, self.final_norm = patch_size, pool, dynamic, final_norm
+        self.image_size = (image_size[0], image_size[1])
+        self.pyramid = self._grid(self.image_size)
+        self.patch_embed = build_stem(stem, image_channels, dim, patch_size, patch_kernel)
         prefix = registers + (pool == "class_token")
         self.prefix_tokens_PC = nn.Parameter(torch.zeros(prefix, dim)) if prefix else None
         self.position_encoding = build_encoding(
             encoding, dim=dim, num_heads=num_heads, depth=depth, pyramid=self.pyramid
         )
         self.blocks = nn.ModuleList(
-            Block(dim, num_heads, mlp_ratio, drop_path * layer / max(1, depth - 1), dropout, qk_norm)
+            Block(
+                dim,
+                num_heads,
+                mlp_ratio,
+                drop_path * layer / max(1, depth - 1),
+                dropout,
+                qk_norm,
+                gelu,
+                layer_scale,
+            )
             for layer in range(depth)
         )
         self.norm = nn.LayerNorm(dim, eps=1e-6)
-        self.head = nn.Linear(dim, num_classes)
+        self.head = nn.Linear(dim, num_classes) if num_classes else nn.Identity()
         initialise(self, seed)
 
     def init_parameter(self, name: str, parameter: nn.Parameter, generator: torch.Generator) -> None:
         nn.init.trunc_normal_(parameter, std=0.02, generator=generator)
 
-    def set_input_size(self, image_size: Sequence[int]) -> None:
-        """Images of another size from now on, where the encoding can follow.
+    def set_input_size(self, image_size: Sequence[int], resample: str | None = None) -> None:
+        """Images of another size from now on, and in a saved copy.
+
+        `resample` names the convention under which a learned table moves to the new grid (`timm`,
+        `torchvision` ...). What moves is a new parameter: make the optimizer afterwards.
 
         Raises:
-            ValueError: a side is not a multiple of the patch size.
+            ValueError: a side is not a multiple of the patch size, or a table has to move and no `resample`
+                says how.
         """
+        height, width = image_size
+        pyramid = self._grid((height, width))
+        self.position_encoding.set_pyramid(pyramid, resample)
+        self.pyramid, self.image_size = pyramid, (height, width)
+        self.register_to_config(image_size=[height, width])
+
+    def _move_to(self, size: Sequence[Any], resample: str | None) -> None:
+        self.set_input_size(size, resample)
+
+    def set_patch_size(self, patch_size: int) -> None:
+        """Patches of another size from now on, and in a saved copy; the stored kernel stays as it is.
+
+        The grid stays too, so images have that many times more pixels or fewer: `set_input_size` changes
+        that, and a dynamic classifier takes what comes.
+
+        Raises:
+            ValueError: the stem is made of convolutions.
+        """
+        if not isinstance(self.patch_embed, PatchEmbedding):
+            raise ValueError("stem convolutions cannot change its patch size; stem patch can")
+        if patch_size < 1:
+            raise ValueError(f"patch_size must be at least 1, got {patch_size}")
+        rows, columns = self.pyramid.finest
+        self.patch_size = self.patch_embed.patch_size = patch_size
+        self.image_size = (rows * patch_size, columns * patch_size)
+        self.register_to_config(
+            image_size=list(self.image_size),
+            patch_size=patch_size,
+            patch_kernel=self.patch_embed.kernel_size[0],
+        )
+
+    def _grid(self, image_size: tuple[int, int]) -> Pyramid:
         height, width = image_size
         if height % self.patch_size or width % self.patch_size:
             raise ValueError(
                 f"image sides must be multiples of patch_size {self.patch_size}, got {height}x{width}"
             )
-        self.pyramid = Pyramid(((height // self.patch_size, width // self.patch_size),))
+        return Pyramid(((height // self.patch_size, width // self.patch_size),))
+
+    def _pyramid_of(self, images_BCHW: Tensor) -> Pyramid:
+        height, width = images_BCHW.shape[2:]
+        if self.dynamic:
+            return self._grid((height, width))
+        if (height, width) != self.image_size:
+            raise ValueError(
+                f"the classifier is set to grids of {self.pyramid}, got images of {height}x{width}; "
+                f"set_input_size changes it, dynamic=true takes every image's own size"
+            )
+        return self.pyramid
 
     def forward_tokens(self, images_BCHW: Tensor) -> tuple[Tensor, int]:
-        """The normalised last layer (B, P + L, C), and the number P of prefix tokens that come first."""
+        """What the last block gives, (B, P + L, C), and the number P of prefix tokens that come first."""
+        pyramid = self._pyramid_of(images_BCHW)
         patches_BChw = self.patch_embed(images_BCHW)
-        if tuple(patches_BChw.shape[2:]) != self.pyramid.finest:
-            raise ValueError(
-                f"the classifier is set to grids of {self.pyramid}, got images of "
-                f"{'x'.join(map(str, images_BCHW.shape[2:]))}; set_input_size changes it"
-            )
-        context = self.position_encoding.prepare(self.pyramid.positions(images_BCHW.device))
+        context = self.position_encoding.prepare(pyramid.positions(images_BCHW.device))
         with torch.autocast(images_BCHW.device.type, enabled=False):
             x_BLC = self.position_encoding.embed(patches_BChw.flatten(2).transpose(1, 2).float(), context)
         prefix = 0
@@ -163,12 +220,18 @@ class ViTClassifier(ModelMixin, ConfigMixin):  # type: ignore[misc]
         place = Place(self.position_encoding, context, context, prefix=prefix)
         for layer, block in enumerate(self.blocks):
             x_BLC = place.refine(block(x_BLC, place, layer), layer)
-        return self.norm(x_BLC), prefix
+        return x_BLC, prefix
 
     def forward_features(self, images_BCHW: Tensor) -> Tensor:
-        """The pooled last layer, (B, C)."""
-        x_BLC, prefix = self.forward_tokens(images_BCHW)
-        return x_BLC[:, 0] if self.pool == "class_token" else x_BLC[:, prefix:].mean(1)
+        """The pooled, normalised last layer, (B, C)."""
+        return self._pooled(*self.forward_tokens(images_BCHW))
+
+    def _pooled(self, x_BLC: Tensor, prefix: int) -> Tensor:
+        if self.pool == "class_token":
+            return self.norm(x_BLC[:, 0])
+        if self.final_norm == "pooled":
+            return self.norm(x_BLC[:, prefix:].mean(1))
+        return self.norm(x_BLC[:, prefix:]).mean(1)
 
     def forward_head(self, features_BC: Tensor) -> Tensor:
         return self.head(features_BC)

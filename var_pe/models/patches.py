@@ -1,0 +1,94 @@
+"""From images to patches: one linear map a patch, whose kernel can be resampled, or a few convolutions."""
+
+from collections.abc import Callable
+from functools import lru_cache
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from var_pe.encodings.cache import Remembered
+from var_pe.encodings.resample import Convention, interpolate_table
+from var_pe.pyramid import Grid
+
+STEMS = ("patch", "convolutions")
+
+
+def resample_patch_kernel(kernel_OIhw: Tensor, new: Grid, convention: str | Convention = "timm") -> Tensor:
+    """The kernel for patches of `new` (height, width) that answers resampled patches as it did the old ones.
+
+    FlexiViT (Beyer et al. 2023, equation 4): with B the matrix that resamples a patch, the pseudo-inverse of
+    its transpose times the kernel. Exact where patches grow, the least squares where they shrink: start from
+    the trained kernel each time rather than from a resampled one. `timm` resamples bicubic with antialiasing,
+    `flexivit` (big_vision) bilinear.
+    """
+    old = (kernel_OIhw.shape[2], kernel_OIhw.shape[3])
+    if old == new:
+        return kernel_OIhw
+    matrix_NP = _inverse_resize(old, new, convention, str(kernel_OIhw.device))
+    with torch.autocast(kernel_OIhw.device.type, enabled=False):
+        kernel_OIN = kernel_OIhw.flatten(2).float() @ matrix_NP.T
+    return kernel_OIN.unflatten(2, new).to(kernel_OIhw.dtype)
+
+
+@torch.compiler.assume_constant_result
+@lru_cache(maxsize=64)
+@torch.inference_mode(False)  # kept for later calls, which may train
+def _inverse_resize(old: Grid, new: Grid, convention: str | Convention, device: str) -> Tensor:
+    """float32 (new pixels, old pixels)."""
+    identity_PP = torch.eye(old[0] * old[1], dtype=torch.float64, device="cpu")
+    resize_NP = interpolate_table(identity_PP, old, new, convention)
+    return torch.linalg.pinv(resize_NP.T).float().to(device)
+
+
+class PatchEmbedding(nn.Conv2d):
+    """Cuts images into patches of `kernel_size` and maps each linearly; other sizes resample the kernel.
+
+    The kernel that is stored and trained stays the one of `kernel_size`, however often the size changes.
+    """
+
+    def __init__(self, image_channels: int, dim: int, kernel: int, patch_size: int) -> None:
+        super().__init__(image_channels, dim, kernel, stride=kernel)
+        self.patch_size = patch_size
+        self.resampled = Remembered()
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        new = (self.patch_size, self.patch_size)
+        kernel_OIhw = self.weight
+        if new != self.kernel_size:
+            kernel_OIhw = self.resampled(self.weight, new, lambda: resample_patch_kernel(self.weight, new))
+        return F.conv2d(images_BCHW, kernel_OIhw, self.bias, stride=new)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "PatchEmbedding":
+        self.resampled.clear()
+        return super()._apply(fn, recurse)
+
+
+def build_stem(
+    stem: str, image_channels: int, dim: int, patch_size: int, kernel: int | None = None
+) -> nn.Module:
+    """Images to a grid of `patch_size` times fewer rows and columns, (B, dim, h, w).
+
+    A few convolutions instead of one linear map a patch make small ViTs learn faster (Xiao et al. 2021), but
+    their zero padding tells the transformer where the border is, whatever the position encoding.
+    """
+    if stem not in STEMS:
+        raise ValueError(f"stem is one of {', '.join(STEMS)}, got {stem!r}")
+    if stem == "patch":
+        return PatchEmbedding(image_channels, dim, kernel or patch_size, patch_size)
+    if kernel not in (None, patch_size):
+        raise ValueError(
+            f"stem convolutions cannot change its patch size from {kernel} to {patch_size}; stem patch can"
+        )
+    halvings = patch_size.bit_length() - 1
+    if halvings < 1 or 2**halvings != patch_size or dim % patch_size:
+        raise ValueError(
+            f"stem convolutions needs patch_size 2, 4, 8 ... to divide dim, got {patch_size} and {dim}"
+        )
+    widths = [image_channels, *(dim // 2**k for k in reversed(range(halvings)))]
+    layers: list[nn.Module] = []
+    for before, after in pairwise(widths):
+        for width, stride in ((before, 2), (after, 1)):
+            layers += [nn.Conv2d(width, after, 3, stride, padding=1), nn.GroupNorm(1, after), nn.GELU()]
+    return nn.Sequential(*layers, nn.Conv2d(dim, dim, 1))
