@@ -8,9 +8,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from var_pe.encodings import REGISTRY
+from var_pe.interop.var_checkpoint import convert
 from var_pe.models.generator import VARTransformer
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.models.vit import ViTClassifier
@@ -91,19 +92,28 @@ def make_loud() -> Callable[[nn.Module], nn.Module]:
     return make
 
 
-@pytest.fixture(scope="session")
-def golden() -> SimpleNamespace:
-    """The published VAR code's own numbers for stand-in weights; `golden/weights.py` makes the weights."""
+@pytest.fixture(scope="session", params=["var_small", "var_shared_aln"])
+def golden(request) -> SimpleNamespace:
+    """The published VAR code's own numbers for stand-in weights, and our models converted from these."""
     folder = Path(__file__).parent / "golden"
+    case = json.loads((folder / f"{request.param}.json").read_text())
     scope: dict = {}
     exec((folder / "weights.py").read_text(), scope)
-    case = json.loads((folder / "var_small.json").read_text())
-    weights = {
-        model: {
-            key: scope["fill"](key, tuple(shape))
-            for key, (shape, dtype) in keys.items()
-            if dtype == "float32"
-        }
-        for model, keys in case["state_dict"].items()
+    level_L = torch.cat([torch.full((side**2,), level) for level, side in enumerate(case["patch_nums"])])
+    fixed = {"lvl_1L": level_L[None]}
+    fixed["attn_bias_for_masking"] = torch.where(level_L[:, None] >= level_L, 0.0, -torch.inf)[None, None]
+
+    def value(key: str, shape: list[int]) -> Tensor:
+        if key.endswith(("zero_k_bias", "ema_vocab_hit_SV")):
+            return torch.zeros(shape)
+        return fixed[key] if key in fixed else scope["fill"](key, tuple(shape))
+
+    states = {
+        model: {key: value(key, shape) for key, (shape, _) in keys.items()}
+        for model, keys in case.pop("state_dict").items()
     }
-    return SimpleNamespace(**case, weights=weights, expected=load_file(folder / "var_small.safetensors"))
+    tokenizer, transformer = convert(states["vqvae"], states["var"], patch_nums=case["patch_nums"])
+    expected = load_file(folder / f"{request.param}.safetensors")
+    return SimpleNamespace(
+        **case, **states, tokenizer=tokenizer, transformer=transformer, expected=expected
+    )

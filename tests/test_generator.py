@@ -5,7 +5,6 @@ import torch
 from torch import Tensor
 
 from var_pe.models.generator import VARTransformer
-from var_pe.models.quantizer import MultiScaleQuantizer
 from var_pe.pyramid import Pyramid
 from var_pe.seeding import generator_for
 
@@ -396,68 +395,23 @@ def test_wrong_settings_are_named(make_generator, tokenizer):
 # the published code's numbers
 
 
-def from_var(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The published checkpoint's names, as ours; the three fixed buffers are left out."""
-    names = {
-        "pos_start": "start_C",
-        "pos_1LC": "position_encoding.table_LC",
-        "lvl_embed.weight": "level_embed.table_KC",
-        "class_emb.weight": "class_embed.weight",
-        "ada_lin.1": "modulation",
-        "head_nm.modulation": "head_modulation",
-        "mat_qkv": "qkv",
-        "scale_mul_1H11": "log_scale_H",
-        "ffn": "mlp",
-    }
-    ours = {}
-    for key, value in weights.items():
-        if key == "attn_bias_for_masking" or key.endswith("zero_k_bias"):
-            continue
-        for old, new in names.items():
-            key = key.replace(old, new)
-        shape = {"start_C": (-1,), "log_scale_H": (-1,), "table_LC": value.shape[-2:]}
-        ours[key] = value.reshape(shape.get(key.rsplit(".")[-1], value.shape))
-    return ours
-
-
-@pytest.fixture(scope="module")
-def published(golden) -> VARTransformer:
-    model = VARTransformer(
-        levels=golden.patch_nums,
-        codebook_size=golden.vocab_size,
-        latent_channels=golden.z_channels,
-        num_classes=golden.num_classes,
-        dim=golden.embed_dim,
-        depth=golden.depth,
-        num_heads=golden.num_heads,
-    ).eval()
-    weights = from_var(golden.weights["var"])
-    model.load_state_dict(weights | {"position_encoding.grids_K2": model.position_encoding.grids_K2})
-    return model
-
-
 @torch.no_grad()
-def test_logits_equal_the_published_code_s(golden, published):
+def test_logits_equal_the_published_code_s(golden):
     """With its weights, ours is VAR: the sequence, mask, adaptive norms, cosine attention, head."""
     inputs_BLZ, labels_B = golden.expected["teacher_forcing_input"], golden.expected["labels"]
     nobody_B = torch.full_like(labels_B, golden.num_classes)
     for labels, name in ((labels_B, "logits"), (nobody_B, "logits_unconditional")):
-        torch.testing.assert_close(published(labels, inputs_BLZ), golden.expected[name], atol=2e-4, rtol=0)
+        logits_BLV = golden.transformer(labels, inputs_BLZ)
+        torch.testing.assert_close(logits_BLV, golden.expected[name], atol=2e-4, rtol=0)
 
 
-def test_greedy_tokens_equal_the_published_code_s(golden, published):
+def test_greedy_tokens_equal_the_published_code_s(golden):
     """And so is sampling: guidance by level, the walk, the cache."""
-    holder = torch.nn.Module()  # of a tokenizer, drawing needs the quantizer only
-    holder.quantizer = MultiScaleQuantizer(
-        golden.vocab_size, golden.z_channels, num_phi=golden.share_quant_resi
-    )
-    weights = golden.weights["vqvae"]
-    with torch.no_grad():
-        holder.quantizer.codebook_VZ.copy_(weights["quantize.embedding.weight"])
-        for i, phi in enumerate(holder.quantizer.phi):
-            phi.weight.copy_(weights[f"quantize.quant_resi.qresi_ls.{i}.weight"])
-            phi.bias.copy_(weights[f"quantize.quant_resi.qresi_ls.{i}.bias"])
-    drawn = published.generate(
-        holder, golden.expected["labels"], generators=numbers(0, 1), guidance_scale=golden.cfg, top_k=1
+    drawn = golden.transformer.generate(
+        golden.tokenizer,
+        golden.expected["labels"],
+        generators=numbers(0, 1),
+        guidance_scale=golden.cfg,
+        top_k=1,
     )
     assert torch.equal(drawn.tokens_BL, golden.expected["greedy_tokens"])

@@ -174,15 +174,7 @@ def test_sizes_that_make_no_quantizer_are_named(options):
 @torch.no_grad()
 def test_tokens_and_inputs_equal_the_published_code_s(golden):
     """The published code's own numbers for a latent map, not our reading of it."""
-    quantizer = MultiScaleQuantizer(golden.vocab_size, golden.z_channels, num_phi=golden.share_quant_resi)
-    weights, pyramid = golden.weights["vqvae"], Pyramid.square(*golden.patch_nums)
-    ours = {"codebook_VZ": weights["quantize.embedding.weight"], "usage_V": quantizer.usage_V}
-    ours |= {
-        f"phi.{i}.{kind}": weights[f"quantize.quant_resi.qresi_ls.{i}.{kind}"]
-        for i in range(golden.share_quant_resi)
-        for kind in ("weight", "bias")
-    }
-    quantizer.load_state_dict(ours)
+    quantizer, pyramid = golden.tokenizer.quantizer, Pyramid.square(*golden.patch_nums)
     tokens_BL = quantizer(golden.expected["latent"], pyramid).tokens_BL
     assert torch.equal(tokens_BL, golden.expected["tokens"])
     inputs_BLZ = quantizer.teacher_forcing(tokens_BL, pyramid)

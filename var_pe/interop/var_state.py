@@ -1,0 +1,91 @@
+"""The state dicts of VAR's files: unwrapped, measured, and compared with what the public code would hold."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from var_pe.pyramid import Pyramid
+
+VQVAE, VAR = "the VQVAE checkpoint", "the VAR checkpoint"
+PARTS = {VQVAE: "vae_local", VAR: "var_wo_ddp"}  # where a training checkpoint has them, below `trainer`
+HITS = "quantize.ema_vocab_hit_SV"  # how much each level used each code of late: only VAR's training reads it
+
+
+def plain_state(state: Any, what: str) -> dict[str, Tensor]:
+    """Names to tensors: taken out of a training checkpoint, without the prefixes of DDP and `torch.compile`.
+
+    Raises:
+        ValueError: the state is something else.
+    """
+    if isinstance(state, Mapping) and isinstance(state.get("trainer"), Mapping):
+        state = state["trainer"].get(PARTS[what])
+    if not isinstance(state, Mapping) or not state:
+        raise ValueError(
+            f"{what} must map names to tensors, or be a training checkpoint with trainer.{PARTS[what]}, "
+            f"got {type(state).__name__}{' without entries' if isinstance(state, Mapping) else ''}"
+        )
+    plain = {}
+    for key, value in state.items():
+        if not isinstance(key, str) or not isinstance(value, Tensor):
+            raise ValueError(f"{what} must map names to tensors, got {key!s:.60}: {type(value).__name__}")
+        plain[key.replace("_orig_mod.", "").removeprefix("module.")] = value
+    if len(plain) < len(state):
+        raise ValueError(f"{what} has a name twice, with and without the prefix module. or _orig_mod.")
+    return plain
+
+
+def shape_of(state: Mapping[str, Tensor], key: str, axes: int, what: str) -> torch.Size:
+    """The shape of a tensor that must be there, with so many axes of length 1 or more."""
+    if key not in state:
+        raise ValueError(f"{what} lacks {key}")
+    shape = state[key].shape
+    if len(shape) != axes or 0 in shape:
+        raise ValueError(f"{what}: {key} must have {axes} axes of length 1 or more, got {tuple(shape)}")
+    return shape
+
+
+def count(state: Mapping[str, Tensor], prefix: str) -> int:
+    """How many modules there are below `prefix`."""
+    return len({key.removeprefix(prefix).split(".")[0] for key in state if key.startswith(prefix)})
+
+
+def fixed_buffers(pyramid: Pyramid, depth: int, dim: int) -> dict[str, Tensor]:
+    """What VAR's transformer stores beside its weights; all of it follows from the settings."""
+    level_L = pyramid.positions().level_L
+    finer_LL = level_L[:, None] < level_L
+    mask_LL = torch.zeros(finer_LL.shape).masked_fill_(finer_LL, float("-inf"))
+    zeros = {f"blocks.{i}.attn.zero_k_bias": torch.zeros(dim) for i in range(depth)}
+    return {"lvl_1L": level_L[None], "attn_bias_for_masking": mask_LL[None, None], **zeros}
+
+
+def check_state(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str) -> None:
+    """Compares keys, shapes, types, and values where both sides have them: meta tensors have none.
+
+    Raises:
+        ValueError: something differs.
+    """
+    if missing := [key for key in expected if key not in state]:
+        raise ValueError(f"{what} lacks {_some(missing)}")
+    if unknown := [key for key in state if key not in expected]:
+        raise ValueError(f"{what} has what VAR's have not: {_some(unknown)}")
+    for key, there in expected.items():
+        here = state[key]
+        if (here.shape, here.dtype) != (there.shape, there.dtype):
+            raise ValueError(
+                f"{what}: {key} must be {there.dtype} {tuple(there.shape)}, "
+                f"got {here.dtype} {tuple(here.shape)}"
+            )
+        if not (here.is_meta or there.is_meta) and not torch.equal(here.to(there.device), there):
+            raise ValueError(f"{what}: {key} does not hold what follows from its patch_nums and settings")
+
+
+def check_hits(hits_SV: Tensor) -> None:
+    if not hits_SV.is_meta and not (hits_SV.isfinite() & (hits_SV >= 0)).all():
+        raise ValueError(f"{VQVAE}: {HITS} counts how often codes are used, it must be finite and at least 0")
+
+
+def _some(keys: list[str], most: int = 3) -> str:
+    more = f" and {len(keys) - most} more" if len(keys) > most else ""
+    return ", ".join(f"{key:.80}" for key in keys[:most]) + more
