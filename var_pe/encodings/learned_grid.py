@@ -1,11 +1,11 @@
 """One learned table for all levels, resampled to each: FlexVAR's positions."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from var_pe.encodings.base import register
 from var_pe.encodings.learned import Learned
+from var_pe.encodings.resample import Convention, convention_of, interpolate_table
 from var_pe.pyramid import Grid, Positions, Pyramid
 
 
@@ -22,7 +22,7 @@ class LearnedGrid(Learned):
 
     Args:
         grid: (rows, columns) of the table, or one side; none takes the pyramid's finest grid.
-        resample: the convention by which the table is resampled.
+        resample: a convention of `resample.CONVENTIONS`: `area`, `timm`, `torchvision`, ...
         init, scale: as in `learned`; `init=sinusoidal` counts in cells of the table (FlexVAR's start).
     Raises:
         ValueError: an option is not known or out of its range.
@@ -42,20 +42,14 @@ class LearnedGrid(Learned):
     ) -> None:
         own = Pyramid((pyramid.finest if grid is None else grid,))  # type: ignore[arg-type]  # or one side
         super().__init__(dim=dim, num_heads=num_heads, depth=depth, pyramid=own, init=init, scale=scale)
-        if resample not in ("area", "timm"):
-            raise ValueError(f"learned_grid: resample is one of area, timm, got {resample!r}")
+        convention_of(resample)
         self.resample = resample
+
+    def set_pyramid(self, pyramid: Pyramid, convention: str | Convention | None = None) -> None:
+        """Nothing moves: the table keeps its grid, and `resample` says how every pyramid reads it."""
 
     def code_LC(self, positions: Positions) -> Tensor:
         table_LC = super().code_LC(self.pyramid.positions())
-        h, w = self.pyramid.finest
-        table_1Chw = table_LC.T.unflatten(1, (h, w))[None]
-        levels = [
-            table_1Chw if grid == (h, w) else self._to(grid, table_1Chw) for grid in positions.grids_here
-        ]
-        return torch.cat([level[0].flatten(1).T for level in levels])
-
-    def _to(self, grid: Grid, table_1Chw: Tensor) -> Tensor:
-        if self.resample == "area":
-            return F.interpolate(table_1Chw, size=grid, mode="area")
-        return F.interpolate(table_1Chw, size=grid, mode="bicubic", antialias=True)
+        (own,) = self.pyramid.grids
+        levels = [interpolate_table(table_LC, own, grid, self.resample) for grid in positions.grids_here]
+        return torch.cat(levels)
