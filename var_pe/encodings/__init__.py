@@ -4,13 +4,35 @@ import difflib
 import inspect
 from typing import Any
 
-from var_pe.encodings import learned, mixed, none, sinusoidal
+from var_pe.encodings import (
+    alibi,
+    learned,
+    local,
+    log_cpb,
+    mixed,
+    none,
+    peg,
+    pyramid_peg,
+    relative_bias,
+    sinusoidal,
+)
 from var_pe.encodings.base import REGISTRY, PositionEncoding, TokenEncoding, register
 from var_pe.encodings.compose import Composed
 from var_pe.encodings.line import Member, Value, parse
 
 __all__ = ["REGISTRY", "PositionEncoding", "TokenEncoding", "build_encoding", "register"]
-_MEMBERS = (learned, mixed, none, sinusoidal)  # importing a file registers its encoding
+_MEMBERS = (  # importing a file registers its encoding
+    alibi,
+    learned,
+    local,
+    log_cpb,
+    mixed,
+    none,
+    peg,
+    pyramid_peg,
+    relative_bias,
+    sinusoidal,
+)
 _FROM_MODEL = ("self", "dim", "num_heads", "depth", "pyramid", "parts")
 
 
