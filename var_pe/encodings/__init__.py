@@ -5,13 +5,19 @@ import inspect
 from typing import Any
 
 from var_pe.encodings import (
+    alibi,
     coordinate,
     factorized,
     fourier,
     learned,
     learned_grid,
+    local,
+    log_cpb,
     mixed,
     none,
+    peg,
+    pyramid_peg,
+    relative_bias,
     rope,
     rope_mixed,
     sinusoidal,
@@ -21,18 +27,24 @@ from var_pe.encodings.compose import Composed
 from var_pe.encodings.line import Member, Value, parse
 
 __all__ = ["REGISTRY", "PositionEncoding", "TokenEncoding", "build_encoding", "register"]
-_MEMBERS = (
+_MEMBERS = (  # importing a file registers its encoding
+    alibi,
     coordinate,
     factorized,
     fourier,
     learned,
     learned_grid,
+    local,
+    log_cpb,
     mixed,
     none,
+    peg,
+    pyramid_peg,
+    relative_bias,
     rope,
     rope_mixed,
     sinusoidal,
-)  # importing a file registers its encoding
+)
 _FROM_MODEL = ("self", "dim", "num_heads", "depth", "pyramid", "parts")
 
 

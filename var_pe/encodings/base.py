@@ -31,7 +31,8 @@ class PositionEncoding(nn.Module):
         return x_BHLD
 
     def bias(self, query: Any, key: Any, layer: int) -> Tensor | None:
-        """From the contexts of queries and keys: (H, Lq, Lk) added to the scores, or None."""
+        """From the contexts of queries and keys: (H, Lq, Lk), or (1, Lq, Lk) for all heads, added to the
+        scores; or None."""
         return None
 
     def refine(self, x_BLC: Tensor, context: Any, layer: int) -> Tensor:

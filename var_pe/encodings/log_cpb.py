@@ -1,0 +1,133 @@
+"""Continuous position bias: a small network turns displacements into scores, so that it follows any size."""
+
+from dataclasses import dataclass
+from math import log2
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from var_pe.encodings.base import register
+from var_pe.encodings.scores import (
+    ScoreEncoding,
+    by_levels,
+    displacement,
+    look_up,
+    one_hot,
+    unit_displacement,
+)
+from var_pe.pyramid import Grid, Positions, Pyramid
+
+
+@dataclass(frozen=True)
+class Where:
+    """Displacements over the largest ones, (1, Lq, Lk, 2), one-hot levels (L, K), and what the networks see.
+
+    `cell_yx2` are the network's coordinates of all whole displacements, `level_KK2` of all pairs of levels.
+    """
+
+    grid_1QK2: Tensor
+    query_QK: Tensor
+    key_QK: Tensor
+    cell_yx2: Tensor
+    level_KK2: Tensor
+
+
+@register("log_cpb")
+class LogCPB(ScoreEncoding):
+    """`score += 16 sigmoid(MLP(c(dy), c(dx))) - 8 + MLP'(query level, key level)`, per head.
+
+    Swin v2's continuous position bias (Liu et al. 2022, section 3.3), with c(d) = sign(d) log2(1 + |8 d /
+    (n - 1)|) / log2(8), d the query's centre minus the key's in cells of the finest level, n that level's
+    side where the model was built (Swin's `pretrained_window_size`); n = 1 counts as 2. Ours lies in (-8, 8)
+    instead of (0, 16): the same to softmax, and prefix tokens, which get 0, are not at a disadvantage. The
+    network answers for whole displacements; fractions, as between levels, are read bilinearly. MLP' sees
+    log2(n_finest / n_level) / 3 of both levels and is there if the model was built for more than one.
+
+    It follows any pyramid: displacements keep their meaning in cells, and larger ones are extrapolated.
+
+    Cost: a bias loses the flash kernel; one small network and one look-up a layer, unless `shared`.
+
+    Args:
+        hidden: width of the network; 512 in the paper.
+        shared: one network for all layers instead of one each.
+    Raises:
+        ValueError: `hidden` is below 1.
+    """
+
+    grids_K2: Tensor
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        num_heads: int,
+        depth: int,
+        pyramid: Pyramid,
+        hidden: int = 512,
+        shared: bool = False,
+    ) -> None:
+        super().__init__()
+        if hidden < 1:
+            raise ValueError(f"log_cpb: hidden must be at least 1, got {hidden}")
+        self.per_layer = not shared
+        networks = 1 if shared else depth
+        self.cells = Networks(networks, hidden, num_heads)
+        self.levels = Networks(networks, 16, num_heads) if pyramid.num_levels > 1 else None
+        self.register_buffer("grids_K2", torch.tensor(pyramid.grids, dtype=torch.int64))
+
+    def where(self, query: Positions, key: Positions) -> Where:
+        grids, levels = query.grids, len(query.grids)
+        return Where(
+            unit_displacement(displacement(query, key), grids[-1])[None],
+            one_hot(query.level_L, levels),
+            one_hot(key.level_L, levels),
+            log_coordinates(grids[-1], self.grids_K2[-1]),
+            level_coordinates(grids).to(query.yx_L2.device),
+        )
+
+    def scores(self, where: Where, layer: int) -> Tensor:
+        table_Hyx = 16 * self.cells(where.cell_yx2, layer).sigmoid() - 8
+        bias_HQK = look_up(table_Hyx, where.grid_1QK2)
+        if self.levels is None:
+            return bias_HQK
+        return bias_HQK + by_levels(self.levels(where.level_KK2, layer), where.query_QK, where.key_QK)
+
+
+class Networks(nn.Module):
+    """N networks of two layers with a ReLU between them: two coordinates (..., 2) to heads first, (H, ...).
+
+    Weights start normal with deviation 0.02, as all of Swin v2's layers do.
+    """
+
+    def __init__(self, networks: int, hidden: int, num_heads: int) -> None:
+        super().__init__()
+        self.weight1 = nn.Parameter(torch.zeros(networks, hidden, 2))
+        self.bias1 = nn.Parameter(torch.zeros(networks, hidden))
+        self.weight2 = nn.Parameter(torch.zeros(networks, num_heads, hidden))
+
+    def init_parameter(self, name: str, parameter: nn.Parameter, generator: torch.Generator) -> None:
+        if name == "bias1":
+            nn.init.zeros_(parameter)
+        else:
+            nn.init.trunc_normal_(parameter, std=0.02, generator=generator)
+
+    def forward(self, coordinates: Tensor, network: int) -> Tensor:
+        weight1, bias1, weight2 = (w[network].float() for w in (self.weight1, self.bias1, self.weight2))
+        return F.linear(F.linear(coordinates, weight1, bias1).relu(), weight2).movedim(-1, 0)
+
+
+def log_coordinates(grid: Grid, trained_2: Tensor) -> Tensor:
+    """Swin v2's coordinates of all whole displacements on `grid`, (2h - 1, 2w - 1, 2); `trained_2` is n."""
+    device = trained_2.device
+    axes = [torch.arange(1 - side, side, device=device, dtype=torch.float32) for side in grid]
+    delta_yx2 = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
+    eighths_yx2 = 8 * delta_yx2 / (trained_2 - 1).clamp(min=1)
+    return eighths_yx2.sign() * (1 + eighths_yx2.abs()).log2() / log2(8)
+
+
+def level_coordinates(grids: tuple[Grid, ...]) -> Tensor:
+    """log2(n_finest / n_level) / 3 of query and key level, mean of both axes, (K, K, 2): 0 for the finest."""
+    (h, w), k = grids[-1], len(grids)
+    coarse_K = torch.tensor([log2(h * w / (rows * columns)) / 2 / log2(8) for rows, columns in grids])
+    return torch.stack([coarse_K[:, None].expand(k, k), coarse_K.expand(k, k)], dim=-1)
