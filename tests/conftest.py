@@ -1,6 +1,7 @@
 """What several test files share: every registered encoding as a config line, tiny models, a pipeline."""
 
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +18,7 @@ from var_pe.models.tokenizer import VQTokenizer
 from var_pe.models.vit import ViTClassifier
 from var_pe.sampling.pipeline import VARPipeline
 
+GOLDEN = Path(__file__).parent / "golden"
 NEEDS_OPTIONS = {"mixed": "mixed(learned=0.7, sinusoidal=0.3)"}  # the others are lines by their bare name
 MEMBERS = [NEEDS_OPTIONS.get(name, name) for name in sorted(REGISTRY)]
 VARIANTS = [
@@ -92,28 +94,36 @@ def make_loud() -> Callable[[nn.Module], nn.Module]:
     return make
 
 
-@pytest.fixture(scope="session", params=["var_small", "var_shared_aln"])
-def golden(request) -> SimpleNamespace:
-    """The published VAR code's own numbers for stand-in weights, and our models converted from these."""
-    folder = Path(__file__).parent / "golden"
-    case = json.loads((folder / f"{request.param}.json").read_text())
+@pytest.fixture(scope="session")
+def stand_in() -> Callable[..., dict[str, Tensor]]:
+    """A state as the public VAR code has it: weights from `golden/weights.py`, its fixed buffers."""
     scope: dict = {}
-    exec((folder / "weights.py").read_text(), scope)
-    level_L = torch.cat([torch.full((side**2,), level) for level, side in enumerate(case["patch_nums"])])
-    fixed = {"lvl_1L": level_L[None]}
-    fixed["attn_bias_for_masking"] = torch.where(level_L[:, None] >= level_L, 0.0, -torch.inf)[None, None]
+    exec((GOLDEN / "weights.py").read_text(), scope)
 
-    def value(key: str, shape: list[int]) -> Tensor:
-        if key.endswith(("zero_k_bias", "ema_vocab_hit_SV")):
-            return torch.zeros(shape)
-        return fixed[key] if key in fixed else scope["fill"](key, tuple(shape))
+    def make(shapes, patch_nums) -> dict[str, Tensor]:
+        sizes = [math.prod(side if isinstance(side, tuple) else (side, side)) for side in patch_nums]
+        level_L = torch.arange(len(sizes)).repeat_interleave(torch.tensor(sizes))
+        mask_LL = torch.where(level_L[:, None] >= level_L, 0.0, -torch.inf)
+        fixed = {"lvl_1L": level_L[None], "attn_bias_for_masking": mask_LL[None, None]}
+        for key, shape in shapes.items():
+            if key.endswith(("zero_k_bias", "ema_vocab_hit_SV")):
+                fixed[key] = torch.zeros(shape)
+        return {
+            key: fixed[key] if key in fixed else scope["fill"](key, shape) for key, shape in shapes.items()
+        }
 
+    return make
+
+
+@pytest.fixture(scope="session", params=["var_small", "var_shared_aln"])
+def golden(request, stand_in) -> SimpleNamespace:
+    """The published VAR code's own numbers for stand-in weights, and our models converted from these."""
+    case = json.loads((GOLDEN / f"{request.param}.json").read_text())
+    keys = case.pop("state_dict")
     states = {
-        model: {key: value(key, shape) for key, (shape, _) in keys.items()}
-        for model, keys in case.pop("state_dict").items()
+        name: stand_in({key: tuple(shape) for key, (shape, _) in keys[name].items()}, case["patch_nums"])
+        for name in ("vqvae", "var")
     }
     tokenizer, transformer = convert(states["vqvae"], states["var"], patch_nums=case["patch_nums"])
-    expected = load_file(folder / f"{request.param}.safetensors")
-    return SimpleNamespace(
-        **case, **states, tokenizer=tokenizer, transformer=transformer, expected=expected
-    )
+    expected = load_file(GOLDEN / f"{request.param}.safetensors")
+    return SimpleNamespace(**case, **states, tokenizer=tokenizer, transformer=transformer, expected=expected)

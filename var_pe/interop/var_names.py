@@ -44,11 +44,11 @@ TRANSFORMER_NAMES = (
 
 def tokenizer_keys(tokenizer: VQTokenizer) -> dict[str, str]:
     """Our parameters' names to VAR's; three of ours are one of VAR's where attention has q, k and v."""
-    last = len(tokenizer.config.channel_multipliers) - 1
+    last = len(tokenizer.config["channel_multipliers"]) - 1
     names = [(f"up_blocks.{i}.", f"up.{last - i}.") for i in range(last + 1)]  # VAR counts from the finest
     if tokenizer.config.get(PHI_PER_LEVEL, False):
         names += [("quantizer.phi.", "quantize.quant_resi.")]
-    elif tokenizer.config.num_phi == 1:
+    elif tokenizer.config["num_phi"] == 1:
         names += [("quantizer.phi.0.", "quantize.quant_resi.qresi.")]
     else:
         names += [("quantizer.phi.", "quantize.quant_resi.qresi_ls.")]

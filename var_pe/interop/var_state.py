@@ -81,11 +81,6 @@ def check_state(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], wha
             raise ValueError(f"{what}: {key} does not hold what follows from its patch_nums and settings")
 
 
-def check_hits(hits_SV: Tensor) -> None:
-    if not hits_SV.is_meta and not (hits_SV.isfinite() & (hits_SV >= 0)).all():
-        raise ValueError(f"{VQVAE}: {HITS} counts how often codes are used, it must be finite and at least 0")
-
-
 def _some(keys: list[str], most: int = 3) -> str:
     more = f" and {len(keys) - most} more" if len(keys) > most else ""
     return ", ".join(f"{key:.80}" for key in keys[:most]) + more

@@ -1,0 +1,59 @@
+"""VAR's files on disk, read without running anything in them; its statistics, kept for the way back."""
+
+import pickle
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from var_pe.interop.var_checkpoint import keep_hits, kept_hits
+from var_pe.interop.var_state import HITS
+from var_pe.models.tokenizer import VQTokenizer
+
+HITS_FILE = "var_statistics.safetensors"
+
+
+def read_state(path: Path) -> Any:
+    """What a `.safetensors` file, or one written by `torch.save` under any name, holds: tensors, on the CPU.
+
+    Raises:
+        ValueError: it is no such file, is damaged, or holds objects that could run code.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path} is not a file")
+    try:
+        return load_file(path) if path.suffix == ".safetensors" else _unpickled(path)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror or error}") from error
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a safetensors file, or a damaged one: {error}") from error
+    except pickle.UnpicklingError as error:
+        if "GLOBAL" in str(error):
+            raise ValueError(f"{path} holds objects other than tensors, which are not loaded") from error
+        raise ValueError(f"{path} was not written by torch.save, or is damaged") from error
+    except Exception as error:  # bytes at random read as a pickle fail in every way there is
+        raise ValueError(f"{path} was not written by torch.save, or is damaged") from error
+
+
+def _unpickled(path: Path) -> Any:
+    zipped = zipfile.is_zipfile(path)
+    if zipped and zipfile.ZipFile(path).testzip() is not None:  # torch does not look at the checksums
+        raise zipfile.BadZipFile
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of what a damaged file looks like
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+
+
+def save_hits(tokenizer: VQTokenizer, folder: Path) -> None:
+    """Keeps VAR's statistics of code use with a saved tokenizer: its own weights file does not hold them."""
+    save_file({HITS: kept_hits(tokenizer)}, folder / HITS_FILE)
+
+
+def load_hits(tokenizer: VQTokenizer, folder: Path) -> None:
+    """Gives them back; a tokenizer that never was VAR's has none."""
+    if (folder / HITS_FILE).exists():
+        keep_hits(tokenizer, read_state(folder / HITS_FILE)[HITS])
