@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from operator import index
 
 import torch
 import torch.nn.functional as F
@@ -104,7 +105,7 @@ def interpolate_table(
     """`resample_table` without its checks: no host synchronisation, gradients reach the table."""
     if old == new:
         return table_LC
-    how = convention_of(convention)
+    how, new = convention_of(convention), (index(new[0]), index(new[1]))  # compiled: one graph a size
     fine = torch.promote_types(table_LC.dtype, torch.float32)  # the antialiasing kernel has no half on CPUs
     table_1Chw = table_LC[prefix:].to(fine).unflatten(0, old)[None].permute(0, 3, 1, 2)
     scale = tuple((n + how.offset) / o for n, o in zip(new, old, strict=True)) if how.offset else None

@@ -33,10 +33,14 @@ def resample_patch_kernel(kernel_OIhw: Tensor, new: Grid, convention: str | Conv
 
 
 @torch.compiler.assume_constant_result
-@lru_cache(maxsize=64)
-@torch.inference_mode(False)  # kept for later calls, which may train
 def _inverse_resize(old: Grid, new: Grid, convention: str | Convention, device: str) -> Tensor:
     """float32 (new pixels, old pixels)."""
+    return _inverse_resize_on(old, new, convention, device)
+
+
+@lru_cache(maxsize=64)
+@torch.inference_mode(False)  # kept for later calls, which may train
+def _inverse_resize_on(old: Grid, new: Grid, convention: str | Convention, device: str) -> Tensor:
     identity_PP = torch.eye(old[0] * old[1], dtype=torch.float64, device="cpu")
     resize_NP = interpolate_table(identity_PP, old, new, convention)
     return torch.linalg.pinv(resize_NP.T).float().to(device)
