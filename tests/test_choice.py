@@ -3,7 +3,16 @@
 import pytest
 import torch
 
-from var_pe.models.choice import check_choice, draw, guidance_per_level, kept_logits
+from var_pe.models.choice import (
+    check_choice,
+    draw,
+    given_logits,
+    guidance_per_level,
+    guided_logits,
+    gumbel_mix,
+    kept_logits,
+    temperature_per_level,
+)
 
 NONE = float("-inf")
 
@@ -34,11 +43,35 @@ def test_wrong_guidance_is_named(scale, schedule, sentence):
         guidance_per_level(scale, schedule, 3)
 
 
+def test_guidance_moves_away_from_the_unconditional():
+    conditional, unconditional = torch.randn(2, 3, 4, 5)
+    both = torch.cat([conditional, unconditional])
+    torch.testing.assert_close(guided_logits(both, 0.0), conditional)
+    torch.testing.assert_close(guided_logits(both, 2.0), conditional + 2 * (conditional - unconditional))
+
+
+def test_temperature_is_one_or_one_per_level():
+    assert temperature_per_level(0.5, 3) == [0.5, 0.5, 0.5]
+    assert temperature_per_level((1, 2, 3), 3) == [1, 2, 3]
+
+
+@pytest.mark.parametrize(
+    ("temperature", "sentence"),
+    [
+        (0.0, "temperature must be above 0, got 0.0; top_k=1 takes the likeliest"),
+        (float("nan"), "temperature must be above 0, got nan"),
+        ([1, 0, 1], "temperature must be above 0, got 0"),
+        ([1, 1], r"one number or one for each of 3 levels, got \[1, 1\]"),
+    ],
+)
+def test_a_wrong_temperature_is_named(temperature, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        temperature_per_level(temperature, 3)
+
+
 @pytest.mark.parametrize(
     ("setting", "sentence"),
     [
-        ({"temperature": 0.0}, "temperature must be above 0, got 0.0; top_k=1 takes the likeliest"),
-        ({"temperature": float("nan")}, "temperature must be above 0, got nan"),
         ({"top_k": -1}, "top_k must be at least 0"),
         ({"top_p": 1.5}, "top_p must lie in"),
         ({"top_p": -0.1}, "top_p must lie in"),
@@ -46,7 +79,7 @@ def test_wrong_guidance_is_named(scale, schedule, sentence):
 )
 def test_wrong_settings_are_named(setting, sentence):
     with pytest.raises(ValueError, match=sentence):
-        check_choice(**(dict(temperature=1.0, top_k=0, top_p=0.0) | setting))
+        check_choice(**(dict(top_k=0, top_p=0.0) | setting))
 
 
 def test_top_k_keeps_the_likeliest_and_their_ties():
@@ -130,3 +163,39 @@ def test_filters_leave_the_random_numbers_alone():
         draw(kept, [generator])
         states.append(generator.get_state())
     assert all(torch.equal(state, states[0]) for state in states)
+
+
+def test_a_given_token_leaves_no_choice():
+    """Even one that the filters had ruled out; the other positions are as they were, bit for bit."""
+    logits = kept_logits(torch.randn(2, 5, 16, generator=torch.Generator().manual_seed(0)), top_k=4)
+    given = torch.tensor([[3, -1, 0, 15, -1], [-1, -1, 7, 7, 2]])
+    certain = given_logits(logits, given)
+    assert torch.equal(certain[given < 0], logits[given < 0])
+    for seed in range(3):
+        assert torch.equal(draw(certain, generators(seed, seed + 9))[given >= 0], given[given >= 0])
+
+
+def test_a_mix_is_a_soft_draw():
+    """Its heaviest code is a draw from softmax(logits (1 + r)) (Gumbel's trick); late levels hardly mix."""
+    share_V = torch.tensor([0.5, 0.0, 0.3, 0.15, 0.05, 0.0])
+    logits = share_V.log().expand(1, 60_000, 6)
+    for progress in (0.0, 0.5):
+        mix = gumbel_mix(logits, generators(0), progress)
+        torch.testing.assert_close(mix.sum(-1), torch.ones(1, 60_000))
+        assert not mix[..., share_V == 0].any()
+        counted_V = torch.bincount(mix.argmax(-1)[0], minlength=6) / 60_000
+        expected_V = share_V ** (1 + progress) / (share_V ** (1 + progress)).sum()
+        torch.testing.assert_close(counted_V, expected_V, atol=5 * (0.25 / 60_000) ** 0.5, rtol=0)
+    early, late = (gumbel_mix(logits, generators(0), progress).amax(-1).mean() for progress in (0.0, 1.0))
+    assert early < 0.95
+    assert late > 0.995
+
+
+def test_mixes_belong_to_the_image_and_respect_certainty():
+    logits = torch.randn(3, 9, 16, generator=torch.Generator().manual_seed(0))
+    together = gumbel_mix(logits, generators(5, 6, 7), 0.3)
+    alone = torch.cat([gumbel_mix(logits[i : i + 1], generators(5 + i), 0.3) for i in range(3)])
+    torch.testing.assert_close(together, alone)
+    assert not torch.allclose(together, gumbel_mix(logits, generators(8, 9, 10), 0.3))
+    greedy = gumbel_mix(kept_logits(logits, top_k=1), generators(5, 6, 7), 0.3)
+    assert torch.equal(greedy, torch.nn.functional.one_hot(logits.argmax(-1), 16).float())

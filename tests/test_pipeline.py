@@ -5,11 +5,18 @@ import pytest
 import torch
 from PIL import Image
 
+from var_pe.pyramid import Pyramid
 from var_pe.sampling.pipeline import VARPipeline
+from var_pe.sampling.rejection import children
 
 
 def seeds(*numbers: int) -> list[torch.Generator]:
     return [torch.Generator().manual_seed(number) for number in numbers]
+
+
+def bright(images_BCHW: torch.Tensor) -> torch.Tensor:
+    """A classifier of three classes: how much red, green and blue there is."""
+    return 20 * images_BCHW.mean((2, 3))
 
 
 def test_saved_and_loaded_it_draws_the_same(line, make_generator, make_tokenizer, make_loud, tmp_path):
@@ -113,6 +120,7 @@ def test_settings_reach_the_draw(pipeline):
         {"guidance_scale": 9.0},
         {"guidance_schedule": "constant"},
         {"temperature": 0.3},
+        {"temperature": [1, 1, 1, 0.3]},
         {"top_k": 2},
         {"top_p": 0.3},
     ):
@@ -133,6 +141,129 @@ def test_a_callback_sees_every_level(pipeline):
     assert not torch.equal(seen[0][2], images)
 
 
+def test_a_callback_can_see_the_running_picture(pipeline):
+    seen = []
+    final = pipeline(
+        "ant",
+        generator=seeds(0),
+        output_type="pt",
+        callback_on_level_end=lambda pipe, level, kept: seen.append(pipe.decode(kept["latents"], "pt")),
+    ).images
+    assert torch.equal(seen[-1], final)
+    assert len({tuple(picture.flatten().tolist()) for picture in seen}) == 4
+
+
+def test_a_temperature_is_its_level_s_own(pipeline):
+    """Levels before the one that differs keep their tokens."""
+    plain, changed = (
+        pipeline([0, 1], generator=seeds(0, 1), output_type="tokens", temperature=temperature).images
+        for temperature in (1.0, [1, 1, 0.2, 1])
+    )
+    assert torch.equal(plain[:, :5], changed[:, :5])
+    assert not torch.equal(plain[:, 5:14], changed[:, 5:14])
+
+
+def test_the_levels_run_from_coarse_to_the_image(pipeline):
+    """VAR's strip: what callbacks would decode, in the same form as the images."""
+    seen = []
+    output = pipeline(
+        ["ant", "bee"],
+        generator=seeds(0, 1),
+        output_type="pt",
+        return_levels=True,
+        callback_on_level_end=lambda pipe, level, kept: seen.append(pipe.decode(kept["latents"], "pt")),
+    )
+    assert len(output.levels) == 4
+    assert all(torch.equal(level, picture) for level, picture in zip(output.levels, seen, strict=True))
+    assert torch.equal(output.levels[-1], output.images)
+    images, levels = pipeline("ant", generator=seeds(0), return_levels=True, return_dict=False)
+    assert len(images) == 1
+    assert [len(level) for level in levels] == [1] * 4
+    assert pipeline("ant", generator=seeds(0)).levels is None
+
+
+def test_given_tokens_stay_and_the_others_follow_them(pipeline):
+    given = torch.full((2, 30), -1)
+    given[:, ::3] = torch.arange(10) + torch.tensor([[0], [6]])
+    free, led = (
+        pipeline([0, 1], generator=seeds(0, 1), output_type="tokens", given_tokens=tokens).images
+        for tokens in (None, given)
+    )
+    assert torch.equal(led[given >= 0], given[given >= 0])
+    assert not torch.equal(led[given < 0], free[given < 0])
+    nothing = pipeline(
+        [0, 1], generator=seeds(0, 1), output_type="tokens", given_tokens=torch.full((2, 30), -1)
+    ).images
+    assert torch.equal(nothing, free)
+
+
+def test_smooth_mixes_codes_where_there_is_a_choice(pipeline):
+    """Greedy, there is none; else pictures differ, and follow from the image's generator alone."""
+
+    def drawn(labels, *numbers: int, **settings):
+        return pipeline(labels, generator=seeds(*numbers), output_type="pt", **settings).images
+
+    assert torch.equal(drawn([0, 1], 0, 1, top_k=1), drawn([0, 1], 4, 5, top_k=1, smooth=True))
+    together = drawn([0, 1], 0, 1, smooth=True)
+    assert not torch.allclose(together, drawn([0, 1], 0, 1))
+    torch.testing.assert_close(drawn(1, 1, smooth=True)[0], together[1])
+    assert not torch.allclose(drawn(1, 2, smooth=True)[0], together[1])
+    given = torch.arange(30)[None] % 16
+    all_given = drawn(0, 0, smooth=True, given_tokens=given)
+    torch.testing.assert_close(all_given * 2 - 1, pipeline.tokenizer.decode(given))
+
+
+def test_the_classifier_s_favourite_is_kept(pipeline):
+    """Of four drawings; the kept image follows from its own generator, whatever is drawn beside it."""
+    settings = dict(output_type="pt", guidance_scale=0.0)
+    together = pipeline(
+        [0, 1, 2], generator=seeds(0, 1, 2), keep_best="1/4", classifier=bright, **settings
+    ).images
+    for place in range(3):
+        (parent,) = seeds(place)
+        candidates = [
+            pipeline(place, generator=[child], **settings).images[0] for child in children(parent, 4)
+        ]
+        likelihood = torch.stack([bright(c[None] * 2 - 1)[0].log_softmax(0)[place] for c in candidates])
+        assert likelihood.max() > likelihood.min()
+        torch.testing.assert_close(together[place], candidates[likelihood.argmax()])
+        alone = pipeline(place, generator=seeds(place), keep_best=0.25, classifier=bright, **settings).images
+        torch.testing.assert_close(alone[0], together[place])
+
+
+def test_the_levels_of_a_kept_image_are_its_own(pipeline):
+    output = pipeline(
+        [0, 1], generator=seeds(0, 1), keep_best=0.25, classifier=bright, output_type="pt", return_levels=True
+    )
+    assert torch.equal(output.levels[-1], output.images)
+
+
+@pytest.mark.parametrize(
+    ("asked", "size", "tokens"),
+    [
+        ({"height": 16}, (16, 8), 2 * 1 + 4 * 2 + 6 * 3 + 8 * 4),
+        ({"height": 4, "width": 4}, (4, 4), 1 + 1 + 4 + 4),
+        ({"pyramid": [1, 2, 4, 5, [6, 5]]}, (12, 10), 1 + 4 + 16 + 25 + 30),
+        ({"pyramid": Pyramid.square(2, 4)}, (8, 8), 4 + 16),
+        ({"pyramid": [[4, 8]], "height": 8, "width": 16}, (8, 16), 32),
+    ],
+    ids=str,
+)
+def test_other_sizes_shapes_and_levels(asked, size, tokens, make_generator, make_tokenizer, make_loud):
+    """Larger and smaller, fewer and more levels, where the encoding is a function of the place."""
+    model = make_loud(make_generator("sinusoidal", level_embedding="sinusoidal"))
+    pipe = VARPipeline(make_tokenizer(), model)
+    assert pipe(0, generator=seeds(0), output_type="pt", **asked).images.shape == (1, 3, *size)
+    together = pipe([0, 1], generator=seeds(0, 1), output_type="tokens", **asked).images
+    assert together.shape == (2, tokens)
+    assert torch.equal(pipe(1, generator=seeds(1), output_type="tokens", **asked).images[0], together[1])
+
+
+def test_the_trained_size_is_the_trained_pyramid(pipeline):
+    """Asking for it by pixels changes nothing, so that a table without a convention is not refused."""
+    assert pipeline.pyramid_for(8, 8) == pipeline.pyramid_for() == pipeline.transformer.pyramid
+
+
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
@@ -150,6 +281,22 @@ def test_a_callback_sees_every_level(pipeline):
         ({"temperature": 0}, "temperature must be above 0"),
         ({"top_k": -1}, "top_k must be at least 0"),
         ({"top_p": 2}, "top_p must lie in"),
+        ({"temperature": [1, 1]}, "one for each of 4 levels"),
+        ({"height": 9}, "multiples of the downsampling factor 2, got 9x8"),
+        ({"width": 0}, "multiples of the downsampling factor 2, got 8x0"),
+        ({"pyramid": [1, 2, 3], "height": 8}, "1-2-3 ends at 3x3, but 8x8 pixels are 4x4 tokens"),
+        ({"height": 12}, "learned table was made for the grids 1-2-3-4"),
+        ({"pyramid": [1, 2, 3, 4, 4]}, "learned table was made for the grids|level_embedding learned has 4"),
+        ({"output_type": "tokens", "smooth": True}, "output_type tokens: smooth mixes codes"),
+        ({"output_type": "tokens", "return_levels": True}, "return_levels gives pictures"),
+        ({"keep_best": 0.3, "classifier": bright}, "1 over a whole number, such as 0.25 or '1/4', got 0.3"),
+        ({"keep_best": "half", "classifier": bright}, "1 over a whole number, .* got 'half'"),
+        ({"keep_best": 0.25}, "keep_best and classifier go together, got 0.25 and None"),
+        ({"classifier": bright}, "keep_best and classifier go together, got 1"),
+        ({"keep_best": 0.5, "classifier": bright, "class_labels": None}, "needs a class for every image"),
+        ({"keep_best": 0.5, "classifier": lambda x: x[:, 0, 0]}, r"logits of 3 classes, got shape .1, 8."),
+        ({"given_tokens": torch.zeros(1, 29).long()}, r"1 rows of 30 .-1: draw., got shape .1, 29."),
+        ({"given_tokens": torch.full((1, 30), 16)}, "given tokens lie in 0 .. 15, or are -1"),
     ],
     ids=lambda value: value if isinstance(value, str) else "-".join(value),
 )

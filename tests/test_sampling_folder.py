@@ -68,6 +68,8 @@ def test_batches_and_processes_fill_the_same_folder(pipeline, tmp_path):
         ({"guidance_scale": 3.0}, r"guidance_scale 1.5 \(asked: 3.0\)"),
         ({"seed": 1}, r"seed 0 \(asked: 1\)"),
         ({"images_per_class": 4}, r"images_per_class 3 \(asked: 4\)"),
+        ({"size": [16, 8]}, r"size None \(asked: \[16, 8\]\)"),
+        ({"levels": [1, 4]}, r"levels None \(asked: \[1, 4\]\)"),
         ({"top_k": 5, "top_p": 0.5}, r"top_k 0 \(asked: 5\), top_p 0.0 \(asked: 0.5\)"),
     ],
 )
@@ -147,3 +149,12 @@ def test_pixels_are_rounded_not_cut(pipeline):
     drawn = draw_images(pipeline, [0], [5], CONFIG)
     assert drawn.dtype == torch.uint8
     assert (drawn / 255 - exact).abs().max() <= 0.5001 / 255
+
+
+def test_a_folder_of_another_size(make_generator, make_tokenizer, tmp_path):
+    model = make_generator("sinusoidal", level_embedding="sinusoidal")
+    pipe = VARPipeline(make_tokenizer(), model)
+    fill(tmp_path, pipe, replace(CONFIG, size=[16, 8], levels=[1, [4, 2], [8, 4]]))
+    assert Image.open(image_path(tmp_path, 0, CONFIG)).size == (8, 16)
+    with pytest.raises(ValueError, match=r"size is rows and columns of pixels, got \[16\]"):
+        replace(CONFIG, size=[16])

@@ -420,13 +420,17 @@ def _encoded(images: Dataset[Any], tokenizer: VQTokenizer, pyramid: Pyramid) -> 
 
 
 def _preview(config: Config, tokenizer: VQTokenizer) -> Callable[[VARTransformer], Tensor]:
-    """Images of the run's own sampler settings: a column for each of the first ten classes, ten rows."""
+    """Images of the run's own sampler settings: a column for each of the first ten classes, ten rows.
+
+    At the trained size: another one is asked of the finished model.
+    """
+    sampling = replace(config.sampling, size=None, levels=None)
 
     def draw(model: VARTransformer) -> Tensor:
         classes = max(1, min(10, model.num_classes))
         pipeline = VARPipeline(tokenizer, model)
         labels = [None if model.num_classes == 0 else number % classes for number in range(10 * classes)]
-        images_BCHW = draw_images(pipeline, labels, list(range(10 * classes)), config.sampling)
+        images_BCHW = draw_images(pipeline, labels, list(range(10 * classes)), sampling)
         return images_BCHW.float() / 127.5 - 1
 
     return draw

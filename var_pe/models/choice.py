@@ -28,15 +28,34 @@ def guidance_per_level(scale: float, schedule: str | Sequence[float], num_levels
     return [scale * factor for factor in schedule]
 
 
-def check_choice(*, temperature: float, top_k: int, top_p: float) -> None:
+def temperature_per_level(temperature: float | Sequence[float], num_levels: int) -> list[float]:
+    """Temperature of every level, from one for all or a list.
+
+    Raises:
+        ValueError: one is not above 0, or there are not as many as levels.
+    """
+    each = list(temperature) if isinstance(temperature, Sequence) else [temperature] * num_levels
+    if len(each) != num_levels:
+        raise ValueError(f"temperature is one number or one for each of {num_levels} levels, got {each}")
+    for value in each:
+        if not value > 0:
+            raise ValueError(f"temperature must be above 0, got {value}; top_k=1 takes the likeliest token")
+    return each
+
+
+def check_choice(*, top_k: int, top_p: float) -> None:
     """Raises:
     ValueError: a setting is out of its range."""
-    if not temperature > 0:
-        raise ValueError(f"temperature must be above 0, got {temperature}; top_k=1 takes the likeliest token")
     if top_k < 0:
         raise ValueError(f"top_k must be at least 0 (all tokens), got {top_k}")
     if not 0 <= top_p <= 1:
         raise ValueError(f"top_p must lie in [0, 1] (0 and 1: all tokens), got {top_p}")
+
+
+def guided_logits(logits_2BlV: Tensor, guidance: float) -> Tensor:
+    """Logits (B, l, V) from those under the labels and then those under none."""
+    conditional_BlV, unconditional_BlV = logits_2BlV.chunk(2)
+    return (1 + guidance) * conditional_BlV - guidance * unconditional_BlV
 
 
 def kept_logits(logits_BlV: Tensor, *, top_k: int = 0, top_p: float = 0.0) -> Tensor:
@@ -52,6 +71,13 @@ def kept_logits(logits_BlV: Tensor, *, top_k: int = 0, top_p: float = 0.0) -> Te
     return logits_BlV
 
 
+def given_logits(logits_BlV: Tensor, given_Bl: Tensor) -> Tensor:
+    """Logits that leave no choice where a token is given, and are as they were where `given_Bl` is -1."""
+    certain_BlV = torch.full_like(logits_BlV, float("-inf"))
+    certain_BlV.scatter_(-1, given_Bl.clamp(min=0)[..., None], 0.0)
+    return torch.where(given_Bl[..., None] < 0, logits_BlV, certain_BlV)
+
+
 def draw(logits_BlV: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
     """One token per position, (B, l); image i draws its l numbers from `generators[i]`, whatever else is in
     the batch.
@@ -64,3 +90,16 @@ def draw(logits_BlV: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
     mass_BlV = logits_BlV.double().softmax(-1).cumsum(-1)
     token_Bl = torch.searchsorted(mass_BlV, (u_Bl * mass_BlV[..., -1])[..., None], right=True)[..., 0]
     return token_Bl.clamp(max=logits_BlV.shape[-1] - 1)
+
+
+def gumbel_mix(logits_BlV: Tensor, generators: Sequence[torch.Generator], progress: float) -> Tensor:
+    """Weights (B, l, V) with which codes are mixed in place of a draw, VAR's `more_smooth` (its public code).
+
+    A Gumbel softmax of logits * (1 + r) at the temperature max(0.27 (1 - 0.95 r), 0.005), where `progress` r
+    runs from 0 at the first level to 1 at the last. Image i takes its l V numbers from `generators[i]`.
+    """
+    shape = logits_BlV.shape[1:]
+    uniform = [torch.rand(shape, generator=g, device=g.device).to(logits_BlV.device) for g in generators]
+    exponential_BlV = -torch.stack(uniform).clamp(min=torch.finfo(torch.float32).tiny).log()
+    noisy_BlV = logits_BlV.float() * (1 + progress) - exponential_BlV.log()
+    return (noisy_BlV / max(0.27 * (1 - 0.95 * progress), 0.005)).softmax(-1)

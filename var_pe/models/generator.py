@@ -12,7 +12,16 @@ from torchvision.ops import StochasticDepth
 from var_pe.encodings import build_encoding
 from var_pe.encodings.base import standard_deviation
 from var_pe.encodings.level import LevelEmbedding
-from var_pe.models.choice import check_choice, draw, guidance_per_level, kept_logits
+from var_pe.models.choice import (
+    check_choice,
+    draw,
+    given_logits,
+    guidance_per_level,
+    guided_logits,
+    gumbel_mix,
+    kept_logits,
+    temperature_per_level,
+)
 from var_pe.models.initialisation import initialise
 from var_pe.models.layers import MLP, Attention, LevelCache, Place
 from var_pe.models.movable import Movable
@@ -84,10 +93,16 @@ class AdaLNBlock(nn.Module):
 
 @dataclass(frozen=True)
 class Drawn:
-    """Images as tokens (B, L) and as the latent map (B, Z, h, w) that a tokenizer's `reconstruct` takes."""
+    """Images as tokens (B, L) and as latent maps (B, Z, h, w), which a tokenizer's `reconstruct` takes, one
+    after every level.
+    """
 
     tokens_BL: Tensor
-    f_hat_BZhw: Tensor
+    maps: list[Tensor]
+
+    @property
+    def f_hat_BZhw(self) -> Tensor:
+        return self.maps[-1]
 
 
 class VARTransformer(Movable, ConfigMixin):  # type: ignore[misc]
@@ -245,45 +260,67 @@ class VARTransformer(Movable, ConfigMixin):  # type: ignore[misc]
         generators: Sequence[torch.Generator],
         guidance_scale: float = 0.0,
         guidance_schedule: str | Sequence[float] = "linear",
-        temperature: float = 1.0,
+        temperature: float | Sequence[float] = 1.0,
         top_k: int = 0,
         top_p: float = 0.0,
+        smooth: bool = False,
+        given_BL: Tensor | None = None,
         on_level: Callable[[int, Tensor], None] | None = None,
     ) -> Drawn:
         """Draws images level by level; image i follows from `generators[i]` and its label alone.
 
         `guidance_scale` 0 computes no unconditional half (see `guidance_per_level`); `top_k` 0 and `top_p` 0
-        keep all tokens. `on_level(level, f_hat_BZhw)` is told of every level drawn.
+        keep all tokens; `temperature` is one or one per level. `smooth` mixes codes (see `gumbel_mix`), and
+        the tokens are then the heaviest of each mixture. `given_BL` are tokens to keep, -1 where one is to be
+        drawn: all later levels see them. `on_level(level, f_hat_BZhw)` is told of every level drawn.
         """
         pyramid = pyramid or self.pyramid
-        check_choice(temperature=temperature, top_k=top_k, top_p=top_p)
-        if len(generators) != len(labels_B):
-            raise ValueError(
-                f"each image has its own generator: got {len(generators)} for {len(labels_B)} labels"
-            )
+        temperatures = temperature_per_level(temperature, pyramid.num_levels)
         guidance = guidance_per_level(guidance_scale, guidance_schedule, pyramid.num_levels)
-        guided, batch = any(guidance), len(labels_B)
+        check_choice(top_k=top_k, top_p=top_p)
+        self._check_drawing(len(labels_B), pyramid, generators, given_BL)
+        guided, quantizer, tokens, maps = any(guidance), tokenizer.quantizer, [], []
+        f_hat_BZhw = quantizer.start(len(labels_B), pyramid)
         if guided:
             labels_B = torch.cat([labels_B, torch.full_like(labels_B, self.num_classes)])
         positions = pyramid.positions(labels_B.device)
         class_BC = self.class_embed(labels_B)
         x_BlC = self._start(class_BC, positions)
-        f_hat_BZhw = tokenizer.quantizer.start(batch, pyramid)
-        cache, tokens = self._new_cache(x_BlC, pyramid), []
-        for level in range(pyramid.num_levels):
+        cache = self._new_cache(x_BlC, pyramid)
+        for level, span in enumerate(pyramid.spans):
             logits_BlV = self._level_logits(x_BlC, class_BC, positions, level, cache)
             if guided:
-                conditional, unconditional = logits_BlV.chunk(2)
-                logits_BlV = (1 + guidance[level]) * conditional - guidance[level] * unconditional
-            kept_BlV = kept_logits(logits_BlV / temperature, top_k=top_k, top_p=top_p)
-            tokens.append(draw(kept_BlV, generators))
-            f_hat_BZhw = tokenizer.quantizer.add_level(f_hat_BZhw, tokens[-1], level, pyramid)
+                logits_BlV = guided_logits(logits_BlV, guidance[level])
+            logits_BlV = kept_logits(logits_BlV / temperatures[level], top_k=top_k, top_p=top_p)
+            if given_BL is not None:
+                logits_BlV = given_logits(logits_BlV, given_BL[:, span])
+            if smooth:
+                mix_BlV = gumbel_mix(logits_BlV, generators, level / max(1, pyramid.num_levels - 1))
+                tokens.append(mix_BlV.argmax(-1))
+                f_hat_BZhw = quantizer.add_mixed(f_hat_BZhw, mix_BlV, level, pyramid)
+            else:
+                tokens.append(draw(logits_BlV, generators))
+                f_hat_BZhw = quantizer.add_level(f_hat_BZhw, tokens[-1], level, pyramid)
+            maps.append(f_hat_BZhw)
             if on_level is not None:
                 on_level(level, f_hat_BZhw)
             if level + 1 < pyramid.num_levels:
-                inputs_BlZ = tokenizer.quantizer.input_for(f_hat_BZhw, level + 1, pyramid)
+                inputs_BlZ = quantizer.input_for(f_hat_BZhw, level + 1, pyramid)
                 x_BlC = self._words(inputs_BlZ).repeat(2 if guided else 1, 1, 1)
-        return Drawn(torch.cat(tokens, 1), f_hat_BZhw)
+        return Drawn(torch.cat(tokens, 1), maps)
+
+    def _check_drawing(
+        self, batch: int, pyramid: Pyramid, generators: Sequence[torch.Generator], given_BL: Tensor | None
+    ) -> None:
+        if len(generators) != batch:
+            raise ValueError(f"each image has its own generator: got {len(generators)} for {batch} labels")
+        if given_BL is not None and given_BL.shape != (batch, pyramid.num_tokens):
+            raise ValueError(
+                f"given tokens are {batch} rows of {pyramid.num_tokens} (-1: draw), "
+                f"got shape {tuple(given_BL.shape)}"
+            )
+        if given_BL is not None and not -1 <= given_BL.min() <= given_BL.max() < self.head.out_features:
+            raise ValueError(f"given tokens lie in 0 .. {self.head.out_features - 1}, or are -1 to be drawn")
 
     def _new_cache(self, x_BlC: Tensor, pyramid: Pyramid) -> LevelCache:
         heads, width = self.num_heads, x_BlC.shape[-1] // self.num_heads

@@ -75,6 +75,12 @@ class MultiScaleQuantizer(nn.Module):
         """The running reconstruction with the codes of `level` added."""
         return self.add_codes(f_hat_BZhw, F.embedding(tokens_Bl, self.codebook_VZ), level, pyramid)
 
+    def add_mixed(self, f_hat_BZhw: Tensor, share_BlV: Tensor, level: int, pyramid: Pyramid) -> Tensor:
+        """`add_level` for weighted means of codes."""
+        with torch.autocast(f_hat_BZhw.device.type, enabled=False):
+            codes_BlZ = share_BlV.float() @ self.codebook_VZ.float()
+        return self.add_codes(f_hat_BZhw, codes_BlZ, level, pyramid)
+
     def add_codes(self, f_hat_BZhw: Tensor, codes_BlZ: Tensor, level: int, pyramid: Pyramid) -> Tensor:
         """`add_level` for code vectors that need not be in the codebook."""
         with torch.autocast(f_hat_BZhw.device.type, enabled=False):

@@ -24,6 +24,7 @@ def draw_images(
     Image n follows from (seed, n) and its label, whatever else is drawn with it.
     """
     unconditional = pipeline.transformer.num_classes
+    height, width = config.size or (None, None)
     output = pipeline(
         [None if label == unconditional else label for label in labels],
         guidance_scale=config.guidance_scale,
@@ -33,6 +34,9 @@ def draw_images(
         top_p=config.top_p,
         generator=[generator_for(config.seed, "image", number) for number in numbers],
         output_type="pt",
+        height=height,
+        width=width,
+        pyramid=config.levels,
     )
     images_BCHW: Any = output[0]
     return (images_BCHW * 255).round().to(torch.uint8).cpu()

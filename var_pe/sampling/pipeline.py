@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from operator import index
 from typing import Any
 
@@ -11,8 +12,16 @@ from diffusers.image_processor import VaeImageProcessor
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
 from torch import Tensor
 
-from var_pe.models.generator import VARTransformer
+from var_pe.models.generator import Drawn, VARTransformer
 from var_pe.models.tokenizer import VQTokenizer
+from var_pe.pyramid import Pyramid
+from var_pe.sampling.rejection import (
+    Classifier,
+    best_of,
+    children,
+    draws_per_image,
+    likelihood_of_labels,
+)
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent", "tokens")
 
@@ -20,13 +29,28 @@ OUTPUT_TYPES = ("pil", "np", "pt", "latent", "tokens")
 @dataclass(frozen=True)
 class SamplingConfig:
     guidance_scale: float = 1.5  # VAR's convention: 0 is none; in diffusers' convention the weight is 1 + it
-    guidance_schedule: str = "linear"  # linear (from 0 at the first level) | constant
-    temperature: float = 1.0  # above 0; below 1 is more cautious
+    guidance_schedule: str | list[float] = (
+        "linear"  # linear (from 0 at the first level) | constant | a factor of the scale for each level
+    )
+    temperature: float | list[float] = 1.0  # above 0; below 1 is more cautious; one, or one for each level
     top_k: int = 0  # draw among the likeliest k codes; 0: all
     top_p: float = 0.0  # draw among the likeliest codes of this mass together; 0: all
     images_per_class: int = 100  # images of each class; without classes, of the whole
     batch: int = 100  # images drawn together; does not change them
     seed: int = 0  # of the images
+    size: list[int] | None = None  # rows and columns of pixels; null: as trained
+    levels: list[int | list[int]] | None = None  # grids from coarse to fine; null: the trained ones, to size
+
+    def __post_init__(self) -> None:
+        if self.size is not None and len(self.size) != 2:
+            raise ValueError(f"size is rows and columns of pixels, got {self.size}")
+
+
+@dataclass
+class VARPipelineOutput(ImagePipelineOutput):
+    """`images`; with `return_levels` also `levels`, all images after every level, coarse to fine."""
+
+    levels: list[Any] | None = None
 
 
 class VARPipeline(DiffusionPipeline):
@@ -80,13 +104,45 @@ class VARPipeline(DiffusionPipeline):
             raise ValueError(f"class_labels must lie in 0 .. {number - 1} (None: unconditional), got {label}")
         return index(label)
 
+    def pyramid_for(
+        self,
+        height: int | None = None,
+        width: int | None = None,
+        pyramid: Pyramid | Sequence[int | Sequence[int]] | None = None,
+    ) -> Pyramid:
+        """The grids of a picture of `height` x `width` pixels, the trained ones scaled, or the given ones.
+
+        Raises:
+            ValueError: a side is no multiple of the downsampling factor, or the grids end at another size.
+        """
+        trained, pixels = self.transformer.pyramid, self.tokenizer.downsampling
+        size = tuple(
+            side * pixels if asked is None else asked
+            for asked, side in zip((height, width), trained.finest, strict=True)
+        )
+        if any(side < 1 or side % pixels for side in size):
+            raise ValueError(
+                f"height and width must be multiples of the downsampling factor {pixels}, "
+                f"got {size[0]}x{size[1]}"
+            )
+        grid = size[0] // pixels, size[1] // pixels
+        if pyramid is None:
+            return trained if grid == trained.finest else trained.for_size(*grid)
+        pyramid = pyramid if isinstance(pyramid, Pyramid) else Pyramid(tuple(pyramid))  # type: ignore[arg-type]
+        if (height, width) != (None, None) and pyramid.finest != grid:
+            raise ValueError(
+                f"the pyramid {pyramid} ends at {pyramid.finest[0]}x{pyramid.finest[1]}, "
+                f"but {size[0]}x{size[1]} pixels are {grid[0]}x{grid[1]} tokens"
+            )
+        return pyramid
+
     @torch.no_grad()
     def __call__(
         self,
         class_labels: int | str | Sequence[int | str | None] | None = None,
         guidance_scale: float = 1.5,
         guidance_schedule: str | Sequence[float] = "linear",
-        temperature: float = 1.0,
+        temperature: float | Sequence[float] = 1.0,
         top_k: int = 0,
         top_p: float = 0.0,
         num_images_per_label: int = 1,
@@ -94,48 +150,94 @@ class VARPipeline(DiffusionPipeline):
         output_type: str = "pil",
         return_dict: bool = True,
         callback_on_level_end: Callable[["VARPipeline", int, dict[str, Any]], None] | None = None,
-    ) -> ImagePipelineOutput | tuple[Any]:
+        *,
+        height: int | None = None,
+        width: int | None = None,
+        pyramid: Pyramid | Sequence[int | Sequence[int]] | None = None,
+        smooth: bool = False,
+        given_tokens: Tensor | None = None,
+        keep_best: float | str = 1,
+        classifier: Classifier | None = None,
+        return_levels: bool = False,
+    ) -> VARPipelineOutput | tuple[Any, ...]:
         """Images of the given classes, `num_images_per_label` of each in turn.
 
-        `generator`: one for each image makes it independent of its batch; a single one seeds them in order.
         `guidance_scale`: 0 is none (see `var_pe.models.choice.guidance_per_level`).
+        `temperature`: one, or one for each level.
+        `generator`: one for each image makes it independent of its batch; a single one seeds them in order.
         `output_type`: pil | np (BHWC) or pt (BCHW) in [0, 1] | latent (B, Z, h, w) | tokens (B, L).
-        `callback_on_level_end(pipeline, level, {"latents": ...})` sees the running latent map.
+        `callback_on_level_end(pipeline, level, {"latents": ...})` sees the running latent map, of which
+        `pipeline.decode` makes pictures.
+        `height`, `width`, `pyramid`: another size or other levels, as `pyramid_for`, where the encoding can
+        follow.
+        `smooth`: mixed codes in place of drawn ones (VAR's `more_smooth`): prettier, and never to be scored.
+        `given_tokens`: int64 (B, L), tokens to keep, -1 where one is to be drawn.
+        `keep_best`: 1/n draws every image n times and keeps the one whose class `classifier` (images in
+        [-1, 1] to logits) finds likeliest.
+        `return_levels`: the output's `levels` are the images after every level, in the same form.
 
         Raises:
-            ValueError: a label, a setting or the number of generators is wrong.
+            ValueError: a label, a setting or the number of generators is wrong; the encoding cannot follow.
         """
         if output_type not in OUTPUT_TYPES:
             raise ValueError(f"output_type is one of {', '.join(OUTPUT_TYPES)}, got {output_type!r}")
-        if num_images_per_label < 1:
-            raise ValueError(f"num_images_per_label must be at least 1, got {num_images_per_label}")
-        device = self._execution_device
-        labels = [label for label in self.labels(class_labels) for _ in range(num_images_per_label)]
-        if not labels:
-            raise ValueError("class_labels: at least one label (None: unconditional), got none")
-        drawn = self.transformer.generate(
+        if output_type == "tokens" and (smooth or return_levels):
+            raise ValueError("output_type tokens: smooth mixes codes, and return_levels gives pictures")
+        labels_B = self._labels_of_images(class_labels, num_images_per_label)
+        each = one_each(generator, len(labels_B))
+        draw = partial(
+            self.transformer.generate,
             self.tokenizer,
-            torch.tensor(labels, device=device),
-            generators=one_each(generator, len(labels)),
+            labels_B,
+            self.pyramid_for(height, width, pyramid),
             guidance_scale=guidance_scale,
             guidance_schedule=guidance_schedule,
             temperature=temperature,
             top_k=top_k,
             top_p=top_p,
+            smooth=smooth,
+            given_BL=None if given_tokens is None else given_tokens.to(labels_B.device),
             on_level=None
             if callback_on_level_end is None
             else lambda level, f_hat_BZhw: callback_on_level_end(self, level, {"latents": f_hat_BZhw}),
         )
-        images = self._output(drawn.tokens_BL, drawn.f_hat_BZhw, output_type)
+        judge, number = self._judge(classifier, labels_B), draws_per_image(keep_best)
+        if (number > 1) != (judge is not None):
+            raise ValueError(f"keep_best and classifier go together, got {keep_best!r} and {classifier}")
+        if judge is None:
+            drawn = draw(generators=each)
+        else:
+            drawn = best_of(number, lambda generators: draw(generators=generators), judge, each)
+        output = VARPipelineOutput(
+            images=drawn.tokens_BL if output_type == "tokens" else self.decode(drawn.f_hat_BZhw, output_type),
+            levels=[self.decode(map_BZhw, output_type) for map_BZhw in drawn.maps] if return_levels else None,
+        )
         self.maybe_free_model_hooks()
-        return ImagePipelineOutput(images=images) if return_dict else (images,)
+        return output if return_dict else output.to_tuple()
 
-    def _output(self, tokens_BL: Tensor, f_hat_BZhw: Tensor, output_type: str) -> Any:
-        if output_type == "tokens":
-            return tokens_BL
+    def _labels_of_images(self, class_labels: Any, number: int) -> Tensor:
+        if number < 1:
+            raise ValueError(f"num_images_per_label must be at least 1, got {number}")
+        labels = [label for label in self.labels(class_labels) for _ in range(number)]
+        if not labels:
+            raise ValueError("class_labels: at least one label (None: unconditional), got none")
+        return torch.tensor(labels, device=self._execution_device)
+
+    def _judge(self, classifier: Classifier | None, labels_B: Tensor) -> Callable[[Drawn], Tensor] | None:
+        if classifier is None:
+            return None
+        number = self.transformer.num_classes
+        if (labels_B == number).any():
+            raise ValueError("keep_best needs a class for every image: class_labels must not be None")
+        return lambda drawn: likelihood_of_labels(
+            classifier, self.decode(drawn.f_hat_BZhw, "pt") * 2 - 1, labels_B, number
+        )
+
+    def decode(self, latents: Tensor, output_type: str = "pil") -> Any:
+        """Pictures of latent maps (B, Z, h, w), a callback's running ones for instance."""
         if output_type == "latent":
-            return f_hat_BZhw
-        images_BCHW = self.tokenizer.reconstruct(f_hat_BZhw.to(self.tokenizer.dtype)).clamp(-1, 1).float()
+            return latents
+        images_BCHW = self.tokenizer.reconstruct(latents).clamp(-1, 1).float()
         return self.image_processor.postprocess(images_BCHW, output_type=output_type)
 
 
@@ -149,6 +251,4 @@ def one_each(
                 f"generator: one for each image or a single one, got {len(generator)} for {number} images"
             )
         return list(generator)
-    device = "cpu" if generator is None else generator.device
-    seeds = torch.randint(2**62, (number,), generator=generator, device=device).tolist()
-    return [torch.Generator().manual_seed(seed) for seed in seeds]
+    return children(generator, number)

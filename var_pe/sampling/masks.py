@@ -1,0 +1,99 @@
+"""What an editor is given: pictures and masks as tensors, and a mask as the tokens that stay.
+
+Masks are white (1) where the picture is to be repainted.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.functional import to_tensor
+
+from var_pe.pyramid import Grid, Pyramid
+
+MODES = {1: "L", 3: "RGB"}
+
+
+def pictures(given: Any, channels: int, name: str = "image") -> Tensor:
+    """Pictures of one size as (B, C, H, W) in [0, 1]: from PIL (converted to the channels), numpy (HWC, bytes
+    or in [0, 1]) or tensors (CHW in [0, 1]), one, a list or a batch.
+
+    Raises:
+        ValueError: the channels are others, the sizes differ, or a value lies outside [0, 1].
+    """
+    many = isinstance(given, Sequence) or getattr(given, "ndim", 0) == 4
+    found = [_picture(item, channels) for item in (given if many else [given])]
+    sizes = {tuple(picture.shape) for picture in found}
+    if len(sizes) != 1 or len(next(iter(sizes))) != 3:
+        raise ValueError(f"{name}: pictures of one size are wanted, got shapes {sorted(sizes)}")
+    pictures_BCHW = torch.stack(found)
+    if pictures_BCHW.shape[1] != channels:
+        raise ValueError(f"{name} must have {channels} channels, got {pictures_BCHW.shape[1]}")
+    if not 0 <= pictures_BCHW.min() <= pictures_BCHW.max() <= 1:
+        raise ValueError(
+            f"{name}: values must lie in [0, 1], got {pictures_BCHW.min():g} .. {pictures_BCHW.max():g}"
+        )
+    return pictures_BCHW
+
+
+def _picture(given: Any, channels: int) -> Tensor:
+    if isinstance(given, Image.Image):
+        given = to_tensor(given.convert(MODES.get(channels)))
+    elif isinstance(given, np.ndarray):
+        given = to_tensor(given)
+    return (given[None] if given.ndim == 2 else given).float()
+
+
+def outpainting(
+    image: Any, channels: int = 3, *, top: int = 0, bottom: int = 0, left: int = 0, right: int = 0
+) -> tuple[Tensor, Tensor]:
+    """Pictures with margins of so many pixels, filled with their border's, and the mask of the margins."""
+    image_BCHW = pictures(image, channels)
+    margins = (left, right, top, bottom)
+    if min(margins) < 0:
+        raise ValueError(f"margins (left, right, top, bottom) must be at least 0, got {margins}")
+    mask_B1HW = F.pad(torch.zeros_like(image_BCHW[:, :1]), margins, value=1.0)
+    return F.pad(image_BCHW, margins, mode="replicate"), mask_B1HW
+
+
+def _covered(mask_B1HW: Tensor, grid: Grid) -> Tensor:
+    """The masked share of each cell, (B, 1, h, w), as levels are read: the mean of the pixels it covers."""
+    return F.interpolate(mask_B1HW, size=grid, mode="area")
+
+
+def _as_var(mask_B1HW: Tensor, grid: Grid) -> Tensor:
+    """VAR's notebook: bilinear above one half, and levels of at most three tokens stay as they are."""
+    if grid[0] * grid[1] <= 3:
+        return torch.zeros(len(mask_B1HW), 1, *grid, dtype=torch.bool, device=mask_B1HW.device)
+    return F.interpolate(mask_B1HW, size=grid, mode="bilinear") > 0.5
+
+
+# which cells of a grid are repainted
+RULES: dict[str, Callable[[Tensor, Grid], Tensor]] = {
+    "any": lambda mask_B1HW, grid: _covered(mask_B1HW, grid) > 0,
+    "half": lambda mask_B1HW, grid: _covered(mask_B1HW, grid) > 0.5,  # more than half
+    "all": lambda mask_B1HW, grid: _covered(mask_B1HW, grid) == 1,
+    "var": _as_var,
+}
+
+
+def repainted(mask_B1HW: Tensor, pyramid: Pyramid, *, rule: str, strength: float) -> Tensor:
+    """Which tokens are drawn anew, bool (B, L).
+
+    Args:
+        rule: how much of a cell must be masked: `any` of it, more than `half`, `all`, or `var` as VAR does.
+        strength: share of the levels, the finest first, in which tokens may change; 1: all, 0: none.
+    Raises:
+        ValueError: there is no such rule, or strength lies outside [0, 1].
+    """
+    if rule not in RULES:
+        raise ValueError(f"mask_rule is one of {', '.join(RULES)}, got {rule!r}")
+    if not 0 <= strength <= 1:
+        raise ValueError(f"strength must lie in [0, 1], got {strength}")
+    first = pyramid.num_levels - round(strength * pyramid.num_levels)
+    cells = [RULES[rule](mask_B1HW, grid).flatten(1) for grid in pyramid.grids]
+    return torch.cat([cell_Bl & (level >= first) for level, cell_Bl in enumerate(cells)], dim=1)
