@@ -11,7 +11,7 @@ from var_pe.command_line import exit_with_sentence, parse_arguments
 from var_pe.config import Config
 from var_pe.planning import plan
 from var_pe.scoring import score_classifier, score_tokenizer
-from var_pe.stages import session, train_classifier, train_generator, train_tokenizer
+from var_pe.stages import generator_pyramids, session, train_classifier, train_generator, train_tokenizer
 
 STAGES = ("all", "tokenizer", "generator", "classifier")
 
@@ -38,6 +38,8 @@ def main() -> None:
             train_classifier(config, accelerator)
             score_classifier(config, accelerator)
         else:
+            if stage == "generator":
+                generator_pyramids(config)  # what it cannot follow is said before the tokenizer trains
             train_tokenizer(config, accelerator)
             score_tokenizer(config, accelerator, features=[])
             if stage == "generator":

@@ -150,3 +150,29 @@ def test_the_fingerprint_covers_what_changes_an_image_and_nothing_else():
         assert dataset(source, **{"framing": "crop", **change}).fingerprint != base
     assert dataset(source, framing="crop", seed=1).fingerprint != base
     assert dataset(source, framing="pad", seed=1).fingerprint == dataset(source, framing="pad").fingerprint
+
+
+def test_pictures_with_a_margin_keep_it_to_scale_at_another_size():
+    """Fashion-MNIST's 28x28 in 32x32 are 42x42 in 48x48, and whole in the middle of 32x64."""
+    config = DataConfig(source="fashion_mnist", framing="pad")
+    white = Pictures(Image.new("RGB", (28, 28), "white"))
+    for size, box in (((48, 48), (3, 3, 42, 42)), ((32, 64), (2, 18, 28, 28)), ((16, 16), (1, 1, 14, 14))):
+        sized = config.at_size(*size)
+        assert content_box(sized, white) == box
+        image = ImageDataset(white, sized, True, 0)[0]["image"]
+        top, left, height, width = box
+        assert image.shape[1:] == size
+        assert (image[:, top : top + height, left : left + width] == 1).all()
+        assert ((image + 1) / 2).sum() == 3 * height * width  # the rest is black
+        arrays = ImageDataset(Arrays(Image.new("RGB", (28, 28), "white")), sized, True, 0)
+        assert torch.equal(arrays[0]["image"], image)
+    assert DataConfig(framing="crop").at_size(48, 64).zoom == 1
+    assert DataConfig(source="shapes").at_size(48, 64).zoom == 1
+
+
+def test_a_fingerprint_knows_the_zoom():
+    """Tokens of pictures at one zoom must not pass for those at another."""
+    source = Pictures(noise(8, 8))
+    plain, zoomed = (dataset(source, framing="pad", zoom=zoom) for zoom in (1.0, 2.0))
+    assert plain.fingerprint != zoomed.fingerprint
+    assert plain.fingerprint == dataset(source, framing="pad").fingerprint

@@ -13,7 +13,7 @@ from var_pe.data.streams import open_stream
 from var_pe.encodings import build_encoding
 from var_pe.encodings.base import HOOKS
 from var_pe.pyramid import Pyramid
-from var_pe.stages import build_classifier, build_generator, build_tokenizer
+from var_pe.stages import build_classifier, build_generator, build_tokenizer, generator_pyramids
 from var_pe.training.loop import TrainingConfig
 
 
@@ -24,6 +24,7 @@ def plan(config: Config) -> str:
     images = None if config.data.streaming else len(source)
     known = "a stream of" if images is None else images
     lines = [settings.to_yaml(config), f"data: {known} training images, {classes or 'no'} classes"]
+    pyramids = dict.fromkeys(generator_pyramids(config)) if config.classifier is None else {}
     with torch.device("meta"):
         if config.classifier is not None:
             model: nn.Module = build_classifier(config, classes)
@@ -36,11 +37,15 @@ def plan(config: Config) -> str:
         else:
             tokenizer, generator = build_tokenizer(config), build_generator(config, classes)
             lines += _model("tokenizer", tokenizer, config.tokenizer_training, images)
-            tokens = ", ".join(f"{h}x{w}: {h * w}" for h, w in tokenizer.pyramid.grids)
-            lines.append(f"tokens: {tokenizer.pyramid.num_tokens} an image ({tokens})")
+            lines += [_tokens(pyramid) for pyramid in pyramids]
             lines += _model("generator", generator, config.generator_training, images)
             lines += _encoding(config.generator.encoding, asdict(config.generator), tokenizer.pyramid)
     return "\n".join(lines)
+
+
+def _tokens(pyramid: Pyramid) -> str:
+    levels = ", ".join(f"{h}x{w}: {h * w}" for h, w in pyramid.grids)
+    return f"tokens: {pyramid.num_tokens} an image ({levels})"
 
 
 def _model(name: str, model: nn.Module, training: TrainingConfig, images: int | None) -> list[str]:

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -31,9 +31,11 @@ from var_pe.models.generator import VARTransformer
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.models.vit import ViTClassifier
 from var_pe.progress import Counter
+from var_pe.pyramid import Pyramid
 from var_pe.sampling.folder import draw_images
 from var_pe.sampling.pipeline import VARPipeline
 from var_pe.training.loop import Interrupted, TrainingConfig, train
+from var_pe.training.pyramids import OneOfSeveral, check_follows
 from var_pe.training.run import Run, into_place, on_main
 from var_pe.training.tasks import ClassifierTask, GeneratorTask, TokenizerTask
 
@@ -113,16 +115,25 @@ def train_generator(config: Config, accelerator: Accelerator) -> VARTransformer:
     def prepare() -> tuple[GeneratorTask, int, list[str]]:
         if config.data.streaming and training.views:
             raise ValueError("data.streaming has no token cache: set generator_training.views=0")
+        pyramids = generator_pyramids(config)
         tokenizer = train_tokenizer(config, accelerator).to(accelerator.device)
-        images = training_images(config, accelerator, config.tokenizer_seed)
-        model = build_generator(config, len(images.class_names))
-        dataset: Any = images
-        if training.views:
-            dataset = TokenDataset(cache_tokens(config, tokenizer, images, accelerator))
-        validation = _encoded(held_out_images(config, training.validation_images), tokenizer)
-        preview = _preview(config, tokenizer)
-        task = GeneratorTask(model, tokenizer, dataset, validation, training, seed=seed, preview=preview)
-        return task, training.steps_for(length_of(images)), list(images.class_names)
+        sets, validation = {}, {}
+        for pyramid in dict.fromkeys(pyramids):
+            sized = at_grid(config, tokenizer, pyramid)
+            images: Any = training_images(sized, accelerator, config.tokenizer_seed)
+            names, length = list(images.class_names), length_of(images)
+            if training.views:
+                images = TokenDataset(cache_tokens(sized, tokenizer, images, accelerator, pyramid))
+            sets[pyramid] = images
+            held_out = held_out_images(sized, training.validation_images)
+            validation[pyramid] = _encoded(held_out, tokenizer, pyramid)
+        several = OneOfSeveral([sets[pyramid] for pyramid in pyramids], training.batch, seed)
+        dataset = several if len(pyramids) > 1 else images
+        model, preview = build_generator(config, len(names)), _preview(config, tokenizer)
+        task = GeneratorTask(
+            model, tokenizer, dataset, pyramids, validation, training, seed=seed, preview=preview
+        )
+        return task, training.steps_for(length), names
 
     mine = {key: value for key, value in asdict(config).items() if key not in (*NOT_TRAINED, "run")}
     return _trained(
@@ -243,6 +254,31 @@ def build_tokenizer(config: Config) -> VQTokenizer:
     return model
 
 
+def generator_pyramids(config: Config) -> list[Pyramid]:
+    """Those that the generator's training draws from: the tokenizer's levels, alone or as the first.
+
+    Raises:
+        ValueError: they are not the first, the data are a stream, or the generator cannot follow one.
+    """
+    own, given = Pyramid(tuple(config.tokenizer.levels)), config.generator_training.pyramids  # type: ignore[arg-type]
+    pyramids = [Pyramid(tuple(levels)) for levels in given] or [own]  # type: ignore[arg-type]
+    if pyramids[0] != own:
+        raise ValueError(
+            f"generator_training.pyramids must begin with tokenizer.levels {own}, for which the run's images "
+            f"are drawn, got {pyramids[0]}"
+        )
+    if config.data.streaming and len(pyramids) > 1:
+        raise ValueError("generator_training.pyramids needs images by number: set data.streaming=false")
+    check_follows(config.generator, own, pyramids[1:])
+    return pyramids
+
+
+def at_grid(config: Config, tokenizer: VQTokenizer, pyramid: Pyramid) -> Config:
+    """The config with images of the size that `pyramid` ends at."""
+    height, width = (side * tokenizer.downsampling for side in pyramid.finest)
+    return replace(config, data=config.data.at_size(height, width))
+
+
 def build_generator(config: Config, num_classes: int) -> VARTransformer:
     return VARTransformer(
         **asdict(config.generator),
@@ -300,7 +336,11 @@ def say_skipped(images: Any, accelerator: Accelerator) -> None:
 
 
 def cache_tokens(
-    config: Config, tokenizer: VQTokenizer, images: ImageDataset, accelerator: Accelerator
+    config: Config,
+    tokenizer: VQTokenizer,
+    images: ImageDataset,
+    accelerator: Accelerator,
+    pyramid: Pyramid,
 ) -> Path:
     """The training set's tokens, encoded once and shared by every generator of the tokenizer's folder."""
     views = config.generator_training.views
@@ -308,12 +348,12 @@ def cache_tokens(
         cache = build_token_cache(
             Path(config.tokenizer_run) / "tokens",
             images,
-            lambda images_BCHW: tokenizer.encode(images_BCHW.to(tokenizer.device)).cpu(),
+            lambda images_BCHW: tokenizer.encode(images_BCHW.to(tokenizer.device), pyramid).cpu(),
             views=views,
             batch_size=256,
             key={
                 "tokenizer": weights_hash(Path(config.tokenizer_run) / "tokenizer"),
-                "levels": [list(grid) for grid in tokenizer.pyramid.grids],
+                "levels": [list(grid) for grid in pyramid.grids],
             },
             rank=accelerator.process_index,
             world=accelerator.num_processes,
@@ -368,12 +408,13 @@ def weights_hash(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _encoded(images: Dataset[Any], tokenizer: VQTokenizer) -> tuple[Tensor, Tensor]:
+def _encoded(images: Dataset[Any], tokenizer: VQTokenizer, pyramid: Pyramid) -> tuple[Tensor, Tensor]:
     """Tokens and labels of a set of images; a missing label becomes unconditional later on."""
     tokens, labels = [], []
     for start in range(0, len(images), 256):  # type: ignore[arg-type]
         items = [images[i] for i in range(start, min(start + 256, len(images)))]  # type: ignore[arg-type]
-        tokens.append(tokenizer.encode(torch.stack([item["image"] for item in items]).to(tokenizer.device)))
+        images_BCHW = torch.stack([item["image"] for item in items]).to(tokenizer.device)
+        tokens.append(tokenizer.encode(images_BCHW, pyramid))
         labels += [item["label"] for item in items]
     return torch.cat(tokens), torch.tensor(labels, device=tokenizer.device)
 

@@ -59,6 +59,12 @@ def pad(pixels: Pixels, config: DataConfig) -> Pixels:
     return canvas
 
 
+def zoomed(picture: Image.Image, zoom: float) -> Image.Image:
+    """The picture at `zoom` times its sides, rounded, at least one pixel."""
+    size = max(1, round(picture.width * zoom)), max(1, round(picture.height * zoom))
+    return picture if size == picture.size else picture.resize(size, Image.Resampling.LANCZOS)
+
+
 def first_picture(config: DataConfig, source: ImageSource) -> Image.Image:
     """With on_corrupt=skip, the first that can be read."""
     for index in range(len(source)):
@@ -74,7 +80,7 @@ def content_box(config: DataConfig, source: ImageSource) -> tuple[int, int, int,
     """Top, left, height and width of the area that holds picture, not margin (with pad: the first one's)."""
     if config.frames_by == "crop":
         return 0, 0, config.height, config.width
-    picture = first_picture(config, source)
+    picture = zoomed(first_picture(config, source), config.zoom)
     top, left = padding(picture.height, picture.width, config)
     return top, left, picture.height, picture.width
 
@@ -102,7 +108,7 @@ class Framer:
             mix("augment", self.seed, epoch, index) if self.augments else 0
         )  # 63 bits, more than are needed
         if isinstance(picture, np.ndarray) and (
-            config.frames_by == "crop" or picture.ndim > 2 > config.channels
+            config.frames_by == "crop" or config.zoom != 1 or picture.ndim > 2 > config.channels
         ):
             picture = Image.fromarray(picture)
         if isinstance(picture, Image.Image):
@@ -111,7 +117,7 @@ class Framer:
             assert isinstance(picture, Image.Image), "arrays were made pictures above"
             pixels = crop(picture, config, chance if self.random_crop else None)
         else:
-            pixels = np.asarray(picture)
+            pixels = np.asarray(zoomed(picture, config.zoom) if isinstance(picture, Image.Image) else picture)
         if self.train and config.flip and chance >> 62:
             pixels = pixels[:, ::-1]  # before padding: an odd margin must not move the picture
         if config.frames_by == "pad":
@@ -151,8 +157,9 @@ class ImageDataset(Dataset[dict[str, Any]]):
         config = self.config
         framing = (config.height, config.width, config.channels, config.frames_by, config.on_corrupt)
         cropping = (config.resize_factor, self.frame.random_crop) if config.frames_by == "crop" else ()
+        zoom = (config.zoom,) if config.frames_by == "pad" and config.zoom != 1 else ()
         chance = (config.flip, self.frame.seed) if self.augments else ()
-        parts = repr((self.source.fingerprint, framing, cropping, chance))
+        parts = repr((self.source.fingerprint, framing, cropping or zoom, chance))
         return hashlib.blake2b(parts.encode(), digest_size=16).hexdigest()
 
     def __len__(self) -> int:

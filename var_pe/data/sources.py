@@ -4,7 +4,7 @@ A source gives a picture and a label by number. How pictures are cut to size is 
 read in order, without numbers, are `streams.py`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -64,6 +64,7 @@ class DataConfig:
         None  # crop: resize, then crop; pad: keep pixels, centre on black; null: pad if native size
     )
     resize_factor: float = 1.125  # with crop: the picture is resized to cover so many times the image's sides
+    zoom: float = 1.0  # with pad: the picture is resized to so many times its own sides
     random_crop: bool = True  # with crop: crop anywhere in training (evaluation always crops the centre)
     flip: bool = False  # mirror every other picture left to right in training
     on_corrupt: str = "stop"  # at a picture that cannot be read: stop, or skip (the next one takes its place)
@@ -83,6 +84,8 @@ class DataConfig:
             raise ValueError(
                 f"resize_factor must be at least 1, or the crop would not be filled, got {self.resize_factor}"
             )
+        if not 0 < self.zoom < float("inf"):
+            raise ValueError(f"zoom must be above 0 and finite, got {self.zoom}")
         if self.source in ("imagefolder", "parquet") and not self.path:
             raise ValueError(f"source={self.source} needs path, the folder that holds it")
         if self.source == "hub" and not self.hub_id:
@@ -101,6 +104,15 @@ class DataConfig:
     def augments(self) -> bool:
         """Whether an image of the training split looks different in another epoch."""
         return self.flip or (self.frames_by == "crop" and self.random_crop)
+
+    def at_size(self, height: int, width: int) -> "DataConfig":
+        """The same pictures as images of another size: cropped anew, or padded with their margins to scale.
+
+        A picture that is padded is shown whole, so the rest of another shape is margin; `shapes` are drawn.
+        """
+        fits = min(height / self.height, width / self.width)
+        zoom = self.zoom * fits if self.frames_by == "pad" and self.source != "shapes" else self.zoom
+        return replace(self, height=height, width=width, zoom=zoom)
 
     def split(self, train: bool) -> str:
         known = KNOWN.get(self.source)
