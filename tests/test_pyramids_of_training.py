@@ -139,7 +139,7 @@ def test_every_pyramid_has_its_own_tokens(tmp_path):
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (["generator.encoding=learned"], "has 1-2-3, but the learned table was made for the grids 1-2"),
+        (["generator.encoding=learned"], "has 1-2-3, but the learned table was made for the grids 1-2, asked"),
         (["generator.level_embedding=learned"], "has 1-2-3, but level_embedding learned has 2 levels"),
         (["generator_training.pyramids=[[1, 4]]"], "must begin with tokenizer.levels 1-2"),
         (["generator_training.pyramids=[[1, 2], [3, 2]]"], "larger than the last"),
@@ -167,12 +167,3 @@ def test_a_plan_lists_the_tokens_of_every_pyramid():
     said = plan(settings.load(Config, "fashion_sizes.yaml", ["data.source=shapes"]))
     assert said.count("tokens: ") == 3
     assert "tokens: 66 an image" in said
-
-
-def test_a_folder_from_before_a_setting_existed_is_still_this_configs(tmp_path):
-    """A setting added later has a default that says what was done before."""
-    config = a_config(tmp_path, "generator_training.pyramids=[]")
-    train_generator(config, Accelerator())
-    saved = tmp_path / "run" / "config.yaml"
-    saved.write_text("".join(line for line in saved.open() if "pyramids" not in line and "zoom" not in line))
-    train_generator(config, Accelerator())

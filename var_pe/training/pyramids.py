@@ -46,7 +46,7 @@ def check_follows(config: GeneratorConfig, own: Pyramid, others: Sequence[Pyrami
     """
     encoding = build_encoding(
         config.encoding, dim=config.dim, num_heads=config.num_heads, depth=config.depth, pyramid=own
-    )
+    ).eval()
     levels = LevelEmbedding(config.level_embedding, dim=config.dim, pyramid=own)
     for pyramid in others:
         try:
