@@ -139,7 +139,7 @@ def test_every_pyramid_has_its_own_tokens(tmp_path):
 @pytest.mark.parametrize(
     ("more", "said"),
     [
-        (["generator.encoding=learned"], "has 1-2-3, but the learned table was made for the grids 1-2, asked"),
+        (["generator.encoding=learned"], "has 1-2-3, but the learned table was made for the grids 1-2"),
         (["generator.level_embedding=learned"], "has 1-2-3, but level_embedding learned has 2 levels"),
         (["generator_training.pyramids=[[1, 4]]"], "must begin with tokenizer.levels 1-2"),
         (["generator_training.pyramids=[[1, 2], [3, 2]]"], "larger than the last"),
