@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from safetensors.torch import load_file
 
 ROOT = Path(__file__).parents[1]
@@ -98,6 +99,25 @@ def test_another_config_in_an_existing_run_folder_is_refused_by_name(tmp_path):
     assert "generator_training.steps: 2 -> 3" in done.stderr
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("streaming", [False, True])
+def test_two_processes_say_together_what_they_passed_over(tmp_path, streaming):
+    """Each process reads its own part: the one that prints has not met the other's broken pictures."""
+    for split, count in (("train", 24), ("test", 4)):
+        for label in ("a", "b"):
+            (tmp_path / split / label).mkdir(parents=True)
+            for number in range(count):
+                picture = Image.new("RGB", (32, 32), (9 * number, 80, 200 if label == "a" else 20))
+                picture.save(tmp_path / split / label / f"{number:02d}.png")
+    for number in range(6):
+        (tmp_path / "train" / "a" / f"{4 * number:02d}.png").write_bytes(b"no picture")
+    data = ["data.source=imagefolder", f"data.path={tmp_path}", "data.on_corrupt=skip"]
+    steps = ["tokenizer_training.steps=12", "generator_training.steps=2", "generator_training.views=0"]
+    said = run(tmp_path, *data, *steps, f"data.streaming={streaming}".lower(), processes=2).stdout
+    skipped = [int(line.split()[0]) for line in said.splitlines() if "passed over" in line]
+    assert skipped[0] >= 6 if streaming else skipped[0] == 6
 
 
 @pytest.mark.slow

@@ -331,8 +331,19 @@ def picture_box(config: Config) -> tuple[int, int, int, int]:
 
 def say_skipped(images: Any, accelerator: Accelerator) -> None:
     """How many pictures could not be read; with data.on_corrupt=stop there are none."""
-    if skipped := getattr(images, "skipped", 0):
+    if skipped := skipped_by_all(images, accelerator):
         accelerator.print(f"{skipped} pictures could not be read and were passed over (data.on_corrupt=skip)")
+
+
+def skipped_by_all(images: Any, accelerator: Accelerator) -> int:
+    """Over all processes: a picture that several met counts once, but in a stream, which has no numbers."""
+    unreadable = getattr(images, "unreadable", None)
+    if unreadable is not None:
+        met_N = accelerator.reduce(unreadable.int().to(accelerator.device), "sum")
+        return int((met_N > 0).sum())
+    skipped = torch.tensor(getattr(images, "skipped", 0), device=accelerator.device)
+    streamed = isinstance(images, IterableDataset)
+    return int(accelerator.reduce(skipped, "sum") if streamed else skipped)
 
 
 def cache_tokens(

@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
@@ -19,9 +20,9 @@ class Augmented(Dataset[dict[str, Any]]):
         self.augment = v2.RandAugment(num_ops=2, magnitude=magnitude, fill=0)
 
     @property
-    def skipped(self) -> int:
-        """How many different pictures could not be read so far."""
-        return self.images.skipped
+    def unreadable(self) -> Tensor:
+        """Which pictures could not be read so far, bool (N,)."""
+        return self.images.unreadable
 
     def __len__(self) -> int:
         return len(self.images)
