@@ -109,7 +109,7 @@ class Pyramid:
         )
 
     def positions(self, device: torch.device | str = "cpu") -> Positions:
-        return _positions(self.grids).to(device)
+        return _positions(self.grids, torch.empty(0, device=device).device)  # with its index, if it has one
 
     def __str__(self) -> str:
         return "-".join(str(h) if h == w else f"{h}x{w}" for h, w in self.grids)
@@ -135,7 +135,8 @@ def _spans(grids: tuple[Grid, ...]) -> tuple[slice, ...]:
 
 @lru_cache(maxsize=64)
 @torch.inference_mode(False)  # kept for later calls, which may train
-def _positions(grids: tuple[Grid, ...]) -> Positions:
+def _positions(grids: tuple[Grid, ...], device: torch.device) -> Positions:
+    """Kept per device: a copy to another one waits for it."""
     cells, levels, centres = [], [], []
     for level, (h, w) in enumerate(grids):
         row_hw, column_hw = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
@@ -144,4 +145,5 @@ def _positions(grids: tuple[Grid, ...]) -> Positions:
         cells.append(cell_l2)
         levels.append(torch.full((h * w,), level))
         centres.append(((cell_l2 + 0.5) / size_2 * 2 - 1).float())  # float64 inside: 1x1 is exactly 0, 0
-    return Positions(torch.cat(cells), torch.cat(levels), torch.cat(centres), grids, range(len(grids)))
+    here = Positions(torch.cat(cells), torch.cat(levels), torch.cat(centres), grids, range(len(grids)))
+    return here.to(device)
