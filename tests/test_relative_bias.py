@@ -1,0 +1,311 @@
+"""Biases on scores: what they depend on, and equality with timm where it has the same thing."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from timm.layers.pos_embed_rel import RelPosMlp, gen_relative_log_coords, gen_relative_position_index
+from torch import Tensor
+
+from var_pe.encodings import PositionEncoding, build_encoding
+from var_pe.encodings.log_cpb import log_coordinates
+from var_pe.models.initialisation import initialise
+from var_pe.pyramid import Positions, Pyramid
+
+LADDER = Pyramid(((1, 1), (2, 2), (2, 3), (4, 4), (5, 7)))
+GRIDS = [(2, 3), (4, 4), (1, 5), (7, 3), (1, 1)]
+RELATIVE = [
+    "relative_bias",
+    "relative_bias(shared=true)",
+    "relative_bias(spatial_scale=true)",
+    "log_cpb",
+    "alibi",
+]
+
+
+def built(line: str, pyramid: Pyramid = LADDER, heads: int = 4) -> PositionEncoding:
+    """With weights as large as after training: at the start, a wrong lookup hides in small numbers."""
+    encoding = build_encoding(line, dim=32, num_heads=heads, depth=2, pyramid=pyramid)
+    initialise(encoding, 0)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in encoding.named_parameters():
+            if "scale" not in name:
+                deviation = parameter.shape[-1] ** -0.5 if "weight" in name else 1.0
+                parameter.copy_(deviation * torch.randn(parameter.shape, generator=generator))
+    return encoding
+
+
+def bias(encoding: PositionEncoding, asked: Pyramid | Positions = LADDER, layer: int = 0) -> Tensor:
+    positions = asked.positions() if isinstance(asked, Pyramid) else asked
+    context = encoding.prepare(positions)
+    return encoding.bias(context, context, layer).detach()
+
+
+# the table
+
+
+def test_the_index_is_swin_s():
+    """positions.md 1.2: delta is query minus key, rows before columns."""
+    pyramid = Pyramid(((2, 3),))
+    encoding = built("relative_bias", pyramid, heads=1)
+    with torch.no_grad():
+        encoding.table_NHyx[0, 0] = torch.arange(15.0).view(3, 5)
+    torch.testing.assert_close(bias(encoding, pyramid)[0, 0], torch.tensor([7.0, 6, 5, 2, 1, 0]))
+
+
+@pytest.mark.parametrize("grid", GRIDS, ids=str)
+def test_one_level_is_timm_s_window(grid):
+    """A ViT's bias is the classic table, rectangles and single rows included."""
+    encoding = built("relative_bias", Pyramid((grid,)))
+    assert encoding.level_term_NHKK is None
+    index_LL = gen_relative_position_index(grid)
+    for layer in range(2):
+        expected_HLL = encoding.table_NHyx[layer].flatten(1)[:, index_LL]
+        torch.testing.assert_close(bias(encoding, Pyramid((grid,)), layer), expected_HLL)
+
+
+def test_fractions_between_levels_are_read_bilinearly():
+    """Half-way between two whole displacements lies the mean of their entries."""
+    encoding, here = built("relative_bias"), LADDER.positions()
+    table_Hyx, term_HKK = encoding.table_NHyx[0].detach(), encoding.level_term_NHKK[0].detach()
+    finest = torch.tensor(LADDER.finest)
+    bias_HLL = bias(encoding)
+    for q, k in torch.randint(
+        LADDER.num_tokens, (60, 2), generator=torch.Generator().manual_seed(0)
+    ).tolist():
+        (ql, kl), expected_H = here.level_L[[q, k]].tolist(), torch.zeros(4)
+        centre = [
+            (here.cell_L2[i] + 0.5) * finest / torch.tensor(LADDER.grids[j]) for i, j in ((q, ql), (k, kl))
+        ]
+        y, x = (centre[0] - centre[1] + finest - 1).tolist()
+        for row in range(9):
+            for column in range(13):
+                weight = max(0, 1 - abs(y - row)) * max(0, 1 - abs(x - column))
+                expected_H += weight * table_Hyx[:, row, column]
+        torch.testing.assert_close(bias_HLL[:, q, k], expected_H + term_HKK[:, ql, kl], atol=1e-5, rtol=0)
+
+
+def test_the_level_term_tells_concentric_tokens_apart():
+    """1x1 and the middle of 3x3 sit at the same place; only their levels differ."""
+    pyramid = Pyramid.square(1, 3)
+    encoding = built("relative_bias", pyramid)
+    whole, middle = 0, 1 + 4
+    bias_HLL, term_HKK = bias(encoding, pyramid), encoding.level_term_NHKK[0].detach()
+    step_H = bias_HLL[:, middle, whole] - bias_HLL[:, middle, middle]
+    torch.testing.assert_close(step_H, term_HKK[:, 1, 0] - term_HKK[:, 1, 1])
+    assert step_H.abs().min() > 0.01
+
+
+def test_layers_have_their_own_tables_or_share_one():
+    own, shared = built("relative_bias"), built("relative_bias(shared=true)")
+    assert not torch.allclose(bias(own, layer=0), bias(own, layer=1))
+    context = shared.prepare(LADDER.positions())
+    assert shared.bias(context, context, 0) is shared.bias(context, context, 1)  # worked out once a forward
+    counts = [sum(p.numel() for p in encoding.parameters()) for encoding in (own, shared)]
+    assert counts == [2 * 4 * (9 * 13 + 5 * 5), 4 * (9 * 13 + 5 * 5)]
+
+
+def test_a_spatial_scale_stretches_each_head_s_table():
+    """At twice the scale, a head sees at one cell what it saw at two; beyond the table is its border."""
+    pyramid = Pyramid(((1, 5),))
+    plain, scaled = (built(f"relative_bias{option}", pyramid) for option in ("", "(spatial_scale=true)"))
+    torch.testing.assert_close(bias(scaled, pyramid), bias(plain, pyramid))  # it starts at 1
+    with torch.no_grad():
+        scaled.log_scale_NH[0, 1] = torch.tensor(2.0).log()
+    table_x, row_L = plain.table_NHyx[0, 1, 0].detach(), bias(scaled, pyramid)[1, 2]
+    torch.testing.assert_close(row_L, table_x[[8, 6, 4, 2, 0]])
+    torch.testing.assert_close(bias(scaled, pyramid)[1, 0], table_x[[4, 2, 0, 0, 0]])
+    torch.testing.assert_close(bias(scaled, pyramid)[0], bias(plain, pyramid)[0])
+    context = scaled.prepare(pyramid.positions())
+    scaled.bias(context, context, 0).square().sum().backward()
+    assert scaled.log_scale_NH.grad[0].all()
+
+
+def test_a_table_refuses_other_grids():
+    for grids in [((5, 7),), (*LADDER.grids[:-1], (7, 5)), (*LADDER.grids, (5, 7))]:
+        with pytest.raises(
+            ValueError, match="relative_bias table was made for the grids 1-2-2x3-4-5x7, asked"
+        ):
+            bias(built("relative_bias"), Pyramid(grids))
+
+
+# what all relative ones promise
+
+
+@pytest.mark.parametrize("line", RELATIVE)
+def test_a_bias_depends_on_the_displacement_and_the_levels_only(line):
+    """Two pairs of tokens that are as far apart get the same number, wherever they are."""
+    bias_HLL, here = bias(built(line)), LADDER.positions()
+    yx_L2 = (here.yx_L2 + 1) / 2 * torch.tensor(LADDER.finest)
+    delta_LL2 = ((yx_L2[:, None] - yx_L2) * 1000).round().long()
+    levels_LL2 = torch.stack(torch.broadcast_tensors(here.level_L[:, None], here.level_L), dim=-1)
+    pairs = torch.cat([levels_LL2, delta_LL2], dim=-1).flatten(0, 1)
+    kinds, kind_P = pairs.unique(dim=0, return_inverse=True)
+    assert len(kinds) < 0.7 * len(pairs)  # there is something to compare
+    any_of_a_kind = torch.zeros(len(kinds), dtype=torch.long).scatter(0, kind_P, torch.arange(len(pairs)))
+    flat_HP = bias_HLL.flatten(1)
+    torch.testing.assert_close(flat_HP, flat_HP[:, any_of_a_kind[kind_P]], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("line", RELATIVE)
+def test_a_bias_does_not_care_where_the_image_starts(line):
+    """Moving every token by the same amount changes no score; it would if one side were moved alone."""
+    encoding, here = built(line), LADDER.positions()
+    moved = replace(here, yx_L2=here.yx_L2 + torch.tensor([0.25, -0.5]))
+    torch.testing.assert_close(bias(encoding, moved), bias(encoding, here), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("line", ["relative_bias", "log_cpb"])
+def test_left_and_right_up_and_down_differ(line):
+    """iRPE: a bias by distance alone is worse than one that knows directions."""
+    bias_HLL = bias(built(line, Pyramid.square(3)), Pyramid.square(3))
+    scores_H4 = bias_HLL[:, 4, [1, 3, 5, 7]]
+    gaps_H44 = (scores_H4[:, :, None] - scores_H4[:, None]).abs() + torch.eye(4)
+    assert gaps_H44.min() > 1e-3
+
+
+@pytest.mark.parametrize("line", [*RELATIVE, "local"])
+def test_a_cached_level_is_answered_as_in_the_full_pass(line):
+    encoding, here = built(line), LADDER.positions()
+    full_HLL = bias(encoding)
+    for level, span in enumerate(LADDER.spans):
+        query, key = encoding.prepare(here.only(level, level + 1)), encoding.prepare(here.only(0, level + 1))
+        torch.testing.assert_close(
+            encoding.bias(query, key, 0).detach(), full_HLL[:, span, : span.stop], atol=1e-5, rtol=0
+        )
+
+
+@pytest.mark.parametrize("line", [*RELATIVE, "local"])
+@pytest.mark.parametrize("grids", [((1, 1),), ((1, 4),), ((3, 1),), ((1, 1), (1, 1), (1, 6))], ids=str)
+def test_single_rows_and_cells_are_finite(line, grids):
+    """Swin v2's coordinates are 0 / 0 for a window of one cell."""
+    bias_HLL = bias(built(line, Pyramid(grids)), Pyramid(grids))
+    assert bias_HLL[~bias_HLL.isneginf()].isfinite().all()
+
+
+@pytest.mark.parametrize("line", [*RELATIVE, "local"])
+def test_biases_stay_float32_under_autocast(line):
+    encoding = built(line)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = bias(encoding)
+    assert inside.dtype == torch.float32
+    assert torch.equal(inside, bias(encoding))
+
+
+# log_cpb
+
+
+@pytest.mark.parametrize("trained", [(8, 8), (4, 6)], ids=str)
+@pytest.mark.parametrize("grid", [(8, 8), (4, 6), (12, 5)], ids=str)
+def test_log_coordinates_are_swin_v2_s(grid, trained):
+    expected = gen_relative_log_coords(grid, pretrained_win_size=trained)
+    torch.testing.assert_close(log_coordinates(grid, torch.tensor(trained)), expected)
+
+
+def test_the_range_is_that_of_the_paper():
+    """positions.md 1.2: up to 1.057 at the trained size, 1.383 at twice it."""
+    assert log_coordinates((12, 12), torch.tensor([12, 12])).max().item() == pytest.approx(1.057, abs=5e-4)
+    assert log_coordinates((24, 24), torch.tensor([12, 12])).max().item() == pytest.approx(1.383, abs=5e-4)
+
+
+def test_one_level_is_timm_s_continuous_bias():
+    """16 sigmoid(MLP), less the 8 that would put prefix tokens, which get 0, at a disadvantage."""
+    pyramid = Pyramid(((4, 6),))
+    encoding, theirs = built("log_cpb", pyramid), RelPosMlp((4, 6), num_heads=4, hidden_dim=512, mode="swin")
+    theirs.eval()  # it has a dropout
+    theirs.mlp.load_state_dict(
+        {
+            "fc1.weight": encoding.cells.weight1[1],
+            "fc1.bias": encoding.cells.bias1[1],
+            "fc2.weight": encoding.cells.weight2[1],
+        }
+    )
+    torch.testing.assert_close(
+        bias(encoding, pyramid, 1), theirs.get_bias()[0].detach() - 8, atol=1e-4, rtol=0
+    )
+
+
+def test_log_cpb_follows_the_size_in_cells():
+    """A displacement of two cells means the same on a larger grid; unseen levels are no error."""
+    encoding = built("log_cpb", Pyramid.square(2, 4))
+    larger = Pyramid.square(2, 3, 6)
+    assert bias(encoding, larger).isfinite().all()
+    ours_HLL = bias(encoding, Pyramid.square(4))
+    cells_L = torch.arange(36).view(6, 6)[:4, :4].flatten()
+    torch.testing.assert_close(bias(encoding, Pyramid.square(6))[:, cells_L][:, :, cells_L], ours_HLL)
+
+
+# alibi
+
+
+def test_alibi_is_minus_slope_times_distance():
+    """The slopes of the paper for 8 heads; Euclidean distances in cells of the finest level."""
+    bias_HLL, here = bias(built("alibi", heads=8)), LADDER.positions()
+    yx_L2 = (here.yx_L2 + 1) / 2 * torch.tensor(LADDER.finest)
+    slope_H = torch.tensor([1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 32, 1 / 64, 1 / 128, 1 / 256])
+    distance_LL = (yx_L2[:, None] - yx_L2).square().sum(-1).sqrt()
+    torch.testing.assert_close(bias_HLL, -slope_H[:, None, None] * distance_LL, atol=1e-5, rtol=0)
+
+
+def test_alibi_is_symmetric_monotone_and_zero_at_home():
+    bias_HLL = bias(built("alibi"))
+    torch.testing.assert_close(bias_HLL, bias_HLL.transpose(1, 2))
+    assert not bias_HLL.diagonal(dim1=1, dim2=2).any()
+    row = bias(built("alibi", Pyramid(((1, 9),))), Pyramid(((1, 9),)))[:, 0]
+    assert (row.diff(dim=1) < 0).all()
+    assert not list(built("alibi").parameters())
+
+
+# local
+
+
+@pytest.mark.parametrize("radius", [1, 1.5, 2.5])
+def test_local_hides_what_is_far_in_the_own_level_and_nothing_else(radius):
+    bias_LL, here = bias(built(f"local(radius={radius})"))[0], LADDER.positions()
+    cell, level = here.cell_L2.tolist(), here.level_L.tolist()
+    for q in range(LADDER.num_tokens):
+        for k in range(LADDER.num_tokens):
+            distance = ((cell[q][0] - cell[k][0]) ** 2 + (cell[q][1] - cell[k][1]) ** 2) ** 0.5
+            far = level[q] == level[k] and distance > radius
+            assert bias_LL[q, k].item() == (float("-inf") if far else 0)
+    assert not bias_LL.diagonal().any()  # no row is empty
+
+
+@torch.no_grad()
+def test_local_stops_influence_beyond_its_radius(make_generator, make_loud):
+    """One block: a token hears of its neighbours and of every coarser token, not of a far one."""
+    model = make_loud(make_generator("local(radius=1)", depth=1))
+    inputs_BLZ, finest = torch.randn(1, 29, 4), model.pyramid.spans[-1].start
+    before_BLV = model(torch.tensor([0]), inputs_BLZ)
+    for token, heard in [
+        (finest + 1, True),
+        (finest + 4, True),
+        (finest + 5, False),
+        (finest + 2, False),
+        (1, True),
+    ]:
+        changed_BLZ = inputs_BLZ.clone()
+        changed_BLZ[:, token - 1] += 1
+        after_BLV = model(torch.tensor([0]), changed_BLZ)
+        assert torch.equal(after_BLV[:, finest], before_BLV[:, finest]) != heard
+
+
+@torch.no_grad()
+def test_a_wide_radius_is_no_limit(make_vit, make_loud):
+    wide, none = (make_loud(make_vit(line, registers=2)) for line in ("local(radius=99)", "none"))
+    images = torch.rand(2, 3, 8, 12, generator=torch.Generator().manual_seed(0))
+    torch.testing.assert_close(wide(images), none(images))
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("local(radius=0.5)", "radius must be at least 1 cell, got 0.5"),
+        ("log_cpb(hidden=0)", "hidden must be at least 1, got 0"),
+        ("relative_bias(shared=2)", "shared is a bool, got 2"),
+    ],
+)
+def test_wrong_options_are_named(line, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        built(line)
