@@ -78,14 +78,14 @@ def from_var(
 
 def back(pipeline: Path) -> Callable[[Path], None]:
     """What writes the two checkpoints of a pipeline folder."""
+    if not (pipeline / "model_index.json").exists():
+        raise ValueError(f"--to-var {pipeline} has no model_index.json: not a saved pipeline")
     local = {"local_files_only": True, "use_safetensors": True}
     try:
         tokenizer = VQTokenizer.from_pretrained(pipeline / "tokenizer", **local)
         transformer = VARTransformer.from_pretrained(pipeline / "transformer", **local)
     except (OSError, SafetensorError, RuntimeError) as error:
-        raise ValueError(
-            f"--to-var {pipeline} is not a pipeline folder, or not a whole one: {error}"
-        ) from error
+        raise ValueError(f"--to-var {pipeline} is not whole: {error}") from error
     load_hits(tokenizer, pipeline / "tokenizer")
     vqvae_state, var_state = to_var(tokenizer, transformer)
 
