@@ -1,0 +1,91 @@
+"""How many bits the generator needs for held-out images, and how well it classifies them by that.
+
+    python scripts/score.py --run runs/fashion_learned --images 1000
+
+Bits are those of an image's tokens, under its own class and under none. Writes likelihood.json into the run's
+folder.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from accelerate.utils import gather_object
+
+from var_pe.command_line import exit_with_sentence, parse_arguments
+from var_pe.config import Config
+from var_pe.evaluation.metrics import versions
+from var_pe.progress import Counter
+from var_pe.sampling.likelihood import bits_of_set, summarised
+from var_pe.scoring import load_pipeline, weights_of
+from var_pe.stages import held_out_images, session
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--images", type=int, default=1000, help="so many of the test split, from its start")
+    parser.add_argument("--batch", type=int, default=100, help="images at once; does not change the result")
+    parser.add_argument("--output", type=Path, help="default: likelihood.json in the run's folder")
+
+
+@exit_with_sentence()
+def main() -> None:
+    config, arguments = parse_arguments(
+        None, description=__doc__ or "", schema=Config, extra=options, runs=True
+    )
+    if arguments.images < 1 or arguments.batch < 1:
+        raise ValueError(f"--images and --batch are at least 1, got {arguments.images}, {arguments.batch}")
+    with session() as accelerator:
+        pipeline = load_pipeline(config).to(accelerator.device)
+        images = held_out_images(config, arguments.images)
+        world, began = accelerator.num_processes, time.monotonic()
+        with Counter(len(images), "scoring", shown=accelerator.is_main_process) as counter:
+            bits_NYK, labels_N = bits_of_set(
+                pipeline.transformer,
+                pipeline.tokenizer,
+                images,
+                batch=arguments.batch,
+                rank=accelerator.process_index,
+                world=world,
+                gather=gather_object if world > 1 else lambda parts: parts,
+                told=lambda number: counter.add(number * world),
+            )
+        found: dict[str, Any] = summarised(bits_NYK, labels_N, pipeline.transformer.pyramid) | {
+            "images": len(labels_N),
+            "split": f"test of {config.data.source}",
+            "levels": [list(grid) for grid in pipeline.transformer.pyramid.grids],
+            "codebook_size": len(pipeline.tokenizer.quantizer.codebook_VZ),
+            "weights": weights_of(pipeline),
+            "seconds": round(time.monotonic() - began, 1),
+            "versions": versions(),
+        }
+        if accelerator.is_main_process:
+            path = arguments.output or Path(config.run) / "likelihood.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(found, indent=2) + "\n")
+            print(report(found), f"\nwritten: {path}", sep="")
+
+
+def report(found: dict[str, Any]) -> str:
+    """The record as lines."""
+    lines = [f"{found['images']} images of the {found['split']}, {found['seconds']} s"]
+    for name in ("own_class", "unconditional"):
+        if name in found:
+            bits = found[name]
+            levels = ", ".join(f"{value:.1f}" for value in bits["bits_per_level"])
+            lines.append(
+                f"{name:<14} {bits['bits_per_image']:.2f} bits an image (standard error "
+                f"{bits['standard_error']:.2g}), {bits['bits_per_token']:.3f} a token; by level {levels}"
+            )
+    if "accuracy" in found:
+        levels = ", ".join(f"{value:.3f}" for value in found["accuracy_up_to_level"])
+        error = found["accuracy_standard_error"]
+        lines.append(
+            f"accuracy       {found['accuracy']:.3f} (standard error {error:.2g}); up to level {levels}"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,99 @@
+"""Bits are those of the distribution that drawing draws from."""
+
+import json
+import subprocess
+import sys
+from math import log2
+from pathlib import Path
+
+import pytest
+import torch
+
+from var_pe.pyramid import Pyramid
+from var_pe.sampling.likelihood import bits_of_set, bits_per_level, likeliest_class, summarised
+
+TWO_LEVELS = Pyramid.square(1, 2)
+
+
+def some_tokens(batch: int = 3) -> torch.Tensor:
+    return torch.randint(16, (batch, 30), generator=torch.Generator().manual_seed(0))
+
+
+@torch.no_grad()
+def test_a_model_that_knows_nothing_needs_log2_of_the_codebook_a_token(make_generator, make_tokenizer):
+    model = make_generator()
+    model.head.weight.zero_()
+    model.head.bias.zero_()
+    bits = bits_per_level(model, make_tokenizer(), some_tokens(), torch.tensor([[0, 3]]).expand(3, -1))
+    assert bits.shape == (3, 2, 4)
+    expected = log2(16) * torch.tensor([1.0, 4, 9, 16])
+    torch.testing.assert_close(bits, expected.expand(3, 2, 4))
+
+
+def test_bits_are_of_the_distribution_that_is_drawn_from(pipeline):
+    """The cached levels of a drawing in which these tokens are given say the same as one full pass."""
+    tokens, labels, logits = some_tokens(), torch.tensor([0, 2, 3]), []
+    hook = pipeline.transformer.head.register_forward_hook(lambda module, inputs, out: logits.append(out))
+    pipeline.transformer.generate(
+        pipeline.tokenizer, labels, generators=[torch.Generator() for _ in range(3)], given_BL=tokens
+    )
+    hook.remove()
+    nats = torch.nn.functional.cross_entropy(torch.cat(logits, 1).transpose(1, 2), tokens, reduction="none")
+    bits = bits_per_level(pipeline.transformer, pipeline.tokenizer, tokens, labels[:, None])[:, 0]
+    torch.testing.assert_close(bits.sum(1), nats.sum(1) / torch.tensor(2.0).log(), rtol=1e-5, atol=0)
+    spans = pipeline.transformer.pyramid.spans
+    by_level = torch.stack([nats[:, span].sum(1) for span in spans], 1) / torch.tensor(2.0).log()
+    torch.testing.assert_close(bits, by_level, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_probabilities_of_all_pictures_add_up_to_one(make_generator, make_tokenizer, make_loud):
+    """Two tokens of a small codebook: every picture there is."""
+    model = make_loud(make_generator(levels=((1, 1), (1, 1)), codebook_size=8))
+    tokenizer = make_tokenizer(levels=((1, 1), (1, 1)), codebook_size=8)
+    tokens = torch.cartesian_prod(torch.arange(8), torch.arange(8))
+    bits = bits_per_level(model, tokenizer, tokens, torch.full((64, 1), 1))
+    assert bits.std() > 0.1
+    torch.testing.assert_close(torch.exp2(-bits.sum(-1)).sum(0), torch.ones(1))
+
+
+def test_the_class_of_the_fewest_bits_is_chosen():
+    """The unconditional label, the last, is never the answer."""
+    bits = torch.tensor([[[1.0, 9.0], [4.0, 5.0], [0.0, 0.0]], [[3.0, 3.0], [2.0, 5.0], [0.0, 0.0]]])
+    assert likeliest_class(bits).tolist() == [1, 0]
+    found = summarised(bits, torch.tensor([1, 1]), TWO_LEVELS)
+    assert found["accuracy"] == 0.5
+    assert found["accuracy_up_to_level"] == [0.5, 0.5]  # after level one: the second image is right
+    assert found["own_class"]["bits_per_level"] == [3, 5]
+    assert found["own_class"]["bits_per_image"] == 8
+    assert found["unconditional"]["bits_per_image"] == 0
+    assert "accuracy" not in summarised(bits, torch.tensor([1, -1]), TWO_LEVELS)
+    assert "accuracy" not in summarised(bits[:, -1:], torch.tensor([0, 0]), TWO_LEVELS)
+
+
+def test_batches_and_processes_change_nothing(pipeline):
+    pictures = torch.rand(7, 3, 8, 8, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    images = [{"image": picture, "label": place % 3} for place, picture in enumerate(pictures)]
+    models = pipeline.transformer, pipeline.tokenizer
+    bits, labels = bits_of_set(*models, images)
+    assert bits.shape == (7, 4, 4)
+    assert labels.tolist() == [0, 1, 2, 0, 1, 2, 0]
+    small, _ = bits_of_set(*models, images, batch=3)
+    torch.testing.assert_close(small, bits)
+    shares = [bits_of_set(*models, images, batch=2, rank=rank, world=2) for rank in range(2)]
+    torch.testing.assert_close(torch.cat([share for share, _ in shares]), bits)
+
+
+@pytest.mark.slow
+def test_the_script_writes_what_it_prints(tmp_path):
+    """On a run trained for two steps."""
+    root = Path(__file__).parents[1]
+    small = ["tokenizer_training.steps=2", "generator_training.steps=2", "data.shapes_train=200"]
+    small += [f"run={tmp_path / 'run'}", f"tokenizer_run={tmp_path / 'tokenizer'}", "data.shapes_test=100"]
+    train = [sys.executable, "scripts/train.py", "--config", "shapes_learned.yaml", *small]
+    subprocess.run(train, check=True, cwd=root)
+    score = [sys.executable, "scripts/score.py", "--run", str(tmp_path / "run"), "--images", "20"]
+    said = subprocess.run(score, check=True, cwd=root, capture_output=True, text=True).stdout
+    found = json.loads((tmp_path / "run" / "likelihood.json").read_text())
+    assert found["images"] == 20
+    assert f"{found['own_class']['bits_per_image']:.2f} bits an image" in said
