@@ -115,8 +115,11 @@ class DetectionHead(nn.Module):
         return float((torch.cat(overlaps) >= 0.5).float().mean())
 
 
-TASKS = {"segmentation": SegmentationHead, "detection": DetectionHead}
 Head = SegmentationHead | DetectionHead
+TASKS: dict[str, type[SegmentationHead] | type[DetectionHead]] = {
+    "segmentation": SegmentationHead,
+    "detection": DetectionHead,
+}
 
 
 def box_iou(first_B4: Tensor, other_B4: Tensor) -> Tensor:

@@ -42,8 +42,7 @@ class LearnedGrid(Learned):
     ) -> None:
         own = Pyramid((pyramid.finest if grid is None else grid,))  # type: ignore[arg-type]  # or one side
         super().__init__(dim=dim, num_heads=num_heads, depth=depth, pyramid=own, init=init, scale=scale)
-        convention_of(resample)
-        self.resample = resample
+        self.convention = convention_of(resample)
 
     def set_pyramid(self, pyramid: Pyramid, convention: str | Convention | None = None) -> None:
         """Nothing moves: the table keeps its grid, and `resample` says how every pyramid reads it."""
@@ -51,5 +50,5 @@ class LearnedGrid(Learned):
     def code_LC(self, positions: Positions) -> Tensor:
         table_LC = super().code_LC(self.pyramid.positions())
         (own,) = self.pyramid.grids
-        levels = [interpolate_table(table_LC, own, grid, self.resample) for grid in positions.grids_here]
+        levels = [interpolate_table(table_LC, own, grid, self.convention) for grid in positions.grids_here]
         return torch.cat(levels)
