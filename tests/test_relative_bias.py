@@ -9,7 +9,9 @@ from torch import Tensor
 
 from var_pe.encodings import PositionEncoding, build_encoding
 from var_pe.encodings.log_cpb import log_coordinates
+from var_pe.models.generator import VARTransformer
 from var_pe.models.initialisation import initialise
+from var_pe.models.vit import ViTClassifier
 from var_pe.pyramid import Positions, Pyramid
 
 LADDER = Pyramid(((1, 1), (2, 2), (2, 3), (4, 4), (5, 7)))
@@ -42,6 +44,10 @@ def bias(encoding: PositionEncoding, asked: Pyramid | Positions = LADDER, layer:
     return encoding.bias(context, context, layer).detach()
 
 
+def random(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(2))
+
+
 # the table
 
 
@@ -58,7 +64,7 @@ def test_the_index_is_swin_s():
 def test_one_level_is_timm_s_window(grid):
     """A ViT's bias is the classic table, rectangles and single rows included."""
     encoding = built("relative_bias", Pyramid((grid,)))
-    assert encoding.level_term_NHKK is None
+    assert encoding.term_NHKK is None
     index_LL = gen_relative_position_index(grid)
     for layer in range(2):
         expected_HLL = encoding.table_NHyx[layer].flatten(1)[:, index_LL]
@@ -68,7 +74,7 @@ def test_one_level_is_timm_s_window(grid):
 def test_fractions_between_levels_are_read_bilinearly():
     """Half-way between two whole displacements lies the mean of their entries."""
     encoding, here = built("relative_bias"), LADDER.positions()
-    table_Hyx, term_HKK = encoding.table_NHyx[0].detach(), encoding.level_term_NHKK[0].detach()
+    table_Hyx, term_HKK = encoding.table_NHyx[0].detach(), encoding.term_NHKK[0].detach()
     finest = torch.tensor(LADDER.finest)
     bias_HLL = bias(encoding)
     for q, k in torch.randint(
@@ -91,7 +97,7 @@ def test_the_level_term_tells_concentric_tokens_apart():
     pyramid = Pyramid.square(1, 3)
     encoding = built("relative_bias", pyramid)
     whole, middle = 0, 1 + 4
-    bias_HLL, term_HKK = bias(encoding, pyramid), encoding.level_term_NHKK[0].detach()
+    bias_HLL, term_HKK = bias(encoding, pyramid), encoding.term_NHKK[0].detach()
     step_H = bias_HLL[:, middle, whole] - bias_HLL[:, middle, middle]
     torch.testing.assert_close(step_H, term_HKK[:, 1, 0] - term_HKK[:, 1, 1])
     assert step_H.abs().min() > 0.01
@@ -122,12 +128,112 @@ def test_a_spatial_scale_stretches_each_head_s_table():
     assert scaled.log_scale_NH.grad[0].all()
 
 
+# other grids
+
+
 def test_a_table_refuses_other_grids():
     for grids in [((5, 7),), (*LADDER.grids[:-1], (7, 5)), (*LADDER.grids, (5, 7))]:
         with pytest.raises(
             ValueError, match="relative_bias table was made for the grids 1-2-2x3-4-5x7, asked"
         ):
             bias(built("relative_bias"), Pyramid(grids))
+        with pytest.raises(ValueError, match=r"moving it to .* needs the name of a resampling convention"):
+            built("relative_bias").set_pyramid(Pyramid(grids))
+
+
+@pytest.mark.parametrize("convention", ["swin", "timm", "torchvision"])
+@pytest.mark.parametrize("new", [(7, 14), (8, 5), (1, 9), (1, 1), (3, 3)], ids=str)
+def test_a_stretched_table_keeps_its_middle(new, convention):
+    """No displacement is no displacement on every grid: non-square to non-square included."""
+    encoding = built("relative_bias", Pyramid(((4, 6),)))
+    middle_NH = encoding.table_NHyx[:, :, 3, 5].detach()
+    encoding.set_pyramid(Pyramid((new,)), convention)
+    table_NHyx = encoding.table_NHyx.detach()
+    assert table_NHyx.shape[2:] == (2 * new[0] - 1, 2 * new[1] - 1)
+    assert table_NHyx.isfinite().all()
+    # antialiasing takes in the neighbours where a table shrinks, unless a single cell is left
+    if convention != "timm" or all(n == 1 or n >= o for n, o in zip(new, (4, 6), strict=True)):
+        torch.testing.assert_close(table_NHyx[:, :, new[0] - 1, new[1] - 1], middle_NH, atol=1e-5, rtol=0)
+
+
+def test_stretching_is_torch_s_bicubic_by_half_pixels():
+    """Swin's own transfer; a table of one grid, moved to its own grid, stays the same object."""
+    encoding = built("relative_bias", Pyramid(((4, 6),)))
+    table_NHyx = encoding.table_NHyx
+    encoding.set_pyramid(Pyramid(((4, 6),)), "swin")
+    assert encoding.table_NHyx is table_NHyx
+    encoding.set_pyramid(Pyramid(((7, 9),)), "swin")
+    expected = torch.nn.functional.interpolate(table_NHyx, size=(13, 17), mode="bicubic")
+    torch.testing.assert_close(encoding.table_NHyx, expected)
+    assert encoding.grids_K2.tolist() == [[7, 9]]
+
+
+@pytest.mark.parametrize(
+    "new", [((2, 2), (3, 9)), ((1, 1), (2, 2), (4, 4), (8, 6)), ((6, 6),), ((1, 1), (4, 4))], ids=str
+)
+def test_following_equals_moving(new):
+    """The stored table read as another, and another table stored, are the same bias; levels go by size."""
+    old, new = Pyramid(((1, 1), (2, 3), (4, 6))), Pyramid(new)
+    following, moved = (built("relative_bias(resample=swin)", old) for _ in range(2))
+    moved.set_pyramid(new)
+    if new.num_levels == 1:
+        assert moved.term_NHKK is None
+        step_HLL = bias(following, new) - bias(moved, new)
+        torch.testing.assert_close(step_HLL, step_HLL[:, :1, :1].expand_as(step_HLL))  # nothing to softmax
+    else:
+        torch.testing.assert_close(bias(following, new), bias(moved, new))
+    torch.testing.assert_close(bias(following, old), bias(built("relative_bias", old), old))
+
+
+def test_levels_that_come_into_being_start_without_a_term():
+    encoding = built("relative_bias", Pyramid(((4, 4),)))
+    encoding.set_pyramid(Pyramid.square(1, 2, 4), "swin")
+    assert encoding.term_NHKK.shape == (2, 4, 3, 3)
+    assert not encoding.term_NHKK.any()
+
+
+def test_a_following_table_still_learns():
+    encoding, new = built("relative_bias(resample=swin)"), Pyramid.square(1, 2, 3, 4, 6)
+    for _ in range(2):  # what is remembered for evaluation must not be handed to training
+        with torch.no_grad():
+            bias(encoding, new)
+        context = encoding.prepare(new.positions())
+        encoding.bias(context, context, 1).square().sum().backward()
+        assert encoding.table_NHyx.grad[1].any()
+        assert encoding.term_NHKK.grad[1].any()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [(6, 16), (12, 8), (16, 24)], ids=str)
+def test_a_moved_classifier_is_saved_and_loaded(size, make_vit, make_loud, tmp_path):
+    """timm cannot reload a rectangular window; positions.md 1.3 number 8."""
+    vit, images = make_loud(make_vit("relative_bias")), random(2, 3, *size)
+    vit.save_pretrained(tmp_path / "old")
+    vit.set_input_size(size, "swin")
+    moved = vit(images)
+    vit.save_pretrained(tmp_path / "new")
+    torch.testing.assert_close(ViTClassifier.from_pretrained(tmp_path / "new")(images), moved)
+    loaded = ViTClassifier.from_pretrained(tmp_path / "old", image_size=size, resample="swin")
+    torch.testing.assert_close(loaded(images), moved)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("line", ["relative_bias", "log_cpb", "alibi + local", "peg"])
+def test_a_moved_generator_is_saved_and_loaded(line, make_generator, make_loud, tmp_path):
+    model, new = make_loud(make_generator(line, level_embedding="sinusoidal")), Pyramid.square(1, 2, 4, 5, 6)
+    model.set_pyramid(new, "swin")
+    model.save_pretrained(tmp_path)
+    labels_B, inputs_BLZ = torch.tensor([0, 1]), random(2, new.num_tokens - 1, 4)
+    moved_BLV = model(labels_B, inputs_BLZ)
+    torch.testing.assert_close(VARTransformer.from_pretrained(tmp_path)(labels_B, inputs_BLZ), moved_BLV)
+
+
+def test_log_cpb_keeps_to_one_level_or_to_several():
+    """It has weights for pairs of levels only where there were any."""
+    with pytest.raises(ValueError, match="made for one level, asked for 1-4"):
+        bias(built("log_cpb", Pyramid.square(4)), Pyramid.square(1, 4))
+    with pytest.raises(ValueError, match="keeps to one level or to several, asked to move to 4"):
+        built("log_cpb").set_pyramid(Pyramid.square(4))
 
 
 # what all relative ones promise
@@ -276,7 +382,7 @@ def test_local_hides_what_is_far_in_the_own_level_and_nothing_else(radius):
 def test_local_stops_influence_beyond_its_radius(make_generator, make_loud):
     """One block: a token hears of its neighbours and of every coarser token, not of a far one."""
     model = make_loud(make_generator("local(radius=1)", depth=1))
-    inputs_BLZ, finest = torch.randn(1, 29, 4), model.pyramid.spans[-1].start
+    inputs_BLZ, finest = random(1, 29, 4), model.pyramid.spans[-1].start
     before_BLV = model(torch.tensor([0]), inputs_BLZ)
     for token, heard in [
         (finest + 1, True),
@@ -294,7 +400,7 @@ def test_local_stops_influence_beyond_its_radius(make_generator, make_loud):
 @torch.no_grad()
 def test_a_wide_radius_is_no_limit(make_vit, make_loud):
     wide, none = (make_loud(make_vit(line, registers=2)) for line in ("local(radius=99)", "none"))
-    images = torch.rand(2, 3, 8, 12, generator=torch.Generator().manual_seed(0))
+    images = random(2, 3, 8, 12)
     torch.testing.assert_close(wide(images), none(images))
 
 

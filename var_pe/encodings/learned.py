@@ -87,7 +87,7 @@ class Learned(TokenEncoding):
         self.resampled.clear()
 
     def check_grids(self) -> None:
-        if error := self._other_grids(self.grids_K2):
+        if error := other_grids("a learned table", self.grids_K2, self.pyramid):
             raise ValueError(error)
 
     def code_LC(self, positions: Positions) -> Tensor:
@@ -118,17 +118,16 @@ class Learned(TokenEncoding):
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         stored = state_dict.get(prefix + "grids_K2")
-        if stored is not None and (error := self._other_grids(stored)):
+        if stored is not None and (error := other_grids("a learned table", stored, self.pyramid)):
             errors: list[str] = args[-1]
             errors.append(error)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
-    def _other_grids(self, stored_K2: Tensor) -> str | None:
-        """What is wrong if a table was made for other grids: 2x8 and 4x4 have equal shapes."""
-        grids = Pyramid(tuple((h, w) for h, w in stored_K2.tolist()))
-        if grids == self.pyramid:
-            return None
-        return f"a learned table is stored for the grids {grids}, this model's are {self.pyramid}"
+
+def other_grids(what: str, stored_K2: Tensor, pyramid: Pyramid) -> str | None:
+    """What is wrong if a table was made for other grids: 2x8 and 4x4 have equal shapes."""
+    grids = Pyramid(tuple((h, w) for h, w in stored_K2.tolist()))
+    return None if grids == pyramid else f"{what} is stored for the grids {grids}, this model's are {pyramid}"
 
 
 def amplitude(code_LC: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from var_pe.encodings.base import register
+from var_pe.encodings.resample import Convention
 from var_pe.encodings.scores import (
     ScoreEncoding,
     by_levels,
@@ -44,7 +45,8 @@ class LogCPB(ScoreEncoding):
     network answers for whole displacements; fractions, as between levels, are read bilinearly. MLP' sees
     log2(n_finest / n_level) / 3 of both levels and is there if the model was built for more than one.
 
-    It follows any pyramid: displacements keep their meaning in cells, and larger ones are extrapolated.
+    It follows any pyramid (of one level, if it was built for one): displacements keep their meaning in
+    cells, and larger ones are extrapolated.
 
     Cost: a bias loses the flash kernel; one small network and one look-up a layer, unless `shared`.
 
@@ -52,10 +54,10 @@ class LogCPB(ScoreEncoding):
         hidden: width of the network; 512 in the paper.
         shared: one network for all layers instead of one each.
     Raises:
-        ValueError: `hidden` is below 1.
+        ValueError: `hidden` is below 1; built for one level, it is asked for several.
     """
 
-    grids_K2: Tensor
+    trained_2: Tensor
 
     def __init__(
         self,
@@ -74,15 +76,22 @@ class LogCPB(ScoreEncoding):
         networks = 1 if shared else depth
         self.cells = Networks(networks, hidden, num_heads)
         self.levels = Networks(networks, 16, num_heads) if pyramid.num_levels > 1 else None
-        self.register_buffer("grids_K2", torch.tensor(pyramid.grids, dtype=torch.int64))
+        self.register_buffer("trained_2", torch.tensor(pyramid.finest, dtype=torch.int64))
+
+    def set_pyramid(self, pyramid: Pyramid, convention: str | Convention | None = None) -> None:
+        """Nothing moves, and displacements keep their meaning in cells of the finest level."""
+        if (pyramid.num_levels > 1) != (self.levels is not None):
+            raise ValueError(f"log_cpb keeps to one level or to several, asked to move to {pyramid}")
 
     def where(self, query: Positions, key: Positions) -> Where:
         grids, levels = query.grids, len(query.grids)
+        if self.levels is None and levels > 1:
+            raise ValueError(f"log_cpb was made for one level, asked for {Pyramid(grids)}")
         return Where(
             unit_displacement(displacement(query, key), grids[-1])[None],
             one_hot(query.level_L, levels),
             one_hot(key.level_L, levels),
-            log_coordinates(grids[-1], self.grids_K2[-1]),
+            log_coordinates(grids[-1], self.trained_2),
             level_coordinates(grids).to(query.yx_L2.device),
         )
 
