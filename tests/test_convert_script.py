@@ -218,6 +218,23 @@ def test_wrong_options_are_named(words, why, sentence, tmp_path):
     assert why in sentence(*words, "--output", tmp_path / "out")
 
 
+@pytest.mark.parametrize(
+    ("hits", "why"),
+    [
+        ({"quantize.ema_vocab_hit_SV": torch.zeros(4, 15)}, "counts 15 codes, there are 16"),
+        ({"quantize.ema_vocab_hit_SV": torch.zeros(16)}, "must have 2 axes"),
+        ({"hits": torch.zeros(4, 16)}, "lacks quantize.ema_vocab_hit_SV"),
+    ],
+)
+def test_statistics_of_another_tokenizer_are_refused(
+    hits, why, make_generator, make_tokenizer, sentence, tmp_path
+):
+    folder = tmp_path / "pipeline"
+    VARPipeline(make_tokenizer(channels=32, norm_groups=32), make_generator()).save_pretrained(folder)
+    save_file(hits, folder / "tokenizer" / "var_statistics.safetensors")
+    assert why in sentence("--to-var", folder, "--output", tmp_path / "out")
+
+
 @pytest.mark.parametrize("kind", ["cut", "emptied", "another_encoding"])
 def test_a_bad_pipeline_folder_is_one_sentence(kind, make_generator, make_tokenizer, sentence, tmp_path):
     encoding = "sinusoidal" if kind == "another_encoding" else "learned"

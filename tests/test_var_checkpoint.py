@@ -338,6 +338,7 @@ DAMAGE = [
     ("vqvae", change("encoder.conv_in.weight", lambda t: t[:24]), r"multiples of conv_in's, 24, .* \[32, 6"),
     ("vqvae", change(HITS, lambda t: t - 1), f"{HITS} counts how often codes are used"),
     ("vqvae", change(HITS, lambda t: t + torch.nan), f"{HITS} counts how often codes are used"),
+    ("vqvae", change(HITS, lambda t: t + torch.inf), f"{HITS} counts how often codes are used"),
     ("vqvae", change(HITS, lambda t: t[:, :5]), rf"{HITS} must be .* \(3, 32\), got .* \(3, 5\)"),
     ("vqvae", put(pos_1LC=torch.ones(1)), "are the two exchanged"),
     ("vqvae", change("quantize.embedding.weight", lambda t: t[:8]), "has 8 codes .* needs 32 .* not belong"),

@@ -103,8 +103,12 @@ def keep_hits(tokenizer: VQTokenizer, hits_SV: Tensor) -> None:
     """Lets the tokenizer carry VAR's statistics of code use along for the way back; nothing here reads them.
 
     Raises:
-        ValueError: they count nothing.
+        ValueError: they are no counts, or of another codebook.
     """
+    if hits_SV.shape[1] != tokenizer.config["codebook_size"]:
+        raise ValueError(
+            f"{VQVAE}: {HITS} counts {hits_SV.shape[1]} codes, there are {tokenizer.config['codebook_size']}"
+        )
     if not hits_SV.is_meta and not (hits_SV.isfinite() & (hits_SV >= 0)).all():
         raise ValueError(f"{VQVAE}: {HITS} counts how often codes are used, it must be finite and at least 0")
     tokenizer.quantizer.register_buffer("var_hits_SV", hits_SV.detach().clone(), persistent=False)

@@ -11,7 +11,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from var_pe.interop.var_checkpoint import keep_hits, kept_hits
-from var_pe.interop.var_state import HITS
+from var_pe.interop.var_state import HITS, VQVAE, plain_state, shape_of
 from var_pe.models.tokenizer import VQTokenizer
 
 HITS_FILE = "var_statistics.safetensors"
@@ -41,8 +41,10 @@ def read_state(path: Path) -> Any:
 
 def _unpickled(path: Path) -> Any:
     zipped = zipfile.is_zipfile(path)
-    if zipped and zipfile.ZipFile(path).testzip() is not None:  # torch does not look at the checksums
-        raise zipfile.BadZipFile
+    if zipped:
+        with zipfile.ZipFile(path) as archive:
+            if archive.testzip() is not None:  # torch does not look at the checksums
+                raise zipfile.BadZipFile
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of what a damaged file looks like
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
@@ -54,6 +56,12 @@ def save_hits(tokenizer: VQTokenizer, folder: Path) -> None:
 
 
 def load_hits(tokenizer: VQTokenizer, folder: Path) -> None:
-    """Gives them back; a tokenizer that never was VAR's has none."""
+    """Gives them back; a tokenizer that never was VAR's has none.
+
+    Raises:
+        ValueError: the file is damaged or of another tokenizer.
+    """
     if (folder / HITS_FILE).exists():
-        keep_hits(tokenizer, read_state(folder / HITS_FILE)[HITS])
+        state = plain_state(read_state(folder / HITS_FILE), VQVAE)
+        shape_of(state, HITS, 2, VQVAE)
+        keep_hits(tokenizer, state[HITS])
