@@ -1,10 +1,16 @@
 """Timing in turns: what the ratios hold against what."""
 
+import importlib.util
 import time
+from pathlib import Path
 
 import pytest
+import torch
+from torch import nn
 
+from var_pe import settings
 from var_pe.comparison.step_time import step_times
+from var_pe.config import Config
 
 
 def test_a_slower_step_is_told_by_its_factor_and_the_null_pair_by_one(monkeypatch):
@@ -34,3 +40,27 @@ def test_every_model_is_first_in_some_round():
         ("a", "b"),
         ("b", "none"),
     }
+
+
+TINY = ["generator.dim=16", "generator.depth=1", "generator.num_heads=2", "generator_training.batch=2"]
+TINY_VIT = [
+    "classifier.dim=16",
+    "classifier.depth=1",
+    "classifier.num_heads=2",
+    "classifier_training.batch=2",
+]
+
+
+@pytest.mark.parametrize(("name", "tiny"), [("fashion_learned.yaml", TINY), ("shapes_vit.yaml", TINY_VIT)])
+def test_the_benchmark_steps_what_a_config_trains(name, tiny):
+    """A generator for one config, a classifier for the other; a step that learned nothing would be none."""
+    path = Path(__file__).parents[1] / "benchmarks" / "encodings.py"
+    spec = importlib.util.spec_from_file_location("benchmark", path)
+    benchmark = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(benchmark)
+    step = benchmark.step_of(settings.load(Config, name, tiny))
+    model = next(cell.cell_contents for cell in step.__closure__ if isinstance(cell.cell_contents, nn.Module))
+    assert type(model).__name__ == ("ViTClassifier" if "vit" in name else "VARTransformer")
+    before = [parameter.clone() for parameter in model.parameters()]
+    step()
+    assert not all(map(torch.equal, before, model.parameters()))
