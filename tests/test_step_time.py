@@ -42,16 +42,14 @@ def test_every_model_is_first_in_some_round():
     }
 
 
-TINY = ["generator.dim=16", "generator.depth=1", "generator.num_heads=2", "generator_training.batch=2"]
-TINY_VIT = [
-    "classifier.dim=16",
-    "classifier.depth=1",
-    "classifier.num_heads=2",
-    "classifier_training.batch=2",
+TINY = ["dim=16", "depth=1", "num_heads=2"]
+STEPPED = [
+    ("fashion_learned.yaml", [*(f"generator.{line}" for line in TINY), "generator_training.batch=2"]),
+    ("shapes_vit.yaml", [*(f"classifier.{line}" for line in TINY), "classifier_training.batch=2"]),
 ]
 
 
-@pytest.mark.parametrize(("name", "tiny"), [("fashion_learned.yaml", TINY), ("shapes_vit.yaml", TINY_VIT)])
+@pytest.mark.parametrize(("name", "tiny"), STEPPED)
 def test_the_benchmark_steps_what_a_config_trains(name, tiny):
     """A generator for one config, a classifier for the other; a step that learned nothing would be none."""
     path = Path(__file__).parents[1] / "benchmarks" / "encodings.py"
