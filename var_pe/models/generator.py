@@ -6,6 +6,7 @@ from typing import Any, cast
 
 import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.models.modeling_utils import ModelMixin  # noqa: F401  # pipelines look for it in this module
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
