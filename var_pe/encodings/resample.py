@@ -118,8 +118,8 @@ def interpolate_table(
             align_corners=None if how.mode == "area" else how.align_corners,
             antialias=how.antialias,
         )
-    moved_LC = moved_1Chw.permute(0, 2, 3, 1).flatten(0, 2).to(table_LC.dtype)
-    return torch.cat([table_LC[:prefix], moved_LC]) if prefix else moved_LC
+        moved_LC = moved_1Chw.permute(0, 2, 3, 1).flatten(0, 2).to(table_LC.dtype)
+        return torch.cat([table_LC[:prefix], moved_LC]) if prefix else moved_LC
 
 
 def source_levels(old: Pyramid, new: Pyramid) -> tuple[int, ...]:
