@@ -299,6 +299,29 @@ def test_biases_stay_float32_under_autocast(line):
     assert torch.equal(inside, bias(encoding))
 
 
+def test_one_query_may_ask_two_sets_of_keys():
+    """What is worked out once a forward is kept by the keys' levels, not by the order of asking."""
+    encoding, here = built("alibi"), LADDER.positions()
+    query, coarse, all_keys = (encoding.prepare(p) for p in (here.only(1, 2), here.only(0, 2), here))
+    first, second = encoding.bias(query, coarse, 0), encoding.bias(query, all_keys, 0)
+    assert torch.equal(first, second[:, :, : first.shape[2]])
+    assert second.shape[2] == LADDER.num_tokens
+
+
+def test_biases_and_convolutions_compile_as_one_graph():
+    """Nothing is read back from a tensor: training compiles whole models."""
+    encoding = built("relative_bias(spatial_scale=true) + log_cpb + alibi + local + peg")
+    positions, x_BLC = LADDER.positions(), random(2, LADDER.num_tokens, 32)
+
+    def asked(x_BLC: Tensor) -> tuple[Tensor, Tensor]:
+        context = encoding.prepare(positions)
+        return encoding.bias(context, context, 1), encoding.refine(x_BLC, context, 0)
+
+    torch._dynamo.reset()
+    compiled = torch.compile(asked, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x_BLC), asked(x_BLC))
+
+
 # log_cpb
 
 
