@@ -1,5 +1,6 @@
 """Coordinates that rotary encodings turn by: which points of different levels count as the same place."""
 
+from functools import lru_cache
 from math import log
 
 import torch
@@ -70,23 +71,18 @@ class Coordinates(nn.Module):
 
     def forward(self, positions: Positions) -> Tensor:
         """Float32 (L, 2), y first."""
-        device, finest = positions.cell_L2.device, positions.grids[-1]
+        (rows, columns), device = positions.grids[-1], positions.cell_L2.device
         with torch.autocast(device.type, enabled=False):
             scale_K2, offset_K2 = self._maps(positions.grids, device)
             yx_L2 = positions.cell_L2 * scale_K2[positions.level_L] + offset_K2[positions.level_L]
             if self.unit == "image":
-                yx_L2 = 2 * yx_L2 / torch.tensor(finest, dtype=torch.float32, device=device) - 1
+                yx_L2 = 2 * torch.stack([yx_L2[:, 0] / rows, yx_L2[:, 1] / columns], dim=-1) - 1
             augmented = self.shift > 0 or self.jitter > 1 or self.rescale > 1
             return self._augment(yx_L2) if self.training and augmented else yx_L2
 
     def _maps(self, grids: tuple[Grid, ...], device: torch.device) -> tuple[Tensor, Tensor]:
         """Scales and offsets, float32 (K, 2) each."""
-        start = "center" if self.kind == "learned" else self.kind
-        maps_K22 = [
-            [_scale_and_offset(start, side, finest) for side, finest in zip(grid, grids[-1], strict=True)]
-            for grid in grids
-        ]
-        scale_K2, offset_K2 = torch.tensor(maps_K22, dtype=torch.float32, device=device).unbind(-1)
+        scale_K2, offset_K2 = _level_maps("center" if self.kind == "learned" else self.kind, grids, device)
         if self.kind != "learned":
             return scale_K2, offset_K2
         if len(grids) != len(self.offset_K2):
@@ -102,6 +98,18 @@ class Coordinates(nn.Module):
             for count, limit in ((2, self.shift), (2, log(self.jitter)), (1, log(self.rescale)))
         )
         return (yx_L2 + shift_2) * (jitter_2 + rescale_1).exp()
+
+
+@lru_cache(maxsize=64)
+@torch.inference_mode(False)  # kept for later calls, which may train
+def _level_maps(kind: str, grids: tuple[Grid, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Kept per device: a copy to another one waits for it."""
+    maps_K22 = [
+        [_scale_and_offset(kind, side, finest) for side, finest in zip(grid, grids[-1], strict=True)]
+        for grid in grids
+    ]
+    scale_K2, offset_K2 = torch.tensor(maps_K22, dtype=torch.float32, device=device).unbind(-1)
+    return scale_K2, offset_K2
 
 
 def _scale_and_offset(kind: str, side: int, finest: int) -> tuple[float, float]:

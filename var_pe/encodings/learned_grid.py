@@ -1,12 +1,9 @@
 """One learned table for all levels, resampled to each: FlexVAR's positions."""
 
-import torch
-from torch import Tensor
-
 from var_pe.encodings.base import register
 from var_pe.encodings.learned import Learned
-from var_pe.encodings.resample import Convention, convention_of, interpolate_table
-from var_pe.pyramid import Grid, Positions, Pyramid
+from var_pe.encodings.resample import Convention
+from var_pe.pyramid import Grid, Pyramid
 
 
 @register("learned_grid")
@@ -18,7 +15,8 @@ class LearnedGrid(Learned):
     on coarse levels (a 1x1 level of a 16x16 table by 16), a smooth one is not. A level of the table's own
     grid reads its rows themselves.
 
-    Costs an addition to the tokens and one resampling per level and forward; attention's kernels stay.
+    Costs an addition to the tokens and, while it is trained, one resampling per level and forward (later the
+    results are kept); attention's kernels stay.
 
     Args:
         grid: (rows, columns) of the table, or one side; none takes the pyramid's finest grid.
@@ -41,14 +39,15 @@ class LearnedGrid(Learned):
         scale: float = 1.0,
     ) -> None:
         own = Pyramid((pyramid.finest if grid is None else grid,))  # type: ignore[arg-type]  # or one side
-        super().__init__(dim=dim, num_heads=num_heads, depth=depth, pyramid=own, init=init, scale=scale)
-        self.convention = convention_of(resample)
+        super().__init__(
+            dim=dim,
+            num_heads=num_heads,
+            depth=depth,
+            pyramid=own,
+            init=init,
+            scale=scale,
+            resample=resample,
+        )
 
     def set_pyramid(self, pyramid: Pyramid, convention: str | Convention | None = None) -> None:
         """Nothing moves: the table keeps its grid, and `resample` says how every pyramid reads it."""
-
-    def code_LC(self, positions: Positions) -> Tensor:
-        table_LC = super().code_LC(self.pyramid.positions())
-        (own,) = self.pyramid.grids
-        levels = [interpolate_table(table_LC, own, grid, self.convention) for grid in positions.grids_here]
-        return torch.cat(levels)

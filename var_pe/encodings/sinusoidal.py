@@ -64,8 +64,9 @@ class Sinusoidal(TokenEncoding):
 
 def in_finest_cells(positions: Positions) -> Tensor:
     """Centres in cells of the finest level, float32 (L, 2): from 0 to its height and to its width."""
-    finest_2 = torch.tensor(positions.grids[-1], dtype=torch.float32, device=positions.yx_L2.device)
-    return (positions.yx_L2 + 1) / 2 * finest_2
+    rows, columns = positions.grids[-1]
+    y_L, x_L = ((positions.yx_L2 + 1) / 2).unbind(-1)
+    return torch.stack([y_L * rows, x_L * columns], dim=-1)  # plain numbers: a tensor of them would be a copy
 
 
 def sinusoidal_code(yx_L2: Tensor, dim: int, temperature: float, order: str = "timm") -> Tensor:
