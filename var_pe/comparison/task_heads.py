@@ -132,8 +132,8 @@ def box_iou(first_B4: Tensor, other_B4: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class HeadTraining:
-    steps: int = 300
-    batch: int = 128
+    steps: int = 250
+    batch: int = 64
     head_rate: float = 5e-3  # learning rate of the head
     body_rate: float = 5e-4  # of the classifier below it, where that is fine-tuned
     seed: int = 0
