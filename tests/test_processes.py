@@ -78,10 +78,18 @@ def losses(folder):
 
 
 def test_two_processes_give_the_losses_of_one(tmp_path):
-    """Augmentation, label drop and code restarts belong to the image and the step, not to the process."""
-    for processes in (1, 2):
-        (tmp_path / str(processes)).mkdir()
-        run(tmp_path / str(processes), processes=processes)
+    """Augmentation, label drop, code restarts and pyramids belong to image and step, not to the process."""
+    more = [
+        "generator.encoding=mixed(learned(resample=timm), sinusoidal, weights=(0.7, 0.3))",
+        "generator.level_embedding=sinusoidal",
+        "generator_training.pyramids=[[1, 2, 3, 4], [1, 2, 3, 4, 5], [[1, 1], [2, 3], [4, 6]]]",
+    ]
+    for folder in "12":
+        (tmp_path / folder).mkdir()
+    run(tmp_path / "1", *more)
+    run(tmp_path / "2", "--stage", "tokenizer", processes=2)
+    # The same tokenizer: two that differ by rounding break a tie between codes differently now and then.
+    run(tmp_path / "2", *more, f"tokenizer_run={tmp_path}/1/tokenizer", processes=2)
     for part in ("tokenizer", "run"):
         (one, restarts), (two, restarts_of_two) = (losses(tmp_path / n / part) for n in "12")
         assert len(one) == len(two) == 20

@@ -12,7 +12,8 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from var_pe.training import run as run_module
-from var_pe.training.loop import Interrupted, TrainingConfig, parameter_groups, train
+from var_pe.training.groups import ONE_RATE, parameter_groups
+from var_pe.training.loop import Interrupted, TrainingConfig, train
 from var_pe.training.run import Run
 from var_pe.training.schedule import SCHEDULES, ema_decay, learning_rate
 
@@ -34,6 +35,7 @@ class Toy:
         torch.manual_seed(0)
         self.model = nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.5), nn.Linear(8, 1))
         self.dataset, self.act, self.places = Numbers(), act, []
+        self.layers = ONE_RATE
 
     def start(self, model, batch, accelerator):
         pass

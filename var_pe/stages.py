@@ -34,6 +34,7 @@ from var_pe.progress import Counter
 from var_pe.pyramid import Pyramid
 from var_pe.sampling.folder import draw_images
 from var_pe.sampling.pipeline import VARPipeline
+from var_pe.training.fine_tuning import start_from
 from var_pe.training.loop import Interrupted, TrainingConfig, train
 from var_pe.training.pyramids import OneOfSeveral, check_follows
 from var_pe.training.run import Run, into_place, on_main
@@ -161,6 +162,9 @@ def train_classifier(config: Config, accelerator: Accelerator) -> ViTClassifier:
         if training.drawn_images:
             dataset = DrawnImages(Path(training.drawn_images))
         model = build_classifier(config, len(images.class_names))
+        if training.init_from:
+            source = load_model(ViTClassifier, Path(training.init_from) / "classifier")
+            start_from(model, source, training.resample)
         task = ClassifierTask(model, dataset, held_out_images(config, training.validation_images), training)
         return task, training.steps_for(length_of(dataset)), list(images.class_names)
 

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset
 from var_pe.data.sampler import EndlessSampler
 from var_pe.seeding import mix
 from var_pe.training.ema import EMA
+from var_pe.training.groups import LayerRates, forget_steps, parameter_groups, set_rates, zero_gradients
 from var_pe.training.progress import Progress, reset_peak_memory
 from var_pe.training.run import Run, on_main
 from var_pe.training.schedule import SCHEDULES, ema_decay, learning_rate
@@ -99,6 +100,7 @@ class Task(Protocol):
 
     model: nn.Module
     dataset: Dataset[Any]
+    layers: LayerRates  # of `model`
 
     def start(self, model: nn.Module, batch: dict[str, Any], accelerator: Accelerator) -> None:
         """Before the first step of a new run, with the first batch."""
@@ -137,7 +139,7 @@ def train(task: Task, config: TrainingConfig, run: Run, *, steps: int, seed: int
     reset_peak_memory(accelerator.device)  # the log tells this training's peak, not an earlier one's
     ema = EMA(task.model.to(accelerator.device))
     optimizer: Any = torch.optim.AdamW(
-        parameter_groups(task.model, config.weight_decay),
+        parameter_groups(task.model, config.weight_decay, task.layers),
         betas=(config.betas[0], config.betas[1]),
         fused=True,
     )
@@ -182,12 +184,13 @@ def _steps(
                 schedule=config.schedule,
                 final_ratio=config.final_ratio,
             )
-            for group in optimizer.param_groups:
-                group["lr"] = rate
+            frozen = set_rates(optimizer.param_groups, task.model, task.layers, rate, step)
             logs = _accumulate(task, config, model, batches, step, accelerator)
+            zero_gradients(frozen)
             norm = accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm)
             _refuse_non_finite(step, run, loss=logs["loss"], grad_norm=norm)
             optimizer.step()
+            forget_steps(frozen, optimizer.optimizer)
             optimizer.zero_grad()
             extra = task.after_step(inner, step, accelerator)
             ema.update(inner, ema_decay(step, config.ema))
@@ -265,18 +268,6 @@ def _log(run: Run, progress: Progress, entry: dict[str, Any]) -> None:
     step = entry["step"]
     run.accelerator.log({name: value for name, value in entry.items() if name != "step"}, step=step)
     progress.say(entry)
-
-
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Weight decay on matrices only: not on biases, norms, positions, levels, class tokens or codebook."""
-    spared = ("position_encoding", "level_embed", "modulation_6C", "token", "codebook")
-    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    decayed = [p for name, p in named if p.dim() > 1 and not any(word in name for word in spared)]
-    others = {id(p) for p in decayed}
-    return [
-        {"params": decayed, "weight_decay": weight_decay},
-        {"params": [p for _, p in named if id(p) not in others], "weight_decay": 0.0},
-    ]
 
 
 def endless_batches(

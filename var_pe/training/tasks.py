@@ -12,12 +12,14 @@ from torch.utils.data import Dataset
 from torchvision.transforms import v2
 from torchvision.utils import save_image
 
+from var_pe.encodings.resample import convention_of
 from var_pe.models.generator import VARTransformer
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.models.vit import ViTClassifier
 from var_pe.pyramid import Pyramid
 from var_pe.seeding import mix
 from var_pe.training.codebook import RestartConfig, hits, perplexity, restart_unused, start_from_data
+from var_pe.training.groups import ONE_RATE, LayerRates
 from var_pe.training.loop import TrainingConfig
 from var_pe.training.losses import per_level, reconstruction_terms, token_losses
 from var_pe.training.pyramids import which_pyramid
@@ -55,6 +57,12 @@ class ClassifierTraining(TrainingConfig):
     rand_augment: int = 0  # magnitude of torchvision's RandAugment, two operations an image; 0: off
     mixup: float = 0.0  # alpha of torchvision's MixUp; 0: off
     label_smoothing: float = 0.0  # share of the target spread over all classes
+    init_from: str | None = None  # folder of a trained classifier's run to start from, of any image size
+    resample: str = "timm"  # convention under which its position table moves to the images' size
+    layer_decay: float = 1.0  # learning rate of a layer over that of the one above it; 1: the same
+    unfreeze_every: int = (
+        0  # steps until the next layer, from the head down, is trained too; 0: none is frozen
+    )
     drawn_images: str | None = None  # train on this folder of scripts/sample.py instead of the training split
 
     def __post_init__(self) -> None:
@@ -64,6 +72,12 @@ class ClassifierTraining(TrainingConfig):
                 f"rand_augment and mixup must be >= 0 and label_smoothing in [0, 1), "
                 f"got {self.rand_augment}, {self.mixup} and {self.label_smoothing}"
             )
+        if not 0 < self.layer_decay <= 1 or self.unfreeze_every < 0:
+            raise ValueError(
+                f"layer_decay must be in (0, 1] and unfreeze_every >= 0, "
+                f"got {self.layer_decay} and {self.unfreeze_every}"
+            )
+        convention_of(self.resample)
 
 
 def shares(length: int, size: int, accelerator: Accelerator) -> list[range]:
@@ -88,6 +102,7 @@ class TokenizerTask:
     ) -> None:
         self.model, self.dataset, self.validation = model, dataset, validation
         self.config, self.steps, self.seed, self.content = config, steps, seed, content
+        self.layers = ONE_RATE
         self._seen: list[
             tuple[Tensor, Tensor, Tensor]
         ] = []  # places, tokens and rounded vectors of this step
@@ -194,6 +209,7 @@ class GeneratorTask:
         """`validation` is (tokens_BL, labels_B) of each pyramid; `preview` draws images in [-1, 1]."""
         self.model, self.tokenizer, self.dataset, self.validation = model, tokenizer, dataset, validation
         self.pyramids, self.config, self.seed, self._preview = tuple(pyramids), config, seed, preview
+        self.layers = ONE_RATE
 
     def start(self, model: nn.Module, batch: dict[str, Any], accelerator: Accelerator) -> None:
         """Nothing: the weights follow from the seed."""
@@ -266,6 +282,9 @@ class ClassifierTask:
     ) -> None:
         self.model, self.dataset, self.validation, self.config = model, dataset, validation, config
         self.num_classes = model.head.out_features
+        layered = config.layer_decay < 1 or config.unfreeze_every
+        rates = LayerRates(len(model.blocks), config.layer_decay, config.unfreeze_every)
+        self.layers = rates if layered else ONE_RATE
         self.mixup = v2.MixUp(alpha=config.mixup, num_classes=self.num_classes) if config.mixup else None
 
     def start(self, model: nn.Module, batch: dict[str, Any], accelerator: Accelerator) -> None:

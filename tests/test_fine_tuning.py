@@ -1,0 +1,229 @@
+"""Going on from a trained classifier: moved as asked, layer after layer, and resumable as any training."""
+
+import json
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch.utils.data import default_collate
+
+from var_pe import settings
+from var_pe.config import Config
+from var_pe.data.sampler import EndlessSampler
+from var_pe.encodings.resample import resample_table
+from var_pe.models.vit import ViTClassifier
+from var_pe.stages import train_classifier
+from var_pe.training.fine_tuning import start_from
+from var_pe.training.groups import ONE_RATE, LayerRates, parameter_groups
+from var_pe.training.loop import train
+from var_pe.training.run import Run
+from var_pe.training.tasks import ClassifierTask, ClassifierTraining
+
+STEPS = 8
+RULES = dict(batch=4, trackers=[], log_every=1, schedule="constant", warmup=0.0, weight_decay=0.1)
+
+
+class Pictures:
+    """Sixteen small pictures of three classes, asked by draw or by number."""
+
+    def __init__(self) -> None:
+        self.images = torch.rand(16, 3, 8, 12, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+    def __len__(self) -> int:
+        return 16
+
+    def __getitem__(self, key):
+        index = getattr(key, "index", key)
+        place = getattr(key, "place", 0)
+        return {"image": self.images[index], "label": index % 3, "place": place}
+
+
+def go(folder, model, steps=STEPS, **rules):
+    """The weights after each step, raw, from the checkpoints of one training."""
+    config = ClassifierTraining(**(RULES | rules))
+    run = Run(folder, Accelerator(cpu=True))
+    states = []
+
+    class Watched(ClassifierTask):
+        def after_step(self, model, step, accelerator):
+            states.append({name: p.detach().clone() for name, p in model.named_parameters()})
+            return {}
+
+    try:
+        train(Watched(model, Pictures(), Pictures(), config), config, run, steps=steps, seed=0)
+    finally:
+        run.release()
+    return states
+
+
+def changed(before, after, layers):
+    """Which layers have a parameter that is another one now."""
+    return {layers.below_head(name) for name in before if not torch.equal(before[name], after[name])}
+
+
+def test_layers_count_from_the_head_down(make_vit):
+    """Decay and unfreezing go by this order; an off-by-one would be silent."""
+    layers = LayerRates(depth=2)
+    found = {layers.below_head(name): name for name, _ in make_vit(pool="class_token").named_parameters()}
+    assert sorted(found) == [0, 1, 2, 3]
+    assert found[0].startswith("head.")
+    assert found[1].startswith("blocks.1.")
+    assert found[2].startswith("blocks.0.")
+    names = ("norm.weight", "patch_embed.weight", "prefix_tokens_PC", "position_encoding.table_LC")
+    assert [layers.below_head(name) for name in names] == [0, 3, 3, 3]
+
+
+def test_shares_are_powers_of_the_decay_from_the_step_on_at_which_a_layer_thaws():
+    """BEiT's rule, and a function of the step alone."""
+    layers = LayerRates(depth=2, decay=0.5, unfreeze_every=10)
+    assert [layers.share(layer, 9) for layer in range(4)] == [1, 0, 0, 0]
+    assert [layers.share(layer, 10) for layer in range(4)] == [1, 0.5, 0, 0]
+    assert [layers.share(layer, 30) for layer in range(4)] == [1, 0.5, 0.25, 0.125]
+    assert [LayerRates(2, 0.5).share(layer, 0) for layer in range(4)] == [1, 0.5, 0.25, 0.125]
+
+
+def test_every_parameter_is_in_one_group_with_its_layers_rate(make_vit):
+    """A parameter in no group never learns, and one in two learns twice."""
+    model, layers = make_vit(), LayerRates(depth=2, decay=0.5)
+    groups = parameter_groups(model, 0.1, layers)
+    assert len(groups) == 8
+    assert sorted(id(p) for group in groups for p in group["params"]) == sorted(map(id, model.parameters()))
+    assert len(parameter_groups(model, 0.1, ONE_RATE)) == 2
+
+
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_layers_thaw_from_the_head_down_and_frozen_ones_keep_every_bit(tmp_path, make_vit, accumulate):
+    """Weight decay, momentum or the average must not move what is said to be frozen."""
+    model = make_vit()
+    start = {name: p.detach().clone() for name, p in model.named_parameters()}
+    states = go(tmp_path, model, unfreeze_every=2, accumulate=accumulate)
+    for step, (before, after) in enumerate(zip([start, *states[:-1]], states, strict=True)):
+        assert changed(before, after, LayerRates(2)) == set(range(min(3, step // 2) + 1))
+
+
+def test_a_thawed_layer_starts_as_adam_starts(tmp_path, make_vit):
+    """Counted from the run's first step, its first updates would be many times too long or too short."""
+    model = make_vit()
+    rates = dict(learning_rate=1e-3, weight_decay=0.0, betas=[0.9, 0.999], layer_decay=0.5, max_grad_norm=1e9)
+    states = go(tmp_path, model, steps=7, unfreeze_every=6, **rates)
+    moved = (states[6]["blocks.1.mlp.fc1.weight"] - states[5]["blocks.1.mlp.fc1.weight"]).abs()
+    assert float(moved.max()) == pytest.approx(1e-3 * 0.5, rel=1e-2)
+
+
+def test_frozen_gradients_count_for_no_norm(tmp_path, make_vit):
+    """Clipped by the norm of what is not trained, the head would hardly learn."""
+    model = make_vit()
+    go(tmp_path, model, steps=1, unfreeze_every=5)
+    logged = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[0])["grad_norm"]
+    fresh, pictures = make_vit().train(), Pictures()
+    items = [pictures[draw] for draw in next(iter(EndlessSampler(16, 4, 0)))]
+    batch = default_collate(items)
+    ClassifierTask(fresh, pictures, pictures, ClassifierTraining(**RULES)).loss(fresh, batch, 0)[0].backward()
+    head = [p.grad.norm() for name, p in fresh.named_parameters() if LayerRates(2).below_head(name) == 0]
+    assert logged == pytest.approx(float(torch.stack(head).norm()), rel=1e-5)
+
+
+@pytest.mark.parametrize("step", [1, 3, 4])
+def test_a_training_that_thaws_resumes_bit_for_bit(tmp_path, make_vit, step):
+    """What is frozen is a matter of the step, so a stop between two stages changes nothing."""
+    rules = dict(unfreeze_every=2, layer_decay=0.75)
+    whole = go(tmp_path / "whole", make_vit(), **rules)
+    go(tmp_path / "parts", make_vit(), steps=step, **rules)
+    (tmp_path / "parts" / "log.jsonl").unlink()
+    rest = go(tmp_path / "parts", make_vit(), **rules)
+    assert len(rest) == STEPS - step
+    assert all(torch.equal(whole[-1][name], rest[-1][name]) for name in whole[-1])
+
+
+@torch.no_grad()
+def test_a_start_is_the_trained_model_with_its_table_moved(make_vit, make_loud):
+    """All that is new is the size."""
+    trained = make_loud(make_vit(image_size=(8, 12)))
+    images = torch.rand(2, 3, 8, 12)
+    expected, table_LC = trained(images), trained.position_encoding.table_LC.clone()
+    same, wider = make_vit(image_size=(8, 12), seed=5, drop_path=0.1), make_vit(image_size=(16, 12), seed=5)
+    start_from(same, trained, "timm")
+    torch.testing.assert_close(same(images), expected)
+    start_from(wider, trained, "timm")
+    moved_LC = resample_table(table_LC, (4, 6), (8, 6), "timm")
+    torch.testing.assert_close(wider.position_encoding.table_LC, moved_LC)
+    assert torch.equal(wider.position_encoding.grids_K2, torch.tensor([[8, 6]]))
+    assert torch.equal(wider.blocks[0].mlp.fc1.weight, trained.blocks[0].mlp.fc1.weight)
+
+
+def test_other_classes_keep_the_new_head(make_vit):
+    """Fine-tuning on another data set starts from the features alone."""
+    model, trained = make_vit(num_classes=5, seed=5), make_vit()
+    head = model.head.weight.detach().clone()
+    start_from(model, trained, "timm")
+    assert torch.equal(model.head.weight, head)
+    assert torch.equal(model.norm.weight, trained.norm.weight)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"depth": 3}, "depth: 2 -> 3"),
+        ({"encoding": "sinusoidal"}, "encoding: learned -> sinusoidal"),
+        ({"patch_size": 4}, "patch_size: 2 -> 4"),
+    ],
+)
+def test_another_model_is_refused_by_what_differs(make_vit, options, said):
+    with pytest.raises(ValueError, match=f"init_from holds another model.*{said}"):
+        start_from(make_vit(**options), make_vit(), "timm")
+
+
+@pytest.mark.parametrize(
+    "encoding",
+    ["learned", "sinusoidal", "mixed(learned=0.7, sinusoidal=0.3)", "rope", "log_cpb", "learned + peg"],
+)
+def test_an_image_of_1024_by_128_trains(make_vit, encoding):
+    """Eight times as high as wide: whoever swaps axes, or takes grids for squares, fails here."""
+    vit = make_vit(encoding, image_size=(128, 128), patch_size=16)
+    vit.set_input_size((1024, 128), resample="timm")
+    logits_BV = vit.train()(torch.rand(1, 3, 1024, 128) * 2 - 1)
+    logits_BV.square().mean().backward()
+    assert logits_BV.shape == (1, 3)
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in vit.parameters())
+    with pytest.raises(ValueError, match="set to grids of 64x8, got images of 128x1024"):
+        vit(torch.rand(1, 3, 128, 1024))
+
+
+def a_config(folder, *more: str) -> Config:
+    small = ["encoding=learned", "dim=16", "depth=1", "num_heads=2", "patch_size=8"]
+    rules = ["steps=2", "batch=4", "validation_images=4", "trackers=[]"]
+    lines = [f"classifier.{rule}" for rule in small] + [f"classifier_training.{rule}" for rule in rules]
+    return settings.load(Config, "shapes_mixed.yaml", ["classifier={}", *lines, f"run={folder}", *more])
+
+
+def test_a_run_goes_on_from_another_runs_classifier(tmp_path):
+    """What a person types: a config at another size, and the run to start from."""
+    shapes = ["data.shapes_train=8", "data.shapes_test=4"]
+    small = train_classifier(a_config(tmp_path / "small", *shapes), Accelerator())
+    more = [
+        f"classifier_training.init_from={tmp_path / 'small'}",
+        "classifier_training.unfreeze_every=9",
+        "classifier_training.ema=0",
+        "data.height=64",
+        "data.width=16",
+    ]
+    large = train_classifier(a_config(tmp_path / "large", *shapes, *more), Accelerator())
+    assert large.image_size == (64, 16)
+    assert torch.equal(large.patch_embed.weight, small.patch_embed.weight)  # frozen throughout
+    assert not torch.equal(large.head.weight, small.head.weight)
+    moved_LC = resample_table(small.position_encoding.table_LC.detach(), (4, 4), (8, 2), "timm")
+    assert torch.equal(large.position_encoding.table_LC, moved_LC)
+    with pytest.raises(ValueError, match="holds no trained model"):
+        train_classifier(
+            a_config(tmp_path / "third", *shapes, "classifier_training.init_from=nowhere"), Accelerator()
+        )
+
+
+def test_the_56_pixel_config_loads_and_differs_where_it_says(tmp_path):
+    config = settings.load(Config, "fashion_vit_56.yaml")
+    assert config.classifier == settings.load(Config, "fashion_vit.yaml").classifier
+    assert ViTClassifier(image_size=(config.data.height, config.data.width)).pyramid.finest == (14, 14)
+    with pytest.raises(ValueError, match="layer_decay must be in"):
+        ClassifierTraining(layer_decay=0.0)
+    with pytest.raises(ValueError, match="resampling convention is one of"):
+        ClassifierTraining(resample="bicubik")

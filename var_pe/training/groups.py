@@ -1,0 +1,92 @@
+"""What the optimizer is told of each parameter: its layer's share of the learning rate, its weight decay."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+
+@dataclass(frozen=True)
+class LayerRates:
+    """The share of the learning rate that each layer gets, a pure function of the step; 0: it is frozen.
+
+    Layers count from the head down: 0 is the head with its norm, 1 the last of `depth` blocks, `depth` the
+    first, `depth` + 1 what stands before it (patches, positions, class token). A model that is one layer has
+    depth 0.
+    """
+
+    depth: int = 0
+    decay: float = 1.0  # factor from a layer to the one below it (BEiT, Bao et al. 2022)
+    unfreeze_every: int = 0  # steps until the next layer down is trained as well; 0: all are from the start
+
+    def below_head(self, name: str) -> int:
+        """The layer of the parameter called `name`."""
+        block = re.match(r"blocks\.(\d+)\.", name)
+        if block:
+            return self.depth - int(block[1]) if self.depth else 0
+        return 0 if not self.depth or name.startswith(("head.", "norm.")) else self.depth + 1
+
+    def share(self, layer: int, step: int) -> float:
+        frozen = self.unfreeze_every and layer > step // self.unfreeze_every
+        return 0.0 if frozen else self.decay**layer
+
+
+ONE_RATE = LayerRates()
+
+
+def layers_of(model: nn.Module, layers: LayerRates) -> list[int]:
+    """The layers that have parameters, from the head down."""
+    return sorted({layers.below_head(name) for name, p in model.named_parameters() if p.requires_grad})
+
+
+def parameter_groups(
+    model: nn.Module, weight_decay: float, layers: LayerRates = ONE_RATE
+) -> list[dict[str, Any]]:
+    """Two for each layer: weight decay is on matrices only.
+
+    Not on biases, norms, positions, levels, class tokens or codebook.
+    """
+    spared = ("position_encoding", "level_embed", "modulation_6C", "token", "codebook")
+    groups: dict[tuple[int, bool], list[nn.Parameter]] = {
+        (layer, decays): [] for layer in layers_of(model, layers) for decays in (True, False)
+    }
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            decays = parameter.dim() > 1 and not any(word in name for word in spared)
+            groups[layers.below_head(name), decays].append(parameter)
+    return [
+        {"params": parameters, "weight_decay": weight_decay if decays else 0.0}
+        for (_, decays), parameters in groups.items()
+    ]
+
+
+def set_rates(
+    groups: list[dict[str, Any]], model: nn.Module, layers: LayerRates, rate: float, step: int
+) -> list[dict[str, Any]]:
+    """Gives each layer its share of the learning rate; returns the groups of frozen layers."""
+    frozen = []
+    for index, layer in enumerate(layers_of(model, layers)):
+        share = layers.share(layer, step)
+        for group in groups[2 * index : 2 * index + 2]:
+            group["lr"] = rate * share
+            frozen += [] if share else [group]
+    return frozen
+
+
+def zero_gradients(groups: Iterable[dict[str, Any]]) -> None:
+    """Of frozen layers, before the norm of all is taken. DDP wants them computed, or processes wait."""
+    for group in groups:
+        for parameter in group["params"]:
+            if parameter.grad is not None:
+                parameter.grad.zero_()
+
+
+def forget_steps(groups: Iterable[dict[str, Any]], optimizer: torch.optim.Optimizer) -> None:
+    """Lets AdamW's bias correction begin when a layer does: its moments were zero until then."""
+    for group in groups:
+        for parameter in group["params"]:
+            if parameter in optimizer.state:
+                optimizer.state[parameter]["step"].zero_()
