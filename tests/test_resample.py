@@ -457,6 +457,15 @@ def test_a_changed_weight_has_no_old_results(change):
     assert len(counted.remembered) == 1
 
 
+@torch.no_grad()
+def test_a_weight_on_another_device_has_no_results_of_the_old_one():
+    counted = Counted(frozen(3))
+    counted(0)
+    counted.weight.data = counted.weight.data.to("meta")  # the other device that every machine has
+    assert counted(0).device.type == "meta"
+    assert len(counted.remembered) == 1
+
+
 def test_a_freed_weight_s_memory_is_not_taken_for_it():
     """A new weight that lies where the old one lay is another weight."""
     counted = Counted(frozen(64))
