@@ -461,7 +461,7 @@ def test_a_changed_weight_has_no_old_results(change):
 def test_a_weight_on_another_device_has_no_results_of_the_old_one():
     counted = Counted(frozen(3))
     counted(0)
-    counted.weight.data = counted.weight.data.to("meta")  # the other device that every machine has
+    counted.weight = counted.weight.to("meta")  # the other device that every machine has
     assert counted(0).device.type == "meta"
     assert len(counted.remembered) == 1
 

@@ -143,7 +143,7 @@ def train_head(
     model: ViTClassifier, task: str, truth: Annotated, config: HeadTraining, *, frozen: bool
 ) -> Head:
     """A head for `task` trained on `truth`, and with it, unless `frozen`, the classifier (in place)."""
-    head = TASKS[task](model.head.in_features, model.patch_size, config.seed)
+    head = TASKS[task](model.config["dim"], model.patch_size, config.seed)
     groups = [{"params": list(head.parameters()), "lr": config.head_rate}]
     if not frozen:
         groups.append({"params": [p for n, p in model.named_parameters() if not n.startswith("head.")]})

@@ -213,7 +213,7 @@ class ViTClassifier(Movable, ConfigMixin):  # type: ignore[misc]
         context = self.position_encoding.prepare(pyramid.positions(images_BCHW.device))
         with torch.autocast(images_BCHW.device.type, enabled=False):
             x_BLC = self.position_encoding.embed(patches_BChw.flatten(2).transpose(1, 2).float(), context)
-        x_BLC = x_BLC.to(self.head.weight.dtype)  # of a half model; under autocast the weights are float32
+        x_BLC = x_BLC.to(self.norm.weight.dtype)  # of a half model; under autocast the weights are float32
         prefix = 0
         if self.prefix_tokens_PC is not None:
             prefix = len(self.prefix_tokens_PC)
