@@ -11,6 +11,7 @@ import textwrap
 import tokenize
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -29,6 +30,7 @@ def comments_in(source: str) -> dict[int, tuple[str, bool]]:
     }
 
 
+@cache  # asked for every setting of it
 def meanings(schema: type) -> dict[str, str]:
     """What each field of a dataclass means: the comment after it, or the lines of comment right above it."""
     found: dict[str, str] = {}
