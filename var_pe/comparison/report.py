@@ -14,7 +14,7 @@ from var_pe.comparison.study import Comparison
 from var_pe.comparison.table import as_json
 from var_pe.training.run import write_text
 
-HTML = """<!DOCTYPE html>
+HEAD = """<!DOCTYPE html>
 <html lang="en">
 <head>
 <meta charset="utf-8">
@@ -33,6 +33,8 @@ HTML = """<!DOCTYPE html>
 <body>
 <h1>{{ page.title }}</h1>
 <p>{{ page.intro }}</p>
+"""
+BODY = """
 <div class="wide">
 <table>
 <thead>
@@ -78,7 +80,7 @@ def write_report(comparison: Comparison, folder: Path) -> Page:
     for name, data in pictures.items():
         (folder / f"{name}.png").write_bytes(data)
     encoded = {name: base64.b64encode(data).decode() for name, data in pictures.items()}
-    html = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(HTML)
+    html = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(HEAD + BODY)
     write_text(folder / "comparison.json", json.dumps(as_json(comparison), indent=2, allow_nan=False) + "\n")
     write_text(folder / "comparison.md", markdown(page))
     write_text(folder / "comparison.html", html.render(page=page, pictures=encoded))

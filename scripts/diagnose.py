@@ -1,0 +1,61 @@
+"""Says in plain words whether a model's positions fit its weights, another size and a task; writes a page.
+
+    python scripts/diagnose.py runs/fashion_vit --size 56 56 --task classification
+    python scripts/diagnose.py vit.pth --source timm --image-size 224 224 --num-heads 12 --size 384 384
+
+The first may be a run, a saved model's or pipeline's folder, or a state dict of timm, torchvision or DINOv2.
+"""
+
+import argparse
+from pathlib import Path
+
+from var_pe.command_line import exit_with_sentence
+from var_pe.diagnosis.evidence import EVIDENCE, TASKS, read_evidence
+from var_pe.diagnosis.page import as_text, diagnose, write_page
+from var_pe.diagnosis.subject import Checkpoint, open_subject
+from var_pe.encodings.resample import CONVENTIONS
+from var_pe.interop.vit_names import THEIRS
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("path", type=Path, metavar="RUN_OR_CHECKPOINT")
+    parser.add_argument("--size", nargs=2, type=int, metavar=("H", "W"), help="pixels that it shall work at")
+    parser.add_argument("--resample", choices=CONVENTIONS, default="timm", help="how a table moves there")
+    parser.add_argument("--task", choices=TASKS, help="what it shall be used for")
+    parser.add_argument("--evidence", type=Path, default=EVIDENCE, help="the table of what was measured")
+    parser.add_argument(
+        "--output", type=Path, help="the page; default: diagnosis.html beside what is diagnosed"
+    )
+    parser.add_argument("--source", choices=THEIRS, help="of a file: the library it is from")
+    parser.add_argument("--image-size", nargs=2, type=int, metavar=("H", "W"), help="of a file: its images")
+    parser.add_argument("--num-heads", type=int, metavar="N", help="of a file: its attention heads")
+    return parser.parse_args()
+
+
+@exit_with_sentence()
+def main() -> None:
+    given = arguments()
+    of_file = (given.source, given.image_size, given.num_heads)
+    if any(of_file) and not all(of_file):
+        raise ValueError(
+            "--source, --image-size and --num-heads go together: they describe a file of weights"
+        )
+    checkpoint = Checkpoint(given.source, tuple(given.image_size), given.num_heads) if all(of_file) else None
+    diagnosis = diagnose(
+        open_subject(given.path, checkpoint),
+        size=None if given.size is None else tuple(given.size),
+        convention=given.resample,
+        task=given.task,
+        rows=read_evidence(given.evidence),
+    )
+    folder = given.path if given.path.is_dir() else given.path.parent
+    output = given.output or folder / "diagnosis.html"
+    write_page(diagnosis, output)
+    print(f"{as_text(diagnosis)}\n\npage: {output}")
+
+
+if __name__ == "__main__":
+    main()

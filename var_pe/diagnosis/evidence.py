@@ -1,0 +1,68 @@
+"""What was measured of encodings and tasks: the table that `scripts/tasks.py` writes, kept in docs/."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+EVIDENCE = Path(__file__).parents[2] / "docs" / "task_evidence.json"
+TASKS = ("classification", "detection", "segmentation")
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Scores of one encoding on one task, at one size, over some seeds."""
+
+    encoding: str
+    task: str
+    size: tuple[int, int]
+    frozen: bool
+    mean: float
+    spread: float | None
+    seeds: tuple[int, ...]
+
+    @property
+    def where(self) -> str:
+        return f"{'frozen' if self.frozen else 'fine-tuned'}, {self.size[0]}x{self.size[1]}"
+
+    @property
+    def shown(self) -> str:
+        spread = "" if self.spread is None else f" ± {100 * self.spread:.1f}"
+        return f"{100 * self.mean:.1f}{spread} % ({len(self.seeds)} seeds)"
+
+
+def read_evidence(path: Path = EVIDENCE) -> list[Measured]:
+    """Empty without the file."""
+    if not path.exists():
+        return []
+    return [_row(row) for row in json.loads(path.read_text())]
+
+
+def _row(row: dict[str, Any]) -> Measured:
+    return Measured(
+        row["encoding"],
+        row["task"],
+        (row["size"][0], row["size"][1]),
+        row["frozen"],
+        row["mean"],
+        row["spread"],
+        tuple(row["seeds"]),
+    )
+
+
+def compare(line: str, task: str, rows: Sequence[Measured]) -> list[tuple[Measured, Measured]]:
+    """The encoding's own scores on the task, each with the best encoding's under the same circumstances."""
+    pairs = []
+    for row in rows:
+        if row.task == task and row.encoding == line:
+            rivals = [r for r in rows if (r.task, r.size, r.frozen) == (task, row.size, row.frozen)]
+            pairs.append((row, max(rivals, key=lambda rival: rival.mean)))
+    return pairs
+
+
+def clearly_below(own: Measured, best: Measured) -> bool:
+    """Whether means differ by more than both spreads together; without spreads nothing can be said."""
+    return (
+        own.spread is not None and best.spread is not None and best.mean - own.mean > own.spread + best.spread
+    )

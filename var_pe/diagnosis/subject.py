@@ -1,0 +1,182 @@
+"""What is diagnosed: a model out of a run, a saved folder or another library's checkpoint, and its tokens."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from var_pe import settings
+from var_pe.config import Config
+from var_pe.encodings import PositionEncoding
+from var_pe.interop.var_files import read_state
+from var_pe.interop.vit_checkpoint import convert
+from var_pe.interop.vit_names import ViTWeights
+from var_pe.models.generator import VARTransformer
+from var_pe.models.tokenizer import VQTokenizer
+from var_pe.models.vit import ViTClassifier
+from var_pe.pyramid import Pyramid
+from var_pe.stages import held_out_images, load_model
+
+IMAGES = 32  # of the test split, through the model up to its first block
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a state dict of another library does not say of itself."""
+
+    source: str  # timm | torchvision | dinov2
+    image_size: tuple[int, int]  # that the position table was made for
+    num_heads: int
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A model with its positions, where it came from, and what that says of it."""
+
+    name: str
+    model: VARTransformer | ViTClassifier
+    config: Config | None = None  # of a run
+    tokenizer: VQTokenizer | None = None  # of a generator's run or pipeline
+    absolute_LC: Tensor | None = None  # the table of a checkpoint, as it was stored
+
+    @property
+    def encoding(self) -> PositionEncoding:
+        return self.model.position_encoding
+
+    def pyramid_at(self, size: tuple[int, int]) -> Pyramid:
+        """The grids of images of `size` (height, width) in pixels.
+
+        Raises:
+            ValueError: a side does not fit, or the generator's tokenizer is not known.
+        """
+        if isinstance(self.model, ViTClassifier):
+            step = self.model.patch_size
+        elif self.tokenizer is None:
+            raise ValueError(
+                "--size of a generator needs its tokenizer: give its run or its pipeline's folder"
+            )
+        else:
+            step = self.tokenizer.downsampling
+        height, width = size
+        if height % step or width % step:
+            raise ValueError(f"--size must be multiples of {step} pixels a token, got {height}x{width}")
+        return self.model.pyramid.for_size(height // step, width // step)
+
+
+def open_subject(path: Path, checkpoint: Checkpoint | None = None) -> Subject:
+    """A run's folder, a saved model's or pipeline's, or with `checkpoint` the file of another library.
+
+    Raises:
+        ValueError: it is none of these, or its weights do not fit.
+    """
+    if path.is_file():
+        if checkpoint is None:
+            raise ValueError(
+                f"{path} is a file of weights: say --source, --image-size and --num-heads as well"
+            )
+        return of_checkpoint(path, checkpoint)
+    if (path / "config.yaml").exists():
+        return of_run(path)
+    if (path / "model_index.json").exists():
+        tokenizer = load_model(VQTokenizer, path / "tokenizer")
+        return Subject(path.name, load_model(VARTransformer, path / "transformer"), tokenizer=tokenizer)
+    if not (path / "config.json").exists():
+        raise ValueError(f"{path} is neither a run, nor a saved model or pipeline, nor a file of weights")
+    kind = json.loads((path / "config.json").read_text()).get("_class_name")
+    if kind == ViTClassifier.__name__:
+        return Subject(path.name, load_model(ViTClassifier, path))
+    return Subject(path.name, load_model(VARTransformer, path))
+
+
+def of_run(folder: Path) -> Subject:
+    config = settings.load(Config, folder / "config.yaml")
+    if (folder / "classifier").is_dir():
+        return Subject(folder.name, load_model(ViTClassifier, folder / "classifier"), config)
+    model = load_model(VARTransformer, folder / "generator")
+    tokenizer = Path(config.tokenizer_run) / "tokenizer"
+    loaded = load_model(VQTokenizer, tokenizer) if (tokenizer / "config.json").exists() else None
+    return Subject(folder.name, model, config, loaded)
+
+
+def of_checkpoint(path: Path, checkpoint: Checkpoint) -> Subject:
+    state = read_state(path)
+    weights = ViTWeights(state, checkpoint.source)
+    patch_size = int(weights.state[weights.theirs("patch_embed.proj.weight")].shape[-1])
+    model = convert(
+        state,
+        source=checkpoint.source,
+        image_size=checkpoint.image_size,
+        patch_size=patch_size,
+        num_heads=checkpoint.num_heads,
+    )
+    table_1LC = weights.state.get(weights.theirs("pos_embed"))
+    return Subject(path.name, model, absolute_LC=None if table_1LC is None else table_1LC[0].float())
+
+
+@contextmanager
+def overheard(encoding: PositionEncoding) -> Iterator[list[Tensor]]:
+    """The tokens that the encoding is given to place, while the model runs in the block."""
+    heard: list[Tensor] = []
+    embed = encoding.embed
+
+    def listening(x_BLC: Tensor, context: Any) -> Tensor:
+        heard.append(x_BLC.detach().float())
+        return embed(x_BLC, context)
+
+    encoding.embed = listening  # type: ignore[method-assign]
+    try:
+        yield heard
+    finally:
+        del encoding.embed
+
+
+@torch.no_grad()
+def tokens_before_positions(subject: Subject) -> tuple[Tensor, str]:
+    """(B, L, C), and what they are tokens of: test images where the run's data are here, else noise."""
+    images_BCHW, what = _images(subject)
+    model = subject.model
+    with overheard(subject.encoding) as heard:
+        if isinstance(model, ViTClassifier):
+            model(images_BCHW)
+        else:
+            inputs_BLZ = _generator_inputs(model, subject.tokenizer, images_BCHW)
+            labels_B = torch.arange(len(inputs_BLZ)) % max(1, model.num_classes)
+            model(labels_B, inputs_BLZ)
+    return heard[0], what
+
+
+def _generator_inputs(model: VARTransformer, tokenizer: VQTokenizer | None, images_BCHW: Tensor) -> Tensor:
+    if tokenizer is not None:
+        tokens_BL = tokenizer.encode(images_BCHW, model.pyramid)
+        return tokenizer.quantizer.teacher_forcing(tokens_BL, model.pyramid)
+    first = model.pyramid.grids[0]
+    length = model.pyramid.num_tokens - first[0] * first[1]
+    return torch.randn(
+        len(images_BCHW), length, model.config["latent_channels"], generator=torch.Generator().manual_seed(0)
+    )
+
+
+def _images(subject: Subject) -> tuple[Tensor, str]:
+    """In [-1, 1], of the size that the model is set to."""
+    if subject.config is not None:
+        try:
+            images = held_out_images(subject.config, IMAGES)
+            return torch.stack([images[i]["image"] for i in range(len(images))]), "test images"
+        except (ValueError, OSError):
+            pass  # the data are elsewhere: what is said of the tokens says so
+    model = subject.model
+    if isinstance(model, ViTClassifier):
+        size, channels = model.image_size, model.config["image_channels"]
+    elif subject.tokenizer is not None:
+        step = subject.tokenizer.downsampling
+        size = (model.pyramid.finest[0] * step, model.pyramid.finest[1] * step)
+        channels = subject.tokenizer.config["image_channels"]
+    else:
+        size, channels = (1, 1), 1
+    noise_BCHW = torch.rand(IMAGES, channels, *size, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    return noise_BCHW, "noise, as there are no images here"
