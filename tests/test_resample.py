@@ -526,6 +526,16 @@ def test_a_model_s_tables_are_remembered_and_never_stale():
     assert torch.equal(encoding.code_LC(other), expected())
 
 
+@torch.no_grad()
+def test_grids_of_as_many_tokens_are_remembered_apart():
+    """4x4, 2x8 and 1x16: a memory by number of tokens would hand out another picture's positions."""
+    encoding = table_of("learned(resample=timm)", Pyramid.square(5))
+    for grid in ((4, 4), (2, 8), (1, 16), (4, 4)):
+        fresh = table_of("learned(resample=timm)", Pyramid.square(5))
+        here = Pyramid((grid,)).positions()
+        assert torch.equal(encoding.code_LC(here), fresh.code_LC(here))
+
+
 def test_copies_and_files_know_nothing_of_the_cache(make_vit, tmp_path):
     vit = make_vit("learned(resample=timm)", dynamic=True)
     with torch.no_grad():
