@@ -2,14 +2,19 @@
 
     python scripts/sample.py --run runs/fashion_learned sampling.images_per_class=500
 
-To go on after a stop, run the same command again.
+To go on after a stop, run the same command again. Other sizes than the trained one, where the encoding can
+follow: --size ROWS COLUMNS, or sampling.size and sampling.levels.
 """
 
 import argparse
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from var_pe.command_line import exit_with_sentence, parse_arguments
 from var_pe.config import Config
+from var_pe.evaluation.metrics import read_metrics
+from var_pe.sampling.card import publish, save_with_card
+from var_pe.sampling.folder import write_levels
 from var_pe.sampling.pipeline import VARPipeline
 from var_pe.scoring import draw_folder, load_pipeline
 from var_pe.stages import session
@@ -25,7 +30,26 @@ def options(parser: argparse.ArgumentParser) -> None:
         "--npz", action="store_true", help="also one .npz of all images, as ADM's evaluator reads"
     )
     parser.add_argument(
-        "--save-pipeline", type=Path, help="save the run as a pipeline folder, and draw nothing"
+        "--size",
+        type=int,
+        nargs=2,
+        metavar=("ROWS", "COLUMNS"),
+        help="short for sampling.size=[ROWS, COLUMNS]",
+    )
+    parser.add_argument(
+        "--levels",
+        type=Path,
+        metavar="PNG",
+        help="only a picture of one image of each class after every level, coarse to fine",
+    )
+    parser.add_argument(
+        "--save-pipeline",
+        type=Path,
+        metavar="DIR",
+        help="only save the run as a pipeline folder with a model card",
+    )
+    parser.add_argument(
+        "--push-to-hub", metavar="NAME", help="with --save-pipeline: upload that folder to the hub"
     )
 
 
@@ -34,23 +58,47 @@ def main() -> None:
     config, arguments = parse_arguments(
         None, description=__doc__ or "", schema=Config, extra=options, runs=True, instead=PIPELINE
     )
+    if arguments.push_to_hub and arguments.save_pipeline is None:
+        raise ValueError("--push-to-hub uploads the folder of --save-pipeline: give that, too")
+    sampling = config.sampling if arguments.size is None else replace(config.sampling, size=arguments.size)
     with session() as accelerator:
-        if arguments.pipeline is not None:
-            if not (Path(arguments.pipeline) / "model_index.json").exists():
-                raise ValueError(
-                    f"--pipeline {arguments.pipeline} has no model_index.json: not a saved pipeline"
-                )
-            pipeline = VARPipeline.from_pretrained(arguments.pipeline, local_files_only=True)
-        else:
-            pipeline = load_pipeline(config)
+        pipeline = opened(config, arguments.pipeline)
         if arguments.save_pipeline is not None:
             if accelerator.is_main_process:
-                pipeline.save_pretrained(arguments.save_pipeline)
-            accelerator.print(f"saved: {arguments.save_pipeline}")
+                save(pipeline, config, arguments)
+            return
+        if arguments.levels is not None:
+            if accelerator.is_main_process:
+                write_levels(arguments.levels, pipeline.to(accelerator.device), sampling)
+                print(f"picture: {arguments.levels}")
             return
         folder = arguments.output or Path(config.run) / "drawn"
-        draw_folder(pipeline, config.sampling, folder, accelerator, npz=arguments.npz)
+        draw_folder(pipeline, sampling, folder, accelerator, npz=arguments.npz)
         accelerator.print(f"images: {folder / 'images'}  picture: {folder / 'grid.png'}")
+
+
+def opened(config: Config, saved: str | None) -> VARPipeline:
+    """The run's pipeline, or a saved one."""
+    if saved is None:
+        return load_pipeline(config)
+    if not (Path(saved) / "model_index.json").exists():
+        raise ValueError(f"--pipeline {saved} has no model_index.json: not a saved pipeline")
+    return VARPipeline.from_pretrained(saved, local_files_only=True)
+
+
+def save(pipeline: VARPipeline, config: Config, arguments: argparse.Namespace) -> None:
+    """The pipeline's folder; its card knows settings and scores where the run is known."""
+    folder, of_run = arguments.save_pipeline, arguments.pipeline is None
+    save_with_card(
+        pipeline,
+        folder,
+        asdict(config) if of_run else {},
+        read_metrics(Path(config.run) / "metrics.json") if of_run else {},
+        arguments.push_to_hub,
+    )
+    print(f"saved: {folder}")
+    if arguments.push_to_hub:
+        print(f"uploaded: {publish(folder, arguments.push_to_hub)}")
 
 
 if __name__ == "__main__":

@@ -1,12 +1,7 @@
 """Bits are those of the distribution that drawing draws from."""
 
-import json
-import subprocess
-import sys
 from math import log2
-from pathlib import Path
 
-import pytest
 import torch
 
 from var_pe.pyramid import Pyramid
@@ -82,18 +77,3 @@ def test_batches_and_processes_change_nothing(pipeline):
     torch.testing.assert_close(small, bits)
     shares = [bits_of_set(*models, images, batch=2, rank=rank, world=2) for rank in range(2)]
     torch.testing.assert_close(torch.cat([share for share, _ in shares]), bits)
-
-
-@pytest.mark.slow
-def test_the_script_writes_what_it_prints(tmp_path):
-    """On a run trained for two steps."""
-    root = Path(__file__).parents[1]
-    small = ["tokenizer_training.steps=2", "generator_training.steps=2", "data.shapes_train=200"]
-    small += [f"run={tmp_path / 'run'}", f"tokenizer_run={tmp_path / 'tokenizer'}", "data.shapes_test=100"]
-    train = [sys.executable, "scripts/train.py", "--config", "shapes_learned.yaml", *small]
-    subprocess.run(train, check=True, cwd=root)
-    score = [sys.executable, "scripts/score.py", "--run", str(tmp_path / "run"), "--images", "20"]
-    said = subprocess.run(score, check=True, cwd=root, capture_output=True, text=True).stdout
-    found = json.loads((tmp_path / "run" / "likelihood.json").read_text())
-    assert found["images"] == 20
-    assert f"{found['own_class']['bits_per_image']:.2f} bits an image" in said

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import torch
+from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
-from var_pe.sampling.pipeline import SamplingConfig, VARPipeline
+from var_pe.sampling.pipeline import SamplingConfig, VARPipeline, VARPipelineOutput
 from var_pe.seeding import generator_for
 
 
@@ -23,6 +24,18 @@ def draw_images(
 
     Image n follows from (seed, n) and its label, whatever else is drawn with it.
     """
+    images_BCHW: Any = drawn(pipeline, labels, numbers, config).images
+    return (images_BCHW * 255).round().to(torch.uint8).cpu()
+
+
+def drawn(
+    pipeline: VARPipeline,
+    labels: Sequence[int | None],
+    numbers: Sequence[int],
+    config: SamplingConfig,
+    **more: Any,
+) -> VARPipelineOutput:
+    """What the pipeline makes of the config's settings; images in [0, 1]."""
     unconditional = pipeline.transformer.num_classes
     height, width = config.size or (None, None)
     output = pipeline(
@@ -37,9 +50,10 @@ def draw_images(
         height=height,
         width=width,
         pyramid=config.levels,
+        **more,
     )
-    images_BCHW: Any = output[0]
-    return (images_BCHW * 255).round().to(torch.uint8).cpu()
+    assert isinstance(output, VARPipelineOutput)
+    return output
 
 
 def class_of(number: int, config: SamplingConfig) -> int:
@@ -124,6 +138,23 @@ def write_grid(path: Path, folder: Path, config: SamplingConfig, num_classes: in
         np.concatenate([np.asarray(Image.open(p).convert("RGB")) for p in line], axis=1) for line in chosen
     ]
     Image.fromarray(np.concatenate(lines)).save(path)
+
+
+def write_levels(path: Path, pipeline: VARPipeline, config: SamplingConfig, rows: int = 10) -> None:
+    """The first image of each of the first classes after every level, from left to right."""
+    labels = list(range(max(1, min(rows, pipeline.transformer.num_classes))))
+    numbers = [label * config.images_per_class for label in labels]
+    levels = drawn(pipeline, labels, numbers, config, return_levels=True).levels
+    assert levels is not None
+    write_sheet(path, torch.stack(levels, dim=1))
+
+
+def write_sheet(path: Path, images_RSCHW: Tensor, at_least: int = 96) -> None:
+    """Pictures in [0, 1] in rows and columns as one; small ones are magnified to `at_least` pixels a side."""
+    factor = max(1, -(-at_least // min(images_RSCHW.shape[-2:])))
+    sheet_CHW = rearrange(images_RSCHW, "R S C H W -> C (R H) (S W)")
+    sheet_CHW = sheet_CHW.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
+    write_png(path, (sheet_CHW * 255).round().byte().cpu())
 
 
 def write_npz(path: Path, folder: Path) -> None:

@@ -48,6 +48,26 @@ def _picture(given: Any, channels: int) -> Tensor:
     return (given[None] if given.ndim == 2 else given).float()
 
 
+# parts of a picture by name, as (top, left, bottom, right) shares of its sides
+PARTS = {
+    "top": (0.0, 0.0, 0.5, 1.0),
+    "bottom": (0.5, 0.0, 1.0, 1.0),
+    "left": (0.0, 0.0, 1.0, 0.5),
+    "right": (0.0, 0.5, 1.0, 1.0),
+    "centre": (0.25, 0.25, 0.75, 0.75),
+    "all": (0.0, 0.0, 1.0, 1.0),
+}
+
+
+def part(name: str, height: int, width: int) -> Tensor:
+    """The mask (1, 1, H, W) of one of `PARTS`."""
+    top, left, bottom, right = PARTS[name]
+    mask_11HW = torch.zeros(1, 1, height, width)
+    rows = slice(round(top * height), round(bottom * height))
+    mask_11HW[..., rows, round(left * width) : round(right * width)] = 1
+    return mask_11HW
+
+
 def outpainting(
     image: Any, channels: int = 3, *, top: int = 0, bottom: int = 0, left: int = 0, right: int = 0
 ) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,125 @@
+"""Repaints a part of pictures with a trained run: in-painting, out-painting, class editing.
+
+    python scripts/edit.py --run runs/fashion_learned --images 0 1 2 --mask top
+    python scripts/edit.py --run runs/fashion_learned --images shoe.png --mask all --strength 0.75 --class Bag
+
+Pictures are numbers of the test split or files. Writes every result and sheet.png: a row for each picture,
+with the picture, what is masked of it, and the results, `--each` for each class.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from var_pe.command_line import exit_with_sentence, parse_arguments
+from var_pe.config import Config
+from var_pe.sampling.folder import write_png, write_sheet
+from var_pe.sampling.inpaint import VARInpaintPipeline
+from var_pe.sampling.masks import PARTS, RULES, outpainting, part, pictures
+from var_pe.scoring import load_pipeline
+from var_pe.seeding import generator_for
+from var_pe.stages import held_out_images, session
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--images", nargs="+", required=True, help="numbers of test images, or picture files")
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--mask", help=f"{' | '.join(PARTS)}, or a file: white is repainted")
+    margins = ("TOP", "BOTTOM", "LEFT", "RIGHT")
+    where.add_argument("--margins", type=int, nargs=4, metavar=margins, help="out-paint so many pixels")
+    add("--class", dest="classes", nargs="+", default=[None], help="names or numbers; default: none")
+    add("--each", type=int, default=1, help="results for each picture and class")
+    add("--strength", type=float, default=1.0, help="share of the levels, finest first, that may change")
+    add("--rule", default="half", help=f"how much of a cell must be masked: {' | '.join(RULES)}")
+    add("--keep-unmasked", action="store_true", help="paste the original's pixels back outside the mask")
+    add("--output", type=Path, help="a folder; default: edited in the run's folder")
+
+
+@exit_with_sentence()
+def main() -> None:
+    config, arguments = parse_arguments(
+        None, description=__doc__ or "", schema=Config, extra=options, runs=True
+    )
+    with session() as accelerator:
+        if not accelerator.is_main_process:
+            return
+        pipeline = load_pipeline(config)
+        editor = VARInpaintPipeline(pipeline.tokenizer, pipeline.transformer, pipeline.class_names)
+        image_NCHW, mask_N1HW = asked(config, arguments)
+        edited_NSCHW = edit(editor.to(accelerator.device), config, arguments, image_NCHW, mask_N1HW)
+        folder = arguments.output or Path(config.run) / "edited"
+        for number, edited_SCHW in enumerate(edited_NSCHW):
+            for place, edited_CHW in enumerate(edited_SCHW):
+                name = f"{number:03d}_{place:03d}.png"
+                write_png(folder / name, (edited_CHW * 255).round().byte())
+        before = [image_NCHW, torch.where(mask_N1HW > 0.5, 0.5, image_NCHW)]  # the masked part in grey
+        write_sheet(folder / "sheet.png", torch.cat([torch.stack(before, dim=1), edited_NSCHW], dim=1))
+        print(f"pictures: {folder}  all together: {folder / 'sheet.png'}")
+
+
+def asked(config: Config, arguments: argparse.Namespace) -> tuple[Tensor, Tensor]:
+    """The pictures and their masks; with margins, the larger pictures."""
+    numbers = [int(word) for word in arguments.images if word.isdigit()]
+    held_out: Any = held_out_images(config, max(numbers) + 1) if numbers else []
+    if numbers and max(numbers) >= len(held_out):
+        raise ValueError(f"--images: the test split has {len(held_out)} images, got number {max(numbers)}")
+    channels = config.data.channels
+    image_NCHW = pictures(
+        [
+            held_out[int(word)]["image"] / 2 + 0.5 if word.isdigit() else Image.open(word)
+            for word in arguments.images
+        ],
+        channels,
+        "--images",
+    )
+    if arguments.margins:
+        top, bottom, left, right = arguments.margins
+        return outpainting(image_NCHW, channels, top=top, bottom=bottom, left=left, right=right)
+    if arguments.mask in PARTS:
+        mask_11HW = part(arguments.mask, image_NCHW.shape[2], image_NCHW.shape[3])
+    else:
+        mask_11HW = pictures(Image.open(arguments.mask), 1, "--mask")
+    return image_NCHW, mask_11HW.expand(len(image_NCHW), -1, -1, -1)
+
+
+def edit(
+    editor: VARInpaintPipeline,
+    config: Config,
+    arguments: argparse.Namespace,
+    image_NCHW: Tensor,
+    mask_N1HW: Tensor,
+) -> Tensor:
+    """(N, classes * each, C, H, W) in [0, 1]; every result has its own generator."""
+    sampling, found = config.sampling, []
+    for label in arguments.classes:
+        output: Any = editor(
+            image_NCHW,
+            mask_N1HW,
+            int(label) if label is not None and label.isdigit() else label,
+            mask_rule=arguments.rule,
+            strength=arguments.strength,
+            keep_unmasked=arguments.keep_unmasked,
+            num_images_per_label=arguments.each,
+            guidance_scale=sampling.guidance_scale,
+            guidance_schedule=sampling.guidance_schedule,
+            temperature=sampling.temperature,
+            top_k=sampling.top_k,
+            top_p=sampling.top_p,
+            generator=[
+                generator_for(sampling.seed, "edit", word, n)
+                for word in arguments.images
+                for n in range(arguments.each)
+            ],
+            output_type="pt",
+        )
+        found.append(output.images.cpu().unflatten(0, (len(image_NCHW), arguments.each)))
+    return torch.cat(found, dim=1)
+
+
+if __name__ == "__main__":
+    main()

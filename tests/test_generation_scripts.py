@@ -1,0 +1,178 @@
+"""score.py, edit.py and sample.py on a run that was never trained: files, sentences, the model card."""
+
+import contextlib
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from var_pe import settings
+from var_pe.config import Config
+from var_pe.sampling import card
+from var_pe.sampling.pipeline import VARPipeline
+from var_pe.stages import build_generator, build_tokenizer
+
+SMALL = ["data.shapes_train=8", "data.shapes_test=8", "tokenizer.channels=8", "tokenizer.norm_groups=8"]
+SMALL += ["tokenizer.codebook_size=16", "generator.dim=32", "generator.depth=1", "generator.num_heads=2"]
+
+NAMES = ["ant", "bee", "cat", *"defghijkl"]  # made-up pictures have twelve classes
+
+
+@pytest.fixture
+def run(tmp_path) -> Path:
+    """What train.py leaves: a config, a tokenizer, a generator and its notes."""
+    folders = [f"run={tmp_path / 'run'}", f"tokenizer_run={tmp_path / 'tokenizer_run'}"]
+    config = settings.load(
+        Config, "shapes_sinusoidal", [*SMALL, *folders, "generator.level_embedding=sinusoidal"]
+    )
+    settings.save(config, tmp_path / "run" / "config.yaml")
+    tokenizer = build_tokenizer(config)
+    torch.nn.init.normal_(tokenizer.quantizer.codebook_VZ, generator=torch.Generator().manual_seed(0))
+    tokenizer.save_pretrained(tmp_path / "tokenizer_run" / "tokenizer")
+    build_generator(config, len(NAMES)).save_pretrained(tmp_path / "run" / "generator")
+    notes = {"step": 7, "ema": True, "class_names": NAMES}
+    (tmp_path / "run" / "generator" / "training.json").write_text(json.dumps(notes))
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def command(run, monkeypatch, capsys):
+    """Runs a script on the run: what it printed; on a wrong input, its sentence."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "scripts"))
+
+    def called(script: str, *words: object) -> str:
+        monkeypatch.setattr(sys, "argv", [f"{script}.py", "--run", str(run), *map(str, words)])
+        with contextlib.suppress(SystemExit):
+            importlib.import_module(script).main()
+        said = capsys.readouterr()
+        return said.out + said.err
+
+    return called
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    return Image.open(path).size
+
+
+def test_score_writes_what_it_prints(command, run):
+    said = command("score", "--images", 6, "--batch", 4)
+    found = json.loads((run / "likelihood.json").read_text())
+    assert found["images"] == 6
+    assert f"{found['own_class']['bits_per_image']:.2f} bits an image" in said
+    assert abs(found["own_class"]["bits_per_token"] - 4) < 0.5  # of 16 codes, by a model that knows nothing
+    assert 0 <= found["accuracy"] <= 1
+    assert "--images and --batch are at least 1, got 0" in command("score", "--images", 0)
+
+
+def test_edit_writes_results_and_a_sheet(command, run, tmp_path):
+    """A row for each picture: it, what is masked, and the results; files and numbers alike."""
+    command("edit", "--images", 0, 5, "--mask", "top", "--class", "bee", 0, "--each", 2, "--keep-unmasked")
+    results = sorted(path.name for path in (run / "edited").glob("0*.png"))
+    assert results == [f"{n:03d}_{place:03d}.png" for n in range(2) for place in range(4)]
+    assert size_of(run / "edited" / "sheet.png") == (6 * 96, 2 * 96)  # 32 pixels, three times as large
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "mine.png")
+    command("edit", "--images", tmp_path / "mine.png", "--mask", "left", "--keep-unmasked")
+    edited = np.asarray(Image.open(run / "edited" / "000_000.png"))
+    np.testing.assert_array_equal(edited[:, 16:], pixels[:, 16:])
+    assert not np.array_equal(edited[:, :16], pixels[:, :16])
+    command("edit", "--images", 0, "--margins", 0, 0, 16, 16, "--output", tmp_path / "wide")
+    assert size_of(tmp_path / "wide" / "000_000.png") == (64, 32)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--images", 8, "--mask", "top"], "the test split has 8 images, got number 8"),
+        (["--images", 0, "--mask", "middle"], "middle does not exist"),
+        (["--images", 0, "--mask", "top", "--class", "dog"], "there is no class 'dog'"),
+        (["--images", 0, "--mask", "top", "--rule", "most"], "mask_rule is one of"),
+        (["--images", 0, "--margins", 0, 0, 0, 3], "downsampling factor 8, got 32x35"),
+    ],
+    ids=str,
+)
+def test_edit_says_what_is_wrong(words, sentence, command):
+    assert sentence in command("edit", *words)
+
+
+def test_sample_draws_other_sizes_and_remembers_them(command, run, tmp_path):
+    """A folder is resumed at its size only."""
+    words = ("--output", tmp_path / "drawn", "sampling.images_per_class=1")
+    command("sample", *words, "--size", 16, 48)
+    assert size_of(tmp_path / "drawn" / "images" / "0000" / "0000000.png") == (48, 16)
+    assert "size [16, 48] (asked: None)" in command("sample", *words)
+    assert "multiples of the downsampling factor 8" in command("sample", "--size", 16, 20)
+
+
+def test_sample_shows_every_level_of_the_images_it_would_draw(command, run, tmp_path):
+    words = ("sampling.images_per_class=2", "--output", tmp_path / "drawn")
+    command("sample", *words, "--levels", tmp_path / "levels.png")
+    command("sample", *words)
+    assert size_of(tmp_path / "levels.png") == (4 * 96, 10 * 96)
+    strip = np.asarray(Image.open(tmp_path / "levels.png"))[::3, ::3]
+    for label in range(10):
+        image = Image.open(tmp_path / "drawn" / "images" / f"{label:04d}" / f"{2 * label:07d}.png")
+        np.testing.assert_array_equal(strip[32 * label : 32 * (label + 1), -32:], np.asarray(image))
+
+
+def a_record(comparable: bool, name: str) -> dict:
+    key = "fid" if comparable else f"frechet_distance_{name}"
+    return {
+        "values": {key: 12.5},
+        "floor": {key: 1.25},
+        "features": {"name": name, "comparable_with_papers": comparable},
+        "num_images": 50,
+        "reference": {"set": "images of shapes", "split": "test", "num_images": 40},
+        "sampler": {"weights": "w", "guidance_scale": 1.5},
+        "weights": {"step": 7, "ema": True},
+        "images": "/home/someone/run/drawn",
+    }
+
+
+def test_a_saved_run_has_a_card_of_its_own_settings_and_scores(command, run, tmp_path):
+    """Every score with its features, none but Inception's called FID, and no path of anyone's machine."""
+    (run / "metrics.json").write_text(
+        json.dumps({"a": a_record(False, "my_vit"), "tokenizer": {"values": {}}})
+    )
+    command("sample", "--save-pipeline", tmp_path / "saved")
+    text = (tmp_path / "saved" / "README.md").read_text()
+    assert "| Frechet distance, my_vit | 12.5 | 1.25 |" in text
+    assert "50 drawn images against 40 images of shapes (test split)" in text
+    assert "None of these numbers is an FID" in text
+    assert text.count("FID") == 1
+    assert "encoding: sinusoidal" in text
+    assert "32x32 pixels, 12 classes, trained on shapes" in text
+    assert "class_labels='ant'" in text
+    assert str(tmp_path) not in text
+    assert "/home/" not in text
+    loaded = VARPipeline.from_pretrained(tmp_path / "saved")
+    inception = card.model_card("x", loaded, {}, {"b": a_record(True, "inception")})
+    assert "| FID, inception | 12.5 | 1.25 |" in inception
+    assert "None of these numbers" not in inception
+    assert "None were computed" in card.model_card("x", loaded, {}, {})
+
+
+def test_a_number_that_is_wrongly_called_fid_is_not_repeated(run):
+    record = a_record(False, "my_vit") | {"values": {"fid": 3.0}}
+    assert not any("FID" in line for line in card._table(record))
+
+
+def test_the_folder_is_uploaded_as_it_was_saved(command, run, tmp_path, monkeypatch):
+    """Card included; nothing is sent unless asked."""
+    sent = []
+    monkeypatch.setattr(
+        card, "create_repo", lambda name, exist_ok: type("Address", (str,), {"repo_id": name})(f"hub/{name}")
+    )
+    monkeypatch.setattr(card, "upload_folder", lambda **given: sent.append(given))
+    said = command("sample", "--save-pipeline", tmp_path / "saved", "--push-to-hub", "me/shapes")
+    assert "uploaded: hub/me/shapes" in said
+    assert [(given["repo_id"], given["folder_path"]) for given in sent] == [("me/shapes", tmp_path / "saved")]
+    assert 'from_pretrained("me/shapes")' in (tmp_path / "saved" / "README.md").read_text()
+    command("sample", "--save-pipeline", tmp_path / "other")
+    assert len(sent) == 1
+    assert "--push-to-hub uploads the folder of --save-pipeline" in command("sample", "--push-to-hub", "x")

@@ -1,0 +1,126 @@
+"""The model card of a saved pipeline, written from its run's own settings and scores."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import create_repo, upload_folder
+
+from var_pe.sampling.pipeline import VARPipeline
+
+TAGS = ("diffusers", "var_pe", "next-scale-prediction", "class-conditional-image-generation")
+SHOWN = ("seed", "tokenizer_seed", "tokenizer", "tokenizer_training", "generator", "generator_training")
+DATA = ("source", "hub_id", "height", "width", "channels", "framing", "random_crop", "flip")  # no paths
+WORDS = {
+    "frechet_distance": "Frechet distance",
+    "inception_score": "Inception score",
+    "kid": "KID",
+}
+
+
+def save_with_card(
+    pipeline: VARPipeline,
+    folder: Path,
+    config: Mapping[str, Any],
+    metrics: Mapping[str, Any],
+    name: str | None = None,
+) -> None:
+    """Saves the pipeline's folder and its README.md; `name` (default: the folder's) is where it will be."""
+    pipeline.save_pretrained(folder)
+    card = model_card(name or folder.name, pipeline, config, metrics)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def publish(folder: Path, name: str) -> str:
+    """Uploads a saved folder, as it is, to the hub's repository `name`, made if need be: its address."""
+    address = create_repo(name, exist_ok=True)
+    upload_folder(repo_id=address.repo_id, folder_path=folder, commit_message="Upload a VARPipeline")
+    return str(address)
+
+
+def model_card(
+    name: str, pipeline: VARPipeline, config: Mapping[str, Any], metrics: Mapping[str, Any]
+) -> str:
+    """Markdown; `config` is a run's config.yaml and `metrics` its metrics.json, either may be empty.
+
+    Every score names the features it looks at; FID is what Inception's Frechet distance alone is called.
+    """
+    header = yaml.safe_dump({"library_name": "diffusers", "tags": list(TAGS)}, sort_keys=False)
+    parts = [f"---\n{header}---", f"# {name}", _summary(pipeline, config), _usage(name, pipeline)]
+    parts += ["## Scores", *_scores(metrics)]
+    if settings := _settings(config):
+        parts += ["## Settings", "```yaml\n" + yaml.safe_dump(settings, sort_keys=False) + "```"]
+    return "\n\n".join(parts) + "\n"
+
+
+def _summary(pipeline: VARPipeline, config: Mapping[str, Any]) -> str:
+    transformer, tokenizer = pipeline.transformer, pipeline.tokenizer
+    rows, columns = (side * tokenizer.downsampling for side in transformer.pyramid.finest)
+    sizes = [sum(p.numel() for p in model.parameters()) for model in (transformer, tokenizer)]
+    data = config.get("data", {})
+    source = f", trained on {data['source']}" if data else ""
+    classes = f"{transformer.num_classes} classes" if transformer.num_classes else "without classes"
+    return (
+        f"Next-scale image generator (VAR, Tian et al. 2024): {rows}x{columns} pixels, {classes}{source}. "
+        f"Position encoding `{transformer.config.encoding}`, level embedding "
+        f"`{transformer.config.level_embedding}`; grids {transformer.pyramid} "
+        f"({transformer.pyramid.num_tokens} tokens of {transformer.config.codebook_size} codes). "
+        f"{sizes[0]:,} parameters, and {sizes[1]:,} of the tokenizer."
+    )
+
+
+def _usage(name: str, pipeline: VARPipeline) -> str:
+    label: Any = None if not pipeline.transformer.num_classes else 0
+    label = pipeline.class_names[0] if pipeline.class_names else label
+    return (
+        "```python\nfrom var_pe.sampling.pipeline import VARPipeline\n\n"
+        f'pipeline = VARPipeline.from_pretrained("{name}")  # this repository or folder\n'
+        f"images = pipeline(class_labels={label!r}).images\n```"
+    )
+
+
+def _scores(metrics: Mapping[str, Any]) -> list[str]:
+    """A paragraph and a table for each record that compares images with a reference."""
+    records = [record for record in metrics.values() if "features" in record and "reference" in record]
+    if not records:
+        return ["None were computed."]
+    comparable = [record for record in records if record["features"]["comparable_with_papers"]]
+    parts = [] if comparable else ["None of these numbers is an FID or compares with those of papers."]
+    for record in records:
+        reference, sampler = record["reference"], record.get("sampler") or {}
+        settings = ", ".join(f"{key} {value}" for key, value in sampler.items() if key != "weights")
+        parts.append(
+            f"Features of **{record['features']['name']}**: {record['num_images']} drawn images against "
+            f"{reference['num_images']} {reference['set']} ({reference['split']} split). "
+            f"Step {record['weights']['step']}, EMA {record['weights']['ema']}; {settings or 'no sampler'}."
+        )
+        parts.append("\n".join(_table(record)))
+    return parts
+
+
+def _table(record: Mapping[str, Any]) -> list[str]:
+    features, floor = record["features"], record.get("floor") or {}
+    lines = ["| score | drawn | real against real |", "| --- | --- | --- |"]
+    for key, value in record["values"].items():
+        beside = f"{floor[key]:.4g}" if key in floor else ""
+        lines.append(f"| {_label(key, features)} | {value:.4g} | {beside} |")
+    return lines
+
+
+def _label(key: str, features: Mapping[str, Any]) -> str:
+    """`frechet_distance_x` as `Frechet distance, x`; the extractor's name stands with every number."""
+    plain = key.removesuffix(f"_{features['name']}")
+    if plain == "fid":
+        plain = "FID" if features["comparable_with_papers"] else "frechet_distance"
+    for word, text in WORDS.items():
+        plain = plain.replace(word, text)
+    return f"{plain.replace('_', ' ')}, {features['name']}"
+
+
+def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What the weights follow from, without the paths of the machine they were trained on."""
+    found: dict[str, Any] = {}
+    if "data" in config:
+        found["data"] = {key: config["data"][key] for key in DATA if config["data"].get(key) is not None}
+    return found | {key: config[key] for key in SHOWN if key in config}
