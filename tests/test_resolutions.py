@@ -100,3 +100,14 @@ def test_the_table_states_mean_and_spread():
         for seed, accuracy in ((0, 0.5), (1, 0.7))
     ]
     assert "| `a` | 1,234 | 60.0 ± 14.1 |" in as_markdown(Study(answers, {}), [(8, 8)], ["timm"])
+
+
+def test_conventions_are_told_with_what_moving_took():
+    """The claim that one of them needs more memory than another has to meet a number."""
+    answers = [
+        Answer("learned", 0, (8, 8), convention, 0.5, 10, seconds, 4096, 99)
+        for convention, seconds in (("timm", 0.002), ("area", 0.001))
+    ]
+    table = as_markdown(Study(answers, {}), [(8, 8)], ["timm", "area"])
+    assert "| `learned` | timm | 99 | 50.0 | 2.00 | 4.1 |" in table
+    assert "| `learned` | area | 99 | 50.0 | 1.00 | 4.1 |" in table

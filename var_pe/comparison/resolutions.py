@@ -4,6 +4,7 @@ Runs and results are kept, so an interrupted study goes on by the same call.
 """
 
 import json
+import statistics
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -160,16 +161,26 @@ def images_at(config: Config, size: Grid) -> tuple[Tensor, Tensor]:
 
 
 def as_markdown(study: Study, sizes: Sequence[Grid], conventions: Sequence[str]) -> str:
-    """A row per encoding (and convention, where there are several), accuracy in percent per size."""
-    named = [f"{h}x{w}" for h, w in sizes]
-    header = ["encoding", *(["convention"] if len(conventions) > 1 else []), "parameters", *named]
+    """A row per encoding, accuracy in percent per size.
+
+    With several conventions a row each, with what moving to the last size took and gave.
+    """
+    several = len(conventions) > 1
+    last = f"{sizes[-1][0]}x{sizes[-1][1]}"
+    costs = [f"move to {last} (ms)", f"at {last} (kB)"] if several else []
+    header = ["encoding", *(["convention"] if several else []), "parameters"]
+    header += [*(f"{h}x{w}" for h, w in sizes), *costs]
     lines = [" | ".join(header), " | ".join(["---"] * len(header))]
     for encoding in study.encodings:
-        parameters = next(a.parameters for a in study.answers if a.encoding == encoding)
         for convention in conventions:
-            cells = [percent(study.accuracy(encoding, size, convention)) for size in sizes]
-            mine = [f"`{encoding}`", *([convention] if len(conventions) > 1 else []), f"{parameters:,}"]
-            lines.append(" | ".join([*mine, *cells]))
+            mine = [a for a in study.answers if (a.encoding, a.convention) == (encoding, convention)]
+            moved = [a for a in mine if a.size == sizes[-1]]
+            cells = [f"`{encoding}`", *([convention] if several else []), f"{mine[0].parameters:,}"]
+            cells += [percent(study.accuracy(encoding, size, convention)) for size in sizes]
+            if several:
+                milliseconds = 1000 * statistics.median(a.seconds_to_move for a in moved)
+                cells += [f"{milliseconds:.2f}", f"{moved[0].bytes_moved / 1000:.1f}"]
+            lines.append(" | ".join(cells))
     return "\n".join(f"| {line} |" for line in lines) + "\n"
 
 
