@@ -1,0 +1,270 @@
+"""Images per second of sampling with guidance, in float32 and bfloat16, beside the public VAR code's.
+
+    python benchmarks/sampling.py --run runs/fashion_learned
+    python benchmarks/sampling.py --depth 16 --batch 8 --reference ../VAR
+
+Without a run, a model of VAR's shape with random weights. All that is timed takes turns, round after round;
+the first round does not count. Medians, with the lowest and highest round. With a reference, both have the
+same weights, and the tokens of greedy sampling must be equal.
+"""
+
+import argparse
+import contextlib
+import importlib
+import json
+import platform
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from var_pe import settings
+from var_pe.command_line import exit_with_sentence
+from var_pe.config import Config
+from var_pe.interop.var_checkpoint import to_var
+from var_pe.models.generator import VARTransformer
+from var_pe.models.tokenizer import VQTokenizer
+from var_pe.sampling.pipeline import VARPipeline
+from var_pe.scoring import load_pipeline
+
+VAR_LEVELS = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
+VAR_TOKENIZER: dict[str, Any] = dict(channel_multipliers=(1, 1, 2, 2, 4), blocks_per_resolution=2, num_phi=4)
+DTYPES = {"float32": None, "bfloat16": torch.bfloat16}
+Draw = Callable[[], Any]  # a batch of images, thrown away
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    add = parser.add_argument
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--run", metavar="DIR", help="a trained run")
+    which.add_argument("--depth", type=int, help="VAR's shape: so many blocks and heads, width 64 times that")
+    add("--levels", type=int, nargs="+", default=VAR_LEVELS, help="with --depth: sides of the grids")
+    add("--codes", type=int, default=4096, help="with --depth: size of the codebook")
+    add("--channels", type=int, default=160, help="with --depth: width of the tokenizer")
+    add("--reference", type=Path, metavar="DIR", help="a checkout of the public VAR repository")
+    add("--batch", type=int, default=64)
+    add("--rounds", type=int, default=5, help="rounds that count")
+    add("--guidance", type=float, default=1.5)
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add("--output", type=Path, help="also write the numbers as JSON")
+    return parser.parse_args()
+
+
+@exit_with_sentence()
+def main() -> None:
+    asked = arguments()
+    if min(asked.batch, asked.rounds, asked.depth or 1) < 1 or not asked.guidance > 0:
+        raise ValueError("--batch, --rounds and --depth are at least 1, --guidance is above 0")
+    pipeline = (opened(asked.run) if asked.run else of_vars_shape(asked)).to(asked.device)
+    labels = [i % pipeline.transformer.num_classes if pipeline.transformer.num_classes else None
+              for i in range(asked.batch)]  # fmt: skip
+    contenders = {"var_pe": ours(pipeline, labels, asked.guidance)}
+    found: dict[str, Any] = {
+        "batch": asked.batch,
+        "guidance": asked.guidance,
+        "machine": machine(asked.device),
+    }
+    if asked.reference is not None:
+        theirs = Reference(asked.reference, pipeline)
+        found["greedy"] = equal_tokens(pipeline, theirs, labels, asked.guidance)
+        print(f"greedy tokens: {found['greedy']['equal']} of {found['greedy']['tokens']} are equal")
+        contenders["VAR"] = lambda: theirs.images(labels, asked.guidance)
+    found["images_per_second"] = in_turns(contenders, asked)
+    print(report(found))
+    if asked.output is not None:
+        asked.output.write_text(json.dumps(found, indent=2) + "\n")
+    if asked.reference is not None and found["greedy"]["equal"] < found["greedy"]["tokens"]:
+        sys.exit("the reference draws other tokens with the same weights")
+
+
+# ------------------------------------------------------------------------------------------- what is timed
+
+
+def opened(run: str) -> VARPipeline:
+    """A run's pipeline, its tokenizer where the run's config says or beside the run."""
+    config = settings.load(Config, Path(run) / "config.yaml", [f"run={run}"])
+    return load_pipeline(config)
+
+
+def of_vars_shape(asked: argparse.Namespace) -> VARPipeline:
+    """Random weights of unit gain: with VAR's small initial gates, tokens would hardly depend on others."""
+    common: dict[str, Any] = dict(levels=asked.levels, codebook_size=asked.codes, latent_channels=32)
+    tokenizer = VQTokenizer(**common, channels=asked.channels, **VAR_TOKENIZER)
+    shape = dict(dim=64 * asked.depth, depth=asked.depth, num_heads=asked.depth, num_classes=1000)
+    transformer = VARTransformer(**common, **shape)  # type: ignore[arg-type]
+    generator = torch.Generator().manual_seed(0)
+    for parameter in [*transformer.parameters(), tokenizer.quantizer.codebook_VZ]:
+        if parameter.dim() > 1:
+            torch.nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5, generator=generator)
+    torch.nn.init.normal_(tokenizer.quantizer.codebook_VZ, generator=generator)
+    return VARPipeline(tokenizer.eval(), transformer.eval())
+
+
+def ours(pipeline: VARPipeline, labels: list[int | None], guidance: float) -> Draw:
+    generators = [torch.Generator().manual_seed(i) for i in range(len(labels))]
+    return lambda: pipeline(labels, guidance_scale=guidance, generator=generators, output_type="pt")
+
+
+class Reference:
+    """The public code's models with the pipeline's weights, and what they draw."""
+
+    def __init__(self, folder: Path, pipeline: VARPipeline) -> None:
+        tokenizer, transformer = pipeline.tokenizer, pipeline.transformer
+        vqvae_state, var_state = to_var(tokenizer, transformer)
+        classes, sides = public_classes(folder), [h for h, _ in transformer.pyramid.grids]
+        config, theirs = tokenizer.config, transformer.config
+        check_fixed(config)
+        with contextlib.redirect_stdout(sys.stderr):  # it prints its settings
+            self.vqvae = classes["VQVAE"](
+                vocab_size=config["codebook_size"],
+                z_channels=config["latent_channels"],
+                ch=config["channels"],
+                share_quant_resi=0 if "quantize.quant_resi.0.weight" in vqvae_state else config["num_phi"],
+                v_patch_nums=tuple(sides),
+                test_mode=True,
+            )
+            self.var = classes["VAR"](
+                vae_local=self.vqvae,
+                num_classes=transformer.num_classes,
+                depth=theirs["depth"],
+                embed_dim=theirs["dim"],
+                num_heads=theirs["num_heads"],
+                mlp_ratio=theirs["mlp_ratio"],
+                shared_aln=theirs["shared_adaln"],
+                attn_l2_norm=theirs["qk_norm"],
+                patch_nums=tuple(sides),
+            )
+        self.vqvae.load_state_dict(vqvae_state, strict=True)
+        self.var.load_state_dict(var_state, strict=True)
+        self.vqvae.to(transformer.device).eval()
+        self.var.to(transformer.device).eval()
+
+    def images(self, labels: list[int | None], guidance: float, top_k: int = 0) -> Tensor:
+        label_B = torch.tensor(labels, device=next(self.var.parameters()).device)
+        return self.var.autoregressive_infer_cfg(B=len(labels), label_B=label_B, cfg=guidance, top_k=top_k)
+
+    def greedy_tokens(self, labels: list[int | None], guidance: float) -> Tensor:
+        """Read where the quantizer looks them up: the public method returns images only."""
+        seen: list[Tensor] = []
+        hook = self.vqvae.quantize.embedding.register_forward_hook(
+            lambda module, inputs, output: seen.append(inputs[0].clone())
+        )
+        self.images(labels, guidance, top_k=1)
+        hook.remove()
+        return torch.cat(seen, dim=1)
+
+
+def check_fixed(config: Any) -> None:
+    """Raises:
+    ValueError: VAR's tokenizer class cannot be built like this one."""
+    fixed = {name: value for name, value in VAR_TOKENIZER.items() if name != "num_phi"} | {
+        "image_channels": 3
+    }
+    for name, value in fixed.items():
+        found = tuple(config[name]) if isinstance(value, tuple) else config[name]
+        if found != value:
+            raise ValueError(
+                f"VAR's tokenizer class has {name} {value}, this one {found}: compare with --depth"
+            )
+
+
+def public_classes(folder: Path) -> dict[str, Any]:
+    """VQVAE and VAR of a checkout.
+
+    Raises:
+        ValueError: it is none, or its code does not run here.
+    """
+    if not all((folder / name).is_file() for name in ("models/var.py", "models/vqvae.py", "dist.py")):
+        raise ValueError(f"--reference {folder} is no checkout of the public VAR repository")
+    sys.path.insert(0, str(folder.resolve()))
+    try:
+        return {
+            "VQVAE": importlib.import_module("models.vqvae").VQVAE,
+            "VAR": importlib.import_module("models.var").VAR,
+        }
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"--reference {folder}: its code does not load here: {error}") from error
+
+
+# ------------------------------------------------------------------------------------------- measuring
+
+
+def equal_tokens(
+    pipeline: VARPipeline, theirs: Reference, labels: list[int | None], guidance: float
+) -> dict[str, int]:
+    output: Any = pipeline(labels, guidance_scale=guidance, top_k=1, output_type="tokens")
+    equal_BL = output.images == theirs.greedy_tokens(labels, guidance)
+    return {"equal": int(equal_BL.sum()), "tokens": equal_BL.numel()}
+
+
+def in_turns(contenders: dict[str, Draw], asked: argparse.Namespace) -> dict[str, list[float]]:
+    """Images per second of each round, by contender and type."""
+    found: dict[str, list[float]] = {f"{name} {dtype}": [] for dtype in DTYPES for name in contenders}
+    for number in range(asked.rounds + 1):
+        for dtype in DTYPES:
+            for name, draw in contenders.items():
+                with computing_in(dtype, asked.device):
+                    seconds = timed(draw, asked.device)
+                if number:  # the first round warms up
+                    found[f"{name} {dtype}"].append(asked.batch / seconds)
+    return found
+
+
+@contextlib.contextmanager
+def computing_in(dtype: str, device: str) -> Iterator[None]:
+    wanted = DTYPES[dtype]
+    with torch.autocast(torch.device(device).type, dtype=wanted, enabled=wanted is not None):
+        yield
+
+
+def timed(draw: Draw, device: str) -> float:
+    began = time.perf_counter()
+    draw()
+    if torch.device(device).type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+def machine(device: str) -> dict[str, Any]:
+    name = torch.cuda.get_device_name() if torch.device(device).type == "cuda" else processor()
+    return {"device": name, "threads": torch.get_num_threads(), "torch": torch.__version__}
+
+
+def processor() -> str:
+    info = Path("/proc/cpuinfo")
+    names = (
+        [line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line]
+        if (info.exists())
+        else []
+    )
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def report(found: dict[str, Any]) -> str:
+    where = found["machine"]
+    lines = [f"batch {found['batch']}, guidance {found['guidance']}; {where['device']}, "
+             f"{where['threads']} threads, torch {where['torch']}"]  # fmt: skip
+    rates = found["images_per_second"]
+    for name, values in rates.items():
+        lines.append(
+            f"{name:<18} {statistics.median(values):8.2f} images/s   "
+            f"({min(values):.2f} .. {max(values):.2f} in {len(values)} rounds)"
+        )
+    for dtype in DTYPES:
+        if f"VAR {dtype}" in rates:
+            pairs = zip(rates[f"var_pe {dtype}"], rates[f"VAR {dtype}"], strict=True)
+            ratio = statistics.median(a / b for a, b in pairs)
+            lines.append(f"{dtype}: var_pe is {ratio:.2f} times as fast (median of rounds)")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
