@@ -12,7 +12,7 @@ from pathlib import Path
 from var_pe.command_line import exit_with_sentence
 from var_pe.diagnosis.evidence import EVIDENCE, TASKS, read_evidence
 from var_pe.diagnosis.page import as_text, diagnose, write_page
-from var_pe.diagnosis.subject import Checkpoint, open_subject
+from var_pe.diagnosis.subject import Checkpoint
 from var_pe.encodings.resample import CONVENTIONS
 from var_pe.interop.vit_names import THEIRS
 
@@ -26,9 +26,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--resample", choices=CONVENTIONS, default="timm", help="how a table moves there")
     parser.add_argument("--task", choices=TASKS, help="what it shall be used for")
     parser.add_argument("--evidence", type=Path, default=EVIDENCE, help="the table of what was measured")
-    parser.add_argument(
-        "--output", type=Path, help="the page; default: diagnosis.html beside what is diagnosed"
-    )
+    parser.add_argument("--output", type=Path, help="the page; default: diagnosis.html beside the model")
     parser.add_argument("--source", choices=THEIRS, help="of a file: the library it is from")
     parser.add_argument("--image-size", nargs=2, type=int, metavar=("H", "W"), help="of a file: its images")
     parser.add_argument("--num-heads", type=int, metavar="N", help="of a file: its attention heads")
@@ -40,12 +38,11 @@ def main() -> None:
     given = arguments()
     of_file = (given.source, given.image_size, given.num_heads)
     if any(of_file) and not all(of_file):
-        raise ValueError(
-            "--source, --image-size and --num-heads go together: they describe a file of weights"
-        )
+        raise ValueError("--source, --image-size and --num-heads go together: they describe a file")
     checkpoint = Checkpoint(given.source, tuple(given.image_size), given.num_heads) if all(of_file) else None
     diagnosis = diagnose(
-        open_subject(given.path, checkpoint),
+        given.path,
+        checkpoint,
         size=None if given.size is None else tuple(given.size),
         convention=given.resample,
         task=given.task,

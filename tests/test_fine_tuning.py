@@ -13,11 +13,11 @@ from var_pe.data.sampler import EndlessSampler
 from var_pe.encodings.resample import resample_table
 from var_pe.models.vit import ViTClassifier
 from var_pe.stages import train_classifier
+from var_pe.training.classifier_task import ClassifierTask, ClassifierTraining
 from var_pe.training.fine_tuning import start_from
 from var_pe.training.groups import ONE_RATE, LayerRates, parameter_groups
 from var_pe.training.loop import train
 from var_pe.training.run import Run
-from var_pe.training.tasks import ClassifierTask, ClassifierTraining
 
 STEPS = 8
 RULES = dict(batch=4, trackers=[], log_every=1, schedule="constant", warmup=0.0, weight_decay=0.1)

@@ -12,8 +12,8 @@ from var_pe.config import Config
 from var_pe.data.sampler import Draw
 from var_pe.planning import plan
 from var_pe.stages import generator_pyramids, train_generator
+from var_pe.training.generator_task import GeneratorTask
 from var_pe.training.pyramids import OneOfSeveral, which_pyramid
-from var_pe.training.tasks import GeneratorTask
 
 SIZES = "generator_training.pyramids=[[1, 2], [1, 2, 3], [[1, 1], [2, 3]]]"
 SMALL = [

@@ -6,8 +6,10 @@ import pytest
 import torch
 
 from var_pe.pyramid import Pyramid
+from var_pe.training.classifier_task import ClassifierTraining
+from var_pe.training.generator_task import GeneratorTraining, known_labels, label_drops
 from var_pe.training.losses import per_level, reconstruction_terms, token_losses
-from var_pe.training.tasks import ClassifierTraining, GeneratorTraining, known_labels, label_drops, psnr
+from var_pe.training.validation import psnr
 
 
 def test_labels_are_dropped_by_place_alone():

@@ -8,7 +8,9 @@ from var_pe.models.generator import GeneratorConfig
 from var_pe.models.tokenizer import TokenizerConfig
 from var_pe.models.vit import ClassifierConfig
 from var_pe.sampling.pipeline import SamplingConfig
-from var_pe.training.tasks import ClassifierTraining, GeneratorTraining, TokenizerTraining
+from var_pe.training.classifier_task import ClassifierTraining
+from var_pe.training.generator_task import GeneratorTraining
+from var_pe.training.tokenizer_task import TokenizerTraining
 
 
 @dataclass(frozen=True)

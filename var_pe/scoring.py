@@ -31,7 +31,7 @@ from var_pe.progress import Counter
 from var_pe.sampling.folder import fill_folder, write_grid, write_npz
 from var_pe.sampling.pipeline import SamplingConfig, VARPipeline
 from var_pe.stages import held_out_images, load_model, picture_box, weights_hash
-from var_pe.training.tasks import TokenizerTask
+from var_pe.training.tokenizer_task import TokenizerTask
 
 REFERENCES = ("images", "reconstructions")
 

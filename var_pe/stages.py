@@ -34,11 +34,13 @@ from var_pe.progress import Counter
 from var_pe.pyramid import Pyramid
 from var_pe.sampling.folder import draw_images
 from var_pe.sampling.pipeline import VARPipeline
+from var_pe.training.classifier_task import ClassifierTask
 from var_pe.training.fine_tuning import start_from
+from var_pe.training.generator_task import GeneratorTask
 from var_pe.training.loop import Interrupted, TrainingConfig, train
 from var_pe.training.pyramids import OneOfSeveral, check_follows
 from var_pe.training.run import Run, into_place, on_main
-from var_pe.training.tasks import ClassifierTask, GeneratorTask, TokenizerTask
+from var_pe.training.tokenizer_task import TokenizerTask
 
 M = TypeVar("M", bound=ModelMixin)
 NOT_TRAINED = (

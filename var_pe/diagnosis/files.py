@@ -27,7 +27,7 @@ def stored_tables(folder: Path) -> Iterator[Finding]:
                     yield Finding(
                         "problem",
                         f"{name} has codes of width {columns}, the model's width is {width}.",
-                        "The two belong to different models: look for the config or the weights it came with.",
+                        "They belong to different models: look for the config that the weights came with.",
                     )
                 grids = name.removesuffix("table_LC") + "grids_K2"
                 cells = int(tensors.get_tensor(grids).prod(1).sum()) if grids in names else rows
@@ -35,5 +35,5 @@ def stored_tables(folder: Path) -> Iterator[Finding]:
                     yield Finding(
                         "problem",
                         f"{name} has {rows} rows, the grids stored beside it {cells} cells.",
-                        "Rows of prefix tokens belong into the tokens; another grid has to be stored as such.",
+                        "Rows of prefix tokens belong into the tokens; another grid is stored as such.",
                     )

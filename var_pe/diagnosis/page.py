@@ -12,10 +12,11 @@ from var_pe.comparison.report import HEAD, png
 from var_pe.diagnosis import findings as of_model
 from var_pe.diagnosis import fit
 from var_pe.diagnosis.evidence import Measured
+from var_pe.diagnosis.files import model_folder, stored_tables
 from var_pe.diagnosis.findings import Finding
 from var_pe.diagnosis.measures import Asked, moved
 from var_pe.diagnosis.pictures import bias_figure, norm_histograms, similarity_figures, wavelength_figure
-from var_pe.diagnosis.subject import Subject, tokens_before_positions
+from var_pe.diagnosis.subject import Checkpoint, Subject, open_subject, tokens_before_positions
 from var_pe.encodings.base import HOOKS
 from var_pe.training.run import write_text
 
@@ -24,7 +25,7 @@ BODY = """
 <h2>{{ heading }}</h2>
 <ul>
 {% for finding in found %}
-<li><b>{{ finding.verdict }}</b>: {{ finding.said }}{% if finding.todo %} <em>{{ finding.todo }}</em>{% endif %}</li>
+<li><b>{{ finding.verdict }}</b>: {{ finding.said }} <em>{{ finding.todo }}</em></li>
 {% endfor %}
 </ul>
 {% endfor %}
@@ -48,14 +49,33 @@ class Diagnosis:
 
 
 def diagnose(
-    subject: Subject,
+    path: Path,
+    checkpoint: Checkpoint | None = None,
     *,
+    size: tuple[int, int] | None = None,
+    convention: str = "timm",
+    task: str | None = None,
+    rows: Sequence[Measured] = (),
+) -> Diagnosis:
+    """Everything about the model at `path`; one whose files do not fit each other is not loaded.
+
+    Raises:
+        ValueError: there is no such model, or `size` is none that it can have.
+    """
+    folder = model_folder(path)
+    if folder is not None and (misfits := list(stored_tables(folder))):
+        return Diagnosis(f"Positions of {path.name}", "It was not loaded.", {"Files": misfits}, {})
+    return of_subject(open_subject(path, checkpoint), size, convention, task, rows)
+
+
+def of_subject(
+    subject: Subject,
     size: tuple[int, int] | None,
     convention: str,
     task: str | None,
     rows: Sequence[Measured],
 ) -> Diagnosis:
-    """Everything at once; a model whose weights are no numbers is not measured further."""
+    """A model whose weights are no numbers is not measured further."""
     model, line = subject.model, str(subject.model.config["encoding"])
     hooks = ", ".join(hook for hook in HOOKS if subject.encoding.uses(hook)) or "nothing"
     title = f"Positions of {subject.name}"

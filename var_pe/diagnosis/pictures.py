@@ -37,9 +37,9 @@ def shown_levels(pyramid: Pyramid) -> list[int]:
 
 
 def similarity_figures(asked: Asked, there: Asked | None) -> dict[str, Figure]:
-    """By what is added to tokens, and by how queries and keys are turned; before and after a move."""
+    """By what is added to tokens, and by how queries and keys are turned; as trained, and moved."""
     figures = {}
-    both = [("before", asked)] + ([("after", there)] if there is not None else [])
+    both = [("trained", asked)] + ([("moved", there)] if there is not None else [])
     for title, measure in (
         ("Cosine of what is added to tokens", code),
         ("Inner product of a vector turned for both places", turned),
@@ -85,9 +85,7 @@ def wavelength_figure(asked: Asked) -> Figure | None:
         turning_F = waves_F[waves_F.isfinite()].sort().values
         axis.semilogy(torch.arange(len(turning_F)), turning_F, ".", label="first layer's channels")
         axis.axhline(side, color="black", linewidth=1, label=f"grid: {side} {name}")
-        axis.axhline(
-            2, color="grey", linestyle=":", linewidth=1, label="2 cells: the fastest that can be told"
-        )
+        axis.axhline(2, color="grey", linestyle=":", linewidth=1, label="2 cells, the fastest to be told")
         axis.set_title(f"cells per turn along {name}", fontsize=8)
         axis.legend(fontsize=7)
     return figure

@@ -144,6 +144,7 @@ def tokens_before_positions(subject: Subject) -> tuple[Tensor, str]:
         if isinstance(model, ViTClassifier):
             model(images_BCHW)
         else:
+            assert isinstance(model, VARTransformer), "a subject is one or the other"
             inputs_BLZ = _generator_inputs(model, subject.tokenizer, images_BCHW)
             labels_B = torch.arange(len(inputs_BLZ)) % max(1, model.num_classes)
             model(labels_B, inputs_BLZ)
