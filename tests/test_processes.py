@@ -77,8 +77,26 @@ def losses(folder):
     )
 
 
+def check_equal_losses(folder):
+    for part in ("tokenizer", "run"):
+        (one, restarts), (two, restarts_of_two) = (losses(folder / n / part) for n in "12")
+        assert len(one) == len(two) == 20
+        assert two == pytest.approx(one, abs=1e-5)
+        assert restarts == restarts_of_two
+        assert part == "run" or restarts > 0
+
+
 def test_two_processes_give_the_losses_of_one(tmp_path):
-    """Augmentation, label drop, code restarts and pyramids belong to image and step, not to the process."""
+    """Augmentation, label drop and code restarts belong to the image and the step, not to the process."""
+    for processes in (1, 2):
+        (tmp_path / str(processes)).mkdir()
+        run(tmp_path / str(processes), processes=processes)
+    check_equal_losses(tmp_path)
+
+
+@pytest.mark.slow
+def test_two_processes_draw_the_pyramids_of_one(tmp_path):
+    """Processes that trained on different grids at one step would wait for each other for ever, or worse."""
     more = [
         "generator.encoding=mixed(learned(resample=timm), sinusoidal, weights=(0.7, 0.3))",
         "generator.level_embedding=sinusoidal",
@@ -90,12 +108,7 @@ def test_two_processes_give_the_losses_of_one(tmp_path):
     run(tmp_path / "2", "--stage", "tokenizer", processes=2)
     # The same tokenizer: two that differ by rounding break a tie between codes differently now and then.
     run(tmp_path / "2", *more, f"tokenizer_run={tmp_path}/1/tokenizer", processes=2)
-    for part in ("tokenizer", "run"):
-        (one, restarts), (two, restarts_of_two) = (losses(tmp_path / n / part) for n in "12")
-        assert len(one) == len(two) == 20
-        assert two == pytest.approx(one, abs=1e-5)
-        assert restarts == restarts_of_two
-        assert part == "run" or restarts > 0
+    check_equal_losses(tmp_path)
 
 
 def test_another_config_in_an_existing_run_folder_is_refused_by_name(tmp_path):
