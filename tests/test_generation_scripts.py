@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 
 from var_pe import settings
+from var_pe.assembly import build_generator, build_tokenizer
 from var_pe.config import Config
 from var_pe.sampling import card
 from var_pe.sampling.pipeline import VARPipeline
-from var_pe.stages import build_generator, build_tokenizer
 
 SMALL = ["data.shapes_train=8", "data.shapes_test=8", "tokenizer.channels=8", "tokenizer.norm_groups=8"]
 SMALL += ["tokenizer.codebook_size=16", "generator.dim=32", "generator.depth=1", "generator.num_heads=2"]

@@ -9,6 +9,7 @@ import yaml
 from PIL import Image
 
 from var_pe import settings
+from var_pe.assembly import DrawnImages, build_generator, build_tokenizer, load_model
 from var_pe.config import Config
 from var_pe.data.sampler import Draw
 from var_pe.models.generator import VARTransformer
@@ -17,7 +18,7 @@ from var_pe.models.vit import ViTClassifier
 from var_pe.planning import plan
 from var_pe.sampling.pipeline import VARPipeline
 from var_pe.scoring import feature_extractor, weights_of
-from var_pe.stages import DrawnImages, build_generator, build_tokenizer, check_settings, load_model
+from var_pe.stages import check_settings
 
 SMALL = [
     "data.shapes_train=20",

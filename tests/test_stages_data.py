@@ -9,9 +9,10 @@ from datasets import ClassLabel, Features
 from PIL import Image
 
 from var_pe import settings
+from var_pe.assembly import load_model
 from var_pe.config import Config
 from var_pe.models.tokenizer import VQTokenizer
-from var_pe.stages import load_model, train_classifier, train_generator, train_tokenizer
+from var_pe.stages import train_classifier, train_generator, train_tokenizer
 
 SMALL = [
     "tokenizer.levels=[[1, 1], [2, 2], [4, 4]]",

@@ -11,6 +11,7 @@ from accelerate.utils import gather_object
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from var_pe.assembly import held_out_images, load_model, picture_box, weights_hash
 from var_pe.config import Config
 from var_pe.data.images import ImageDataset
 from var_pe.data.sources import open_source
@@ -30,7 +31,6 @@ from var_pe.models.vit import ViTClassifier
 from var_pe.progress import Counter
 from var_pe.sampling.folder import fill_folder, write_grid, write_npz
 from var_pe.sampling.pipeline import SamplingConfig, VARPipeline
-from var_pe.stages import held_out_images, load_model, picture_box, weights_hash
 from var_pe.training.tokenizer_task import TokenizerTask
 
 REFERENCES = ("images", "reconstructions")

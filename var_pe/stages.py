@@ -1,7 +1,5 @@
 """What each stage does, given a config: called by the scripts and by the comparison alike."""
 
-import hashlib
-import itertools
 import json
 import os
 import sys
@@ -19,14 +17,24 @@ from torch import Tensor
 from torch.utils.data import Dataset, IterableDataset
 
 from var_pe import settings
+from var_pe.assembly import (
+    DrawnImages,
+    at_grid,
+    build_classifier,
+    build_generator,
+    build_tokenizer,
+    generator_pyramids,
+    held_out_images,
+    length_of,
+    load_model,
+    picture_box,
+    training_images,
+    weights_hash,
+)
 from var_pe.config import Config
 from var_pe.data.augmented import Augmented
-from var_pe.data.images import ImageDataset, content_box
-from var_pe.data.sampler import Draw
-from var_pe.data.sources import open_source
-from var_pe.data.streams import open_stream
+from var_pe.data.images import ImageDataset
 from var_pe.data.token_cache import TokenDataset, build_token_cache
-from var_pe.evaluation.folder import ImageFolder
 from var_pe.models.generator import VARTransformer
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.models.vit import ViTClassifier
@@ -38,7 +46,7 @@ from var_pe.training.classifier_task import ClassifierTask
 from var_pe.training.fine_tuning import start_from
 from var_pe.training.generator_task import GeneratorTask
 from var_pe.training.loop import Interrupted, TrainingConfig, train
-from var_pe.training.pyramids import OneOfSeveral, check_follows
+from var_pe.training.pyramids import OneOfSeveral
 from var_pe.training.run import Run, into_place, on_main
 from var_pe.training.tokenizer_task import TokenizerTask
 
@@ -228,113 +236,6 @@ def check_settings(folder: Path, mine: dict[str, Any]) -> None:
         )
 
 
-def load_model(cls: type[M], folder: Path) -> M:
-    """A model from its diffusers folder, on the CPU, in evaluation mode.
-
-    Raises:
-        ValueError: the folder is missing or not a `cls`; its weights do not fit.
-    """
-    if not (folder / "config.json").exists():
-        raise ValueError(f"{folder} holds no trained model; train it first (scripts/train.py)")
-    named = json.loads((folder / "config.json").read_text()).get("_class_name")
-    if named != cls.__name__:
-        raise ValueError(f"{folder} holds a {named}, not a {cls.__name__}")
-    model = cls.from_pretrained(folder, local_files_only=True)
-    if any(tensor.is_meta for tensor in model.state_dict().values()):
-        raise ValueError(f"the weights in {folder} do not fit its config.json")
-    return model.eval()
-
-
-def build_tokenizer(config: Config) -> VQTokenizer:
-    """Raises:
-    ValueError: the finest level times the downsampling factor is not the size of the images."""
-    model = VQTokenizer(
-        **asdict(config.tokenizer), image_channels=config.data.channels, seed=config.tokenizer_seed
-    )
-    rows, columns = (side * model.downsampling for side in model.pyramid.finest)
-    if (rows, columns) != (config.data.height, config.data.width):
-        raise ValueError(
-            f"tokenizer.levels ends at {model.pyramid.finest}, which at {model.downsampling}x downsampling "
-            f"means images of {rows}x{columns}, but data says {config.data.height}x{config.data.width}"
-        )
-    return model
-
-
-def generator_pyramids(config: Config) -> list[Pyramid]:
-    """Those that the generator's training draws from: the tokenizer's levels, alone or as the first.
-
-    Raises:
-        ValueError: they are not the first, the data are a stream, or the generator cannot follow one.
-    """
-    own, given = Pyramid(tuple(config.tokenizer.levels)), config.generator_training.pyramids  # type: ignore[arg-type]
-    pyramids = [Pyramid(tuple(levels)) for levels in given] or [own]  # type: ignore[arg-type]
-    if pyramids[0] != own:
-        raise ValueError(
-            f"generator_training.pyramids must begin with tokenizer.levels {own}, for which the run's images "
-            f"are drawn, got {pyramids[0]}"
-        )
-    if config.data.streaming and len(pyramids) > 1:
-        raise ValueError("generator_training.pyramids needs images by number: set data.streaming=false")
-    check_follows(config.generator, own, pyramids[1:])
-    return pyramids
-
-
-def at_grid(config: Config, tokenizer: VQTokenizer, pyramid: Pyramid) -> Config:
-    """The config with images of the size that `pyramid` ends at."""
-    height, width = (side * tokenizer.downsampling for side in pyramid.finest)
-    return replace(config, data=config.data.at_size(height, width))
-
-
-def build_generator(config: Config, num_classes: int) -> VARTransformer:
-    return VARTransformer(
-        **asdict(config.generator),
-        levels=config.tokenizer.levels,
-        codebook_size=config.tokenizer.codebook_size,
-        latent_channels=config.tokenizer.latent_channels,
-        num_classes=num_classes,
-        seed=config.seed,
-    )
-
-
-def build_classifier(config: Config, num_classes: int) -> ViTClassifier:
-    assert config.classifier is not None
-    return ViTClassifier(
-        **asdict(config.classifier),
-        image_size=(config.data.height, config.data.width),
-        image_channels=config.data.channels,
-        num_classes=num_classes,
-        seed=config.seed,
-    )
-
-
-def training_images(config: Config, accelerator: Accelerator, seed: int) -> Any:
-    """The training split: an `ImageDataset`, or this process's part of an endless stream."""
-    if not config.data.streaming:
-        return ImageDataset(open_source(config.data, train=True), config.data, train=True, seed=seed)
-    rank, world = accelerator.process_index, accelerator.num_processes
-    return open_stream(config.data, True, rank, world, seed, endless=True)
-
-
-def length_of(images: Any) -> int | None:
-    """None for a stream."""
-    return None if isinstance(images, IterableDataset) else len(images)
-
-
-def held_out_images(config: Config, number: int | None = None) -> Any:
-    """The test split, or its first images; those of a stream are kept in memory."""
-    if config.data.streaming:
-        return list(itertools.islice(open_stream(config.data, False), number))
-    images = ImageDataset(open_source(config.data, train=False), config.data, train=False, seed=0)
-    return images if number is None else First(images, number)
-
-
-def picture_box(config: Config) -> tuple[int, int, int, int]:
-    """Top, left, height and width of what is picture in an image, and not its margin."""
-    if config.data.streaming:
-        return 0, 0, config.data.height, config.data.width
-    return content_box(config.data, open_source(config.data, train=False))
-
-
 def say_skipped(images: Any, accelerator: Accelerator) -> None:
     """How many pictures could not be read; with data.on_corrupt=stop there are none."""
     if skipped := skipped_by_all(images, accelerator):
@@ -380,49 +281,6 @@ def cache_tokens(
         )
     say_skipped(images, accelerator)
     return cache
-
-
-class DrawnImages(Dataset[dict[str, Any]]):
-    """A folder of scripts/sample.py as a training set; the class stands in the name of an image's folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.images = ImageFolder(folder / "images" if (folder / "images").is_dir() else folder)
-        self.labels = [
-            int(file.parent.name) if file.parent.name.isdigit() else -1 for file in self.images.files
-        ]
-        if -1 in self.labels:
-            raise ValueError(
-                f"{folder} was not drawn by scripts/sample.py: its folders are not class numbers"
-            )
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, draw: Draw) -> dict[str, Any]:
-        image_CHW = self.images[draw.index].float() / 127.5 - 1
-        return {"image": image_CHW, "label": self.labels[draw.index], "place": draw.place}
-
-
-class First(Dataset[Any]):
-    """The first images of a set, addressed by number."""
-
-    def __init__(self, dataset: Dataset[Any], number: int) -> None:
-        self.dataset = dataset
-        self.number = min(number, len(dataset))  # type: ignore[arg-type]
-
-    def __len__(self) -> int:
-        return self.number
-
-    def __getitem__(self, index: int) -> Any:
-        return self.dataset[index]
-
-
-def weights_hash(folder: Path) -> str:
-    """SHA-256 of a diffusers folder's weight files."""
-    digest = hashlib.sha256()
-    for file in sorted(folder.glob("*.safetensors")):
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
 
 
 def _encoded(images: Dataset[Any], tokenizer: VQTokenizer, pyramid: Pyramid) -> tuple[Tensor, Tensor]:

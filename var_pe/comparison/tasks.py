@@ -12,6 +12,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
+from var_pe.assembly import load_model, weights_hash
 from var_pe.comparison.resolutions import percent
 from var_pe.comparison.statistics import Summary, summary
 from var_pe.comparison.study import Trial, trials
@@ -19,7 +20,7 @@ from var_pe.comparison.task_heads import TASKS, Annotated, HeadTraining, annotat
 from var_pe.config import Config
 from var_pe.models.vit import ViTClassifier
 from var_pe.pyramid import Grid
-from var_pe.stages import load_model, train_classifier, weights_hash
+from var_pe.stages import train_classifier
 from var_pe.training.run import write_text
 
 TRAINING_PICTURES, TEST_PICTURES = 8000, 1000

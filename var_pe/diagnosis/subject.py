@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from var_pe import settings
+from var_pe.assembly import held_out_images, load_model
 from var_pe.config import Config
 from var_pe.encodings import PositionEncoding
 from var_pe.interop.var_files import read_state
@@ -20,7 +21,6 @@ from var_pe.models.generator import VARTransformer
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.models.vit import ViTClassifier
 from var_pe.pyramid import Pyramid
-from var_pe.stages import held_out_images, load_model
 
 IMAGES = 32  # of the test split, through the model up to its first block
 
