@@ -61,7 +61,7 @@ def arguments() -> argparse.Namespace:
 @exit_with_sentence()
 def main() -> None:
     asked = arguments()
-    if min(asked.batch, asked.rounds, asked.depth or 1) < 1 or not asked.guidance > 0:
+    if min(asked.batch, asked.rounds, 1 if asked.run else asked.depth) < 1 or not asked.guidance > 0:
         raise ValueError("--batch, --rounds and --depth are at least 1, --guidance is above 0")
     pipeline = (opened(asked.run) if asked.run else of_vars_shape(asked)).to(asked.device)
     labels = [i % pipeline.transformer.num_classes if pipeline.transformer.num_classes else None

@@ -1,4 +1,4 @@
-"""The README's commands exist: their scripts, config files and settings."""
+"""The commands of README and docs exist: their scripts, config files and settings."""
 
 import re
 import shlex
@@ -11,9 +11,9 @@ from var_pe import settings
 from var_pe.config import Config
 
 ROOT = Path(__file__).parents[1]
-README = (ROOT / "README.md").read_text()
-SHELL = "\n".join(re.findall(r"```bash\n(.*?)```", README, re.DOTALL)).replace("\\\n", " ")
-COMMANDS = [line for line in SHELL.splitlines() if "scripts/" in line]
+PAGES = {path: path.read_text() for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}
+SHELL = "\n".join(re.findall(r"```bash\n(.*?)```", "\n".join(PAGES.values()), re.DOTALL)).replace("\\\n", " ")
+COMMANDS = [line for line in SHELL.splitlines() if "scripts/" in line or "benchmarks/" in line]
 CONFIGS = sorted(path.name for path in (ROOT / "configs").glob("*.yaml"))
 
 
@@ -21,7 +21,7 @@ CONFIGS = sorted(path.name for path in (ROOT / "configs").glob("*.yaml"))
 def test_a_command_of_the_readme_names_what_is_there(command):
     """The first thing that a person tries must not be a typing error of ours."""
     words = shlex.split(command, comments=True)
-    script = next(word for word in words if word.startswith("scripts/"))
+    script = next(word for word in words if word.startswith(("scripts/", "benchmarks/")))
     assert (ROOT / script).exists()
     for flag, name in pairwise(words):
         if flag == "--config_file":
@@ -53,7 +53,8 @@ def test_the_three_encodings_of_a_data_set_differ_in_nothing_else(data, encoding
     assert learned.tokenizer_run == config.tokenizer_run
 
 
-def test_the_pictures_of_the_readme_are_there_and_small():
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_pictures_of_a_page_are_there_and_small(page):
     """A clone should not carry megabytes for a first screen."""
-    for name in re.findall(r"!\[[^]]*\]\(([^)]+)\)", README):
-        assert 0 < (ROOT / name).stat().st_size < 500_000
+    for name in re.findall(r"!\[[^]]*\]\(([^)]+)\)", PAGES[page]):
+        assert 0 < (page.parent / name).stat().st_size < 500_000
