@@ -109,6 +109,12 @@ def test_sample_draws_other_sizes_and_remembers_them(command, run, tmp_path):
     assert "multiples of the downsampling factor 8" in command("sample", "--size", 16, 20)
 
 
+@pytest.mark.parametrize("script", ["sample", "evaluate"])
+def test_smoothed_pictures_cannot_be_asked_for_where_they_would_be_scored(script, command):
+    """They are for the eye: mixed codes are not what the model draws."""
+    assert "unknown key sampling.smooth" in command(script, "sampling.smooth=true")
+
+
 def test_sample_shows_every_level_of_the_images_it_would_draw(command, run, tmp_path):
     words = ("sampling.images_per_class=2", "--output", tmp_path / "drawn")
     command("sample", *words, "--levels", tmp_path / "levels.png")
