@@ -152,8 +152,8 @@ def test_other_greedy_tokens_are_a_failure(benchmark, checkout):
 
 def test_what_is_no_checkout_or_no_setting_is_one_sentence(benchmark, tmp_path):
     status, said = benchmark(*TINY, "--reference", tmp_path)
-    assert status == 2
-    assert said == f"error: --reference {tmp_path} is no checkout of the public VAR repository\n"
+    assert (status, "Traceback" in said) == (2, False)
+    assert said.endswith(f"error: --reference {tmp_path} is no checkout of the public VAR repository\n")
     status, said = benchmark("--depth", 0)
-    assert (status, said.count("\n")) == (2, 1)
-    assert "--depth are at least 1" in said
+    assert (status, "Traceback" in said) == (2, False)
+    assert "--depth are at least 1" in said.splitlines()[-1]
