@@ -386,7 +386,7 @@ def test_wrong_settings_are_named(make_generator, tokenizer):
         model.generate(tokenizer, labels_B, generators=numbers(0))
     with pytest.raises(ValueError, match="temperature must be above 0, got 0"):
         model.generate(tokenizer, labels_B, generators=numbers(0, 1), temperature=0)
-    with pytest.raises(ValueError, match="depth >= 1 and num_classes >= 0, got 0 and 3"):
+    with pytest.raises(ValueError, match="generator's depth must be at least 1, got 0"):
         make_generator(depth=0)
     with pytest.raises(ValueError, match="multiple of the number of heads, got 32 and 5"):
         make_generator(num_heads=5)

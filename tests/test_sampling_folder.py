@@ -158,3 +158,10 @@ def test_a_folder_of_another_size(make_generator, make_tokenizer, tmp_path):
     assert Image.open(image_path(tmp_path, 0, CONFIG)).size == (8, 16)
     with pytest.raises(ValueError, match=r"size is rows and columns of pixels, got \[16\]"):
         replace(CONFIG, size=[16])
+
+
+@pytest.mark.parametrize("wrong", ["images_per_class", "batch", "temperature"])
+def test_what_cannot_be_drawn_is_refused_before_a_folder_is_claimed(wrong):
+    """A folder that holds nothing but the settings of a mistake would refuse the corrected command."""
+    with pytest.raises(ValueError, match=f"{wrong} must be .*, got 0"):
+        SamplingConfig(**{wrong: 0})

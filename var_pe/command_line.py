@@ -132,8 +132,14 @@ def exit_with_sentence() -> Iterator[None]:
     except FloatingPointError as error:  # a training that went wrong: nobody's typing, and no bug to trace
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
-    except (ValueError, FileNotFoundError) as error:
-        path = error.filename if isinstance(error, FileNotFoundError) else None
-        sentence = f"{path} does not exist" if path else " ".join(str(error).split())
+    except FileNotFoundError as error:
+        print(
+            f"error: {error.filename} does not exist" if error.filename else f"error: {error}",
+            file=sys.stderr,
+        )
+        sys.exit(2)
+    except (ValueError, OSError) as error:  # an output that is a file, a picture that is none, a full disk
+        told = isinstance(error, OSError) and error.filename and error.strerror
+        sentence = f"{error.filename}: {error.strerror}" if told else " ".join(str(error).split())
         print(f"error: {sentence or type(error).__name__}", file=sys.stderr)
         sys.exit(2)

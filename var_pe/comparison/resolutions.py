@@ -20,6 +20,7 @@ from var_pe.assembly import held_out_images, load_model, weights_hash
 from var_pe.comparison.statistics import Summary, summary
 from var_pe.comparison.study import Trial, trainable, trials
 from var_pe.config import Config
+from var_pe.encodings.resample import convention_of
 from var_pe.models.vit import ViTClassifier
 from var_pe.pyramid import Grid
 from var_pe.stages import train_classifier
@@ -89,6 +90,8 @@ def study_resolutions(
     for height, width in sizes:
         if height % side or width % side:
             raise ValueError(f"sizes must be multiples of classifier.patch_size {side}, got {height}x{width}")
+    for convention in conventions:
+        convention_of(convention)
     planned, answers = trials(config, encodings, seeds, output), []
     for number, trial in enumerate(planned, start=1):
         accelerator.print(f"run {number} of {len(planned)}: {trial.encoding}, seed {trial.seed}")

@@ -143,10 +143,9 @@ class VARTransformer(Movable, ConfigMixin):  # type: ignore[misc]
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if depth < 1 or num_classes < 0:
-            raise ValueError(
-                f"a generator needs depth >= 1 and num_classes >= 0, got {depth} and {num_classes}"
-            )
+        for name, value, least in (("depth", depth, 1), ("dim", dim, 1), ("num_classes", num_classes, 0)):
+            if value < least:
+                raise ValueError(f"a generator's {name} must be at least {least}, got {value}")
         self.pyramid = Pyramid(tuple(levels))  # type: ignore[arg-type]  # nested lists come back from config.json
         self.num_classes, self.num_heads = num_classes, num_heads
         self.class_embed = nn.Embedding(num_classes + 1, dim)

@@ -12,6 +12,7 @@ from diffusers.image_processor import VaeImageProcessor
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
 from torch import Tensor
 
+from var_pe.models.choice import check_choice
 from var_pe.models.generator import Drawn, VARTransformer
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.pyramid import Pyramid
@@ -44,6 +45,13 @@ class SamplingConfig:
     def __post_init__(self) -> None:
         if self.size is not None and len(self.size) != 2:
             raise ValueError(f"size is rows and columns of pixels, got {self.size}")
+        for name in ("images_per_class", "batch"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+        temperatures = self.temperature if isinstance(self.temperature, list) else [self.temperature]
+        if not all(temperature > 0 for temperature in temperatures):
+            raise ValueError(f"temperature must be above 0, got {self.temperature}")
+        check_choice(top_k=self.top_k, top_p=self.top_p)
 
 
 @dataclass
