@@ -420,3 +420,13 @@ def test_a_bug_keeps_its_trace():
     """A bug without its trace cannot be reported."""
     with pytest.raises(ZeroDivisionError), exit_with_sentence():
         _ = 1 / 0
+
+
+def test_what_the_system_refuses_is_a_sentence_too(tmp_path, capsys):
+    """An output folder that is a file is a person's mistake, not a bug."""
+    there = tmp_path / "there"
+    there.write_text("")
+    with pytest.raises(SystemExit) as stopped, exit_with_sentence():
+        (there / "below").mkdir()
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == f"error: {there / 'below'}: Not a directory\n"

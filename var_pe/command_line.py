@@ -122,6 +122,13 @@ def parse_arguments(
     return load(schema, arguments.config, arguments.overrides), arguments
 
 
+def sentence_of(error: ValueError | OSError) -> str:
+    if isinstance(error, OSError) and error.filename:
+        missing = isinstance(error, FileNotFoundError)
+        return f"{error.filename} does not exist" if missing else f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
 @contextlib.contextmanager
 def exit_with_sentence() -> Iterator[None]:
     """Around a script's main: what a person caused ends in one line and status 2, a bug keeps its trace."""
@@ -132,14 +139,6 @@ def exit_with_sentence() -> Iterator[None]:
     except FloatingPointError as error:  # a training that went wrong: nobody's typing, and no bug to trace
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
-    except FileNotFoundError as error:
-        print(
-            f"error: {error.filename} does not exist" if error.filename else f"error: {error}",
-            file=sys.stderr,
-        )
-        sys.exit(2)
     except (ValueError, OSError) as error:  # an output that is a file, a picture that is none, a full disk
-        told = isinstance(error, OSError) and error.filename and error.strerror
-        sentence = f"{error.filename}: {error.strerror}" if told else " ".join(str(error).split())
-        print(f"error: {sentence or type(error).__name__}", file=sys.stderr)
+        print(f"error: {sentence_of(error)}", file=sys.stderr)
         sys.exit(2)
