@@ -42,8 +42,8 @@ MISTAKES = (
         "axes swapped",
         "rotary codes turn the first half of a head by x",
         "var_pe/encodings/rope.py",
-        "angle_LP = (yx_L2[:, :, None] * self",
-        "angle_LP = (yx_L2.flip(1)[:, :, None] * self",
+        "Angles.of((yx_L2[:, :, None]",
+        "Angles.of((yx_L2.flip(1)[:, :, None]",
         ("tests/test_rope.py",),
     ),
     Mistake(
@@ -73,9 +73,9 @@ MISTAKES = (
     Mistake(
         "layouts mixed",
         "halves are turned and put back as neighbours",
-        "var_pe/encodings/rope.py",
-        'return torch.cat(turned, dim=-1) if layout == "half" else torch.stack',
-        "return torch.stack",
+        "var_pe/encodings/turn.py",
+        "ya, yb = _pairs(y_BHLD, layout)",
+        'ya, yb = _pairs(y_BHLD, "interleaved")',
         ("tests/test_rope.py",),
     ),
     Mistake(

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from var_pe.encodings import PositionEncoding, build_encoding
 from var_pe.encodings.coordinates import MAPS
-from var_pe.encodings.rope import turn
+from var_pe.encodings.turn import LAYOUTS, Angles, turn
 from var_pe.models.initialisation import initialise
 from var_pe.models.layers import Place
 from var_pe.pyramid import Pyramid
@@ -49,6 +49,12 @@ def turned(encoding: PositionEncoding, x_BHLD: Tensor, pyramid: Pyramid = LADDER
     return encoding.rotate(x_BHLD, encoding.prepare(pyramid.positions()), layer).detach()
 
 
+def tables(context: Angles | list[Angles]) -> list[Tensor]:
+    """Angles, cosines and sines of every layer that has its own."""
+    each = [context] if isinstance(context, Angles) else context
+    return [table for angles in each for table in (angles.angle, angles.cos, angles.sin)]
+
+
 def logits_of(q_BHLD: Tensor, k_BHLD: Tensor) -> Tensor:
     return q_BHLD @ k_BHLD.transpose(-1, -2)
 
@@ -76,8 +82,6 @@ def test_turning_keeps_lengths(line):
         moved_BHLD = turned(encoding, x_BHLD, layer=layer)
         torch.testing.assert_close(moved_BHLD.norm(dim=-1), x_BHLD.norm(dim=-1))
         assert not torch.allclose(moved_BHLD, x_BHLD, atol=0.1)
-    cos, sin = encoding.prepare(LADDER.positions())
-    torch.testing.assert_close(cos**2 + sin**2, torch.ones_like(cos))
 
 
 @pytest.mark.parametrize("line", LINES)
@@ -116,11 +120,9 @@ def test_the_two_layouts_are_one_operator_up_to_the_order_of_channels(name):
 
 def test_half_of_the_pairs_is_for_each_axis():
     """Tokens of one row differ in the second half of the pairs only, tokens of one column in the first."""
-    cos_hwP, sin_hwP = (table_LP.view(5, 7, -1) for table_LP in built("rope").prepare(_finest(LADDER)))
-    for table_hwP in (cos_hwP, sin_hwP):
-        assert (table_hwP[:, :, :4] == table_hwP[:, :1, :4]).all()
-        assert (table_hwP[:, :, 4:] == table_hwP[:1, :, 4:]).all()
-    angle_hwP = torch.atan2(sin_hwP, cos_hwP)
+    angle_hwP = built("rope").prepare(_finest(LADDER)).angle.view(5, 7, -1)
+    assert (angle_hwP[:, :, :4] == angle_hwP[:, :1, :4]).all()
+    assert (angle_hwP[:, :, 4:] == angle_hwP[:1, :, 4:]).all()
     torch.testing.assert_close(angle_hwP[2, 0, :4] - angle_hwP[1, 0, :4], 100.0 ** -(torch.arange(4) / 4))
 
 
@@ -182,17 +184,16 @@ def test_angles_stay_float32_under_autocast(line):
     """In bf16 all positions beyond a few cells collapse; the rotation itself may be rounded at its end."""
     encoding, x_BHLD = built(line), vectors(LADDER.num_tokens)
     exact = logits_of(turned(encoding, x_BHLD), turned(encoding, x_BHLD)) / WIDTH
-    outside = encoding.prepare(LADDER.positions())
+    outside = tables(encoding.prepare(LADDER.positions()))
     with torch.autocast("cpu", torch.bfloat16):
-        inside = encoding.prepare(LADDER.positions())
-        moved_BHLD = encoding.rotate(x_BHLD.bfloat16(), inside, 0)
-    for table, expected in zip(inside, outside, strict=True):
+        context = encoding.prepare(LADDER.positions())
+        moved_BHLD = encoding.rotate(x_BHLD.bfloat16(), context, 0)
+    for table, expected in zip(tables(context), outside, strict=True):
         assert table.dtype == torch.float32
         assert torch.equal(table, expected)
-    assert moved_BHLD.dtype == torch.float32  # attention casts it, once
     exact_of_rounded = turned(encoding, x_BHLD.bfloat16().float())
-    torch.testing.assert_close(moved_BHLD, exact_of_rounded)
-    moved_BHLD = moved_BHLD.bfloat16().float()
+    assert torch.equal(moved_BHLD, exact_of_rounded.bfloat16())  # rounded once
+    moved_BHLD = moved_BHLD.float()
     torch.testing.assert_close(logits_of(moved_BHLD, moved_BHLD) / WIDTH, exact, atol=1e-2, rtol=1e-2)
 
 
@@ -234,10 +235,17 @@ def test_compiles_as_one_graph(line):
 
     torch._dynamo.reset()
     compiled = torch.compile(both, fullgraph=True, backend="aot_eager")
-    torch.manual_seed(0)
-    expected = both(x_BHLD)
-    torch.manual_seed(0)
-    torch.testing.assert_close(compiled(x_BHLD), expected)
+    results = []
+    for run in (both, compiled):
+        torch.manual_seed(0)
+        turned_BHLD = run(x_BHLD.requires_grad_())
+        turned_BHLD.square()[..., :3].sum().backward()
+        learned = [parameter.grad for parameter in encoding.parameters()]
+        results.append([turned_BHLD, x_BHLD.grad, *learned])
+        x_BHLD.grad = None
+        encoding.zero_grad()
+    for eager, traced in zip(*results, strict=True):
+        torch.testing.assert_close(eager, traced)
 
 
 # places across levels
@@ -308,8 +316,7 @@ def test_learned_coordinates_start_as_centres_and_are_trained():
     initialise(encoding, 0)
     x_BHLD, coordinates = vectors(LADDER.num_tokens), encoding.coordinates
     assert torch.equal(turned(encoding, x_BHLD), turned(built("rope"), x_BHLD))
-    cos_LP, sin_LP = encoding.prepare(LADDER.positions())
-    (cos_LP[:, 1] + sin_LP[:, 5]).sum().backward()
+    encoding.rotate(x_BHLD, encoding.prepare(LADDER.positions()), 0).square()[..., :6].sum().backward()
     assert coordinates.offset_K2.grad.all()
     assert coordinates.log_scale_K2.grad[1:].all()  # of a single cell there is nothing to scale
     wider = LADDER.for_size(10, 14)
@@ -369,7 +376,7 @@ def test_queries_keys_and_layers_share_the_draw(name, make_vit, monkeypatch):
     assert len(first) == 4  # two layers, queries and keys
     assert all(context is first[0] for context in first)
     vit(torch.zeros(2, 3, 8, 12))
-    assert not torch.equal(seen[-1][0], first[0][0])
+    assert not torch.equal(tables(seen[-1])[0], tables(first[0])[0])
 
 
 # options
@@ -406,6 +413,21 @@ def test_a_head_s_width_must_fit(name):
 def test_turn_is_a_rotation_of_pairs():
     """By hand: a quarter turn takes (1, 0) to (0, 1)."""
     x_BHLD = torch.tensor([1.0, 2.0, 3.0, 4.0]).view(1, 1, 1, 4)
-    cos_LP, sin_LP = torch.tensor([[0.0, 1.0]]), torch.tensor([[1.0, 0.0]])
-    assert turn(x_BHLD, cos_LP, sin_LP, "half").flatten().tolist() == [-3, 2, 1, 4]
-    assert turn(x_BHLD, cos_LP, sin_LP, "interleaved").flatten().tolist() == [-2, 1, 3, 4]
+    angles = Angles.of(torch.tensor([[math.pi / 2, 0.0]]))
+    for layout, wanted in {"half": [-3, 2, 1, 4], "interleaved": [-2, 1, 3, 4]}.items():
+        torch.testing.assert_close(turn(x_BHLD, angles, layout).flatten(), torch.tensor(wanted).float())
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("shape", [(5, 4), (3, 5, 4)], ids=["all heads alike", "a head each"])
+def test_the_gradient_of_turning_is_right(layout, shape):
+    """In float64 against differences, for what is turned and for the angles."""
+    x_BHLD = torch.randn(2, 3, 5, 8, dtype=torch.float64, requires_grad=True)
+    angle = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradcheck(lambda x, angle: turn(x, Angles.of(angle), layout), (x_BHLD, angle))
+
+
+def test_turning_rounds_once():
+    """A bf16 vector is turned in float32: the result is the float32 result in bf16."""
+    x_BHLD, angles = torch.randn(2, 3, 5, 8).bfloat16(), Angles.of(torch.randn(5, 4))
+    assert torch.equal(turn(x_BHLD, angles, "half"), turn(x_BHLD.float(), angles, "half").bfloat16())

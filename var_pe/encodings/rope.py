@@ -8,9 +8,8 @@ from torch import Tensor
 
 from var_pe.encodings.base import PositionEncoding, register
 from var_pe.encodings.coordinates import Coordinates
+from var_pe.encodings.turn import LAYOUTS, Angles, turn
 from var_pe.pyramid import Positions, Pyramid
-
-LAYOUTS = ("half", "interleaved")
 
 
 @register("rope")
@@ -76,23 +75,11 @@ class Rope(PositionEncoding):
         exponent_F = torch.arange(count, dtype=torch.float32, device=device) / count
         return (2 * pi if self.unit == "image" else 1.0) * self.base**-exponent_F
 
-    def prepare(self, positions: Positions) -> tuple[Tensor, Tensor]:
-        """Cosines and sines, float32 (L, P) with P = D / 2."""
+    def prepare(self, positions: Positions) -> Any:
+        """`Angles` (L, P) with P = D / 2."""
         yx_L2 = self.coordinates(positions)
         with torch.autocast(yx_L2.device.type, enabled=False):  # bf16 angles would make neighbours coincide
-            angle_LP = (yx_L2[:, :, None] * self.frequencies(yx_L2.device)).flatten(1)
-            return angle_LP.cos(), angle_LP.sin()
+            return Angles.of((yx_L2[:, :, None] * self.frequencies(yx_L2.device)).flatten(1))
 
     def rotate(self, x_BHLD: Tensor, context: Any, layer: int) -> Tensor:
-        cos_LP, sin_LP = context
-        return turn(x_BHLD, cos_LP, sin_LP, self.layout)
-
-
-def turn(x_BHLD: Tensor, cos_LP: Tensor, sin_LP: Tensor, layout: str) -> Tensor:
-    """Every channel pair turned by its own angle, in float32 if the cosines are."""
-    if layout == "half":
-        a_BHLP, b_BHLP = x_BHLD.chunk(2, dim=-1)
-    else:
-        a_BHLP, b_BHLP = x_BHLD.unflatten(-1, (-1, 2)).unbind(-1)
-    turned = (a_BHLP * cos_LP - b_BHLP * sin_LP, a_BHLP * sin_LP + b_BHLP * cos_LP)
-    return torch.cat(turned, dim=-1) if layout == "half" else torch.stack(turned, dim=-1).flatten(-2)
+        return turn(x_BHLD, context, self.layout)

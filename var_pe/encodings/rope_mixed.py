@@ -1,13 +1,13 @@
 """Mixed rotary encoding: every channel pair of every head learns the direction it turns along."""
 
 from math import pi
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from var_pe.encodings.base import register
-from var_pe.encodings.rope import Rope, turn
+from var_pe.encodings.rope import Rope
+from var_pe.encodings.turn import Angles, turn
 from var_pe.pyramid import Positions, Pyramid
 
 
@@ -68,15 +68,14 @@ class RopeMixed(Rope):
         length_P = self.frequencies("cpu").repeat(2)
         parameter.copy_(length_P * torch.stack([angle_NHP.sin(), angle_NHP.cos()]))
 
-    def prepare(self, positions: Positions) -> tuple[Tensor, Tensor]:
-        """Cosines and sines of all layers, float32 (N, H, L, P)."""
+    def prepare(self, positions: Positions) -> list[Angles]:
+        """`Angles` (H, L, P) for each layer."""
         yx_L2 = self.coordinates(positions)
         with torch.autocast(yx_L2.device.type, enabled=False):
             y_L1, x_L1 = yx_L2.split(1, dim=1)
             along_y, along_x = self.frequency_2NHP.float()[..., None, :]
             angle_NHLP = y_L1 * along_y + x_L1 * along_x
-            return angle_NHLP.cos(), angle_NHLP.sin()
+            return [Angles.of(angle_HLP) for angle_HLP in angle_NHLP.unbind()]
 
-    def rotate(self, x_BHLD: Tensor, context: Any, layer: int) -> Tensor:
-        cos_NHLP, sin_NHLP = context
-        return turn(x_BHLD, cos_NHLP[layer], sin_NHLP[layer], self.layout)
+    def rotate(self, x_BHLD: Tensor, context: list[Angles], layer: int) -> Tensor:
+        return turn(x_BHLD, context[layer], self.layout)

@@ -33,6 +33,8 @@ class Place:
     def rotate(self, x_BHLD: Tensor, layer: int) -> Tensor:
         if not self.encoding.uses("rotate"):
             return x_BHLD
+        if not self.prefix:
+            return self.encoding.rotate(x_BHLD, self.query, layer)
         before, after = x_BHLD[:, :, : self.prefix], x_BHLD[:, :, self.prefix :]
         return torch.cat([before, self.encoding.rotate(after, self.query, layer)], dim=2)
 
