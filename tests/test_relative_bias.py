@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from timm.layers.pos_embed_rel import RelPosMlp, gen_relative_log_coords, gen_relative_position_index
-from torch import Tensor
+from torch import Tensor, nn
 
 from var_pe.encodings import PositionEncoding, build_encoding
 from var_pe.encodings.log_cpb import log_coordinates
@@ -44,6 +44,12 @@ def bias(encoding: PositionEncoding, asked: Pyramid | Positions = LADDER, layer:
     return encoding.bias(context, context, layer).detach()
 
 
+def without_level_term(line: str, heads: int = 4) -> PositionEncoding:
+    encoding = built(line, heads=heads)
+    nn.init.zeros_(encoding.level_term.term_NHKK)
+    return encoding
+
+
 def random(*shape: int) -> Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(2))
 
@@ -64,7 +70,7 @@ def test_the_index_is_swin_s():
 def test_one_level_is_timm_s_window(grid):
     """A ViT's bias is the classic table, rectangles and single rows included."""
     encoding = built("relative_bias", Pyramid((grid,)))
-    assert encoding.term_NHKK is None
+    assert encoding.level_term.term_NHKK is None
     index_LL = gen_relative_position_index(grid)
     for layer in range(2):
         expected_HLL = encoding.table_NHyx[layer].flatten(1)[:, index_LL]
@@ -74,7 +80,7 @@ def test_one_level_is_timm_s_window(grid):
 def test_fractions_between_levels_are_read_bilinearly():
     """Half-way between two whole displacements lies the mean of their entries."""
     encoding, here = built("relative_bias"), LADDER.positions()
-    table_Hyx, term_HKK = encoding.table_NHyx[0].detach(), encoding.term_NHKK[0].detach()
+    table_Hyx, term_HKK = encoding.table_NHyx[0].detach(), encoding.level_term.term_NHKK[0].detach()
     finest = torch.tensor(LADDER.finest)
     bias_HLL = bias(encoding)
     for q, k in torch.randint(
@@ -97,10 +103,22 @@ def test_the_level_term_tells_concentric_tokens_apart():
     pyramid = Pyramid.square(1, 3)
     encoding = built("relative_bias", pyramid)
     whole, middle = 0, 1 + 4
-    bias_HLL, term_HKK = bias(encoding, pyramid), encoding.term_NHKK[0].detach()
+    bias_HLL, term_HKK = bias(encoding, pyramid), encoding.level_term.term_NHKK[0].detach()
     step_H = bias_HLL[:, middle, whole] - bias_HLL[:, middle, middle]
     torch.testing.assert_close(step_H, term_HKK[:, 1, 0] - term_HKK[:, 1, 1])
     assert step_H.abs().min() > 0.01
+
+
+@pytest.mark.parametrize("line", ["alibi", "local", "relative_bias(shared=true)"])
+def test_a_pair_of_levels_has_a_term_per_head(line):
+    """It is all that changes between a query level and a key level, and a single level has none."""
+    encoding, plain, here = built(line), without_level_term(line), LADDER.positions()
+    step_HLL = bias(encoding) - bias(plain)
+    term_HKK = encoding.level_term.term_NHKK[0].detach()
+    expected_HLL = term_HKK[:, here.level_L][:, :, here.level_L]
+    seen_HLL = ~bias(plain).isneginf().expand_as(step_HLL)
+    torch.testing.assert_close(step_HLL[seen_HLL], expected_HLL[seen_HLL], atol=1e-5, rtol=0)
+    assert built(line, Pyramid(((5, 7),))).level_term.term_NHKK is None
 
 
 def test_layers_have_their_own_tables_or_share_one():
@@ -177,7 +195,7 @@ def test_following_equals_moving(new):
     following, moved = (built("relative_bias(resample=swin)", old) for _ in range(2))
     moved.set_pyramid(new)
     if new.num_levels == 1:
-        assert moved.term_NHKK is None
+        assert moved.level_term.term_NHKK is None
         step_HLL = bias(following, new) - bias(moved, new)
         torch.testing.assert_close(step_HLL, step_HLL[:, :1, :1].expand_as(step_HLL))  # nothing to softmax
     else:
@@ -185,11 +203,22 @@ def test_following_equals_moving(new):
     torch.testing.assert_close(bias(following, old), bias(built("relative_bias", old), old))
 
 
-def test_levels_that_come_into_being_start_without_a_term():
-    encoding = built("relative_bias", Pyramid(((4, 4),)))
+@pytest.mark.parametrize("line", ["alibi", "local(radius=2)"])
+@pytest.mark.parametrize("new", [((2, 2), (3, 9)), ((1, 1), (4, 4))], ids=str)
+def test_terms_follow_other_levels_as_they_move(line, new):
+    old, new = Pyramid(((1, 1), (2, 3), (4, 6))), Pyramid(new)
+    following, moved = built(line, old), built(line, old)
+    moved.set_pyramid(new)
+    assert moved.level_term.term_NHKK.shape == (1, 4, 2, 2)
+    assert torch.equal(bias(following, new), bias(moved, new))
+
+
+@pytest.mark.parametrize("line", ["relative_bias", "alibi", "local"])
+def test_levels_that_come_into_being_start_without_a_term(line):
+    encoding = built(line, Pyramid(((4, 4),)))
     encoding.set_pyramid(Pyramid.square(1, 2, 4), "swin")
-    assert encoding.term_NHKK.shape == (2, 4, 3, 3)
-    assert not encoding.term_NHKK.any()
+    assert encoding.level_term.term_NHKK.shape[1:] == (4, 3, 3)
+    assert not encoding.level_term.term_NHKK.any()
 
 
 def test_a_following_table_still_learns():
@@ -200,7 +229,7 @@ def test_a_following_table_still_learns():
         context = encoding.prepare(new.positions())
         encoding.bias(context, context, 1).square().sum().backward()
         assert encoding.table_NHyx.grad[1].any()
-        assert encoding.term_NHKK.grad[1].any()
+        assert encoding.level_term.term_NHKK.grad[1].any()
 
 
 @torch.no_grad()
@@ -370,7 +399,7 @@ def test_log_cpb_follows_the_size_in_cells():
 
 def test_alibi_is_minus_slope_times_distance():
     """The slopes of the paper for 8 heads; Euclidean distances in cells of the finest level."""
-    bias_HLL, here = bias(built("alibi", heads=8)), LADDER.positions()
+    bias_HLL, here = bias(without_level_term("alibi", heads=8)), LADDER.positions()
     yx_L2 = (here.yx_L2 + 1) / 2 * torch.tensor(LADDER.finest)
     slope_H = torch.tensor([1 / 2, 1 / 4, 1 / 8, 1 / 16, 1 / 32, 1 / 64, 1 / 128, 1 / 256])
     distance_LL = (yx_L2[:, None] - yx_L2).square().sum(-1).sqrt()
@@ -378,12 +407,11 @@ def test_alibi_is_minus_slope_times_distance():
 
 
 def test_alibi_is_symmetric_monotone_and_zero_at_home():
-    bias_HLL = bias(built("alibi"))
+    bias_HLL = bias(without_level_term("alibi"))
     torch.testing.assert_close(bias_HLL, bias_HLL.transpose(1, 2))
     assert not bias_HLL.diagonal(dim1=1, dim2=2).any()
     row = bias(built("alibi", Pyramid(((1, 9),))), Pyramid(((1, 9),)))[:, 0]
     assert (row.diff(dim=1) < 0).all()
-    assert not list(built("alibi").parameters())
 
 
 # local
@@ -391,7 +419,7 @@ def test_alibi_is_symmetric_monotone_and_zero_at_home():
 
 @pytest.mark.parametrize("radius", [1, 1.5, 2.5])
 def test_local_hides_what_is_far_in_the_own_level_and_nothing_else(radius):
-    bias_LL, here = bias(built(f"local(radius={radius})"))[0], LADDER.positions()
+    bias_LL, here = bias(without_level_term(f"local(radius={radius})"))[0], LADDER.positions()
     cell, level = here.cell_L2.tolist(), here.level_L.tolist()
     for q in range(LADDER.num_tokens):
         for k in range(LADDER.num_tokens):

@@ -1,31 +1,52 @@
-"""Linear biases in two dimensions: the farther a token, the lower its score. Nothing is learned."""
+"""Linear biases in two dimensions: the farther a token, the lower its score."""
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from var_pe.encodings.base import register
-from var_pe.encodings.scores import ScoreEncoding
-from var_pe.pyramid import Pyramid
+from var_pe.encodings.level_term import Levels, LevelTerm
+from var_pe.encodings.resample import Convention
+from var_pe.encodings.scores import ScoreEncoding, displacement
+from var_pe.pyramid import Positions, Pyramid
+
+
+@dataclass(frozen=True)
+class Where:
+    """Distances (Lq, Lk) in cells of the finest level, and levels."""
+
+    distance_QK: Tensor
+    levels: Levels | None
 
 
 @register("alibi")
 class ALiBi(ScoreEncoding):
-    """`score -= slope_head * distance`, slope_head = 2^(-8 head / H), head = 1 .. H.
+    """`score += level_term[head, query level, key level] - slope[head] * distance`, slope = 2^(-8 head / H).
 
     ALiBi (Press et al. 2022) with the Euclidean distance between centres in cells of the finest level, as in
     CROMA (Fuller et al. 2023); within and across levels alike, so that a coarse token is as far as its
-    middle. In (-infinity, 0], 0 for a token itself; symmetric, so it tells no left from right. The original
-    takes these slopes for H a power of two; we take them for any H. Follows any pyramid; a finer grid has
-    larger distances. There is no term for pairs of levels.
+    middle. The slopes are fixed, head = 1 .. H; the original takes them for H a power of two, we for any H.
+    The distance's part is in (-infinity, 0], 0 for a token itself, and symmetric: it tells no left from
+    right. The level term (`LevelTerm`, shared by all layers), there if the pyramid has more than one level,
+    is all that is learned. Follows any pyramid; a finer grid has larger distances.
 
-    Cost: a bias loses the flash kernel; the distances are computed once a forward.
+    Cost: a bias loses the flash kernel; it is computed once a forward, not once a layer.
     """
 
     def __init__(self, *, dim: int, num_heads: int, depth: int, pyramid: Pyramid) -> None:
         super().__init__()
         self.num_heads = num_heads
+        self.level_term = LevelTerm(pyramid, num_heads)
 
-    def scores(self, where: Tensor, layer: int) -> Tensor:
-        head_H = torch.arange(1, self.num_heads + 1, device=where.device)
+    def set_pyramid(self, pyramid: Pyramid, convention: str | Convention | None = None) -> None:
+        """Distances follow by themselves; the levels' terms go with their levels."""
+        self.level_term.set_pyramid(pyramid)
+
+    def where(self, query: Positions, key: Positions) -> Where:
+        return Where(displacement(query, key).norm(dim=-1), self.level_term.where(query, key))
+
+    def scores(self, where: Where, layer: int) -> Tensor:
+        head_H = torch.arange(1, self.num_heads + 1, device=where.distance_QK.device)
         slope_H = 2.0 ** (-8 * head_H / self.num_heads)
-        return -slope_H[:, None, None] * where.norm(dim=-1)
+        return self.level_term.add_to(-slope_H[:, None, None] * where.distance_QK, where.levels, layer)

@@ -1,22 +1,35 @@
-"""Local attention: within its level a token sees its surroundings only. Nothing is learned."""
+"""Local attention: within its level a token sees its surroundings only."""
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from var_pe.encodings.base import register
+from var_pe.encodings.level_term import Levels, LevelTerm
+from var_pe.encodings.resample import Convention
 from var_pe.encodings.scores import ScoreEncoding
 from var_pe.pyramid import Positions, Pyramid
 
 
+@dataclass(frozen=True)
+class Where:
+    """True (Lq, Lk) where a key of the query's own level is too far, and levels."""
+
+    hidden_QK: Tensor
+    levels: Levels | None
+
+
 @register("local")
 class Local(ScoreEncoding):
-    """`score += 0` within `radius` cells of the token and to all other levels, -infinity elsewhere.
+    """`score += level_term[head, query level, key level]`, but -infinity beyond `radius` in the own level.
 
     Sparse attention by position (as the neighbourhoods of Image Transformer, Parmar et al. 2018), with a
     round neighbourhood: the distance is Euclidean, between centres, in cells of the tokens' own level. Other
     levels are fully visible as far as the model shows them, and so are prefix tokens; a token always sees
-    itself, so no row is empty. It tells of places through the border alone, so it is usually joined with
-    another encoding: `sinusoidal + local(radius=2)`. Follows any pyramid.
+    itself, so no row is empty. How much it looks to which level is learned (`LevelTerm`, shared by all
+    layers), where there are several. It tells of places through the border alone, so it is usually joined
+    with another encoding: `sinusoidal + local(radius=2)`. Follows any pyramid.
 
     Cost: a bias loses the flash kernel, and hidden scores are computed all the same: nothing is saved.
 
@@ -33,11 +46,18 @@ class Local(ScoreEncoding):
         if not radius >= 1:
             raise ValueError(f"local: radius must be at least 1 cell, got {radius}")
         self.radius = radius
+        self.level_term = LevelTerm(pyramid, num_heads)
 
-    def where(self, query: Positions, key: Positions) -> Tensor:
-        """True (Lq, Lk) where a key of the query's own level is too far."""
+    def set_pyramid(self, pyramid: Pyramid, convention: str | Convention | None = None) -> None:
+        """The radius stays as many cells; the levels' terms go with their levels."""
+        self.level_term.set_pyramid(pyramid)
+
+    def where(self, query: Positions, key: Positions) -> Where:
         distance2_QK = (query.cell_L2[:, None] - key.cell_L2).square().sum(-1)
-        return (query.level_L[:, None] == key.level_L) & (distance2_QK > self.radius**2)
+        hidden_QK = (query.level_L[:, None] == key.level_L) & (distance2_QK > self.radius**2)
+        return Where(hidden_QK, self.level_term.where(query, key))
 
-    def scores(self, where: Tensor, layer: int) -> Tensor:
-        return torch.zeros(where.shape, device=where.device).masked_fill(where, float("-inf"))[None]
+    def scores(self, where: Where, layer: int) -> Tensor:
+        bias_QK = torch.zeros(where.hidden_QK.shape, device=where.hidden_QK.device)
+        bias_1QK = bias_QK.masked_fill(where.hidden_QK, float("-inf"))[None]
+        return self.level_term.add_to(bias_1QK, where.levels, layer)

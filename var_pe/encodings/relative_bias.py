@@ -9,27 +9,19 @@ from torch import Tensor, nn
 from var_pe.encodings.base import register
 from var_pe.encodings.cache import Remembered
 from var_pe.encodings.learned import other_grids
-from var_pe.encodings.resample import Convention, check_table, convention_of, interpolate_table, source_levels
-from var_pe.encodings.scores import (
-    ScoreEncoding,
-    by_levels,
-    displacement,
-    look_up,
-    one_hot,
-    unit_displacement,
-)
+from var_pe.encodings.level_term import Levels, LevelTerm
+from var_pe.encodings.resample import Convention, check_table, convention_of, interpolate_table
+from var_pe.encodings.scores import ScoreEncoding, displacement, look_up, unit_displacement
 from var_pe.pyramid import Positions, Pyramid
 
 
 @dataclass(frozen=True)
 class Where:
-    """Tables of the grids asked for, displacements over the largest (1, Lq, Lk, 2), one-hot levels (L, K)."""
+    """Tables of the grids asked for, displacements over the largest (1, Lq, Lk, 2), and levels."""
 
     table_NHyx: Tensor
-    term_NHKK: Tensor | None
     grid_1QK2: Tensor
-    query_QK: Tensor
-    key_QK: Tensor
+    levels: Levels | None
 
 
 @register("relative_bias")
@@ -39,12 +31,11 @@ class RelativeBias(ScoreEncoding):
     The table of Swin (Liu et al. 2021): (2h - 1)(2w - 1) numbers a head for a grid of h x w, normal with
     deviation 0.02 at the start. (dy, dx) is the query's centre minus the key's in cells of the finest level,
     within a level and across levels alike; where it is a fraction, as between levels, the table is read
-    bilinearly. The level term, 0 at the start, is there if the pyramid has more than one level.
+    bilinearly. The level term (`LevelTerm`) is there if the pyramid has more than one level.
 
     The table keeps the grids it was made for in `grids_K2`. Other grids are an error, unless `set_pyramid`
     moves the table to them or `resample` lets it follow them. It is then stretched to the new displacements,
-    as Swin's loader does (`swin`: bicubic), which keeps its middle: no displacement. A level takes its term
-    from the same level where both pyramids have as many, else from the one whose sides are nearest.
+    as Swin's loader does (`swin`: bicubic), which keeps its middle: no displacement.
 
     Cost: a bias loses the flash kernel and is looked up anew in every layer, unless `shared`.
 
@@ -75,9 +66,9 @@ class RelativeBias(ScoreEncoding):
         self.pyramid, self.per_layer = pyramid, not shared
         self.resample = None if resample is None else convention_of(resample)
         self.resampled = Remembered()
-        (h, w), tables, levels = pyramid.finest, 1 if shared else depth, pyramid.num_levels
+        (h, w), tables = pyramid.finest, 1 if shared else depth
         self.table_NHyx = nn.Parameter(torch.zeros(tables, num_heads, 2 * h - 1, 2 * w - 1))
-        self.term_NHKK = nn.Parameter(torch.zeros(tables, num_heads, levels, levels)) if levels > 1 else None
+        self.level_term = LevelTerm(pyramid, num_heads, tables)
         self.log_scale_NH = nn.Parameter(torch.zeros(tables, num_heads)) if spatial_scale else None
         self.register_buffer("grids_K2", torch.tensor(pyramid.grids, dtype=torch.int64))
 
@@ -98,13 +89,9 @@ class RelativeBias(ScoreEncoding):
                 f"moving it to {pyramid} needs the name of a resampling convention"
             )
         check_table(self.table_NHyx.flatten(1), "the relative_bias table")
-        moved = {
-            "table_NHyx": stretched(self.table_NHyx, self.pyramid, pyramid, convention),
-            "term_NHKK": self._new_term(pyramid),
-        }
-        learns = self.table_NHyx.requires_grad
-        for name, value in moved.items():
-            setattr(self, name, None if value is None else nn.Parameter(value.clone(), requires_grad=learns))
+        table_NHyx = stretched(self.table_NHyx, self.pyramid, pyramid, convention).clone()
+        self.table_NHyx = nn.Parameter(table_NHyx, requires_grad=self.table_NHyx.requires_grad)
+        self.level_term.set_pyramid(pyramid, like=self.table_NHyx)
         self.grids_K2 = torch.tensor(pyramid.grids, device=self.grids_K2.device)
         self.pyramid = pyramid
         self.resampled.clear()
@@ -114,19 +101,16 @@ class RelativeBias(ScoreEncoding):
             raise ValueError(error)
 
     def where(self, query: Positions, key: Positions) -> Where:
-        pyramid, levels = Pyramid(query.grids), len(query.grids)
         grid_QK2 = unit_displacement(displacement(query, key), query.grids[-1])
-        hot = (one_hot(asked.level_L, levels) for asked in (query, key))
-        return Where(self._table_for(pyramid), self._term_for(pyramid), grid_QK2[None], *hot)
+        table_NHyx = self._table_for(Pyramid(query.grids))
+        return Where(table_NHyx, grid_QK2[None], self.level_term.where(query, key))
 
     def scores(self, where: Where, layer: int) -> Tensor:
         grid_GQK2 = where.grid_1QK2
         if self.log_scale_NH is not None:
             grid_GQK2 = grid_GQK2 * self.log_scale_NH[layer].float().exp()[:, None, None, None]
         bias_HQK = look_up(where.table_NHyx[layer].float(), grid_GQK2)
-        if where.term_NHKK is None:
-            return bias_HQK
-        return bias_HQK + by_levels(where.term_NHKK[layer].float(), where.query_QK, where.key_QK)
+        return self.level_term.add_to(bias_HQK, where.levels, layer)
 
     def _table_for(self, pyramid: Pyramid) -> Tensor:
         convention, table_NHyx = self.resample, self.table_NHyx
@@ -141,20 +125,6 @@ class RelativeBias(ScoreEncoding):
         return self.resampled(
             table_NHyx, pyramid, lambda: stretched(table_NHyx, self.pyramid, pyramid, convention)
         )
-
-    def _term_for(self, pyramid: Pyramid) -> Tensor | None:
-        if self.term_NHKK is None or pyramid == self.pyramid:
-            return self.term_NHKK
-        source = list(source_levels(self.pyramid, pyramid))
-        return self.term_NHKK[:, :, source][:, :, :, source]
-
-    def _new_term(self, pyramid: Pyramid) -> Tensor | None:
-        if pyramid.num_levels == 1:
-            return None
-        if self.term_NHKK is None:
-            levels = pyramid.num_levels
-            return self.table_NHyx.new_zeros(*self.table_NHyx.shape[:2], levels, levels)
-        return self._term_for(pyramid)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "RelativeBias":
         self.resampled.clear()  # as in `learned`

@@ -19,9 +19,9 @@ class RopeMixed(Rope):
     one random direction per layer and head for the first D / 4 pairs, and at right angles to it for the
     rest. Diagonal displacements can thus be told from axial ones.
 
-    Coordinates, augmentations, layout and prefix tokens as in `rope`. Flash kernels stay; the cosines and
-    sines of a forward pass take 2 N H L D / 2 floats, as every layer and head has its own (22 MB each for
-    680 tokens, 16 layers and 16 heads of 64).
+    Coordinates, augmentations, layout and prefix tokens as in `rope`. Flash kernels stay; angles, cosines
+    and sines take N H L D / 2 floats each, as every layer and head has its own (22 MB for 680 tokens, 16
+    layers and 16 heads of 64).
 
     Args:
         base: as in `rope`; 10 is RoPE-ViT's choice for learned frequencies.

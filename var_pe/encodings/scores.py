@@ -85,12 +85,12 @@ def unit_displacement(displacement_QK2: Tensor, finest: tuple[int, int]) -> Tens
     return displacement_QK2 / largest_2.to(displacement_QK2.device)
 
 
-def by_levels(term_HKK: Tensor, query: Tensor, key: Tensor) -> Tensor:
+def by_levels(term_HKK: Tensor, query_QK: Tensor, key_QK: Tensor) -> Tensor:
     """A number per (query level, key level, head) as scores (H, Lq, Lk); levels are one-hot rows.
 
     Products with one-hot rows instead of indexing: the gradient is a product as well.
     """
-    return query @ term_HKK @ key.T
+    return query_QK @ term_HKK @ key_QK.T
 
 
 def one_hot(level_L: Tensor, num_levels: int) -> Tensor:
