@@ -1,5 +1,6 @@
 """Going on from a trained classifier: moved as asked, layer after layer, and resumable as any training."""
 
+import copy
 import json
 
 import pytest
@@ -14,7 +15,7 @@ from var_pe.encodings.resample import resample_table
 from var_pe.models.vit import ViTClassifier
 from var_pe.stages import train_classifier
 from var_pe.training.classifier_task import ClassifierTask, ClassifierTraining
-from var_pe.training.fine_tuning import start_from
+from var_pe.training.fine_tuning import ModelStart, start_from
 from var_pe.training.groups import ONE_RATE, LayerRates, parameter_groups
 from var_pe.training.loop import train
 from var_pe.training.run import Run
@@ -151,6 +152,23 @@ def test_a_start_is_the_trained_model_with_its_table_moved(make_vit, make_loud):
     assert torch.equal(wider.blocks[0].mlp.fc1.weight, trained.blocks[0].mlp.fc1.weight)
 
 
+@torch.no_grad()
+def test_a_generator_goes_on_at_other_levels(make_generator, make_loud):
+    """The trained generator moved by hand gives the same logits; with other classes theirs start anew."""
+    levels, options = [[1, 1], [2, 2], [4, 6]], dict(encoding="learned", level_embedding="sinusoidal")
+    trained = make_loud(make_generator(**options))
+    model = make_generator(**options, levels=levels, seed=5)
+    others = make_generator(**options, levels=levels, seed=5, num_classes=7)
+    theirs = others.class_embed.weight.clone()
+    start_from(model, copy.deepcopy(trained), "timm")
+    start_from(others, copy.deepcopy(trained), "timm")
+    trained.set_pyramid(model.pyramid, "timm")
+    labels_B, inputs_BLZ = torch.tensor([0, 1]), torch.randn(2, model.pyramid.num_tokens - 1, 4)
+    torch.testing.assert_close(model(labels_B, inputs_BLZ), trained(labels_B, inputs_BLZ))
+    assert torch.equal(others.class_embed.weight, theirs)
+    assert torch.equal(others.head.weight, trained.head.weight)
+
+
 def test_other_classes_keep_the_new_head(make_vit):
     """Fine-tuning on another data set starts from the features alone."""
     model, trained = make_vit(num_classes=5, seed=5), make_vit()
@@ -201,7 +219,7 @@ def test_a_run_goes_on_from_another_runs_classifier(tmp_path):
     shapes = ["data.shapes_train=8", "data.shapes_test=4"]
     small = train_classifier(a_config(tmp_path / "small", *shapes), Accelerator())
     more = [
-        f"classifier_training.init_from={tmp_path / 'small'}",
+        f"model.init_from={tmp_path / 'small'}",
         "classifier_training.unfreeze_every=9",
         "classifier_training.ema=0",
         "data.height=64",
@@ -214,9 +232,7 @@ def test_a_run_goes_on_from_another_runs_classifier(tmp_path):
     moved_LC = resample_table(small.position_encoding.table_LC.detach(), (4, 4), (8, 2), "timm")
     assert torch.equal(large.position_encoding.table_LC, moved_LC)
     with pytest.raises(ValueError, match="holds no trained model"):
-        train_classifier(
-            a_config(tmp_path / "third", *shapes, "classifier_training.init_from=nowhere"), Accelerator()
-        )
+        train_classifier(a_config(tmp_path / "third", *shapes, "model.init_from=nowhere"), Accelerator())
 
 
 def test_the_56_pixel_config_loads_and_differs_where_it_says(tmp_path):
@@ -226,4 +242,4 @@ def test_the_56_pixel_config_loads_and_differs_where_it_says(tmp_path):
     with pytest.raises(ValueError, match="layer_decay must be in"):
         ClassifierTraining(layer_decay=0.0)
     with pytest.raises(ValueError, match="resampling convention is one of"):
-        ClassifierTraining(resample="bicubik")
+        ModelStart(resample="bicubik")

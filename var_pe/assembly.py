@@ -21,6 +21,7 @@ from var_pe.models.generator import VARTransformer
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.models.vit import ViTClassifier
 from var_pe.pyramid import Pyramid
+from var_pe.training.fine_tuning import start_from
 from var_pe.training.pyramids import check_follows
 
 M = TypeVar("M", bound=ModelMixin)
@@ -86,6 +87,14 @@ def build_classifier(config: Config, num_classes: int) -> ViTClassifier:
         num_classes=num_classes,
         seed=config.seed,
     )
+
+
+def go_on_from(config: Config, model: VARTransformer | ViTClassifier) -> None:
+    """Starts from the trained model that the config names, if it names one, instead of from the seed."""
+    if config.model.init_from:
+        kind = "generator" if isinstance(model, VARTransformer) else "classifier"
+        source = load_model(type(model), Path(config.model.init_from) / kind)
+        start_from(model, source, config.model.resample)
 
 
 def load_model(cls: type[M], folder: Path) -> M:

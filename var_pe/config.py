@@ -9,6 +9,7 @@ from var_pe.models.tokenizer import TokenizerConfig
 from var_pe.models.vit import ClassifierConfig
 from var_pe.sampling.pipeline import SamplingConfig
 from var_pe.training.classifier_task import ClassifierTraining
+from var_pe.training.fine_tuning import ModelStart
 from var_pe.training.generator_task import GeneratorTraining
 from var_pe.training.tokenizer_task import TokenizerTraining
 
@@ -26,6 +27,7 @@ class Config:
     tokenizer_training: TokenizerTraining = field(default_factory=TokenizerTraining)
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
     generator_training: GeneratorTraining = field(default_factory=GeneratorTraining)
+    model: ModelStart = field(default_factory=ModelStart)
     classifier: ClassifierConfig | None = None  # with it, the run trains a ViT classifier and nothing else
     classifier_training: ClassifierTraining = field(default_factory=ClassifierTraining)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)

@@ -7,7 +7,13 @@ import torch
 from torch import nn
 
 from var_pe import settings
-from var_pe.assembly import build_classifier, build_generator, build_tokenizer, generator_pyramids
+from var_pe.assembly import (
+    build_classifier,
+    build_generator,
+    build_tokenizer,
+    generator_pyramids,
+    go_on_from,
+)
 from var_pe.config import Config
 from var_pe.data.sources import open_source
 from var_pe.data.streams import open_stream
@@ -25,6 +31,9 @@ def plan(config: Config) -> str:
     known = "a stream of" if images is None else images
     lines = [settings.to_yaml(config), f"data: {known} training images, {classes or 'no'} classes"]
     pyramids = dict.fromkeys(generator_pyramids(config)) if config.classifier is None else {}
+    if config.model.init_from:  # what cannot be gone on from is said before anything is trained
+        build = build_generator if config.classifier is None else build_classifier
+        go_on_from(config, build(config, classes))
     with torch.device("meta"):
         if config.classifier is not None:
             model: nn.Module = build_classifier(config, classes)

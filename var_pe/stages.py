@@ -24,6 +24,7 @@ from var_pe.assembly import (
     build_generator,
     build_tokenizer,
     generator_pyramids,
+    go_on_from,
     held_out_images,
     length_of,
     load_model,
@@ -43,7 +44,6 @@ from var_pe.pyramid import Pyramid
 from var_pe.sampling.folder import draw_images
 from var_pe.sampling.pipeline import VARPipeline
 from var_pe.training.classifier_task import ClassifierTask
-from var_pe.training.fine_tuning import start_from
 from var_pe.training.generator_task import GeneratorTask
 from var_pe.training.loop import Interrupted, TrainingConfig, train
 from var_pe.training.pyramids import OneOfSeveral
@@ -141,6 +141,7 @@ def train_generator(config: Config, accelerator: Accelerator) -> VARTransformer:
         several = OneOfSeveral([sets[pyramid] for pyramid in pyramids], training.batch, seed)
         dataset = several if len(pyramids) > 1 else images
         model, preview = build_generator(config, len(names)), _preview(config, tokenizer)
+        go_on_from(config, model)
         task = GeneratorTask(
             model, tokenizer, dataset, pyramids, validation, training, seed=seed, preview=preview
         )
@@ -172,13 +173,12 @@ def train_classifier(config: Config, accelerator: Accelerator) -> ViTClassifier:
         if training.drawn_images:
             dataset = DrawnImages(Path(training.drawn_images))
         model = build_classifier(config, len(images.class_names))
-        if training.init_from:
-            source = load_model(ViTClassifier, Path(training.init_from) / "classifier")
-            start_from(model, source, training.resample)
+        go_on_from(config, model)
         task = ClassifierTask(model, dataset, held_out_images(config, training.validation_images), training)
         return task, training.steps_for(length_of(dataset)), list(images.class_names)
 
-    mine = {key: asdict(config)[key] for key in ("data", "classifier", "classifier_training", "seed")}
+    sections = ("data", "model", "classifier", "classifier_training", "seed")
+    mine = {key: asdict(config)[key] for key in sections}
     return _trained(
         ViTClassifier, "classifier", config, config.run, mine, training, seed, prepare, accelerator
     )

@@ -40,7 +40,7 @@ def distance(asked: Asked, there: Asked) -> Finding:
         return Finding("fine", said)
     todo = (
         "That is far from training. Measure there before relying on it, and go on training at that size "
-        "(classifier_training.init_from, generator_training.pyramids)."
+        "(model.init_from, generator_training.pyramids)."
     )
     return Finding("problem", said, todo)
 

@@ -118,7 +118,7 @@ class VARTransformer(Movable, ConfigMixin):  # type: ignore[misc]
         ValueError: widths do not fit, or the encoding cannot follow the pyramid.
     """
 
-    size_argument = "levels"
+    size_argument, class_parameters = "levels", "class_embed."
     # what FSDP shards as one piece
     _no_split_modules = ["AdaLNBlock"]  # type: ignore[assignment]  # noqa: RUF012
 
@@ -208,7 +208,7 @@ class VARTransformer(Movable, ConfigMixin):  # type: ignore[misc]
         self.pyramid = pyramid
         self.register_to_config(levels=[list(grid) for grid in pyramid.grids])
 
-    def _move_to(self, size: Sequence[Any], resample: str | None) -> None:
+    def move_to(self, size: Sequence[Any], resample: str | None) -> None:
         self.set_pyramid(Pyramid(tuple(size)), resample)
 
     def forward(self, labels_B: Tensor, inputs_BLZ: Tensor, pyramid: Pyramid | None = None) -> Tensor:

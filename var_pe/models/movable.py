@@ -12,8 +12,9 @@ class Movable(ModelMixin):
     """A model whose size can change after it was built."""
 
     size_argument: ClassVar[str]  # the constructor's argument that says the size
+    class_parameters: ClassVar[str]  # how names of parameters begin that belong to the classes
 
-    def _move_to(self, size: Sequence[Any], resample: str | None) -> None:
+    def move_to(self, size: Sequence[Any], resample: str | None) -> None:
         """To another value of `size_argument`."""
         raise NotImplementedError
 
@@ -34,5 +35,5 @@ class Movable(ModelMixin):
             if isinstance(module, PositionEncoding):
                 module.check_grids()
         if size is not None:
-            model._move_to(size, resample)
+            model.move_to(size, resample)
         return loaded

@@ -79,7 +79,7 @@ class ViTClassifier(Movable, ConfigMixin):  # type: ignore[misc]
         ValueError: the image is not a whole number of patches, or an option is not known.
     """
 
-    size_argument = "image_size"
+    size_argument, class_parameters = "image_size", "head."
     # what FSDP shards as one piece
     _no_split_modules = ["Block"]  # type: ignore[assignment]  # noqa: RUF012
 
@@ -162,7 +162,7 @@ class ViTClassifier(Movable, ConfigMixin):  # type: ignore[misc]
         self.pyramid, self.image_size = pyramid, (height, width)
         self.register_to_config(image_size=[height, width])
 
-    def _move_to(self, size: Sequence[Any], resample: str | None) -> None:
+    def move_to(self, size: Sequence[Any], resample: str | None) -> None:
         self.set_input_size(size, resample)
 
     def set_patch_size(self, patch_size: int) -> None:

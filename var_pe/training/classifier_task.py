@@ -11,7 +11,6 @@ from torch.utils.data import Dataset
 from torchvision.transforms import v2
 from torchvision.utils import save_image
 
-from var_pe.encodings.resample import convention_of
 from var_pe.models.vit import ViTClassifier
 from var_pe.training.groups import ONE_RATE, LayerRates
 from var_pe.training.loop import TrainingConfig
@@ -23,8 +22,6 @@ class ClassifierTraining(TrainingConfig):
     rand_augment: int = 0  # magnitude of torchvision's RandAugment, two operations an image; 0: off
     mixup: float = 0.0  # alpha of torchvision's MixUp; 0: off
     label_smoothing: float = 0.0  # share of the target spread over all classes
-    init_from: str | None = None  # folder of a trained classifier's run to start from, of any image size
-    resample: str = "timm"  # convention under which its position table moves to the images' size
     layer_decay: float = 1.0  # learning rate of a layer over that of the one above it; 1: the same
     unfreeze_every: int = (
         0  # steps until the next layer, from the head down, is trained too; 0: none is frozen
@@ -43,7 +40,6 @@ class ClassifierTraining(TrainingConfig):
                 f"layer_decay must be in (0, 1] and unfreeze_every >= 0, "
                 f"got {self.layer_decay} and {self.unfreeze_every}"
             )
-        convention_of(self.resample)
 
 
 class ClassifierTask:

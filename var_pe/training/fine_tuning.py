@@ -1,18 +1,32 @@
-"""Going on from a trained classifier at another size of image."""
+"""Going on from a trained model at another size: of images for a classifier, of pyramid for a generator."""
+
+from dataclasses import dataclass
 
 import torch
 
-from var_pe.models.vit import ViTClassifier
+from var_pe.encodings.resample import convention_of
+from var_pe.models.movable import Movable
 from var_pe.settings import differences
 
-MAY_DIFFER = ("image_size", "num_classes", "drop_path", "dropout", "seed", "dynamic")
+MAY_DIFFER = ("image_size", "levels", "num_classes", "drop_path", "dropout", "seed", "dynamic")
+
+
+@dataclass(frozen=True)
+class ModelStart:
+    init_from: str | None = (
+        None  # folder of a trained run whose generator or classifier to go on from, of any size
+    )
+    resample: str = "timm"  # convention under which its position tables move to this config's size
+
+    def __post_init__(self) -> None:
+        convention_of(self.resample)
 
 
 @torch.no_grad()
-def start_from(model: ViTClassifier, source: ViTClassifier, resample: str) -> None:
-    """Copies a trained classifier into `model`, its tables moved to the model's size; `source` is moved.
+def start_from(model: Movable, source: Movable, resample: str) -> None:
+    """Copies a trained model into `model`, its tables moved to the model's size; `source` is moved.
 
-    With another number of classes the head stays as it is.
+    With another number of classes, what belongs to the classes stays as it is.
 
     Raises:
         ValueError: the two differ in more than size, classes and regularisation, or a table cannot move.
@@ -22,15 +36,15 @@ def start_from(model: ViTClassifier, source: ViTClassifier, resample: str) -> No
         for one in (model, source)
     )
     if lines := differences(theirs, ours):
-        raise ValueError(f"classifier_training.init_from holds another model: {'; '.join(lines)}")
-    theirs_size, ours_size = ("x".join(map(str, one.image_size)) for one in (source, model))
-    source.set_input_size(model.image_size, resample)
-    keep_head = source.config["num_classes"] != model.config["num_classes"]
+        raise ValueError(f"model.init_from holds another model: {'; '.join(lines)}")
+    theirs_size, ours_size = (one.config[one.size_argument] for one in (source, model))
+    source.move_to(ours_size, resample)
+    keep = source.config["num_classes"] != model.config["num_classes"]
     state, mine = source.state_dict(), model.state_dict()
-    wanted = [name for name in mine if not (keep_head and name.startswith("head."))]
+    wanted = [name for name in mine if not (keep and name.startswith(model.class_parameters))]
     if stuck := [name for name in wanted if state[name].shape != mine[name].shape]:
         raise ValueError(
-            f"classifier_training.init_from: {', '.join(stuck)} cannot move from images of "
+            f"model.init_from: {', '.join(stuck)} cannot move from {model.size_argument} "
             f"{theirs_size} to {ours_size}; choose an encoding that follows the size"
         )
     model.load_state_dict(mine | {name: state[name] for name in wanted})
