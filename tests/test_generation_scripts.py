@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from diffusers.utils import hub_utils
+from huggingface_hub import ModelCard
 from PIL import Image
 
 from var_pe import settings
@@ -166,6 +168,23 @@ def test_a_saved_run_has_a_card_of_its_own_settings_and_scores(command, run, tmp
 def test_a_number_that_is_wrongly_called_fid_is_not_repeated(run):
     record = a_record(False, "my_vit") | {"values": {"fid": 3.0}}
     assert not any("FID" in line for line in card._table(record))
+
+
+def test_a_loaded_pipeline_is_pushed_with_its_own_card(command, run, tmp_path, monkeypatch):
+    """diffusers' push_to_hub writes a generic card over whatever there was."""
+    sent = {}
+
+    def upload(folder_path, **given):
+        sent.update({file.name: file.read_text() for file in Path(folder_path).glob("*.*")})
+
+    address = type("Address", (), {"repo_id": "me/shapes"})
+    monkeypatch.setattr(hub_utils, "create_repo", lambda *args, **given: address)
+    monkeypatch.setattr(hub_utils, "load_or_create_model_card", lambda *args, **given: ModelCard("generic"))
+    monkeypatch.setattr(hub_utils, "upload_folder", upload)
+    command("sample", "--save-pipeline", tmp_path / "saved")
+    VARPipeline.from_pretrained(tmp_path / "saved").push_to_hub("me/shapes")
+    assert sent["README.md"] == (tmp_path / "saved" / "README.md").read_text()
+    assert "model_index.json" in sent
 
 
 def test_the_folder_is_uploaded_as_it_was_saved(command, run, tmp_path, monkeypatch):
