@@ -11,8 +11,12 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 from safetensors.torch import load_file
+
+from var_pe.encodings.resample import resample_table
+from var_pe.training.groups import LayerRates
 
 ROOT = Path(__file__).parents[1]
 TINY = [
@@ -41,6 +45,20 @@ TINY = [
     "generator_training.precision=float32",
     "generator_training.label_drop=0.3",
     "generator_training.views=2",
+]
+CLASSIFIER = [
+    "classifier={}",
+    "classifier.encoding=learned + rope + peg",
+    "classifier.dim=16",
+    "classifier.depth=2",
+    "classifier.num_heads=2",
+    "classifier.patch_size=8",
+    "classifier.registers=1",
+    "classifier_training.steps=8",
+    "classifier_training.batch=8",
+    "classifier_training.log_every=1",
+    "classifier_training.ema=0",
+    "classifier_training.precision=float32",
 ]
 
 
@@ -111,6 +129,36 @@ def test_two_processes_draw_the_pyramids_of_one(tmp_path):
     check_equal_losses(tmp_path)
 
 
+@pytest.mark.slow
+def test_two_processes_thaw_the_layers_of_one(tmp_path):
+    """Gradients of frozen layers are computed, so that DDP waits for none, and count for nothing."""
+    run(tmp_path, "--stage", "classifier", *CLASSIFIER, f"run={tmp_path}/trained")
+    more = [
+        *CLASSIFIER,
+        f"classifier_training.init_from={tmp_path}/trained",
+        "classifier_training.unfreeze_every=3",
+        "classifier_training.layer_decay=0.5",
+        "classifier_training.accumulate=2",
+        "data.height=64",
+        "data.width=16",
+    ]
+    for processes in (1, 2):
+        (tmp_path / str(processes)).mkdir()
+        done = run(tmp_path / str(processes), "--stage", "classifier", *more, processes=processes)
+        assert "unused" not in done.stderr
+    one, two = (losses(tmp_path / folder / "run")[0] for folder in "12")
+    assert len(one) == len(two) == 8
+    assert two == pytest.approx(one, abs=1e-5)
+    start, *ends = (classifier(tmp_path / folder) for folder in ("trained", "1/run", "2/run"))
+    (table,) = (name for name in start if name.endswith("table_LC"))
+    start[table] = resample_table(start[table], (4, 4), (8, 2), "timm")
+    for name, value in ends[1].items():
+        torch.testing.assert_close(value, ends[0][name], atol=1e-5, rtol=0)
+        if not name.endswith("grids_K2"):
+            thawed = LayerRates(depth=2).below_head(name) <= 7 // 3  # in the last of 8 steps
+            assert torch.equal(value, start[name]) != thawed, name
+
+
 def test_another_config_in_an_existing_run_folder_is_refused_by_name(tmp_path):
     """A folder whose weights come from two configs belongs to neither."""
     run(tmp_path, "tokenizer_training.steps=2", "generator_training.steps=2")
@@ -177,3 +225,8 @@ def weights(folder):
     files = sorted(folder.glob("*/*/diffusion_pytorch_model.safetensors"))
     assert len(files) == 2
     return [{name: tensor.tolist() for name, tensor in load_file(file).items()} for file in files]
+
+
+def classifier(folder):
+    (file,) = folder.glob("*/diffusion_pytorch_model.safetensors")
+    return load_file(file)
