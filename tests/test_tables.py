@@ -1,0 +1,155 @@
+"""What every encoding with a table owes: it knows its grid, refuses what is broken, forgets in time."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from var_pe.encodings import PositionEncoding, build_encoding
+from var_pe.models.initialisation import initialise
+from var_pe.pyramid import Pyramid
+
+HERE, THERE = Pyramid(((14, 14),)), Pyramid(((7, 28),))
+FOLLOWING = ["learned(resample=timm)", "learned_grid(resample=timm)", "relative_bias(resample=swin)"]
+MOVING = ["learned", "relative_bias", "learned + relative_bias"]
+
+
+def built(line: str, pyramid: Pyramid = HERE, seed: int = 0) -> PositionEncoding:
+    encoding = build_encoding(line, dim=8, num_heads=2, depth=1, pyramid=pyramid)
+    initialise(encoding, seed)
+    return encoding
+
+
+def answer(encoding: PositionEncoding, pyramid: Pyramid = THERE) -> Tensor:
+    """The code of all tokens, or what is added to all their scores."""
+    context = encoding.prepare(pyramid.positions())
+    return encoding.bias(context, context, 0) if encoding.uses("bias") else context
+
+
+def table(encoding: PositionEncoding) -> torch.nn.Parameter:
+    (parameter,) = encoding.parameters()
+    return parameter
+
+
+# another grid
+
+
+@pytest.mark.parametrize("line", FOLLOWING)
+def test_as_many_tokens_in_another_grid_get_another_table(line):
+    """196 of 14x14 and 196 of 7x28: read as they lie, nearly every place would be another one's."""
+    encoding = built(line)
+    there = answer(encoding)
+    assert there.shape == answer(encoding, HERE).shape
+    assert (there - answer(encoding, HERE)).abs().mean() > 0.1 * there.abs().mean()
+    if line.startswith("learned("):
+        moved = built("learned")
+        moved.set_pyramid(THERE, "timm")
+        assert torch.equal(there, answer(moved))
+
+
+@pytest.mark.parametrize("line", FOLLOWING)
+def test_a_state_without_its_grid_is_refused(line):
+    """Nothing guesses 14x14 of 196 rows, and no other rectangle either."""
+    state = built(line).state_dict()
+    del state["grids_K2"]
+    with pytest.raises(RuntimeError, match=r"Missing key.*grids_K2"):
+        built(line).load_state_dict(state)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "learned",
+        pytest.param(
+            "relative_bias", marks=pytest.mark.xfail(strict=True, reason="takes over the other's grids")
+        ),
+    ],
+)
+def test_a_state_of_other_levels_is_refused(line):
+    """1-4 and 2-4: of a relative table all shapes are the same, and its level terms mean other levels."""
+    encoding, other = built(line, Pyramid.square(2, 4)), built(line, Pyramid.square(1, 4))
+    with pytest.raises(RuntimeError, match="stored for the grids 1-4, this model's are 2-4"):
+        encoding.load_state_dict(other.state_dict())
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("line", MOVING)
+@torch.no_grad()
+def test_a_broken_source_is_named_and_nothing_moves(line, value):
+    """NaNs after a resample come from the table; one sentence says which, before they spread."""
+    encoding = built(line)
+    broken = list(encoding.parameters())[-1]
+    broken.flatten()[5] = value
+    before = {name: tensor.clone() for name, tensor in encoding.state_dict().items()}
+    name = "relative_bias" if "relative_bias" in line else "learned"
+    with pytest.raises(ValueError, match=f"the {name} table holds NaN or infinite values"):
+        encoding.set_pyramid(THERE, "timm")
+    if "+" not in line:
+        assert all(
+            torch.equal(before[n].nan_to_num(), t.nan_to_num()) for n, t in encoding.state_dict().items()
+        )
+
+
+# what is remembered
+
+
+@pytest.mark.parametrize("line", FOLLOWING)
+@torch.no_grad()
+def test_few_grids_are_remembered_and_the_last_ones(line):
+    encoding = built(line, Pyramid.square(4))
+    for side in range(5, 25):
+        answer(encoding, Pyramid.square(side))
+    assert len(encoding.resampled) == 8
+    assert list(encoding.resampled.results) == [Pyramid.square(side) for side in range(17, 25)]
+
+
+def load(encoding: PositionEncoding) -> None:
+    encoding.load_state_dict(
+        built("relative_bias" if encoding.uses("bias") else "learned", seed=1).state_dict()
+    )
+
+
+def step(encoding: PositionEncoding) -> None:
+    optimizer = torch.optim.AdamW(encoding.parameters(), lr=0.1)
+    table(encoding).grad = torch.ones_like(table(encoding))
+    optimizer.step()
+
+
+def change_the_type(encoding: PositionEncoding) -> None:
+    encoding.to(torch.bfloat16)
+
+
+def write(encoding: PositionEncoding) -> None:
+    table(encoding).mul_(3)
+
+
+@pytest.mark.parametrize("change", [load, step, change_the_type, write])
+@pytest.mark.parametrize("line", FOLLOWING)
+@torch.no_grad()
+def test_what_is_remembered_goes_with_the_weights(line, change: Callable[[PositionEncoding], None]):
+    encoding = built(line)
+    before = answer(encoding).clone()
+    assert len(encoding.resampled) == 1
+    change(encoding)
+    after, fresh = answer(encoding), built(line).to(table(encoding).dtype)
+    fresh.load_state_dict(encoding.state_dict())
+    assert torch.equal(after, answer(fresh))
+    assert not torch.equal(after.float(), before.float())
+    assert len(encoding.resampled) == 1
+
+
+@pytest.mark.parametrize("line", FOLLOWING)
+def test_nothing_is_remembered_of_a_table_that_is_trained(line):
+    """Not even what evaluation left behind: its graph would be missing, or of the step before."""
+    encoding = built(line)
+    with torch.no_grad():
+        answer(encoding)
+    for _ in range(2):
+        encoding.zero_grad()
+        answer(encoding).square().sum().backward()
+        assert table(encoding).grad.any()
+        assert len(encoding.resampled) == 0
+    encoding.requires_grad_(False)
+    assert answer(encoding) is not None
+    assert len(encoding.resampled) == 1  # a frozen one is remembered, whatever is trained around it
