@@ -4,6 +4,8 @@ Saved folders and bf16 autocast are in test_generator.py and test_vit.py, for ev
 """
 
 import copy
+from dataclasses import fields, is_dataclass
+from typing import Any
 
 import pytest
 import torch
@@ -143,20 +145,56 @@ def test_only_an_encoding_makes_attention_mind_the_order(line):
     assert gap < 1e-5 if line == "none" else gap > 1e-3
 
 
+def floats_in(context: Any) -> list[Tensor]:
+    """The floating-point tensors of a context, which may be one, or several, or a dataclass of some."""
+    if isinstance(context, Tensor):
+        return [context] if context.is_floating_point() else []
+    if is_dataclass(context):
+        context = [getattr(context, field.name) for field in fields(context)]
+    return [x for part in context for x in floats_in(part)] if isinstance(context, list | tuple) else []
+
+
+@torch.no_grad()
+def test_codes_angles_and_biases_are_exact_under_autocast(line):
+    """In bf16, centres beyond a few cells coincide: all that an encoding knows of places is float32."""
+    encoding = build_encoding(line, dim=32, num_heads=4, depth=2, pyramid=LADDER)
+    initialise(encoding, 0)
+
+    def known() -> list[Tensor]:
+        context = encoding.prepare(LADDER.positions())
+        bias = [encoding.bias(context, context, 1)] if encoding.uses("bias") else []
+        return floats_in(context) + bias
+
+    outside = known()
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = known()
+    assert inside
+    assert all(x.dtype == torch.float32 for x in inside)
+    assert all(torch.equal(x, y) for x, y in zip(inside, outside, strict=True))
+
+
 def check_compiled(model: nn.Module, given: tuple[Tensor, ...]) -> None:
+    """One graph forward and one backward, with the model's own results and gradients."""
     torch._dynamo.reset()
-    compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(compiled(*given), model(*given))
+    found = []
+    for run in (model, torch.compile(model, fullgraph=True, backend="aot_eager")):
+        model.zero_grad()
+        result = run(*given)
+        result.square().sum().backward()
+        found.append([result, *(parameter.grad for parameter in model.parameters())])
+    torch.testing.assert_close(*found)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_encoding_compiles_as_one_graph(kind, line, make):
-    """Nothing is read back from tensors while a whole model runs."""
+    """Nothing is read back from tensors while a whole model runs and learns."""
     check_compiled(*make(kind, line, depth=1))
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("bf16", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
-def test_all_hooks_at_once_compile_as_one_graph(kind, make):
-    check_compiled(*make(kind, EVERYTHING))
+def test_all_hooks_at_once_compile_as_one_graph(kind, bf16, make):
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        check_compiled(*make(kind, EVERYTHING))
