@@ -39,11 +39,11 @@ class Pictures:
         return {"image": self.images[index], "label": index % 3, "place": place}
 
 
-def go(folder, model, steps=STEPS, **rules):
+def go(folder, model, pictures=None, steps=STEPS, **rules):
     """The weights after each step, raw, from the checkpoints of one training."""
     config = ClassifierTraining(**(RULES | rules))
     run = Run(folder, Accelerator(cpu=True))
-    states = []
+    states, pictures = [], pictures or Pictures()
 
     class Watched(ClassifierTask):
         def after_step(self, model, step, accelerator):
@@ -51,7 +51,7 @@ def go(folder, model, steps=STEPS, **rules):
             return {}
 
     try:
-        train(Watched(model, Pictures(), Pictures(), config), config, run, steps=steps, seed=0)
+        train(Watched(model, pictures, pictures, config), config, run, steps=steps, seed=0)
     finally:
         run.release()
     return states
@@ -191,13 +191,9 @@ def test_another_model_is_refused_by_what_differs(make_vit, options, said):
         start_from(make_vit(**options), make_vit(), "timm")
 
 
-@pytest.mark.parametrize(
-    "encoding",
-    ["learned", "sinusoidal", "mixed(learned=0.7, sinusoidal=0.3)", "rope", "log_cpb", "learned + peg"],
-)
-def test_an_image_of_1024_by_128_trains(make_vit, encoding):
+def test_an_image_of_1024_by_128_trains_under_every_encoding(make_vit, line):
     """Eight times as high as wide: whoever swaps axes, or takes grids for squares, fails here."""
-    vit = make_vit(encoding, image_size=(128, 128), patch_size=16)
+    vit = make_vit(line, image_size=(128, 128), patch_size=16)
     vit.set_input_size((1024, 128), resample="timm")
     logits_BV = vit.train()(torch.rand(1, 3, 1024, 128) * 2 - 1)
     logits_BV.square().mean().backward()
@@ -205,6 +201,23 @@ def test_an_image_of_1024_by_128_trains(make_vit, encoding):
     assert all(p.grad is not None and p.grad.isfinite().all() for p in vit.parameters())
     with pytest.raises(ValueError, match="set to grids of 64x8, got images of 128x1024"):
         vit(torch.rand(1, 3, 128, 1024))
+
+
+@pytest.mark.parametrize("encoding", ["learned + rope + peg", "relative_bias"])
+def test_a_square_classifier_is_fine_tuned_at_1024_by_128(tmp_path, make_vit, encoding):
+    """The whole recipe at once: tables moved, micro-batches, rates by layer, blocks that thaw."""
+    model = make_vit(encoding, image_size=(1024, 128), patch_size=16, depth=1)
+    start_from(model, make_vit(encoding, image_size=(128, 128), patch_size=16, depth=1, seed=5), "timm")
+    start = {name: p.detach().clone() for name, p in model.named_parameters()}
+
+    class Tall(Pictures):
+        def __init__(self) -> None:
+            self.images = torch.rand(16, 3, 1024, 128, generator=torch.Generator().manual_seed(0)) * 2 - 1
+
+    states = go(tmp_path, model, Tall(), 2, batch=2, accumulate=2, layer_decay=0.5, unfreeze_every=1)
+    assert changed(start, states[0], LayerRates(1)) == {0}
+    assert changed(states[0], states[1], LayerRates(1)) == {0, 1}
+    assert all(value.isfinite().all() for value in states[1].values())
 
 
 def a_config(folder, *more: str) -> Config:
