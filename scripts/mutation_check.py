@@ -63,6 +63,14 @@ MISTAKES = (
         ("tests/test_pyramid.py",),
     ),
     Mistake(
+        "axes swapped",
+        "a resampled table is read column by column",
+        "var_pe/encodings/resample.py",
+        "moved_1Chw.permute(0, 2, 3, 1)",
+        "moved_1Chw.permute(0, 3, 2, 1)",
+        ("tests/test_frozen_numbers.py",),
+    ),
+    Mistake(
         "keys not rotated",
         "queries are turned alone",
         "var_pe/models/layers.py",
@@ -87,6 +95,14 @@ MISTAKES = (
         """        stop = x_BHLD.shape[2] - self.prefix
         before, after = x_BHLD[:, :, :stop], x_BHLD[:, :, stop:]
         return torch.cat([self.encoding.rotate(before, self.query, layer), after], dim=2)""",
+        ("tests/test_layers.py", "tests/test_hygiene.py"),
+    ),
+    Mistake(
+        "prefix rotated",
+        "a bias is padded behind the patches, so that the class token gets the first one's",
+        "var_pe/models/layers.py",
+        "F.pad(bias_HQK, (self.prefix, 0, self.prefix, 0))",
+        "F.pad(bias_HQK, (0, self.prefix, 0, self.prefix))",
         ("tests/test_layers.py", "tests/test_hygiene.py"),
     ),
     Mistake(
@@ -126,6 +142,14 @@ MISTAKES = (
         ("tests/test_resample.py",),
     ),
     Mistake(
+        "antialias dropped",
+        "timm's convention does not ask for it",
+        "var_pe/encodings/resample.py",
+        '"timm": Convention("bicubic", antialias=True)',
+        '"timm": Convention("bicubic")',
+        ("tests/test_frozen_numbers.py",),
+    ),
+    Mistake(
         "half-pixel shift",
         "a cell's place is its corner",
         "var_pe/pyramid.py",
@@ -140,6 +164,14 @@ MISTAKES = (
         'None if how.mode == "area" else how.align_corners',
         'None if how.mode == "area" else True',
         ("tests/test_resample.py",),
+    ),
+    Mistake(
+        "half-pixel shift",
+        "rotary codes of coarse tokens stand at their corners",
+        "var_pe/encodings/coordinates.py",
+        "return ratio, ratio / 2",
+        "return ratio, 0.0",
+        ("tests/test_rope.py",),
     ),
     Mistake(
         "level ignored",
@@ -158,6 +190,14 @@ MISTAKES = (
         ("tests/test_rope.py",),
     ),
     Mistake(
+        "level ignored",
+        "the generator does not add the levels' codes",
+        "var_pe/models/generator.py",
+        "x_BLC if level_LC is None else x_BLC + level_LC",
+        "x_BLC",
+        ("tests/test_generator.py",),
+    ),
+    Mistake(
         "mask off by one level",
         "a token sees the next finer level",
         "var_pe/models/generator.py",
@@ -166,11 +206,27 @@ MISTAKES = (
         ("tests/test_generator.py",),
     ),
     Mistake(
+        "mask off by one level",
+        "a token sees coarser levels alone, and the first one itself",
+        "var_pe/models/generator.py",
+        "visible_LL = positions.level_L[:, None] >= positions.level_L",
+        "visible_LL = positions.level_L[:, None] >= positions.level_L + (positions.level_L > 0).long()",
+        ("tests/test_generator.py",),
+    ),
+    Mistake(
         "phi of wrong level",
         "a level is smoothed by the phi of the next finer one",
         "var_pe/models/quantizer.py",
         "phi_index(level, pyramid.num_levels, len(self.phi))",
         "phi_index(min(level + 1, pyramid.num_levels - 1), pyramid.num_levels, len(self.phi))",
+        ("tests/test_quantizer.py",),
+    ),
+    Mistake(
+        "phi of wrong level",
+        "levels are spread over the phi as if there were one more",
+        "var_pe/models/quantizer.py",
+        "level / (num_levels - 1) if num_levels > 1",
+        "level / num_levels if num_levels > 1",
         ("tests/test_quantizer.py",),
     ),
 )
