@@ -135,7 +135,7 @@ def test_two_processes_thaw_the_layers_of_one(tmp_path):
     run(tmp_path, "--stage", "classifier", *CLASSIFIER, f"run={tmp_path}/trained")
     more = [
         *CLASSIFIER,
-        f"classifier_training.init_from={tmp_path}/trained",
+        f"model.init_from={tmp_path}/trained",
         "classifier_training.unfreeze_every=3",
         "classifier_training.layer_decay=0.5",
         "classifier_training.accumulate=2",
