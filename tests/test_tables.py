@@ -61,9 +61,8 @@ def test_a_state_without_its_grid_is_refused(line):
     "line",
     [
         "learned",
-        pytest.param(
-            "relative_bias", marks=pytest.mark.xfail(strict=True, reason="takes over the other's grids")
-        ),
+        "relative_bias",
+        "alibi",
     ],
 )
 def test_a_state_of_other_levels_is_refused(line):

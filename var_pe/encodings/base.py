@@ -55,13 +55,6 @@ class PositionEncoding(nn.Module):
             ValueError: something has to be resampled and no `convention` says how.
         """
 
-    def check_grids(self) -> None:
-        """Called once after loading, since diffusers' loader runs no load hooks.
-
-        Raises:
-            ValueError: what was loaded was made for other grids than this member was built for.
-        """
-
     def uses(self, hook: str) -> bool:
         """Whether this member overrides `hook`; models skip hooks that nobody uses."""
         return getattr(type(self), hook) is not getattr(PositionEncoding, hook)

@@ -1,13 +1,13 @@
 """Learned table: one free vector per cell of every level, VAR's `pos_1LC`."""
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from var_pe.encodings.base import TokenEncoding, register, standard_deviation
 from var_pe.encodings.cache import Remembered
+from var_pe.encodings.grids import KnowsGrids
 from var_pe.encodings.resample import Convention, check_table, convention_of, interpolate_levels
 from var_pe.encodings.sinusoidal import in_finest_cells, sinusoidal_code
 from var_pe.pyramid import Positions, Pyramid
@@ -16,7 +16,7 @@ INITS = ("trunc_normal", "xavier", "sinusoidal")
 
 
 @register("learned")
-class Learned(TokenEncoding):
+class Learned(KnowsGrids, TokenEncoding):
     """One row per token of the pyramid (Dosovitskiy et al. 2021; per level in VAR, Tian et al. 2024).
 
     The table keeps the grids it was made for in `grids_K2`. Other grids are an error, unless `set_pyramid`
@@ -33,7 +33,7 @@ class Learned(TokenEncoding):
             table resampled in the forward pass; the stored table stays as it is. None: they are an error.
     """
 
-    grids_K2: Tensor
+    what = "a learned table"
 
     def __init__(
         self,
@@ -51,11 +51,11 @@ class Learned(TokenEncoding):
             raise ValueError(f"learned: init is one of {', '.join(INITS)}, got {init!r}")
         if init == "sinusoidal" and dim % 4:
             raise ValueError(f"learned(init=sinusoidal) needs a width that is a multiple of 4, got {dim}")
-        self.init, self.pyramid = init, pyramid
+        self.init = init
         self.resample = None if resample is None else convention_of(resample)
         self.resampled = Remembered()
         self.table_LC = nn.Parameter(torch.zeros(pyramid.num_tokens, dim))
-        self.register_buffer("grids_K2", torch.tensor(pyramid.grids, dtype=torch.int64))
+        self._made_for(pyramid)
 
     def init_parameter(self, name: str, parameter: nn.Parameter, generator: torch.Generator) -> None:
         dim = parameter.shape[1]
@@ -82,13 +82,8 @@ class Learned(TokenEncoding):
         check_table(self.table_LC, "the learned table")
         moved_LC = interpolate_levels(self.table_LC, self.pyramid, pyramid, convention)
         self.table_LC = nn.Parameter(moved_LC.clone(), requires_grad=self.table_LC.requires_grad)
-        self.grids_K2 = torch.tensor(pyramid.grids, device=self.grids_K2.device)
-        self.pyramid = pyramid
+        self._made_for(pyramid)
         self.resampled.clear()
-
-    def check_grids(self) -> None:
-        if error := other_grids("a learned table", self.grids_K2, self.pyramid):
-            raise ValueError(error)
 
     def code_LC(self, positions: Positions) -> Tensor:
         pyramid = Pyramid(positions.grids)
@@ -115,19 +110,6 @@ class Learned(TokenEncoding):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Learned":
         self.resampled.clear()  # the module moves: what lies on the old device need not be kept
         return super()._apply(fn, recurse)
-
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        stored = state_dict.get(prefix + "grids_K2")
-        if stored is not None and (error := other_grids("a learned table", stored, self.pyramid)):
-            errors: list[str] = args[-1]
-            errors.append(error)
-        super()._load_from_state_dict(state_dict, prefix, *args)
-
-
-def other_grids(what: str, stored_K2: Tensor, pyramid: Pyramid) -> str | None:
-    """What is wrong if a table was made for other grids: 2x8 and 4x4 have equal shapes."""
-    grids = Pyramid(tuple((h, w) for h, w in stored_K2.tolist()))
-    return None if grids == pyramid else f"{what} is stored for the grids {grids}, this model's are {pyramid}"
 
 
 def amplitude(code_LC: Tensor) -> Tensor:

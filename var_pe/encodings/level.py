@@ -1,11 +1,13 @@
 """Which level a token belongs to, told apart from where it lies in it."""
 
+from functools import lru_cache
+
 import torch
 from torch import Tensor, nn
 
 from var_pe.encodings.base import standard_deviation
 from var_pe.encodings.sinusoidal import sinusoidal_code
-from var_pe.pyramid import Positions, Pyramid
+from var_pe.pyramid import Grid, Positions, Pyramid
 
 KINDS = ("learned", "sinusoidal", "none")
 
@@ -51,6 +53,13 @@ class LevelEmbedding(nn.Module):
                 )
             return self.table_KC[positions.level_L].float()
         # An octave is ten units: neighbouring rungs of any usual ladder stay apart, 1x1 and 64x64 don't wrap.
-        sides_K2 = torch.tensor(positions.grids, dtype=torch.float32, device=positions.level_L.device)
+        sides_K2 = _sides(positions.grids, positions.level_L.device)
         code_KC = sinusoidal_code(10 * sides_K2.log2(), self.dim, 10000.0)
         return standard_deviation(self.dim) / 0.5**0.5 * code_KC[positions.level_L]
+
+
+@lru_cache(maxsize=64)
+@torch.inference_mode(False)  # kept for later calls, which may train
+def _sides(grids: tuple[Grid, ...], device: torch.device) -> Tensor:
+    """float32 (K, 2). Kept per device: a copy to another one waits for it."""
+    return torch.tensor(grids, dtype=torch.float32, device=device)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from var_pe.encodings.grids import KnowsGrids
 from var_pe.encodings.resample import source_levels
 from var_pe.encodings.scores import by_levels, one_hot
 from var_pe.pyramid import Positions, Pyramid
@@ -19,7 +20,7 @@ class Levels:
     key_QK: Tensor
 
 
-class LevelTerm(nn.Module):
+class LevelTerm(KnowsGrids):
     """`term[head, query level, key level]`, 0 at the start; nothing if the pyramid has a single level.
 
     A level takes its term from the same level where another pyramid has as many, else from the one whose
@@ -29,9 +30,12 @@ class LevelTerm(nn.Module):
         terms: 1, or as many as there are layers where each has its own.
     """
 
+    what = "a term per pair of levels"
+
     def __init__(self, pyramid: Pyramid, num_heads: int, terms: int = 1) -> None:
         super().__init__()
-        self.pyramid, self.terms, self.num_heads = pyramid, terms, num_heads
+        self.terms, self.num_heads = terms, num_heads
+        self._made_for(pyramid)
         self.term_NHKK = self._zeros(pyramid) if pyramid.num_levels > 1 else None
 
     def init_parameter(self, name: str, parameter: nn.Parameter, generator: torch.Generator) -> None:
@@ -47,7 +51,7 @@ class LevelTerm(nn.Module):
         elif pyramid != self.pyramid:
             moved_NHKK, learns = self._moved(self.term_NHKK, pyramid), self.term_NHKK.requires_grad
             self.term_NHKK = nn.Parameter(moved_NHKK.clone(), requires_grad=learns)
-        self.pyramid = pyramid
+        self._made_for(pyramid)
 
     def where(self, query: Positions, key: Positions) -> Levels | None:
         if self.term_NHKK is None:

@@ -1,6 +1,7 @@
 """Continuous position bias: a small network turns displacements into scores, so that it follows any size."""
 
 from dataclasses import dataclass
+from functools import lru_cache
 from math import log2
 
 import torch
@@ -92,7 +93,7 @@ class LogCPB(ScoreEncoding):
             one_hot(query.level_L, levels),
             one_hot(key.level_L, levels),
             log_coordinates(grids[-1], self.trained_2),
-            level_coordinates(grids).to(query.yx_L2.device),
+            level_coordinates(grids, query.yx_L2.device),
         )
 
     def scores(self, where: Where, layer: int) -> Tensor:
@@ -135,8 +136,13 @@ def log_coordinates(grid: Grid, trained_2: Tensor) -> Tensor:
     return eighths_yx2.sign() * (1 + eighths_yx2.abs()).log2() / log2(8)
 
 
-def level_coordinates(grids: tuple[Grid, ...]) -> Tensor:
-    """log2(n_finest / n_level) / 3 of query and key level, mean of both axes, (K, K, 2): 0 for the finest."""
+@lru_cache(maxsize=64)
+@torch.inference_mode(False)  # kept for later calls, which may train
+def level_coordinates(grids: tuple[Grid, ...], device: torch.device) -> Tensor:
+    """log2(n_finest / n_level) / 3 of query and key level, mean of both axes, (K, K, 2): 0 for the finest.
+
+    Kept per device: a copy to another one waits for it.
+    """
     (h, w), k = grids[-1], len(grids)
     coarse_K = torch.tensor([log2(h * w / (rows * columns)) / 2 / log2(8) for rows, columns in grids])
-    return torch.stack([coarse_K[:, None].expand(k, k), coarse_K.expand(k, k)], dim=-1)
+    return torch.stack([coarse_K[:, None].expand(k, k), coarse_K.expand(k, k)], dim=-1).to(device)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from var_pe.encodings.base import register
 from var_pe.encodings.cache import Remembered
-from var_pe.encodings.learned import other_grids
+from var_pe.encodings.grids import KnowsGrids
 from var_pe.encodings.level_term import Levels, LevelTerm
 from var_pe.encodings.resample import Convention, check_table, convention_of, interpolate_table
 from var_pe.encodings.scores import ScoreEncoding, displacement, look_up, unit_displacement
@@ -25,7 +25,7 @@ class Where:
 
 
 @register("relative_bias")
-class RelativeBias(ScoreEncoding):
+class RelativeBias(KnowsGrids, ScoreEncoding):
     """`score += table[head, dy + h - 1, dx + w - 1] + level_term[head, query level, key level]`.
 
     The table of Swin (Liu et al. 2021): (2h - 1)(2w - 1) numbers a head for a grid of h x w, normal with
@@ -49,7 +49,7 @@ class RelativeBias(ScoreEncoding):
         ValueError: asked for other grids, or to move to them, and no convention says how.
     """
 
-    grids_K2: Tensor
+    what = "a relative_bias table"
 
     def __init__(
         self,
@@ -63,14 +63,14 @@ class RelativeBias(ScoreEncoding):
         resample: str | None = None,
     ) -> None:
         super().__init__()
-        self.pyramid, self.per_layer = pyramid, not shared
+        self.per_layer = not shared
+        self._made_for(pyramid)
         self.resample = None if resample is None else convention_of(resample)
         self.resampled = Remembered()
         (h, w), tables = pyramid.finest, 1 if shared else depth
         self.table_NHyx = nn.Parameter(torch.zeros(tables, num_heads, 2 * h - 1, 2 * w - 1))
         self.level_term = LevelTerm(pyramid, num_heads, tables)
         self.log_scale_NH = nn.Parameter(torch.zeros(tables, num_heads)) if spatial_scale else None
-        self.register_buffer("grids_K2", torch.tensor(pyramid.grids, dtype=torch.int64))
 
     def init_parameter(self, name: str, parameter: nn.Parameter, generator: torch.Generator) -> None:
         if name == "table_NHyx":
@@ -92,13 +92,8 @@ class RelativeBias(ScoreEncoding):
         table_NHyx = stretched(self.table_NHyx, self.pyramid, pyramid, convention).clone()
         self.table_NHyx = nn.Parameter(table_NHyx, requires_grad=self.table_NHyx.requires_grad)
         self.level_term.set_pyramid(pyramid, like=self.table_NHyx)
-        self.grids_K2 = torch.tensor(pyramid.grids, device=self.grids_K2.device)
-        self.pyramid = pyramid
+        self._made_for(pyramid)
         self.resampled.clear()
-
-    def check_grids(self) -> None:
-        if error := other_grids("a relative_bias table", self.grids_K2, self.pyramid):
-            raise ValueError(error)
 
     def where(self, query: Positions, key: Positions) -> Where:
         grid_QK2 = unit_displacement(displacement(query, key), query.grids[-1])

@@ -81,8 +81,8 @@ def look_up(table_Hyx: Tensor, grid_GQK2: Tensor) -> Tensor:
 
 def unit_displacement(displacement_QK2: Tensor, finest: tuple[int, int]) -> Tensor:
     """Displacements over the largest ones on a grid of `finest` cells: in [-1, 1], 0 along a side of 1."""
-    largest_2 = torch.tensor([max(1, side - 1) for side in finest], dtype=torch.float32)
-    return displacement_QK2 / largest_2.to(displacement_QK2.device)
+    dy_QK, dx_QK = displacement_QK2.unbind(-1)  # a tensor of the sides would be copied to the device
+    return torch.stack([dy_QK / max(1, finest[0] - 1), dx_QK / max(1, finest[1] - 1)], dim=-1)
 
 
 def by_levels(term_HKK: Tensor, query_QK: Tensor, key_QK: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ from typing import Any, ClassVar, Self
 
 from diffusers.models.modeling_utils import ModelMixin
 
-from var_pe.encodings import PositionEncoding
+from var_pe.encodings.grids import KnowsGrids
 
 
 class Movable(ModelMixin):
@@ -32,7 +32,7 @@ class Movable(ModelMixin):
         loaded: Any = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
         model = loaded[0] if kwargs.get("output_loading_info") else loaded
         for module in model.modules():
-            if isinstance(module, PositionEncoding):
+            if isinstance(module, KnowsGrids):
                 module.check_grids()
         if size is not None:
             model.move_to(size, resample)

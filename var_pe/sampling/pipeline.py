@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from operator import index
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -249,7 +250,7 @@ class VARPipeline(DiffusionPipeline):
         images_BCHW = self.tokenizer.reconstruct(latents).clamp(-1, 1).float()
         return self.image_processor.postprocess(images_BCHW, output_type=output_type)
 
-    def _upload_folder(self, working_dir: Any, repo_id: str, **kwargs: Any) -> Any:
+    def _upload_folder(self, working_dir: str | PathLike[Any], *args: Any, **kwargs: Any) -> Any:
         """The end of push_to_hub: the card of the folder that this pipeline was loaded from goes along.
 
         diffusers has by then written a generic one, which says nothing of the run.
@@ -257,7 +258,7 @@ class VARPipeline(DiffusionPipeline):
         card = Path(self.name_or_path or "") / "README.md"
         if card.is_file():
             (Path(working_dir) / "README.md").write_text(card.read_text(encoding="utf-8"), encoding="utf-8")
-        return super()._upload_folder(working_dir, repo_id, **kwargs)
+        return super()._upload_folder(working_dir, *args, **kwargs)
 
 
 def one_each(
