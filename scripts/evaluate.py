@@ -2,6 +2,7 @@
 
     python scripts/evaluate.py --run runs/fashion_learned --features efficientnet_lite0 runs/fashion_vit
     python scripts/evaluate.py --run runs/fashion_learned --of tokenizer
+    python scripts/evaluate.py --run runs/fashion_vit --of classifier --size 56 56
 
 Images that are not there yet are drawn first.
 """
@@ -11,6 +12,7 @@ from pathlib import Path
 
 from var_pe.command_line import exit_with_sentence, parse_arguments
 from var_pe.config import Config
+from var_pe.encodings.resample import CONVENTIONS
 from var_pe.scoring import (
     REFERENCES,
     draw_folder,
@@ -35,6 +37,10 @@ def options(parser: argparse.ArgumentParser) -> None:
         "--reference", choices=REFERENCES, default="images", help="real images or reconstructions"
     )
     parser.add_argument(
+        "--size", nargs=2, type=int, metavar=("ROWS", "COLUMNS"), help="of a classifier: ask it at this size"
+    )
+    parser.add_argument("--resample", choices=CONVENTIONS, default="timm", help="how its tables move there")
+    parser.add_argument(
         "--images", type=Path, help="score this folder (or .npz) instead of the run's own images"
     )
 
@@ -44,13 +50,15 @@ def main() -> None:
     config, arguments = parse_arguments(
         None, description=__doc__ or "", schema=Config, extra=options, runs=True
     )
+    if arguments.size is not None and arguments.of != "classifier":
+        raise ValueError("--size asks a classifier at another size: give --of classifier")
     features = arguments.features or config.evaluation.features
     weights = arguments.inception_weights or config.evaluation.inception_weights
     with session() as accelerator:
         if arguments.of == "tokenizer":
             found = score_tokenizer(config, accelerator, features=features, inception_weights=weights)
         elif arguments.of == "classifier":
-            found = score_classifier(config, accelerator)
+            found = score_classifier(config, accelerator, arguments.size, arguments.resample)
         else:
             folder = arguments.images
             if folder is None:

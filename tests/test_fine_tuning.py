@@ -2,6 +2,7 @@
 
 import copy
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,10 +10,12 @@ from accelerate import Accelerator
 from torch.utils.data import default_collate
 
 from var_pe import settings
+from var_pe.assembly import held_out_images
 from var_pe.config import Config
 from var_pe.data.sampler import EndlessSampler
 from var_pe.encodings.resample import resample_table
 from var_pe.models.vit import ViTClassifier
+from var_pe.scoring import score_classifier
 from var_pe.stages import train_classifier
 from var_pe.training.classifier_task import ClassifierTask, ClassifierTraining
 from var_pe.training.fine_tuning import ModelStart, start_from
@@ -246,6 +249,23 @@ def test_a_run_goes_on_from_another_runs_classifier(tmp_path):
     assert torch.equal(large.position_encoding.table_LC, moved_LC)
     with pytest.raises(ValueError, match="holds no trained model"):
         train_classifier(a_config(tmp_path / "third", *shapes, "model.init_from=nowhere"), Accelerator())
+
+
+def test_a_classifier_is_asked_at_another_size_before_it_is_trained_there(tmp_path):
+    """The pictures of that size, the table moved by the named convention, a record of its own."""
+    config = a_config(tmp_path / "run", "data.shapes_train=8", "data.shapes_test=40")
+    model = train_classifier(config, Accelerator())
+    native = score_classifier(config, Accelerator())["classifier"]["values"]["top1"]
+    found = score_classifier(config, Accelerator(), size=(64, 16), resample="swin")
+    model.set_input_size((64, 16), "swin")
+    images = held_out_images(replace(config, data=config.data.at_size(64, 16)))
+    items = [images[index] for index in range(len(images))]
+    guess_B = model(torch.stack([item["image"] for item in items])).argmax(1)
+    right = (guess_B == torch.tensor([item["label"] for item in items])).float().mean()
+    assert found["classifier/64x16/swin"]["values"]["top1"] == pytest.approx(float(right))
+    kept = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    assert kept["classifier"]["values"]["top1"] == native
+    assert set(kept) == {"classifier", "classifier/64x16/swin"}
 
 
 def test_the_56_pixel_config_loads_and_differs_where_it_says(tmp_path):

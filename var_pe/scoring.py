@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -312,16 +314,27 @@ def score_tokenizer(
     return found
 
 
-def score_classifier(config: Config, accelerator: Accelerator) -> dict[str, Any]:
-    """Top-1 on the whole test split."""
-    folder = Path(config.run) / "classifier"
+def score_classifier(
+    config: Config, accelerator: Accelerator, size: Sequence[int] | None = None, resample: str = "timm"
+) -> dict[str, Any]:
+    """Top-1 on the whole test split; at another size (rows and columns of pixels) nothing is trained.
+
+    Raises:
+        ValueError: the classifier cannot move to `size`.
+    """
+    folder, name = Path(config.run) / "classifier", "classifier"
     model = load_model(ViTClassifier, folder)
+    if size is not None:
+        height, width = size
+        model.set_input_size((height, width), resample)
+        config = replace(config, data=config.data.at_size(height, width))
+        name = f"classifier/{height}x{width}/{resample}"
     extractor = ClassifierFeatures(model, Path(config.run).name, weights_hash(folder))
     features = described(extractor, RealImages(config, train=False), accelerator)
     assert features.labels_N is not None
     top1 = float((features.logits_NV.argmax(1) == features.labels_N).float().mean())
     found = {
-        "classifier": {
+        name: {
             "values": {"top1": top1},
             "num_images": len(features),
             "split": "test",
