@@ -8,10 +8,10 @@ import torch
 from accelerate import Accelerator
 
 from var_pe import settings
-from var_pe.assembly import generator_pyramids
 from var_pe.config import Config
 from var_pe.data.sampler import Draw
 from var_pe.planning import plan
+from var_pe.sets import generator_pyramids
 from var_pe.stages import train_generator
 from var_pe.training.generator_task import GeneratorTask
 from var_pe.training.pyramids import OneOfSeveral, which_pyramid

@@ -7,19 +7,14 @@ import torch
 from torch import nn
 
 from var_pe import settings
-from var_pe.assembly import (
-    build_classifier,
-    build_generator,
-    build_tokenizer,
-    generator_pyramids,
-    go_on_from,
-)
+from var_pe.assembly import build_classifier, build_generator, build_tokenizer, go_on_from
 from var_pe.config import Config
 from var_pe.data.sources import open_source
 from var_pe.data.streams import open_stream
 from var_pe.encodings import build_encoding
 from var_pe.encodings.base import HOOKS
 from var_pe.pyramid import Pyramid
+from var_pe.sets import generator_pyramids
 from var_pe.training.loop import TrainingConfig
 
 

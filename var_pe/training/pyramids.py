@@ -38,6 +38,11 @@ class OneOfSeveral(Dataset[dict[str, Any]]):
         return self.datasets[which_pyramid(self.seed, draw.place // self.batch, len(self.datasets))][draw]
 
 
+def one_of(sets: Sequence[Any], batch: int, seed: int) -> Any:
+    """The images to train on, `batch` a step: those of each step's pyramid, or of the only one."""
+    return sets[0] if len(sets) == 1 else OneOfSeveral(sets, batch, seed)
+
+
 def check_follows(config: GeneratorConfig, own: Pyramid, others: Sequence[Pyramid]) -> None:
     """Whether a generator made for `own` can be trained on the `others`, asked of one block's worth of it.
 
