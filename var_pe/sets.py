@@ -10,7 +10,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.utils.data import IterableDataset
 
-from var_pe.assembly import held_out_images, training_images, weights_hash
+from var_pe.assembly import held_out_images, picture_box, training_images, weights_hash
 from var_pe.config import Config
 from var_pe.data.images import ImageDataset
 from var_pe.data.token_cache import TokenDataset, build_token_cache
@@ -18,6 +18,16 @@ from var_pe.models.tokenizer import VQTokenizer
 from var_pe.progress import Counter
 from var_pe.pyramid import Pyramid
 from var_pe.training.pyramids import check_follows
+from var_pe.training.validation import Box
+
+
+def tokenizer_pyramids(config: Config) -> list[Pyramid]:
+    """Those that the tokenizer's training draws from: its own levels, alone or as the first.
+
+    Raises:
+        ValueError: they are not the first, or the data are a stream.
+    """
+    return _beginning_with_levels(config, "tokenizer_training", config.tokenizer_training.pyramids)
 
 
 def generator_pyramids(config: Config) -> list[Pyramid]:
@@ -26,16 +36,21 @@ def generator_pyramids(config: Config) -> list[Pyramid]:
     Raises:
         ValueError: they are not the first, the data are a stream, or the generator cannot follow one.
     """
-    own, given = Pyramid(tuple(config.tokenizer.levels)), config.generator_training.pyramids  # type: ignore[arg-type]
-    pyramids = [Pyramid(tuple(levels)) for levels in given] or [own]  # type: ignore[arg-type]
+    pyramids = _beginning_with_levels(config, "generator_training", config.generator_training.pyramids)
+    check_follows(config.generator, pyramids[0], pyramids[1:])
+    return pyramids
+
+
+def _beginning_with_levels(config: Config, section: str, given: Sequence[Any]) -> list[Pyramid]:
+    own = Pyramid(tuple(config.tokenizer.levels))  # type: ignore[arg-type]
+    pyramids = [Pyramid(tuple(levels)) for levels in given] or [own]
     if pyramids[0] != own:
         raise ValueError(
-            f"generator_training.pyramids must begin with tokenizer.levels {own}, for which the run's images "
+            f"{section}.pyramids must begin with tokenizer.levels {own}, for which the run's images "
             f"are drawn, got {pyramids[0]}"
         )
     if config.data.streaming and len(pyramids) > 1:
-        raise ValueError("generator_training.pyramids needs images by number: set data.streaming=false")
-    check_follows(config.generator, own, pyramids[1:])
+        raise ValueError(f"{section}.pyramids needs images by number: set data.streaming=false")
     return pyramids
 
 
@@ -51,6 +66,14 @@ def images_at(
     """The training images of each pyramid, of the size that it ends at."""
     sizes = {pyramid: at_grid(config, tokenizer, pyramid) for pyramid in pyramids}
     return {p: training_images(sized, accelerator, config.tokenizer_seed) for p, sized in sizes.items()}
+
+
+def held_out_at(
+    config: Config, tokenizer: VQTokenizer, pyramids: Sequence[Pyramid], number: int | None = None
+) -> dict[Pyramid, tuple[Any, Box]]:
+    """The test images of each pyramid, or the first of them, and where in them the picture lies."""
+    sizes = {pyramid: at_grid(config, tokenizer, pyramid) for pyramid in pyramids}
+    return {p: (held_out_images(sized, number), picture_box(sized)) for p, sized in sizes.items()}
 
 
 def cached_tokens(

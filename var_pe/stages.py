@@ -24,7 +24,6 @@ from var_pe.assembly import (
     held_out_images,
     length_of,
     load_model,
-    picture_box,
     training_images,
 )
 from var_pe.config import Config
@@ -34,7 +33,15 @@ from var_pe.models.tokenizer import VQTokenizer
 from var_pe.models.vit import ViTClassifier
 from var_pe.sampling.folder import draw_images
 from var_pe.sampling.pipeline import VARPipeline
-from var_pe.sets import cached_tokens, encoded, generator_pyramids, images_at, say_skipped
+from var_pe.sets import (
+    cached_tokens,
+    encoded,
+    generator_pyramids,
+    held_out_at,
+    images_at,
+    say_skipped,
+    tokenizer_pyramids,
+)
 from var_pe.training.classifier_task import ClassifierTask
 from var_pe.training.generator_task import GeneratorTask
 from var_pe.training.loop import Interrupted, TrainingConfig, train
@@ -98,13 +105,13 @@ def train_tokenizer(config: Config, accelerator: Accelerator) -> VQTokenizer:
     training, seed = config.tokenizer_training, config.tokenizer_seed
 
     def prepare() -> tuple[TokenizerTask, int, list[str]]:
-        model, images = build_tokenizer(config), training_images(config, accelerator, seed)
-        steps = training.steps_for(length_of(images))
-        validation = held_out_images(config, training.validation_images)
-        task = TokenizerTask(
-            model, images, validation, training, steps=steps, seed=seed, content=picture_box(config)
-        )
-        return task, steps, list(images.class_names)
+        pyramids, model = tokenizer_pyramids(config), build_tokenizer(config)
+        images = images_at(config, model, pyramids, accelerator)
+        first, dataset = images[pyramids[0]], one_of([images[p] for p in pyramids], training.batch, seed)
+        steps = training.steps_for(length_of(first))
+        validation = held_out_at(config, model, pyramids, training.validation_images)
+        task = TokenizerTask(model, dataset, pyramids, validation, training, steps=steps, seed=seed)
+        return task, steps, list(first.class_names)
 
     return _trained(
         VQTokenizer, "tokenizer", config, config.tokenizer_run, mine, training, seed, prepare, accelerator
