@@ -61,6 +61,8 @@ CLASSIFIER = [
     "classifier_training.precision=float32",
 ]
 
+PYRAMIDS = "[[1, 2, 3, 4], [1, 2, 4], [1, 2, 3, 4, 5], [[1, 1], [2, 3], [4, 6]]]"
+
 
 def command(folder, *more, processes=1):
     """The command line of scripts/train.py on a tiny set, and its environment."""
@@ -118,12 +120,12 @@ def test_two_processes_draw_the_pyramids_of_one(tmp_path):
     more = [
         "generator.encoding=mixed(learned(resample=timm), sinusoidal, weights=(0.7, 0.3))",
         "generator.level_embedding=sinusoidal",
-        "generator_training.pyramids=[[1, 2, 3, 4], [1, 2, 3, 4, 5], [[1, 1], [2, 3], [4, 6]]]",
+        *(f"{kind}_training.pyramids={PYRAMIDS}" for kind in ("tokenizer", "generator")),
     ]
     for folder in "12":
         (tmp_path / folder).mkdir()
     run(tmp_path / "1", *more)
-    run(tmp_path / "2", "--stage", "tokenizer", processes=2)
+    run(tmp_path / "2", *more, "--stage", "tokenizer", processes=2)
     # The same tokenizer: two that differ by rounding break a tie between codes differently now and then.
     run(tmp_path / "2", *more, f"tokenizer_run={tmp_path}/1/tokenizer", processes=2)
     check_equal_losses(tmp_path)

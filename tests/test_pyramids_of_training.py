@@ -8,10 +8,10 @@ import torch
 from accelerate import Accelerator
 
 from var_pe import settings
-from var_pe.assembly import generator_pyramids
 from var_pe.config import Config
 from var_pe.data.sampler import Draw
 from var_pe.planning import plan
+from var_pe.sets import generator_pyramids, say_skipped
 from var_pe.stages import train_generator
 from var_pe.training.generator_task import GeneratorTask
 from var_pe.training.pyramids import OneOfSeveral, which_pyramid
@@ -85,6 +85,18 @@ class Items:
 
     def __getitem__(self, draw: Draw) -> int:
         return self.first + draw.index
+
+
+def test_a_picture_that_no_pyramid_could_read_counts_once(capsys):
+    """Each set meets the images of its own steps only: neither their sum nor the largest is the number."""
+    sets = []
+    for broken in ([0, 3], [3, 4, 5]):
+        items = Items(0)
+        items.unreadable = torch.zeros(8, dtype=torch.bool)
+        items.unreadable[broken] = True
+        sets.append(items)
+    say_skipped(OneOfSeveral(sets, batch=4, seed=0), Accelerator())
+    assert capsys.readouterr().out.startswith("4 pictures could not be read")
 
 
 def test_each_step_and_each_validation_name_their_pyramid(run):

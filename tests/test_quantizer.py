@@ -146,6 +146,17 @@ def test_gradients_pass_straight_through(make_quantizer):
     assert all(phi.weight.grad.any() and phi.bias.grad.any() for phi in quantizer.phi)
 
 
+@pytest.mark.parametrize("pyramid", [PYRAMIDS[2], Pyramid.square(1, 2, 4)], ids=str)
+def test_a_phi_that_no_level_uses_has_a_gradient_of_zeros(pyramid, make_quantizer):
+    """Without one, a second process waits for it for ever and a checkpoint of the optimizer lacks it."""
+    quantizer = make_quantizer()
+    quantizer(latent(pyramid), pyramid).loss.backward()
+    used = {phi_index(level, pyramid.num_levels, 4) for level in range(pyramid.num_levels)}
+    assert len(used) < 4
+    for index, phi in enumerate(quantizer.phi):
+        assert phi.weight.grad.any() == phi.bias.grad.any() == (index in used)
+
+
 @torch.no_grad()
 def test_it_stays_float32_whatever_the_autocast(make_quantizer):
     """Tokens made under bf16 would not be the tokens that were trained on."""

@@ -3,7 +3,7 @@
 import hashlib
 import itertools
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,9 +20,7 @@ from var_pe.evaluation.folder import ImageFolder
 from var_pe.models.generator import VARTransformer
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.models.vit import ViTClassifier
-from var_pe.pyramid import Pyramid
 from var_pe.training.fine_tuning import start_from
-from var_pe.training.pyramids import check_follows
 
 M = TypeVar("M", bound=ModelMixin)
 
@@ -40,31 +38,6 @@ def build_tokenizer(config: Config) -> VQTokenizer:
             f"means images of {rows}x{columns}, but data says {config.data.height}x{config.data.width}"
         )
     return model
-
-
-def generator_pyramids(config: Config) -> list[Pyramid]:
-    """Those that the generator's training draws from: the tokenizer's levels, alone or as the first.
-
-    Raises:
-        ValueError: they are not the first, the data are a stream, or the generator cannot follow one.
-    """
-    own, given = Pyramid(tuple(config.tokenizer.levels)), config.generator_training.pyramids  # type: ignore[arg-type]
-    pyramids = [Pyramid(tuple(levels)) for levels in given] or [own]  # type: ignore[arg-type]
-    if pyramids[0] != own:
-        raise ValueError(
-            f"generator_training.pyramids must begin with tokenizer.levels {own}, for which the run's images "
-            f"are drawn, got {pyramids[0]}"
-        )
-    if config.data.streaming and len(pyramids) > 1:
-        raise ValueError("generator_training.pyramids needs images by number: set data.streaming=false")
-    check_follows(config.generator, own, pyramids[1:])
-    return pyramids
-
-
-def at_grid(config: Config, tokenizer: VQTokenizer, pyramid: Pyramid) -> Config:
-    """The config with images of the size that `pyramid` ends at."""
-    height, width = (side * tokenizer.downsampling for side in pyramid.finest)
-    return replace(config, data=config.data.at_size(height, width))
 
 
 def build_generator(config: Config, num_classes: int) -> VARTransformer:

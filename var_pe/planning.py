@@ -1,5 +1,6 @@
 """What a config amounts to, before anything is trained: parameters, tokens, steps."""
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -7,19 +8,14 @@ import torch
 from torch import nn
 
 from var_pe import settings
-from var_pe.assembly import (
-    build_classifier,
-    build_generator,
-    build_tokenizer,
-    generator_pyramids,
-    go_on_from,
-)
+from var_pe.assembly import build_classifier, build_generator, build_tokenizer, go_on_from
 from var_pe.config import Config
 from var_pe.data.sources import open_source
 from var_pe.data.streams import open_stream
 from var_pe.encodings import build_encoding
 from var_pe.encodings.base import HOOKS
 from var_pe.pyramid import Pyramid
+from var_pe.sets import generator_pyramids, tokenizer_pyramids
 from var_pe.training.loop import TrainingConfig
 
 
@@ -46,10 +42,18 @@ def plan(config: Config) -> str:
         else:
             tokenizer, generator = build_tokenizer(config), build_generator(config, classes)
             lines += _model("tokenizer", tokenizer, config.tokenizer_training, images)
+            lines += [_sizes(tokenizer_pyramids(config), tokenizer.downsampling)]
             lines += [_tokens(pyramid) for pyramid in pyramids]
             lines += _model("generator", generator, config.generator_training, images)
             lines += _encoding(config.generator.encoding, asdict(config.generator), tokenizer.pyramid)
     return "\n".join(lines)
+
+
+def _sizes(pyramids: Sequence[Pyramid], downsampling: int) -> str:
+    """What the tokenizer sees: the images' sizes and the levels that each is cut into."""
+    sizes = [(downsampling * p.finest[0], downsampling * p.finest[1], p) for p in dict.fromkeys(pyramids)]
+    said = ", ".join(f"{height}x{width} ({p})" for height, width, p in sizes)
+    return f"tokenizer: trained on {said}{'; one of them a step' if len(sizes) > 1 else ''}"
 
 
 def _tokens(pyramid: Pyramid) -> str:

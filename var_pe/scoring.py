@@ -33,6 +33,7 @@ from var_pe.models.vit import ViTClassifier
 from var_pe.progress import Counter
 from var_pe.sampling.folder import fill_folder, write_grid, write_npz
 from var_pe.sampling.pipeline import SamplingConfig, VARPipeline
+from var_pe.sets import held_out_at, tokenizer_pyramids
 from var_pe.training.tokenizer_task import TokenizerTask
 
 REFERENCES = ("images", "reconstructions")
@@ -266,17 +267,11 @@ def score_tokenizer(
     """
     folder = Path(config.tokenizer_run)
     tokenizer = load_model(VQTokenizer, folder / "tokenizer").to(accelerator.device)
-    real = RealImages(config, train=False)
-    content = picture_box(config)
-    task = TokenizerTask(
-        tokenizer,
-        real.images,
-        real.images,
-        config.tokenizer_training,
-        steps=0,
-        seed=0,
-        content=content,
-    )
+    real, pyramids = RealImages(config, train=False), tokenizer_pyramids(config)
+    others = held_out_at(config, tokenizer, pyramids[1:])
+    validation = {pyramids[0]: (real.images, picture_box(config)), **others}
+    training = config.tokenizer_training
+    task = TokenizerTask(tokenizer, real.images, pyramids, validation, training, steps=0, seed=0)
     values = task.validate(tokenizer, accelerator)
     weights = _weights_of_run(folder / "tokenizer")
     found: dict[str, Any] = {
@@ -286,7 +281,7 @@ def score_tokenizer(
             "codebook_size": len(tokenizer.quantizer.codebook_VZ),
             "num_images": len(real),
             "split": "test",
-            "psnr_area": list(content),
+            "psnr_area": list(validation[pyramids[0]][1]),
             "weights": weights,
         }
     }

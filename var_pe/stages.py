@@ -10,43 +10,42 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-import torch
 from accelerate import Accelerator
 from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor
-from torch.utils.data import Dataset, IterableDataset
 
 from var_pe import settings
 from var_pe.assembly import (
     DrawnImages,
-    at_grid,
     build_classifier,
     build_generator,
     build_tokenizer,
-    generator_pyramids,
     go_on_from,
     held_out_images,
     length_of,
     load_model,
-    picture_box,
     training_images,
-    weights_hash,
 )
 from var_pe.config import Config
 from var_pe.data.augmented import Augmented
-from var_pe.data.images import ImageDataset
-from var_pe.data.token_cache import TokenDataset, build_token_cache
 from var_pe.models.generator import VARTransformer
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.models.vit import ViTClassifier
-from var_pe.progress import Counter
-from var_pe.pyramid import Pyramid
 from var_pe.sampling.folder import draw_images
 from var_pe.sampling.pipeline import VARPipeline
+from var_pe.sets import (
+    cached_tokens,
+    encoded,
+    generator_pyramids,
+    held_out_at,
+    images_at,
+    say_skipped,
+    tokenizer_pyramids,
+)
 from var_pe.training.classifier_task import ClassifierTask
 from var_pe.training.generator_task import GeneratorTask
 from var_pe.training.loop import Interrupted, TrainingConfig, train
-from var_pe.training.pyramids import OneOfSeveral
+from var_pe.training.pyramids import one_of
 from var_pe.training.run import Run, into_place, on_main
 from var_pe.training.tokenizer_task import TokenizerTask
 
@@ -106,13 +105,13 @@ def train_tokenizer(config: Config, accelerator: Accelerator) -> VQTokenizer:
     training, seed = config.tokenizer_training, config.tokenizer_seed
 
     def prepare() -> tuple[TokenizerTask, int, list[str]]:
-        model, images = build_tokenizer(config), training_images(config, accelerator, seed)
-        steps = training.steps_for(length_of(images))
-        validation = held_out_images(config, training.validation_images)
-        task = TokenizerTask(
-            model, images, validation, training, steps=steps, seed=seed, content=picture_box(config)
-        )
-        return task, steps, list(images.class_names)
+        pyramids, model = tokenizer_pyramids(config), build_tokenizer(config)
+        images = images_at(config, model, pyramids, accelerator)
+        first, dataset = images[pyramids[0]], one_of([images[p] for p in pyramids], training.batch, seed)
+        steps = training.steps_for(length_of(first))
+        validation = held_out_at(config, model, pyramids, training.validation_images)
+        task = TokenizerTask(model, dataset, pyramids, validation, training, steps=steps, seed=seed)
+        return task, steps, list(first.class_names)
 
     return _trained(
         VQTokenizer, "tokenizer", config, config.tokenizer_run, mine, training, seed, prepare, accelerator
@@ -128,24 +127,20 @@ def train_generator(config: Config, accelerator: Accelerator) -> VARTransformer:
             raise ValueError("data.streaming has no token cache: set generator_training.views=0")
         pyramids = generator_pyramids(config)
         tokenizer = train_tokenizer(config, accelerator).to(accelerator.device)
-        sets, validation = {}, {}
-        for pyramid in dict.fromkeys(pyramids):
-            sized = at_grid(config, tokenizer, pyramid)
-            images: Any = training_images(sized, accelerator, config.tokenizer_seed)
-            names, length = list(images.class_names), length_of(images)
-            if training.views:
-                images = TokenDataset(cache_tokens(sized, tokenizer, images, accelerator, pyramid))
-            sets[pyramid] = images
-            held_out = held_out_images(sized, training.validation_images)
-            validation[pyramid] = _encoded(held_out, tokenizer, pyramid)
-        several = OneOfSeveral([sets[pyramid] for pyramid in pyramids], training.batch, seed)
-        dataset = several if len(pyramids) > 1 else images
+        images = images_at(config, tokenizer, pyramids, accelerator)
+        first = images[pyramids[0]]
+        names, steps = list(first.class_names), training.steps_for(length_of(first))
+        sets = images
+        if training.views:
+            sets = {p: cached_tokens(config, tokenizer, of, accelerator, p) for p, of in images.items()}
+        validation = {p: encoded(config, tokenizer, training.validation_images, p) for p in images}
+        dataset = one_of([sets[pyramid] for pyramid in pyramids], training.batch, seed)
         model, preview = build_generator(config, len(names)), _preview(config, tokenizer)
         go_on_from(config, model)
         task = GeneratorTask(
             model, tokenizer, dataset, pyramids, validation, training, seed=seed, preview=preview
         )
-        return task, training.steps_for(length), names
+        return task, steps, names
 
     mine = {key: value for key, value in asdict(config).items() if key not in (*NOT_TRAINED, "run")}
     return _trained(
@@ -234,64 +229,6 @@ def check_settings(folder: Path, mine: dict[str, Any]) -> None:
             f"{folder} was made with other settings: {'; '.join(changed)}; "
             f"choose another folder or set them back"
         )
-
-
-def say_skipped(images: Any, accelerator: Accelerator) -> None:
-    """How many pictures could not be read; with data.on_corrupt=stop there are none."""
-    if skipped := skipped_by_all(images, accelerator):
-        accelerator.print(f"{skipped} pictures could not be read and were passed over (data.on_corrupt=skip)")
-
-
-def skipped_by_all(images: Any, accelerator: Accelerator) -> int:
-    """Over all processes: a picture that several met counts once, but in a stream, which has no numbers."""
-    unreadable = getattr(images, "unreadable", None)
-    if unreadable is not None:
-        met_N = accelerator.reduce(unreadable.int().to(accelerator.device), "sum")
-        return int((met_N > 0).sum())
-    skipped = torch.tensor(getattr(images, "skipped", 0), device=accelerator.device)
-    streamed = isinstance(images, IterableDataset)
-    return int(accelerator.reduce(skipped, "sum") if streamed else skipped)
-
-
-def cache_tokens(
-    config: Config,
-    tokenizer: VQTokenizer,
-    images: ImageDataset,
-    accelerator: Accelerator,
-    pyramid: Pyramid,
-) -> Path:
-    """The training set's tokens, encoded once and shared by every generator of the tokenizer's folder."""
-    views = config.generator_training.views
-    with Counter(views * len(images), "encoding", shown=accelerator.is_main_process) as counter:
-        cache = build_token_cache(
-            Path(config.tokenizer_run) / "tokens",
-            images,
-            lambda images_BCHW: tokenizer.encode(images_BCHW.to(tokenizer.device), pyramid).cpu(),
-            views=views,
-            batch_size=256,
-            key={
-                "tokenizer": weights_hash(Path(config.tokenizer_run) / "tokenizer"),
-                "levels": [list(grid) for grid in pyramid.grids],
-            },
-            rank=accelerator.process_index,
-            world=accelerator.num_processes,
-            wait=accelerator.wait_for_everyone,
-            progress=lambda done, total: counter.add(done * accelerator.num_processes - counter.count),
-            vocabulary=len(tokenizer.quantizer.codebook_VZ),
-        )
-    say_skipped(images, accelerator)
-    return cache
-
-
-def _encoded(images: Dataset[Any], tokenizer: VQTokenizer, pyramid: Pyramid) -> tuple[Tensor, Tensor]:
-    """Tokens and labels of a set of images; a missing label becomes unconditional later on."""
-    tokens, labels = [], []
-    for start in range(0, len(images), 256):  # type: ignore[arg-type]
-        items = [images[i] for i in range(start, min(start + 256, len(images)))]  # type: ignore[arg-type]
-        images_BCHW = torch.stack([item["image"] for item in items]).to(tokenizer.device)
-        tokens.append(tokenizer.encode(images_BCHW, pyramid))
-        labels += [item["label"] for item in items]
-    return torch.cat(tokens), torch.tensor(labels, device=tokenizer.device)
 
 
 def _preview(config: Config, tokenizer: VQTokenizer) -> Callable[[VARTransformer], Tensor]:

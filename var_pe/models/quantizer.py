@@ -88,12 +88,21 @@ class MultiScaleQuantizer(nn.Module):
             if pyramid.grids[level] != pyramid.finest:
                 h_BZhw = F.interpolate(h_BZhw, size=pyramid.finest, mode="bicubic")
             if self.phi:
-                phi = self.phi[phi_index(level, pyramid.num_levels, len(self.phi))]
-                weight, bias = (
-                    cast(Tensor, t).float() for t in (phi.weight, phi.bias)
-                )  # of a half model too
+                weight, bias = self.phi_of(level, pyramid)
                 h_BZhw = torch.lerp(h_BZhw, F.conv2d(h_BZhw, weight, bias, padding=1), self.phi_ratio)
             return f_hat_BZhw + h_BZhw
+
+    def phi_of(self, level: int, pyramid: Pyramid) -> tuple[Tensor, Tensor]:
+        """Weight and bias of the convolution that serves a level, float32 of a half model too.
+
+        Picked from a stack: a phi that no level of this pyramid uses has then a gradient of zeros, as a code
+        has that no token uses. Without one, several processes would wait for it and checkpoints lack it.
+        """
+        index = phi_index(level, pyramid.num_levels, len(self.phi))
+        convolutions = [cast(nn.Conv2d, phi) for phi in self.phi]
+        weight = torch.stack([phi.weight for phi in convolutions])[index]
+        bias = torch.stack([cast(Tensor, phi.bias) for phi in convolutions])[index]
+        return weight.float(), bias.float()
 
     def input_for(self, map_BZhw: Tensor, level: int, pyramid: Pyramid) -> Tensor:
         """A map of the finest grid as `level` sees it: (B, l, Z), each cell the mean of what it covers."""

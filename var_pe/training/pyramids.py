@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.utils.data import Dataset
 
 from var_pe.data.sampler import Draw
@@ -27,8 +28,14 @@ class OneOfSeveral(Dataset[dict[str, Any]]):
         self.datasets, self.batch, self.seed = datasets, batch, seed
 
     @property
+    def unreadable(self) -> Tensor | None:
+        """Which pictures could not be read so far under any pyramid; None of tokens, whose caches know it."""
+        met = [images.unreadable for images in self.datasets if hasattr(images, "unreadable")]
+        return torch.stack(met).any(0) if met else None
+
+    @property
     def skipped(self) -> int:
-        """How many different pictures could not be read so far: they are the same in every set."""
+        """How many different pictures could not be read when the tokens were made: the same in every set."""
         return max(getattr(images, "skipped", 0) for images in self.datasets)
 
     def __len__(self) -> int:
@@ -36,6 +43,11 @@ class OneOfSeveral(Dataset[dict[str, Any]]):
 
     def __getitem__(self, draw: Draw) -> dict[str, Any]:
         return self.datasets[which_pyramid(self.seed, draw.place // self.batch, len(self.datasets))][draw]
+
+
+def one_of(sets: Sequence[Any], batch: int, seed: int) -> Any:
+    """The images to train on, `batch` a step: those of each step's pyramid, or of the only one."""
+    return sets[0] if len(sets) == 1 else OneOfSeveral(sets, batch, seed)
 
 
 def check_follows(config: GeneratorConfig, own: Pyramid, others: Sequence[Pyramid]) -> None:
