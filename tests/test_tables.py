@@ -152,3 +152,19 @@ def test_nothing_is_remembered_of_a_table_that_is_trained(line):
     encoding.requires_grad_(False)
     assert answer(encoding) is not None
     assert len(encoding.resampled) == 1  # a frozen one is remembered, whatever is trained around it
+
+
+@pytest.mark.parametrize(
+    "line", ["learned + relative_bias", "mixed(learned=0.5, learned_grid=0.5) + relative_bias"]
+)
+def test_all_parts_move_or_none(line):
+    """A broken table in the second part leaves the first where it was, its parameter the optimizer's."""
+    encoding = built(line, Pyramid(((4, 4),)))
+    before = dict(encoding.named_parameters())
+    with torch.no_grad():
+        encoding.parts[1].table_NHyx[0, 0, 0, 0] = float("nan")
+    with pytest.raises(ValueError, match="relative_bias table"):
+        encoding.set_pyramid(Pyramid(((4, 6),)), "timm")
+    after = dict(encoding.named_parameters())
+    assert after.keys() == before.keys()
+    assert all(after[name] is before[name] for name in after)

@@ -1,5 +1,7 @@
 """Several encodings at once, each on its own hooks: what `+` makes in a config line."""
 
+import copy
+from collections.abc import Sequence
 from typing import Any, cast
 
 from torch import Tensor, nn
@@ -46,8 +48,15 @@ class Composed(PositionEncoding):
         return x_BLC
 
     def set_pyramid(self, pyramid: Pyramid, convention: str | Convention | None = None) -> None:
-        for part in self._each():
-            part.set_pyramid(pyramid, convention)
+        move_all(self._each(), pyramid, convention)
 
     def uses(self, hook: str) -> bool:
         return any(part.uses(hook) for part in self._each())
+
+
+def move_all(
+    parts: Sequence[PositionEncoding], pyramid: Pyramid, convention: str | Convention | None
+) -> None:
+    """Every part to other grids, or none: what one refuses is found on copies."""
+    for one in (*copy.deepcopy(tuple(parts)), *parts):
+        one.set_pyramid(pyramid, convention)

@@ -72,5 +72,5 @@ class LevelTerm(KnowsGrids):
 
     def _zeros(self, pyramid: Pyramid, like: Tensor | None = None) -> nn.Parameter:
         shape = (self.terms, self.num_heads, pyramid.num_levels, pyramid.num_levels)
-        zeros = torch.zeros(shape) if like is None else like.new_zeros(shape)
+        zeros = torch.zeros(shape, device=self.grids_K2.device) if like is None else like.new_zeros(shape)
         return nn.Parameter(zeros, requires_grad=like is None or like.requires_grad)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from var_pe.encodings.base import PositionEncoding, TokenEncoding, register, standard_deviation
+from var_pe.encodings.compose import move_all
 from var_pe.encodings.learned import amplitude
 from var_pe.encodings.resample import Convention
 from var_pe.pyramid import Positions, Pyramid
@@ -89,8 +90,7 @@ class Mixed(TokenEncoding):
                 self.factor_P[index] = self.target / amplitude(part.prepare(positions))
 
     def set_pyramid(self, pyramid: Pyramid, convention: str | Convention | None = None) -> None:
-        for part in self._each():
-            part.set_pyramid(pyramid, convention)
+        move_all(self._each(), pyramid, convention)
         self.pyramid = pyramid  # the factors stay: they were measured where training started
 
     def codes_PLC(self, positions: Positions) -> Tensor:
