@@ -17,6 +17,8 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 import yaml
 
+from var_pe.rules import RuleError
+
 T = TypeVar("T")
 Tree = dict[str, Any]  # a section as nested plain values, keys without dots
 
@@ -327,6 +329,8 @@ def build(schema: type[T], tree: Tree, prefix: str = "") -> T:
         values[setting.name] = build(section, value, key) if section and value is not None else value
     try:
         return schema(**values)
+    except RuleError as error:
+        raise ConfigError(dotted(prefix, str(error))) from error
     except ValueError as error:
         raise ConfigError(f"{prefix}: {error}" if prefix else str(error)) from error
 
