@@ -19,19 +19,21 @@ from var_pe.rules import RuleError, check_names, check_numbers
 
 @dataclass(frozen=True)
 class Known:
-    """A data set we know by name: where the hub has it, and its columns there."""
+    """A data set we know by name: where the hub has it, its columns there, and what was published."""
 
     hub_id: str
     image_column: str
     label_column: str
+    classes: int
+    train_images: int
     test_split: str = "test"
 
 
 KNOWN = {
-    "fashion_mnist": Known("zalando-datasets/fashion_mnist", "image", "label"),
-    "cifar10": Known("uoft-cs/cifar10", "img", "label"),
-    "cifar100": Known("uoft-cs/cifar100", "img", "fine_label"),
-    "imagenet": Known("ILSVRC/imagenet-1k", "image", "label", test_split="validation"),
+    "fashion_mnist": Known("zalando-datasets/fashion_mnist", "image", "label", 10, 60_000),
+    "cifar10": Known("uoft-cs/cifar10", "img", "label", 10, 50_000),
+    "cifar100": Known("uoft-cs/cifar100", "img", "fine_label", 100, 50_000),
+    "imagenet": Known("ILSVRC/imagenet-1k", "image", "label", 1000, 1_281_167, test_split="validation"),
 }
 SOURCES = ("shapes", *KNOWN, "imagefolder", "parquet", "hub")
 NATIVE = ("shapes", "fashion_mnist")  # sources whose pictures are small enough to stay as they are
