@@ -77,7 +77,10 @@ class VARPipeline(DiffusionPipeline):
 
     @register_to_config
     def __init__(
-        self, tokenizer: VQTokenizer, transformer: VARTransformer, class_names: Sequence[str] = ()
+        self,
+        tokenizer: VQTokenizer,
+        transformer: VARTransformer,
+        class_names: list[str] | tuple[str, ...] = (),  # diffusers reads the types and knows no Sequence
     ) -> None:
         super().__init__()
         if class_names and transformer is not None and len(class_names) != transformer.num_classes:
