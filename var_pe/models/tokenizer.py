@@ -36,7 +36,7 @@ class TokenizerConfig:
 
     def __post_init__(self) -> None:
         some = "[1, inf)"
-        check_numbers(self, codebook_size=some, latent_channels=some, channels=some, norm_groups=some)
+        check_numbers(self, latent_channels=some, channels=some, norm_groups=some, codebook_size="[2, inf)")
         check_numbers(self, channel_multipliers=some, blocks_per_resolution=some, num_phi="[0, inf)")
         check_numbers(self, phi_ratio="[0, 1]", commitment="[0, inf)")
         Pyramid(tuple(self.levels))  # type: ignore[arg-type]
