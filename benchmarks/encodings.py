@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from var_pe.assembly import build_classifier, build_generator
-from var_pe.command_line import exit_with_sentence, parse_arguments
+from var_pe.command_line import check_options, exit_with_sentence, parse_arguments
 from var_pe.comparison.step_time import StepTime, step_times, training_step
 from var_pe.comparison.study import check_encodings, under
 from var_pe.config import Config
@@ -66,8 +66,7 @@ def table(rows: list[StepTime]) -> str:
 @exit_with_sentence()
 def main() -> None:
     config, arguments = parse_arguments(None, description=__doc__ or "", schema=Config, extra=options)
-    if arguments.rounds < 2:
-        raise ValueError(f"--rounds must be at least 2, got {arguments.rounds}")
+    check_options(arguments, rounds="[2, inf)")
     check_encodings(config, arguments.encodings)
     torch.manual_seed(0)
     rows = step_times(arguments.encodings, lambda line: step_of(under(config, line)), rounds=arguments.rounds)

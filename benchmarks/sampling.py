@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from var_pe import settings
-from var_pe.command_line import exit_with_sentence
+from var_pe.command_line import check_options, exit_with_sentence
 from var_pe.config import Config
 from var_pe.interop.var_checkpoint import to_var
 from var_pe.models.generator import VARTransformer
@@ -61,8 +61,12 @@ def arguments() -> argparse.Namespace:
 @exit_with_sentence()
 def main() -> None:
     asked = arguments()
-    if min(asked.batch, asked.rounds, 1 if asked.run else asked.depth) < 1 or not asked.guidance > 0:
-        raise ValueError("--batch, --rounds and --depth are at least 1, --guidance is above 0")
+    some = "[1, inf)"
+    check_options(asked, batch=some, rounds=some, depth=some, levels=some, channels=some, codes="[2, inf)")
+    check_options(asked, guidance="(0, inf)")
+    check_device(asked.device)
+    if asked.output is not None and asked.output.is_dir():
+        raise ValueError(f"--output {asked.output} is a folder; name a file")
     pipeline = (opened(asked.run) if asked.run else of_vars_shape(asked)).to(asked.device)
     labels = [i % pipeline.transformer.num_classes if pipeline.transformer.num_classes else None
               for i in range(asked.batch)]  # fmt: skip
@@ -83,6 +87,16 @@ def main() -> None:
         asked.output.write_text(json.dumps(found, indent=2) + "\n")
     if asked.reference is not None and found["greedy"]["equal"] < found["greedy"]["tokens"]:
         sys.exit("the reference draws other tokens with the same weights")
+
+
+def check_device(name: str) -> None:
+    """Raises:
+    ValueError: torch has no such device here, or one that holds no numbers."""
+    try:
+        torch.zeros(1, device=name).item()
+    except (RuntimeError, AssertionError) as error:  # the second from a torch without CUDA
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"--device {name} cannot be used here: {reason}") from error
 
 
 # ------------------------------------------------------------------------------------------- what is timed

@@ -3,8 +3,9 @@
     python scripts/compare.py --config fashion_learned.yaml --encodings learned sinusoidal \\
         "mixed(learned=0.7, sinusoidal=0.3)" --seeds 0 1 2
 
-All share one tokenizer. The report (comparison.md, .html, .json, pictures) is in the output folder beside
-the runs. To go on after a stop, run the same command again; more encodings or seeds add to what is there.
+All share one tokenizer, which is in the config's tokenizer_run, wherever --output is, and is trained there
+if it is not. The report (comparison.md, .html, .json, pictures) is in the output folder beside the runs. To
+go on after a stop, run the same command again; more encodings or seeds add to what is there.
 """
 
 import argparse
@@ -35,7 +36,10 @@ def options(parser: argparse.ArgumentParser) -> None:
         help="at least two show a spread; default: 0",
     )
     parser.add_argument(
-        "--output", type=Path, help="folder of runs and report; default: the config's run + _comparison"
+        "--output",
+        type=Path,
+        help="folder of runs and report, not of the tokenizer they share, which the config's tokenizer_run "
+        "names; default: the config's run + _comparison",
     )
 
 

@@ -9,8 +9,8 @@ The first may be a run, a saved model's or pipeline's folder, or a state dict of
 import argparse
 from pathlib import Path
 
-from var_pe.command_line import exit_with_sentence
-from var_pe.diagnosis.evidence import EVIDENCE, TASKS, read_evidence
+from var_pe.command_line import check_options, exit_with_sentence
+from var_pe.diagnosis.evidence import TASKS, read_evidence
 from var_pe.diagnosis.page import as_text, diagnose, write_page
 from var_pe.diagnosis.subject import Checkpoint
 from var_pe.encodings.resample import CONVENTIONS
@@ -25,7 +25,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--size", nargs=2, type=int, metavar=("H", "W"), help="pixels that it shall work at")
     parser.add_argument("--resample", choices=CONVENTIONS, default="timm", help="how a table moves there")
     parser.add_argument("--task", choices=TASKS, help="what it shall be used for")
-    parser.add_argument("--evidence", type=Path, default=EVIDENCE, help="the table of what was measured")
+    parser.add_argument(
+        "--evidence", type=Path, help="the table of what was measured; default: docs/task_evidence.json"
+    )
     parser.add_argument("--output", type=Path, help="the page; default: diagnosis.html beside the model")
     parser.add_argument("--source", choices=THEIRS, help="of a file: the library it is from")
     parser.add_argument("--image-size", nargs=2, type=int, metavar=("H", "W"), help="of a file: its images")
@@ -33,23 +35,32 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def checkpoint_of(given: argparse.Namespace) -> Checkpoint | None:
+    """What is said of a file, or None for a folder, which says it itself."""
+    of_file = (given.source, given.image_size, given.num_heads)
+    if of_file == (None, None, None):
+        return None
+    if None in of_file or given.path.is_dir():
+        raise ValueError("--source, --image-size and --num-heads go together, with a file: they describe it")
+    check_options(given, image_size="[1, inf)", num_heads="[1, inf)")
+    return Checkpoint(given.source, tuple(given.image_size), given.num_heads)
+
+
 @exit_with_sentence()
 def main() -> None:
     given = arguments()
-    of_file = (given.source, given.image_size, given.num_heads)
-    if any(of_file) and not all(of_file):
-        raise ValueError("--source, --image-size and --num-heads go together: they describe a file")
-    checkpoint = Checkpoint(given.source, tuple(given.image_size), given.num_heads) if all(of_file) else None
+    folder = given.path if given.path.is_dir() else given.path.parent
+    output = given.output or folder / "diagnosis.html"
+    if output.is_dir():
+        raise ValueError(f"--output {output} is a folder; name the page, such as {output / 'diagnosis.html'}")
     diagnosis = diagnose(
         given.path,
-        checkpoint,
+        checkpoint_of(given),
         size=None if given.size is None else tuple(given.size),
         convention=given.resample,
         task=given.task,
         rows=read_evidence(given.evidence),
     )
-    folder = given.path if given.path.is_dir() else given.path.parent
-    output = given.output or folder / "diagnosis.html"
     write_page(diagnosis, output)
     print(f"{as_text(diagnosis)}\n\npage: {output}")
 

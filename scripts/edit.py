@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from var_pe.assembly import held_out_images
-from var_pe.command_line import exit_with_sentence, parse_arguments
+from var_pe.command_line import check_options, exit_with_sentence, parse_arguments
 from var_pe.config import Config
 from var_pe.sampling.folder import write_png, write_sheet
 from var_pe.sampling.inpaint import VARInpaintPipeline
@@ -24,6 +24,9 @@ from var_pe.sampling.masks import PARTS, RULES, outpainting, part, pictures
 from var_pe.scoring import load_pipeline
 from var_pe.seeding import generator_for
 from var_pe.stages import session
+
+CHOICE = ("guidance_scale", "guidance_schedule", "temperature", "top_k", "top_p", "seed")
+HEARD = ("data", *(f"sampling.{name}" for name in CHOICE))  # settings that change what it does
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -44,8 +47,9 @@ def options(parser: argparse.ArgumentParser) -> None:
 @exit_with_sentence()
 def main() -> None:
     config, arguments = parse_arguments(
-        None, description=__doc__ or "", schema=Config, extra=options, runs=True
+        None, description=__doc__ or "", schema=Config, extra=options, runs=True, heard=HEARD
     )
+    check_options(arguments, each="[1, inf)", strength="[0, 1]", margins="[0, inf)")
     with session() as accelerator:
         if not accelerator.is_main_process:
             return
@@ -63,16 +67,34 @@ def main() -> None:
         print(f"pictures: {folder}  all together: {folder / 'sheet.png'}")
 
 
+def opened(option: str, word: str, known: str) -> Image.Image:
+    """The picture file that an option names in place of what is `known`.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if not Path(word).is_file():
+        raise ValueError(f"{option} {word} is neither {known}, nor a picture file: there is no such file")
+    try:
+        return Image.open(word)
+    except UnidentifiedImageError:
+        raise ValueError(f"{option} {word} is a file, but no picture that can be read") from None
+
+
 def asked(config: Config, arguments: argparse.Namespace) -> tuple[Tensor, Tensor]:
     """The pictures and their masks; with margins, the larger pictures."""
     numbers = [int(word) for word in arguments.images if word.isdigit()]
     held_out: Any = held_out_images(config, max(numbers) + 1) if numbers else []
     if numbers and max(numbers) >= len(held_out):
-        raise ValueError(f"--images: the test split has {len(held_out)} images, got number {max(numbers)}")
+        raise ValueError(
+            f"--images: the test split has {len(held_out)} images (numbers from 0), got number {max(numbers)}"
+        )
     channels = config.data.channels
     image_NCHW = pictures(
         [
-            held_out[int(word)]["image"] / 2 + 0.5 if word.isdigit() else Image.open(word)
+            held_out[int(word)]["image"] / 2 + 0.5
+            if word.isdigit()
+            else opened("--images", word, "a number of the test split, from 0")
             for word in arguments.images
         ],
         channels,
@@ -84,7 +106,7 @@ def asked(config: Config, arguments: argparse.Namespace) -> tuple[Tensor, Tensor
     if arguments.mask in PARTS:
         mask_11HW = part(arguments.mask, image_NCHW.shape[2], image_NCHW.shape[3])
     else:
-        mask_11HW = pictures(Image.open(arguments.mask), 1, "--mask")
+        mask_11HW = pictures(opened("--mask", arguments.mask, f"one of {', '.join(PARTS)}"), 1, "--mask")
     return image_NCHW, mask_11HW.expand(len(image_NCHW), -1, -1, -1)
 
 

@@ -10,12 +10,13 @@ Images that are not there yet are drawn first.
 import argparse
 from pathlib import Path
 
-from var_pe.command_line import exit_with_sentence, parse_arguments
+from var_pe.command_line import FOLDERS, exit_with_sentence, parse_arguments, refuse_unheard
 from var_pe.config import Config
 from var_pe.encodings.resample import CONVENTIONS
 from var_pe.scoring import (
     REFERENCES,
     draw_folder,
+    feature_extractor,
     load_pipeline,
     score_classifier,
     score_images,
@@ -24,9 +25,16 @@ from var_pe.scoring import (
 )
 from var_pe.stages import session
 
+# settings that change what it does
+HEARD = {
+    "generator": ("data", "sampling", "evaluation"),
+    "tokenizer": ("data", "evaluation"),
+    "classifier": ("data",),
+}
+
 
 def options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--of", choices=("generator", "tokenizer", "classifier"), default="generator")
+    parser.add_argument("--of", choices=tuple(HEARD), default="generator")
     parser.add_argument(
         "--features",
         nargs="+",
@@ -48,10 +56,15 @@ def options(parser: argparse.ArgumentParser) -> None:
 @exit_with_sentence()
 def main() -> None:
     config, arguments = parse_arguments(
-        None, description=__doc__ or "", schema=Config, extra=options, runs=True
+        None, description=__doc__ or "", schema=Config, extra=options, runs=True, heard=HEARD["generator"]
     )
     if arguments.size is not None and arguments.of != "classifier":
         raise ValueError("--size asks a classifier at another size: give --of classifier")
+    refuse_unheard(arguments.overrides, [*HEARD[arguments.of], *FOLDERS], f"with --of {arguments.of}")
+    if arguments.of != "generator" and (arguments.images or arguments.reference != REFERENCES[0]):
+        raise ValueError(f"--images and --reference are of drawn images, but --of is {arguments.of}")
+    if arguments.of == "classifier" and arguments.features:
+        raise ValueError("--of classifier measures its accuracy, for which there are no --features")
     features = arguments.features or config.evaluation.features
     weights = arguments.inception_weights or config.evaluation.inception_weights
     with session() as accelerator:
@@ -61,6 +74,8 @@ def main() -> None:
             found = score_classifier(config, accelerator, arguments.size, arguments.resample)
         else:
             folder = arguments.images
+            for name in features:  # what is wrong with them is said before anything is drawn
+                feature_extractor(name, weights)
             if folder is None:
                 folder = draw_folder(
                     load_pipeline(config), config.sampling, Path(config.run) / "drawn", accelerator

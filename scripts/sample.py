@@ -20,6 +20,7 @@ from var_pe.scoring import draw_folder, load_pipeline
 from var_pe.stages import session
 
 PIPELINE = {"--pipeline": ("run=.", "tokenizer_run=.")}  # a saved pipeline in place of a run
+HEARD = ("sampling",)  # settings that change what it does
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -56,7 +57,13 @@ def options(parser: argparse.ArgumentParser) -> None:
 @exit_with_sentence()
 def main() -> None:
     config, arguments = parse_arguments(
-        None, description=__doc__ or "", schema=Config, extra=options, runs=True, instead=PIPELINE
+        None,
+        description=__doc__ or "",
+        schema=Config,
+        extra=options,
+        runs=True,
+        instead=PIPELINE,
+        heard=HEARD,
     )
     if arguments.push_to_hub and arguments.save_pipeline is None:
         raise ValueError("--push-to-hub uploads the folder of --save-pipeline: give that, too")

@@ -15,13 +15,15 @@ from typing import Any
 from accelerate.utils import gather_object
 
 from var_pe.assembly import held_out_images
-from var_pe.command_line import exit_with_sentence, parse_arguments
+from var_pe.command_line import check_options, exit_with_sentence, parse_arguments
 from var_pe.config import Config
 from var_pe.evaluation.metrics import versions
 from var_pe.progress import Counter
 from var_pe.sampling.likelihood import bits_of_set, summarised
 from var_pe.scoring import load_pipeline, weights_of
 from var_pe.stages import session
+
+HEARD = ("data",)  # settings that change what it does
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -33,10 +35,9 @@ def options(parser: argparse.ArgumentParser) -> None:
 @exit_with_sentence()
 def main() -> None:
     config, arguments = parse_arguments(
-        None, description=__doc__ or "", schema=Config, extra=options, runs=True
+        None, description=__doc__ or "", schema=Config, extra=options, runs=True, heard=HEARD
     )
-    if arguments.images < 1 or arguments.batch < 1:
-        raise ValueError(f"--images and --batch are at least 1, got {arguments.images}, {arguments.batch}")
+    check_options(arguments, images="[1, inf)", batch="[1, inf)")
     with session() as accelerator:
         pipeline = load_pipeline(config).to(accelerator.device)
         images = held_out_images(config, arguments.images)

@@ -12,7 +12,7 @@ import argparse
 import json
 from pathlib import Path
 
-from var_pe.command_line import exit_with_sentence, parse_arguments
+from var_pe.command_line import check_options, exit_with_sentence, parse_arguments
 from var_pe.comparison.task_heads import HeadTraining
 from var_pe.comparison.tasks import as_markdown, evidence, study_tasks
 from var_pe.config import Config
@@ -30,8 +30,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 @exit_with_sentence()
 def main() -> None:
     config, arguments = parse_arguments(None, description=__doc__ or "", schema=Config, extra=options)
-    if arguments.steps < 1:
-        raise ValueError(f"--steps must be at least 1, got {arguments.steps}")
+    check_options(arguments, steps="[1, inf)")
     output = arguments.output or Path(f"{config.run}_resolutions")
     heads = HeadTraining(steps=arguments.steps)
     with session(config.classifier_training) as accelerator:

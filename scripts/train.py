@@ -24,15 +24,33 @@ def options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def stage_of(config: Config, asked: str) -> str:
+    """Which one the config asks for, where `asked` is "all".
+
+    Raises:
+        ValueError: the config is of the other kind.
+    """
+    of_classifier = config.classifier is not None
+    if asked == "all":
+        return "classifier" if of_classifier else "generator"
+    if asked == "classifier" and not of_classifier:
+        raise ValueError(
+            "--stage classifier needs a config with a classifier section, such as fashion_vit.yaml"
+        )
+    if asked != "classifier" and of_classifier:
+        raise ValueError(
+            f"--stage {asked}: the config has a classifier section, so it trains a classifier alone"
+        )
+    return asked
+
+
 @exit_with_sentence()
 def main() -> None:
     config, arguments = parse_arguments(None, description=__doc__ or "", schema=Config, extra=options)
+    stage = stage_of(config, arguments.stage)
     if arguments.dry_run:
         print(plan(config))
         return
-    stage = arguments.stage
-    if stage == "all":
-        stage = "generator" if config.classifier is None else "classifier"
     trainings = config.tokenizer_training, config.generator_training, config.classifier_training
     with session(*trainings) as accelerator:
         if stage == "classifier":

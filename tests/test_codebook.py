@@ -93,5 +93,5 @@ def test_only_codes_out_of_use_are_restarted(accelerator):
 
 def test_restart_settings_out_of_range_are_refused():
     """below = 1 would restart half of the codes at every turn."""
-    with pytest.raises(ValueError, match="below in"):
+    with pytest.raises(ValueError, match="below must be in"):
         RestartConfig(below=1.0)

@@ -187,7 +187,7 @@ def test_missing_and_empty_folders_are_named(tmp_path):
 def test_a_single_class_is_refused_unless_no_labels_are_wanted(tmp_path):
     """Class-conditional training on one class is most often a wrong path."""
     path = write_folder(tmp_path / "pets", classes=("cat",))
-    with pytest.raises(ValueError, match=r"a single class .* or set label_column=unlabelled"):
+    with pytest.raises(ValueError, match=r"a single class .* or set data.label_column=unlabelled"):
         open_source(DataConfig(source="imagefolder", path=path), train=True)
     source = open_source(DataConfig(source="imagefolder", path=path, label_column="unlabelled"), train=True)
     assert source.class_names == ()
@@ -272,8 +272,8 @@ def test_a_stream_has_another_order_each_epoch_and_the_same_when_repeated(tmp_pa
         ({"source": "mnist"}, "source must be one of shapes, fashion_mnist.* got mnist"),
         ({"channels": 4}, "channels must be one of 1, 3; got 4"),
         ({"resize_factor": 0.9}, "resize_factor must be at least 1"),
-        ({"source": "parquet"}, "source=parquet needs path"),
-        ({"source": "hub"}, "source=hub needs hub_id"),
+        ({"source": "parquet"}, "source=parquet needs data.path"),
+        ({"source": "hub"}, "source=hub needs data.hub_id"),
         ({"limit": 0}, "limit must be at least 1, got 0"),
         ({"streaming": True}, "source=shapes is made, not read"),
     ],

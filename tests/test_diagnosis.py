@@ -11,7 +11,7 @@ import torch
 from conftest import MEMBERS
 from safetensors.torch import load_file, save_file
 
-from var_pe.diagnosis import findings, fit
+from var_pe.diagnosis import evidence, findings, fit
 from var_pe.diagnosis.evidence import Measured, compare, read_evidence
 from var_pe.diagnosis.measures import (
     Asked,
@@ -205,15 +205,27 @@ def test_tasks_are_spoken_of_by_what_was_measured_alone(tmp_path):
     (nothing,) = fit.for_task("learned", "detection", [])
     assert "nothing was measured" in nothing.said
     assert [own.frozen for own, _ in compare("rope", "segmentation", rows())] == [True, False]
-    assert read_evidence(tmp_path / "none.json") == []
+
+
+def test_a_table_that_was_named_must_be_one(tmp_path, monkeypatch):
+    """Only the one of docs/ may be missing, as it is where the package alone is installed."""
+    with pytest.raises(ValueError, match=r"none.json cannot be read: No such file"):
+        read_evidence(tmp_path / "none.json")
+    for junk in ("junk", '{"a": 1}', '[{"encoding": "rope"}]'):
+        (tmp_path / "junk.json").write_text(junk)
+        with pytest.raises(ValueError, match=r"junk.json is no table of scripts/tasks.py"):
+            read_evidence(tmp_path / "junk.json")
+    monkeypatch.setattr(evidence, "EVIDENCE", tmp_path / "none.json")
+    assert read_evidence() == []
 
 
 def test_the_evidence_is_the_table_that_the_study_writes(tmp_path):
     """Two programs, one file: its fields must not drift apart."""
-    from var_pe.comparison.tasks import TASKS, Score, evidence
+    from var_pe.comparison.tasks import TASKS, Score
+    from var_pe.comparison.tasks import evidence as table_of
 
     scores = [Score("rope", seed, next(iter(TASKS)), True, (32, 32), 0.5 + seed / 10) for seed in (0, 1)]
-    (tmp_path / "table.json").write_text(json.dumps(evidence(scores)))
+    (tmp_path / "table.json").write_text(json.dumps(table_of(scores)))
     (row,) = read_evidence(tmp_path / "table.json")
     assert (row.encoding, row.frozen, row.size, row.seeds) == ("rope", True, (32, 32), (0, 1))
     assert row.mean == pytest.approx(0.55)
@@ -288,10 +300,17 @@ def test_the_script_says_and_writes(tmp_path, make_vit, monkeypatch, capsys):
     runpy.run_path(script, run_name="__main__")
     assert "ViTClassifier, encoding learned" in capsys.readouterr().out
     assert (tmp_path / "diagnosis.html").exists()
-    monkeypatch.setattr(sys, "argv", [*line, "--num-heads", "2"])
-    with pytest.raises(SystemExit, match="2"):
-        runpy.run_path(script, run_name="__main__")
-    assert "go together" in capsys.readouterr().err
+    there = sorted(tmp_path.iterdir())
+    for more, sentence in (
+        (["--num-heads", "0"], "go together"),
+        (["--size", "-8", "8"], "--size must be positive multiples of 2 pixels, got -8x8"),
+        (["--output", str(tmp_path)], "is a folder; name the page, such as"),
+    ):
+        monkeypatch.setattr(sys, "argv", [*line, *more])
+        with pytest.raises(SystemExit, match="2"):
+            runpy.run_path(script, run_name="__main__")
+        assert sentence in capsys.readouterr().err
+    assert sorted(tmp_path.iterdir()) == there
 
 
 def test_cosines_are_of_codes():

@@ -274,5 +274,5 @@ def test_the_56_pixel_config_loads_and_differs_where_it_says(tmp_path):
     assert ViTClassifier(image_size=(config.data.height, config.data.width)).pyramid.finest == (14, 14)
     with pytest.raises(ValueError, match="layer_decay must be in"):
         ClassifierTraining(layer_decay=0.0)
-    with pytest.raises(ValueError, match="resampling convention is one of"):
+    with pytest.raises(ValueError, match="resample must be one of"):
         ModelStart(resample="bicubik")

@@ -68,7 +68,7 @@ def test_score_writes_what_it_prints(command, run):
     assert f"{found['own_class']['bits_per_image']:.2f} bits an image" in said
     assert abs(found["own_class"]["bits_per_token"] - 4) < 0.5  # of 16 codes, by a model that knows nothing
     assert 0 <= found["accuracy"] <= 1
-    assert "--images and --batch are at least 1, got 0" in command("score", "--images", 0)
+    assert "--images must be at least 1, got 0" in command("score", "--images", 0)
 
 
 def test_edit_writes_results_and_a_sheet(command, run, tmp_path):
@@ -90,8 +90,11 @@ def test_edit_writes_results_and_a_sheet(command, run, tmp_path):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--images", 8, "--mask", "top"], "the test split has 8 images, got number 8"),
-        (["--images", 0, "--mask", "middle"], "middle does not exist"),
+        (["--images", 8, "--mask", "top"], "the test split has 8 images (numbers from 0), got number 8"),
+        (["--images", -1, "--mask", "top"], "--images -1 is neither a number of the test split"),
+        (["--images", 0, "--mask", "middle"], "--mask middle is neither one of top, bottom"),
+        (["--images", 0, "--mask", __file__], "test_generation_scripts.py is a file, but no picture"),
+        (["--images", 0, "--mask", "top", "--each", 0], "--each must be at least 1, got 0"),
         (["--images", 0, "--mask", "top", "--class", "dog"], "there is no class 'dog'"),
         (["--images", 0, "--mask", "top", "--rule", "most"], "mask_rule is one of"),
         (["--images", 0, "--margins", 0, 0, 0, 3], "downsampling factor 8, got 32x35"),
@@ -109,6 +112,44 @@ def test_sample_draws_other_sizes_and_remembers_them(command, run, tmp_path):
     assert size_of(tmp_path / "drawn" / "images" / "0000" / "0000000.png") == (48, 16)
     assert "size [16, 48] (asked: None)" in command("sample", *words)
     assert "multiples of the downsampling factor 8" in command("sample", "--size", 16, 20)
+    assert not (run / "drawn").exists(), "what cannot be drawn leaves no trace"
+    (tmp_path / "folder").mkdir()
+    assert f"{tmp_path / 'folder'}: Is a directory" in command("sample", "--levels", tmp_path / "folder")
+    assert not list(tmp_path.glob("*.partial"))
+
+
+@pytest.mark.parametrize(
+    ("script", "words", "heard"),
+    [
+        ("sample", ["generator.depth=3"], "sampling, tokenizer_run"),
+        ("sample", ["run=elsewhere"], "sampling, tokenizer_run"),
+        ("score", ["sampling.seed=1", "--images", 1], "data, tokenizer_run"),
+        ("edit", ["sampling.size=[16, 16]", "--images", 0, "--mask", "top"], "data, sampling.guidance_scale"),
+        ("evaluate", ["generator_training.batch=3"], "data, sampling, evaluation, tokenizer_run"),
+        ("evaluate", ["--of", "classifier", "evaluation.images=3"], "data, run, tokenizer_run"),
+    ],
+)
+def test_a_setting_that_a_script_does_not_look_at_is_refused(script, words, heard, command):
+    """Ignored in silence, it would be believed to be in the pictures and scores."""
+    said = command(script, *words)
+    assert "changes nothing" in said
+    assert f"settings that do are those of {heard}" in said
+
+
+def test_help_of_a_script_shows_the_settings_that_it_looks_at(command):
+    said = command("edit", "--help")
+    assert "sampling.seed: int = 0" in said
+    assert "data.limit" in said
+    assert "sampling.size" not in said
+    assert "generator.depth" not in said
+
+
+def test_wrong_features_are_said_before_anything_is_drawn(command, run):
+    assert "features are inception" in command("evaluate", "--features", "nope")
+    assert "--images and --reference are of drawn images" in command(
+        "evaluate", "--of", "tokenizer", "--images", run
+    )
+    assert not (run / "drawn").exists()
 
 
 @pytest.mark.parametrize("script", ["sample", "evaluate"])

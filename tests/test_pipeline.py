@@ -1,5 +1,7 @@
 """The pipeline's promises: diffusers' conventions, one generator per image, sentences for wrong inputs."""
 
+import logging
+
 import numpy as np
 import pytest
 import torch
@@ -17,6 +19,14 @@ def seeds(*numbers: int) -> list[torch.Generator]:
 def bright(images_BCHW: torch.Tensor) -> torch.Tensor:
     """A classifier of three classes: how much red, green and blue there is."""
     return 20 * images_BCHW.mean((2, 3))
+
+
+def test_it_loads_without_a_warning(pipeline, tmp_path, monkeypatch, caplog):
+    """A warning about nothing teaches people to overlook those about something."""
+    pipeline.save_pretrained(tmp_path)
+    monkeypatch.setattr(logging.getLogger("diffusers"), "propagate", True)
+    VARPipeline.from_pretrained(tmp_path)
+    assert [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING] == []
 
 
 def test_saved_and_loaded_it_draws_the_same(line, make_generator, make_tokenizer, make_loud, tmp_path):

@@ -154,6 +154,12 @@ def test_what_is_no_checkout_or_no_setting_is_one_sentence(benchmark, tmp_path):
     status, said = benchmark(*TINY, "--reference", tmp_path)
     assert (status, "Traceback" in said) == (2, False)
     assert said.endswith(f"error: --reference {tmp_path} is no checkout of the public VAR repository\n")
-    status, said = benchmark("--depth", 0)
-    assert (status, "Traceback" in said) == (2, False)
-    assert "--depth are at least 1" in said.splitlines()[-1]
+    for words, sentence in (
+        (["--depth", 0], "--depth must be at least 1, got 0"),
+        (["--depth", 1, "--channels", 0], "--channels must be at least 1, got 0"),
+        (["--depth", 1, "--device", "banana"], "--device banana cannot be used here: "),
+        (["--depth", 1, "--output", tmp_path], "is a folder; name a file"),
+    ):
+        status, said = benchmark(*words)
+        assert (status, "Traceback" in said) == (2, False)
+        assert sentence in said.splitlines()[-1]

@@ -119,10 +119,14 @@ def test_a_bare_name_is_looked_up_in_configs(write, tmp_path, monkeypatch):
     assert load(Toy, "cifar.yaml").seed == 6
 
 
-def test_a_missing_file_is_a_sentence_with_near_names(write):
+def test_a_missing_file_is_a_sentence_with_the_names_that_are_there(write):
     """A slip in the name is the commonest mistake of all."""
     write("", "cifar_mixed.yaml")
-    assert "cifar_mixed.yaml" in sentence(lambda: load(Toy, "cifar_mixd"))
+    assert "did you mean cifar_mixed.yaml? there are cifar" in sentence(lambda: load(Toy, "cifar_mixd"))
+    for name in ("zzz", "nowhere/zzz.yaml"):
+        said = sentence(lambda name=name: load(Toy, name))
+        assert "did you mean" not in said
+        assert all(path.name in said for path in settings.CONFIGS.glob("*.yaml"))
 
 
 # ------------------------------------------------------------------------------------------- values

@@ -1,14 +1,17 @@
 """Stages say what is wrong before they train, and load nothing that does not fit."""
 
+import importlib
 import json
+import sys
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from PIL import Image
 
-from var_pe import settings
+from var_pe import planning, settings
 from var_pe.assembly import DrawnImages, build_generator, build_tokenizer, load_model
 from var_pe.config import Config
 from var_pe.data.sampler import Draw
@@ -101,6 +104,66 @@ def test_drawn_images_train_a_classifier_by_their_folders_names(tmp_path):
     (tmp_path / "images" / "0003").rename(tmp_path / "images" / "shoes")
     with pytest.raises(ValueError, match="folders are not class numbers"):
         DrawnImages(tmp_path)
+    with pytest.raises(ValueError, match=r"classifier_training.drawn_images=/nope: /nope is neither"):
+        plan(settings.load(Config, "shapes_vit.yaml", ["classifier_training.drawn_images=/nope"]))
+
+
+def test_a_plan_counts_the_drawn_images_that_a_classifier_trains_on(tmp_path):
+    """Epochs are of what is trained on, not of the split that it replaces."""
+    (tmp_path / "0003").mkdir()
+    for number in range(2):
+        Image.new("L", (8, 8)).save(tmp_path / "0003" / f"{number}.png")
+    training = ["classifier_training.epochs=32", "classifier_training.batch=2"]
+    drawn = f"classifier_training.drawn_images={tmp_path}"
+    said = plan(settings.load(Config, "shapes_vit.yaml", [*training, drawn]))
+    assert f"data: 2 training images, 12 classes, drawn ones in {tmp_path}" in said
+    assert "32 steps of 2 images, 32 epochs" in said
+
+
+def test_a_plan_says_where_it_writes(tmp_path):
+    """The tokenizer is shared by runs, so it lies in none of them."""
+    where = f"tokenizer_run={tmp_path}"
+    assert f"which runs share, is trained first, in {tmp_path}" in plan(a_config(where))
+    (tmp_path / "tokenizer").mkdir()
+    assert f"which runs share, is there and is taken, in {tmp_path}" in plan(a_config(where))
+
+
+def test_a_known_set_that_is_not_here_is_planned_as_published(monkeypatch):
+    """What a run costs is asked before its data are fetched; a wrong path of one's own stays an error."""
+
+    def missing(data, train):
+        raise ValueError("it is not here")
+
+    monkeypatch.setattr(planning, "open_source", missing)
+    said = plan(a_config("data.source=cifar100", "generator_training.steps=7"))
+    assert "data: 50000 training images, 100 classes as published, not counted: it is not here" in said
+    assert "data: 30 training images, 100 classes as" in plan(
+        a_config("data.source=cifar100", "data.limit=30")
+    )
+    for own in (["data.source=cifar100", "data.path=/nope"], ["data.source=shapes"]):
+        with pytest.raises(ValueError, match="it is not here"):
+            plan(a_config(*own))
+
+
+@pytest.mark.parametrize(
+    ("config", "stage", "sentence"),
+    [
+        (
+            "shapes_learned",
+            "classifier",
+            "needs a config with a classifier section, such as fashion_vit",
+        ),
+        ("shapes_vit", "generator", "has a classifier section, so it trains a classifier alone"),
+        ("shapes_vit", "tokenizer", "has a classifier section, so it trains a classifier alone"),
+    ],
+)
+def test_a_stage_that_the_config_does_not_have_is_refused(config, stage, sentence, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "scripts"))
+    monkeypatch.setattr(sys, "argv", ["train.py", "--config", config, "--stage", stage, "--dry-run"])
+    with pytest.raises(SystemExit, match="2"):
+        importlib.import_module("train").main()
+    assert f"--stage {stage}" in (said := capsys.readouterr().err)
+    assert sentence in said
 
 
 def test_unknown_features_are_refused_in_one_sentence():

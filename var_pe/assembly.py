@@ -127,14 +127,16 @@ class DrawnImages(Dataset[dict[str, Any]]):
     """A folder of scripts/sample.py as a training set; the class stands in the name of an image's folder."""
 
     def __init__(self, folder: Path) -> None:
-        self.images = ImageFolder(folder / "images" if (folder / "images").is_dir() else folder)
+        given = f"classifier_training.drawn_images={folder}"
+        try:
+            self.images = ImageFolder(folder / "images" if (folder / "images").is_dir() else folder)
+        except ValueError as error:
+            raise ValueError(f"{given}: {error}") from error
         self.labels = [
             int(file.parent.name) if file.parent.name.isdigit() else -1 for file in self.images.files
         ]
-        if -1 in self.labels:
-            raise ValueError(
-                f"{folder} was not drawn by scripts/sample.py: its folders are not class numbers"
-            )
+        if not self.labels or -1 in self.labels:
+            raise ValueError(f"{given} was not drawn by scripts/sample.py: its folders are not class numbers")
 
     def __len__(self) -> int:
         return len(self.images)

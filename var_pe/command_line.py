@@ -15,9 +15,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
-from var_pe.settings import all_settings, last, load, section_of, show, type_name
+from var_pe.rules import RuleError, check_numbers
+from var_pe.settings import ConfigError, all_settings, last, load, section_of, show, type_name
 
 T = TypeVar("T")
+
+FOLDERS = ("run", "tokenizer_run")  # where a config's models are
 
 
 def comments_in(source: str) -> dict[int, tuple[str, bool]]:
@@ -57,10 +60,12 @@ def meaning_of(node: ast.AnnAssign, comments: dict[int, tuple[str, bool]]) -> st
     return " ".join(above)
 
 
-def describe(schema: type) -> str:
-    """Every setting with its key, type, default and meaning, which is the comment at its line of source."""
+def describe(schema: type, heard: Sequence[str] = ()) -> str:
+    """Every setting (`heard`: of these) with its key, type, default and meaning, the comment at its line."""
     lines = []
     for setting in all_settings(schema):
+        if heard and not is_among(setting.key, heard):
+            continue
         indent = "  " * (1 + setting.key.count("."))
         if setting.hint is section_of(setting.hint):
             lines.append(f"{indent}{setting.key}:")
@@ -71,6 +76,33 @@ def describe(schema: type) -> str:
         meaning = meanings(setting.owner).get(last(setting.key), "")
         lines += [f"{indent}    {line}" for line in textwrap.wrap(meaning, width=100)]
     return "\n".join(lines)
+
+
+def is_among(key: str, heard: Sequence[str]) -> bool:
+    return any(f"{key}.".startswith(f"{name}.") for name in heard)
+
+
+def refuse_unheard(overrides: Sequence[str], heard: Sequence[str], where: str = "here") -> None:
+    """A setting that a command does not look at would change nothing, and its writer believes otherwise.
+
+    Raises:
+        ConfigError: one is neither of the keys and sections in `heard` nor below one of them.
+    """
+    for override in overrides:
+        if not is_among(override.partition("=")[0].strip(), heard):
+            raise ConfigError(
+                f"{override} changes nothing {where}; settings that do are those of {', '.join(heard)}, "
+                f"the others are kept from the training"
+            )
+
+
+def check_options(arguments: argparse.Namespace, **intervals: str) -> None:
+    """As `check_numbers`, of a script's own options."""
+    try:
+        check_numbers(arguments, **intervals)
+    except RuleError as error:
+        name, _, rule = str(error).partition(" ")
+        raise ValueError(f"--{name.replace('_', '-')} {rule}") from error
 
 
 def overrides_first(argv: Sequence[str]) -> list[str]:
@@ -86,16 +118,18 @@ def parse_arguments(
     extra: Callable[[argparse.ArgumentParser], Any] | None = None,
     runs: bool = False,
     instead: Mapping[str, Sequence[str]] | None = None,
+    heard: Sequence[str] = (),
 ) -> tuple[T, argparse.Namespace]:
     """Reads `--config FILE [key.sub=value ...]`; `extra(parser)` adds a script's own options.
 
     With `runs`, `--run DIR` may stand in place of it: the config saved in that folder, wherever it is now.
     So may each option of `instead`, with which the config is the defaults and the overrides given here.
+    `heard` are the sections and settings that the script looks at, if not at all of them.
     """
-    settings = f"settings, as written in FILE or as key.sub=value:\n{describe(schema)}"
+    shown = describe(schema, [*FOLDERS, *heard] if heard else ())
     parser = argparse.ArgumentParser(
         description=description,
-        epilog=settings,
+        epilog=f"settings, as written in FILE or as key.sub=value:\n{shown}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -111,21 +145,29 @@ def parse_arguments(
     if extra:
         extra(parser)
     arguments = parser.parse_intermixed_args(overrides_first(sys.argv[1:] if argv is None else argv))
+    file, first, folders = arguments.config, list[str](), list(FOLDERS)
     if runs and arguments.run is not None:
-        saved = Path(arguments.run) / "config.yaml"
-        if not saved.exists():
+        file, first, folders = (
+            Path(arguments.run) / "config.yaml",
+            [f"run={arguments.run}"],
+            list(FOLDERS[1:]),
+        )
+        if not file.exists():
             parser.error(f"--run {arguments.run} is not the folder of a run: it has no config.yaml")
-        return load(schema, saved, [f"run={arguments.run}", *arguments.overrides]), arguments
     for option, lines in (instead or {}).items():
         if getattr(arguments, option.removeprefix("--")) is not None:
-            return load(schema, None, [*lines, *arguments.overrides]), arguments
-    return load(schema, arguments.config, arguments.overrides), arguments
+            first, folders = list(lines), []
+    config = load(schema, file, [*first, *arguments.overrides])
+    if heard:
+        refuse_unheard(arguments.overrides, [*heard, *folders])
+    return config, arguments
 
 
 def sentence_of(error: ValueError | OSError) -> str:
     if isinstance(error, OSError) and error.filename:
         missing = isinstance(error, FileNotFoundError)
-        return f"{error.filename} does not exist" if missing else f"{error.filename}: {error.strerror}"
+        name = error.filename2 or error.filename  # of a renaming: what was to be there
+        return f"{name} does not exist" if missing else f"{name}: {error.strerror}"
     return " ".join(str(error).split()) or type(error).__name__
 
 

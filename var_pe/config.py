@@ -7,6 +7,7 @@ from var_pe.evaluation.features import EvaluationConfig
 from var_pe.models.generator import GeneratorConfig
 from var_pe.models.tokenizer import TokenizerConfig
 from var_pe.models.vit import ClassifierConfig
+from var_pe.rules import check_numbers
 from var_pe.sampling.pipeline import SamplingConfig
 from var_pe.training.classifier_task import ClassifierTraining
 from var_pe.training.fine_tuning import ModelStart
@@ -32,3 +33,6 @@ class Config:
     classifier_training: ClassifierTraining = field(default_factory=ClassifierTraining)
     sampling: SamplingConfig = field(default_factory=SamplingConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+
+    def __post_init__(self) -> None:
+        check_numbers(self, seed="[0, inf)", tokenizer_seed="[0, inf)")

@@ -2,15 +2,22 @@
 
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from var_pe import settings
-from var_pe.assembly import build_classifier, build_generator, build_tokenizer, go_on_from
+from var_pe.assembly import (
+    DrawnImages,
+    build_classifier,
+    build_generator,
+    build_tokenizer,
+    go_on_from,
+)
 from var_pe.config import Config
-from var_pe.data.sources import open_source
+from var_pe.data.sources import KNOWN, DataConfig, open_source
 from var_pe.data.streams import open_stream
 from var_pe.encodings import build_encoding
 from var_pe.encodings.base import HOOKS
@@ -21,11 +28,8 @@ from var_pe.training.loop import TrainingConfig
 
 def plan(config: Config) -> str:
     """The resolved config and, below it, what it means; nothing is trained or written."""
-    source: Any = (open_stream if config.data.streaming else open_source)(config.data, True)
-    classes = len(source.class_names)
-    images = None if config.data.streaming else len(source)
-    known = "a stream of" if images is None else images
-    lines = [settings.to_yaml(config), f"data: {known} training images, {classes or 'no'} classes"]
+    images, classes, counted = _data(config)
+    lines = [settings.to_yaml(config), _folders(config), counted]
     pyramids = dict.fromkeys(generator_pyramids(config)) if config.classifier is None else {}
     if config.model.init_from:  # what cannot be gone on from is said before anything is trained
         build = build_generator if config.classifier is None else build_classifier
@@ -54,6 +58,37 @@ def _sizes(pyramids: Sequence[Pyramid], downsampling: int) -> str:
     sizes = [(downsampling * p.finest[0], downsampling * p.finest[1], p) for p in dict.fromkeys(pyramids)]
     said = ", ".join(f"{height}x{width} ({p})" for height, width, p in sizes)
     return f"tokenizer: trained on {said}{'; one of them a step' if len(sizes) > 1 else ''}"
+
+
+def _folders(config: Config) -> str:
+    if config.classifier is not None:
+        return f"writes: {config.run}"
+    there = (Path(config.tokenizer_run) / "tokenizer").exists()
+    todo = "is there and is taken" if there else "is trained first"
+    return f"writes: {config.run}; the tokenizer, which runs share, {todo}, in {config.tokenizer_run}"
+
+
+def _data(config: Config) -> tuple[int | None, int, str]:
+    """Training images (None: a stream), classes, and both in words."""
+    images, classes, note = _source(config.data)
+    if config.classifier is not None and (drawn := config.classifier_training.drawn_images):
+        images, note = len(DrawnImages(Path(drawn))), f", drawn ones in {drawn}{note}"
+    known = "a stream of" if images is None else images
+    return images, classes, f"data: {known} training images, {classes or 'no'} classes{note}"
+
+
+def _source(data: DataConfig) -> tuple[int | None, int, str]:
+    """Images and classes of the training split; of a known set that is not here, as it was published."""
+    try:
+        source: Any = (open_stream if data.streaming else open_source)(data, True)
+    except ValueError as error:
+        own = data.path or data.hub_id or data.label_column or data.train_split != "train"
+        if own or data.source not in KNOWN:
+            raise
+        known = KNOWN[data.source]
+        images = None if data.streaming else min(known.train_images, data.limit or known.train_images)
+        return images, known.classes, f" as published, not counted: {error}"
+    return None if data.streaming else len(source), len(source.class_names), ""
 
 
 def _tokens(pyramid: Pyramid) -> str:

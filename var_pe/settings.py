@@ -17,6 +17,8 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 import yaml
 
+from var_pe.rules import RuleError
+
 T = TypeVar("T")
 Tree = dict[str, Any]  # a section as nested plain values, keys without dots
 
@@ -167,10 +169,10 @@ def find_file(name: str | Path, folder: Path) -> Path:
         if candidate.is_file():
             return candidate.resolve()
     places = [(place / wanted).parent for place in folders]
-    known = sorted({path.name for place in places if place.is_dir() for path in place.glob("*.yaml")})
-    near = difflib.get_close_matches(f"{wanted.stem}.yaml", known, n=5, cutoff=0.5) or known
-    hint = f"; there are {', '.join(near)}" if near else ""
-    raise ConfigError(f"there is no config file {name} in {' or '.join(map(str, places))}{hint}")
+    known = sorted({path.name for place in [*places, CONFIGS] for path in place.glob("*.yaml")})
+    near = difflib.get_close_matches(f"{wanted.stem}.yaml", known, n=1, cutoff=0.7)
+    hint, where = f"did you mean {near[0]}? " if near else "", " or ".join(map(str, places))
+    raise ConfigError(f"there is no config file {name} in {where}; {hint}there are {', '.join(known)}")
 
 
 def read_layers(path: Path, included_by: tuple[Path, ...] = ()) -> list[tuple[str, Tree]]:
@@ -327,6 +329,8 @@ def build(schema: type[T], tree: Tree, prefix: str = "") -> T:
         values[setting.name] = build(section, value, key) if section and value is not None else value
     try:
         return schema(**values)
+    except RuleError as error:
+        raise ConfigError(dotted(prefix, str(error))) from error
     except ValueError as error:
         raise ConfigError(f"{prefix}: {error}" if prefix else str(error)) from error
 

@@ -18,17 +18,19 @@ def check_columns(
     """Both columns must be there."""
     found = ", ".join(features)
     if image_column not in features:
-        raise ValueError(f"image_column={image_column} is not a column of {tables.location}; it has {found}")
+        raise ValueError(
+            f"data.image_column={image_column} is not a column of {tables.location}; it has {found}"
+        )
     if label_column is None or label_column in features:
         return
     if tables.kind == "imagefolder":  # `datasets` makes no labels for fewer than two class folders
         raise ValueError(
             f"{tables.location} holds a single class or no class folders, so there is nothing to tell apart: "
-            f"put each class in a folder of its own below the split's, or set label_column=unlabelled"
+            f"put each class in a folder of its own below the split's, or set data.label_column=unlabelled"
         )
     raise ValueError(
-        f"label_column={label_column} is not a column of {tables.location}; it has {found} "
-        f"(label_column=unlabelled does without)"
+        f"data.label_column={label_column} is not a column of {tables.location}; it has {found} "
+        f"(data.label_column=unlabelled does without)"
     )
 
 
@@ -48,16 +50,18 @@ def classes(
         kind.dtype in ("string", "large_string", "bool") or "int" in kind.dtype
     ):
         if tables.streaming:
-            raise ValueError(f"label_column={label_column} stores no class names, which streaming=true needs")
+            raise ValueError(
+                f"data.label_column={label_column} stores no class names, which data.streaming=true needs"
+            )
         found = tables.load(train_split).unique(label_column)
         numbers = {label: i for i, label in enumerate(sorted(v for v in found if v is not None and v != -1))}
         names = tuple(map(str, numbers))
     else:
-        raise ValueError(f"label_column={label_column} must hold classes, numbers or names, got {kind}")
+        raise ValueError(f"data.label_column={label_column} must hold classes, numbers or names, got {kind}")
     if len(names) < 2:
         raise ValueError(
-            f"label_column={label_column} of {tables.location} holds a single class, so there is nothing to "
-            f"tell apart: add another, choose another column, or set label_column=unlabelled"
+            f"data.label_column={label_column} of {tables.location} holds a single class, so there is "
+            f"nothing to tell apart: add another, choose another column, or set data.label_column=unlabelled"
         )
     return names, numbers
 
@@ -115,7 +119,7 @@ def undecoded(dataset: Any, image_column: str) -> Any:
         return dataset.cast_column(image_column, datasets.Image(decode=False))
     stored = isinstance(feature, Value) and feature.dtype.removeprefix("large_") in ("string", "binary")
     if not stored and not (isinstance(feature, dict) and {"bytes", "path"} & set(feature)):
-        raise ValueError(f"image_column={image_column} must hold pictures, got {feature}")
+        raise ValueError(f"data.image_column={image_column} must hold pictures, got {feature}")
     return dataset
 
 

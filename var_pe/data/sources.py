@@ -14,23 +14,26 @@ from var_pe.data.idx import FashionMNIST
 from var_pe.data.rows import TableSource
 from var_pe.data.shapes import Shapes
 from var_pe.data.tables import Tables
+from var_pe.rules import RuleError, check_names, check_numbers
 
 
 @dataclass(frozen=True)
 class Known:
-    """A data set we know by name: where the hub has it, and its columns there."""
+    """A data set we know by name: where the hub has it, its columns there, and what was published."""
 
     hub_id: str
     image_column: str
     label_column: str
+    classes: int
+    train_images: int
     test_split: str = "test"
 
 
 KNOWN = {
-    "fashion_mnist": Known("zalando-datasets/fashion_mnist", "image", "label"),
-    "cifar10": Known("uoft-cs/cifar10", "img", "label"),
-    "cifar100": Known("uoft-cs/cifar100", "img", "fine_label"),
-    "imagenet": Known("ILSVRC/imagenet-1k", "image", "label", test_split="validation"),
+    "fashion_mnist": Known("zalando-datasets/fashion_mnist", "image", "label", 10, 60_000),
+    "cifar10": Known("uoft-cs/cifar10", "img", "label", 10, 50_000),
+    "cifar100": Known("uoft-cs/cifar100", "img", "fine_label", 100, 50_000),
+    "imagenet": Known("ILSVRC/imagenet-1k", "image", "label", 1000, 1_281_167, test_split="validation"),
 }
 SOURCES = ("shapes", *KNOWN, "imagefolder", "parquet", "hub")
 NATIVE = ("shapes", "fashion_mnist")  # sources whose pictures are small enough to stay as they are
@@ -72,26 +75,19 @@ class DataConfig:
     shuffle_buffer: int = 1000  # with streaming: pictures held in memory to shuffle among
 
     def __post_init__(self) -> None:
-        one_of("source", self.source, SOURCES)
-        one_of("on_corrupt", self.on_corrupt, ("stop", "skip"))
-        one_of("framing", self.framing, (None, "crop", "pad"))
-        one_of("channels", self.channels, (1, 3))
-        for name in ("height", "width", "shapes_train", "shapes_test", "limit", "shuffle_buffer"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
-        if not self.resize_factor >= 1:
-            raise ValueError(
-                f"resize_factor must be at least 1, or the crop would not be filled, got {self.resize_factor}"
-            )
-        if not 0 < self.zoom < float("inf"):
-            raise ValueError(f"zoom must be above 0 and finite, got {self.zoom}")
+        check_names(
+            self, source=SOURCES, on_corrupt=("stop", "skip"), framing=(None, "crop", "pad"), channels=(1, 3)
+        )
+        some = "[1, inf)"
+        check_numbers(self, height=some, width=some, shapes_train=some, shapes_test=some, limit=some)
+        check_numbers(self, shuffle_buffer=some, zoom="(0, inf)")
+        check_numbers(self, resize_factor="[1, inf)")  # below, the crop would not be filled
         if self.source in ("imagefolder", "parquet") and not self.path:
-            raise ValueError(f"source={self.source} needs path, the folder that holds it")
+            raise RuleError(f"source={self.source} needs data.path, the folder that holds it")
         if self.source == "hub" and not self.hub_id:
-            raise ValueError("source=hub needs hub_id, such as hub_id=uoft-cs/cifar10")
+            raise RuleError("source=hub needs data.hub_id, such as data.hub_id=uoft-cs/cifar10")
         if self.streaming and self.source == "shapes":
-            raise ValueError(
+            raise RuleError(
                 "streaming is for parquet, imagefolder and hub data; source=shapes is made, not read"
             )
 
@@ -119,12 +115,6 @@ class DataConfig:
         return self.train_split if train else self.test_split or (known.test_split if known else "test")
 
 
-def one_of(name: str, value: object, allowed: tuple[object, ...]) -> None:
-    if value not in allowed:
-        choices = ", ".join("null" if choice is None else str(choice) for choice in allowed)
-        raise ValueError(f"{name} must be one of {choices}; got {value}")
-
-
 class ImageSource(Protocol):
     """Pictures of one split by number. One that holds arrays also has `array(index) -> (pixels, label)`."""
 
@@ -147,9 +137,9 @@ def find_tables(config: DataConfig) -> Tables:
         return Tables("hub", hub_id, config.hub_config, config.streaming)
     path = Path(config.path).expanduser()
     if not path.exists():
-        raise ValueError(f"path={config.path} does not exist")
+        raise ValueError(f"data.path={config.path} does not exist")
     if path.is_dir() and not any(path.iterdir()):
-        raise ValueError(f"path={config.path} is an empty folder")
+        raise ValueError(f"data.path={config.path} is an empty folder")
     kind = config.source
     if kind not in ("imagefolder", "parquet"):
         kind = "parquet" if path.suffix == ".parquet" or any(path.rglob("*.parquet")) else "imagefolder"
@@ -185,7 +175,9 @@ def open_source(config: DataConfig, train: bool) -> ImageSource:
         count = min(count, config.limit or count)
         return Shapes(count, config.height, config.width, "train" if train else "test")
     if config.streaming:
-        raise ValueError("streaming=true reads pictures in order: use open_stream, or set streaming=false")
+        raise ValueError(
+            "data.streaming=true reads pictures in order: use open_stream, or set data.streaming=false"
+        )
     folder = fashion_folder(config)
     if folder is not None:
         return FashionMNIST(folder, train, config.limit)

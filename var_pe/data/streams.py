@@ -106,9 +106,9 @@ def open_stream(
         ValueError: the source is not one that streams, or as `open_source`.
     """
     if not config.streaming:
-        raise ValueError("open_stream needs streaming=true")
+        raise ValueError("open_stream needs data.streaming=true")
     if fashion_folder(config) is not None:
-        raise ValueError("fashion_mnist's IDX files are read whole: set streaming=false")
+        raise ValueError("fashion_mnist's IDX files are read whole: set data.streaming=false")
     tables, split = find_tables(config), config.split(train)
     image_column, label_column = columns(config, tables.kind)
     dataset = tables.load(split)

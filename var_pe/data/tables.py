@@ -32,7 +32,7 @@ def parquet_splits(path: Path) -> dict[str, list[str]]:
     for file in sorted(path.rglob("*.parquet")):
         splits.setdefault(split_of(file, path), []).append(str(file))
     if not splits:
-        raise ValueError(f"path={path} holds no parquet files")
+        raise ValueError(f"data.path={path} holds no parquet files")
     return splits
 
 
@@ -59,7 +59,7 @@ def reach_hub(hub_id: str) -> None:
     except Exception as error:  # httpx and requests raise their own kinds, by version of huggingface_hub
         raise ValueError(
             f"data set {hub_id} is not in the cache and the hub cannot be reached ({type(error).__name__}); "
-            f"go online once, or give path=FOLDER with its parquet files or class folders"
+            f"go online once, or give data.path=FOLDER with its parquet files or class folders"
         ) from error
 
 

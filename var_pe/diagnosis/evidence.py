@@ -32,11 +32,23 @@ class Measured:
         return f"{100 * self.mean:.1f}{spread} % ({len(self.seeds)} seeds)"
 
 
-def read_evidence(path: Path = EVIDENCE) -> list[Measured]:
-    """Empty without the file."""
-    if not path.exists():
+def read_evidence(path: Path | None = None) -> list[Measured]:
+    """Without a path the table of docs/, which an installed package lacks: then it is empty.
+
+    Raises:
+        ValueError: the file that was named is not there, or no such table.
+    """
+    if path is None and not EVIDENCE.exists():
         return []
-    return [_row(row) for row in json.loads(path.read_text())]
+    path = path or EVIDENCE
+    try:
+        return [_row(row) for row in json.loads(path.read_text())]
+    except OSError as error:
+        raise ValueError(f"the evidence {path} cannot be read: {error.strerror}") from error
+    except (ValueError, TypeError, LookupError) as error:
+        raise ValueError(
+            f"the evidence {path} is no table of scripts/tasks.py (task_evidence.json)"
+        ) from error
 
 
 def _row(row: dict[str, Any]) -> Measured:

@@ -63,8 +63,8 @@ class Subject:
         else:
             step = self.tokenizer.downsampling
         height, width = size
-        if height % step or width % step:
-            raise ValueError(f"--size must be multiples of {step} pixels a token, got {height}x{width}")
+        if min(size) < 1 or height % step or width % step:
+            raise ValueError(f"--size must be positive multiples of {step} pixels, got {height}x{width}")
         return self.model.pyramid.for_size(height // step, width // step)
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from var_pe.evaluation.efficientnet_lite import STRIDE, WEIGHTS_SHA256, load_efficientnet_lite0
 from var_pe.evaluation.inception import load_inception
+from var_pe.rules import check_names, check_numbers
 
 
 @dataclass(frozen=True)
@@ -26,12 +27,12 @@ class EvaluationConfig:
     inception_weights: str | None = None  # a local file with torch-fidelity's weights; null: downloaded
     reference_split: str = "test"  # train | test: the real images to compare with
     images: int = (
-        5000  # real images at most; the floor compares two disjoint sets of at most half of them all
+        5000  # real images at most, 0: all; the floor compares two disjoint sets of at most half of them all
     )
 
     def __post_init__(self) -> None:
-        if self.reference_split not in ("train", "test"):
-            raise ValueError(f"reference_split is train or test, got {self.reference_split!r}")
+        check_names(self, reference_split=("train", "test"))
+        check_numbers(self, images="[0, inf)")
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from var_pe.rules import RuleError
+
 SCHEDULES = ("linear", "constant")
 
 
@@ -47,9 +49,9 @@ def check_choice(*, top_k: int, top_p: float) -> None:
     """Raises:
     ValueError: a setting is out of its range."""
     if top_k < 0:
-        raise ValueError(f"top_k must be at least 0 (all tokens), got {top_k}")
+        raise RuleError(f"top_k must be at least 0 (all tokens), got {top_k}")
     if not 0 <= top_p <= 1:
-        raise ValueError(f"top_p must lie in [0, 1] (0 and 1: all tokens), got {top_p}")
+        raise RuleError(f"top_p must lie in [0, 1] (0 and 1: all tokens), got {top_p}")
 
 
 def guided_logits(logits_2BlV: Tensor, guidance: float) -> Tensor:

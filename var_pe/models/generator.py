@@ -28,6 +28,7 @@ from var_pe.models.layers import MLP, Attention, LevelCache, Place
 from var_pe.models.movable import Movable
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.pyramid import Positions, Pyramid
+from var_pe.rules import check_numbers
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,10 @@ class GeneratorConfig:
         False  # one modulation for all blocks plus an offset each (VAR-d36) instead of one each
     )
     adaln_init: float = 1e-3  # the gates' initial weights are multiplied by it (VAR-d16: 1e-3)
+
+    def __post_init__(self) -> None:
+        check_numbers(self, dim="[1, inf)", depth="[1, inf)", num_heads="[1, inf)", mlp_ratio="(0, inf)")
+        check_numbers(self, drop_path="[0, 1)", dropout="[0, 1)", adaln_init="[0, inf)")
 
 
 class AdaLNBlock(nn.Module):

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from var_pe.models.initialisation import initialise
 from var_pe.models.quantizer import MultiScaleQuantizer, Quantized
 from var_pe.pyramid import Pyramid
+from var_pe.rules import check_numbers
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,13 @@ class TokenizerConfig:
     phi_ratio: float = 0.5  # share of the smoothing convolution, the rest is the identity
     commitment: float = 0.25  # weight of the encoder's term of the quantizer loss
     norm_groups: int = 32  # groups of the group norms
+
+    def __post_init__(self) -> None:
+        some = "[1, inf)"
+        check_numbers(self, latent_channels=some, channels=some, norm_groups=some, codebook_size="[2, inf)")
+        check_numbers(self, channel_multipliers=some, blocks_per_resolution=some, num_phi="[0, inf)")
+        check_numbers(self, phi_ratio="[0, 1]", commitment="[0, inf)")
+        Pyramid(tuple(self.levels))  # type: ignore[arg-type]
 
 
 class VQTokenizer(ModelMixin, ConfigMixin):  # type: ignore[misc]

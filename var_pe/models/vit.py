@@ -15,6 +15,7 @@ from var_pe.models.layers import MLP, Attention, LayerScale, Place
 from var_pe.models.movable import Movable
 from var_pe.models.patches import PatchEmbedding, build_stem
 from var_pe.pyramid import Pyramid
+from var_pe.rules import check_names, check_numbers
 
 POOLS = ("class_token", "mean")
 FINAL_NORMS = ("tokens", "pooled")
@@ -38,6 +39,12 @@ class ClassifierConfig:
     gelu: str = "tanh"  # tanh | exact
     layer_scale: float = 0.0  # initial gain of each branch's channels (Touvron et al. 2021); 0: none
     final_norm: str = "tokens"  # tokens | pooled (after the mean, timm's fc_norm)
+
+    def __post_init__(self) -> None:
+        some, none = "[1, inf)", "[0, inf)"
+        check_numbers(self, patch_size=some, dim=some, depth=some, num_heads=some, mlp_ratio="(0, inf)")
+        check_numbers(self, registers=none, drop_path="[0, 1)", dropout="[0, 1)", layer_scale=none)
+        check_names(self, pool=POOLS, final_norm=FINAL_NORMS)
 
 
 class Block(nn.Module):

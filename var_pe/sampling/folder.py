@@ -79,27 +79,36 @@ def fill_folder(
     Raises:
         ValueError: the folder holds images of other weights or settings.
     """
-    claim(folder, {"weights": weights, **{k: v for k, v in asdict(config).items() if k != "batch"}})
+    settings = {"weights": weights, **{k: v for k, v in asdict(config).items() if k != "batch"}}
+    check_claim(folder, settings)
     total = config.images_per_class * max(1, pipeline.transformer.num_classes)
     for numbers in batches(total, config.batch, rank, world):
         missing = [number for number in numbers if not image_path(folder, number, config).exists()]
         if missing:
             images_BCHW = draw_images(pipeline, [class_of(n, config) for n in missing], missing, config)
+            claim(folder, settings)  # not before: what cannot be drawn leaves no trace
             for number, image_CHW in zip(missing, images_BCHW, strict=True):
                 write_png(image_path(folder, number, config), image_CHW)
         told(len(numbers))
+    claim(folder, settings)
 
 
 def claim(folder: Path, settings: dict[str, Any]) -> None:
     """Writes down what the folder's images are drawn with, or checks that it is the same."""
     path = folder / "sampling.json"
-    if not path.exists():
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}.partial")  # whole when it appears, whoever else writes it
-        partial.write_text(json.dumps(settings, indent=2))
-        partial.replace(path)
-        return
-    there = json.loads(path.read_text())
+    if path.exists():
+        return check_claim(folder, settings)
+    folder.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(f".{os.getpid()}.partial")  # whole when it appears, whoever else writes it
+    partial.write_text(json.dumps(settings, indent=2))
+    partial.replace(path)
+
+
+def check_claim(folder: Path, settings: dict[str, Any]) -> None:
+    """Raises:
+    ValueError: the folder's images, if any, are drawn with other settings."""
+    path = folder / "sampling.json"
+    there = json.loads(path.read_text()) if path.exists() else settings
     if other := [f"{k} {there.get(k)!r} (asked: {v!r})" for k, v in settings.items() if there.get(k) != v]:
         raise ValueError(
             f"{folder} holds images drawn with {', '.join(other)}; choose another --output or remove it"
@@ -121,8 +130,11 @@ def write_png(path: Path, image_CHW: Tensor) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = image_CHW.permute(1, 2, 0).numpy()
     partial = path.with_suffix(".partial")
-    Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(partial, format="PNG")
-    partial.replace(path)
+    try:
+        Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(partial, format="PNG")
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def write_grid(path: Path, folder: Path, config: SamplingConfig, num_classes: int, rows: int = 10) -> None:

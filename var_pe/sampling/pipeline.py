@@ -14,10 +14,11 @@ from diffusers.image_processor import VaeImageProcessor
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
 from torch import Tensor
 
-from var_pe.models.choice import check_choice
+from var_pe.models.choice import SCHEDULES, check_choice
 from var_pe.models.generator import Drawn, VARTransformer
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.pyramid import Pyramid
+from var_pe.rules import RuleError, check_names, check_numbers
 from var_pe.sampling.rejection import (
     Classifier,
     best_of,
@@ -46,13 +47,15 @@ class SamplingConfig:
 
     def __post_init__(self) -> None:
         if self.size is not None and len(self.size) != 2:
-            raise ValueError(f"size is rows and columns of pixels, got {self.size}")
-        for name in ("images_per_class", "batch"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
-        temperatures = self.temperature if isinstance(self.temperature, list) else [self.temperature]
-        if not all(temperature > 0 for temperature in temperatures):
-            raise ValueError(f"temperature must be above 0, got {self.temperature}")
+            raise RuleError(f"size is rows and columns of pixels, got {self.size}")
+        check_numbers(self, size="[1, inf)", images_per_class="[1, inf)", batch="[1, inf)", seed="[0, inf)")
+        check_numbers(self, guidance_scale="[0, inf)", temperature="(0, inf)")
+        if isinstance(self.guidance_schedule, str):
+            check_names(self, guidance_schedule=SCHEDULES)
+        else:
+            check_numbers(self, guidance_schedule="[0, inf)")
+        if self.levels is not None:
+            Pyramid(tuple(self.levels))  # type: ignore[arg-type]
         check_choice(top_k=self.top_k, top_p=self.top_p)
 
 
@@ -74,7 +77,10 @@ class VARPipeline(DiffusionPipeline):
 
     @register_to_config
     def __init__(
-        self, tokenizer: VQTokenizer, transformer: VARTransformer, class_names: Sequence[str] = ()
+        self,
+        tokenizer: VQTokenizer,
+        transformer: VARTransformer,
+        class_names: list[str] | tuple[str, ...] = (),  # diffusers reads the types and knows no Sequence
     ) -> None:
         super().__init__()
         if class_names and transformer is not None and len(class_names) != transformer.num_classes:

@@ -12,6 +12,7 @@ from torchvision.transforms import v2
 from torchvision.utils import save_image
 
 from var_pe.models.vit import ViTClassifier
+from var_pe.rules import check_numbers
 from var_pe.training.groups import ONE_RATE, LayerRates
 from var_pe.training.loop import TrainingConfig
 from var_pe.training.validation import shares
@@ -19,7 +20,7 @@ from var_pe.training.validation import shares
 
 @dataclass(frozen=True)
 class ClassifierTraining(TrainingConfig):
-    rand_augment: int = 0  # magnitude of torchvision's RandAugment, two operations an image; 0: off
+    rand_augment: int = 0  # magnitude of torchvision's RandAugment, up to 30, two operations an image; 0: off
     mixup: float = 0.0  # alpha of torchvision's MixUp; 0: off
     label_smoothing: float = 0.0  # share of the target spread over all classes
     layer_decay: float = 1.0  # learning rate of a layer over that of the one above it; 1: the same
@@ -30,16 +31,8 @@ class ClassifierTraining(TrainingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.rand_augment < 0 or self.mixup < 0 or not 0 <= self.label_smoothing < 1:
-            raise ValueError(
-                f"rand_augment and mixup must be >= 0 and label_smoothing in [0, 1), "
-                f"got {self.rand_augment}, {self.mixup} and {self.label_smoothing}"
-            )
-        if not 0 < self.layer_decay <= 1 or self.unfreeze_every < 0:
-            raise ValueError(
-                f"layer_decay must be in (0, 1] and unfreeze_every >= 0, "
-                f"got {self.layer_decay} and {self.unfreeze_every}"
-            )
+        check_numbers(self, rand_augment="[0, 30]", mixup="[0, inf)", label_smoothing="[0, 1)")
+        check_numbers(self, layer_decay="(0, 1]", unfreeze_every="[0, inf)")
 
 
 class ClassifierTask:

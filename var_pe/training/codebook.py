@@ -12,6 +12,7 @@ from torch import Tensor
 
 from var_pe.models.quantizer import MultiScaleQuantizer
 from var_pe.pyramid import Pyramid
+from var_pe.rules import check_numbers
 from var_pe.seeding import generator_for
 
 
@@ -23,11 +24,7 @@ class RestartConfig:
     memory: int = 30  # steps over which use is averaged
 
     def __post_init__(self) -> None:
-        if self.every < 0 or self.memory < 1 or not 0 < self.below < 1 or not 0 <= self.until <= 1:
-            raise ValueError(
-                f"restart needs every >= 0, memory >= 1, below in (0, 1) and until in [0, 1], "
-                f"got {self.every}, {self.memory}, {self.below} and {self.until}"
-            )
+        check_numbers(self, every="[0, inf)", until="[0, 1]", below="(0, 1)", memory="[1, inf)")
 
 
 def hits(tokens_BL: Tensor, pyramid: Pyramid, codebook_size: int) -> Tensor:

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 
 import torch
 
-from var_pe.encodings.resample import convention_of
+from var_pe.encodings.resample import CONVENTIONS
 from var_pe.models.movable import Movable
+from var_pe.rules import check_names
 from var_pe.settings import differences
 
 MAY_DIFFER = ("image_size", "levels", "num_classes", "drop_path", "dropout", "seed", "dynamic")
@@ -19,7 +20,7 @@ class ModelStart:
     resample: str = "timm"  # convention under which its position tables move to this config's size
 
     def __post_init__(self) -> None:
-        convention_of(self.resample)
+        check_names(self, resample=tuple(CONVENTIONS))
 
 
 @torch.no_grad()

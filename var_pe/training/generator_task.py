@@ -13,6 +13,7 @@ from torchvision.utils import save_image
 from var_pe.models.generator import VARTransformer
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.pyramid import Pyramid
+from var_pe.rules import check_numbers
 from var_pe.seeding import mix
 from var_pe.training.groups import ONE_RATE
 from var_pe.training.loop import TrainingConfig
@@ -33,10 +34,9 @@ class GeneratorTraining(TrainingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.views < 0 or not 0 <= self.label_drop < 1:
-            raise ValueError(
-                f"views must be >= 0 and label_drop in [0, 1), got {self.views} and {self.label_drop}"
-            )
+        check_numbers(self, views="[0, inf)", label_drop="[0, 1)")
+        for levels in self.pyramids:
+            Pyramid(tuple(levels))  # type: ignore[arg-type]
 
 
 class GeneratorTask:

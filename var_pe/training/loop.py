@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from var_pe.data.sampler import EndlessSampler
+from var_pe.rules import RuleError, check_names, check_numbers
 from var_pe.seeding import mix
 from var_pe.training.ema import EMA
 from var_pe.training.groups import LayerRates, forget_steps, parameter_groups, set_rates, zero_gradients
@@ -52,35 +53,19 @@ class TrainingConfig:
     trackers: list[str] = field(default_factory=lambda: ["tensorboard"])  # tensorboard, wandb
 
     def __post_init__(self) -> None:
-        rules = {
-            "steps": self.steps >= 0,
-            "epochs": self.epochs > 0,
-            "batch": self.batch > 0,
-            "accumulate": self.accumulate > 0 and self.batch % max(1, self.accumulate) == 0,
-            "learning_rate": self.learning_rate > 0,
-            "schedule": self.schedule in SCHEDULES,
-            "warmup": 0 <= self.warmup < 1,
-            "betas": len(self.betas) == 2 and all(0 <= beta < 1 for beta in self.betas),
-            "max_grad_norm": self.max_grad_norm > 0,
-            "ema": 0 <= self.ema < 1,
-            "precision": self.precision in PRECISIONS,
-            "log_every": self.log_every > 0,
-            "save_every": self.save_every > 0,
-            "trackers": all(tracker in TRACKERS for tracker in self.trackers),
-        }
-        says = {
-            "accumulate": "a divisor of batch",
-            "schedule": f"one of {', '.join(SCHEDULES)}",
-            "warmup": "in [0, 1)",
-            "betas": "two numbers in [0, 1)",
-            "ema": "in [0, 1)",
-            "precision": f"one of {', '.join(PRECISIONS)}",
-            "steps": "at least 0",
-            "trackers": f"among {', '.join(TRACKERS)}",
-        }
-        for name, holds in rules.items():
-            if not holds:
-                raise ValueError(f"{name} must be {says.get(name, 'above 0')}, got {getattr(self, name)!r}")
+        none, some = "[0, inf)", "[1, inf)"
+        check_numbers(self, steps=none, epochs="(0, inf)", batch=some, accumulate=some)
+        check_numbers(self, learning_rate="(0, inf)", warmup="[0, 1)", final_ratio="[0, 1]", betas="[0, 1)")
+        check_numbers(self, weight_decay=none, max_grad_norm="(0, inf)", ema="[0, 1)", workers=none)
+        check_numbers(self, log_every=some, save_every=some, validate_every=none, preview_every=none)
+        check_numbers(self, validation_images=some)
+        check_names(self, schedule=tuple(SCHEDULES), precision=PRECISIONS)
+        if len(self.betas) != 2:
+            raise RuleError(f"betas must be two numbers, got {self.betas}")
+        if self.batch % self.accumulate:
+            raise RuleError(f"accumulate must be a divisor of batch ({self.batch}), got {self.accumulate}")
+        if not set(self.trackers) <= set(TRACKERS):
+            raise RuleError(f"trackers must be among {', '.join(TRACKERS)}, got {self.trackers}")
 
     def steps_for(self, length: int | None) -> int:
         """Optimizer steps for a training set of `length` images (None: a stream, of unknown length).

@@ -158,9 +158,12 @@ def into_place(folder: Path, write: Callable[[Path], None]) -> None:
 def write_text(path: Path, text: str) -> None:
     """Replaces a file's text; a reader or a crash finds the old text or the new one, never a part."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(text)
-    flush(partial)
-    os.replace(partial, path)
+    try:
+        partial.write_text(text)
+        flush(partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def flush(path: Path) -> None:

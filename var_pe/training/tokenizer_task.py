@@ -13,6 +13,7 @@ from torchvision.utils import make_grid, save_image
 
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.pyramid import Pyramid
+from var_pe.rules import check_numbers
 from var_pe.training.codebook import RestartConfig, hits, perplexity, restart_unused, start_from_data
 from var_pe.training.groups import ONE_RATE
 from var_pe.training.loop import TrainingConfig
@@ -29,6 +30,12 @@ class TokenizerTraining(TrainingConfig):
         default_factory=list
     )  # levels, one of which is drawn per step, tokenizer.levels first; []: tokenizer.levels alone
     restart: RestartConfig = field(default_factory=RestartConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_numbers(self, l1="[0, inf)", l2="[0, inf)")
+        for levels in self.pyramids:
+            Pyramid(tuple(levels))  # type: ignore[arg-type]
 
 
 class TokenizerTask:
