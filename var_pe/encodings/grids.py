@@ -15,14 +15,16 @@ class KnowsGrids(nn.Module):
     """
 
     what: ClassVar[str]  # for sentences: "a learned table"
-    grids_K2: Tensor
+    grids_K2: Tensor | None
     pyramid: Pyramid
 
-    def _made_for(self, pyramid: Pyramid) -> None:
-        """Called by the constructor and after every move."""
-        device = self.grids_K2.device if hasattr(self, "grids_K2") else None
+    def _made_for(self, pyramid: Pyramid, keep: bool = True) -> None:
+        """Called by the constructor and after every move; `keep` is false where no parameter needs them."""
+        before_K2: Tensor | None = getattr(self, "grids_K2", None)
+        device = None if before_K2 is None else before_K2.device
+        grids_K2 = torch.tensor(pyramid.grids, dtype=torch.int64, device=device)
         self.pyramid = pyramid
-        self.register_buffer("grids_K2", torch.tensor(pyramid.grids, dtype=torch.int64, device=device))
+        self.register_buffer("grids_K2", grids_K2 if keep else None)
 
     def check_grids(self) -> None:
         """Called once after loading, since diffusers' loader runs no load hooks.
@@ -30,7 +32,7 @@ class KnowsGrids(nn.Module):
         Raises:
             ValueError: what was loaded was made for other grids than this module was built for.
         """
-        if error := self._other_grids(self.grids_K2):
+        if self.grids_K2 is not None and (error := self._other_grids(self.grids_K2)):
             raise ValueError(error)
 
     def _other_grids(self, stored_K2: Tensor) -> str | None:

@@ -35,7 +35,7 @@ class LevelTerm(KnowsGrids):
     def __init__(self, pyramid: Pyramid, num_heads: int, terms: int = 1) -> None:
         super().__init__()
         self.terms, self.num_heads = terms, num_heads
-        self._made_for(pyramid)
+        self._made_for(pyramid, keep=pyramid.num_levels > 1)
         self.term_NHKK = self._zeros(pyramid) if pyramid.num_levels > 1 else None
 
     def init_parameter(self, name: str, parameter: nn.Parameter, generator: torch.Generator) -> None:
@@ -51,7 +51,7 @@ class LevelTerm(KnowsGrids):
         elif pyramid != self.pyramid:
             moved_NHKK, learns = self._moved(self.term_NHKK, pyramid), self.term_NHKK.requires_grad
             self.term_NHKK = nn.Parameter(moved_NHKK.clone(), requires_grad=learns)
-        self._made_for(pyramid)
+        self._made_for(pyramid, keep=pyramid.num_levels > 1)
 
     def where(self, query: Positions, key: Positions) -> Levels | None:
         if self.term_NHKK is None:
@@ -72,5 +72,5 @@ class LevelTerm(KnowsGrids):
 
     def _zeros(self, pyramid: Pyramid, like: Tensor | None = None) -> nn.Parameter:
         shape = (self.terms, self.num_heads, pyramid.num_levels, pyramid.num_levels)
-        zeros = torch.zeros(shape, device=self.grids_K2.device) if like is None else like.new_zeros(shape)
+        zeros = torch.zeros(shape) if like is None else like.new_zeros(shape)
         return nn.Parameter(zeros, requires_grad=like is None or like.requires_grad)

@@ -210,6 +210,7 @@ class VARTransformer(Movable, ConfigMixin):  # type: ignore[misc]
         """
         self.level_embed.check_levels(pyramid)
         self.position_encoding.set_pyramid(pyramid, resample)
+        self.position_encoding.to(self.device)  # terms of levels that were not there before
         self.pyramid = pyramid
         self.register_to_config(levels=[list(grid) for grid in pyramid.grids])
 
