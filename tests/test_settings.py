@@ -6,7 +6,7 @@ from typing import Literal
 import pytest
 import yaml
 
-from var_pe import settings
+from var_pe import config_files, settings
 from var_pe.command_line import describe, exit_with_sentence, parse_arguments
 from var_pe.settings import ConfigError, differences, load, save, to_yaml
 
@@ -112,7 +112,7 @@ def test_files_that_include_each_other_are_refused(write):
 def test_a_bare_name_is_looked_up_in_configs(write, tmp_path, monkeypatch):
     """`--config cifar_mixed.yaml` works from any folder; a file of that name at hand comes first."""
     (tmp_path / "configs").mkdir()
-    monkeypatch.setattr(settings, "CONFIGS", tmp_path / "configs")
+    monkeypatch.setattr(config_files, "CONFIGS", tmp_path / "configs")
     write("seed: 5", "configs/cifar.yaml")
     assert load(Toy, "cifar.yaml").seed == load(Toy, "cifar").seed == 5
     write("seed: 6", "cifar.yaml")
@@ -126,7 +126,7 @@ def test_a_missing_file_is_a_sentence_with_the_names_that_are_there(write):
     for name in ("zzz", "nowhere/zzz.yaml"):
         said = sentence(lambda name=name: load(Toy, name))
         assert "did you mean" not in said
-        assert all(path.name in said for path in settings.CONFIGS.glob("*.yaml"))
+        assert all(path.name in said for path in config_files.CONFIGS.glob("*.yaml"))
 
 
 # ------------------------------------------------------------------------------------------- values

@@ -15,8 +15,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
+from var_pe.config_files import ConfigError, show
 from var_pe.rules import RuleError, check_numbers
-from var_pe.settings import ConfigError, all_settings, last, load, section_of, show, type_name
+from var_pe.setting_types import section_of, type_name
+from var_pe.settings import all_settings, last, load
 
 T = TypeVar("T")
 
