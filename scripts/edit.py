@@ -18,10 +18,10 @@ from torch import Tensor
 from var_pe.assembly import held_out_images
 from var_pe.command_line import check_options, exit_with_sentence, parse_arguments
 from var_pe.config import Config
+from var_pe.drawing import load_pipeline
 from var_pe.sampling.folder import write_png, write_sheet
 from var_pe.sampling.inpaint import VARInpaintPipeline
 from var_pe.sampling.masks import PARTS, RULES, outpainting, part, pictures
-from var_pe.scoring import load_pipeline
 from var_pe.seeding import generator_for
 from var_pe.stages import session
 

@@ -12,12 +12,11 @@ from pathlib import Path
 
 from var_pe.command_line import FOLDERS, exit_with_sentence, parse_arguments, refuse_unheard
 from var_pe.config import Config
+from var_pe.drawing import draw_folder, load_pipeline
 from var_pe.encodings.resample import CONVENTIONS
 from var_pe.scoring import (
     REFERENCES,
-    draw_folder,
     feature_extractor,
-    load_pipeline,
     score_classifier,
     score_images,
     score_tokenizer,

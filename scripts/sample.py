@@ -12,11 +12,11 @@ from pathlib import Path
 
 from var_pe.command_line import exit_with_sentence, parse_arguments
 from var_pe.config import Config
+from var_pe.drawing import draw_folder, load_pipeline
 from var_pe.evaluation.metrics import read_metrics
 from var_pe.sampling.card import publish, save_with_card
 from var_pe.sampling.folder import write_levels
 from var_pe.sampling.pipeline import VARPipeline
-from var_pe.scoring import draw_folder, load_pipeline
 from var_pe.stages import session
 
 PIPELINE = {"--pipeline": ("run=.", "tokenizer_run=.")}  # a saved pipeline in place of a run

@@ -17,10 +17,10 @@ from accelerate.utils import gather_object
 from var_pe.assembly import held_out_images
 from var_pe.command_line import check_options, exit_with_sentence, parse_arguments
 from var_pe.config import Config
+from var_pe.drawing import load_pipeline, weights_of
 from var_pe.evaluation.metrics import versions
 from var_pe.progress import Counter
 from var_pe.sampling.likelihood import bits_of_set, summarised
-from var_pe.scoring import load_pipeline, weights_of
 from var_pe.stages import session
 
 HEARD = ("data",)  # settings that change what it does

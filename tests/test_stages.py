@@ -15,12 +15,13 @@ from var_pe import planning, settings
 from var_pe.assembly import DrawnImages, build_generator, build_tokenizer, load_model
 from var_pe.config import Config
 from var_pe.data.sampler import Draw
+from var_pe.drawing import weights_of
 from var_pe.models.generator import VARTransformer
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.models.vit import ViTClassifier
 from var_pe.planning import plan
 from var_pe.sampling.pipeline import VARPipeline
-from var_pe.scoring import feature_extractor, weights_of
+from var_pe.scoring import feature_extractor
 from var_pe.stages import check_settings
 
 SMALL = [

@@ -1,22 +1,16 @@
-"""What a trained run is worth: its images in a folder, their scores, the tokenizer's and classifier's own."""
+"""What a trained run is worth: the scores of its images, the tokenizer's and classifier's own."""
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from accelerate.utils import gather_object
-from torch import Tensor
-from torch.utils.data import Dataset
 
-from var_pe.assembly import held_out_images, load_model, picture_box, weights_hash
+from var_pe.assembly import load_model, picture_box, weights_hash
 from var_pe.config import Config
-from var_pe.data.images import ImageDataset
-from var_pe.data.sources import open_source
 from var_pe.evaluation.features import (
     ClassifierFeatures,
     EfficientNetLite0Features,
@@ -25,69 +19,15 @@ from var_pe.evaluation.features import (
     InceptionFeatures,
     extract,
 )
-from var_pe.evaluation.folder import ImageFolder, to_uint8
 from var_pe.evaluation.metrics import floor, halves, record, scores, write_metrics
-from var_pe.models.generator import VARTransformer
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.models.vit import ViTClassifier
 from var_pe.progress import Counter
-from var_pe.sampling.folder import fill_folder, write_grid, write_npz
-from var_pe.sampling.pipeline import SamplingConfig, VARPipeline
+from var_pe.scored_images import Labelled, RealImages, Reconstructions
 from var_pe.sets import held_out_at, tokenizer_pyramids
 from var_pe.training.tokenizer_task import TokenizerTask
 
 REFERENCES = ("images", "reconstructions")
-
-
-def load_pipeline(config: Config) -> VARPipeline:
-    """The run's generator and the tokenizer it was trained with."""
-    generator = Path(config.run) / "generator"
-    transformer = load_model(VARTransformer, generator)
-    tokenizer = load_model(VQTokenizer, Path(config.tokenizer_run) / "tokenizer")
-    return VARPipeline(
-        tokenizer, transformer, json.loads((generator / "training.json").read_text())["class_names"]
-    )
-
-
-def draw_folder(
-    pipeline: VARPipeline,
-    sampling: SamplingConfig,
-    folder: Path,
-    accelerator: Accelerator,
-    *,
-    npz: bool = False,
-) -> Path:
-    """Fills `folder/images`, on all processes together, and returns it; writes `folder/grid.png`."""
-    pipeline.to(accelerator.device)
-    classes = pipeline.transformer.num_classes
-    total = sampling.images_per_class * max(1, classes)
-    with Counter(total, "drawing", shown=accelerator.is_main_process) as counter:
-        fill_folder(
-            folder,
-            pipeline,
-            sampling,
-            weights=weights_of(pipeline),
-            rank=accelerator.process_index,
-            world=accelerator.num_processes,
-            told=lambda number: counter.add(number * accelerator.num_processes),
-        )
-    accelerator.wait_for_everyone()
-    if accelerator.is_main_process:
-        write_grid(folder / "grid.png", folder, sampling, classes)
-        if npz:
-            write_npz(folder / "images.npz", folder)
-    accelerator.wait_for_everyone()
-    return folder / "images"
-
-
-def weights_of(pipeline: VARPipeline) -> str:
-    """A short hash of the values of all weights that images follow from."""
-    digest = hashlib.sha256()
-    for module in (pipeline.tokenizer, pipeline.transformer):
-        for name, tensor in sorted(module.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def feature_extractor(name: str, inception_weights: str | None = None) -> FeatureExtractor:
@@ -102,65 +42,6 @@ def feature_extractor(name: str, inception_weights: str | None = None) -> Featur
         )
     folder = Path(name) / "classifier"
     return ClassifierFeatures(load_model(ViTClassifier, folder), Path(name).name, weights_hash(folder))
-
-
-class RealImages(Dataset[tuple[Tensor, int]]):
-    """A split as the scores see it: uint8 images of the config's size and channels, with labels."""
-
-    def __init__(self, config: Config, train: bool) -> None:
-        if config.data.streaming:
-            if train:
-                raise ValueError(
-                    "evaluation.reference_split train needs images by number: set data.streaming=false"
-                )
-            self.images: Any = held_out_images(config, 2 * (config.evaluation.images or 5000))
-        else:
-            source = open_source(config.data, train=train)
-            self.images = ImageDataset(source, config.data, train=False, seed=0)
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        item = self.images[index]
-        return to_uint8(item["image"]), item["label"]
-
-
-class Reconstructions(Dataset[tuple[Tensor, int]]):
-    """The same images through the tokenizer, as the generator could draw them at best; computed in blocks."""
-
-    def __init__(self, images: RealImages, tokenizer: VQTokenizer, block: int = 256) -> None:
-        self.images, self.tokenizer, self.block = images, tokenizer, block
-        self._start, self._held = -1, torch.empty(0)
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        start = index - index % self.block
-        if start != self._start:
-            items = [self.images.images[i] for i in range(start, min(start + self.block, len(self)))]
-            images_BCHW = torch.stack([item["image"] for item in items]).to(self.tokenizer.device)
-            self._start, self._held = (
-                start,
-                to_uint8(self.tokenizer.decode(self.tokenizer.encode(images_BCHW))).cpu(),
-            )
-            self._labels = [item["label"] for item in items]
-        return self._held[index - start], self._labels[index - start]
-
-
-class Labelled(Dataset[tuple[Tensor, int]]):
-    """A folder of drawn images, whose class stands in the name of their folder."""
-
-    def __init__(self, folder: Path) -> None:
-        self.images = ImageFolder(folder)
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        name = self.images.files[index].parent.name if self.images.files else ""
-        return self.images[index], int(name) if name.isdigit() else -1
 
 
 def score_images(

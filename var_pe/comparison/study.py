@@ -20,6 +20,7 @@ from torch import nn
 
 from var_pe.assembly import weights_hash
 from var_pe.config import Config
+from var_pe.drawing import draw_folder, load_pipeline
 from var_pe.encodings import build_encoding
 from var_pe.encodings.line import parse
 from var_pe.evaluation.features import FeatureSet
@@ -29,7 +30,7 @@ from var_pe.models.vit import ClassifierConfig
 from var_pe.pyramid import Pyramid
 from var_pe.sampling.folder import image_path
 from var_pe.sampling.pipeline import SamplingConfig
-from var_pe.scoring import draw_folder, feature_extractor, load_pipeline, score_images
+from var_pe.scoring import feature_extractor, score_images
 from var_pe.stages import train_generator, train_tokenizer
 from var_pe.training.progress import reset_peak_memory
 from var_pe.training.run import on_main, write_text
