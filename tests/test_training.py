@@ -13,9 +13,10 @@ from torch.utils.data import Dataset
 
 from var_pe.training import run as run_module
 from var_pe.training.groups import ONE_RATE, parameter_groups
-from var_pe.training.loop import Interrupted, TrainingConfig, train
+from var_pe.training.loop import TrainingConfig, train
 from var_pe.training.run import Run
 from var_pe.training.schedule import SCHEDULES, ema_decay, learning_rate
+from var_pe.training.stopping import Interrupted
 
 
 class Numbers(Dataset):

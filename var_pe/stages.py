@@ -44,9 +44,10 @@ from var_pe.sets import (
 )
 from var_pe.training.classifier_task import ClassifierTask
 from var_pe.training.generator_task import GeneratorTask
-from var_pe.training.loop import Interrupted, TrainingConfig, train
+from var_pe.training.loop import TrainingConfig, train
 from var_pe.training.pyramids import one_of
 from var_pe.training.run import Run, into_place, on_main
+from var_pe.training.stopping import Interrupted
 from var_pe.training.tokenizer_task import TokenizerTask
 
 M = TypeVar("M", bound=ModelMixin)

@@ -2,13 +2,10 @@
 
 import itertools
 import math
-import signal
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
-from types import FrameType
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -20,10 +17,12 @@ from var_pe.data.sampler import EndlessSampler
 from var_pe.rules import RuleError, check_names, check_numbers
 from var_pe.seeding import mix
 from var_pe.training.ema import EMA
-from var_pe.training.groups import LayerRates, forget_steps, parameter_groups, set_rates, zero_gradients
+from var_pe.training.groups import forget_steps, parameter_groups, set_rates, zero_gradients
 from var_pe.training.progress import Progress, reset_peak_memory
 from var_pe.training.run import Run, on_main
 from var_pe.training.schedule import SCHEDULES, ema_decay, learning_rate
+from var_pe.training.stopping import Interrupted, stop_signals
+from var_pe.training.task import Task
 
 PRECISIONS = ("float32", "bf16")
 TRACKERS = ("tensorboard", "wandb")
@@ -78,37 +77,6 @@ class TrainingConfig:
                 "data.streaming needs the training's steps: a stream has no length for epochs to count"
             )
         return self.steps or max(1, math.ceil(self.epochs * (length or 0) / self.batch))
-
-
-class Task(Protocol):
-    """What is trained: the loop knows nothing of tokenizers or generators."""
-
-    model: nn.Module
-    dataset: Dataset[Any]
-    layers: LayerRates  # of `model`
-
-    def start(self, model: nn.Module, batch: dict[str, Any], accelerator: Accelerator) -> None:
-        """Before the first step of a new run, with the first batch."""
-
-    def loss(self, model: nn.Module, batch: dict[str, Any], step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Of one micro-batch, with values to log."""
-
-    def after_step(self, model: nn.Module, step: int, accelerator: Accelerator) -> dict[str, float]:
-        """After the update."""
-
-    def validate(self, model: nn.Module, accelerator: Accelerator) -> dict[str, float]:
-        """Of the averaged weights, over all processes."""
-
-    def preview(self, model: nn.Module, path: str) -> None:
-        """Writes a picture of what the averaged weights do; on the main process."""
-
-
-class Interrupted(SystemExit):
-    """Training was asked to stop, has saved, and can go on; the exit code is the signal's."""
-
-    def __init__(self, signum: int, sentence: str) -> None:
-        super().__init__(128 + signum)
-        self.sentence = sentence
 
 
 def train(task: Task, config: TrainingConfig, run: Run, *, steps: int, seed: int) -> EMA:
@@ -282,35 +250,3 @@ def _numbered(loader: DataLoader[Any], first: int, stride: int) -> Iterator[dict
     """Gives a stream's images their places in the run, which streams cannot know."""
     for start, batch in zip(itertools.count(first, stride), loader, strict=False):
         yield {**batch, "place": torch.arange(start, start + len(batch["label"]))}
-
-
-class StopRequest:
-    """Whether SIGTERM or SIGINT has come to any process; a second Ctrl-C stops at once."""
-
-    def __init__(self) -> None:
-        self.signum = 0
-
-    def __call__(self, signum: int, frame: FrameType | None) -> None:
-        if self.signum == signal.SIGINT and signum == signal.SIGINT:
-            raise KeyboardInterrupt
-        if not self.signum:
-            print("finishing the step, then saving", file=sys.stderr, flush=True)
-        self.signum = signum
-
-    def agreed(self, accelerator: Accelerator) -> bool:
-        """The same answer on every process, at the cost of one number's reduction."""
-        if accelerator.num_processes > 1:
-            signums = accelerator.gather(torch.tensor([self.signum], device=accelerator.device))
-            self.signum = int(signums.max())
-        return self.signum > 0
-
-
-@contextmanager
-def stop_signals() -> Iterator[StopRequest]:
-    request = StopRequest()
-    before = {number: signal.signal(number, request) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield request
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
