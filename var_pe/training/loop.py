@@ -126,9 +126,8 @@ def _steps(
     model.train()
     with stop_signals() as stop:
         for step in steps:
-            set_seed(
-                mix(seed, "step", accelerator.process_index, step) % 2**32
-            )  # dropout; all else is the image's
+            # dropout; all else is the image's
+            set_seed(mix(seed, "step", accelerator.process_index, step) % 2**32)
             rate = learning_rate(
                 step,
                 peak=config.learning_rate,
@@ -227,11 +226,8 @@ def endless_batches(
     dataset: Dataset[Any], config: TrainingConfig, accelerator: Accelerator, seed: int, step: int
 ) -> Iterator[dict[str, Any]]:
     """This process's micro-batches from optimizer step `step` on, without end."""
-    rank, world, micro = (
-        accelerator.process_index,
-        accelerator.num_processes,
-        config.batch // config.accumulate,
-    )
+    rank, world = accelerator.process_index, accelerator.num_processes
+    micro = config.batch // config.accumulate
     if micro % world:
         raise ValueError(
             f"batch / accumulate must be a multiple of the number of processes, "
