@@ -8,11 +8,11 @@ import torch
 from diffusers.configuration_utils import ConfigMixin, register_to_config
 from diffusers.models.modeling_utils import ModelMixin  # noqa: F401  # pipelines look for it in this module
 from torch import Tensor, nn
-from torchvision.ops import StochasticDepth
 
 from var_pe.encodings import build_encoding
 from var_pe.encodings.base import standard_deviation
 from var_pe.encodings.level import LevelEmbedding
+from var_pe.models.adaln import AdaLNBlock
 from var_pe.models.choice import (
     check_choice,
     draw,
@@ -24,7 +24,7 @@ from var_pe.models.choice import (
     temperature_per_level,
 )
 from var_pe.models.initialisation import initialise
-from var_pe.models.layers import MLP, Attention, LevelCache, Place
+from var_pe.models.layers import LevelCache, Place
 from var_pe.models.movable import Movable
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.pyramid import Positions, Pyramid
@@ -54,47 +54,6 @@ class GeneratorConfig:
     def __post_init__(self) -> None:
         check_numbers(self, dim="[1, inf)", depth="[1, inf)", num_heads="[1, inf)", mlp_ratio="(0, inf)")
         check_numbers(self, drop_path="[0, 1)", dropout="[0, 1)", adaln_init="[0, inf)")
-
-
-class AdaLNBlock(nn.Module):
-    """A transformer block modulated by the class (Peebles & Xie 2023); chunks in VAR's order."""
-
-    def __init__(
-        self,
-        dim: int,
-        num_heads: int,
-        mlp_ratio: float,
-        drop_path: float,
-        dropout: float,
-        qk_norm: bool,
-        shared: bool,
-    ) -> None:
-        super().__init__()
-        self.attn = Attention(dim, num_heads, qk_norm, dropout)
-        self.mlp = MLP(dim, mlp_ratio, dropout)
-        self.norm1 = nn.LayerNorm(dim, eps=1e-6, elementwise_affine=False)
-        self.norm2 = nn.LayerNorm(dim, eps=1e-6, elementwise_affine=False)
-        self.drop_path = StochasticDepth(drop_path, "row")
-        if shared:
-            self.modulation_6C = nn.Parameter(torch.zeros(6, dim))
-        else:
-            self.modulation = nn.Linear(dim, 6 * dim)
-
-    def init_parameter(self, name: str, parameter: nn.Parameter, generator: torch.Generator) -> None:
-        nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5, generator=generator)
-
-    def forward(
-        self, x_BLC: Tensor, cond_BC: Tensor, place: Place, layer: int, cache: LevelCache | None = None
-    ) -> Tensor:
-        """`cond_BC` is SiLU of the class embedding, or (B, 6 C) the shared modulation of it."""
-        if hasattr(self, "modulation_6C"):
-            six_B6C = cond_BC.unflatten(1, (6, -1)) + self.modulation_6C
-        else:
-            six_B6C = self.modulation(cond_BC).unflatten(1, (6, -1))
-        gate1, gate2, scale1, scale2, shift1, shift2 = six_B6C[:, :, None].type_as(x_BLC).unbind(1)
-        attended_BLC = self.attn(self.norm1(x_BLC) * (1 + scale1) + shift1, place, layer, cache)
-        x_BLC = x_BLC + self.drop_path(gate1 * attended_BLC)
-        return x_BLC + self.drop_path(gate2 * self.mlp(self.norm2(x_BLC) * (1 + scale2) + shift2))
 
 
 @dataclass(frozen=True)
