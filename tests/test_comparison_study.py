@@ -9,7 +9,7 @@ import torch
 from var_pe.comparison.study import chosen_pictures, compare, costs, read_log, slug, trials
 from var_pe.config import Config
 from var_pe.models.vit import ClassifierConfig
-from var_pe.sampling.pipeline import SamplingConfig
+from var_pe.sampling.folder import SamplingConfig
 from var_pe.settings import differences
 from var_pe.training.progress import peak_memory, reset_peak_memory
 

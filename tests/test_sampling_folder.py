@@ -9,8 +9,16 @@ import pytest
 import torch
 from PIL import Image
 
-from var_pe.sampling.folder import class_of, draw_images, fill_folder, image_path, write_grid, write_npz
-from var_pe.sampling.pipeline import SamplingConfig, VARPipeline
+from var_pe.sampling.folder import (
+    SamplingConfig,
+    class_of,
+    draw_images,
+    fill_folder,
+    image_path,
+    write_grid,
+    write_npz,
+)
+from var_pe.sampling.pipeline import VARPipeline
 from var_pe.seeding import generator_for
 
 CONFIG = SamplingConfig(images_per_class=3, batch=4)  # nine images in batches that cut classes

@@ -8,7 +8,7 @@ from var_pe.models.generator import GeneratorConfig
 from var_pe.models.tokenizer import TokenizerConfig
 from var_pe.models.vit import ClassifierConfig
 from var_pe.rules import check_numbers
-from var_pe.sampling.pipeline import SamplingConfig
+from var_pe.sampling.folder import SamplingConfig
 from var_pe.training.classifier_task import ClassifierTraining
 from var_pe.training.fine_tuning import ModelStart
 from var_pe.training.generator_task import GeneratorTraining

@@ -11,8 +11,8 @@ from var_pe.config import Config
 from var_pe.models.generator import VARTransformer
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.progress import Counter
-from var_pe.sampling.folder import fill_folder, write_grid, write_npz
-from var_pe.sampling.pipeline import SamplingConfig, VARPipeline
+from var_pe.sampling.folder import SamplingConfig, fill_folder, write_grid, write_npz
+from var_pe.sampling.pipeline import VARPipeline
 
 
 def load_pipeline(config: Config) -> VARPipeline:

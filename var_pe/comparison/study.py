@@ -28,8 +28,7 @@ from var_pe.evaluation.metrics import versions
 from var_pe.models.generator import GeneratorConfig
 from var_pe.models.vit import ClassifierConfig
 from var_pe.pyramid import Pyramid
-from var_pe.sampling.folder import image_path
-from var_pe.sampling.pipeline import SamplingConfig
+from var_pe.sampling.folder import SamplingConfig, image_path
 from var_pe.scoring import feature_extractor, score_images
 from var_pe.stages import train_generator, train_tokenizer
 from var_pe.training.progress import reset_peak_memory

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,40 @@ from einops import rearrange
 from PIL import Image
 from torch import Tensor
 
-from var_pe.sampling.pipeline import SamplingConfig, VARPipeline, VARPipelineOutput
+from var_pe.models.choice import SCHEDULES, check_choice
+from var_pe.pyramid import Pyramid
+from var_pe.rules import RuleError, check_names, check_numbers
+from var_pe.sampling.pipeline import VARPipeline, VARPipelineOutput
 from var_pe.seeding import generator_for
+
+
+@dataclass(frozen=True)
+class SamplingConfig:
+    guidance_scale: float = 1.5  # VAR's convention: 0 is none; in diffusers' convention the weight is 1 + it
+    guidance_schedule: str | list[float] = (
+        "linear"  # linear (from 0 at the first level) | constant | a factor of the scale for each level
+    )
+    temperature: float | list[float] = 1.0  # above 0; below 1 is more cautious; one, or one for each level
+    top_k: int = 0  # draw among the likeliest k codes; 0: all
+    top_p: float = 0.0  # draw among the likeliest codes of this mass together; 0: all
+    images_per_class: int = 100  # images of each class; without classes, of the whole
+    batch: int = 100  # images drawn together; does not change them
+    seed: int = 0  # of the images
+    size: list[int] | None = None  # rows and columns of pixels; null: as trained
+    levels: list[int | list[int]] | None = None  # grids from coarse to fine; null: the trained ones, to size
+
+    def __post_init__(self) -> None:
+        if self.size is not None and len(self.size) != 2:
+            raise RuleError(f"size is rows and columns of pixels, got {self.size}")
+        check_numbers(self, size="[1, inf)", images_per_class="[1, inf)", batch="[1, inf)", seed="[0, inf)")
+        check_numbers(self, guidance_scale="[0, inf)", temperature="(0, inf)")
+        if isinstance(self.guidance_schedule, str):
+            check_names(self, guidance_schedule=SCHEDULES)
+        else:
+            check_numbers(self, guidance_schedule="[0, inf)")
+        if self.levels is not None:
+            Pyramid(tuple(self.levels))  # type: ignore[arg-type]
+        check_choice(top_k=self.top_k, top_p=self.top_p)
 
 
 def draw_images(
