@@ -46,7 +46,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--size", nargs=2, type=int, metavar=("ROWS", "COLUMNS"), help="of a classifier: ask it at this size"
     )
-    parser.add_argument("--resample", choices=CONVENTIONS, default="timm", help="how its tables move there")
+    parser.add_argument("--resample", choices=CONVENTIONS, help="how its tables move there; default: timm")
     parser.add_argument(
         "--images", type=Path, help="score this folder (or .npz) instead of the run's own images"
     )
@@ -59,6 +59,8 @@ def main() -> None:
     )
     if arguments.size is not None and arguments.of != "classifier":
         raise ValueError("--size asks a classifier at another size: give --of classifier")
+    if arguments.resample is not None and arguments.size is None:
+        raise ValueError("--resample says how tables move to another size: give --size")
     refuse_unheard(arguments.overrides, [*HEARD[arguments.of], *FOLDERS], f"with --of {arguments.of}")
     if arguments.of != "generator" and (arguments.images or arguments.reference != REFERENCES[0]):
         raise ValueError(f"--images and --reference are of drawn images, but --of is {arguments.of}")
@@ -70,7 +72,7 @@ def main() -> None:
         if arguments.of == "tokenizer":
             found = score_tokenizer(config, accelerator, features=features, inception_weights=weights)
         elif arguments.of == "classifier":
-            found = score_classifier(config, accelerator, arguments.size, arguments.resample)
+            found = score_classifier(config, accelerator, arguments.size, arguments.resample or "timm")
         else:
             folder = arguments.images
             for name in features:  # what is wrong with them is said before anything is drawn

@@ -2,7 +2,9 @@
 
 import copy
 import json
+from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from accelerate import Accelerator
 from torch.utils.data import default_collate
 
 from var_pe import settings
-from var_pe.assembly import held_out_images
+from var_pe.assembly import build_generator, build_tokenizer, go_on_from, held_out_images
 from var_pe.config import Config
 from var_pe.data.sampler import EndlessSampler
 from var_pe.encodings.resample import resample_table
@@ -172,6 +174,28 @@ def test_a_generator_goes_on_at_other_levels(make_generator, make_loud):
     assert torch.equal(others.head.weight, trained.head.weight)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("encoding", ["learned_grid", "factorized", "fourier"])
+def test_what_keeps_its_grid_goes_on_with_it(make_vit, make_loud, encoding, tmp_path):
+    """Nothing of these is resampled: the new model reads the trained tables at its own size, saved or not."""
+    trained, images = make_loud(make_vit(encoding, image_size=(8, 12))), torch.rand(2, 3, 20, 28)
+    model = make_vit(encoding, image_size=(20, 28), seed=5)
+    start_from(model, copy.deepcopy(trained), "timm")
+    trained.set_input_size((20, 28))
+    torch.testing.assert_close(model(images), trained(images))
+    model.save_pretrained(tmp_path)
+    torch.testing.assert_close(ViTClassifier.from_pretrained(tmp_path)(images), trained(images))
+
+
+@torch.no_grad()
+def test_classes_of_other_names_keep_the_new_head(make_vit):
+    """As many classes, but not the same ones."""
+    model, trained = make_vit(seed=5), make_vit()
+    head = model.head.weight.clone()
+    start_from(model, trained, "timm", same_classes=False)
+    assert torch.equal(model.head.weight, head)
+
+
 def test_other_classes_keep_the_new_head(make_vit):
     """Fine-tuning on another data set starts from the features alone."""
     model, trained = make_vit(num_classes=5, seed=5), make_vit()
@@ -247,7 +271,12 @@ def test_a_run_goes_on_from_another_runs_classifier(tmp_path):
     assert not torch.equal(large.head.weight, small.head.weight)
     moved_LC = resample_table(small.position_encoding.table_LC.detach(), (4, 4), (8, 2), "timm")
     assert torch.equal(large.position_encoding.table_LC, moved_LC)
-    with pytest.raises(ValueError, match="holds no trained model"):
+    with pytest.raises(ValueError, match=r"holds no trained model; .*small has a classifier"):
+        go_on_from(
+            settings.load(Config, "shapes_mixed.yaml", [f"model.init_from={tmp_path / 'small'}"]),
+            build_generator(settings.load(Config, "shapes_mixed.yaml"), 12),
+        )
+    with pytest.raises(ValueError, match="holds no trained model; train it first"):
         train_classifier(a_config(tmp_path / "third", *shapes, "model.init_from=nowhere"), Accelerator())
 
 
@@ -276,3 +305,20 @@ def test_the_56_pixel_config_loads_and_differs_where_it_says(tmp_path):
         ClassifierTraining(layer_decay=0.0)
     with pytest.raises(ValueError, match="resample must be one of"):
         ModelStart(resample="bicubik")
+
+
+def test_a_generator_of_other_codes_is_refused(tmp_path):
+    """The same architecture, the same number of codes, but each means something else."""
+    folders = {name: f"tokenizer_run={tmp_path / name}" for name in ("own", "other")}
+    for seed, line in enumerate(folders.values()):
+        config = settings.load(Config, "shapes_mixed.yaml", [line, f"tokenizer_seed={seed}"])
+        build_tokenizer(config).save_pretrained(Path(config.tokenizer_run) / "tokenizer")
+    source = settings.load(Config, "shapes_mixed.yaml", [folders["own"], f"run={tmp_path / 'run'}"])
+    settings.save(source, tmp_path / "run" / "config.yaml")
+    build_generator(source, 12).save_pretrained(tmp_path / "run" / "generator")
+    for name in folders:
+        start = f"model.init_from={tmp_path / 'run'}"
+        config = settings.load(Config, "shapes_mixed.yaml", [folders[name], start])
+        said = pytest.raises(ValueError, match=r"speaks the codes of .*own, not those of .*other")
+        with said if name == "other" else nullcontext():
+            go_on_from(config, build_generator(config, 12))

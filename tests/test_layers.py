@@ -1,13 +1,14 @@
 """Attention's promises, and those it makes to encodings that turn, bias or refine."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from var_pe.encodings import PositionEncoding
+from var_pe.encodings import PositionEncoding, build_encoding
 from var_pe.encodings.compose import Composed
 from var_pe.models.layers import MLP, Attention, LevelCache, Place
 from var_pe.pyramid import Pyramid
@@ -183,3 +184,16 @@ def test_relative_toys_do_not_care_where_the_image_starts(toy, attention):
     )
     torch.testing.assert_close(here, there, atol=1e-5, rtol=1e-5)
     assert not torch.allclose(here, attention(x_BLC, place_of(PositionEncoding()), 0), atol=1e-3)
+
+
+@torch.no_grad()
+def test_attention_computes_in_float64_where_it_is_given_float64():
+    """To check gradients against differences, or a low precision against a high one."""
+    attention, x_BLC = Attention(16, 2).double(), torch.randn(2, 5, 16, dtype=torch.float64)
+    place = Place(
+        build_encoding("rope", dim=16, num_heads=2, depth=1, pyramid=Pyramid(((1, 5),))), None, None
+    )
+    place = replace(place, query=place.encoding.prepare(Pyramid(((1, 5),)).positions()))
+    y_BLC = attention(x_BLC, place, 0)
+    assert y_BLC.dtype == torch.float64
+    torch.testing.assert_close(y_BLC.float(), attention.float()(x_BLC.float(), place, 0))

@@ -4,10 +4,13 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from conftest import MEMBERS
 from torch import Tensor
 
 from var_pe.encodings import PositionEncoding, build_encoding
+from var_pe.models.generator import VARTransformer
 from var_pe.models.initialisation import initialise
+from var_pe.models.vit import ViTClassifier
 from var_pe.pyramid import Pyramid
 
 HERE, THERE = Pyramid(((14, 14),)), Pyramid(((7, 28),))
@@ -168,3 +171,44 @@ def test_all_parts_move_or_none(line):
     after = dict(encoding.named_parameters())
     assert after.keys() == before.keys()
     assert all(after[name] is before[name] for name in after)
+
+
+KEPT = ["learned_grid", "factorized", "fourier", "mixed(factorized=0.5, learned=0.5)", "fourier + rope"]
+LEVELS = [((1, 2), (2, 4), (4, 8)), ((1, 1), (2, 2), (4, 4), (6, 6)), ((1, 1), (2, 2), (9, 9))]
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("line", [*MEMBERS, *KEPT])
+def test_a_moved_classifier_is_saved_and_loaded_under_every_encoding(line, make_vit, make_loud, tmp_path):
+    """Twice moved: parameters that stay are as large as the first grid made them, the rest as the last."""
+    vit, images = make_loud(make_vit(line, image_size=(8, 12))), torch.randn(2, 3, 24, 20)
+    vit.set_input_size((16, 12), "timm")
+    vit.set_input_size((24, 20), "timm")
+    moved = vit(images)
+    vit.save_pretrained(tmp_path)
+    torch.testing.assert_close(ViTClassifier.from_pretrained(tmp_path)(images), moved)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("levels", LEVELS, ids=str)
+@pytest.mark.parametrize("line", [*MEMBERS, *KEPT])
+def test_a_moved_generator_is_saved_and_loaded_under_every_encoding(
+    line, levels, make_generator, make_loud, tmp_path
+):
+    model, new = make_loud(make_generator(line, level_embedding="sinusoidal")), Pyramid(levels)
+    model.set_pyramid(new, "timm")
+    inputs_BLZ = torch.randn(2, new.num_tokens - new.spans[0].stop, 4)
+    moved_BLV = model(torch.tensor([0, 1]), inputs_BLZ)
+    model.save_pretrained(tmp_path)
+    loaded_BLV = VARTransformer.from_pretrained(tmp_path)(torch.tensor([0, 1]), inputs_BLZ)
+    torch.testing.assert_close(loaded_BLV, moved_BLV)
+
+
+@pytest.mark.parametrize("name", ["rope", "rope_mixed"])
+def test_learned_coordinates_refuse_other_levels_before_anything_moves(name, make_generator):
+    model = make_generator(f"learned + {name}(coordinates=learned)", level_embedding="sinusoidal")
+    table_LC = model.position_encoding.parts[0].table_LC
+    with pytest.raises(ValueError, match="has 4 levels, asked for 3"):
+        model.set_pyramid(Pyramid.square(1, 2, 4), "timm")
+    assert model.position_encoding.parts[0].table_LC is table_LC
+    assert model.pyramid == Pyramid.square(1, 2, 3, 4)

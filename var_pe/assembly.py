@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,6 +12,7 @@ from accelerate import Accelerator
 from diffusers.models.modeling_utils import ModelMixin
 from torch.utils.data import Dataset, IterableDataset
 
+from var_pe import settings
 from var_pe.config import Config
 from var_pe.data.images import ImageDataset, content_box
 from var_pe.data.sampler import Draw
@@ -62,12 +64,34 @@ def build_classifier(config: Config, num_classes: int) -> ViTClassifier:
     )
 
 
-def go_on_from(config: Config, model: VARTransformer | ViTClassifier) -> None:
-    """Starts from the trained model that the config names, if it names one, instead of from the seed."""
-    if config.model.init_from:
-        kind = "generator" if isinstance(model, VARTransformer) else "classifier"
-        source = load_model(type(model), Path(config.model.init_from) / kind)
-        start_from(model, source, config.model.resample)
+def go_on_from(
+    config: Config, model: VARTransformer | ViTClassifier, class_names: Sequence[str] | None = None
+) -> None:
+    """Starts from the trained model that the config names, if it names one, instead of from the seed.
+
+    Raises:
+        ValueError: there is none, it is another model, or a generator of another tokenizer's codes.
+    """
+    if config.model.init_from is None:
+        return
+    run = Path(config.model.init_from)
+    folder = run / ("generator" if isinstance(model, VARTransformer) else "classifier")
+    source, notes = load_model(type(model), folder), folder / "training.json"
+    if isinstance(model, VARTransformer):
+        _check_codes(config, run)
+    trained = json.loads(notes.read_text()).get("class_names") if notes.exists() else None
+    same = not trained or not class_names or list(trained) == list(class_names)
+    start_from(model, source, config.model.resample, same_classes=same)
+
+
+def _check_codes(config: Config, run: Path) -> None:
+    """A number means another code under another tokenizer; nothing is said where one is not there."""
+    if not (run / "config.yaml").exists():
+        return
+    theirs, ours = settings.load(Config, run / "config.yaml").tokenizer_run, config.tokenizer_run
+    folders = [Path(folder) / "tokenizer" for folder in (theirs, ours)]
+    if all(folder.exists() for folder in folders) and len(set(map(weights_hash, folders))) > 1:
+        raise ValueError(f"model.init_from={run} speaks the codes of {theirs}, not those of {ours}")
 
 
 def load_model(cls: type[M], folder: Path) -> M:
@@ -77,7 +101,9 @@ def load_model(cls: type[M], folder: Path) -> M:
         ValueError: the folder is missing or not a `cls`; its weights do not fit.
     """
     if not (folder / "config.json").exists():
-        raise ValueError(f"{folder} holds no trained model; train it first (scripts/train.py)")
+        others = sorted(path.parent.name for path in folder.parent.glob("*/config.json"))
+        there = f"; {folder.parent} has a {' and a '.join(others)}" if others else ""
+        raise ValueError(f"{folder} holds no trained model{there or '; train it first (scripts/train.py)'}")
     named = json.loads((folder / "config.json").read_text()).get("_class_name")
     if named != cls.__name__:
         raise ValueError(f"{folder} holds a {named}, not a {cls.__name__}")

@@ -34,6 +34,7 @@ def plan(config: Config) -> str:
     if config.model.init_from:  # what cannot be gone on from is said before anything is trained
         build = build_generator if config.classifier is None else build_classifier
         go_on_from(config, build(config, classes))
+        lines += [f"training starts from {config.model.init_from}"]
     with torch.device("meta"):
         if config.classifier is not None:
             model: nn.Module = build_classifier(config, classes)

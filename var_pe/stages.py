@@ -137,7 +137,7 @@ def train_generator(config: Config, accelerator: Accelerator) -> VARTransformer:
         validation = {p: encoded(config, tokenizer, training.validation_images, p) for p in images}
         dataset = one_of([sets[pyramid] for pyramid in pyramids], training.batch, seed)
         model, preview = build_generator(config, len(names)), _preview(config, tokenizer)
-        go_on_from(config, model)
+        go_on_from(config, model, names)
         task = GeneratorTask(
             model, tokenizer, dataset, pyramids, validation, training, seed=seed, preview=preview
         )
@@ -169,7 +169,7 @@ def train_classifier(config: Config, accelerator: Accelerator) -> ViTClassifier:
         if training.drawn_images:
             dataset = DrawnImages(Path(training.drawn_images))
         model = build_classifier(config, len(images.class_names))
-        go_on_from(config, model)
+        go_on_from(config, model, images.class_names)
         task = ClassifierTask(model, dataset, held_out_images(config, training.validation_images), training)
         return task, training.steps_for(length_of(dataset)), list(images.class_names)
 

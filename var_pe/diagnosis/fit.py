@@ -75,7 +75,9 @@ def for_task(line: str, task: str, rows: Sequence[Measured]) -> Iterator[Finding
             "note",
             f"{task}: nothing was measured of {line}, so nothing is said of whether it suits"
             + (f" (measured: {known})." if known else "."),
-            "scripts/tasks.py measures; diagnose reads its table from docs/task_evidence.json.",
+            "docs/encodings.md has what resolutions.py measured of classification."
+            if task == "classification"
+            else "scripts/tasks.py measures; diagnose reads its table from docs/task_evidence.json.",
         )
     for own, best in pairs:
         said = f"{task}, {own.where}: {line} reached {own.shown}; the best, {best.encoding}, {best.shown}."

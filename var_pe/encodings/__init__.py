@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 from var_pe.encodings import (
@@ -25,6 +26,7 @@ from var_pe.encodings import (
 from var_pe.encodings.base import REGISTRY, PositionEncoding, TokenEncoding, register
 from var_pe.encodings.compose import Composed
 from var_pe.encodings.line import Member, Value, parse
+from var_pe.pyramid import Grid, Pyramid
 
 __all__ = ["REGISTRY", "PositionEncoding", "TokenEncoding", "build_encoding", "register"]
 _MEMBERS = (  # importing a file registers its encoding
@@ -48,17 +50,21 @@ _MEMBERS = (  # importing a file registers its encoding
 _FROM_MODEL = ("self", "dim", "num_heads", "depth", "pyramid", "parts")
 
 
-def build_encoding(line: str, **model: Any) -> PositionEncoding:
+def build_encoding(line: str, *, kept_grids: Sequence[Grid] | None = None, **model: Any) -> PositionEncoding:
     """The encoding that `line` describes, for a model of these `dim`, `num_heads`, `depth` and `pyramid`.
+
+    `kept_grids` are those of a model that has moved to `pyramid` since: members that then keep the sizes of
+    their parameters (`keeps_grids`) are built for these.
 
     Raises:
         ValueError: the line does not parse, or names an encoding or option that does not exist.
     """
-    members = [_build(member, line, model) for member in parse(line)]
+    kept = model["pyramid"] if kept_grids is None else Pyramid(tuple(kept_grids))
+    members = [_build(member, line, model, kept) for member in parse(line)]
     return members[0] if len(members) == 1 else Composed(members)
 
 
-def _build(member: Member, line: str, model: dict[str, Any]) -> PositionEncoding:
+def _build(member: Member, line: str, model: dict[str, Any], kept: Pyramid) -> PositionEncoding:
     if member.name not in REGISTRY:
         raise ValueError(
             f"encoding {line!r}: there is no encoding {member.name!r}{_nearest(member.name, REGISTRY)}"
@@ -78,8 +84,12 @@ def _build(member: Member, line: str, model: dict[str, Any]) -> PositionEncoding
                 f"encoding {line!r}: {member.name} has no option {option!r}{_nearest(option, own)}"
             )
     _check_types(cls, options, line)
-    given = {"parts": [_build(part, line, model) for part in parts]} if "parts" in known else {}
-    return cls(**model, **given, **options)
+    given: dict[str, Any] = {}
+    if "parts" in known:
+        given["parts"] = [_build(part, line, model, kept) for part in parts]
+    if cls.keeps_grids:
+        given["pyramid"] = kept
+    return cls(**(model | given), **options)
 
 
 def _weighted_parts(

@@ -1,7 +1,7 @@
 """What every position encoding is: hooks that do nothing until a member overrides them, and the registry."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
@@ -17,6 +17,9 @@ class PositionEncoding(nn.Module):
 
     Prefix tokens (class token, registers) have no place: the model slices them off before these hooks.
     """
+
+    # whether parameters keep the sizes of the grids they were made for where `set_pyramid` moves the rest
+    keeps_grids: ClassVar[bool] = False
 
     def prepare(self, positions: Positions) -> Any:
         """Once per forward: what the hooks below get as `context` (tables, jitter); here the positions."""

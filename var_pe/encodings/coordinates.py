@@ -80,16 +80,21 @@ class Coordinates(nn.Module):
             augmented = self.shift > 0 or self.jitter > 1 or self.rescale > 1
             return self._augment(yx_L2) if self.training and augmented else yx_L2
 
+    def check_levels(self, number: int) -> None:
+        """Raises:
+        ValueError: scale and offset are learned level by level, and there are more levels or fewer."""
+        if self.kind == "learned" and number != len(self.offset_K2):
+            raise ValueError(
+                f"{self.encoding}(coordinates=learned) has {len(self.offset_K2)} levels, asked for "
+                f"{number}; coordinates=center knows levels it has not seen"
+            )
+
     def _maps(self, grids: tuple[Grid, ...], device: torch.device) -> tuple[Tensor, Tensor]:
         """Scales and offsets, float32 (K, 2) each."""
         scale_K2, offset_K2 = _level_maps("center" if self.kind == "learned" else self.kind, grids, device)
         if self.kind != "learned":
             return scale_K2, offset_K2
-        if len(grids) != len(self.offset_K2):
-            raise ValueError(
-                f"{self.encoding}(coordinates=learned) has {len(self.offset_K2)} levels, asked for "
-                f"{len(grids)}; coordinates=center knows levels it has not seen"
-            )
+        self.check_levels(len(grids))
         return scale_K2 * self.log_scale_K2.float().exp(), offset_K2 + self.offset_K2.float()
 
     def _augment(self, yx_L2: Tensor) -> Tensor:

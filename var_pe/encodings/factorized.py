@@ -25,6 +25,8 @@ class Factorized(TokenEncoding):
         scale: the code is multiplied by it.
     """
 
+    keeps_grids = True
+
     def __init__(self, *, dim: int, num_heads: int, depth: int, pyramid: Pyramid, scale: float = 1.0) -> None:
         super().__init__(scale=scale)
         rows, columns = pyramid.finest

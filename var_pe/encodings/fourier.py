@@ -37,6 +37,8 @@ class Fourier(TokenEncoding):
 
     direction_2F: Tensor
 
+    keeps_grids = True
+
     def __init__(
         self,
         *,

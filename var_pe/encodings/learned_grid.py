@@ -26,6 +26,8 @@ class LearnedGrid(Learned):
         ValueError: an option is not known or out of its range.
     """
 
+    keeps_grids = True
+
     def __init__(
         self,
         *,

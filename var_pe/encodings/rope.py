@@ -8,6 +8,7 @@ from torch import Tensor
 
 from var_pe.encodings.base import PositionEncoding, register
 from var_pe.encodings.coordinates import Coordinates
+from var_pe.encodings.resample import Convention
 from var_pe.encodings.turn import LAYOUTS, Angles, turn
 from var_pe.pyramid import Positions, Pyramid
 
@@ -68,6 +69,10 @@ class Rope(PositionEncoding):
         self.coordinates = Coordinates(
             self.name, coordinates, pyramid=pyramid, unit=unit, shift=shift, jitter=jitter, rescale=rescale
         )
+
+    def set_pyramid(self, pyramid: Pyramid, convention: str | Convention | None = None) -> None:
+        """Nothing moves; learned coordinates belong to each level."""
+        self.coordinates.check_levels(pyramid.num_levels)
 
     def frequencies(self, device: torch.device | str) -> Tensor:
         """Radians per unit of the coordinates, float32 (D / 4,), fastest first."""

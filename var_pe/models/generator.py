@@ -27,8 +27,8 @@ from var_pe.models.initialisation import initialise
 from var_pe.models.layers import LevelCache, Place
 from var_pe.models.movable import Movable
 from var_pe.models.tokenizer import VQTokenizer
-from var_pe.pyramid import Positions, Pyramid
-from var_pe.rules import check_numbers
+from var_pe.pyramid import Grid, Positions, Pyramid
+from var_pe.rules import RuleError, check_numbers
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,8 @@ class GeneratorConfig:
     adaln_init: float = 1e-3  # the gates' initial weights are multiplied by it (VAR-d16: 1e-3)
 
     def __post_init__(self) -> None:
+        if self.dim % max(1, self.num_heads):
+            raise RuleError(f"dim must be a multiple of num_heads, got {self.dim} and {self.num_heads}")
         check_numbers(self, dim="[1, inf)", depth="[1, inf)", num_heads="[1, inf)", mlp_ratio="(0, inf)")
         check_numbers(self, drop_path="[0, 1)", dropout="[0, 1)", adaln_init="[0, inf)")
 
@@ -105,6 +107,7 @@ class VARTransformer(Movable, ConfigMixin):  # type: ignore[misc]
         shared_adaln: bool = False,
         adaln_init: float = 1e-3,
         seed: int = 0,
+        kept_grids: Sequence[Grid] | None = None,
     ) -> None:
         super().__init__()
         for name, value, least in (("depth", depth, 1), ("dim", dim, 1), ("num_classes", num_classes, 0)):
@@ -116,7 +119,7 @@ class VARTransformer(Movable, ConfigMixin):  # type: ignore[misc]
         self.start_C = nn.Parameter(torch.zeros(dim))
         self.word_embed = nn.Linear(latent_channels, dim)
         self.position_encoding = build_encoding(
-            encoding, dim=dim, num_heads=num_heads, depth=depth, pyramid=self.pyramid
+            encoding, dim=dim, num_heads=num_heads, depth=depth, pyramid=self.pyramid, kept_grids=kept_grids
         )
         self.level_embed = LevelEmbedding(level_embedding, dim=dim, pyramid=self.pyramid)
         self.silu = nn.SiLU()
@@ -170,6 +173,7 @@ class VARTransformer(Movable, ConfigMixin):  # type: ignore[misc]
         self.level_embed.check_levels(pyramid)
         self.position_encoding.set_pyramid(pyramid, resample)
         self.position_encoding.to(self.device)  # terms of levels that were not there before
+        self._keep_grids(pyramid)
         self.pyramid = pyramid
         self.register_to_config(levels=[list(grid) for grid in pyramid.grids])
 

@@ -123,8 +123,9 @@ class Attention(nn.Module):
 
 
 def unit(x_BHLD: Tensor, length: float | Tensor = 1.0) -> Tensor:
-    """Vectors of the given length; norms in float32, the product in the vectors' own type."""
-    norm_BHL1 = torch.linalg.vector_norm(x_BHLD, dim=-1, keepdim=True, dtype=torch.float32)
+    """Vectors of the given length; norms in float32 at least, the product in the vectors' own type."""
+    dtype = torch.promote_types(x_BHLD.dtype, torch.float32)
+    norm_BHL1 = torch.linalg.vector_norm(x_BHLD, dim=-1, keepdim=True, dtype=dtype)
     return x_BHLD * (length / norm_BHL1.clamp(min=1e-12)).type_as(x_BHLD)
 
 

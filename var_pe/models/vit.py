@@ -14,8 +14,8 @@ from var_pe.models.initialisation import initialise
 from var_pe.models.layers import MLP, Attention, LayerScale, Place
 from var_pe.models.movable import Movable
 from var_pe.models.patches import PatchEmbedding, build_stem
-from var_pe.pyramid import Pyramid
-from var_pe.rules import check_names, check_numbers
+from var_pe.pyramid import Grid, Pyramid
+from var_pe.rules import RuleError, check_names, check_numbers
 
 POOLS = ("class_token", "mean")
 FINAL_NORMS = ("tokens", "pooled")
@@ -41,6 +41,8 @@ class ClassifierConfig:
     final_norm: str = "tokens"  # tokens | pooled (after the mean, timm's fc_norm)
 
     def __post_init__(self) -> None:
+        if self.dim % max(1, self.num_heads):
+            raise RuleError(f"dim must be a multiple of num_heads, got {self.dim} and {self.num_heads}")
         some, none = "[1, inf)", "[0, inf)"
         check_numbers(self, patch_size=some, dim=some, depth=some, num_heads=some, mlp_ratio="(0, inf)")
         check_numbers(self, registers=none, drop_path="[0, 1)", dropout="[0, 1)", layer_scale=none)
@@ -114,6 +116,7 @@ class ViTClassifier(Movable, ConfigMixin):  # type: ignore[misc]
         layer_scale: float = 0.0,
         final_norm: str = "tokens",
         patch_kernel: int | None = None,
+        kept_grids: Sequence[Grid] | None = None,
     ) -> None:
         super().__init__()
         if pool not in POOLS:
@@ -131,7 +134,7 @@ class ViTClassifier(Movable, ConfigMixin):  # type: ignore[misc]
         prefix = registers + (pool == "class_token")
         self.prefix_tokens_PC = nn.Parameter(torch.zeros(prefix, dim)) if prefix else None
         self.position_encoding = build_encoding(
-            encoding, dim=dim, num_heads=num_heads, depth=depth, pyramid=self.pyramid
+            encoding, dim=dim, num_heads=num_heads, depth=depth, pyramid=self.pyramid, kept_grids=kept_grids
         )
         self.blocks = nn.ModuleList(
             Block(
@@ -166,6 +169,7 @@ class ViTClassifier(Movable, ConfigMixin):  # type: ignore[misc]
         height, width = image_size
         pyramid = self._grid((height, width))
         self.position_encoding.set_pyramid(pyramid, resample)
+        self._keep_grids(pyramid)
         self.pyramid, self.image_size = pyramid, (height, width)
         self.register_to_config(image_size=[height, width])
 

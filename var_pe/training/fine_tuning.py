@@ -1,5 +1,6 @@
 """Going on from a trained model at another size: of images for a classifier, of pyramid for a generator."""
 
+import copy
 from dataclasses import dataclass
 
 import torch
@@ -9,7 +10,7 @@ from var_pe.models.movable import Movable
 from var_pe.rules import check_names
 from var_pe.settings import differences
 
-MAY_DIFFER = ("image_size", "levels", "num_classes", "drop_path", "dropout", "seed", "dynamic")
+MAY_DIFFER = ("image_size", "levels", "kept_grids", "num_classes", "drop_path", "dropout", "seed", "dynamic")
 
 
 @dataclass(frozen=True)
@@ -24,10 +25,10 @@ class ModelStart:
 
 
 @torch.no_grad()
-def start_from(model: Movable, source: Movable, resample: str) -> None:
+def start_from(model: Movable, source: Movable, resample: str, same_classes: bool = True) -> None:
     """Copies a trained model into `model`, its tables moved to the model's size; `source` is moved.
 
-    With another number of classes, what belongs to the classes stays as it is.
+    With other classes, in number or by what is known of them, what belongs to the classes stays as it is.
 
     Raises:
         ValueError: the two differ in more than size, classes and regularisation, or a table cannot move.
@@ -40,7 +41,9 @@ def start_from(model: Movable, source: Movable, resample: str) -> None:
         raise ValueError(f"model.init_from holds another model: {'; '.join(lines)}")
     theirs_size, ours_size = (one.config[one.size_argument] for one in (source, model))
     source.move_to(ours_size, resample)
-    keep = source.config["num_classes"] != model.config["num_classes"]
+    model.position_encoding = copy.deepcopy(source.position_encoding).train(model.training)
+    model.register_to_config(kept_grids=source.config["kept_grids"])
+    keep = not same_classes or source.config["num_classes"] != model.config["num_classes"]
     state, mine = source.state_dict(), model.state_dict()
     wanted = [name for name in mine if not (keep and name.startswith(model.class_parameters))]
     if stuck := [name for name in wanted if state[name].shape != mine[name].shape]:
