@@ -415,3 +415,15 @@ def test_greedy_tokens_equal_the_published_code_s(golden):
         top_k=1,
     )
     assert torch.equal(drawn.tokens_BL, golden.expected["greedy_tokens"])
+
+
+@torch.no_grad()
+def test_another_size_is_the_pyramid_scaled_to_it(make_generator, make_loud):
+    one, other = (make_loud(make_generator()) for _ in range(2))
+    one.set_input_size((4, 8), "timm")
+    other.set_pyramid(Pyramid(((1, 2), (2, 4), (3, 6), (4, 8))), "timm")
+    assert one.pyramid == other.pyramid
+    inputs_BLZ = torch.randn(1, one.pyramid.num_tokens - 2, 4)
+    assert torch.equal(one(torch.tensor([0]), inputs_BLZ), other(torch.tensor([0]), inputs_BLZ))
+    with pytest.raises(ValueError, match="resampling convention"):
+        one.set_input_size((8, 8))

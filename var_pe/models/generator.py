@@ -177,6 +177,13 @@ class VARTransformer(Movable, ConfigMixin):  # type: ignore[misc]
         self.pyramid = pyramid
         self.register_to_config(levels=[list(grid) for grid in pyramid.grids])
 
+    def set_input_size(self, size: Sequence[int], resample: str | None = None) -> None:
+        """`set_pyramid` to the levels as they are, scaled so that the finest has `size` rows and columns.
+
+        Those are an image's sides over the tokenizer's downsampling factor, which a generator does not know.
+        """
+        self.set_pyramid(self.pyramid.for_size(*size), resample)
+
     def move_to(self, size: Sequence[Any], resample: str | None) -> None:
         self.set_pyramid(Pyramid(tuple(size)), resample)
 
