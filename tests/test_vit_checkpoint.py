@@ -139,6 +139,10 @@ def test_class_rows_of_a_relative_table_are_folded_or_refused(absolute):
     """A class token's bias to itself is its bias to the patches: then it changes nothing. Else, refused."""
     with pytest.raises(ValueError, match=r"blocks.0.attn.relative_position_bias_table has class rows"):
         converted(beit(foldable=False))
+    nearly = beit().state_dict()
+    nearly["blocks.1.attn.relative_position_bias_table"][-1, 2] += 1e-4
+    with pytest.raises(ValueError, match=r"blocks.1.attn.relative_position_bias_table has class rows"):
+        convert(nearly, source="timm", image_size=(32, 48), patch_size=8, num_heads=4)
     theirs = beit(use_abs_pos_emb=absolute)
     ours = converted(theirs)
     assert ours.config.encoding == ("learned + relative_bias" if absolute else "relative_bias")
@@ -161,3 +165,8 @@ def test_the_weights_are_copies():
             parameter.add_(1)
     assert torch.equal(theirs.pos_embed, before)
     assert all(parameter.requires_grad for parameter in ours.parameters())
+
+
+def test_a_converted_model_evaluates():
+    """As `from_pretrained` gives models, whatever mode the library's was in."""
+    assert not any(module.training for module in converted(timm_vit().train()).modules())

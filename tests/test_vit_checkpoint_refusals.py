@@ -159,9 +159,11 @@ def test_two_names_for_one_part_are_one_too_many():
     for name in (f"rel_pos_bias.{TABLE}", f"shared_rel_pos.{TABLE}"):
         shared = {name: state[f"blocks.0.attn.{TABLE}"]}
         assert f"no counterpart for: blocks.0.attn.{TABLE}" in refusal(state | shared)
-    mixed = without(state, "blocks.1.attn.q_bias", "blocks.1.attn.v_bias")
-    said = refusal(mixed | {"blocks.1.attn.qkv.bias": torch.ones(96)})
-    assert "lacks blocks.0.attn.qkv.bias" in said or "gamma_1 beside attn.qkv.bias" in said
+    state = relative_vit(shared_rel_pos=True).state_dict()
+    both = state | {f"rel_pos_bias.{TABLE}": state[f"shared_rel_pos.{TABLE}"]}
+    assert refusal(both).endswith(f"no counterpart for: shared_rel_pos.{TABLE}")
+    added = {"blocks.1.attn.qkv.bias": torch.ones(96)}
+    assert "has gamma_1 beside attn.qkv.bias, as Eva" in refusal(beit().state_dict() | added)
 
 
 # arguments
