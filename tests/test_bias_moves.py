@@ -115,7 +115,7 @@ def test_a_table_starts_with_swin_s_deviation_and_without_terms():
 
 @pytest.mark.parametrize("resample", ["foo", "5", "(swin, 1)"])
 def test_an_unknown_convention_is_named_with_its_setting(resample):
-    with pytest.raises(ValueError, match=r"^relative_bias: resample is one of timm, torchvision, .* got "):
+    with pytest.raises(ValueError, match=r"': resample is one of timm, torchvision, .* got "):
         drawn(f"relative_bias(resample={resample})")
 
 

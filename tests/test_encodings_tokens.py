@@ -422,13 +422,16 @@ def test_a_gate_trains_from_the_first_step():
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
-        ("learned_grid(resample=nearest)", "a resampling convention is one of .*, got 'nearest'"),
+        ("learned_grid(resample=nearest)", r"\)': resample is one of .*, got 'nearest'"),
         ("learned_grid(grid=0)", "learned_grid: grid is one side or two from 1 to 1024, got 0"),
         ("learned_grid(grid=(3, 4000000000))", "numbers are at most 1e.09, got 4000000000"),
         ("learned_grid(grid=(3, 4, 5))", r"one side or two from 1 to 1024, got \(3, 4, 5\)"),
         ("learned(scale=1e39)", r"encoding 'learned\(scale=1e39\)': numbers are at most 1e.09, got 1e\+39"),
         ("learned(scale=-1)", r"encoding 'learned\(scale=-1\)': scale must be above 0 and finite, got -1"),
-        ("sinusoidal + learned(resample=foo)", r"encoding '.*resample=foo\)': a resampling .*, got 'foo'"),
+        (
+            "sinusoidal + learned(resample=foo)",
+            r"encoding '.*resample=foo\)': resample is one of .*, got 'foo'",
+        ),
         ("pyramid_peg(after=9)", r"encoding 'pyramid_peg\(after=9\)': after takes blocks in 0..1, .*got 9"),
         (
             "pyramid_peg(kernels=100000)",

@@ -225,3 +225,14 @@ def test_learned_coordinates_refuse_other_levels_before_anything_moves(name, mak
         model.set_pyramid(Pyramid.square(1, 2, 4), "timm")
     assert model.position_encoding.parts[0].table_LC is table_LC
     assert model.pyramid == Pyramid.square(1, 2, 3, 4)
+
+
+@torch.no_grad()
+def test_a_learned_table_that_leaves_its_type_s_range_does_not_move():
+    encoding = build_encoding("learned", dim=8, num_heads=2, depth=1, pyramid=Pyramid.square(4))
+    initialise(encoding, 0)
+    encoding.half().table_LC.sign_().mul_(65504)
+    before = encoding.table_LC
+    with pytest.raises(ValueError, match=r"the learned table goes beyond torch.float16 when"):
+        encoding.set_pyramid(Pyramid.square(7), "swin")
+    assert encoding.table_LC is before

@@ -8,7 +8,13 @@ from torch import Tensor, nn
 from var_pe.encodings.base import TokenEncoding, register, standard_deviation
 from var_pe.encodings.cache import Remembered
 from var_pe.encodings.grids import KnowsGrids
-from var_pe.encodings.resample import Convention, check_table, convention_of, interpolate_levels
+from var_pe.encodings.resample import (
+    Convention,
+    check_moved,
+    check_table,
+    convention_of,
+    interpolate_levels,
+)
 from var_pe.encodings.sinusoidal import in_finest_cells, sinusoidal_code
 from var_pe.pyramid import Positions, Pyramid
 
@@ -55,7 +61,7 @@ class Learned(KnowsGrids, TokenEncoding):
         if init == "sinusoidal" and dim % 4:
             raise ValueError(f"learned(init=sinusoidal) needs a width that is a multiple of 4, got {dim}")
         self.init = init
-        self.resample = None if resample is None else convention_of(resample)
+        self.resample = None if resample is None else convention_of(resample, "resample")
         self.resampled = Remembered()
         self.table_LC = nn.Parameter(torch.zeros(pyramid.num_tokens, dim))
         self._made_for(pyramid)
@@ -84,6 +90,7 @@ class Learned(KnowsGrids, TokenEncoding):
             )
         check_table(self.table_LC, "the learned table")
         moved_LC = interpolate_levels(self.table_LC, self.pyramid, pyramid, convention)
+        check_moved(moved_LC, "the learned table")
         self.table_LC = nn.Parameter(moved_LC.clone(), requires_grad=self.table_LC.requires_grad)
         self._made_for(pyramid)
         self.resampled.clear()

@@ -71,7 +71,7 @@ class RelativeBias(KnowsGrids, ScoreEncoding):
         super().__init__()
         self.per_layer = not shared
         self._made_for(pyramid)
-        self.resample = None if resample is None else convention_of(resample, "relative_bias: resample")
+        self.resample = None if resample is None else convention_of(resample, "resample")
         self.resampled = Remembered()
         (h, w), tables = pyramid.finest, 1 if shared else depth
         self.table_NHyx = nn.Parameter(torch.zeros(tables, num_heads, 2 * h - 1, 2 * w - 1))
