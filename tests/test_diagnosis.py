@@ -18,14 +18,15 @@ from var_pe.diagnosis.measures import (
     bias,
     code,
     cosine,
-    moved,
     neighbours,
     shares,
     turned,
     wavelengths,
 )
+from var_pe.diagnosis.opening import Checkpoint, open_subject
 from var_pe.diagnosis.page import as_text, diagnose, of_subject, write_page
-from var_pe.diagnosis.subject import Checkpoint, Subject, open_subject, tokens_before_positions
+from var_pe.diagnosis.resampling import moved
+from var_pe.diagnosis.subject import Subject, tokens_before_positions
 from var_pe.encodings import build_encoding
 from var_pe.pyramid import Pyramid
 
@@ -157,7 +158,7 @@ def test_a_resampled_table_is_compared_after_the_way_back():
         ("sinusoidal", "fine", "nothing is lost"),
     ):
         one = asked(line)
-        (found,) = fit.table(one, moved(one, small, "timm"), "timm")
+        (found,) = fit.codes(one, moved(one, small, "timm"), "timm")
         assert found.verdict == verdict
         assert words in found.said
 
