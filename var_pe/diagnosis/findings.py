@@ -14,6 +14,8 @@ SMALL, LARGE = 0.02, 5.0  # norm of a position over that of a token
 STILL = 8  # a channel that turns once in so many grids all but stands still
 ALONE = 0.97  # share of a mixture above which the other parts hardly matter
 
+BETWEEN = {"bias": "the bias of attention", "refine": "convolutions between blocks"}  # what no token carries
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -110,13 +112,13 @@ def places(asked: Asked) -> Iterator[Finding]:
     """Whether neighbours can be told apart."""
     similarity_LL = similarity(asked)
     if similarity_LL is None:
-        hooks = [hook for hook in ("bias", "refine") if asked.encoding.uses(hook)]
+        hooks = [said for hook, said in BETWEEN.items() if asked.encoding.uses(hook)]
         if hooks:
             yield Finding(
                 "note",
                 f"Places are told by {' and '.join(hooks)} alone; tokens carry none.",
-                "Ask for what was measured (--task); where it falls behind, join a code to it, as in "
-                "sinusoidal + alibi.",
+                "See what was measured (--task); where this falls behind, join a code to it with +, such as "
+                "sinusoidal.",
             )
         else:
             todo = "Choose an encoding, unless this is the control of a comparison."

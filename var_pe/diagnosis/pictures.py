@@ -110,10 +110,10 @@ def bias_figure(asked: Asked) -> Figure | None:
         return None
     (h, w), span = asked.pyramid.finest, asked.pyramid.spans[-1]
     seen_HL = bias_HLL[:HEADS, span.start + centre((h, w)), span].float().softmax(dim=-1)
-    figure = Figure(figsize=(1.9 * len(seen_HL) + 0.6, 2.3), layout="constrained")
+    figure = Figure(figsize=(2.1 * len(seen_HL) + 0.6, 2.5), layout="constrained")
     axes = figure.subplots(1, len(seen_HL), squeeze=False)[0]
     for head, axis in enumerate(axes):
         axis.imshow(seen_HL[head].reshape(h, w), cmap="viridis")
-        axis.set_title(f"head {head}", fontsize=8)
+        axis.set_title(f"head {head}: {seen_HL[head].min():.1%} to {seen_HL[head].max():.1%}", fontsize=8)
         axis.set_axis_off()
     return figure

@@ -77,7 +77,7 @@ def _read(table_LC: Tensor, made_for: Pyramid, convention: Convention, positions
 class Moved:
     """A table of scores: the grids of its entries here and there, its relative change after the way back."""
 
-    name: str
+    member: str
     here: tuple[int, ...]
     there: tuple[int, ...]
     change: float
@@ -94,6 +94,4 @@ def score_tables(asked: Asked, there: Asked, convention: str) -> Iterator[Moved]
             if follows_places(name):
                 after, moved_there = again.get_parameter(name), other.get_parameter(name)
                 change = float((after - before).norm() / before.norm().clamp(min=1e-12))
-                yield Moved(
-                    f"{name_of(own)}.{name}", tuple(before.shape[-2:]), tuple(moved_there.shape[-2:]), change
-                )
+                yield Moved(name_of(own), tuple(before.shape[-2:]), tuple(moved_there.shape[-2:]), change)
