@@ -96,7 +96,7 @@ def test_an_encoding_is_found_however_its_line_is_spaced():
 
 
 def test_accuracies_kept_beside_a_classifier_become_evidence(tmp_path, make_vit):
-    """Classification is measured by another study: its numbers are read, never typed, and not of other weights."""
+    """Classification is measured by another study: its numbers are read, and none of other weights."""
     make_vit().save_pretrained(tmp_path / "run" / "classifier")
     answers = {
         f"{side}x{side} {convention}": dict(size=[side, side], convention=convention, accuracy=accuracy)

@@ -96,7 +96,7 @@ def test_the_script_says_and_writes(tmp_path, make_vit, monkeypatch, capsys):
             "relative_bias",
             "table_NHyx",
             lambda t: t[0],
-            r"must have 4 axes (N H y x), its shape is (4, 7, 11)",
+            "must have 4 axes (N H y x), its shape is (4, 7, 11)",
         ),
         ("factorized", "rows_hC", lambda t: t[:, :16], "rows_hC is 4x16, config.json has dim 32"),
         ("factorized", "columns_wC", lambda t: t[:, :16], "columns_wC is 6x16, config.json has dim 32"),
@@ -127,6 +127,10 @@ def test_what_is_right_is_no_misfit(line, tmp_path, make_vit, make_generator):
         assert not list(misfits(tmp_path / str(number)))
 
 
+def cut(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:5000])
+
+
 def settings(**changed):
     def change(folder: Path) -> None:
         config = json.loads((folder / "config.json").read_text())
@@ -138,16 +142,13 @@ def settings(**changed):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (
-            lambda folder: (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:5000]),
-            "a damaged one",
-        ),
+        (lambda folder: cut(folder / WEIGHTS), "a damaged one"),
         (lambda folder: (folder / WEIGHTS).write_bytes(b""), "is not a safetensors file"),
         (lambda folder: (folder / WEIGHTS).write_bytes(b"garbage" * 99), "is not a safetensors file"),
         (lambda folder: (folder / WEIGHTS).unlink(), "has no weights"),
         (
             lambda folder: (folder / "config.json").write_text("[]"),
-            "config.json must hold .* by name, got a list",
+            "config.json must hold .* got a list",
         ),
         (lambda folder: (folder / "config.json").write_text("{"), "config.json is not JSON"),
         (lambda folder: (folder / "config.json").write_bytes(b"\xff\xfe"), "config.json is not JSON"),
@@ -184,7 +185,7 @@ def test_a_missing_weight_is_named(tmp_path, make_vit):
     state = load_file(tmp_path / WEIGHTS)
     del state["norm.weight"]
     save_file(state, tmp_path / WEIGHTS, {"format": "pt"})
-    with pytest.raises(ValueError, match="norm.weight is missing, not 32"):
+    with pytest.raises(ValueError, match=r"norm\.weight is missing, not 32"):
         diagnose(tmp_path)
 
 

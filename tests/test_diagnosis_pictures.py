@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from test_diagnosis import SQUARE, asked
+from test_diagnosis import asked
 
 from var_pe.diagnosis.measures import bias, centre, code, cosine
 from var_pe.diagnosis.page import as_text, of_subject, write_page
@@ -64,8 +64,6 @@ def test_norms_that_are_all_alike_are_a_line(size):
 
 
 def test_wavelengths_are_drawn_for_sides_that_have_neighbours():
-    assert [len(wavelength_figure(asked("rope", grid)).axes) for grid in (SQUARE, Pyramid(((1, 6),)))] == [
-        2,
-        1,
-    ]
+    assert len(wavelength_figure(asked("rope")).axes) == 2
+    assert len(wavelength_figure(asked("rope", Pyramid(((1, 6),)))).axes) == 1
     assert wavelength_figure(asked("rope", Pyramid(((1, 1),)))) is None

@@ -1,4 +1,4 @@
-"""What diagnose says of another size: how far it is, what a table loses on the way, what follows by itself."""
+"""What diagnose says of another size: how far it is, and what a table loses on the way."""
 
 import pytest
 import torch
@@ -96,7 +96,7 @@ def test_a_table_of_scores_is_compared_after_the_way_back():
     one = asked("relative_bias")
     there = moved(one, Pyramid(((3, 3),)), "timm")
     (table,) = score_tables(one, there, "timm")
-    before_LR = one.encoding.table_NHyx.flatten(2).flatten(0, 1).T
+    before_LR = one.encoding.table_NHyx.detach().flatten(2).flatten(0, 1).T
     back_LR = interpolate_table(interpolate_table(before_LR, (11, 11), (5, 5)), (5, 5), (11, 11))
     assert (table.member, table.here, table.there) == ("relative_bias", (11, 11), (5, 5))
     assert table.change == pytest.approx(float((back_LR - before_LR).norm() / before_LR.norm()), rel=1e-4)

@@ -120,8 +120,8 @@ def for_task(line: str, task: str, rows: Sequence[Measured]) -> Iterator[Finding
             yield Finding("fine", f"{said}, the best that was measured.")
         elif clearly_below(own, best):
             todo = (
-                f"Consider {best.encoding}: better by more than the spread there; measure on your own pictures, "
-                f"on which the order may be another (docs/encodings.md)."
+                f"Consider {best.encoding}: better by more than the spread there. Measure on your own "
+                f"pictures: the order may be another (docs/encodings.md)."
             )
             yield Finding("problem", f"{said}; the best, {best.encoding}, {best.shown}.", todo)
         else:
