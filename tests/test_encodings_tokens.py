@@ -372,6 +372,42 @@ def test_a_closed_gate_and_a_weight_of_zero_leave_the_learned_part():
     torch.testing.assert_close(added_BLC, x_BLC + code(gated.parts[0]))
 
 
+def test_a_gate_stays_float32_under_autocast():
+    gated, _ = with_and_without("learned=0.7, sinusoidal=0.3")
+    with torch.no_grad():
+        gated.gate_CP.normal_(generator=torch.Generator().manual_seed(0))
+    x_BLC, context = torch.randn(2, LADDER.num_tokens, 64), gated.prepare(LADDER.positions())
+    expected_BLC = gated.embed(x_BLC, context)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(gated.embed(x_BLC, context), expected_BLC)
+
+
+def test_weights_keep_their_signs():
+    plus, minus = (built(f"mixed(learned={share}, sinusoidal=0.3)") for share in (0.7, -0.7))
+    both_LC, fixed_LC = code(plus) + code(minus), code(plus.parts[1]) * plus.factor_P[1]
+    torch.testing.assert_close(both_LC, 2 * 0.3 * fixed_LC)
+
+
+@pytest.mark.parametrize(
+    "inner", ["sinusoidal(coordinates=index)", "mixed(sinusoidal, sinusoidal(order=mae))"]
+)
+def test_a_mixture_with_nothing_to_learn_is_built_without_memory(inner):
+    line = f"mixed(sinusoidal, {inner}, weights=(0.5, 0.5))"
+    with torch.device("meta"):
+        assert all(buffer.is_meta for buffer in built(line).buffers())
+    assert code(built(line)).isfinite().all()
+
+
+def test_a_move_leaves_the_factors_of_a_mixture():
+    """They were measured where training started; anew, a trained table would change its share."""
+    mixture = built("mixed(learned=0.7, sinusoidal=0.3)")
+    with torch.no_grad():
+        mixture.parts[0].table_LC.mul_(3)
+    before_P = mixture.factor_P.clone()
+    mixture.set_pyramid(UNEVEN, "timm")
+    assert torch.equal(mixture.factor_P, before_P)
+
+
 def test_a_gate_trains_from_the_first_step():
     gated, _ = with_and_without("learned=0.7, sinusoidal=0.3")
     x_BLC = torch.randn(2, LADDER.num_tokens, 64)
@@ -387,7 +423,21 @@ def test_a_gate_trains_from_the_first_step():
     ("line", "sentence"),
     [
         ("learned_grid(resample=nearest)", "a resampling convention is one of .*, got 'nearest'"),
-        ("learned_grid(grid=0)", "a positive side or two of them"),
+        ("learned_grid(grid=0)", "learned_grid: grid is one side or two from 1 to 1024, got 0"),
+        ("learned_grid(grid=(3, 4000000000))", "numbers are at most 1e.09, got 4000000000"),
+        ("learned_grid(grid=(3, 4, 5))", r"one side or two from 1 to 1024, got \(3, 4, 5\)"),
+        ("learned(scale=1e39)", r"encoding 'learned\(scale=1e39\)': numbers are at most 1e.09, got 1e\+39"),
+        ("learned(scale=-1)", r"encoding 'learned\(scale=-1\)': scale must be above 0 and finite, got -1"),
+        ("sinusoidal + learned(resample=foo)", r"encoding '.*resample=foo\)': a resampling .*, got 'foo'"),
+        ("pyramid_peg(after=9)", r"encoding 'pyramid_peg\(after=9\)': after takes blocks in 0..1, .*got 9"),
+        (
+            "pyramid_peg(kernels=100000)",
+            "pyramid_peg: kernels are sides from 1 to 255, each once, got 100000",
+        ),
+        (
+            "mixed(sinusoidal, mixed(sinusoidal, sinusoidal, weights=(1, -1)), weights=(1, 1))",
+            "mixed: part 2 of 2 starts at zero everywhere, so no factor gives it its share",
+        ),
         ("learned_grid(init=zeros)", "init is one of trunc_normal, xavier, sinusoidal, got 'zeros'"),
         ("fourier(features=waves)", "fourier: features is one of log_linear, gaussian, got 'waves'"),
         ("fourier(bands=0)", "fourier: bands is a whole number from 1 to 4096, got 0"),

@@ -12,11 +12,18 @@ from accelerate import Accelerator
 from torch.utils.data import default_collate
 
 from var_pe import settings
-from var_pe.assembly import build_generator, build_tokenizer, go_on_from, held_out_images
+from var_pe.assembly import (
+    build_classifier,
+    build_generator,
+    build_tokenizer,
+    go_on_from,
+    held_out_images,
+)
 from var_pe.config import Config
 from var_pe.data.sampler import EndlessSampler
 from var_pe.encodings.resample import resample_table
 from var_pe.models.vit import ViTClassifier
+from var_pe.planning import plan
 from var_pe.scoring import score_classifier
 from var_pe.stages import train_classifier
 from var_pe.training.classifier_task import ClassifierTask, ClassifierTraining
@@ -278,6 +285,17 @@ def test_a_run_goes_on_from_another_runs_classifier(tmp_path):
         )
     with pytest.raises(ValueError, match="holds no trained model; train it first"):
         train_classifier(a_config(tmp_path / "third", *shapes, "model.init_from=nowhere"), Accelerator())
+
+
+def test_the_plan_counts_what_is_gone_on_from(tmp_path):
+    """A table that keeps its first grid is as large as it was there, whatever the new size."""
+    small = a_config(tmp_path / "small", "data.shapes_train=8", "classifier.encoding=learned_grid")
+    build_classifier(small, 12).save_pretrained(tmp_path / "small" / "classifier")
+    more = ["data.height=64", "data.width=64", "classifier.encoding=learned_grid"]
+    moved = plan(a_config(tmp_path / "large", f"model.init_from={tmp_path / 'small'}", *more))
+    fresh = plan(a_config(tmp_path / "large", *more))
+    assert "encoding learned_grid: 256 parameters" in moved  # 4 x 4 patches of width 16
+    assert "encoding learned_grid: 1,024 parameters" in fresh
 
 
 def test_a_classifier_is_asked_at_another_size_before_it_is_trained_there(tmp_path):

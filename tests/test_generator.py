@@ -427,3 +427,19 @@ def test_another_size_is_the_pyramid_scaled_to_it(make_generator, make_loud):
     assert torch.equal(one(torch.tensor([0]), inputs_BLZ), other(torch.tensor([0]), inputs_BLZ))
     with pytest.raises(ValueError, match="resampling convention"):
         one.set_input_size((8, 8))
+
+
+def test_the_way_back_from_another_size_leads_home(make_generator):
+    model = make_generator("sinusoidal", level_embedding="sinusoidal")
+    for size in ((3, 3), (2, 7), (4, 4)):
+        model.set_input_size(size)
+    assert model.pyramid == Pyramid.square(1, 2, 3, 4)
+    model.set_pyramid(Pyramid.square(1, 4))
+    model.set_input_size((8, 8))
+    assert model.pyramid == Pyramid.square(2, 8)
+
+
+@pytest.mark.parametrize("size", [(8.5, 8), (float("nan"), 8), (8,), 8, ("8", "8"), (0, 8)], ids=str)
+def test_an_input_size_is_two_sides(size, make_generator):
+    with pytest.raises(ValueError, match="a generator's input size is two whole numbers of at least 1"):
+        make_generator("sinusoidal").set_input_size(size)

@@ -330,6 +330,24 @@ def test_learned_coordinates_refuse_another_number_of_levels(name):
         built(f"{name}(coordinates=learned)").prepare(NESTED.positions())
 
 
+def test_learned_coordinates_scale_by_an_exponential_and_shift_each_axis_apart():
+    coordinates, centre_L2 = built("rope(coordinates=learned)").coordinates, places("rope", LADDER)
+    with torch.no_grad():
+        coordinates.log_scale_K2.zero_()[3] = torch.tensor([math.log(2), math.log(0.5)])
+        coordinates.offset_K2.zero_()[3] = torch.tensor([5.0, -1.0])
+    finest, cells_L2 = LADDER.spans[3], LADDER.positions().cell_L2[LADDER.spans[3]]
+    expected_L2 = torch.tensor([2.0, 0.5]) * cells_L2 + 0.5 + torch.tensor([5.0, -1.0])
+    found_L2 = coordinates(LADDER.positions()).detach()
+    torch.testing.assert_close(found_L2[finest], expected_L2)
+    torch.testing.assert_close(found_L2[: finest.start], centre_L2[: finest.start])
+
+
+@pytest.mark.parametrize("name", ["rope", "rope_mixed"])
+def test_learned_coordinates_refuse_a_move_to_other_levels(name):
+    with pytest.raises(ValueError, match="has 4 levels, asked for 5"):
+        built(f"{name}(coordinates=learned)").set_pyramid(NESTED)
+
+
 # augmentation
 
 

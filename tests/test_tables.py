@@ -190,6 +190,19 @@ def test_a_moved_classifier_is_saved_and_loaded_under_every_encoding(line, make_
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("line", [*MEMBERS, *KEPT])
+def test_a_moved_classifier_is_built_again_from_its_config(line, make_loud):
+    """Also where the size, and the patch, had been left at their defaults."""
+    vit = make_loud(ViTClassifier(encoding=line, dim=32, depth=1, num_heads=2)).eval()
+    vit.set_input_size((24, 16), "timm")
+    vit.set_patch_size(8)
+    again, images = ViTClassifier.from_config(vit.config).eval(), torch.randn(1, 3, 48, 32)
+    assert again.image_size == vit.image_size == (48, 32)
+    again.load_state_dict(vit.state_dict())
+    torch.testing.assert_close(again(images), vit(images))
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("levels", LEVELS, ids=str)
 @pytest.mark.parametrize("line", [*MEMBERS, *KEPT])
 def test_a_moved_generator_is_saved_and_loaded_under_every_encoding(

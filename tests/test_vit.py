@@ -131,3 +131,18 @@ def test_another_size_where_the_encoding_can_follow(make_vit, make_loud):
 def test_wrong_options_are_named(option, sentence, make_vit):
     with pytest.raises(ValueError, match=sentence):
         make_vit(**option)
+
+
+@pytest.mark.parametrize("size", [56, (16,), ("16", "16"), (16.0, 16), (0, 16)], ids=str)
+def test_an_image_size_is_two_sides(size, make_vit):
+    with pytest.raises(
+        ValueError, match="image_size is two whole numbers of at least 1, rows and columns, got"
+    ):
+        make_vit("sinusoidal").set_input_size(size)
+    with pytest.raises(ValueError, match="image_size is two whole numbers"):
+        make_vit("sinusoidal", image_size=size)
+
+
+def test_a_convention_is_checked_where_nothing_moves(make_vit):
+    with pytest.raises(ValueError, match=r"convention is one of .*, got 'foo'"):
+        make_vit("rope").set_input_size((8, 12), "foo")

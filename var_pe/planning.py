@@ -1,7 +1,6 @@
 """What a config amounts to, before anything is trained: parameters, tokens, steps."""
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,10 @@ from var_pe.assembly import (
 from var_pe.config import Config
 from var_pe.data.sources import KNOWN, DataConfig, open_source
 from var_pe.data.streams import open_stream
-from var_pe.encodings import build_encoding
+from var_pe.encodings import PositionEncoding
 from var_pe.encodings.base import HOOKS
+from var_pe.models.generator import VARTransformer
+from var_pe.models.vit import ViTClassifier
 from var_pe.pyramid import Pyramid
 from var_pe.sets import generator_pyramids, tokenizer_pyramids
 from var_pe.training.loop import TrainingConfig
@@ -31,26 +32,24 @@ def plan(config: Config) -> str:
     images, classes, counted = _data(config)
     lines = [settings.to_yaml(config), _folders(config), counted]
     pyramids = dict.fromkeys(generator_pyramids(config)) if config.classifier is None else {}
+    started: VARTransformer | ViTClassifier | None = None
     if config.model.init_from:  # what cannot be gone on from is said before anything is trained
         build = build_generator if config.classifier is None else build_classifier
-        go_on_from(config, build(config, classes))
+        started = build(config, classes)
+        go_on_from(config, started)
         lines += [f"training starts from {config.model.init_from}"]
     with torch.device("meta"):
         if config.classifier is not None:
-            model: nn.Module = build_classifier(config, classes)
-            grid = (
-                config.data.height // config.classifier.patch_size,
-                config.data.width // config.classifier.patch_size,
-            )
-            lines += _model("classifier", model, config.classifier_training, images)
-            lines += _encoding(config.classifier.encoding, asdict(config.classifier), Pyramid((grid,)))
+            classifier = started or build_classifier(config, classes)
+            lines += _model("classifier", classifier, config.classifier_training, images)
+            lines += _encoding(config.classifier.encoding, classifier.position_encoding)
         else:
-            tokenizer, generator = build_tokenizer(config), build_generator(config, classes)
+            tokenizer, generator = build_tokenizer(config), started or build_generator(config, classes)
             lines += _model("tokenizer", tokenizer, config.tokenizer_training, images)
             lines += [_sizes(tokenizer_pyramids(config), tokenizer.downsampling)]
             lines += [_tokens(pyramid) for pyramid in pyramids]
             lines += _model("generator", generator, config.generator_training, images)
-            lines += _encoding(config.generator.encoding, asdict(config.generator), tokenizer.pyramid)
+            lines += _encoding(config.generator.encoding, generator.position_encoding)
     return "\n".join(lines)
 
 
@@ -104,10 +103,7 @@ def _model(name: str, model: nn.Module, training: TrainingConfig, images: int | 
     return [f"{name}: {parameters:,} parameters; {steps} steps of {training.batch} images{epochs}"]
 
 
-def _encoding(line: str, model: dict[str, int], pyramid: Pyramid) -> list[str]:
-    encoding = build_encoding(
-        line, dim=model["dim"], num_heads=model["num_heads"], depth=model["depth"], pyramid=pyramid
-    )
+def _encoding(line: str, encoding: PositionEncoding) -> list[str]:
     hooks = [hook for hook in HOOKS if encoding.uses(hook)]
     attention = (
         "flash attention is lost: scores get a bias" if "bias" in hooks else "attention is left as it is"

@@ -99,8 +99,7 @@ class Pyramid:
 
     def for_size(self, height: int, width: int) -> "Pyramid":
         """The same ladder for a finest grid of `height` x `width`: each side scaled, rounded, at least 1."""
-        if height < 1 or width < 1:
-            raise ValueError(f"a finest grid has sides of at least 1, got {height}x{width}")
+        height, width = sides_of((height, width), "a finest grid")
         rows, columns = self.finest
         return Pyramid(
             tuple(
@@ -113,6 +112,15 @@ class Pyramid:
 
     def __str__(self) -> str:
         return "-".join(str(h) if h == w else f"{h}x{w}" for h, w in self.grids)
+
+
+def sides_of(size: Sequence[int], what: str) -> Grid:
+    """Raises:
+    ValueError: `size`, called `what` in the sentence, is not two whole numbers of at least 1."""
+    pair = tuple(size) if isinstance(size, list | tuple) else ()
+    if len(pair) != 2 or not all(type(side) is int and side >= 1 for side in pair):
+        raise ValueError(f"{what} is two whole numbers of at least 1, rows and columns, got {size!r}")
+    return pair[0], pair[1]
 
 
 def _grid(entry: int | Sequence[int]) -> Grid:

@@ -89,7 +89,10 @@ def _build(member: Member, line: str, model: dict[str, Any], kept: Pyramid) -> P
         given["parts"] = [_build(part, line, model, kept) for part in parts]
     if cls.keeps_grids:
         given["pyramid"] = kept
-    return cls(**(model | given), **options)
+    try:
+        return cls(**(model | given), **options)
+    except ValueError as error:
+        raise ValueError(f"encoding {line!r}: {error}") from error
 
 
 def _weighted_parts(

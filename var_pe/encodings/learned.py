@@ -23,6 +23,9 @@ class Learned(KnowsGrids, TokenEncoding):
     moves the table to them or `resample` lets it follow them. A level's codes come from the same level where
     both pyramids have as many, else from the level whose sides are nearest in logarithm.
 
+    Costs an addition to the tokens, and where it follows by `resample` while it is trained one resampling per
+    forward; attention's kernels stay.
+
     Args:
         init: `trunc_normal` (standard deviation sqrt(1 / (3 C))), `xavier` (normal, with the fans of the
             whole (L, C) table) or `sinusoidal` (the fixed code, brought to sqrt(1 / (3 C)) root mean square

@@ -19,7 +19,7 @@ class LearnedGrid(Learned):
     results are kept); attention's kernels stay.
 
     Args:
-        grid: (rows, columns) of the table, or one side; none takes the pyramid's finest grid.
+        grid: (rows, columns) of the table, or one side, 1 to 1024; none takes the pyramid's finest grid.
         resample: a convention of `resample.CONVENTIONS`: `area`, `timm`, `torchvision`, ...
         init, scale: as in `learned`; `init=sinusoidal` counts in cells of the table (FlexVAR's start).
     Raises:
@@ -40,6 +40,11 @@ class LearnedGrid(Learned):
         init: str = "trunc_normal",
         scale: float = 1.0,
     ) -> None:
+        sides = grid if isinstance(grid, tuple) else (grid, grid)
+        if grid is not None and not (
+            len(sides) == 2 and all(type(side) is int and 1 <= side <= 1024 for side in sides)
+        ):
+            raise ValueError(f"learned_grid: grid is one side or two from 1 to 1024, got {grid!r}")
         own = Pyramid((pyramid.finest if grid is None else grid,))  # type: ignore[arg-type]  # or one side
         super().__init__(
             dim=dim,

@@ -5,8 +5,9 @@ is the row's label in a report.
 """
 
 import ast
-import sys
 from dataclasses import dataclass, field
+
+LARGEST = 1e9  # beyond it, products of float32 numbers come near their range
 
 Value = int | float | bool | str | None | tuple["Value", ...]
 
@@ -62,8 +63,8 @@ def _member(node: ast.expr, line: str) -> Member:
 
 def _value(node: ast.expr, line: str) -> Value:
     if isinstance(node, ast.Constant) and isinstance(node.value, int | float | str | None):
-        if isinstance(node.value, int | float) and abs(node.value) > sys.float_info.max:
-            raise ValueError(f"encoding {line!r}: a number is too large")
+        if isinstance(node.value, int | float) and not abs(node.value) <= LARGEST:
+            raise ValueError(f"encoding {line!r}: numbers are at most {LARGEST:.0e}, got {ast.unparse(node)}")
         return node.value
     if isinstance(node, ast.Name):
         return {"true": True, "false": False, "none": None}.get(node.id, node.id)

@@ -22,6 +22,9 @@ class Mixed(TokenEncoding):
     the initial values. At fixed grids the sum is a learned table that starts elsewhere and learns at another
     rate: `learned(init=sinusoidal)` is its control.
 
+    Costs what its parts cost and an addition to the tokens, with `gate` P products of L x C more; attention's
+    kernels stay.
+
     Args:
         parts: token encodings, in the order of `weights`.
         weights: one finite number a part; not all zero.
@@ -83,11 +86,18 @@ class Mixed(TokenEncoding):
 
     @torch.no_grad()
     def calibrate(self) -> None:
-        loading = any(parameter.is_meta for parameter in self.parameters())  # the factors are stored as well
+        # of weights that are about to be loaded there is nothing to measure, and the factors come with them
+        loading = self.factor_P.is_meta or any(parameter.is_meta for parameter in self.parameters())
         if self.match_rms and not loading:
             positions = self.pyramid.positions()
             for index, part in enumerate(self._each()):
-                self.factor_P[index] = self.target / amplitude(part.prepare(positions))
+                size = amplitude(part.prepare(positions))
+                if not size > 0:
+                    raise ValueError(
+                        f"mixed: part {index + 1} of {len(self.parts)} starts at zero everywhere, so no "
+                        f"factor gives it its share; match_rms=false adds it as it is"
+                    )
+                self.factor_P[index] = self.target / size
 
     def set_pyramid(self, pyramid: Pyramid, convention: str | Convention | None = None) -> None:
         move_all(self._each(), pyramid, convention)

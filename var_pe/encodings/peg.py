@@ -26,9 +26,9 @@ class ConvolutionEncoding(PositionEncoding):
         self.after = after if isinstance(after, tuple) else (after,)
         known = all(type(block) is int and 0 <= block < depth for block in self.after)
         if not self.after or not known or len(set(self.after)) < len(self.after):
-            raise ValueError(f"peg: after takes blocks in 0..{depth - 1}, each once, got {after}")
+            raise ValueError(f"after takes blocks in 0..{depth - 1}, each once, got {after}")
         if init not in INITS:
-            raise ValueError(f"peg: init is one of {', '.join(INITS)}, got {init!r}")
+            raise ValueError(f"init is one of {', '.join(INITS)}, got {init!r}")
         self.init, self.kernels = init, kernels
         for kernel in kernels:
             weight_NC1kk = torch.zeros(len(self.after), dim, 1, kernel, kernel)

@@ -19,7 +19,7 @@ class PyramidPEG(ConvolutionEncoding):
         after: blocks after which it acts, counted from 0.
         init: `random` or `zero`.
     Raises:
-        ValueError: as in `peg`, or a side is not a positive integer or is named twice.
+        ValueError: as in `peg`, or a side is not a whole number from 1 to 255 or is named twice.
     """
 
     def __init__(
@@ -34,7 +34,7 @@ class PyramidPEG(ConvolutionEncoding):
         init: str = "random",
     ) -> None:
         sides = kernels if isinstance(kernels, tuple) else (kernels,)
-        fit = all(type(side) is int and side > 0 for side in sides)
+        fit = all(type(side) is int and 1 <= side <= 255 for side in sides)
         if not sides or not fit or len(set(sides)) < len(sides):
-            raise ValueError(f"pyramid_peg: kernels are positive sides, each once, got {kernels}")
+            raise ValueError(f"pyramid_peg: kernels are sides from 1 to 255, each once, got {kernels}")
         super().__init__(dim, depth, sides, after, init)

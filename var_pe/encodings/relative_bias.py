@@ -10,7 +10,13 @@ from var_pe.encodings.base import register
 from var_pe.encodings.cache import Remembered
 from var_pe.encodings.grids import KnowsGrids
 from var_pe.encodings.level_term import Levels, LevelTerm
-from var_pe.encodings.resample import Convention, check_table, convention_of, interpolate_table
+from var_pe.encodings.resample import (
+    Convention,
+    check_moved,
+    check_table,
+    convention_of,
+    interpolate_table,
+)
 from var_pe.encodings.scores import ScoreEncoding, displacement, look_up, unit_displacement
 from var_pe.pyramid import Positions, Pyramid
 
@@ -65,7 +71,7 @@ class RelativeBias(KnowsGrids, ScoreEncoding):
         super().__init__()
         self.per_layer = not shared
         self._made_for(pyramid)
-        self.resample = None if resample is None else convention_of(resample)
+        self.resample = None if resample is None else convention_of(resample, "relative_bias: resample")
         self.resampled = Remembered()
         (h, w), tables = pyramid.finest, 1 if shared else depth
         self.table_NHyx = nn.Parameter(torch.zeros(tables, num_heads, 2 * h - 1, 2 * w - 1))
@@ -90,6 +96,7 @@ class RelativeBias(KnowsGrids, ScoreEncoding):
             )
         check_table(self.table_NHyx.flatten(1), "the relative_bias table")
         table_NHyx = stretched(self.table_NHyx, self.pyramid, pyramid, convention).clone()
+        check_moved(table_NHyx, "the relative_bias table")
         self.table_NHyx = nn.Parameter(table_NHyx, requires_grad=self.table_NHyx.requires_grad)
         self.level_term.set_pyramid(pyramid, like=self.table_NHyx)
         self._made_for(pyramid)

@@ -11,6 +11,7 @@ from torch import Tensor
 from var_pe.pyramid import Grid, Pyramid
 
 MODES = ("bilinear", "bicubic", "area")
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # fewer bits have no arithmetic
 
 
 @dataclass(frozen=True)
@@ -53,12 +54,16 @@ CONVENTIONS = {
 }
 
 
-def convention_of(convention: str | Convention) -> Convention:
-    """The convention of that name; one given in full is taken as it is."""
+def convention_of(convention: str | Convention, setting: str = "a resampling convention") -> Convention:
+    """The convention of that name; one given in full is taken as it is.
+
+    Raises:
+        ValueError: there is none of that name; `setting` is what the sentence calls it.
+    """
     if isinstance(convention, Convention):
         return convention
-    if convention not in CONVENTIONS:
-        raise ValueError(f"a resampling convention is one of {', '.join(CONVENTIONS)}, got {convention!r}")
+    if convention not in tuple(CONVENTIONS):
+        raise ValueError(f"{setting} is one of {', '.join(CONVENTIONS)}, got {convention!r}")
     return CONVENTIONS[convention]
 
 
@@ -77,26 +82,51 @@ def resample_table(
     moved; a forward pass calls `interpolate_table`.
 
     Raises:
-        ValueError: `table_LC` (called `name` in the sentence) has not one row a cell, or is not finite.
+        ValueError: `table_LC` (called `name` in the sentence) has not one row a cell, is not finite before
+            or after, or an argument is not what it must be.
     """
+    how = convention_of(convention, f"{name}: the resampling convention")
+    old, new = _grid(old, f"{name}: its grid"), _grid(new, f"{name}: the grid that it moves to")
+    if type(prefix) is not int or prefix < 0:
+        raise ValueError(f"{name}: prefix is a whole number of rows of at least 0, got {prefix!r}")
     check_table(table_LC, name)
     if len(table_LC) != prefix + old[0] * old[1]:
         raise ValueError(
             f"{name} has {len(table_LC)} rows, {prefix} prefix tokens and a grid of {old[0]}x{old[1]} "
             f"need {prefix + old[0] * old[1]}"
         )
-    return interpolate_table(table_LC, old, new, convention, prefix)
+    moved_LC = interpolate_table(table_LC, old, new, how, prefix)
+    check_moved(moved_LC, name)
+    return moved_LC
+
+
+def _grid(grid: Grid, what: str) -> Grid:
+    try:
+        rows, columns = map(index, grid)
+    except (TypeError, ValueError):
+        rows = columns = 0
+    if rows < 1 or columns < 1:
+        raise ValueError(f"{what} must be two whole numbers (rows, columns) of at least 1, got {grid!r}")
+    return rows, columns
 
 
 def check_table(table_LC: Tensor, name: str) -> None:
     """Raises:
     ValueError: it is no table of floating-point numbers, or one of them is not finite."""
-    if table_LC.dim() != 2 or not table_LC.is_floating_point():
+    if table_LC.dim() != 2 or 0 in table_LC.shape or table_LC.dtype not in DTYPES:
         raise ValueError(
-            f"{name} must be rows of floating-point codes, got {tuple(table_LC.shape)} {table_LC.dtype}"
+            f"{name} must be rows of floating-point codes, got {tuple(table_LC.shape)} {table_LC.dtype} "
+            f"(at least a number a row, of 16 bits or more)"
         )
     if not table_LC.isfinite().all():
         raise ValueError(f"{name} holds NaN or infinite values and cannot be resampled")
+
+
+def check_moved(moved: Tensor, name: str) -> None:
+    """Raises:
+    ValueError: a finite table went beyond its type: cubic curves overshoot its largest values."""
+    if not moved.isfinite().all():
+        raise ValueError(f"{name} goes beyond {moved.dtype} when it is resampled; float32 holds more")
 
 
 def interpolate_table(

@@ -29,9 +29,10 @@ class Rope(PositionEncoding):
     Args:
         coordinates: `center`, `start`, `corner`, `index` or `learned`; see `Coordinates`.
         unit: `cells` of the finest level, or `image`.
-        base: ratio of the slowest to the fastest wavelength, above 1. 100 is what RoPE-ViT takes for cells
-            and DINOv3 for the image: on a grid of 14 the two are nearly the same 0.9 .. 0.013 radians a cell.
-            The 10000 of text and of VAR's successors leaves half of the pairs all but still on such grids.
+        base: above 1; wavelengths grow from 2 pi units by base^(4 / D) a pair, short of 2 pi base. 100 is
+            what RoPE-ViT takes for cells and DINOv3 for the image: on a grid of 14 the two are nearly the
+            same 0.9 .. 0.013 radians a cell. The 10000 of text and of VAR's successors leaves half of the
+            pairs all but still on such grids.
         layout: pair p is the channels p and p + D / 2 (`half`, DINOv3), or 2 p and 2 p + 1 (`interleaved`,
             RoFormer). The same operator up to an order of channels; matters for weights from elsewhere.
         shift, jitter, rescale: DINOv3's augmentations of the coordinates, in training only.

@@ -20,7 +20,8 @@ class Sinusoidal(TokenEncoding):
     temperature 10000. Follows any pyramid, has nothing to learn and leaves attention's kernels alone.
 
     Args:
-        temperature: ratio of the longest to the shortest wavelength, above 1.
+        temperature: above 1; wavelengths grow from 2 pi cells by temperature^(4 / C) a frequency, short of
+            2 pi temperature (`big_vision`: up to it).
         coordinates: `center`, or `index`: rows and columns counted 0, 1, ... in the token's own level, as
             libraries do for one level. Token 0, 0 then has one code at all levels.
         order: `timm`; `mae`, `[sin x | cos x | sin y | cos y]` (also DiT's); `big_vision`, that order with

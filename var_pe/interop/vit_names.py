@@ -25,6 +25,12 @@ THEIRS: dict[str, list[tuple[str, str]]] = {
     ],
     "dinov2": [(r"^reg_token$", "register_tokens")],
 }
+# what their models have whatever their options
+ALWAYS = {
+    "timm": ("patch_embed.proj.weight",),
+    "torchvision": ("patch_embed.proj.weight", "cls_token", "pos_embed", "blocks.0.attn.qkv.bias"),
+    "dinov2": ("patch_embed.proj.weight", "cls_token", "pos_embed"),
+}
 # not weights that a forward pass reads: a token of masked training, an index that follows from the grid
 IGNORED = {"timm": r"relative_position_index$", "torchvision": r"^$", "dinov2": r"^mask_token$"}
 
@@ -33,21 +39,33 @@ class ViTWeights:
     """A state dict asked by timm's names, whatever its source; sentences name the source's own.
 
     Raises:
-        ValueError: the source is not known, or the state dict is another's.
+        ValueError: the source is not known, or the state dict is another's or none.
     """
 
     def __init__(self, state_dict: Mapping[str, Any], source: str) -> None:
-        if source not in THEIRS:
+        if source not in tuple(THEIRS):
             raise ValueError(f"source is one of {', '.join(THEIRS)}, got {source!r}")
+        if not isinstance(state_dict, Mapping):
+            raise ValueError(
+                f"the {source} state dict must map names to tensors, got {type(state_dict).__name__}"
+            )
+        for key, value in state_dict.items():
+            if not isinstance(key, str) or not isinstance(value, Tensor):
+                raise ValueError(
+                    f"the {source} state dict must map names to tensors, "
+                    f"got {key!s:.60}: {type(value).__name__}"
+                )
         self.source, self.taken = source, set[str]()
         self.state = {
             re.sub(r"\.mlp\.linear_([12])\.", lambda m: f".mlp.{3 * int(m[1]) - 3}.", key): value
             for key, value in state_dict.items()  # torchvision's names before 0.13
             if not re.search(IGNORED[source], key)
         }
-        kernel = self.theirs("patch_embed.proj.weight")
-        if kernel not in self.state:
-            raise ValueError(f"the {source} state dict lacks {kernel}; is it another library's?")
+        for name in ALWAYS[source]:
+            if name not in self:
+                raise ValueError(
+                    f"the {source} state dict lacks {self.theirs(name)}; is it another library's?"
+                )
 
     def theirs(self, name: str) -> str:
         for pattern, replacement in THEIRS[self.source]:
@@ -64,18 +82,32 @@ class ViTWeights:
         found = re.compile(re.escape(start) + r"(\d+)\.")
         return 1 + max((int(match[1]) for key in self.state if (match := found.match(key))), default=-1)
 
+    def form(self, *forms: tuple[str, ...]) -> tuple[str, ...]:
+        """Of several ways to name parts of a block the first that any block uses at all; () if none does.
+
+        Blocks are alike: whoever takes all of its names from every block finds what a block lacks.
+        """
+        blocks = [f"blocks.{block}." for block in range(self.depth)]
+        return next((form for form in forms if any(b + name in self for b in blocks for name in form)), ())
+
     def take(self, name: str, *shape: int) -> Tensor:
-        """A float32 copy of a tensor that must be there, in this shape; -1 is any length."""
+        """A float32 copy of finite numbers that must be there, in this shape; -1 is any length but 0."""
         key = self.theirs(name)
         if key not in self.state:
             raise ValueError(f"the {self.source} state dict lacks {key}")
         value = self.state[key]
         found = tuple(value.shape)
-        if len(found) != len(shape) or any(n not in (-1, f) for n, f in zip(shape, found, strict=True)):
+        wrong = 0 in found or any(n not in (-1, f) for n, f in zip(shape, found, strict=False))
+        if wrong or len(found) != len(shape):
             wanted = " x ".join("any" if n == -1 else str(n) for n in shape)
             raise ValueError(f"the {self.source} state dict: {key} must be {wanted}, got {found}")
+        if not value.is_floating_point():
+            raise ValueError(f"the {self.source} state dict: {key} must be floating-point, got {value.dtype}")
         self.taken.add(key)
-        return value.detach().to(torch.float32, copy=True)
+        weight = value.detach().to(torch.float32, copy=True)
+        if not weight.isfinite().all():
+            raise ValueError(f"the {self.source} state dict: {key} holds NaN or infinite values")
+        return weight
 
     def check_all_taken(self) -> None:
         """Raises:

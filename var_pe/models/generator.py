@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
-from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.configuration_utils import register_to_config
 from diffusers.models.modeling_utils import ModelMixin  # noqa: F401  # pipelines look for it in this module
 from torch import Tensor, nn
 
@@ -27,7 +27,7 @@ from var_pe.models.initialisation import initialise
 from var_pe.models.layers import LevelCache, Place
 from var_pe.models.movable import Movable
 from var_pe.models.tokenizer import VQTokenizer
-from var_pe.pyramid import Grid, Positions, Pyramid
+from var_pe.pyramid import Grid, Positions, Pyramid, sides_of
 from var_pe.rules import RuleError, check_numbers
 
 
@@ -72,7 +72,7 @@ class Drawn:
         return self.maps[-1]
 
 
-class VARTransformer(Movable, ConfigMixin):  # type: ignore[misc]
+class VARTransformer(Movable):
     """Class-conditional next-scale transformer (Tian et al. 2024) under any position encoding.
 
     The first level starts from one vector, class embedding plus `start_C`; every other level from its view of
@@ -114,6 +114,7 @@ class VARTransformer(Movable, ConfigMixin):  # type: ignore[misc]
             if value < least:
                 raise ValueError(f"a generator's {name} must be at least {least}, got {value}")
         self.pyramid = Pyramid(tuple(levels))  # type: ignore[arg-type]  # nested lists come back from config.json
+        self.ladder = self.pyramid
         self.num_classes, self.num_heads = num_classes, num_heads
         self.class_embed = nn.Embedding(num_classes + 1, dim)
         self.start_C = nn.Parameter(torch.zeros(dim))
@@ -170,19 +171,23 @@ class VARTransformer(Movable, ConfigMixin):  # type: ignore[misc]
         Raises:
             ValueError: a table has to move and no `resample` says how, or levels are embedded that it lacks.
         """
-        self.level_embed.check_levels(pyramid)
-        self.position_encoding.set_pyramid(pyramid, resample)
-        self.position_encoding.to(self.device)  # terms of levels that were not there before
-        self._keep_grids(pyramid)
-        self.pyramid = pyramid
-        self.register_to_config(levels=[list(grid) for grid in pyramid.grids])
+        self._move(pyramid, resample)
+        self.ladder = pyramid
 
     def set_input_size(self, size: Sequence[int], resample: str | None = None) -> None:
-        """`set_pyramid` to the levels as they are, scaled so that the finest has `size` rows and columns.
+        """`set_pyramid` to the model's levels scaled so that the finest has `size` rows and columns.
 
         Those are an image's sides over the tokenizer's downsampling factor, which a generator does not know.
+        What is scaled are the levels that it was built with, loaded with or last set to as such: one size
+        after another rounds once, and the way back leads home.
         """
-        self.set_pyramid(self.pyramid.for_size(*size), resample)
+        rows, columns = sides_of(size, "a generator's input size")
+        self._move(self.ladder.for_size(rows, columns), resample)
+
+    def _move(self, pyramid: Pyramid, resample: str | None) -> None:
+        self.level_embed.check_levels(pyramid)
+        self._move_encoding(pyramid, resample)
+        self.register_to_config(levels=[list(grid) for grid in pyramid.grids])
 
     def move_to(self, size: Sequence[Any], resample: str | None) -> None:
         self.set_pyramid(Pyramid(tuple(size)), resample)

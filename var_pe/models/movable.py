@@ -3,14 +3,16 @@
 from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
+from diffusers.configuration_utils import ConfigMixin
 from diffusers.models.modeling_utils import ModelMixin
 
 from var_pe.encodings import PositionEncoding
 from var_pe.encodings.grids import KnowsGrids
+from var_pe.encodings.resample import convention_of
 from var_pe.pyramid import Pyramid
 
 
-class Movable(ModelMixin):
+class Movable(ModelMixin, ConfigMixin):  # type: ignore[misc]
     """A model whose size can change after it was built."""
 
     size_argument: ClassVar[str]  # the constructor's argument that says the size
@@ -22,15 +24,31 @@ class Movable(ModelMixin):
         """To another value of `size_argument`."""
         raise NotImplementedError
 
-    def _keep_grids(self, new: Pyramid) -> None:
-        """Notes in the config, on leaving the first grids for `new`, what unmoved parameters were made for.
+    def register_to_config(self, **kwargs: Any) -> None:
+        """diffusers' own; but what is set anew no longer counts as left at its default.
 
-        Their shapes follow from these, and a saved copy is built before its weights are read.
+        `from_config` takes the default for what counts so, which would undo a move.
         """
+        if "_internal_dict" in self.__dict__:
+            untouched = self.config.get("_use_default_values", [])
+            kwargs["_use_default_values"] = [name for name in untouched if name not in kwargs]
+        super().register_to_config(**kwargs)
+
+    def _move_encoding(self, new: Pyramid, resample: str | None) -> None:
+        """The position encoding to the grids of `new`, which `self.pyramid` is then set to.
+
+        Parameters that do not move keep shapes that follow from the first grids: the config notes those,
+        since a saved copy is built before its weights are read.
+        """
+        if resample is not None:
+            convention_of(resample)  # a wrong name is an error even where nothing has to move
+        self.position_encoding.set_pyramid(new, resample)
+        self.position_encoding.to(self.device)  # terms of levels that were not there before
         parts = (module for module in self.modules() if isinstance(module, PositionEncoding))
         first = self.config["kept_grids"] is None and new != self.pyramid
         if first and any(part.keeps_grids for part in parts):
             self.register_to_config(kept_grids=[list(grid) for grid in self.pyramid.grids])
+        self.pyramid = new
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Self:

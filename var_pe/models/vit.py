@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
@@ -14,7 +14,7 @@ from var_pe.models.initialisation import initialise
 from var_pe.models.layers import MLP, Attention, LayerScale, Place
 from var_pe.models.movable import Movable
 from var_pe.models.patches import PatchEmbedding, build_stem
-from var_pe.pyramid import Grid, Pyramid
+from var_pe.pyramid import Grid, Pyramid, sides_of
 from var_pe.rules import RuleError, check_names, check_numbers
 
 POOLS = ("class_token", "mean")
@@ -77,7 +77,7 @@ class Block(nn.Module):
         return x_BLC + self.drop_path(self.scale2(self.mlp(self.norm2(x_BLC))))
 
 
-class ViTClassifier(Movable, ConfigMixin):  # type: ignore[misc]
+class ViTClassifier(Movable):
     """Images in [-1, 1] to class logits; class token and registers come before the patches and have no place.
 
     Arguments as in `ClassifierConfig`; `image_size` is (height, width) in pixels; with 0 classes there is no
@@ -128,7 +128,7 @@ class ViTClassifier(Movable, ConfigMixin):  # type: ignore[misc]
                 f"a classifier needs at least two classes, got {num_classes} (0: features alone)"
             )
         self.patch_size, self.pool, self.dynamic, self.final_norm = patch_size, pool, dynamic, final_norm
-        self.image_size = (image_size[0], image_size[1])
+        self.image_size = sides_of(image_size, "image_size")
         self.pyramid = self._grid(self.image_size)
         self.patch_embed = build_stem(stem, image_channels, dim, patch_size, patch_kernel)
         prefix = registers + (pool == "class_token")
@@ -166,11 +166,9 @@ class ViTClassifier(Movable, ConfigMixin):  # type: ignore[misc]
             ValueError: a side is not a multiple of the patch size, or a table has to move and no `resample`
                 says how.
         """
-        height, width = image_size
-        pyramid = self._grid((height, width))
-        self.position_encoding.set_pyramid(pyramid, resample)
-        self._keep_grids(pyramid)
-        self.pyramid, self.image_size = pyramid, (height, width)
+        height, width = sides_of(image_size, "image_size")
+        self._move_encoding(self._grid((height, width)), resample)
+        self.image_size = (height, width)
         self.register_to_config(image_size=[height, width])
 
     def move_to(self, size: Sequence[Any], resample: str | None) -> None:
