@@ -3,13 +3,11 @@
 What is wrong with a file is one sentence that names it; diffusers' own speaks to programmers.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
 
 from var_pe import settings
 from var_pe.assembly import load_model
@@ -116,7 +114,7 @@ def check_weights(cls: type[M], folder: Path) -> None:
 def of_checkpoint(path: Path, checkpoint: Checkpoint) -> Subject:
     """Raises:
     ValueError: the file holds no state dict of the library that was named."""
-    state = checked_state(path)
+    state = read_state(path)
     try:
         weights = ViTWeights(state, checkpoint.source)
         model = convert(
@@ -130,21 +128,6 @@ def of_checkpoint(path: Path, checkpoint: Checkpoint) -> Subject:
         raise ValueError(f"{path}: {error}") from error
     table_1LC = weights.state.get(weights.theirs("pos_embed"))
     return Subject(path.name, model, absolute_LC=None if table_1LC is None else table_1LC[0].float())
-
-
-def checked_state(path: Path) -> Mapping[str, Tensor]:
-    """Raises:
-    ValueError: the file maps no names to tensors."""
-    state = read_state(path)
-    if not isinstance(state, Mapping):
-        raise ValueError(f"{path} must map names to tensors, it holds a {type(state).__name__}")
-    for name, value in state.items():
-        if not isinstance(name, str) or not isinstance(value, Tensor):
-            inner = " (is it the state dict? save it alone)" if isinstance(value, Mapping) else ""
-            raise ValueError(
-                f"{path} must map names to tensors, {name!s:.60} is of type {type(value).__name__}{inner}"
-            )
-    return state
 
 
 def patch_side(weights: ViTWeights) -> int:
