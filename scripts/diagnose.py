@@ -11,8 +11,8 @@ from pathlib import Path
 
 from var_pe.command_line import check_options, exit_with_sentence
 from var_pe.diagnosis.evidence import TASKS, read_evidence
+from var_pe.diagnosis.opening import Checkpoint
 from var_pe.diagnosis.page import as_text, diagnose, write_page
-from var_pe.diagnosis.subject import Checkpoint
 from var_pe.encodings.resample import CONVENTIONS
 from var_pe.interop.vit_names import THEIRS
 

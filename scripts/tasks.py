@@ -5,7 +5,8 @@
 
 The pictures are `shapes`, which come with masks and boxes; the scores are taken at the training size and at
 twice that, where nothing was trained. Writes task_evidence.json, which scripts/diagnose.py quotes, and
-task_evidence.md. With the output of scripts/resolutions.py its classifiers are used.
+task_evidence.md. With the output of scripts/resolutions.py its classifiers are used, and what it measured of
+their own task goes into the json as well.
 """
 
 import argparse

@@ -1,32 +1,23 @@
-"""What diagnose says is so: numbers known beforehand, planted faults, every encoding, every kind of file."""
+"""What diagnose measures of an encoding and says of it: numbers known beforehand, planted faults."""
 
-import json
-import runpy
-import sys
 from math import pi
-from pathlib import Path
 
 import pytest
 import torch
-from conftest import MEMBERS
-from safetensors.torch import load_file, save_file
 
-from var_pe.diagnosis import evidence, findings, fit
-from var_pe.diagnosis.evidence import Measured, compare, read_evidence
+from var_pe.diagnosis import findings
 from var_pe.diagnosis.measures import (
     Asked,
-    bias,
     code,
     cosine,
-    moved,
     neighbours,
     shares,
     turned,
     wavelengths,
 )
-from var_pe.diagnosis.page import as_text, diagnose, of_subject, write_page
-from var_pe.diagnosis.subject import Checkpoint, Subject, open_subject, tokens_before_positions
-from var_pe.encodings import build_encoding
+from var_pe.diagnosis.page import of_subject
+from var_pe.diagnosis.subject import Subject
+from var_pe.encodings import PositionEncoding, build_encoding
 from var_pe.pyramid import Pyramid
 
 SQUARE = Pyramid(((6, 6),))
@@ -54,6 +45,38 @@ def test_wavelengths_are_those_of_the_frequencies():
     assert wavelengths(asked("sinusoidal")) is None
 
 
+class TurnsAlong(PositionEncoding):
+    """One quarter of a turn a row, one eighth a column: every channel along one axis alone."""
+
+    def prepare(self, positions):
+        return positions
+
+    def rotate(self, x_BHLD, context, layer):
+        angle_L2 = context.cell_L2 * torch.tensor([pi / 2, pi / 4])
+        a_BHL2, b_BHL2 = x_BHLD.unflatten(-1, (2, 2)).unbind(-1)
+        turned = [a_BHL2 * angle_L2.cos() - b_BHL2 * angle_L2.sin()]
+        turned.append(a_BHL2 * angle_L2.sin() + b_BHL2 * angle_L2.cos())
+        return torch.stack(turned, dim=-1).flatten(-2)
+
+
+@pytest.mark.parametrize("grid", [(6, 4), (1, 6), (6, 1), (1, 1)])
+def test_wavelengths_belong_to_their_axis_and_a_side_of_one_does_not_hide_the_other(grid):
+    """Four cells a turn down, eight across; swapped, they would look plausible on a square."""
+    one = Asked(TurnsAlong(), Pyramid((grid,)), 4, 1)
+    found_2F = wavelengths(one)
+    if grid == (1, 1):
+        assert found_2F is None
+        return
+    inf = float("inf")
+    down, across = ([4.0, 4.0, inf, inf] if grid[0] > 1 else [inf] * 4), [inf, inf, 8.0, 8.0]
+    expected = torch.tensor([down, across if grid[1] > 1 else [inf] * 4])
+    torch.testing.assert_close(found_2F, expected, rtol=1e-4, atol=0)
+    said_of = said(findings.rotary(one))
+    assert ("rows channels turn once in 4" in said_of) == (grid[0] > 1)
+    assert ("columns channels turn once in 8" in said_of) == (grid[1] > 1)
+    assert "Nothing turns" not in said_of
+
+
 def test_a_vector_turned_for_two_places_is_as_alike_as_they_are_near():
     """Similarity depends on the displacement only, and is 1 at none."""
     turned_LL = turned(asked("rope"))
@@ -69,6 +92,14 @@ def test_neighbours_are_cells_side_by_side():
     pairs = [(1, 2), (2, 3), (4, 5), (5, 6), (1, 4), (2, 5), (3, 6)]
     expected = sum(float(similarity_LL[a, b]) for a, b in pairs) / len(pairs)
     assert neighbours(similarity_LL, pyramid) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("grid", [(1, 3), (3, 1)])
+def test_neighbours_in_a_single_row_or_column(grid):
+    """All neighbours lie along the other axis, and a single cell has none."""
+    similarity_LL = torch.tensor([[1.0, 0.5, 9], [0, 1, 0.3], [9, 9, 1]])
+    assert neighbours(similarity_LL, Pyramid((grid,))) == pytest.approx(0.4)
+    assert neighbours(torch.ones(1, 1), Pyramid(((1, 1),))) is None
 
 
 def test_shares_are_read_off_the_whole_and_not_off_the_weights():
@@ -88,6 +119,82 @@ def test_shares_are_read_off_the_whole_and_not_off_the_weights():
     assert [share.along for share in shares(one.encoding, SQUARE)][1] == pytest.approx(0, abs=1e-5)
 
 
+def test_shares_are_of_squared_norms():
+    """Parts at right angles, as long as 4 and 3: shares of 16 and 9 in 25, which add up."""
+    one = asked("mixed(learned=0.5, sinusoidal=0.5, match_rms=false)")
+    table, fixed = one.encoding.parts
+    about = fixed.code_LC(SQUARE.positions())
+    about = about - about.mean(0)
+    noise = torch.randn(36, 32, generator=torch.Generator().manual_seed(1))
+    noise = noise - noise.mean(0)
+    noise -= about * (noise * about).sum() / about.square().sum()
+    with torch.no_grad():
+        table.table_LC.copy_(noise * (4 / 3 * about.norm() / noise.norm()))
+    assert [share.along for share in shares(one.encoding, SQUARE)] == pytest.approx([0.64, 0.36], abs=1e-4)
+
+
+def test_parts_of_a_mixture_are_called_as_in_the_config():
+    """A person has to find them there, also where one name stands twice."""
+    one = asked("mixed(learned_grid, sinusoidal, sinusoidal(temperature=20), weights=(0.4, 0.3, 0.3))")
+    names = [share.part for share in shares(one.encoding, SQUARE)]
+    assert names == ["learned_grid", "sinusoidal 1", "sinusoidal 2"]
+
+
+@pytest.mark.parametrize(("amount", "verdict"), [(0.99, "note"), (0.9, "fine")])
+def test_a_mixture_of_nearly_one_part_is_told(amount, verdict):
+    """`ALONE` is a share of the whole: what lies beside it makes no difference any more."""
+    one = asked(f"mixed(learned={1 - amount:.2f}, sinusoidal={amount}, match_rms=false)")
+    with torch.no_grad():
+        one.encoding.parts[0].table_LC.mul_(40)  # as long as the code beside it
+    (found,) = findings.mixture(one)
+    assert found.verdict == verdict
+    assert ("nearly sinusoidal alone" in found.todo) == (verdict == "note")
+
+
+@pytest.mark.parametrize(
+    ("sizes", "verdict"),
+    [((1.0, 1.0), "fine"), ((0.01, 1.0), "note"), ((1.0, 0.01), "note"), ((9, 1.0), "problem")],
+)
+def test_one_level_is_enough_to_be_told(sizes, verdict):
+    """Faint or loud on a coarse level is nothing that the mean over the others may hide."""
+    pyramid = Pyramid.square(1, 3)
+    one = asked("learned", pyramid)
+    tokens_BLC = torch.ones(2, 10, 32)
+    with torch.no_grad():
+        for span, size in zip(pyramid.spans, sizes, strict=True):
+            one.encoding.table_LC[span] = size
+    (found,) = findings.norms(one, tokens_BLC, "ones")
+    assert found.verdict == verdict
+    assert bool(found.todo) == (verdict != "fine")
+
+
+@pytest.mark.parametrize(("size", "verdict"), [(1.0, "fine"), (40.0, "note")])
+def test_a_prefix_row_that_stands_out_is_told(size, verdict, make_vit):
+    """Such a norm is what people find in other libraries' tables and stumble over."""
+    vit = make_vit(pool="class_token")
+    table_LC = torch.cat([torch.full((1, 32), size), torch.ones(24, 32)])
+    found = list(findings.prefix(Subject("vit", vit, absolute_LC=table_LC)))
+    (norm,) = [finding for finding in found if "position of a prefix token" in finding.said]
+    assert norm.verdict == verdict
+    assert bool(norm.todo) == (verdict == "note")
+
+
+def test_a_table_of_another_grid_is_said_to_be_read_and_not_to_be_wrong(make_vit, make_generator):
+    """`learned_grid` is meant to be read at every size; only going on at one of them is worth a word."""
+    (levels,) = findings.grids(Subject("model", make_generator("learned_grid")))
+    assert (levels.verdict, levels.todo) == ("fine", "")
+    vit = make_vit("learned_grid")
+    vit.set_input_size((16, 24))
+    (other,) = findings.grids(Subject("model", vit))
+    assert (other.verdict, "grids 4x6" in other.said, bool(other.todo)) == ("note", True, True)
+
+
+@pytest.mark.parametrize("line", ["alibi", "peg", "relative_bias"])
+def test_whoever_hears_of_places_between_tokens_hears_what_to_do(line):
+    (found,) = findings.places(asked(line))
+    assert (found.verdict, bool(found.todo)) == ("note", True)
+
+
 @pytest.mark.parametrize(("line", "verdict"), [("sinusoidal", "problem"), ("sinusoidal(scale=0.05)", "fine")])
 def test_positions_that_drown_tokens_are_told(line, verdict):
     """At width 32 the fixed code has norm 4, tokens of 0.5 are lost in it."""
@@ -102,7 +209,7 @@ def test_neighbours_that_look_alike_are_told():
     """A table of equal rows has no places in it; where nothing is added or turned, cosines say nothing."""
     assert said(findings.places(asked("sinusoidal")), "fine")
     assert "bag of tokens" in said(findings.places(asked("none")), "problem")
-    assert "bias alone" in said(findings.places(asked("alibi")), "note")
+    assert "bias of attention alone" in said(findings.places(asked("alibi")), "note")
     one = asked("learned")
     with torch.no_grad():
         one.encoding.table_LC.copy_(one.encoding.table_LC[:1].expand(36, -1))
@@ -128,189 +235,6 @@ def test_numbers_that_are_none_stop_the_diagnosis(make_vit):
     found = of_subject(Subject("broken", vit), None, "timm", None, [])
     assert list(found.sections) == ["Weights"]
     assert "position_encoding.table_LC" in said(found.sections["Weights"], "problem")
-
-
-def test_a_size_far_from_training_is_told_with_what_to_do(make_vit):
-    wide, wider = (
-        of_subject(Subject("vit", make_vit()), size, "timm", None, []) for size in ((8, 16), (8, 48))
-    )
-    near, far = wide.sections["At 8x16 pixels"][0], wider.sections["At 8x48 pixels"][0]
-    assert [near.verdict, far.verdict] == ["fine", "problem"]
-    assert "go on training at that size" in far.todo
-    assert "from 4x6 to 4x8: 1.33 times" in near.said
-    assert "from 4x6 to 4x24: 4 times in a side, 4 times in shape" in far.said
-    with pytest.raises(ValueError, match="multiples of 2 pixels"):
-        of_subject(Subject("vit", make_vit()), (8, 9), "timm", None, [])
-
-
-def test_what_cannot_follow_is_said_and_not_raised():
-    (found,) = fit.at_size(asked("learned"), ValueError("the table was made for the grids 6"), "timm")
-    assert found.verdict == "problem"
-    assert "cannot follow: the table was made" in found.said
-
-
-def test_a_resampled_table_is_compared_after_the_way_back():
-    """Noise does not survive being halved, a code that is computed loses nothing."""
-    small = Pyramid(((3, 3),))
-    for line, verdict, words in (
-        ("learned", "note", "there and back"),
-        ("sinusoidal", "fine", "nothing is lost"),
-    ):
-        one = asked(line)
-        (found,) = fit.table(one, moved(one, small, "timm"), "timm")
-        assert found.verdict == verdict
-        assert words in found.said
-
-
-@pytest.mark.parametrize("line", MEMBERS)
-def test_every_encoding_is_diagnosed_in_both_models(line, make_vit, make_generator):
-    """Hooks are asked, not names: a member of tomorrow is diagnosed as well."""
-    for model in (make_vit(line), make_generator(line, levels=(1, 2, 4))):
-        subject = Subject("model", model)
-        tokens_BLC, what = tokens_before_positions(subject)
-        assert "noise" in what
-        assert tokens_BLC.shape[1:] == (model.pyramid.num_tokens, 32)
-        assert "embed" not in vars(model.position_encoding)
-        one = Asked(model.position_encoding, model.pyramid, 32, 4)
-        there = moved(one, Pyramid(tuple((2 * h, w) for h, w in model.pyramid.grids)), "timm")
-        for each in (one, there):
-            found = [code(each), turned(each), bias(each), wavelengths(each)]
-            assert any(value is not None for value in found) or "peg" in line or line == "none"
-            for value in found[:2]:
-                assert value is None or value.isfinite().all()
-        list(findings.places(one)), list(findings.rotary(one)), list(findings.mixture(one))
-        list(findings.norms(one, tokens_BLC, what)), list(fit.at_size(one, there, "timm"))
-
-
-def rows() -> list[Measured]:
-    common = dict(task="segmentation", size=(32, 32), frozen=True, seeds=(0, 1, 2))
-    return [
-        Measured("learned", mean=0.60, spread=0.02, **common),
-        Measured("rope", mean=0.70, spread=0.02, **common),
-        Measured("alibi", mean=0.69, spread=0.02, **common),
-        Measured("rope", mean=0.50, spread=0.02, **(common | {"frozen": False})),
-    ]
-
-
-def test_tasks_are_spoken_of_by_what_was_measured_alone(tmp_path):
-    """A difference within the spreads is none, and what was not measured is not guessed."""
-    (worse,) = fit.for_task("learned", "segmentation", rows())
-    assert worse.verdict == "problem"
-    assert "learned reached 60.0 ± 2.0 % (3 seeds); the best, rope, 70.0" in worse.said
-    (even,) = fit.for_task("alibi", "segmentation", rows())
-    assert even.verdict == "fine"
-    (unknown,) = fit.for_task("sinusoidal", "segmentation", rows())
-    assert "nothing was measured of sinusoidal" in unknown.said
-    assert "measured: learned, rope, alibi" in unknown.said
-    (nothing,) = fit.for_task("learned", "detection", [])
-    assert "nothing was measured" in nothing.said
-    assert [own.frozen for own, _ in compare("rope", "segmentation", rows())] == [True, False]
-
-
-def test_a_table_that_was_named_must_be_one(tmp_path, monkeypatch):
-    """Only the one of docs/ may be missing, as it is where the package alone is installed."""
-    with pytest.raises(ValueError, match=r"none.json cannot be read: No such file"):
-        read_evidence(tmp_path / "none.json")
-    for junk in ("junk", '{"a": 1}', '[{"encoding": "rope"}]'):
-        (tmp_path / "junk.json").write_text(junk)
-        with pytest.raises(ValueError, match=r"junk.json is no table of scripts/tasks.py"):
-            read_evidence(tmp_path / "junk.json")
-    monkeypatch.setattr(evidence, "EVIDENCE", tmp_path / "none.json")
-    assert read_evidence() == []
-
-
-def test_the_evidence_is_the_table_that_the_study_writes(tmp_path):
-    """Two programs, one file: its fields must not drift apart."""
-    from var_pe.comparison.tasks import TASKS, Score
-    from var_pe.comparison.tasks import evidence as table_of
-
-    scores = [Score("rope", seed, next(iter(TASKS)), True, (32, 32), 0.5 + seed / 10) for seed in (0, 1)]
-    (tmp_path / "table.json").write_text(json.dumps(table_of(scores)))
-    (row,) = read_evidence(tmp_path / "table.json")
-    assert (row.encoding, row.frozen, row.size, row.seeds) == ("rope", True, (32, 32), (0, 1))
-    assert row.mean == pytest.approx(0.55)
-
-
-def test_a_saved_model_and_a_pipeline_are_opened(tmp_path, pipeline, make_vit):
-    make_vit().save_pretrained(tmp_path / "vit")
-    pipeline.save_pretrained(tmp_path / "pipeline")
-    assert "ViTClassifier" in diagnose(tmp_path / "vit").intro
-    found = diagnose(tmp_path / "pipeline", size=(8, 16))
-    assert "VARTransformer" in found.intro
-    assert "At 8x16 pixels" in found.sections
-    with pytest.raises(ValueError, match="neither a run, nor a saved model"):
-        open_subject(tmp_path)
-    pipeline.transformer.save_pretrained(tmp_path / "generator")
-    with pytest.raises(ValueError, match="needs its tokenizer"):
-        diagnose(tmp_path / "generator", size=(8, 16))
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (lambda table: table[:, :16], "codes of width 16, the model's width is 32"),
-        (lambda table: torch.cat([table[:1], table]), "has 25 rows, the grids stored beside it 24 cells"),
-    ],
-)
-def test_a_table_that_does_not_fit_is_found_before_loading_fails(tmp_path, make_vit, change, words):
-    """The loader can only say that shapes differ."""
-    make_vit().save_pretrained(tmp_path)
-    file = next(tmp_path.glob("*.safetensors"))
-    state = load_file(file)
-    state["position_encoding.table_LC"] = change(state["position_encoding.table_LC"]).contiguous()
-    save_file(state, file, {"format": "pt"})
-    found = diagnose(tmp_path)
-    assert words in said(found.sections["Files"], "problem")
-
-
-@pytest.mark.parametrize("prefix", [0, 1])
-def test_a_checkpoint_of_timm_tells_of_its_prefix_rows(tmp_path, prefix):
-    """Our model has none: they were folded into the class token, which the stored table still shows."""
-    timm = pytest.importorskip("timm")
-    torch.manual_seed(0)
-    model = timm.models.VisionTransformer(
-        img_size=(32, 48), patch_size=16, embed_dim=32, depth=1, num_heads=2, no_embed_class=not prefix
-    )
-    torch.save(model.state_dict(), tmp_path / "vit.pth")
-    found = diagnose(tmp_path / "vit.pth", Checkpoint("timm", (32, 48), 2), size=(48, 48))
-    assert f"has {6 + prefix} rows for 6 patches, {prefix} of them" in said(found.sections["Weights"])
-    assert ("The position of a prefix token" in said(found.sections["Weights"])) == bool(prefix)
-    with pytest.raises(ValueError, match="say --source, --image-size and --num-heads"):
-        diagnose(tmp_path / "vit.pth")
-
-
-def test_the_page_needs_nothing_beside_it(tmp_path, make_vit):
-    """It is sent to people: pictures are in it, and nothing is fetched."""
-    vit = make_vit("mixed(learned=0.7, sinusoidal=0.3) + rope + log_cpb")
-    found = of_subject(Subject("vit <b>", vit), (16, 12), "timm", "segmentation", [])
-    write_page(found, tmp_path / "page.html")
-    page = (tmp_path / "page.html").read_text()
-    assert page.count("data:image/png;base64,") == len(found.pictures) == 5
-    assert "http" not in page
-    assert "vit &lt;b&gt;" in page
-    assert all(finding.said in as_text(found) for part in found.sections.values() for finding in part)
-
-
-def test_the_script_says_and_writes(tmp_path, make_vit, monkeypatch, capsys):
-    """One line of arguments, findings on the screen, the page beside the model; mistakes are one sentence."""
-    make_vit().save_pretrained(tmp_path)
-    script = str(Path(__file__).parents[1] / "scripts" / "diagnose.py")
-    line = [script, str(tmp_path), "--size", "8", "16", "--task", "detection"]
-    monkeypatch.setattr(sys, "argv", line)
-    runpy.run_path(script, run_name="__main__")
-    assert "ViTClassifier, encoding learned" in capsys.readouterr().out
-    assert (tmp_path / "diagnosis.html").exists()
-    there = sorted(tmp_path.iterdir())
-    for more, sentence in (
-        (["--num-heads", "0"], "go together"),
-        (["--size", "-8", "8"], "--size must be positive multiples of 2 pixels, got -8x8"),
-        (["--output", str(tmp_path)], "is a folder; name the page, such as"),
-    ):
-        monkeypatch.setattr(sys, "argv", [*line, *more])
-        with pytest.raises(SystemExit, match="2"):
-            runpy.run_path(script, run_name="__main__")
-        assert sentence in capsys.readouterr().err
-    assert sorted(tmp_path.iterdir()) == there
 
 
 def test_cosines_are_of_codes():

@@ -107,11 +107,17 @@ def study_resolutions(
     return Study(answers, about)
 
 
+def kept(trial: Trial) -> dict[str, dict[str, Any]]:
+    """The answers in a trained run's folder, by size and convention; none of other weights."""
+    path, weights = Path(trial.config.run) / "sizes.json", weights_hash(Path(trial.config.run) / "classifier")
+    there = json.loads(path.read_text()) if path.exists() else {}
+    return there.get("answers", {}) if there.get("weights") == weights else {}
+
+
 def asked(trial: Trial, sizes: Sequence[Grid], conventions: Sequence[str]) -> list[Answer]:
     """A trained run's answers, as far as they are not in its folder yet."""
     path, weights = Path(trial.config.run) / "sizes.json", weights_hash(Path(trial.config.run) / "classifier")
-    there = json.loads(path.read_text()) if path.exists() else {}
-    known = there.get("answers", {}) if there.get("weights") == weights else {}
+    known = kept(trial)
     for size in sizes:
         for convention in conventions:
             key = f"{size[0]}x{size[1]} {convention}"

@@ -1,6 +1,7 @@
 """Which encodings suit which task: segmentation and detection heads on classifiers of made-up shapes.
 
-At the training size and, nothing trained there, at twice that. Results are kept beside the classifiers.
+At the training size and, nothing trained there, at twice that. Results are kept beside the classifiers, and
+what `resolutions` has kept there of classification goes into the same table.
 """
 
 import json
@@ -13,7 +14,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from var_pe.assembly import load_model, weights_hash
-from var_pe.comparison.resolutions import percent
+from var_pe.comparison.resolutions import kept, percent
 from var_pe.comparison.statistics import Summary, summary
 from var_pe.comparison.study import Trial, trials
 from var_pe.comparison.task_heads import TASKS, Annotated, HeadTraining, annotated_shapes, tokens, train_head
@@ -23,17 +24,19 @@ from var_pe.pyramid import Grid
 from var_pe.stages import train_classifier
 from var_pe.training.run import write_text
 
+CLASSIFICATION = "classification"  # the classifiers' own task
+CONVENTION = "timm"  # by which tables move to another size
 TRAINING_PICTURES, TEST_PICTURES = 8000, 1000
 
 
 @dataclass(frozen=True)
 class Score:
-    """What one head on one classifier reached at one size."""
+    """What one classifier, or a head on it, reached at one size."""
 
     encoding: str
     seed: int
     task: str
-    frozen: bool  # the classifier's weights were left as they were
+    frozen: bool | None  # whether the classifier's weights were left as they were; None: there is no head
     size: Grid
     value: float
 
@@ -60,8 +63,17 @@ def study_tasks(
     for number, trial in enumerate(planned, start=1):
         accelerator.print(f"heads {number} of {len(planned)}: {trial.encoding}, seed {trial.seed}")
         train_classifier(trial.config, accelerator)
-        scores += scores_of(trial, heads)
+        scores += scores_of(trial, heads) + accuracies(trial)
     return scores
+
+
+def accuracies(trial: Trial) -> list[Score]:
+    """Of classification, as far as `resolutions` has asked this run's classifier."""
+    rows = [row for row in kept(trial).values() if row["convention"] == CONVENTION]
+    return [
+        Score(trial.encoding, trial.seed, CLASSIFICATION, None, tuple(row["size"]), row["accuracy"])
+        for row in rows
+    ]
 
 
 def scores_of(trial: Trial, heads: HeadTraining) -> list[Score]:
@@ -85,7 +97,7 @@ def measured(trial: Trial, task: str, heads: HeadTraining, *, frozen: bool) -> l
     head = train_head(model, task, shapes(TRAINING_PICTURES, size, "train"), heads, frozen=frozen)
     found = []
     for side in (size, (2 * size[0], 2 * size[1])):
-        model.set_input_size(side, resample="timm")
+        model.set_input_size(side, resample=CONVENTION)
         value = head.score(tokens(model, shapes(TEST_PICTURES, side, "test"), 200))
         found.append(Score(trial.encoding, trial.seed, task, frozen, side, value))
     return found
@@ -98,14 +110,14 @@ def shapes(count: int, size: Grid, split: str) -> Annotated:
 
 def evidence(scores: Sequence[Score]) -> list[dict[str, Any]]:
     """Mean and spread over seeds of each encoding, task and size: what `scripts/diagnose.py` quotes."""
-    groups: dict[tuple[str, str, Grid, bool], list[Score]] = {}
+    groups: dict[tuple[str, str, Grid, bool | None], list[Score]] = {}
     for score in scores:
         groups.setdefault((score.encoding, score.task, score.size, score.frozen), []).append(score)
     return [
         {
             "encoding": encoding,
             "task": task,
-            "score": TASKS[task].score_name,
+            "score": TASKS[task].score_name if task in TASKS else "top-1 accuracy",
             "size": list(size),
             "frozen": frozen,
             **asdict(summary([score.value for score in group])),
@@ -116,7 +128,8 @@ def evidence(scores: Sequence[Score]) -> list[dict[str, Any]]:
 
 
 def as_markdown(rows: Sequence[dict[str, Any]]) -> str:
-    """A row per encoding, a column per task, size and way of training; percent."""
+    """A row per encoding, a column per task of a head, size and way of training; percent."""
+    rows = [row for row in rows if row["task"] != CLASSIFICATION]  # resolutions.md has these
     columns = list(dict.fromkeys((row["task"], row["frozen"], tuple(row["size"])) for row in rows))
     named = [f"{task}, {'frozen' if frozen else 'fine-tuned'}, {h}x{w}" for task, frozen, (h, w) in columns]
     lines = [" | ".join(["encoding", *named]), " | ".join(["---"] * (1 + len(named)))]

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +18,15 @@ class Measured:
     encoding: str
     task: str
     size: tuple[int, int]
-    frozen: bool
+    frozen: bool | None  # whether a head's classifier was left as it was; None: no head, the classifier's own
     mean: float
     spread: float | None
     seeds: tuple[int, ...]
 
     @property
     def where(self) -> str:
-        return f"{'frozen' if self.frozen else 'fine-tuned'}, {self.size[0]}x{self.size[1]}"
+        trained = {True: "frozen", False: "fine-tuned", None: "as trained"}[self.frozen]
+        return f"{trained}, {self.size[0]}x{self.size[1]}"
 
     @property
     def shown(self) -> str:
@@ -42,7 +44,10 @@ def read_evidence(path: Path | None = None) -> list[Measured]:
         return []
     path = path or EVIDENCE
     try:
-        return [_row(row) for row in json.loads(path.read_text())]
+        table = json.loads(path.read_text())
+        if not isinstance(table, list):
+            raise TypeError("rows make a list")
+        return [_row(row) for row in table]
     except OSError as error:
         raise ValueError(f"the evidence {path} cannot be read: {error.strerror}") from error
     except (ValueError, TypeError, LookupError) as error:
@@ -52,15 +57,29 @@ def read_evidence(path: Path | None = None) -> list[Measured]:
 
 
 def _row(row: dict[str, Any]) -> Measured:
-    return Measured(
+    """Raises:
+    ValueError, TypeError, LookupError: a field is missing or of another type."""
+    height, width = row["size"]
+    found = Measured(
         row["encoding"],
         row["task"],
-        (row["size"][0], row["size"][1]),
+        (height, width),
         row["frozen"],
         row["mean"],
         row["spread"],
         tuple(row["seeds"]),
     )
+    numbers = [found.mean, 0.0 if found.spread is None else found.spread]
+    whole = [height, width, *found.seeds]
+    if not (
+        all(type(word) is str for word in (found.encoding, found.task))
+        and all(type(number) in (int, float) and isfinite(number) for number in numbers)
+        and all(type(number) is int for number in whole)
+        and found.frozen in (True, False, None)
+        and found.seeds
+    ):
+        raise TypeError("a field is of another type")
+    return found
 
 
 def compare(line: str, task: str, rows: Sequence[Measured]) -> list[tuple[Measured, Measured]]:

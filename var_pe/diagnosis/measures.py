@@ -1,6 +1,7 @@
 """Numbers about an encoding, asked through its hooks: codes, similarities, wavelengths, biases, shares."""
 
-from copy import deepcopy
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import pi
 from typing import cast
@@ -8,8 +9,10 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from var_pe.encodings import PositionEncoding, TokenEncoding
+from var_pe.encodings import REGISTRY, PositionEncoding, TokenEncoding
 from var_pe.pyramid import Grid, Pyramid
+
+PLACES = set("Lhwyx")  # the legend's letters that count places: a parameter with one of them is a table
 
 
 @dataclass(frozen=True)
@@ -62,13 +65,15 @@ def similarity(asked: Asked) -> Tensor | None:
 def wavelengths(asked: Asked) -> Tensor | None:
     """Cells of the finest level in which each channel of each head turns once, (2, H * D), along y and x.
 
-    Read off the angle between neighbours, so at least 2; a channel that does not turn along an axis gets inf.
+    Read off the angle between neighbours, so at least 2; a channel that does not turn along an axis gets inf,
+    and so do all along a side of one cell, where nothing can be seen to turn.
     """
     rows, columns = asked.pyramid.finest
-    if not asked.encoding.uses("rotate") or min(rows, columns) < 2:
+    if not asked.encoding.uses("rotate") or rows * columns < 2:
         return None
     first, width = asked.pyramid.spans[-1].start, asked.dim // asked.num_heads
-    cells = [first, first + columns, first + 1]  # the corner, below it, beside it
+    # the corner, below it, beside it: itself where there is no such cell
+    cells = [first, first + columns * (rows > 1), first + (columns > 1)]
     context, found = asked.context, []
     for channel in range(width):
         x_1HLD = torch.zeros(1, asked.num_heads, asked.pyramid.num_tokens, width)
@@ -92,10 +97,10 @@ def neighbours(similarity_LL: Tensor, pyramid: Pyramid) -> float | None:
     (rows, columns), span = pyramid.finest, pyramid.spans[-1]
     if rows * columns < 2:
         return None
-    grid_hwhw = similarity_LL[span, span].reshape(rows, columns, rows, columns)
-    down = torch.stack([grid_hwhw[y, x, y + 1, x] for y in range(rows - 1) for x in range(columns)] or [])
-    over = torch.stack([grid_hwhw[y, x, y, x + 1] for y in range(rows) for x in range(columns - 1)] or [])
-    return float(torch.cat([down, over]).mean())
+    cell_hw = torch.arange(rows * columns).reshape(rows, columns)
+    here_M = torch.cat([cell_hw[:-1].flatten(), cell_hw[:, :-1].flatten()])
+    there_M = torch.cat([cell_hw[1:].flatten(), cell_hw[:, 1:].flatten()])
+    return float(similarity_LL[span, span][here_M, there_M].mean())
 
 
 def centre(grid: Grid) -> int:
@@ -119,13 +124,40 @@ def shares(encoding: TokenEncoding, pyramid: Pyramid) -> list[Share]:
     """
     positions = pyramid.positions()
     whole_LC = about_mean(encoding.code_LC(positions))
+    parts = cast(list[TokenEncoding], list(cast(nn.ModuleList, encoding.parts)))
     found = []
-    for part in cast(list[TokenEncoding], list(cast(nn.ModuleList, encoding.parts))):
+    for name, part in zip(told_apart(parts), parts, strict=True):
         part_LC = about_mean(part.code_LC(positions))
         norms = whole_LC.norm() * part_LC.norm()
         along = float(((whole_LC * part_LC).sum() / norms.clamp(min=1e-30)) ** 2)
-        found.append(Share(type(part).__name__.lower(), along))
+        found.append(Share(name, along))
     return found
+
+
+def axes(name: str) -> str:
+    """The letters that end a parameter's name, one an axis; none where it says nothing of its axes."""
+    _, underscore, letters = name.rpartition(".")[2].rpartition("_")
+    return letters if underscore else ""
+
+
+def follows_places(name: str) -> bool:
+    """Whether the parameter of this name is a table, with entries for places."""
+    return bool(PLACES & set(axes(name)))
+
+
+def name_of(encoding: PositionEncoding) -> str:
+    """As a config line calls it."""
+    return next(name for name, member in REGISTRY.items() if member is type(encoding))
+
+
+def told_apart(parts: Sequence[PositionEncoding]) -> list[str]:
+    """The names of parts, numbered where one is there more than once."""
+    names = [name_of(part) for part in parts]
+    several, so_far = Counter(names), Counter[str]()
+    for index, name in enumerate(names):
+        so_far[name] += 1
+        names[index] = f"{name} {so_far[name]}" if several[name] > 1 else name
+    return names
 
 
 def about_mean(code_LC: Tensor) -> Tensor:
@@ -135,27 +167,3 @@ def about_mean(code_LC: Tensor) -> Tensor:
 
 def mixtures(encoding: PositionEncoding) -> list[TokenEncoding]:
     return [one for one in encoding.modules() if isinstance(one, TokenEncoding) and hasattr(one, "parts")]
-
-
-def moved(asked: Asked, pyramid: Pyramid, convention: str) -> Asked:
-    """The same encoding at other grids, what has a table resampled.
-
-    Raises:
-        ValueError: it cannot follow.
-    """
-    encoding = deepcopy(asked.encoding)
-    encoding.set_pyramid(pyramid, convention)
-    there = Asked(encoding, pyramid, asked.dim, asked.num_heads)
-    for look in (code, turned, bias):  # a member may refuse in any of its hooks
-        look(there)
-    return there
-
-
-def round_trip(asked: Asked, there: Asked, convention: str) -> float | None:
-    """The relative change of what is added to tokens after a resampling there and back."""
-    before_LC = code(asked)
-    if before_LC is None or not before_LC.norm():
-        return None
-    after_LC = code(moved(there, asked.pyramid, convention))
-    assert after_LC is not None, "an encoding keeps its hooks where it moves"
-    return float((after_LC - before_LC).norm() / before_LC.norm())

@@ -12,11 +12,13 @@ from var_pe.comparison.report import HEAD, png
 from var_pe.diagnosis import findings as of_model
 from var_pe.diagnosis import fit
 from var_pe.diagnosis.evidence import Measured
-from var_pe.diagnosis.files import model_folder, stored_tables
+from var_pe.diagnosis.files import misfits, model_folder
 from var_pe.diagnosis.findings import Finding
-from var_pe.diagnosis.measures import Asked, moved
+from var_pe.diagnosis.measures import Asked
+from var_pe.diagnosis.opening import Checkpoint, open_subject
 from var_pe.diagnosis.pictures import bias_figure, norm_histograms, similarity_figures, wavelength_figure
-from var_pe.diagnosis.subject import Checkpoint, Subject, open_subject, tokens_before_positions
+from var_pe.diagnosis.resampling import moved
+from var_pe.diagnosis.subject import Subject, tokens_before_positions
 from var_pe.encodings.base import HOOKS
 from var_pe.training.run import write_text
 
@@ -63,8 +65,8 @@ def diagnose(
         ValueError: there is no such model, or `size` is none that it can have.
     """
     folder = model_folder(path)
-    if folder is not None and (misfits := list(stored_tables(folder))):
-        return Diagnosis(f"Positions of {path.name}", "It was not loaded.", {"Files": misfits}, {})
+    if folder is not None and (found := list(misfits(folder))):
+        return Diagnosis(f"Positions of {path.name}", "It was not loaded.", {"Files": found}, {})
     return of_subject(open_subject(path, checkpoint), size, convention, task, rows)
 
 

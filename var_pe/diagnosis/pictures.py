@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -10,6 +11,7 @@ from var_pe.diagnosis.measures import Asked, bias, centre, code, cosine, turned,
 from var_pe.pyramid import Pyramid
 
 LEVELS, HEADS = 6, 8  # as many are shown at most, of levels the finest
+CONSTANT = 1e-3  # relative width of norms below which they are one
 
 
 def similarities(named: Sequence[tuple[str, Tensor, Pyramid]]) -> Figure:
@@ -65,12 +67,21 @@ def norm_histograms(asked: Asked, tokens_BLC: Tensor) -> Figure | None:
     for axis, level in zip(figure.subplots(1, len(levels), squeeze=False)[0], levels, strict=True):
         span, (h, w) = asked.pyramid.spans[level], asked.pyramid.grids[level]
         tokens_M = tokens_BLC[:, span].norm(dim=2).flatten()
-        axis.hist(tokens_M, bins=30, density=True, alpha=0.6, label="tokens")
-        axis.hist(code_LC[span].norm(dim=1), bins=30, density=True, alpha=0.6, label="positions")
+        histogram(axis, tokens_M, "tokens", "C0")
+        histogram(axis, code_LC[span].norm(dim=1), "positions", "C1")
         axis.set_title(f"norms, {h}x{w}", fontsize=8)
         axis.set_yticks([])
     axis.legend(fontsize=8)
     return figure
+
+
+def histogram(axis: Axes, norms_M: Tensor, label: str, colour: str) -> None:
+    """Norms that differ by rounding alone, as those of a fixed code, have no width: a line."""
+    low, high = norms_M.min(), norms_M.max()
+    if high - low <= CONSTANT * high:
+        axis.axvline(float(high), color=colour, linewidth=2, label=f"{label}, all alike")
+    else:
+        axis.hist(norms_M, bins=30, density=True, alpha=0.6, color=colour, label=label)
 
 
 def wavelength_figure(asked: Asked) -> Figure | None:
@@ -78,10 +89,11 @@ def wavelength_figure(asked: Asked) -> Figure | None:
     found_2F = wavelengths(asked)
     if found_2F is None:
         return None
-    figure = Figure(figsize=(7, 3), layout="constrained")
-    for axis, name, side, waves_F in zip(
-        figure.subplots(1, 2, sharey=True), ("rows", "columns"), asked.pyramid.finest, found_2F, strict=True
-    ):
+    sides = zip(("rows", "columns"), asked.pyramid.finest, found_2F, strict=True)
+    judged = [(name, side, waves_F) for name, side, waves_F in sides if side > 1]
+    figure = Figure(figsize=(3.5 * len(judged), 3), layout="constrained")
+    axes = figure.subplots(1, len(judged), sharey=True, squeeze=False)[0]
+    for axis, (name, side, waves_F) in zip(axes, judged, strict=True):
         turning_F = waves_F[waves_F.isfinite()].sort().values
         axis.semilogy(torch.arange(len(turning_F)), turning_F, ".", label="first layer's channels")
         axis.axhline(side, color="black", linewidth=1, label=f"grid: {side} {name}")
@@ -98,10 +110,10 @@ def bias_figure(asked: Asked) -> Figure | None:
         return None
     (h, w), span = asked.pyramid.finest, asked.pyramid.spans[-1]
     seen_HL = bias_HLL[:HEADS, span.start + centre((h, w)), span].float().softmax(dim=-1)
-    figure = Figure(figsize=(1.9 * len(seen_HL) + 0.6, 2.3), layout="constrained")
+    figure = Figure(figsize=(2.1 * len(seen_HL) + 0.6, 2.5), layout="constrained")
     axes = figure.subplots(1, len(seen_HL), squeeze=False)[0]
     for head, axis in enumerate(axes):
         axis.imshow(seen_HL[head].reshape(h, w), cmap="viridis")
-        axis.set_title(f"head {head}", fontsize=8)
+        axis.set_title(f"head {head}: {seen_HL[head].min():.1%} to {seen_HL[head].max():.1%}", fontsize=8)
         axis.set_axis_off()
     return figure

@@ -1,37 +1,22 @@
-"""What is diagnosed: a model out of a run, a saved folder or another library's checkpoint, and its tokens."""
+"""What is diagnosed: a model with its positions, the grids it would have at a size, and its tokens."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from var_pe import settings
-from var_pe.assembly import held_out_images, load_model
+from var_pe.assembly import held_out_images
 from var_pe.config import Config
 from var_pe.encodings import PositionEncoding
-from var_pe.interop.var_files import read_state
-from var_pe.interop.vit_checkpoint import convert
-from var_pe.interop.vit_names import ViTWeights
 from var_pe.models.generator import VARTransformer
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.models.vit import ViTClassifier
 from var_pe.pyramid import Pyramid
 
 IMAGES = 32  # of the test split, through the model up to its first block
-
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """What a state dict of another library does not say of itself."""
-
-    source: str  # timm | torchvision | dinov2
-    image_size: tuple[int, int]  # that the position table was made for
-    num_heads: int
 
 
 @dataclass(frozen=True)
@@ -66,56 +51,6 @@ class Subject:
         if min(size) < 1 or height % step or width % step:
             raise ValueError(f"--size must be positive multiples of {step} pixels, got {height}x{width}")
         return self.model.pyramid.for_size(height // step, width // step)
-
-
-def open_subject(path: Path, checkpoint: Checkpoint | None = None) -> Subject:
-    """A run's folder, a saved model's or pipeline's, or with `checkpoint` the file of another library.
-
-    Raises:
-        ValueError: it is none of these, or its weights do not fit.
-    """
-    if path.is_file():
-        if checkpoint is None:
-            raise ValueError(
-                f"{path} is a file of weights: say --source, --image-size and --num-heads as well"
-            )
-        return of_checkpoint(path, checkpoint)
-    if (path / "config.yaml").exists():
-        return of_run(path)
-    if (path / "model_index.json").exists():
-        tokenizer = load_model(VQTokenizer, path / "tokenizer")
-        return Subject(path.name, load_model(VARTransformer, path / "transformer"), tokenizer=tokenizer)
-    if not (path / "config.json").exists():
-        raise ValueError(f"{path} is neither a run, nor a saved model or pipeline, nor a file of weights")
-    kind = json.loads((path / "config.json").read_text()).get("_class_name")
-    if kind == ViTClassifier.__name__:
-        return Subject(path.name, load_model(ViTClassifier, path))
-    return Subject(path.name, load_model(VARTransformer, path))
-
-
-def of_run(folder: Path) -> Subject:
-    config = settings.load(Config, folder / "config.yaml")
-    if (folder / "classifier").is_dir():
-        return Subject(folder.name, load_model(ViTClassifier, folder / "classifier"), config)
-    model = load_model(VARTransformer, folder / "generator")
-    tokenizer = Path(config.tokenizer_run) / "tokenizer"
-    loaded = load_model(VQTokenizer, tokenizer) if (tokenizer / "config.json").exists() else None
-    return Subject(folder.name, model, config, loaded)
-
-
-def of_checkpoint(path: Path, checkpoint: Checkpoint) -> Subject:
-    state = read_state(path)
-    weights = ViTWeights(state, checkpoint.source)
-    patch_size = int(weights.state[weights.theirs("patch_embed.proj.weight")].shape[-1])
-    model = convert(
-        state,
-        source=checkpoint.source,
-        image_size=checkpoint.image_size,
-        patch_size=patch_size,
-        num_heads=checkpoint.num_heads,
-    )
-    table_1LC = weights.state.get(weights.theirs("pos_embed"))
-    return Subject(path.name, model, absolute_LC=None if table_1LC is None else table_1LC[0].float())
 
 
 @contextmanager

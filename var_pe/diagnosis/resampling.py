@@ -1,0 +1,97 @@
+"""What another size does to tables: which are resampled, which stay and are read, and what comes back."""
+
+from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import partial
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from var_pe.diagnosis.measures import Asked, bias, code, follows_places, name_of, turned
+from var_pe.encodings import PositionEncoding, TokenEncoding
+from var_pe.encodings.resample import Convention, interpolate_levels
+from var_pe.pyramid import Positions, Pyramid
+
+# how a kept table is read whose member names no convention: between the two nearest entries of each axis
+LINEAR = Convention("bilinear")
+
+
+def moved(asked: Asked, pyramid: Pyramid, convention: str) -> Asked:
+    """The same encoding at other grids, what has a table resampled.
+
+    Raises:
+        ValueError: it cannot follow.
+    """
+    encoding = deepcopy(asked.encoding)
+    encoding.set_pyramid(pyramid, convention)
+    there = Asked(encoding, pyramid, asked.dim, asked.num_heads)
+    for look in (code, turned, bias):  # a member may refuse in any of its hooks
+        look(there)
+    return there
+
+
+def with_tables(encoding: PositionEncoding, *, kept: bool) -> list[PositionEncoding]:
+    """The members whose tables stay as they are at every size, or those whose tables move to it."""
+    return [
+        part
+        for part in encoding.modules()
+        if isinstance(part, PositionEncoding)
+        and part.keeps_grids is kept
+        and any(follows_places(name) for name, _ in part.named_parameters(recurse=False))
+    ]
+
+
+def own_convention(part: PositionEncoding) -> Convention:
+    """By which a member reads the table that it keeps."""
+    return cast(Convention | None, getattr(part, "resample", None)) or LINEAR
+
+
+@torch.no_grad()
+def round_trip(asked: Asked, there: Asked, convention: str) -> float | None:
+    """The relative change of what is added to tokens after the way there and back.
+
+    A kept table does not move; in its place stands what is read of it there, read in turn by its own
+    convention: as if the model had been made there.
+    """
+    before_LC = code(asked)
+    if before_LC is None or not before_LC.norm():
+        return None
+    back = moved(there, asked.pyramid, convention)
+    finest = Pyramid((there.pyramid.finest,))
+    for part in with_tables(back.encoding, kept=True):
+        if isinstance(part, TokenEncoding):
+            table_LC = part.code_LC(finest.positions())
+            part.code_LC = partial(_read, table_LC, finest, own_convention(part))  # type: ignore[method-assign]
+    after_LC = code(back)
+    assert after_LC is not None, "an encoding keeps its hooks where it moves"
+    return float((after_LC - before_LC).norm() / before_LC.norm())
+
+
+def _read(table_LC: Tensor, made_for: Pyramid, convention: Convention, positions: Positions) -> Tensor:
+    return interpolate_levels(table_LC, made_for, Pyramid(positions.grids), convention)
+
+
+@dataclass(frozen=True)
+class Moved:
+    """A table of scores: the grids of its entries here and there, its relative change after the way back."""
+
+    member: str
+    here: tuple[int, ...]
+    there: tuple[int, ...]
+    change: float
+
+
+@torch.no_grad()
+def score_tables(asked: Asked, there: Asked, convention: str) -> Iterator[Moved]:
+    """What is resampled and not added to tokens: tables of scores by displacement."""
+    back = moved(there, asked.pyramid, convention)
+    for own, other, again in zip(*(one.encoding.modules() for one in (asked, there, back)), strict=True):
+        if not isinstance(own, PositionEncoding) or isinstance(own, TokenEncoding):
+            continue
+        for name, before in own.named_parameters(recurse=False):
+            if follows_places(name):
+                after, moved_there = again.get_parameter(name), other.get_parameter(name)
+                change = float((after - before).norm() / before.norm().clamp(min=1e-12))
+                yield Moved(name_of(own), tuple(before.shape[-2:]), tuple(moved_there.shape[-2:]), change)
