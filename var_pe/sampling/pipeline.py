@@ -222,8 +222,12 @@ class VARPipeline(DiffusionPipeline):
         """Pictures of latent maps (B, Z, h, w), a callback's running ones for instance."""
         if output_type == "latent":
             return latents
-        images_BCHW = self.tokenizer.reconstruct(latents).clamp(-1, 1).float()
-        return self.image_processor.postprocess(images_BCHW, output_type=output_type)
+        images_BCHW = self.tokenizer.reconstruct(latents).float()
+        if not images_BCHW.isfinite().all():
+            raise FloatingPointError(
+                "decoded pictures are not finite: a weight of the tokenizer is no number"
+            )
+        return self.image_processor.postprocess(images_BCHW.clamp(-1, 1), output_type=output_type)
 
     def _upload_folder(self, working_dir: str | PathLike[Any], *args: Any, **kwargs: Any) -> Any:
         """The end of push_to_hub: the card of the folder that this pipeline was loaded from goes along.
