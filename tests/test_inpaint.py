@@ -162,7 +162,7 @@ def test_rules_say_how_much_of_a_cell_counts():
 
 
 def test_var_s_rule_reads_the_pixels_about_a_cell_s_middle():
-    """As the notebook's `interpolate` does, which smooths nothing: a spot of 2 x 2 in a cell of 8 x 8 counts."""
+    """As the notebook's `interpolate` does, which smooths nothing: 2 x 2 pixels of 8 x 8 count."""
     mask = torch.zeros(16, 16)
     mask[3:5, 3:5] = 1
     assert cells("var", mask, (2, 2)) == [[1, 0], [0, 0]]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from var_pe.models.choice import gumbel_mix
 from var_pe.pyramid import Pyramid
@@ -41,6 +42,26 @@ def test_saved_and_loaded_it_draws_the_same(line, make_generator, make_tokenizer
         pipe(**given, generator=seeds(0, 1)).images, loaded(**given, generator=seeds(0, 1)).images
     )
     assert loaded.class_names == ("ant", "bee", "cat")
+
+
+@pytest.mark.parametrize("part", ["tokenizer", "transformer"])
+def test_a_folder_that_lacks_a_weight_is_refused(part, pipeline, tmp_path):
+    """diffusers leaves it empty, and the first use fails far from the folder that is to blame."""
+    pipeline.save_pretrained(tmp_path)
+    (file,) = (tmp_path / part).glob("*.safetensors")
+    state = load_file(file)
+    name = sorted(state)[0]
+    del state[name]
+    save_file(state, file, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=f"weights in {tmp_path / part} do not fit .* lack {name}"):
+        VARPipeline.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("index", ["", "{", "[]", '{"_class_name": "StableDiffusionPipeline"}'])
+def test_a_folder_of_something_else_is_refused(index, tmp_path):
+    (tmp_path / "model_index.json").write_text(index)
+    with pytest.raises(ValueError, match=f"{tmp_path} has no model_index.json of a pipeline of var_pe"):
+        VARPipeline.from_pretrained(tmp_path)
 
 
 def test_it_loads_in_half_precision(pipeline, tmp_path):
