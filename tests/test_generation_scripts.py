@@ -11,12 +11,15 @@ import pytest
 import torch
 from diffusers.utils import hub_utils
 from huggingface_hub import ModelCard
+from huggingface_hub.utils import filter_repo_objects
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from var_pe import settings
 from var_pe.assembly import build_generator, build_tokenizer
 from var_pe.config import Config
-from var_pe.sampling import card
+from var_pe.sampling import card, saved
+from var_pe.sampling.inpaint import VARInpaintPipeline
 from var_pe.sampling.pipeline import VARPipeline
 
 SMALL = ["data.shapes_train=8", "data.shapes_test=8", "tokenizer.channels=8", "tokenizer.norm_groups=8"]
@@ -47,8 +50,9 @@ def command(run, monkeypatch, capsys):
     """Runs a script on the run: what it printed; on a wrong input, its sentence."""
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "scripts"))
 
-    def called(script: str, *words: object) -> str:
-        monkeypatch.setattr(sys, "argv", [f"{script}.py", "--run", str(run), *map(str, words)])
+    def called(script: str, *words: object, on_run: bool = True) -> str:
+        of_run = ["--run", str(run)] if on_run else []
+        monkeypatch.setattr(sys, "argv", [f"{script}.py", *of_run, *map(str, words)])
         with contextlib.suppress(SystemExit):
             importlib.import_module(script).main()
         said = capsys.readouterr()
@@ -215,17 +219,62 @@ def test_a_loaded_pipeline_is_pushed_with_its_own_card(command, run, tmp_path, m
     """diffusers' push_to_hub writes a generic card over whatever there was."""
     sent = {}
 
-    def upload(folder_path, **given):
+    def upload(folder_path, allow_patterns, **given):
         sent.update({file.name: file.read_text() for file in Path(folder_path).glob("*.*")})
+        assert ".env" not in filter_repo_objects([".env", "model_index.json"], allow_patterns=allow_patterns)
 
     address = type("Address", (), {"repo_id": "me/shapes"})
     monkeypatch.setattr(hub_utils, "create_repo", lambda *args, **given: address)
     monkeypatch.setattr(hub_utils, "load_or_create_model_card", lambda *args, **given: ModelCard("generic"))
-    monkeypatch.setattr(hub_utils, "upload_folder", upload)
+    monkeypatch.setattr(saved, "upload_folder", upload)
     command("sample", "--save-pipeline", tmp_path / "saved")
-    VARPipeline.from_pretrained(tmp_path / "saved").push_to_hub("me/shapes")
-    assert sent["README.md"] == (tmp_path / "saved" / "README.md").read_text()
-    assert "model_index.json" in sent
+    loaded = VARPipeline.from_pretrained(tmp_path / "saved")
+    for pipeline in (loaded, VARInpaintPipeline.from_pipe(loaded)):
+        sent.clear()
+        pipeline.push_to_hub("me/shapes")
+        assert sent["README.md"] == (tmp_path / "saved" / "README.md").read_text()
+        assert "model_index.json" in sent
+    monkeypatch.chdir(tmp_path / "saved")  # whose card is not that of any pipeline made here
+    VARPipeline(loaded.tokenizer, loaded.transformer).push_to_hub("me/shapes")
+    assert "generic" in sent["README.md"]
+
+
+def test_a_saved_pipeline_keeps_its_card_wherever_it_is_saved_again(command, run, tmp_path):
+    """In place or elsewhere: the scores that it tells of are its own."""
+    (run / "metrics.json").write_text(json.dumps({"a": a_record(False, "my_vit")}))
+    command("sample", "--save-pipeline", tmp_path / "saved")
+    text = (tmp_path / "saved" / "README.md").read_text()
+    assert "12.5" in text
+    loaded = "--pipeline", tmp_path / "saved"
+    for folder in ("saved", "elsewhere"):
+        assert "saved: " in command("sample", *loaded, "--save-pipeline", tmp_path / folder, on_run=False)
+        assert (tmp_path / folder / "README.md").read_text() == text
+
+
+def test_a_folder_of_other_things_is_not_saved_into(command, run, tmp_path):
+    """Its README would be written over, and all of it uploaded; a pipeline of before may be renewed."""
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project" / "README.md").write_text("mine")
+    refused = f"--save-pipeline {tmp_path / 'project'} holds other files than a saved pipeline"
+    assert refused in command("sample", "--save-pipeline", tmp_path / "project")
+    assert [path.name for path in (tmp_path / "project").iterdir()] == ["README.md"]
+    assert (tmp_path / "project" / "README.md").read_text() == "mine"
+    assert "is a file; name a folder" in command("sample", "--save-pipeline", run / "config.yaml")
+    for _ in range(2):
+        assert "saved: " in command("sample", "--save-pipeline", tmp_path / "saved")
+
+
+def test_a_pipeline_that_is_not_whole_is_one_sentence(command, tmp_path):
+    command("sample", "--save-pipeline", tmp_path / "saved")
+    (weights,) = (tmp_path / "saved" / "transformer").glob("*.safetensors")
+    state = load_file(weights)
+    del state["head.bias"]
+    save_file(state, weights, metadata={"format": "pt"})
+    words = ("--pipeline", tmp_path / "saved", "--output", tmp_path / "drawn")
+    assert "lack head.bias" in command("sample", *words, on_run=False)
+    weights.write_bytes(weights.read_bytes()[:-100])
+    assert "the pipeline " in command("sample", *words, on_run=False)
+    assert not (tmp_path / "drawn").exists()
 
 
 def test_the_folder_is_uploaded_as_it_was_saved(command, run, tmp_path, monkeypatch):
@@ -234,10 +283,13 @@ def test_the_folder_is_uploaded_as_it_was_saved(command, run, tmp_path, monkeypa
     monkeypatch.setattr(
         card, "create_repo", lambda name, exist_ok: type("Address", (str,), {"repo_id": name})(f"hub/{name}")
     )
-    monkeypatch.setattr(card, "upload_folder", lambda **given: sent.append(given))
+    monkeypatch.setattr(saved, "upload_folder", lambda **given: sent.append(given))
     said = command("sample", "--save-pipeline", tmp_path / "saved", "--push-to-hub", "me/shapes")
     assert "uploaded: hub/me/shapes" in said
     assert [(given["repo_id"], given["folder_path"]) for given in sent] == [("me/shapes", tmp_path / "saved")]
+    files = [str(p.relative_to(tmp_path / "saved")) for p in (tmp_path / "saved").rglob("*") if p.is_file()]
+    kept = list(filter_repo_objects([*files, ".env", "keys.json"], allow_patterns=sent[0]["allow_patterns"]))
+    assert sorted(kept) == sorted(files)
     assert 'from_pretrained("me/shapes")' in (tmp_path / "saved" / "README.md").read_text()
     command("sample", "--save-pipeline", tmp_path / "other")
     assert len(sent) == 1
