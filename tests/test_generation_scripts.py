@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from var_pe import settings
 from var_pe.assembly import build_generator, build_tokenizer
 from var_pe.config import Config
+from var_pe.data.shapes import Shapes
 from var_pe.sampling import card, saved
 from var_pe.sampling.inpaint import VARInpaintPipeline
 from var_pe.sampling.pipeline import VARPipeline
@@ -25,7 +26,7 @@ from var_pe.sampling.pipeline import VARPipeline
 SMALL = ["data.shapes_train=8", "data.shapes_test=8", "tokenizer.channels=8", "tokenizer.norm_groups=8"]
 SMALL += ["tokenizer.codebook_size=16", "generator.dim=32", "generator.depth=1", "generator.num_heads=2"]
 
-NAMES = ["ant", "bee", "cat", *"defghijkl"]  # made-up pictures have twelve classes
+NAMES = list(Shapes.class_names)
 
 
 @pytest.fixture
@@ -75,9 +76,48 @@ def test_score_writes_what_it_prints(command, run):
     assert "--images must be at least 1, got 0" in command("score", "--images", 0)
 
 
+def test_score_of_one_image_has_no_standard_error(command, run):
+    said = command("score", "--images", 1)
+    assert "written: " in said
+    assert "standard error" not in said
+    assert json.loads((run / "likelihood.json").read_text())["own_class"]["standard_error"] is None
+
+
+def test_score_at_another_size_is_of_that_size_s_levels(command, run):
+    command("score", "--images", 2, "data.height=64")
+    found = json.loads((run / "likelihood.json").read_text())
+    assert found["levels"] == [[2, 1], [4, 2], [6, 3], [8, 4]]
+    assert "downsampling factor 8, got 64x20" in command("score", "data.height=64", "data.width=20")
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["ant", "bee"], "has 12 classes (disc in the upper half, "),
+        ([*"abcdefghijkl"], "was trained on 12 others (a, b, c ...)"),
+    ],
+)
+def test_score_refuses_pictures_of_other_classes(names, said, command, run):
+    """The own class of a picture would be another class's number, or none."""
+    notes = run / "generator" / "training.json"
+    notes.write_text(json.dumps(json.loads(notes.read_text()) | {"class_names": names}))
+    if len(names) < 12:
+        build_generator(settings.load(Config, run / "config.yaml"), 2).save_pretrained(run / "generator")
+    assert said in command("score", "--images", 2)
+    assert not (run / "likelihood.json").exists()
+
+
+def test_score_knows_where_it_may_write_before_it_works(command, run, monkeypatch):
+    monkeypatch.setattr("score.bits_of_set", None)
+    assert f"--output {run} is a folder; name a file" in command("score", "--output", run)
+    said = command("score", "--output", run / "config.yaml" / "x.json")
+    assert said.startswith("error: ")
+    assert "config.yaml" in said
+
+
 def test_edit_writes_results_and_a_sheet(command, run, tmp_path):
     """A row for each picture: it, what is masked, and the results; files and numbers alike."""
-    command("edit", "--images", 0, 5, "--mask", "top", "--class", "bee", 0, "--each", 2, "--keep-unmasked")
+    command("edit", "--images", 0, 5, "--mask", "top", "--class", "ring", 0, "--each", 2, "--keep-unmasked")
     results = sorted(path.name for path in (run / "edited").glob("0*.png"))
     assert results == [f"{n:03d}_{place:03d}.png" for n in range(2) for place in range(4)]
     assert size_of(run / "edited" / "sheet.png") == (6 * 96, 2 * 96)  # 32 pixels, three times as large
@@ -98,6 +138,8 @@ def test_edit_writes_results_and_a_sheet(command, run, tmp_path):
         (["--images", -1, "--mask", "top"], "--images -1 is neither a number of the test split"),
         (["--images", 0, "--mask", "middle"], "--mask middle is neither one of top, bottom"),
         (["--images", 0, "--mask", __file__], "test_generation_scripts.py is a file, but no picture"),
+        (["--images", "²", "--mask", "top"], "--images ² is neither a number of the test split"),
+        (["--images", 0, "--mask", "top", "--class", "²"], "there is no class '²'"),
         (["--images", 0, "--mask", "top", "--each", 0], "--each must be at least 1, got 0"),
         (["--images", 0, "--mask", "top", "--class", "dog"], "there is no class 'dog'"),
         (["--images", 0, "--mask", "top", "--rule", "most"], "mask_rule is one of"),
@@ -107,6 +149,16 @@ def test_edit_writes_results_and_a_sheet(command, run, tmp_path):
 )
 def test_edit_says_what_is_wrong(words, sentence, command):
     assert sentence in command("edit", *words)
+
+
+@pytest.mark.parametrize("share", [0.02, 0.5])
+def test_edit_names_the_picture_that_is_damaged(share, command, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "mine.png")
+    data = (tmp_path / "mine.png").read_bytes()
+    (tmp_path / "mine.png").write_bytes(data[: int(len(data) * share)])
+    said = command("edit", "--images", tmp_path / "mine.png", "--mask", "top")
+    assert f"--images {tmp_path / 'mine.png'} is a file, but no picture that can be read" in said
 
 
 def test_sample_draws_other_sizes_and_remembers_them(command, run, tmp_path):
@@ -200,7 +252,7 @@ def test_a_saved_run_has_a_card_of_its_own_settings_and_scores(command, run, tmp
     assert text.count("FID") == 1
     assert "encoding: sinusoidal" in text
     assert "32x32 pixels, 12 classes, trained on shapes" in text
-    assert "class_labels='ant'" in text
+    assert f"class_labels='{NAMES[0]}'" in text
     assert str(tmp_path) not in text
     assert "/home/" not in text
     loaded = VARPipeline.from_pretrained(tmp_path / "saved")
