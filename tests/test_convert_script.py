@@ -179,13 +179,10 @@ def test_a_bad_file_is_one_sentence_and_leaves_nothing(which, kind, files, sente
     assert leftovers(tmp_path) == []
 
 
-@pytest.mark.parametrize("share", [0.001, 0.1, 0.5, 0.9])
-@pytest.mark.parametrize("zipped", [True, False])
-def test_a_download_that_broke_off_is_called_damaged(zipped, share, golden, files, sentence, tmp_path):
-    """Not `Invalid argument`: who reads that looks for the mistake in what was typed."""
-    torch.save(golden.var, files["var"], _use_new_zipfile_serialization=zipped)
-    data = files["var"].read_bytes()
-    files["var"].write_bytes(data[: int(len(data) * share)])
+@pytest.mark.parametrize("kept", [300, 5_000, 40_000, 80_000])
+def test_a_download_that_broke_off_is_called_damaged(kept, files, sentence, tmp_path):
+    """Not `Invalid argument`, as of the second and third: who reads that doubts what was typed."""
+    files["var"].write_bytes(files["var"].read_bytes()[:kept])
     assert f"{files['var']} {DAMAGED}" in sentence(*options(files, "--output", tmp_path / "out"))
 
 
