@@ -68,10 +68,10 @@ def main() -> None:
     )
     if arguments.push_to_hub and arguments.save_pipeline is None:
         raise ValueError("--push-to-hub uploads the folder of --save-pipeline: give that, too")
-    if arguments.save_pipeline is not None:
-        check_free(arguments.save_pipeline, "--save-pipeline")
     sampling = config.sampling if arguments.size is None else replace(config.sampling, size=arguments.size)
     with session() as accelerator:
+        if arguments.save_pipeline is not None and accelerator.is_main_process:  # others may look mid-way
+            check_free(arguments.save_pipeline, "--save-pipeline")
         pipeline = opened(config, arguments.pipeline)
         if arguments.save_pipeline is not None:
             if accelerator.is_main_process:
