@@ -12,14 +12,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
 
 from var_pe.command_line import exit_with_sentence
 from var_pe.interop.var_checkpoint import convert, to_var
-from var_pe.interop.var_files import load_hits, read_state, save_hits
+from var_pe.interop.var_files import read_state
 from var_pe.interop.var_settings import published_patch_nums
-from var_pe.models.generator import VARTransformer
-from var_pe.models.tokenizer import VQTokenizer
 from var_pe.sampling.pipeline import VARPipeline
 from var_pe.training.run import into_place
 
@@ -71,23 +68,14 @@ def from_var(
 
     def write(folder: Path) -> None:
         VARPipeline(tokenizer, transformer).save_pretrained(folder)
-        save_hits(tokenizer, folder / "tokenizer")
 
     return write
 
 
 def back(pipeline: Path) -> Callable[[Path], None]:
     """What writes the two checkpoints of a pipeline folder."""
-    if not (pipeline / "model_index.json").exists():
-        raise ValueError(f"--to-var {pipeline} has no model_index.json: not a saved pipeline")
-    local = {"local_files_only": True, "use_safetensors": True}
-    try:
-        tokenizer = VQTokenizer.from_pretrained(pipeline / "tokenizer", **local)
-        transformer = VARTransformer.from_pretrained(pipeline / "transformer", **local)
-    except (OSError, SafetensorError, RuntimeError) as error:
-        raise ValueError(f"--to-var {pipeline} is not whole: {error}") from error
-    load_hits(tokenizer, pipeline / "tokenizer")
-    vqvae_state, var_state = to_var(tokenizer, transformer)
+    loaded = VARPipeline.from_folder(pipeline, "--to-var")
+    vqvae_state, var_state = to_var(loaded.tokenizer, loaded.transformer)
 
     def write(folder: Path) -> None:
         torch.save(vqvae_state, folder / "vae.pth")

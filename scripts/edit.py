@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from var_pe.assembly import held_out_images
@@ -71,19 +71,21 @@ def opened(option: str, word: str, known: str) -> Image.Image:
     """The picture file that an option names in place of what is `known`.
 
     Raises:
-        ValueError: there is none.
+        ValueError: there is none, or it cannot be read.
     """
     if not Path(word).is_file():
         raise ValueError(f"{option} {word} is neither {known}, nor a picture file: there is no such file")
     try:
-        return Image.open(word)
-    except UnidentifiedImageError:
-        raise ValueError(f"{option} {word} is a file, but no picture that can be read") from None
+        picture = Image.open(word)
+        picture.load()  # a file that broke off is known by its end
+    except (OSError, SyntaxError) as error:
+        raise ValueError(f"{option} {word} is a file, but no picture that can be read: {error}") from error
+    return picture
 
 
 def asked(config: Config, arguments: argparse.Namespace) -> tuple[Tensor, Tensor]:
     """The pictures and their masks; with margins, the larger pictures."""
-    numbers = [int(word) for word in arguments.images if word.isdigit()]
+    numbers = [int(word) for word in arguments.images if word.isdecimal()]
     held_out: Any = held_out_images(config, max(numbers) + 1) if numbers else []
     if numbers and max(numbers) >= len(held_out):
         raise ValueError(
@@ -93,7 +95,7 @@ def asked(config: Config, arguments: argparse.Namespace) -> tuple[Tensor, Tensor
     image_NCHW = pictures(
         [
             held_out[int(word)]["image"] / 2 + 0.5
-            if word.isdigit()
+            if word.isdecimal()
             else opened("--images", word, "a number of the test split, from 0")
             for word in arguments.images
         ],
@@ -123,7 +125,7 @@ def edit(
         output: Any = editor(
             image_NCHW,
             mask_N1HW,
-            int(label) if label is not None and label.isdigit() else label,
+            int(label) if label is not None and label.isdecimal() else label,
             mask_rule=arguments.rule,
             strength=arguments.strength,
             keep_unmasked=arguments.keep_unmasked,

@@ -17,6 +17,7 @@ from var_pe.evaluation.metrics import read_metrics
 from var_pe.sampling.card import publish, save_with_card
 from var_pe.sampling.folder import write_levels
 from var_pe.sampling.pipeline import VARPipeline
+from var_pe.sampling.saved import check_free
 from var_pe.stages import session
 
 PIPELINE = {"--pipeline": ("run=.", "tokenizer_run=.")}  # a saved pipeline in place of a run
@@ -69,6 +70,8 @@ def main() -> None:
         raise ValueError("--push-to-hub uploads the folder of --save-pipeline: give that, too")
     sampling = config.sampling if arguments.size is None else replace(config.sampling, size=arguments.size)
     with session() as accelerator:
+        if arguments.save_pipeline is not None and accelerator.is_main_process:  # others may look mid-way
+            check_free(arguments.save_pipeline, "--save-pipeline")
         pipeline = opened(config, arguments.pipeline)
         if arguments.save_pipeline is not None:
             if accelerator.is_main_process:
@@ -86,15 +89,11 @@ def main() -> None:
 
 def opened(config: Config, saved: str | None) -> VARPipeline:
     """The run's pipeline, or a saved one."""
-    if saved is None:
-        return load_pipeline(config)
-    if not (Path(saved) / "model_index.json").exists():
-        raise ValueError(f"--pipeline {saved} has no model_index.json: not a saved pipeline")
-    return VARPipeline.from_pretrained(saved, local_files_only=True)
+    return load_pipeline(config) if saved is None else VARPipeline.from_folder(Path(saved), "--pipeline")
 
 
 def save(pipeline: VARPipeline, config: Config, arguments: argparse.Namespace) -> None:
-    """The pipeline's folder; its card knows settings and scores where the run is known."""
+    """The pipeline's folder; its card is of the run's settings and scores, or the one it came with."""
     folder, of_run = arguments.save_pipeline, arguments.pipeline is None
     save_with_card(
         pipeline,

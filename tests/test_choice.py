@@ -1,5 +1,6 @@
 """From logits to tokens: guidance, what is kept, a draw that follows distribution and generator alone."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -36,6 +37,13 @@ def test_guidance_schedules():
         (float("nan"), "linear", "guidance_scale must be finite .* got nan"),
         (1.0, "cosine", "guidance_schedule is one of linear, constant or 3 factors, got 'cosine'"),
         (1.0, [1, 1], r"or 3 factors, got \[1, 1\]"),
+        (1.0, torch.ones(2), r"or 3 factors, got \[1.0, 1.0\]"),
+        (1.0, 0.5, "or 3 factors, got 0.5"),
+        (1.0, [1, -1, 1], r"guidance_schedule's factors must be finite and at least 0, got \[1, -1, 1\]"),
+        (1.0, [float("nan")] * 3, "guidance_schedule's factors must be finite"),
+        (1.0, [1, "a", 1], "guidance_schedule's factors must be finite"),
+        ("3", "linear", "guidance_scale must be finite .* got 3"),
+        (None, "linear", "guidance_scale must be finite .* got None"),
     ],
 )
 def test_wrong_guidance_is_named(scale, schedule, sentence):
@@ -55,12 +63,30 @@ def test_temperature_is_one_or_one_per_level():
     assert temperature_per_level((1, 2, 3), 3) == [1, 2, 3]
 
 
+@pytest.mark.parametrize("form", [list, tuple, np.array, torch.tensor])
+def test_numbers_per_level_come_in_every_form(form):
+    """From a notebook they are arrays or tensors as often as lists."""
+    assert temperature_per_level(form([0.5, 1.0, 2.0]), 3) == [0.5, 1, 2]
+    assert guidance_per_level(2.0, form([0.0, 0.5, 1.0]), 3) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("form", [np.float32, np.array, torch.tensor])
+def test_one_number_comes_in_every_form(form):
+    assert temperature_per_level(form(0.5), 2) == [0.5, 0.5]
+    assert guidance_per_level(form(2.0), "constant", 2) == [2, 2]
+
+
 @pytest.mark.parametrize(
     ("temperature", "sentence"),
     [
-        (0.0, "temperature must be above 0, got 0.0; top_k=1 takes the likeliest"),
-        (float("nan"), "temperature must be above 0, got nan"),
-        ([1, 0, 1], "temperature must be above 0, got 0"),
+        (0.0, "temperature must be above 0 and finite, got 0.0; top_k=1 takes the likeliest"),
+        (float("nan"), "temperature must be above 0 and finite, got nan"),
+        (float("inf"), "temperature must be above 0 and finite, got inf"),
+        ([1, 0, 1], "temperature must be above 0 and finite, got 0"),
+        (torch.tensor([1.0, 0.0, 1.0]), "temperature must be above 0 and finite, got 0.0"),
+        (np.ones(2), r"one number or one for each of 3 levels, got \[1.0, 1.0\]"),
+        (None, "temperature must be above 0 and finite, got None"),
+        ("warm", "temperature must be above 0 and finite, got warm"),
         ([1, 1], r"one number or one for each of 3 levels, got \[1, 1\]"),
     ],
 )

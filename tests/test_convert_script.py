@@ -179,6 +179,22 @@ def test_a_bad_file_is_one_sentence_and_leaves_nothing(which, kind, files, sente
     assert leftovers(tmp_path) == []
 
 
+@pytest.mark.parametrize("kept", [300, 5_000, 40_000, 80_000])
+def test_a_download_that_broke_off_is_called_damaged(kept, files, sentence, tmp_path):
+    """Not `Invalid argument`, as of the second and third: who reads that doubts what was typed."""
+    files["var"].write_bytes(files["var"].read_bytes()[:kept])
+    assert f"{files['var']} {DAMAGED}" in sentence(*options(files, "--output", tmp_path / "out"))
+
+
+def test_one_file_given_twice_is_named(files, sentence, tmp_path):
+    for which, said in (
+        ("vqvae", "VAR checkpoint is a tokenizer's"),
+        ("var", "VQVAE checkpoint is a transf"),
+    ):
+        both = dict.fromkeys(files, files[which])
+        assert f"the {said}" in sentence(*options(both, "--output", tmp_path / "out"))
+
+
 @pytest.mark.parametrize("content", [b"", b"hello hello hello", None])
 def test_a_bad_safetensors_file_is_one_sentence(content, files, sentence, tmp_path):
     path = tmp_path / "var.safetensors"
@@ -198,7 +214,7 @@ def test_an_existing_output_is_refused_and_kept(files, sentence, tmp_path):
 
 def test_a_kill_while_saving_leaves_no_output(run, files, tmp_path, monkeypatch):
     """A folder that is there is whole."""
-    monkeypatch.setattr("convert.save_hits", lambda *_: (_ for _ in ()).throw(MemoryError))
+    monkeypatch.setattr("var_pe.sampling.saved.save_hits", lambda *_: (_ for _ in ()).throw(MemoryError))
     with pytest.raises(MemoryError):
         run(*options(files, "--output", tmp_path / "out"))
     assert not (tmp_path / "out").exists()
@@ -235,7 +251,7 @@ def test_statistics_of_another_tokenizer_are_refused(
     assert why in sentence("--to-var", folder, "--output", tmp_path / "out")
 
 
-@pytest.mark.parametrize("kind", ["cut", "emptied", "another_encoding"])
+@pytest.mark.parametrize("kind", ["cut", "emptied", "lacking", "another_encoding"])
 def test_a_bad_pipeline_folder_is_one_sentence(kind, make_generator, make_tokenizer, sentence, tmp_path):
     encoding = "sinusoidal" if kind == "another_encoding" else "learned"
     folder = tmp_path / "pipeline"
@@ -245,6 +261,11 @@ def test_a_bad_pipeline_folder_is_one_sentence(kind, make_generator, make_tokeni
         weights.write_bytes(weights.read_bytes()[:-100])
     elif kind == "emptied":
         weights.unlink()
+    elif kind == "lacking":
+        state = load_file(weights)
+        del state["head.bias"]
+        save_file(state, weights, metadata={"format": "pt"})
     said = sentence("--to-var", folder, "--output", tmp_path / "out")
-    assert ("its encoding is learned" if encoding != "learned" else "pipeline is not whole: ") in said
+    reasons = {"another_encoding": "its encoding is learned", "lacking": "they lack head.bias"}
+    assert reasons.get(kind, "pipeline is not whole: ") in said
     assert leftovers(tmp_path) == ["pipeline"]

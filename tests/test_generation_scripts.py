@@ -11,18 +11,22 @@ import pytest
 import torch
 from diffusers.utils import hub_utils
 from huggingface_hub import ModelCard
+from huggingface_hub.utils import filter_repo_objects
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from var_pe import settings
 from var_pe.assembly import build_generator, build_tokenizer
 from var_pe.config import Config
-from var_pe.sampling import card
+from var_pe.data.shapes import Shapes
+from var_pe.sampling import card, saved
+from var_pe.sampling.inpaint import VARInpaintPipeline
 from var_pe.sampling.pipeline import VARPipeline
 
 SMALL = ["data.shapes_train=8", "data.shapes_test=8", "tokenizer.channels=8", "tokenizer.norm_groups=8"]
 SMALL += ["tokenizer.codebook_size=16", "generator.dim=32", "generator.depth=1", "generator.num_heads=2"]
 
-NAMES = ["ant", "bee", "cat", *"defghijkl"]  # made-up pictures have twelve classes
+NAMES = list(Shapes.class_names)
 
 
 @pytest.fixture
@@ -47,8 +51,9 @@ def command(run, monkeypatch, capsys):
     """Runs a script on the run: what it printed; on a wrong input, its sentence."""
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "scripts"))
 
-    def called(script: str, *words: object) -> str:
-        monkeypatch.setattr(sys, "argv", [f"{script}.py", "--run", str(run), *map(str, words)])
+    def called(script: str, *words: object, on_run: bool = True) -> str:
+        of_run = ["--run", str(run)] if on_run else []
+        monkeypatch.setattr(sys, "argv", [f"{script}.py", *of_run, *map(str, words)])
         with contextlib.suppress(SystemExit):
             importlib.import_module(script).main()
         said = capsys.readouterr()
@@ -71,9 +76,48 @@ def test_score_writes_what_it_prints(command, run):
     assert "--images must be at least 1, got 0" in command("score", "--images", 0)
 
 
+def test_score_of_one_image_has_no_standard_error(command, run):
+    said = command("score", "--images", 1)
+    assert "written: " in said
+    assert "standard error" not in said
+    assert json.loads((run / "likelihood.json").read_text())["own_class"]["standard_error"] is None
+
+
+def test_score_at_another_size_is_of_that_size_s_levels(command, run):
+    command("score", "--images", 2, "data.height=64")
+    found = json.loads((run / "likelihood.json").read_text())
+    assert found["levels"] == [[2, 1], [4, 2], [6, 3], [8, 4]]
+    assert "downsampling factor 8, got 64x20" in command("score", "data.height=64", "data.width=20")
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["ant", "bee"], "has 12 classes (disc in the upper half, "),
+        ([*"abcdefghijkl"], "was trained on 12 others (a, b, c ...)"),
+    ],
+)
+def test_score_refuses_pictures_of_other_classes(names, said, command, run):
+    """The own class of a picture would be another class's number, or none."""
+    notes = run / "generator" / "training.json"
+    notes.write_text(json.dumps(json.loads(notes.read_text()) | {"class_names": names}))
+    if len(names) < 12:
+        build_generator(settings.load(Config, run / "config.yaml"), 2).save_pretrained(run / "generator")
+    assert said in command("score", "--images", 2)
+    assert not (run / "likelihood.json").exists()
+
+
+def test_score_knows_where_it_may_write_before_it_works(command, run, monkeypatch):
+    monkeypatch.setattr("score.bits_of_set", None)
+    assert f"--output {run} is a folder; name a file" in command("score", "--output", run)
+    said = command("score", "--output", run / "config.yaml" / "x.json")
+    assert said.startswith("error: ")
+    assert "config.yaml" in said
+
+
 def test_edit_writes_results_and_a_sheet(command, run, tmp_path):
     """A row for each picture: it, what is masked, and the results; files and numbers alike."""
-    command("edit", "--images", 0, 5, "--mask", "top", "--class", "bee", 0, "--each", 2, "--keep-unmasked")
+    command("edit", "--images", 0, 5, "--mask", "top", "--class", "ring", 0, "--each", 2, "--keep-unmasked")
     results = sorted(path.name for path in (run / "edited").glob("0*.png"))
     assert results == [f"{n:03d}_{place:03d}.png" for n in range(2) for place in range(4)]
     assert size_of(run / "edited" / "sheet.png") == (6 * 96, 2 * 96)  # 32 pixels, three times as large
@@ -94,6 +138,8 @@ def test_edit_writes_results_and_a_sheet(command, run, tmp_path):
         (["--images", -1, "--mask", "top"], "--images -1 is neither a number of the test split"),
         (["--images", 0, "--mask", "middle"], "--mask middle is neither one of top, bottom"),
         (["--images", 0, "--mask", __file__], "test_generation_scripts.py is a file, but no picture"),
+        (["--images", "²", "--mask", "top"], "--images ² is neither a number of the test split"),
+        (["--images", 0, "--mask", "top", "--class", "²"], "there is no class '²'"),
         (["--images", 0, "--mask", "top", "--each", 0], "--each must be at least 1, got 0"),
         (["--images", 0, "--mask", "top", "--class", "dog"], "there is no class 'dog'"),
         (["--images", 0, "--mask", "top", "--rule", "most"], "mask_rule is one of"),
@@ -103,6 +149,16 @@ def test_edit_writes_results_and_a_sheet(command, run, tmp_path):
 )
 def test_edit_says_what_is_wrong(words, sentence, command):
     assert sentence in command("edit", *words)
+
+
+@pytest.mark.parametrize("share", [0.02, 0.5])
+def test_edit_names_the_picture_that_is_damaged(share, command, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "mine.png")
+    data = (tmp_path / "mine.png").read_bytes()
+    (tmp_path / "mine.png").write_bytes(data[: int(len(data) * share)])
+    said = command("edit", "--images", tmp_path / "mine.png", "--mask", "top")
+    assert f"--images {tmp_path / 'mine.png'} is a file, but no picture that can be read" in said
 
 
 def test_sample_draws_other_sizes_and_remembers_them(command, run, tmp_path):
@@ -196,7 +252,7 @@ def test_a_saved_run_has_a_card_of_its_own_settings_and_scores(command, run, tmp
     assert text.count("FID") == 1
     assert "encoding: sinusoidal" in text
     assert "32x32 pixels, 12 classes, trained on shapes" in text
-    assert "class_labels='ant'" in text
+    assert f"class_labels='{NAMES[0]}'" in text
     assert str(tmp_path) not in text
     assert "/home/" not in text
     loaded = VARPipeline.from_pretrained(tmp_path / "saved")
@@ -215,17 +271,62 @@ def test_a_loaded_pipeline_is_pushed_with_its_own_card(command, run, tmp_path, m
     """diffusers' push_to_hub writes a generic card over whatever there was."""
     sent = {}
 
-    def upload(folder_path, **given):
+    def upload(folder_path, allow_patterns, **given):
         sent.update({file.name: file.read_text() for file in Path(folder_path).glob("*.*")})
+        assert ".env" not in filter_repo_objects([".env", "model_index.json"], allow_patterns=allow_patterns)
 
     address = type("Address", (), {"repo_id": "me/shapes"})
     monkeypatch.setattr(hub_utils, "create_repo", lambda *args, **given: address)
     monkeypatch.setattr(hub_utils, "load_or_create_model_card", lambda *args, **given: ModelCard("generic"))
-    monkeypatch.setattr(hub_utils, "upload_folder", upload)
+    monkeypatch.setattr(saved, "upload_folder", upload)
     command("sample", "--save-pipeline", tmp_path / "saved")
-    VARPipeline.from_pretrained(tmp_path / "saved").push_to_hub("me/shapes")
-    assert sent["README.md"] == (tmp_path / "saved" / "README.md").read_text()
-    assert "model_index.json" in sent
+    loaded = VARPipeline.from_pretrained(tmp_path / "saved")
+    for pipeline in (loaded, VARInpaintPipeline.from_pipe(loaded)):
+        sent.clear()
+        pipeline.push_to_hub("me/shapes")
+        assert sent["README.md"] == (tmp_path / "saved" / "README.md").read_text()
+        assert "model_index.json" in sent
+    monkeypatch.chdir(tmp_path / "saved")  # whose card is not that of any pipeline made here
+    VARPipeline(loaded.tokenizer, loaded.transformer).push_to_hub("me/shapes")
+    assert "generic" in sent["README.md"]
+
+
+def test_a_saved_pipeline_keeps_its_card_wherever_it_is_saved_again(command, run, tmp_path):
+    """In place or elsewhere: the scores that it tells of are its own."""
+    (run / "metrics.json").write_text(json.dumps({"a": a_record(False, "my_vit")}))
+    command("sample", "--save-pipeline", tmp_path / "saved")
+    text = (tmp_path / "saved" / "README.md").read_text()
+    assert "12.5" in text
+    loaded = "--pipeline", tmp_path / "saved"
+    for folder in ("saved", "elsewhere"):
+        assert "saved: " in command("sample", *loaded, "--save-pipeline", tmp_path / folder, on_run=False)
+        assert (tmp_path / folder / "README.md").read_text() == text
+
+
+def test_a_folder_of_other_things_is_not_saved_into(command, run, tmp_path):
+    """Its README would be written over, and all of it uploaded; a pipeline of before may be renewed."""
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project" / "README.md").write_text("mine")
+    refused = f"--save-pipeline {tmp_path / 'project'} holds other files than a saved pipeline"
+    assert refused in command("sample", "--save-pipeline", tmp_path / "project")
+    assert [path.name for path in (tmp_path / "project").iterdir()] == ["README.md"]
+    assert (tmp_path / "project" / "README.md").read_text() == "mine"
+    assert "is a file; name a folder" in command("sample", "--save-pipeline", run / "config.yaml")
+    for _ in range(2):
+        assert "saved: " in command("sample", "--save-pipeline", tmp_path / "saved")
+
+
+def test_a_pipeline_that_is_not_whole_is_one_sentence(command, tmp_path):
+    command("sample", "--save-pipeline", tmp_path / "saved")
+    (weights,) = (tmp_path / "saved" / "transformer").glob("*.safetensors")
+    state = load_file(weights)
+    del state["head.bias"]
+    save_file(state, weights, metadata={"format": "pt"})
+    words = ("--pipeline", tmp_path / "saved", "--output", tmp_path / "drawn")
+    assert "lack head.bias" in command("sample", *words, on_run=False)
+    weights.write_bytes(weights.read_bytes()[:-100])
+    assert "the pipeline " in command("sample", *words, on_run=False)
+    assert not (tmp_path / "drawn").exists()
 
 
 def test_the_folder_is_uploaded_as_it_was_saved(command, run, tmp_path, monkeypatch):
@@ -234,10 +335,13 @@ def test_the_folder_is_uploaded_as_it_was_saved(command, run, tmp_path, monkeypa
     monkeypatch.setattr(
         card, "create_repo", lambda name, exist_ok: type("Address", (str,), {"repo_id": name})(f"hub/{name}")
     )
-    monkeypatch.setattr(card, "upload_folder", lambda **given: sent.append(given))
+    monkeypatch.setattr(saved, "upload_folder", lambda **given: sent.append(given))
     said = command("sample", "--save-pipeline", tmp_path / "saved", "--push-to-hub", "me/shapes")
     assert "uploaded: hub/me/shapes" in said
     assert [(given["repo_id"], given["folder_path"]) for given in sent] == [("me/shapes", tmp_path / "saved")]
+    files = [str(p.relative_to(tmp_path / "saved")) for p in (tmp_path / "saved").rglob("*") if p.is_file()]
+    kept = list(filter_repo_objects([*files, ".env", "keys.json"], allow_patterns=sent[0]["allow_patterns"]))
+    assert sorted(kept) == sorted(files)
     assert 'from_pretrained("me/shapes")' in (tmp_path / "saved" / "README.md").read_text()
     command("sample", "--save-pipeline", tmp_path / "other")
     assert len(sent) == 1

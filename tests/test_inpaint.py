@@ -114,6 +114,27 @@ def test_strength_leaves_coarse_levels_alone(editor, image):
     assert not torch.equal(half[:, 5:14], tokens[:, 5:14])
 
 
+@pytest.mark.parametrize(
+    ("strength", "changing"),
+    [
+        (0.0, 0),
+        (0.01, 1),
+        (0.1, 1),
+        (0.125, 1),
+        (0.25, 1),
+        (0.37, 1),
+        (0.375, 2),
+        (0.625, 3),
+        (0.9, 4),
+        (1.0, 4),
+    ],
+)
+def test_strength_is_rounded_to_whole_levels(strength, changing):
+    """A half counts, and a little is never nothing: an edit that changes no token looks like a bad model."""
+    drawn = repainted(EVERYWHERE[None, None], LEVELS, rule="half", strength=strength)[0]
+    assert [bool(drawn[span].all()) for span in LEVELS.spans] == [False] * (4 - changing) + [True] * changing
+
+
 def cells(rule: str, mask: torch.Tensor, grid: tuple[int, int]) -> list[list[int]]:
     return RULES[rule](mask[None, None], grid)[0, 0].int().tolist()
 
@@ -138,6 +159,24 @@ def test_rules_say_how_much_of_a_cell_counts():
     assert cells("half", TOP, (1, 1)) == [[0]]
     for grid, given in (((1, 1), True), ((1, 3), True), ((2, 2), False)):  # VAR gives levels of three tokens
         assert (not RULES["var"](EVERYWHERE[None, None], grid).any()) == given
+
+
+def test_var_s_rule_reads_the_pixels_about_a_cell_s_middle():
+    """As the notebook's `interpolate` does, which smooths nothing: 2 x 2 pixels of 8 x 8 count."""
+    mask = torch.zeros(16, 16)
+    mask[3:5, 3:5] = 1
+    assert cells("var", mask, (2, 2)) == [[1, 0], [0, 0]]
+    assert cells("var", 1 - mask, (2, 2)) == [[0, 1], [1, 1]]
+
+
+def test_a_grey_mask_is_cut_at_one_half(editor, image):
+    """Below, nothing may change; above, all may, as under white."""
+
+    def edited(mask: torch.Tensor) -> torch.Tensor:
+        return editor(image, mask, "ant", generator=seeds(0, 1), keep_unmasked=True, output_type="pt").images
+
+    assert torch.equal(edited(EVERYWHERE * 0.45), image)
+    assert torch.equal(edited(EVERYWHERE * 0.55), edited(EVERYWHERE))
 
 
 def test_outpainting_masks_the_margin_and_nothing_else(editor, image, make_generator, make_tokenizer):

@@ -2,6 +2,8 @@
 
 from math import log2
 
+import numpy as np
+import pytest
 import torch
 
 from var_pe.pyramid import Pyramid
@@ -64,6 +66,44 @@ def test_the_class_of_the_fewest_bits_is_chosen():
     assert found["unconditional"]["bits_per_image"] == 0
     assert "accuracy" not in summarised(bits, torch.tensor([1, -1]), TWO_LEVELS)
     assert "accuracy" not in summarised(bits[:, -1:], torch.tensor([0, 0]), TWO_LEVELS)
+
+
+def test_levels_add_up_to_the_accuracy():
+    """Up to a level, and not by that level alone: the second one would call both images the first class."""
+    bits = torch.tensor([[[9.0, 1.0], [1.0, 2.0], [0.0, 0.0]], [[9.0, 1.0], [7.0, 2.0], [0.0, 0.0]]])
+    found = summarised(bits, torch.tensor([1, 1]), TWO_LEVELS)
+    assert found["accuracy_up_to_level"] == [1.0, 1.0]
+
+
+def test_standard_errors_are_those_of_means():
+    bits = torch.rand(50, 3, 2, generator=torch.Generator().manual_seed(0)).double()
+    found = summarised(bits, torch.arange(50) % 2, TWO_LEVELS)
+    expected = np.std(bits[:, 2].sum(1).numpy(), ddof=1) / 50**0.5
+    assert found["unconditional"]["standard_error"] == pytest.approx(expected)
+    share = found["accuracy"]
+    assert found["accuracy_standard_error"] == pytest.approx((share * (1 - share) / 50) ** 0.5)
+    alone = summarised(bits[:1], torch.tensor([0]), TWO_LEVELS)
+    assert alone["own_class"]["standard_error"] is None
+    assert alone["accuracy_standard_error"] is None
+
+
+def test_a_label_of_no_class_is_named(pipeline):
+    images = [{"image": torch.zeros(3, 8, 8), "label": 3}]
+    with pytest.raises(ValueError, match="an image has the label 3, the generator has 3 classes"):
+        bits_of_set(pipeline.transformer, pipeline.tokenizer, images)
+
+
+def test_images_of_another_size_are_scored_at_their_own_levels(make_generator, make_tokenizer):
+    """Encoded at one pyramid and scored at another, tokens would be read as those of other places."""
+    models = make_generator("sinusoidal"), make_tokenizer()
+    wide = models[0].pyramid.for_size(4, 8)
+    images = [{"image": torch.zeros(3, 8, 16), "label": 1}]
+    bits, _ = bits_of_set(*models, images, wide)
+    tokens = models[1].encode(images[0]["image"][None], wide)
+    expected = bits_per_level(*models, tokens, torch.arange(4)[None], wide)
+    torch.testing.assert_close(bits, expected)
+    with pytest.raises(ValueError, match=r"last level must be the latent grid \(4, 8\), got \(4, 4\)"):
+        bits_of_set(*models, images)
 
 
 def test_batches_and_processes_change_nothing(pipeline):

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
+from var_pe.models.choice import gumbel_mix
 from var_pe.pyramid import Pyramid
 from var_pe.sampling.pipeline import VARPipeline
 from var_pe.sampling.rejection import children
@@ -40,6 +42,26 @@ def test_saved_and_loaded_it_draws_the_same(line, make_generator, make_tokenizer
         pipe(**given, generator=seeds(0, 1)).images, loaded(**given, generator=seeds(0, 1)).images
     )
     assert loaded.class_names == ("ant", "bee", "cat")
+
+
+@pytest.mark.parametrize("part", ["tokenizer", "transformer"])
+def test_a_folder_that_lacks_a_weight_is_refused(part, pipeline, tmp_path):
+    """diffusers leaves it empty, and the first use fails far from the folder that is to blame."""
+    pipeline.save_pretrained(tmp_path)
+    (file,) = (tmp_path / part).glob("*.safetensors")
+    state = load_file(file)
+    name = sorted(state)[0]
+    del state[name]
+    save_file(state, file, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=f"weights in {tmp_path / part} do not fit .* lack {name}"):
+        VARPipeline.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("index", ["", "{", "[]", '{"_class_name": "StableDiffusionPipeline"}'])
+def test_a_folder_of_something_else_is_refused(index, tmp_path):
+    (tmp_path / "model_index.json").write_text(index)
+    with pytest.raises(ValueError, match=f"{tmp_path} has no model_index.json of a pipeline of var_pe"):
+        VARPipeline.from_pretrained(tmp_path)
 
 
 def test_it_loads_in_half_precision(pipeline, tmp_path):
@@ -223,6 +245,19 @@ def test_smooth_mixes_codes_where_there_is_a_choice(pipeline):
     torch.testing.assert_close(all_given * 2 - 1, pipeline.tokenizer.decode(given))
 
 
+def test_mixing_ends_at_the_last_level(pipeline, monkeypatch):
+    """Progress runs from 0 at the first level to 1 at the last, as in VAR: the last one hardly mixes."""
+    progress = []
+
+    def watched(logits_BlV, generators, r):
+        progress.append(r)
+        return gumbel_mix(logits_BlV, generators, r)
+
+    monkeypatch.setattr("var_pe.models.generator.gumbel_mix", watched)
+    pipeline(0, generator=seeds(0), smooth=True)
+    assert progress == pytest.approx([0, 1 / 3, 2 / 3, 1])
+
+
 def test_the_classifier_s_favourite_is_kept(pipeline):
     """Of four drawings; the kept image follows from its own generator, whatever is drawn beside it."""
     settings = dict(output_type="pt", guidance_scale=0.0)
@@ -239,6 +274,45 @@ def test_the_classifier_s_favourite_is_kept(pipeline):
         torch.testing.assert_close(together[place], candidates[likelihood.argmax()])
         alone = pipeline(place, generator=seeds(place), keep_best=0.25, classifier=bright, **settings).images
         torch.testing.assert_close(alone[0], together[place])
+
+
+def test_the_classifier_sees_pictures_as_it_was_trained_on_them(pipeline):
+    """In [-1, 1]: one of [0, 1] would be pale, and the choice that of a classifier out of its depth."""
+    seen = []
+
+    def watched(images_BCHW: torch.Tensor) -> torch.Tensor:
+        seen.append(images_BCHW)
+        return bright(images_BCHW)
+
+    pipeline(0, generator=seeds(0), keep_best="1/2", classifier=watched)
+    first, _ = children(seeds(0)[0], 2)
+    shown = pipeline(0, generator=[first], output_type="pt").images
+    torch.testing.assert_close(seen[0], shown * 2 - 1)
+
+
+@torch.no_grad()
+def test_the_temperature_comes_before_the_nucleus(pipeline):
+    """As in VAR: at a quarter, 0.4 : 0.3 : 0.2 becomes 0.72 : 0.23 : 0.05, and the first is 0.7 alone."""
+    head = pipeline.transformer.head
+    head.weight.zero_()
+    head.bias.copy_(torch.tensor([0.4, 0.3, 0.2, 0.1, *[1e-9] * 12]).log())
+    tokens = pipeline([0, 1], temperature=0.25, top_p=0.7, generator=seeds(0, 1), output_type="tokens").images
+    assert not tokens.any()
+
+
+@pytest.mark.parametrize("smooth", [False, True])
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+@pytest.mark.parametrize(
+    "weight", ["transformer.head.bias", "tokenizer.quantizer.codebook_VZ", "tokenizer.decoder.conv_out.bias"]
+)
+@torch.no_grad()
+def test_weights_that_are_no_numbers_draw_nothing(weight, wrong, smooth, pipeline):
+    """They would draw the last code everywhere, or a black picture, without a word."""
+    part, _, name = weight.partition(".")
+    getattr(pipeline, part).get_parameter(name).view(-1)[:] = wrong
+    for output_type in ("pil", "pt"):
+        with pytest.raises(FloatingPointError, match="are not finite: a weight of"):
+            pipeline(0, generator=seeds(0), output_type=output_type, smooth=smooth, top_k=3)
 
 
 def test_the_levels_of_a_kept_image_are_its_own(pipeline):
@@ -287,6 +361,8 @@ def test_the_trained_size_is_the_trained_pyramid(pipeline):
         ({"num_images_per_label": 0}, "num_images_per_label must be at least 1, got 0"),
         ({"class_labels": [0, 1], "generator": seeds(0)}, "one for each image or a single one, got 1 for 2"),
         ({"guidance_scale": -1}, "guidance_scale must be finite and at least 0"),
+        ({"guidance_schedule": [float("nan")] * 4}, "factors must be finite and at least 0, got .nan"),
+        ({"guidance_schedule": [-1] * 4}, "factors must be finite and at least 0, got .-1"),
         ({"guidance_schedule": "cosine"}, "guidance_schedule is one of linear, constant or 4 factors"),
         ({"temperature": 0}, "temperature must be above 0"),
         ({"top_k": -1}, "top_k must be at least 0"),

@@ -174,6 +174,17 @@ def test_it_stays_float32_whatever_the_autocast(make_quantizer):
     assert quantizer(latent(pyramid).bfloat16(), pyramid).f_hat_BZhw.dtype == torch.float32
 
 
+@torch.no_grad()
+def test_mixed_codes_stay_float32_whatever_the_autocast(make_quantizer):
+    """A mixture in bf16 would be another picture than the same seed's in float32."""
+    quantizer, pyramid = make_quantizer(), PYRAMIDS[0]
+    share_BlV = torch.randn(2, 4, 32, generator=torch.Generator().manual_seed(0)).softmax(-1)
+    exact_BZhw = quantizer.add_mixed(quantizer.start(2, pyramid), share_BlV, 1, pyramid)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside_BZhw = quantizer.add_mixed(quantizer.start(2, pyramid), share_BlV, 1, pyramid)
+    assert torch.equal(inside_BZhw, exact_BZhw)
+
+
 @pytest.mark.parametrize(
     "options", [{"codebook_size": 1}, {"num_phi": -1}, {"phi_ratio": 1.5}, {"phi_ratio": float("nan")}]
 )

@@ -1,7 +1,7 @@
 """Folders of drawn images: resumable, refused to other settings, the same on any number of processes."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +74,9 @@ def test_batches_and_processes_fill_the_same_folder(pipeline, tmp_path):
     ("change", "sentence"),
     [
         ({"guidance_scale": 3.0}, r"guidance_scale 1.5 \(asked: 3.0\)"),
+        ({"temperature": 0.5}, r"temperature 1.0 \(asked: 0.5\)"),
+        ({"temperature": [1, 1, 1, 0.5]}, r"temperature 1.0 \(asked: \[1, 1, 1, 0.5\]\)"),
+        ({"guidance_schedule": "constant"}, r"guidance_schedule 'linear' \(asked: 'constant'\)"),
         ({"seed": 1}, r"seed 0 \(asked: 1\)"),
         ({"images_per_class": 4}, r"images_per_class 3 \(asked: 4\)"),
         ({"size": [16, 8]}, r"size None \(asked: \[16, 8\]\)"),
@@ -89,6 +92,35 @@ def test_other_settings_are_refused(change, sentence, pipeline, tmp_path):
     with pytest.raises(ValueError, match=r"weights 'w' \(asked: 'v'\)"):
         fill_folder(tmp_path, pipeline, CONFIG, weights="v")
     assert contents(tmp_path) == files
+
+
+def test_every_setting_that_images_follow_from_is_remembered(pipeline, tmp_path):
+    """All but the batch; one that is added later, too."""
+    fill(tmp_path, pipeline)
+    remembered = json.loads((tmp_path / "sampling.json").read_text())
+    assert remembered.keys() == asdict(CONFIG).keys() - {"batch"} | {"weights"}
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]"])
+def test_damaged_settings_are_named(content, pipeline, tmp_path):
+    files = fill(tmp_path, pipeline)
+    (tmp_path / "sampling.json").write_text(content)
+    with pytest.raises(ValueError, match=f"{tmp_path / 'sampling.json'} is damaged"):
+        fill(tmp_path, pipeline)
+    assert contents(tmp_path) == files
+
+
+def test_a_damaged_picture_is_named(pipeline, tmp_path):
+    """Whoever resumes a folder after a full disk must know which one to remove."""
+    fill(tmp_path, pipeline)
+    path = image_path(tmp_path, 4, CONFIG)
+    path.write_bytes(path.read_bytes()[:60])
+    for show in (
+        lambda: write_npz(tmp_path / "all.npz", tmp_path),
+        lambda: write_grid(tmp_path / "grid.png", tmp_path, CONFIG, num_classes=3),
+    ):
+        with pytest.raises(ValueError, match=f"{path} is damaged: remove it"):
+            show()
 
 
 def test_the_settings_appear_whole_or_not_at_all(pipeline, tmp_path, monkeypatch):

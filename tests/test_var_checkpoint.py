@@ -13,6 +13,7 @@ from var_pe.interop.var_settings import LADDERS, published_patch_nums
 from var_pe.models.generator import VARTransformer
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.pyramid import Pyramid
+from var_pe.sampling.pipeline import VARPipeline
 
 GOLDEN = Path(__file__).parent / "golden"
 HITS = "quantize.ema_vocab_hit_SV"
@@ -211,6 +212,38 @@ def test_the_round_trip_passes_through_saved_folders(make_case, tmp_path):
         same_bits(back, state)
 
 
+def test_the_round_trip_passes_through_pipelines(make_case, tmp_path):
+    """Loaded and saved again in Python, as people do on the way to the hub: VAR's statistics included."""
+    made = make_case()
+    made.vqvae[HITS] += torch.rand(made.vqvae[HITS].shape)
+    pipeline = VARPipeline(*convert(made.vqvae, made.var, patch_nums=made.patch_nums))
+    for folder in (tmp_path / "one", tmp_path / "two", tmp_path / "two"):
+        pipeline.save_pretrained(folder)
+        pipeline = VARPipeline.from_pretrained(folder)
+    for back, state in zip(
+        to_var(pipeline.tokenizer, pipeline.transformer), (made.vqvae, made.var), strict=True
+    ):
+        same_bits(back, state)
+
+
+def test_statistics_of_another_tokenizer_do_not_stay_in_a_folder(make_case, pipeline, tmp_path):
+    """A model of our own has none, whatever was saved there before."""
+    made = make_case()
+    VARPipeline(*convert(made.vqvae, made.var, patch_nums=made.patch_nums)).save_pretrained(tmp_path)
+    pipeline.save_pretrained(tmp_path)
+    assert sorted(path.name for path in (tmp_path / "tokenizer").iterdir()) == [
+        "config.json",
+        "diffusion_pytorch_model.safetensors",
+    ]
+
+
+def test_weights_that_are_no_numbers_do_not_go_to_var(case):
+    models = convert(case.vqvae, case.var, patch_nums=case.patch_nums)
+    models[1].head.bias.data[3] = torch.inf
+    with pytest.raises(ValueError, match=r"the transformer: head.bias holds NaN or infinite numbers"):
+        to_var(*models)
+
+
 def test_models_of_our_own_go_to_var_and_come_back(make_generator, make_tokenizer, make_loud):
     """A generator trained here can be sampled by the public code."""
     tokenizer = make_loud(make_tokenizer(channels=32, norm_groups=32, phi_ratio=0.5, attention=True))
@@ -246,6 +279,7 @@ def test_half_models_go_back_in_float32(case):
     [
         ({"encoding": "sinusoidal"}, {}, "its encoding is learned, got sinusoidal"),
         ({"encoding": "learned(scale=2)"}, {}, r"its encoding is learned, got learned\(scale=2\)"),
+        ({"encoding": "learned_grid"}, {}, "its encoding is learned, got learned_grid"),
         ({"level_embedding": "none"}, {}, "its level_embedding is learned, got none"),
         ({"levels": (1, 2, 4)}, {}, "both have one pyramid, got 1-2-3-4 and 1-2-4"),
         ({"levels": (2, 4)}, {"levels": (2, 4)}, "its first level is 1x1, got the pyramid 2-4"),
@@ -276,6 +310,8 @@ def wrapped(prefix: str):
         wrapped("module."),
         wrapped("_orig_mod."),
         wrapped("module._orig_mod."),
+        wrapped("module.module."),
+        wrapped("module._orig_mod.module."),
         lambda state: {
             key.replace("blocks.0.", "blocks.0._orig_mod."): value for key, value in state.items()
         },
@@ -324,6 +360,12 @@ def everything_but(number: int):
     return lambda state: [state.pop(key) for key in list(state)[number:]]
 
 
+def one_nan(weight: Tensor) -> Tensor:
+    weight = weight.clone()
+    weight.view(-1)[-1] = torch.nan
+    return weight
+
+
 TOKENIZER, TRANSFORMER = "the VQVAE checkpoint", "the VAR checkpoint"
 DAMAGE = [
     ("vqvae", drop("quantize.embedding.weight"), f"{TOKENIZER} lacks quantize.embedding.weight"),
@@ -337,8 +379,9 @@ DAMAGE = [
     ("vqvae", change("encoder.conv_in.weight", torch.flatten), "encoder.conv_in.weight must have 4 axes"),
     ("vqvae", change("encoder.conv_in.weight", lambda t: t[:24]), r"multiples of conv_in's, 24, .* \[32, 6"),
     ("vqvae", change(HITS, lambda t: t - 1), f"{HITS} counts how often codes are used"),
-    ("vqvae", change(HITS, lambda t: t + torch.nan), f"{HITS} counts how often codes are used"),
-    ("vqvae", change(HITS, lambda t: t + torch.inf), f"{HITS} counts how often codes are used"),
+    ("vqvae", change(HITS, lambda t: t + torch.nan), f"{HITS} holds NaN or infinite numbers"),
+    ("vqvae", change("decoder.conv_out.bias", lambda t: t / 0), "conv_out.bias holds NaN or infinite"),
+    ("vqvae", change("quant_conv.bias", Tensor.to_sparse), "conv.bias must be a dense tensor, got .*coo"),
     ("vqvae", change(HITS, lambda t: t[:, :5]), rf"{HITS} must be .* \(3, 32\), got .* \(3, 5\)"),
     ("vqvae", put(pos_1LC=torch.ones(1)), "are the two exchanged"),
     ("vqvae", change("quantize.embedding.weight", lambda t: t[:8]), "has 8 codes .* needs 32 .* not belong"),
@@ -353,6 +396,9 @@ DAMAGE = [
     ("var", change("lvl_1L", Tensor.int), "lvl_1L must be torch.int64 .* got torch.int32"),
     ("var", change("attn_bias_for_masking", torch.zeros_like), "attn_bias_for_masking does not hold"),
     ("var", change("blocks.1.attn.zero_k_bias", lambda t: t + 1), "blocks.1.attn.zero_k_bias does not hold"),
+    ("var", change("blocks.1.ffn.fc1.weight", one_nan), "blocks.1.ffn.fc1.weight holds NaN or infinite"),
+    ("var", change("head.weight", Tensor.to_sparse), "head.weight must be a dense tensor, got .*sparse_coo"),
+    ("var", put(quantize__embedding__weight=torch.ones(1)), "is a tokenizer's: are the two exchanged, or is"),
     ("var", change("pos_start", lambda t: t.expand(1, 4, -1)), r"pos_start must be .* got .* \(1, 4, 64\)"),
     ("var", change("blocks.0.attn.scale_mul_1H11", lambda t: t.expand(1, 3, 1, 1)), "heads, got 64 and 3"),
     ("var", change("class_emb.weight", lambda t: t[:0]), "must have 2 axes of length 1 or more"),
@@ -376,6 +422,9 @@ def test_a_wrong_state_is_refused_with_its_reason(which, damage, sentence, case)
         (((1, 1), (1, 1), (1, 3), (3, 3)), "lvl_embed.weight must be .*(4, 64).*, got .*(3, 64)"),
         ((1, 2, 0), "a level of a pyramid is a positive side"),
         ((), "at least one level"),
+        (None, r"patch_nums are sides from coarse to fine, such as \(1, 2, 3, 4\), got None"),
+        (5, "patch_nums are sides from coarse to fine, .* got 5"),
+        ("123", "patch_nums are sides from coarse to fine, .* got '123'"),
     ],
 )
 def test_other_patch_nums_are_refused(patch_nums, sentence, case):

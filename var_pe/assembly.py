@@ -22,6 +22,7 @@ from var_pe.evaluation.folder import ImageFolder
 from var_pe.models.generator import VARTransformer
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.models.vit import ViTClassifier
+from var_pe.models.whole import check_whole
 from var_pe.training.fine_tuning import start_from
 
 M = TypeVar("M", bound=ModelMixin)
@@ -108,8 +109,7 @@ def load_model(cls: type[M], folder: Path) -> M:
     if named != cls.__name__:
         raise ValueError(f"{folder} holds a {named}, not a {cls.__name__}")
     model = cls.from_pretrained(folder, local_files_only=True)
-    if any(tensor.is_meta for tensor in model.state_dict().values()):
-        raise ValueError(f"the weights in {folder} do not fit its config.json")
+    check_whole(model, folder)
     return model.eval()
 
 

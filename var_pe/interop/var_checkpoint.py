@@ -20,7 +20,16 @@ from var_pe.interop.var_names import (
     with_queries_times,
 )
 from var_pe.interop.var_settings import HEAD_DIM, tokenizer_settings, transformer_settings
-from var_pe.interop.var_state import HITS, VAR, VQVAE, check_state, fixed_buffers, plain_state, shape_of
+from var_pe.interop.var_state import (
+    HITS,
+    VAR,
+    VQVAE,
+    check_finite,
+    check_state,
+    fixed_buffers,
+    plain_state,
+    shape_of,
+)
 from var_pe.models.generator import VARTransformer
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.pyramid import Pyramid
@@ -37,13 +46,15 @@ def convert(
     `torch.compile`. `patch_nums` are sides or (rows, columns), coarse to fine.
 
     Raises:
-        ValueError: a key is missing, unknown or of another shape, a buffer is not what `patch_nums` gives, or
-            the two states do not belong together.
+        ValueError: a key is missing, unknown or of another shape, a buffer is not what `patch_nums` gives, a
+            weight is not finite, or the two states do not belong together.
     """
+    if not isinstance(patch_nums, Sequence) or isinstance(patch_nums, str):
+        raise ValueError(
+            f"patch_nums are sides from coarse to fine, such as (1, 2, 3, 4), got {patch_nums!r}"
+        )
     pyramid = Pyramid(tuple(patch_nums))  # type: ignore[arg-type]  # checks and normalises its entries
     vqvae, var = plain_state(vqvae_state, VQVAE), plain_state(var_state, VAR)
-    if "pos_1LC" in vqvae:
-        raise ValueError(f"{VQVAE} is a transformer's: are the two exchanged?")
     codes_VZ = shape_of(vqvae, "quantize.embedding.weight", 2, VQVAE)
     wanted_VZ = shape_of(var, "head.weight", 2, VAR)[0], shape_of(var, "word_embed.weight", 2, VAR)[1]
     if codes_VZ != wanted_VZ:
@@ -62,11 +73,13 @@ def to_var(
     The statistics of code use are those the tokenizer was converted with, else zeros.
 
     Raises:
-        ValueError: VAR's code has no such model.
+        ValueError: VAR's code has no such model, or a weight is not finite.
     """
     for is_so, rule in _rules(tokenizer, transformer):
         if not is_so:
             raise ValueError(f"not a model that VAR's code has: {rule}")
+    check_finite(dict(tokenizer.named_parameters()), "the tokenizer")
+    check_finite(dict(transformer.named_parameters()), "the transformer")
     return _vqvae_state(tokenizer), _var_state(transformer)
 
 
@@ -114,6 +127,11 @@ def keep_hits(tokenizer: VQTokenizer, hits_SV: Tensor) -> None:
     tokenizer.quantizer.register_buffer("var_hits_SV", hits_SV.detach().clone(), persistent=False)
 
 
+def has_hits(tokenizer: VQTokenizer) -> bool:
+    """Whether it carries statistics of a file of VAR's."""
+    return hasattr(tokenizer.quantizer, "var_hits_SV")
+
+
 def kept_hits(tokenizer: VQTokenizer) -> Tensor:
     """The statistics that VAR's file came with, else zeros, as VAR's code starts them."""
     none_SV = torch.zeros(tokenizer.pyramid.num_levels, tokenizer.config["codebook_size"])
@@ -137,7 +155,7 @@ def _rules(tokenizer: VQTokenizer, transformer: VARTransformer) -> list[tuple[bo
     multipliers = ours["channel_multipliers"]
     return [
         (
-            isinstance(table, Learned) and table.scale == 1,
+            type(table) is Learned and table.scale == 1,  # a learned_grid is one, too, of one grid's rows
             f"its encoding is learned, got {theirs['encoding']}",
         ),
         (

@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from var_pe.interop.var_checkpoint import keep_hits, kept_hits
+from var_pe.interop.var_checkpoint import has_hits, keep_hits, kept_hits
 from var_pe.interop.var_state import HITS, VQVAE, plain_state, shape_of
 from var_pe.models.tokenizer import VQTokenizer
 
@@ -26,16 +26,18 @@ def read_state(path: Path) -> Any:
     if not path.is_file():
         raise ValueError(f"{path} is not a file")
     try:
-        return load_file(path) if path.suffix == ".safetensors" else _unpickled(path)
+        path.open("rb").close()
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror or error}") from error
+    try:
+        return load_file(path) if path.suffix == ".safetensors" else _unpickled(path)
     except SafetensorError as error:
         raise ValueError(f"{path} is not a safetensors file, or a damaged one: {error}") from error
     except pickle.UnpicklingError as error:
         if "GLOBAL" in str(error):
             raise ValueError(f"{path} holds objects other than tensors, which are not loaded") from error
         raise ValueError(f"{path} was not written by torch.save, or is damaged") from error
-    except Exception as error:  # bytes at random read as a pickle fail in every way there is
+    except Exception as error:  # bytes at random read as a pickle fail in every way, OSError among them
         raise ValueError(f"{path} was not written by torch.save, or is damaged") from error
 
 
@@ -51,17 +53,24 @@ def _unpickled(path: Path) -> Any:
 
 
 def save_hits(tokenizer: VQTokenizer, folder: Path) -> None:
-    """Keeps VAR's statistics of code use with a saved tokenizer: its own weights file does not hold them."""
-    save_file({HITS: kept_hits(tokenizer)}, folder / HITS_FILE)
+    """Keeps VAR's statistics of code use with a saved tokenizer: its own weights file does not hold them.
+
+    A tokenizer that never was VAR's has none, and takes away those of another that lay in the folder.
+    """
+    if has_hits(tokenizer):
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({HITS: kept_hits(tokenizer)}, folder / HITS_FILE)
+    else:
+        (folder / HITS_FILE).unlink(missing_ok=True)
 
 
 def load_hits(tokenizer: VQTokenizer, folder: Path) -> None:
-    """Gives them back; a tokenizer that never was VAR's has none.
+    """Gives them back, to a tokenizer that does not have them by now.
 
     Raises:
         ValueError: the file is damaged or of another tokenizer.
     """
-    if (folder / HITS_FILE).exists():
+    if not has_hits(tokenizer) and (folder / HITS_FILE).exists():
         state = plain_state(read_state(folder / HITS_FILE), VQVAE)
         shape_of(state, HITS, 2, VQVAE)
         keep_hits(tokenizer, state[HITS])

@@ -1,5 +1,6 @@
 """The state dicts of VAR's files: unwrapped, measured, and compared with what the public code would hold."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,6 +11,10 @@ from var_pe.pyramid import Pyramid
 
 VQVAE, VAR = "the VQVAE checkpoint", "the VAR checkpoint"
 PARTS = {VQVAE: "vae_local", VAR: "var_wo_ddp"}  # where a training checkpoint has them, below `trainer`
+OTHERS = {  # what else it may be by mistake, and a name that tells
+    VQVAE: ("a transformer's", "pos_1LC"),
+    VAR: ("a tokenizer's", "quantize.embedding.weight"),
+}
 HITS = "quantize.ema_vocab_hit_SV"  # how much each level used each code of late: only VAR's training reads it
 
 
@@ -26,13 +31,20 @@ def plain_state(state: Any, what: str) -> dict[str, Tensor]:
             f"{what} must map names to tensors, or be a training checkpoint with trainer.{PARTS[what]}, "
             f"got {type(state).__name__}{' without entries' if isinstance(state, Mapping) else ''}"
         )
-    plain = {}
+    plain: dict[str, Tensor] = {}
     for key, value in state.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise ValueError(f"{what} must map names to tensors, got {key!s:.60}: {type(value).__name__}")
-        plain[key.replace("_orig_mod.", "").removeprefix("module.")] = value
+        if value.layout != torch.strided:
+            raise ValueError(f"{what}: {key:.80} must be a dense tensor, got {value.layout}")
+        plain[re.sub(r"^(module\.)+", "", key.replace("_orig_mod.", ""))] = (
+            value  # wrapped twice, named twice
+        )
     if len(plain) < len(state):
         raise ValueError(f"{what} has a name twice, with and without the prefix module. or _orig_mod.")
+    other, mark = OTHERS[what]
+    if mark in plain:
+        raise ValueError(f"{what} is {other}: are the two exchanged, or is one given twice?")
     return plain
 
 
@@ -63,8 +75,10 @@ def fixed_buffers(pyramid: Pyramid, depth: int, dim: int) -> dict[str, Tensor]:
 def check_state(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str) -> None:
     """Compares keys, shapes, types, and values where both sides have them: meta tensors have none.
 
+    Where `expected` has none, they are weights, and finite.
+
     Raises:
-        ValueError: something differs.
+        ValueError: something differs, or a weight is not finite.
     """
     if missing := [key for key in expected if key not in state]:
         raise ValueError(f"{what} lacks {_some(missing)}")
@@ -79,6 +93,15 @@ def check_state(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], wha
             )
         if not (here.is_meta or there.is_meta) and not torch.equal(here.to(there.device), there):
             raise ValueError(f"{what}: {key} does not hold what follows from its patch_nums and settings")
+    check_finite({key: state[key] for key, there in expected.items() if there.is_meta}, what)
+
+
+def check_finite(weights: Mapping[str, Tensor], what: str) -> None:
+    """Raises:
+    ValueError: a weight is NaN or infinite: whatever is drawn with it would be noise."""
+    for key, weight in weights.items():
+        if not weight.is_meta and not weight.isfinite().all():
+            raise ValueError(f"{what}: {key} holds NaN or infinite numbers")
 
 
 def _some(keys: list[str], most: int = 3) -> str:

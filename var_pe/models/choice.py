@@ -1,6 +1,9 @@
 """From logits to tokens: guidance, temperature, top-k, top-p and a draw that belongs to the image alone."""
 
 from collections.abc import Sequence
+from math import isfinite
+from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,38 +13,58 @@ from var_pe.rules import RuleError
 SCHEDULES = ("linear", "constant")
 
 
-def guidance_per_level(scale: float, schedule: str | Sequence[float], num_levels: int) -> list[float]:
+def _plain(given: Any) -> Any:
+    """An array or a tensor, also one of a single number, as Python's lists and numbers."""
+    return given.tolist() if hasattr(given, "tolist") else given
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, Real) and isfinite(value)
+
+
+def guidance_per_level(
+    scale: float, schedule: str | Sequence[float] | Tensor, num_levels: int
+) -> list[float]:
     """Guidance t of every level; logits become (1 + t) * conditional - t * unconditional, so 0 is none.
 
     `linear` grows from 0 at the first level to `scale` at the last (VAR; a level that is alone is the last),
-    `constant` is `scale` everywhere, and a list gives one factor of `scale` per level. In the convention
-    where 1 means none (diffusers), the weight is 1 + t.
+    `constant` is `scale` everywhere, and a list, array or tensor gives one factor of `scale` per level. In
+    the convention where 1 means none (diffusers), the weight is 1 + t.
+
+    Raises:
+        ValueError: scale or a factor is not finite or below 0, or there are not as many factors as levels.
     """
-    if not 0 <= scale < float("inf"):
+    scale, schedule = _plain(scale), _plain(schedule)
+    if not (_number(scale) and scale >= 0):
         raise ValueError(f"guidance_scale must be finite and at least 0 (none), got {scale}")
     if schedule == "constant" or (schedule == "linear" and num_levels == 1):
         return [scale] * num_levels
     if schedule == "linear":
         return [scale * level / (num_levels - 1) for level in range(num_levels)]
-    if isinstance(schedule, str) or len(schedule) != num_levels:
+    if not isinstance(schedule, list | tuple) or len(schedule) != num_levels:
         raise ValueError(
             f"guidance_schedule is one of {', '.join(SCHEDULES)} or {num_levels} factors, got {schedule!r}"
         )
+    if not all(_number(factor) and factor >= 0 for factor in schedule):
+        raise ValueError(f"guidance_schedule's factors must be finite and at least 0, got {schedule!r}")
     return [scale * factor for factor in schedule]
 
 
-def temperature_per_level(temperature: float | Sequence[float], num_levels: int) -> list[float]:
-    """Temperature of every level, from one for all or a list.
+def temperature_per_level(temperature: float | Sequence[float] | Tensor, num_levels: int) -> list[float]:
+    """Temperature of every level, from one for all or a list, array or tensor.
 
     Raises:
-        ValueError: one is not above 0, or there are not as many as levels.
+        ValueError: one is not above 0 or not finite, or there are not as many as levels.
     """
-    each = list(temperature) if isinstance(temperature, Sequence) else [temperature] * num_levels
+    given = _plain(temperature)
+    each = list(given) if isinstance(given, list | tuple) else [given] * num_levels
     if len(each) != num_levels:
         raise ValueError(f"temperature is one number or one for each of {num_levels} levels, got {each}")
     for value in each:
-        if not value > 0:
-            raise ValueError(f"temperature must be above 0, got {value}; top_k=1 takes the likeliest token")
+        if not (_number(value) and value > 0):
+            raise ValueError(
+                f"temperature must be above 0 and finite, got {value}; top_k=1 takes the likeliest token"
+            )
     return each
 
 
@@ -52,6 +75,19 @@ def check_choice(*, top_k: int, top_p: float) -> None:
         raise RuleError(f"top_k must be at least 0 (all tokens), got {top_k}")
     if not 0 <= top_p <= 1:
         raise RuleError(f"top_p must lie in [0, 1] (0 and 1: all tokens), got {top_p}")
+
+
+def check_finite(all_finite: Tensor) -> None:
+    """A draw from NaN would be the last code everywhere, and nothing would say so.
+
+    Raises:
+        FloatingPointError: the answer is no; asking for it waits for the device.
+    """
+    if not all_finite:
+        raise FloatingPointError(
+            "the logits or latent maps of a drawing are not finite: a weight of the generator or of the "
+            "codebook is NaN or infinite, or guidance or temperature leaves the range of float32"
+        )
 
 
 def guided_logits(logits_2BlV: Tensor, guidance: float) -> Tensor:

@@ -15,6 +15,7 @@ from var_pe.encodings.level import LevelEmbedding
 from var_pe.models.adaln import AdaLNBlock
 from var_pe.models.choice import (
     check_choice,
+    check_finite,
     draw,
     given_logits,
     guidance_per_level,
@@ -254,6 +255,11 @@ class VARTransformer(Movable):
         keep all tokens; `temperature` is one or one per level. `smooth` mixes codes (see `gumbel_mix`), and
         the tokens are then the heaviest of each mixture. `given_BL` are tokens to keep, -1 where one is to be
         drawn: all later levels see them. `on_level(level, f_hat_BZhw)` is told of every level drawn.
+
+        Raises:
+            ValueError: a setting is out of its range, or the encoding cannot follow the pyramid.
+            FloatingPointError: logits or latent maps are not finite; found once at the end, so that no level
+                waits for the device.
         """
         pyramid = pyramid or self.pyramid
         temperatures = temperature_per_level(temperature, pyramid.num_levels)
@@ -267,12 +273,14 @@ class VARTransformer(Movable):
         positions = pyramid.positions(labels_B.device)
         class_BC = self.class_embed(labels_B)
         x_BlC = self._start(class_BC, positions)
-        cache = self._new_cache(x_BlC, pyramid)
+        cache, finite = self._new_cache(x_BlC, pyramid), torch.ones((), dtype=torch.bool, device=x_BlC.device)
         for level, span in enumerate(pyramid.spans):
             logits_BlV = self._level_logits(x_BlC, class_BC, positions, level, cache)
             if guided:
                 logits_BlV = guided_logits(logits_BlV, guidance[level])
-            logits_BlV = kept_logits(logits_BlV / temperatures[level], top_k=top_k, top_p=top_p)
+            logits_BlV = logits_BlV / temperatures[level]
+            finite = finite & logits_BlV.isfinite().all()  # before some become -inf on purpose
+            logits_BlV = kept_logits(logits_BlV, top_k=top_k, top_p=top_p)
             if given_BL is not None:
                 logits_BlV = given_logits(logits_BlV, given_BL[:, span])
             if smooth:
@@ -288,6 +296,7 @@ class VARTransformer(Movable):
             if level + 1 < pyramid.num_levels:
                 inputs_BlZ = quantizer.input_for(f_hat_BZhw, level + 1, pyramid)
                 x_BlC = self._words(inputs_BlZ).repeat(2 if guided else 1, 1, 1)
+        check_finite(finite & f_hat_BZhw.isfinite().all())
         return Drawn(torch.cat(tokens, 1), maps)
 
     def _check_drawing(

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from huggingface_hub import create_repo, upload_folder
+from huggingface_hub import create_repo
 
 from var_pe.sampling.pipeline import VARPipeline
+from var_pe.sampling.saved import CARD, upload
 
 TAGS = ("diffusers", "var_pe", "next-scale-prediction", "class-conditional-image-generation")
 SHOWN = ("seed", "tokenizer_seed", "tokenizer", "tokenizer_training", "generator", "generator_training")
@@ -26,16 +27,20 @@ def save_with_card(
     metrics: Mapping[str, Any],
     name: str | None = None,
 ) -> None:
-    """Saves the pipeline's folder and its README.md; `name` (default: the folder's) is where it will be."""
+    """Saves the pipeline's folder and its README.md; `name` (default: the folder's) is where it will be.
+
+    A pipeline that was loaded with a card keeps that one: `config` and `metrics` are those of a run.
+    """
     pipeline.save_pretrained(folder)
-    card = model_card(name or folder.name, pipeline, config, metrics)
-    (folder / "README.md").write_text(card, encoding="utf-8")
+    if pipeline.card is None:
+        card = model_card(name or folder.name, pipeline, config, metrics)
+        (folder / CARD).write_text(card, encoding="utf-8")
 
 
 def publish(folder: Path, name: str) -> str:
-    """Uploads a saved folder, as it is, to the hub's repository `name`, made if need be: its address."""
+    """Uploads a saved pipeline to the hub's repository `name`, made if need be: its address."""
     address = create_repo(name, exist_ok=True)
-    upload_folder(repo_id=address.repo_id, folder_path=folder, commit_message="Upload a VARPipeline")
+    upload(folder, address.repo_id)
     return str(address)
 
 

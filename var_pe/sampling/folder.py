@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from einops import rearrange
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
@@ -18,6 +19,8 @@ from var_pe.pyramid import Pyramid
 from var_pe.rules import RuleError, check_names, check_numbers
 from var_pe.sampling.pipeline import VARPipeline, VARPipelineOutput
 from var_pe.seeding import generator_for
+
+Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -138,9 +141,14 @@ def claim(folder: Path, settings: dict[str, Any]) -> None:
 
 def check_claim(folder: Path, settings: dict[str, Any]) -> None:
     """Raises:
-    ValueError: the folder's images, if any, are drawn with other settings."""
+    ValueError: the folder's images, if any, are drawn with other settings, or with nobody knows which."""
     path = folder / "sampling.json"
-    there = json.loads(path.read_text()) if path.exists() else settings
+    try:
+        there = json.loads(path.read_text(encoding="utf-8")) if path.exists() else settings
+    except ValueError:
+        there = None
+    if not isinstance(there, dict):
+        raise ValueError(f"{path} is damaged: it does not say what the images beside it are drawn with")
     if other := [f"{k} {there.get(k)!r} (asked: {v!r})" for k, v in settings.items() if there.get(k) != v]:
         raise ValueError(
             f"{folder} holds images drawn with {', '.join(other)}; choose another --output or remove it"
@@ -169,6 +177,18 @@ def write_png(path: Path, image_CHW: Tensor) -> None:
         partial.unlink(missing_ok=True)
 
 
+def read_png(path: Path) -> Pixels:
+    """One of the folder's pictures, bytes (H, W, 3).
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    try:
+        return np.asarray(Image.open(path).convert("RGB"))
+    except (OSError, SyntaxError) as error:  # the second of a header in pieces
+        raise ValueError(f"{path} is damaged: remove it, and the same command draws it again") from error
+
+
 def write_grid(path: Path, folder: Path, config: SamplingConfig, num_classes: int, rows: int = 10) -> None:
     """The first images of the first classes, a row for each class, uncurated."""
     chosen = [
@@ -178,9 +198,7 @@ def write_grid(path: Path, folder: Path, config: SamplingConfig, num_classes: in
         ]
         for label in range(min(rows, max(1, num_classes)))
     ]
-    lines = [
-        np.concatenate([np.asarray(Image.open(p).convert("RGB")) for p in line], axis=1) for line in chosen
-    ]
+    lines = [np.concatenate([read_png(p) for p in line], axis=1) for line in chosen]
     Image.fromarray(np.concatenate(lines)).save(path)
 
 
@@ -203,5 +221,5 @@ def write_sheet(path: Path, images_RSCHW: Tensor, at_least: int = 96) -> None:
 
 def write_npz(path: Path, folder: Path) -> None:
     """All images in order as ADM's evaluator reads them: `arr_0`, uint8 (N, H, W, 3)."""
-    images = [np.asarray(Image.open(p).convert("RGB")) for p in sorted((folder / "images").rglob("*.png"))]
+    images = [read_png(p) for p in sorted((folder / "images").rglob("*.png"))]
     np.savez(path, arr_0=np.stack(images))

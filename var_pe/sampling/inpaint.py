@@ -39,7 +39,7 @@ class VARInpaintPipeline(VARPipeline):
 
         Pictures, masks and labels: one for all, or one each; forms as in `masks.pictures`, sizes alike.
         `mask_rule`: how much of a cell must be masked to be drawn anew: any | half | all | var.
-        `strength`: share of the levels, the finest first, in which tokens may change.
+        `strength`: share of the levels, the finest first, in which tokens may change (`masks.repainted`).
         `keep_unmasked`: the pixels outside the mask are the original's, not its reconstruction's.
         The rest, `options` among it, is as in `VARPipeline`.
 

@@ -50,6 +50,7 @@ def bits_of_set(
     transformer: VARTransformer,
     tokenizer: VQTokenizer,
     images: Sequence[dict[str, Any]],
+    pyramid: Pyramid | None = None,
     *,
     batch: int = 100,
     rank: int = 0,
@@ -59,18 +60,28 @@ def bits_of_set(
 ) -> tuple[Tensor, Tensor]:
     """Bits (N, Y, K) of a set of images under every label, and their own labels (N,), on the CPU.
 
-    Each process takes one contiguous share; `gather` joins the processes' lists in the order of ranks
+    The images are of the size at which `pyramid` (default: the generator's) ends. Each process takes one
+    contiguous share; `gather` joins the processes' lists in the order of ranks
     (`accelerate.utils.gather_object`). `told(n)` hears of n more images done.
+
+    Raises:
+        ValueError: an image has another size or a label of no class, or the encoding cannot follow `pyramid`.
     """
-    device = transformer.device
+    device, pyramid = transformer.device, pyramid or transformer.pyramid
     first, last = rank * len(images) // world, (rank + 1) * len(images) // world
     labels_1Y = torch.arange(transformer.num_classes + 1, device=device)[None]
     parts = []
     for start in range(first, last, batch):
         items = [images[i] for i in range(start, min(start + batch, last))]
-        tokens_BL = tokenizer.encode(torch.stack([item["image"] for item in items]).to(device))
-        bits_BYK = bits_per_level(transformer, tokenizer, tokens_BL, labels_1Y.expand(len(items), -1))
-        parts.append((bits_BYK.cpu(), torch.tensor([int(item["label"]) for item in items])))
+        own_B = torch.tensor([int(item["label"]) for item in items])
+        if 0 < transformer.num_classes <= int(own_B.max()):
+            raise ValueError(
+                f"an image has the label {int(own_B.max())}, "
+                f"the generator has {transformer.num_classes} classes"
+            )
+        tokens_BL = tokenizer.encode(torch.stack([item["image"] for item in items]).to(device), pyramid)
+        labels_BY = labels_1Y.expand(len(items), -1)
+        parts.append((bits_per_level(transformer, tokenizer, tokens_BL, labels_BY, pyramid).cpu(), own_B))
         told(len(items))
     bits, labels = zip(*gather(parts), strict=True)
     return torch.cat(bits), torch.cat(labels)
@@ -91,16 +102,21 @@ def summarised(bits_NYK: Tensor, labels_N: Tensor, pyramid: Pyramid) -> dict[str
     accuracy = float(right_KN[-1].mean())
     return found | {
         "accuracy": accuracy,
-        "accuracy_standard_error": (accuracy * (1 - accuracy) / len(labels_N)) ** 0.5,
+        "accuracy_standard_error": _spread(accuracy * (1 - accuracy), len(labels_N)),
         "accuracy_up_to_level": right_KN.mean(1).tolist(),
     }
+
+
+def _spread(variance: float, number: int) -> float | None:
+    """The standard error of a mean; of a single image there is none."""
+    return (variance / number) ** 0.5 if number > 1 else None
 
 
 def _bits(bits_NK: Tensor, pyramid: Pyramid) -> dict[str, Any]:
     bits_N = bits_NK.double().sum(1)
     return {
         "bits_per_image": float(bits_N.mean()),
-        "standard_error": float(bits_N.std() / len(bits_N) ** 0.5) if len(bits_N) > 1 else None,
+        "standard_error": _spread(float(bits_N.var(correction=min(1, len(bits_N) - 1))), len(bits_N)),
         "bits_per_token": float(bits_N.mean()) / pyramid.num_tokens,
         "bits_per_level": bits_NK.double().mean(0).tolist(),
     }

@@ -4,6 +4,7 @@ Masks are white (1) where the picture is to be repainted.
 """
 
 from collections.abc import Callable, Sequence
+from math import floor
 from typing import Any
 
 import numpy as np
@@ -106,7 +107,8 @@ def repainted(mask_B1HW: Tensor, pyramid: Pyramid, *, rule: str, strength: float
 
     Args:
         rule: how much of a cell must be masked: `any` of it, more than `half`, `all`, or `var` as VAR does.
-        strength: share of the levels, the finest first, in which tokens may change; 1: all, 0: none.
+        strength: share of the levels, the finest first, in which tokens may change; 1: all, 0: none. In
+            whole levels: rounded, a half up, and above 0 at least one, so that no edit is none in silence.
     Raises:
         ValueError: there is no such rule, or strength lies outside [0, 1].
     """
@@ -114,6 +116,7 @@ def repainted(mask_B1HW: Tensor, pyramid: Pyramid, *, rule: str, strength: float
         raise ValueError(f"mask_rule is one of {', '.join(RULES)}, got {rule!r}")
     if not 0 <= strength <= 1:
         raise ValueError(f"strength must lie in [0, 1], got {strength}")
-    first = pyramid.num_levels - round(strength * pyramid.num_levels)
+    changing = max(floor(strength * pyramid.num_levels + 0.5), int(strength > 0))
+    first = pyramid.num_levels - changing
     cells = [RULES[rule](mask_B1HW, grid).flatten(1) for grid in pyramid.grids]
     return torch.cat([cell_Bl & (level >= first) for level, cell_Bl in enumerate(cells)], dim=1)

@@ -4,14 +4,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from operator import index
-from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers.configuration_utils import register_to_config
 from diffusers.image_processor import VaeImageProcessor
-from diffusers.pipelines.pipeline_utils import DiffusionPipeline, ImagePipelineOutput
+from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from torch import Tensor
 
 from var_pe.models.generator import Drawn, VARTransformer
@@ -24,6 +22,7 @@ from var_pe.sampling.rejection import (
     draws_per_image,
     likelihood_of_labels,
 )
+from var_pe.sampling.saved import SavedPipeline
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent", "tokens")
 
@@ -35,7 +34,7 @@ class VARPipelineOutput(ImagePipelineOutput):
     levels: list[Any] | None = None
 
 
-class VARPipeline(DiffusionPipeline):
+class VARPipeline(SavedPipeline):
     """Class-conditional next-scale generation (Tian et al. 2024).
 
     Args of the constructor:
@@ -152,7 +151,8 @@ class VARPipeline(DiffusionPipeline):
         `generator`: one for each image makes it independent of its batch; a single one seeds them in order.
         `output_type`: pil | np (BHWC) or pt (BCHW) in [0, 1] | latent (B, Z, h, w) | tokens (B, L).
         `callback_on_level_end(pipeline, level, {"latents": ...})` sees the running latent map, of which
-        `pipeline.decode` makes pictures.
+        `pipeline.decode` makes pictures; with `keep_best` 1/n it is called in each of the n rounds, one after
+        the other, before any image is kept: a new round begins where `level` is 0 again.
         `height`, `width`, `pyramid`: another size or other levels, as `pyramid_for`, where the encoding can
         follow.
         `smooth`: mixed codes in place of drawn ones (VAR's `more_smooth`): prettier, and never to be scored.
@@ -163,6 +163,7 @@ class VARPipeline(DiffusionPipeline):
 
         Raises:
             ValueError: a label, a setting or the number of generators is wrong; the encoding cannot follow.
+            FloatingPointError: a weight is no number, so that there is nothing to draw from or to show.
         """
         if output_type not in OUTPUT_TYPES:
             raise ValueError(f"output_type is one of {', '.join(OUTPUT_TYPES)}, got {output_type!r}")
@@ -222,18 +223,12 @@ class VARPipeline(DiffusionPipeline):
         """Pictures of latent maps (B, Z, h, w), a callback's running ones for instance."""
         if output_type == "latent":
             return latents
-        images_BCHW = self.tokenizer.reconstruct(latents).clamp(-1, 1).float()
-        return self.image_processor.postprocess(images_BCHW, output_type=output_type)
-
-    def _upload_folder(self, working_dir: str | PathLike[Any], *args: Any, **kwargs: Any) -> Any:
-        """The end of push_to_hub: the card of the folder that this pipeline was loaded from goes along.
-
-        diffusers has by then written a generic one, which says nothing of the run.
-        """
-        card = Path(self.name_or_path or "") / "README.md"
-        if card.is_file():
-            (Path(working_dir) / "README.md").write_text(card.read_text(encoding="utf-8"), encoding="utf-8")
-        return super()._upload_folder(working_dir, *args, **kwargs)
+        images_BCHW = self.tokenizer.reconstruct(latents).float()
+        if not images_BCHW.isfinite().all():
+            raise FloatingPointError(
+                "decoded pictures are not finite: a weight of the tokenizer is no number"
+            )
+        return self.image_processor.postprocess(images_BCHW.clamp(-1, 1), output_type=output_type)
 
 
 def one_each(

@@ -1,0 +1,123 @@
+"""A pipeline's folder: what is loaded from it is checked, and its card and VAR's statistics stay with it."""
+
+import json
+from os import PathLike
+from pathlib import Path
+from typing import Any, Self
+
+from diffusers.pipelines.pipeline_utils import DiffusionPipeline
+from huggingface_hub import upload_folder
+from safetensors import SafetensorError
+
+from var_pe.interop.var_files import load_hits, save_hits
+from var_pe.models.whole import check_whole
+
+INDEX, CARD = "model_index.json", "README.md"
+PARTS = ("tokenizer", "transformer")
+FILES = (INDEX, CARD, *(f"{part}/*.{kind}" for part in PARTS for kind in ("json", "safetensors")))
+
+
+class SavedPipeline(DiffusionPipeline):
+    """A pipeline of a `tokenizer` and a `transformer` in a folder that can be loaded, saved again and pushed.
+
+    `card` is the model card that lay in the folder it was loaded from, None where there was none.
+    """
+
+    tokenizer: Any
+    transformer: Any
+    card: str | None = None
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike[str], **kwargs: Any) -> Self:
+        """diffusers' loader; what it leaves empty or cannot read in a local folder is an error.
+
+        Raises:
+            ValueError: a folder is no pipeline of ours, or is not whole.
+        """
+        folder = Path(pretrained_model_name_or_path)
+        local = folder.is_dir()
+        if local and not is_ours(folder):
+            raise ValueError(f"{folder} has no {INDEX} of a pipeline of var_pe: not a saved pipeline")
+        try:
+            pipeline = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        except (OSError, SafetensorError, RuntimeError) as error:
+            if not local:
+                raise
+            raise ValueError(f"the pipeline {folder} is not whole: {error}") from error
+        for part in PARTS:
+            check_whole(getattr(pipeline, part), folder / part)
+        if came_from := pipeline.tokenizer.config.get("_name_or_path"):  # the hub's cache, another folder
+            load_hits(pipeline.tokenizer, Path(came_from))
+        if local and (folder / CARD).is_file():
+            pipeline.card = (folder / CARD).read_text(encoding="utf-8")
+        return pipeline
+
+    @classmethod
+    def from_folder(cls, folder: Path, option: str) -> Self:
+        """The pipeline in a folder that an option of a script names; nothing is looked for on the hub."""
+        if not (folder / INDEX).exists():
+            raise ValueError(f"{option} {folder} has no {INDEX}: not a saved pipeline")
+        return cls.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+
+    @classmethod
+    def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> Self:
+        """diffusers' way from one pipeline to another of the same models, which the card is of."""
+        other = super().from_pipe(pipeline, **kwargs)
+        other.card = getattr(pipeline, "card", None)
+        return other
+
+    def save_pretrained(self, save_directory: str | PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """diffusers' folder, with the card and the statistics of VAR's files that came with this pipeline."""
+        folder = Path(save_directory)
+        save_hits(self.tokenizer, folder / "tokenizer")  # first: with push_to_hub=True the rest is an upload
+        super().save_pretrained(save_directory, *args, **kwargs)
+        self._keep_card(folder)
+
+    def _keep_card(self, folder: Path) -> None:
+        if self.card is not None:
+            (folder / CARD).write_text(self.card, encoding="utf-8")
+
+    def _upload_folder(self, working_dir: Any, repo_id: str, *args: Any, **kwargs: Any) -> Any:
+        """The end of push_to_hub; diffusers has by then written a card that says nothing of the run."""
+        self._keep_card(Path(working_dir))
+        return upload(Path(working_dir), repo_id, *args, **kwargs)
+
+
+def upload(
+    folder: Path,
+    name: str,
+    token: str | None = None,
+    commit_message: str | None = None,
+    create_pr: bool = False,
+    subfolder: str | None = None,
+) -> Any:
+    """Sends the files of the pipeline in `folder`, and none that lies beside them, to the hub's `name`."""
+    return upload_folder(
+        repo_id=name,
+        folder_path=folder,
+        path_in_repo=subfolder,
+        allow_patterns=list(FILES),
+        token=token,
+        commit_message=commit_message or "Upload a VARPipeline",
+        create_pr=create_pr,
+    )
+
+
+def is_ours(folder: Path) -> bool:
+    """Whether a folder's index names a pipeline of ours."""
+    try:
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(index, dict) and index.get("_class_name") in ("VARPipeline", "VARInpaintPipeline")
+
+
+def check_free(folder: Path, option: str) -> None:
+    """Raises:
+    ValueError: a pipeline saved into `folder` would lie among, or write over, somebody's other files."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{option} {folder} is a file; name a folder")
+    if folder.is_dir() and any(folder.iterdir()) and not is_ours(folder):
+        raise ValueError(
+            f"{option} {folder} holds other files than a saved pipeline; choose another or empty it"
+        )
