@@ -266,6 +266,11 @@ def test_a_bad_pipeline_folder_is_one_sentence(kind, make_generator, make_tokeni
         del state["head.bias"]
         save_file(state, weights, metadata={"format": "pt"})
     said = sentence("--to-var", folder, "--output", tmp_path / "out")
-    reasons = {"another_encoding": "its encoding is learned", "lacking": "they lack head.bias"}
-    assert reasons.get(kind, "pipeline is not whole: ") in said
+    reasons = {
+        "another_encoding": "its encoding is learned",
+        "lacking": "not those that its config.json describes: head.bias is missing",
+        "cut": f"{weights} is not a safetensors file, or a damaged one",
+        "emptied": f"{weights.parent} has no weights",
+    }
+    assert reasons[kind] in said
     assert leftovers(tmp_path) == ["pipeline"]

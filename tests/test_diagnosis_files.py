@@ -185,7 +185,7 @@ def test_a_missing_weight_is_named(tmp_path, make_vit):
     state = load_file(tmp_path / WEIGHTS)
     del state["norm.weight"]
     save_file(state, tmp_path / WEIGHTS, {"format": "pt"})
-    with pytest.raises(ValueError, match=r"norm\.weight is missing, not 32"):
+    with pytest.raises(ValueError, match=r"norm\.weight is missing"):
         diagnose(tmp_path)
 
 

@@ -53,7 +53,8 @@ def test_a_folder_that_lacks_a_weight_is_refused(part, pipeline, tmp_path):
     name = sorted(state)[0]
     del state[name]
     save_file(state, file, metadata={"format": "pt"})
-    with pytest.raises(ValueError, match=f"weights in {tmp_path / part} do not fit .* lack {name}"):
+    said = f"weights in {tmp_path / part} are not those .* describes: {name} is missing"
+    with pytest.raises(ValueError, match=said):
         VARPipeline.from_pretrained(tmp_path)
 
 

@@ -77,8 +77,21 @@ def test_a_model_folder_must_hold_what_is_asked_for(tmp_path):
         load_model(VARTransformer, tmp_path / "tokenizer")
     path = tmp_path / "tokenizer" / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "blocks_per_resolution": 2}))
-    with pytest.raises(ValueError, match="do not fit its config"):
+    with pytest.raises(ValueError, match=r"not those that its config.json describes: .* is missing"):
         load_model(VQTokenizer, tmp_path / "tokenizer")
+
+
+@pytest.mark.parametrize("file", ["config.json", "diffusion_pytorch_model.safetensors"])
+def test_a_damaged_file_of_a_model_is_named(file, tmp_path):
+    build_tokenizer(a_config()).save_pretrained(tmp_path)
+    whole = (tmp_path / file).read_bytes()
+    for damaged in (whole[: len(whole) // 2], b""):
+        (tmp_path / file).write_bytes(damaged)
+        with pytest.raises(ValueError, match=f"{tmp_path / file} is not"):
+            load_model(VQTokenizer, tmp_path)
+    (tmp_path / file).unlink()
+    with pytest.raises(ValueError, match=f"{tmp_path} (holds no trained model|has no weights)"):
+        load_model(VQTokenizer, tmp_path)
 
 
 def test_another_weight_is_another_hash():

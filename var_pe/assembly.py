@@ -19,10 +19,10 @@ from var_pe.data.sampler import Draw
 from var_pe.data.sources import open_source
 from var_pe.data.streams import open_stream
 from var_pe.evaluation.folder import ImageFolder
+from var_pe.models.folder import check_folder
 from var_pe.models.generator import VARTransformer
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.models.vit import ViTClassifier
-from var_pe.models.whole import check_whole
 from var_pe.training.fine_tuning import start_from
 
 M = TypeVar("M", bound=ModelMixin)
@@ -99,18 +99,17 @@ def load_model(cls: type[M], folder: Path) -> M:
     """A model from its diffusers folder, on the CPU, in evaluation mode.
 
     Raises:
-        ValueError: the folder is missing or not a `cls`; its weights do not fit.
+        ValueError: the folder is missing, damaged or not a `cls`; its weights do not fit.
     """
     if not (folder / "config.json").exists():
         others = sorted(path.parent.name for path in folder.parent.glob("*/config.json"))
         there = f"; {folder.parent} has a {' and a '.join(others)}" if others else ""
         raise ValueError(f"{folder} holds no trained model{there or '; train it first (scripts/train.py)'}")
-    named = json.loads((folder / "config.json").read_text()).get("_class_name")
-    if named != cls.__name__:
-        raise ValueError(f"{folder} holds a {named}, not a {cls.__name__}")
-    model = cls.from_pretrained(folder, local_files_only=True)
-    check_whole(model, folder)
-    return model.eval()
+    check_folder(cls, folder)
+    try:
+        return cls.from_pretrained(folder, local_files_only=True).eval()
+    except ValueError as error:  # grids that a table is stored for
+        raise ValueError(f"{folder}: {error}") from error
 
 
 def weights_hash(folder: Path) -> str:

@@ -1,65 +1,23 @@
 """What a saved model's files say before it is built: a table that does not fit would only fail to load."""
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from var_pe.diagnosis.findings import Finding
 from var_pe.diagnosis.measures import axes
+from var_pe.models.folder import in_words, read_config, stored, weight_files
 
 POSITIONS = "position_encoding."
 WIDTHS = {"C": "dim", "H": "num_heads"}  # the legend's letters that are settings of the model
-
-
-def in_words(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape)) or "a single number"
 
 
 def model_folder(path: Path) -> Path | None:
     """Where a run, a pipeline or a saved model keeps the weights with positions; None: it is none."""
     folders = [path / name for name in ("classifier", "generator", "transformer", ".")]
     return next((folder for folder in folders if (folder / "config.json").is_file()), None)
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """Raises:
-    ValueError: config.json holds no settings."""
-    file = folder / "config.json"
-    try:
-        config = json.loads(file.read_text())
-    except ValueError as error:  # no JSON, or no text at all
-        raise ValueError(f"{file} is not JSON: {error}") from error
-    if not isinstance(config, dict):
-        raise ValueError(f"{file} must hold a model's settings by name, got a {type(config).__name__}")
-    return config
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """Raises:
-    ValueError: there are none."""
-    files = sorted(folder.glob("diffusion_pytorch_model*.safetensors"))
-    if not files:
-        raise ValueError(f"{folder} has no weights: there is no diffusion_pytorch_model.safetensors in it")
-    return files
-
-
-def stored(file: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, Tensor]]:
-    """The shapes of all tensors in a file, and the grids that are stored beside tables.
-
-    Raises:
-        ValueError: it is damaged or something else.
-    """
-    try:
-        with safe_open(file, framework="pt") as tensors:
-            shapes = {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
-            grids = {name: tensors.get_tensor(name) for name in shapes if name.endswith("grids_K2")}
-    except SafetensorError as error:
-        raise ValueError(f"{file} is not a safetensors file, or a damaged one: {error}") from error
-    return shapes, grids
 
 
 def misfits(folder: Path) -> Iterator[Finding]:

@@ -7,13 +7,14 @@ from typing import Any, Self
 
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from huggingface_hub import upload_folder
-from safetensors import SafetensorError
 
 from var_pe.interop.var_files import load_hits, save_hits
-from var_pe.models.whole import check_whole
+from var_pe.models.folder import check_folder, check_whole
+from var_pe.models.generator import VARTransformer
+from var_pe.models.tokenizer import VQTokenizer
 
 INDEX, CARD = "model_index.json", "README.md"
-PARTS = ("tokenizer", "transformer")
+PARTS = {"tokenizer": VQTokenizer, "transformer": VARTransformer}
 FILES = (INDEX, CARD, *(f"{part}/*.{kind}" for part in PARTS for kind in ("json", "safetensors")))
 
 
@@ -38,14 +39,12 @@ class SavedPipeline(DiffusionPipeline):
         local = folder.is_dir()
         if local and not is_ours(folder):
             raise ValueError(f"{folder} has no {INDEX} of a pipeline of var_pe: not a saved pipeline")
-        try:
-            pipeline = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
-        except (OSError, SafetensorError, RuntimeError) as error:
-            if not local:
-                raise
-            raise ValueError(f"the pipeline {folder} is not whole: {error}") from error
+        for part, cls_of_part in PARTS.items() if local else ():
+            if part not in kwargs:  # else it is given, not read
+                check_folder(cls_of_part, folder / part)
+        pipeline = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
         for part in PARTS:
-            check_whole(getattr(pipeline, part), folder / part)
+            check_whole(getattr(pipeline, part), f"{pretrained_model_name_or_path}/{part}")
         if came_from := pipeline.tokenizer.config.get("_name_or_path"):  # the hub's cache, another folder
             load_hits(pipeline.tokenizer, Path(came_from))
         if local and (folder / CARD).is_file():
