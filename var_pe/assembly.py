@@ -158,7 +158,7 @@ class DrawnImages(Dataset[dict[str, Any]]):
         except ValueError as error:
             raise ValueError(f"{given}: {error}") from error
         self.labels = [
-            int(file.parent.name) if file.parent.name.isdigit() else -1 for file in self.images.files
+            int(file.parent.name) if file.parent.name.isdecimal() else -1 for file in self.images.files
         ]
         if not self.labels or -1 in self.labels:
             raise ValueError(f"{given} was not drawn by scripts/sample.py: its folders are not class numbers")

@@ -71,4 +71,4 @@ class Labelled(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         name = self.images.files[index].parent.name if self.images.files else ""
-        return self.images[index], int(name) if name.isdigit() else -1
+        return self.images[index], int(name) if name.isdecimal() else -1

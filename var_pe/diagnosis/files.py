@@ -46,7 +46,7 @@ def _against_config(
         )
         return
     for letter, length in zip(letters, shape, strict=True):
-        wanted = int(letter) if letter.isdigit() else config.get(WIDTHS.get(letter, ""), length)
+        wanted = int(letter) if letter.isdecimal() else config.get(WIDTHS.get(letter, ""), length)
         if length != wanted:
             setting = WIDTHS.get(letter)
             yield Finding(
