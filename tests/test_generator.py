@@ -384,7 +384,7 @@ def test_wrong_settings_are_named(make_generator, tokenizer):
     model, labels_B = make_generator(), torch.tensor([0, 1])
     with pytest.raises(ValueError, match="own generator: got 1 for 2 labels"):
         model.generate(tokenizer, labels_B, generators=numbers(0))
-    with pytest.raises(ValueError, match="temperature must be above 0, got 0"):
+    with pytest.raises(ValueError, match="temperature must be above 0 and finite, got 0"):
         model.generate(tokenizer, labels_B, generators=numbers(0, 1), temperature=0)
     with pytest.raises(ValueError, match="generator's depth must be at least 1, got 0"):
         make_generator(depth=0)
