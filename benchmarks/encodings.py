@@ -12,12 +12,12 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 
-from var_pe.assembly import build_classifier, build_generator
-from var_pe.command_line import check_options, exit_with_sentence, parse_arguments
 from var_pe.comparison.step_time import StepTime, step_times, training_step
 from var_pe.comparison.study import check_encodings, under
-from var_pe.config import Config
 from var_pe.encodings import REGISTRY
+from var_pe.settings.command_line import check_options, exit_with_sentence, parse_arguments
+from var_pe.stages.config import Config
+from var_pe.stages.models import build_classifier, build_generator
 
 LINES = {"mixed": "mixed(learned=0.7, sinusoidal=0.3)"}  # the others are lines by their bare name
 CLASSES = 10

@@ -24,13 +24,13 @@ import torch
 from torch import Tensor
 
 from var_pe import settings
-from var_pe.command_line import check_options, exit_with_sentence
-from var_pe.config import Config
-from var_pe.drawing import load_pipeline
 from var_pe.interop.var_checkpoint import to_var
 from var_pe.models.generator import VARTransformer
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.sampling.pipeline import VARPipeline
+from var_pe.settings.command_line import check_options, exit_with_sentence
+from var_pe.stages.config import Config
+from var_pe.stages.draw import load_pipeline
 
 VAR_LEVELS = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
 VAR_TOKENIZER: dict[str, Any] = dict(channel_multipliers=(1, 1, 2, 2, 4), blocks_per_resolution=2, num_phi=4)

@@ -13,12 +13,12 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from var_pe.command_line import exit_with_sentence, parse_arguments
 from var_pe.comparison.page import table_text
 from var_pe.comparison.report import write_report
 from var_pe.comparison.study import compare
-from var_pe.config import Config
-from var_pe.stages import session
+from var_pe.settings.command_line import exit_with_sentence, parse_arguments
+from var_pe.stages.config import Config
+from var_pe.stages.train import session
 
 FILES = ("comparison.md", "comparison.html", "comparison.json", "loss_curves.png", "samples.png")
 

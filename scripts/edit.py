@@ -15,18 +15,18 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from var_pe.assembly import held_out_images
-from var_pe.command_line import check_options, exit_with_sentence, parse_arguments
-from var_pe.config import Config
-from var_pe.drawing import load_pipeline
 from var_pe.sampling.folder import write_png, write_sheet
 from var_pe.sampling.inpaint import VARInpaintPipeline
 from var_pe.sampling.masks import PARTS, RULES, outpainting, part, pictures
 from var_pe.seeding import generator_for
-from var_pe.stages import session
+from var_pe.settings.command_line import check_options, exit_with_sentence, parse_arguments
+from var_pe.stages.config import Config
+from var_pe.stages.draw import load_pipeline
+from var_pe.stages.models import held_out_images
+from var_pe.stages.train import session
 
 CHOICE = ("guidance_scale", "guidance_schedule", "temperature", "top_k", "top_p", "seed")
-HEARD = ("data", *(f"sampling.{name}" for name in CHOICE))  # settings that change what it does
+USED_SETTINGS = ("data", *(f"sampling.{name}" for name in CHOICE))  # settings that change what it does
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -47,7 +47,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 @exit_with_sentence()
 def main() -> None:
     config, arguments = parse_arguments(
-        None, description=__doc__ or "", schema=Config, extra=options, runs=True, heard=HEARD
+        None, description=__doc__ or "", schema=Config, extra=options, runs=True, used_settings=USED_SETTINGS
     )
     check_options(arguments, each="[1, inf)", strength="[0, 1]", margins="[0, inf)")
     with session() as accelerator:

@@ -10,11 +10,11 @@ Images that are not there yet are drawn first.
 import argparse
 from pathlib import Path
 
-from var_pe.command_line import FOLDERS, exit_with_sentence, parse_arguments, refuse_unheard
-from var_pe.config import Config
-from var_pe.drawing import draw_folder, load_pipeline
-from var_pe.encodings.resample import CONVENTIONS
-from var_pe.scoring import (
+from var_pe.resampling.conventions import CONVENTIONS
+from var_pe.settings.command_line import FOLDERS, exit_with_sentence, parse_arguments, refuse_unused
+from var_pe.stages.config import Config
+from var_pe.stages.draw import draw_folder, load_pipeline
+from var_pe.stages.score import (
     REFERENCES,
     feature_extractor,
     score_classifier,
@@ -22,10 +22,10 @@ from var_pe.scoring import (
     score_tokenizer,
     summary,
 )
-from var_pe.stages import session
+from var_pe.stages.train import session
 
 # settings that change what it does
-HEARD = {
+USED_SETTINGS = {
     "generator": ("data", "sampling", "evaluation"),
     "tokenizer": ("data", "evaluation"),
     "classifier": ("data",),
@@ -33,7 +33,7 @@ HEARD = {
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--of", choices=tuple(HEARD), default="generator")
+    parser.add_argument("--of", choices=tuple(USED_SETTINGS), default="generator")
     parser.add_argument(
         "--features",
         nargs="+",
@@ -55,13 +55,18 @@ def options(parser: argparse.ArgumentParser) -> None:
 @exit_with_sentence()
 def main() -> None:
     config, arguments = parse_arguments(
-        None, description=__doc__ or "", schema=Config, extra=options, runs=True, heard=HEARD["generator"]
+        None,
+        description=__doc__ or "",
+        schema=Config,
+        extra=options,
+        runs=True,
+        used_settings=USED_SETTINGS["generator"],
     )
     if arguments.size is not None and arguments.of != "classifier":
         raise ValueError("--size asks a classifier at another size: give --of classifier")
     if arguments.resample is not None and arguments.size is None:
         raise ValueError("--resample says how tables move to another size: give --size")
-    refuse_unheard(arguments.overrides, [*HEARD[arguments.of], *FOLDERS], f"with --of {arguments.of}")
+    refuse_unused(arguments.overrides, [*USED_SETTINGS[arguments.of], *FOLDERS], f"with --of {arguments.of}")
     if arguments.of != "generator" and (arguments.images or arguments.reference != REFERENCES[0]):
         raise ValueError(f"--images and --reference are of drawn images, but --of is {arguments.of}")
     if arguments.of == "classifier" and arguments.features:

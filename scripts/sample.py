@@ -10,18 +10,18 @@ import argparse
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from var_pe.command_line import exit_with_sentence, parse_arguments
-from var_pe.config import Config
-from var_pe.drawing import draw_folder, load_pipeline
 from var_pe.evaluation.metrics import read_metrics
 from var_pe.sampling.card import publish, save_with_card
 from var_pe.sampling.folder import write_levels
 from var_pe.sampling.pipeline import VARPipeline
 from var_pe.sampling.saved import check_free
-from var_pe.stages import session
+from var_pe.settings.command_line import exit_with_sentence, parse_arguments
+from var_pe.stages.config import Config
+from var_pe.stages.draw import draw_folder, load_pipeline
+from var_pe.stages.train import session
 
 PIPELINE = {"--pipeline": ("run=.", "tokenizer_run=.")}  # a saved pipeline in place of a run
-HEARD = ("sampling",)  # settings that change what it does
+USED_SETTINGS = ("sampling",)  # settings that change what it does
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -64,7 +64,7 @@ def main() -> None:
         extra=options,
         runs=True,
         instead=PIPELINE,
-        heard=HEARD,
+        used_settings=USED_SETTINGS,
     )
     if arguments.push_to_hub and arguments.save_pipeline is None:
         raise ValueError("--push-to-hub uploads the folder of --save-pipeline: give that, too")

@@ -7,12 +7,12 @@ To resume after a kill or a stop, run the same command again.
 
 import argparse
 
-from var_pe.command_line import exit_with_sentence, parse_arguments
-from var_pe.config import Config
-from var_pe.planning import plan
-from var_pe.scoring import score_classifier, score_tokenizer
-from var_pe.sets import generator_pyramids
-from var_pe.stages import session, train_classifier, train_generator, train_tokenizer
+from var_pe.settings.command_line import exit_with_sentence, parse_arguments
+from var_pe.stages.config import Config
+from var_pe.stages.plan import plan
+from var_pe.stages.score import score_classifier, score_tokenizer
+from var_pe.stages.tokens import generator_pyramids
+from var_pe.stages.train import session, train_classifier, train_generator, train_tokenizer
 
 STAGES = ("all", "tokenizer", "generator", "classifier")
 

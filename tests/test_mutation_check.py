@@ -1,10 +1,12 @@
-"""scripts/mutation_check.py: its list of mistakes keeps up with the code, and it tells a survivor."""
+"""tests/mutation_check.py: its list of mistakes keeps up with the code, and it tells a survivor."""
 
 import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+
+from tests import mutation_check
 
 ROOT = Path(__file__).parents[1]
 TEN = {
@@ -22,10 +24,7 @@ TEN = {
 
 
 @pytest.fixture
-def script(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    import mutation_check
-
+def script():
     return mutation_check
 
 

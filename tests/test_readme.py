@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from var_pe import settings
-from var_pe.config import Config
+from var_pe.stages.config import Config
 
 ROOT = Path(__file__).parents[1]
 PAGES = {path: path.read_text() for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))}

@@ -1,39 +1,18 @@
 """The comparison as files: JSON for programs, Markdown and one HTML page for people, two pictures."""
 
 import base64
-import io
 import json
 from pathlib import Path
 
 from jinja2 import Environment
-from matplotlib.figure import Figure
 
 from var_pe.comparison.page import Page, describe, markdown
-from var_pe.comparison.plots import loss_curves, samples
+from var_pe.comparison.pictures import loss_curves, samples
 from var_pe.comparison.study import Comparison
 from var_pe.comparison.table import as_json
+from var_pe.pages.html import HEAD, png
 from var_pe.training.run import write_text
 
-HEAD = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ page.title }}</title>
-<style>
-  body { font: 16px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem }
-  .wide { overflow-x: auto; }
-  table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-  th, td { padding: .3rem .8rem; border-bottom: 1px solid #ccc; text-align: right; }
-  th:first-child, td:first-child { text-align: left; }
-  td { white-space: nowrap; }
-  img { max-width: 100%; }
-</style>
-</head>
-<body>
-<h1>{{ page.title }}</h1>
-<p>{{ page.intro }}</p>
-"""
 BODY = """
 <div class="wide">
 <table>
@@ -85,9 +64,3 @@ def write_report(comparison: Comparison, folder: Path) -> Page:
     write_text(folder / "comparison.md", markdown(page))
     write_text(folder / "comparison.html", html.render(page=page, pictures=encoded))
     return page
-
-
-def png(figure: Figure) -> bytes:
-    file = io.BytesIO()
-    figure.savefig(file, format="png")
-    return file.getvalue()

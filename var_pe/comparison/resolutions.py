@@ -16,14 +16,14 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor
 
-from var_pe.assembly import held_out_images, load_model, weights_hash
 from var_pe.comparison.statistics import Summary, summary
 from var_pe.comparison.study import Trial, trainable, trials
-from var_pe.config import Config
-from var_pe.encodings.resample import convention_of
 from var_pe.models.vit import ViTClassifier
 from var_pe.pyramid import Grid
-from var_pe.stages import train_classifier
+from var_pe.resampling.conventions import convention_of
+from var_pe.stages.config import Config
+from var_pe.stages.models import held_out_images, load_model, weights_hash
+from var_pe.stages.train import train_classifier
 from var_pe.training.run import write_text
 
 

@@ -3,7 +3,6 @@
 What is finished is reused, so an interrupted study goes on by the same call.
 """
 
-import ast
 import hashlib
 import json
 import re
@@ -18,19 +17,19 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from var_pe.assembly import weights_hash
-from var_pe.config import Config
-from var_pe.drawing import draw_folder, load_pipeline
 from var_pe.encodings import build_encoding
-from var_pe.encodings.line import parse
+from var_pe.encodings.machinery.line import canonical
 from var_pe.evaluation.features import FeatureSet
 from var_pe.evaluation.metrics import versions
 from var_pe.models.generator import GeneratorConfig
 from var_pe.models.vit import ClassifierConfig
 from var_pe.pyramid import Pyramid
 from var_pe.sampling.folder import SamplingConfig, image_path
-from var_pe.scoring import feature_extractor, score_images
-from var_pe.stages import train_generator, train_tokenizer
+from var_pe.stages.config import Config
+from var_pe.stages.draw import draw_folder, load_pipeline
+from var_pe.stages.models import weights_hash
+from var_pe.stages.score import feature_extractor, score_images
+from var_pe.stages.train import train_generator, train_tokenizer
 from var_pe.training.progress import reset_peak_memory
 from var_pe.training.run import on_main, write_text
 
@@ -161,12 +160,6 @@ def check_encodings(config: Config, encodings: Iterable[str]) -> None:
             wrong.append(str(error))
     if wrong:
         raise ValueError("; ".join(wrong))
-
-
-def canonical(line: str) -> str:
-    """The line with the spaces and quotes that Python's own printer gives it: one spelling, one run."""
-    parse(line)
-    return ast.unparse(ast.parse(line.strip(), mode="eval"))
 
 
 def slug(line: str) -> str:

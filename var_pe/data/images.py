@@ -126,9 +126,10 @@ class Framer:
 
 
 class ImageDataset(Dataset[dict[str, Any]]):
-    """A source as image tensors, asked by `Draw` (or by plain index: epoch 0, place = index).
+    """A source as image tensors, asked by `Draw` (or by plain index: epoch 0, draw number = index).
 
-    An item is {"image": float32 (channels, height, width) in [-1, 1], "label": int or -1, "index", "place"}.
+    An item is {"image": float32 (channels, height, width) in [-1, 1], "label": int or -1, "index",
+    "draw_number"}.
     With on_corrupt=skip the next picture that can be read stands in for one that cannot, label and all.
     """
 
@@ -184,5 +185,5 @@ class ImageDataset(Dataset[dict[str, Any]]):
                 self.unreadable[index] = True
                 continue
             image = self.transform(image) if self.transform else image
-            return {"image": image, "label": label, "index": draw.index, "place": draw.place}
+            return {"image": image, "label": label, "index": draw.index, "draw_number": draw.draw_number}
         raise DataError(f"none of the {len(self)} images can be read")

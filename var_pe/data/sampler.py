@@ -1,4 +1,4 @@
-"""Which picture stands at which place of an endless training run; a pure function of seed and place."""
+"""Which picture each draw of an endless training run takes: a pure function of seed and draw number."""
 
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -10,18 +10,18 @@ from var_pe.seeding import generator_for
 
 
 class Draw(NamedTuple):
-    """One draw from a data set: `place` counts every image the run has drawn, on all processes."""
+    """One draw from a data set: `draw_number` counts every image the run has drawn, on all processes."""
 
     epoch: int
     index: int  # type: ignore[assignment]  # hides tuple.index
-    place: int
+    draw_number: int
 
 
 class EndlessSampler:
-    """Batches of `Draw` for `DataLoader(batch_sampler=...)`, from any place on and without end.
+    """Batches of `Draw` for `DataLoader(batch_sampler=...)`, from any draw on and without end.
 
-    `batch` is the global batch; a process gets its contiguous share of it. Place p belongs to epoch
-    p // length, so a batch may hold the end of one epoch and the beginning of the next.
+    `batch` is the global batch; a process gets its contiguous share of it. Draw number n belongs to epoch
+    n // length, so a batch may hold the end of one epoch and the beginning of the next.
     """
 
     def __init__(
@@ -59,10 +59,10 @@ class EndlessSampler:
         order_epoch, order = -1, torch.empty(0)
         while True:
             draws = []
-            for place in range(first, first + share):
-                epoch, offset = divmod(place, self.length)
+            for draw_number in range(first, first + share):
+                epoch, offset = divmod(draw_number, self.length)
                 if epoch != order_epoch:
                     order_epoch, order = epoch, self.order(epoch)
-                draws.append(Draw(epoch, int(order[offset]), place))
+                draws.append(Draw(epoch, int(order[offset]), draw_number))
             yield draws
             first += self.batch

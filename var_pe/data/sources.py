@@ -14,7 +14,7 @@ from var_pe.data.idx import FashionMNIST
 from var_pe.data.rows import TableSource
 from var_pe.data.shapes import Shapes
 from var_pe.data.tables import Tables
-from var_pe.rules import RuleError, check_names, check_numbers
+from var_pe.settings.rules import RuleError, check_names, check_numbers
 
 
 @dataclass(frozen=True)

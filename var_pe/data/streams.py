@@ -21,8 +21,8 @@ MAX_WORKERS = 256  # data workers of one process that count skipped pictures apa
 class ImageStream(IterableDataset[dict[str, Any]]):
     """This process's share of one split, shuffled anew each epoch among the buffer's pictures.
 
-    A picture has no number of its own here: `index` counts what this epoch has drawn and `place` what this
-    iteration has, such that no two processes or workers share one. With `endless`, epoch follows epoch.
+    A picture has no number of its own here: `index` counts what this epoch has drawn and `draw_number` what
+    this iteration has, such that no two processes or workers share one. With `endless`, epoch follows epoch.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class ImageStream(IterableDataset[dict[str, Any]]):
         for epoch in itertools.count(first) if self.endless else [first]:
             before = drawn
             for item in self._one_epoch(epoch):
-                yield {**item, "place": self._numbered(drawn)}
+                yield {**item, "draw_number": self._numbered(drawn)}
                 drawn += 1
             if self.endless and drawn == before:  # or it would look for a picture for ever
                 worker = get_worker_info()

@@ -165,7 +165,7 @@ def build_token_cache(
 class TokenDataset(Dataset[dict[str, Any]]):
     """A finished token cache, asked by `Draw`; an epoch reads the view epoch % views.
 
-    An item is {"tokens": int64 (L,), "label": int or -1, "index", "place"}. How many processes wrote it
+    An item is {"tokens": int64 (L,), "label": int or -1, "index", "draw_number"}. How many processes wrote it
     does not matter.
     """
 
@@ -228,5 +228,5 @@ class TokenDataset(Dataset[dict[str, Any]]):
             "tokens": torch.from_numpy(tokens_L.astype(np.int64)),
             "label": int(self.labels[draw.index]),
             "index": draw.index,
-            "place": draw.place,
+            "draw_number": draw.draw_number,
         }

@@ -1,4 +1,4 @@
-"""What was measured of encodings and tasks: the table that `scripts/tasks.py` writes, kept in docs/."""
+"""What was measured of encodings and tasks: the table that `scripts/heads.py` writes, kept in docs/."""
 
 import json
 from collections.abc import Sequence
@@ -52,7 +52,7 @@ def read_evidence(path: Path | None = None) -> list[Measured]:
         raise ValueError(f"the evidence {path} cannot be read: {error.strerror}") from error
     except (ValueError, TypeError, LookupError) as error:
         raise ValueError(
-            f"the evidence {path} is no table of scripts/tasks.py (task_evidence.json)"
+            f"the evidence {path} is no table of scripts/heads.py (task_evidence.json)"
         ) from error
 
 

@@ -2,13 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 
-from var_pe.comparison.study import canonical
 from var_pe.diagnosis.evidence import Measured, clearly_below, compare
 from var_pe.diagnosis.findings import Finding
 from var_pe.diagnosis.measures import Asked, code, name_of, neighbours, similarity
 from var_pe.diagnosis.resampling import own_convention, round_trip, score_tables, with_tables
 from var_pe.encodings import TokenEncoding
-from var_pe.encodings.resample import Convention
+from var_pe.encodings.machinery.line import canonical
+from var_pe.resampling.conventions import Convention
 
 FAR = 1.5  # a side or a shape so many times another than in training
 LOST = 0.3  # relative change of a table by resampling there and back: noise loses 0.4 to 0.9
@@ -112,7 +112,7 @@ def for_task(line: str, task: str, rows: Sequence[Measured]) -> Iterator[Finding
             "note",
             f"{task}: nothing was measured of {line}, so nothing is said of whether it suits"
             + (f" (measured: {known})." if known else "."),
-            "scripts/tasks.py measures; --evidence takes its table, docs/task_evidence.json is the default.",
+            "scripts/heads.py measures; --evidence takes its table, docs/task_evidence.json is the default.",
         )
     for own, best in pairs:
         said = f"{task} of made-up shapes, {own.where}: {line} reached {own.shown}"

@@ -4,8 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from var_pe import settings
-from var_pe.assembly import load_model
-from var_pe.config import Config
 from var_pe.diagnosis.subject import Subject
 from var_pe.interop.var_files import read_state
 from var_pe.interop.vit_checkpoint import convert
@@ -14,6 +12,8 @@ from var_pe.models.folder import in_words, read_config
 from var_pe.models.generator import VARTransformer
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.models.vit import ViTClassifier
+from var_pe.stages.config import Config
+from var_pe.stages.models import load_model
 
 
 @dataclass(frozen=True)

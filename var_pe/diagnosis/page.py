@@ -8,7 +8,6 @@ from pathlib import Path
 from jinja2 import Environment
 from matplotlib.figure import Figure
 
-from var_pe.comparison.report import HEAD, png
 from var_pe.diagnosis import findings as of_model
 from var_pe.diagnosis import fit
 from var_pe.diagnosis.evidence import Measured
@@ -20,6 +19,7 @@ from var_pe.diagnosis.pictures import bias_figure, norm_histograms, similarity_f
 from var_pe.diagnosis.resampling import moved
 from var_pe.diagnosis.subject import Subject, tokens_before_positions
 from var_pe.encodings.base import HOOKS
+from var_pe.pages.html import HEAD, png
 from var_pe.training.run import write_text
 
 BODY = """

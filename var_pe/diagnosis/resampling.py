@@ -11,8 +11,8 @@ from torch import Tensor
 
 from var_pe.diagnosis.measures import Asked, bias, code, follows_places, name_of, turned
 from var_pe.encodings import PositionEncoding, TokenEncoding
-from var_pe.encodings.resample import Convention, interpolate_levels
 from var_pe.pyramid import Positions, Pyramid
+from var_pe.resampling.conventions import Convention, interpolate_levels
 
 # how a kept table is read whose member names no convention: between the two nearest entries of each axis
 LINEAR = Convention("bilinear")

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from var_pe.assembly import held_out_images
-from var_pe.config import Config
 from var_pe.encodings import PositionEncoding
 from var_pe.models.generator import VARTransformer
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.models.vit import ViTClassifier
 from var_pe.pyramid import Pyramid
+from var_pe.stages.config import Config
+from var_pe.stages.models import held_out_images
 
 IMAGES = 32  # of the test split, through the model up to its first block
 

@@ -24,8 +24,8 @@ from var_pe.encodings import (
     sinusoidal,
 )
 from var_pe.encodings.base import REGISTRY, PositionEncoding, TokenEncoding, register
-from var_pe.encodings.compose import Composed
-from var_pe.encodings.line import Member, Value, parse
+from var_pe.encodings.machinery.compose import Composed
+from var_pe.encodings.machinery.line import Member, Value, parse
 from var_pe.pyramid import Grid, Pyramid
 
 __all__ = ["REGISTRY", "PositionEncoding", "TokenEncoding", "build_encoding", "register"]

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 
 from var_pe.encodings.base import register
-from var_pe.encodings.level_term import Levels, LevelTerm
-from var_pe.encodings.resample import Convention
-from var_pe.encodings.scores import ScoreEncoding, displacement
+from var_pe.encodings.machinery.level_term import Levels, LevelTerm
+from var_pe.encodings.machinery.scores import ScoreEncoding, displacement
 from var_pe.pyramid import Positions, Pyramid
+from var_pe.resampling.conventions import Convention
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
-from var_pe.encodings.resample import Convention
 from var_pe.pyramid import Positions, Pyramid
+from var_pe.resampling.conventions import Convention
 
 HOOKS = ("embed", "rotate", "bias", "refine")
 REGISTRY: dict[str, type["PositionEncoding"]] = {}

@@ -6,23 +6,23 @@ import torch
 from torch import Tensor, nn
 
 from var_pe.encodings.base import TokenEncoding, register, standard_deviation
-from var_pe.encodings.cache import Remembered
-from var_pe.encodings.grids import KnowsGrids
-from var_pe.encodings.resample import (
+from var_pe.encodings.sinusoidal import in_finest_cells, sinusoidal_code
+from var_pe.pyramid import Positions, Pyramid
+from var_pe.resampling.conventions import (
     Convention,
     check_moved,
     check_table,
     convention_of,
     interpolate_levels,
 )
-from var_pe.encodings.sinusoidal import in_finest_cells, sinusoidal_code
-from var_pe.pyramid import Positions, Pyramid
+from var_pe.resampling.derived import DerivedCache
+from var_pe.resampling.grid_bound import GridBound
 
 INITS = ("trunc_normal", "xavier", "sinusoidal")
 
 
 @register("learned")
-class Learned(KnowsGrids, TokenEncoding):
+class Learned(GridBound, TokenEncoding):
     """One row per token of the pyramid (Dosovitskiy et al. 2021; per level in VAR, Tian et al. 2024).
 
     The table keeps the grids it was made for in `grids_K2`. Other grids are an error, unless `set_pyramid`
@@ -62,7 +62,7 @@ class Learned(KnowsGrids, TokenEncoding):
             raise ValueError(f"learned(init=sinusoidal) needs a width that is a multiple of 4, got {dim}")
         self.init = init
         self.resample = None if resample is None else convention_of(resample, "resample")
-        self.resampled = Remembered()
+        self.resampled = DerivedCache()
         self.table_LC = nn.Parameter(torch.zeros(pyramid.num_tokens, dim))
         self._made_for(pyramid)
 

@@ -2,8 +2,8 @@
 
 from var_pe.encodings.base import register
 from var_pe.encodings.learned import Learned
-from var_pe.encodings.resample import Convention
 from var_pe.pyramid import Grid, Pyramid
+from var_pe.resampling.conventions import Convention
 
 
 @register("learned_grid")

@@ -9,8 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from var_pe.encodings.base import register
-from var_pe.encodings.resample import Convention
-from var_pe.encodings.scores import (
+from var_pe.encodings.machinery.scores import (
     ScoreEncoding,
     by_levels,
     displacement,
@@ -19,6 +18,7 @@ from var_pe.encodings.scores import (
     unit_displacement,
 )
 from var_pe.pyramid import Grid, Positions, Pyramid
+from var_pe.resampling.conventions import Convention
 
 
 @dataclass(frozen=True)

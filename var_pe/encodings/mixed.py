@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from var_pe.encodings.base import PositionEncoding, TokenEncoding, register, standard_deviation
-from var_pe.encodings.compose import move_all
 from var_pe.encodings.learned import amplitude
-from var_pe.encodings.resample import Convention
+from var_pe.encodings.machinery.compose import move_all
 from var_pe.pyramid import Positions, Pyramid
+from var_pe.resampling.conventions import Convention
 
 
 @register("mixed")

@@ -13,7 +13,7 @@ INITS = ("random", "zero")
 class ConvolutionEncoding(PositionEncoding):
     """`x + sum over kernels of convolution(x)` after chosen blocks: depthwise, zero-padded, level by level.
 
-    Place comes from the padding: away from the border, the result moves with the picture. No level sees
+    Position comes from the padding: away from the border, the result moves with the picture. No level sees
     another one; all levels share the kernels, of which every chosen block has its own; prefix tokens are
     left alone. Follows any pyramid. A kernel k starts normal with deviation 1 / sqrt(3 k^2), the variance
     that torch's convolutions start with, or at zero, which is the identity.

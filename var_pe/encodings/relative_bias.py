@@ -7,18 +7,18 @@ import torch
 from torch import Tensor, nn
 
 from var_pe.encodings.base import register
-from var_pe.encodings.cache import Remembered
-from var_pe.encodings.grids import KnowsGrids
-from var_pe.encodings.level_term import Levels, LevelTerm
-from var_pe.encodings.resample import (
+from var_pe.encodings.machinery.level_term import Levels, LevelTerm
+from var_pe.encodings.machinery.scores import ScoreEncoding, displacement, look_up, unit_displacement
+from var_pe.pyramid import Positions, Pyramid
+from var_pe.resampling.conventions import (
     Convention,
     check_moved,
     check_table,
     convention_of,
     interpolate_table,
 )
-from var_pe.encodings.scores import ScoreEncoding, displacement, look_up, unit_displacement
-from var_pe.pyramid import Positions, Pyramid
+from var_pe.resampling.derived import DerivedCache
+from var_pe.resampling.grid_bound import GridBound
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Where:
 
 
 @register("relative_bias")
-class RelativeBias(KnowsGrids, ScoreEncoding):
+class RelativeBias(GridBound, ScoreEncoding):
     """`score += table[head, dy + h - 1, dx + w - 1] + level_term[head, query level, key level]`.
 
     The table of Swin (Liu et al. 2021): (2h - 1)(2w - 1) numbers a head for a grid of h x w, normal with
@@ -72,7 +72,7 @@ class RelativeBias(KnowsGrids, ScoreEncoding):
         self.per_layer = not shared
         self._made_for(pyramid)
         self.resample = None if resample is None else convention_of(resample, "resample")
-        self.resampled = Remembered()
+        self.resampled = DerivedCache()
         (h, w), tables = pyramid.finest, 1 if shared else depth
         self.table_NHyx = nn.Parameter(torch.zeros(tables, num_heads, 2 * h - 1, 2 * w - 1))
         self.level_term = LevelTerm(pyramid, num_heads, tables)

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from var_pe.encodings.base import PositionEncoding, register
-from var_pe.encodings.coordinates import Coordinates
-from var_pe.encodings.resample import Convention
-from var_pe.encodings.turn import LAYOUTS, Angles, turn
+from var_pe.encodings.machinery.coordinates import Coordinates
+from var_pe.encodings.machinery.turn import LAYOUTS, Angles, turn
 from var_pe.pyramid import Positions, Pyramid
+from var_pe.resampling.conventions import Convention
 
 
 @register("rope")

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from var_pe.encodings.base import register
+from var_pe.encodings.machinery.turn import Angles, turn
 from var_pe.encodings.rope import Rope
-from var_pe.encodings.turn import Angles, turn
 from var_pe.pyramid import Positions, Pyramid
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from var_pe.evaluation.efficientnet_lite import STRIDE, WEIGHTS_SHA256, load_efficientnet_lite0
 from var_pe.evaluation.inception import load_inception
-from var_pe.rules import check_names, check_numbers
+from var_pe.settings.rules import check_names, check_numbers
 
 
 @dataclass(frozen=True)

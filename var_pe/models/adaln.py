@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
-from var_pe.models.layers import MLP, Attention, LevelCache, Place
+from var_pe.models.layers import MLP, Attention, LevelCache, PositionContext
 
 
 class AdaLNBlock(nn.Module):
@@ -35,7 +35,12 @@ class AdaLNBlock(nn.Module):
         nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5, generator=generator)
 
     def forward(
-        self, x_BLC: Tensor, cond_BC: Tensor, place: Place, layer: int, cache: LevelCache | None = None
+        self,
+        x_BLC: Tensor,
+        cond_BC: Tensor,
+        place: PositionContext,
+        layer: int,
+        cache: LevelCache | None = None,
     ) -> Tensor:
         """`cond_BC` is SiLU of the class embedding, or (B, 6 C) the shared modulation of it."""
         if hasattr(self, "modulation_6C"):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from var_pe.rules import RuleError
+from var_pe.settings.rules import RuleError
 
 SCHEDULES = ("linear", "constant")
 

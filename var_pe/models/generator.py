@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from var_pe.encodings import build_encoding
 from var_pe.encodings.base import standard_deviation
-from var_pe.encodings.level import LevelEmbedding
+from var_pe.encodings.machinery.level import LevelEmbedding
 from var_pe.models.adaln import AdaLNBlock
 from var_pe.models.choice import (
     check_choice,
@@ -25,11 +25,11 @@ from var_pe.models.choice import (
     temperature_per_level,
 )
 from var_pe.models.initialisation import initialise
-from var_pe.models.layers import LevelCache, Place
-from var_pe.models.movable import Movable
+from var_pe.models.layers import LevelCache, PositionContext
+from var_pe.models.resizable import Resizable
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.pyramid import Grid, Positions, Pyramid, sides_of
-from var_pe.rules import RuleError, check_numbers
+from var_pe.settings.rules import RuleError, check_numbers
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Drawn:
         return self.maps[-1]
 
 
-class VARTransformer(Movable):
+class VARTransformer(Resizable):
     """Class-conditional next-scale transformer (Tian et al. 2024) under any position encoding.
 
     The first level starts from one vector, class embedding plus `start_C`; every other level from its view of
@@ -201,7 +201,7 @@ class VARTransformer(Movable):
         context = self.position_encoding.prepare(positions)
         visible_LL = positions.level_L[:, None] >= positions.level_L
         return self._blocks(
-            x_BLC, class_BC, positions, Place(self.position_encoding, context, context, visible_LL)
+            x_BLC, class_BC, positions, PositionContext(self.position_encoding, context, context, visible_LL)
         )
 
     def _start(self, class_BC: Tensor, positions: Positions) -> Tensor:
@@ -216,7 +216,7 @@ class VARTransformer(Movable):
         x_BLC: Tensor,
         class_BC: Tensor,
         positions: Positions,
-        place: Place,
+        place: PositionContext,
         cache: LevelCache | None = None,
     ) -> Tensor:
         dtype = _compute_dtype(x_BLC)
@@ -325,7 +325,7 @@ class VARTransformer(Movable):
         query = self.position_encoding.prepare(here)
         key = self.position_encoding.prepare(so_far) if self.position_encoding.uses("bias") else query
         cache.open(here.num_tokens)
-        return self._blocks(x_BlC, class_BC, here, Place(self.position_encoding, query, key), cache)
+        return self._blocks(x_BlC, class_BC, here, PositionContext(self.position_encoding, query, key), cache)
 
 
 def _compute_dtype(x: Tensor) -> torch.dtype:

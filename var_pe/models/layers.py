@@ -17,7 +17,7 @@ GELUS = {"tanh": "tanh", "exact": "none"}  # torch's names for them
 
 
 @dataclass(frozen=True)
-class Place:
+class PositionContext:
     """What one forward pass tells attention: the encoding, its contexts for queries and keys, who sees whom.
 
     `prefix` tokens (class token, registers) come first among queries and keys; they are neither turned nor
@@ -98,7 +98,9 @@ class Attention(nn.Module):
     def init_parameter(self, name: str, parameter: nn.Parameter, generator: torch.Generator) -> None:
         nn.init.constant_(parameter, log(4.0) if name == "log_scale_H" else 0.0)
 
-    def forward(self, x_BLC: Tensor, place: Place, layer: int, cache: LevelCache | None = None) -> Tensor:
+    def forward(
+        self, x_BLC: Tensor, place: PositionContext, layer: int, cache: LevelCache | None = None
+    ) -> Tensor:
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
         qkv_BLC = F.linear(x_BLC, self.qkv.weight, bias)
         q_BHLD, k_BHLD, v_BHLD = rearrange(qkv_BLC, "B L (K H D) -> K B H L D", K=3, H=self.num_heads)

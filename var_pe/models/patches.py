@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from var_pe.encodings.cache import Remembered
-from var_pe.encodings.resample import Convention, interpolate_table
 from var_pe.pyramid import Grid
+from var_pe.resampling.conventions import Convention, interpolate_table
+from var_pe.resampling.derived import DerivedCache
 
 STEMS = ("patch", "convolutions")
 
@@ -55,7 +55,7 @@ class PatchEmbedding(nn.Conv2d):
     def __init__(self, image_channels: int, dim: int, kernel: int, patch_size: int) -> None:
         super().__init__(image_channels, dim, kernel, stride=kernel)
         self.patch_size = patch_size
-        self.resampled = Remembered()
+        self.resampled = DerivedCache()
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
         new = (self.patch_size, self.patch_size)

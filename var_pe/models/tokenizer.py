@@ -11,9 +11,9 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from var_pe.models.initialisation import initialise
-from var_pe.models.quantizer import MultiScaleQuantizer, Quantized
+from var_pe.models.quantizers.residual import MultiScaleQuantizer, Quantized
 from var_pe.pyramid import Pyramid
-from var_pe.rules import check_numbers
+from var_pe.settings.rules import check_numbers
 
 
 @dataclass(frozen=True)

@@ -11,11 +11,11 @@ from torchvision.ops import StochasticDepth
 
 from var_pe.encodings import build_encoding
 from var_pe.models.initialisation import initialise
-from var_pe.models.layers import MLP, Attention, LayerScale, Place
-from var_pe.models.movable import Movable
+from var_pe.models.layers import MLP, Attention, LayerScale, PositionContext
 from var_pe.models.patches import PatchEmbedding, build_stem
+from var_pe.models.resizable import Resizable
 from var_pe.pyramid import Grid, Pyramid, sides_of
-from var_pe.rules import RuleError, check_names, check_numbers
+from var_pe.settings.rules import RuleError, check_names, check_numbers
 
 POOLS = ("class_token", "mean")
 FINAL_NORMS = ("tokens", "pooled")
@@ -72,12 +72,12 @@ class Block(nn.Module):
         self.scale2 = LayerScale(dim, layer_scale) if layer_scale else nn.Identity()
         self.drop_path = StochasticDepth(drop_path, "row")
 
-    def forward(self, x_BLC: Tensor, place: Place, layer: int) -> Tensor:
+    def forward(self, x_BLC: Tensor, place: PositionContext, layer: int) -> Tensor:
         x_BLC = x_BLC + self.drop_path(self.scale1(self.attn(self.norm1(x_BLC), place, layer)))
         return x_BLC + self.drop_path(self.scale2(self.mlp(self.norm2(x_BLC))))
 
 
-class ViTClassifier(Movable):
+class ViTClassifier(Resizable):
     """Images in [-1, 1] to class logits; class token and registers come before the patches and have no place.
 
     Arguments as in `ClassifierConfig`; `image_size` is (height, width) in pixels; with 0 classes there is no
@@ -227,7 +227,7 @@ class ViTClassifier(Movable):
         if self.prefix_tokens_PC is not None:
             prefix = len(self.prefix_tokens_PC)
             x_BLC = torch.cat([self.prefix_tokens_PC.expand(len(x_BLC), -1, -1), x_BLC], dim=1)
-        place = Place(self.position_encoding, context, context, prefix=prefix)
+        place = PositionContext(self.position_encoding, context, context, prefix=prefix)
         for layer, block in enumerate(self.blocks):
             x_BLC = place.refine(block(x_BLC, place, layer), layer)
         return x_BLC, prefix

@@ -16,9 +16,9 @@ from torch import Tensor
 
 from var_pe.models.choice import SCHEDULES, check_choice
 from var_pe.pyramid import Pyramid
-from var_pe.rules import RuleError, check_names, check_numbers
 from var_pe.sampling.pipeline import VARPipeline, VARPipelineOutput
 from var_pe.seeding import generator_for
+from var_pe.settings.rules import RuleError, check_names, check_numbers
 
 Pixels = NDArray[np.uint8]
 
@@ -104,12 +104,12 @@ def fill_folder(
     weights: str,
     rank: int = 0,
     world: int = 1,
-    told: Callable[[int], None] = lambda number: None,
+    on_progress: Callable[[int], None] = lambda number: None,
 ) -> None:
     """Draws what is still missing of `images_per_class` PNGs per class below `folder/images`.
 
-    `weights` names the weights; with the settings it stands in `folder/sampling.json`. `told(n)` hears of
-    n more images done.
+    `weights` names the weights; with the settings it stands in `folder/sampling.json`. `on_progress(n)` is
+    called when n more images are done.
 
     Raises:
         ValueError: the folder holds images of other weights or settings.
@@ -124,7 +124,7 @@ def fill_folder(
             claim(folder, settings)  # not before: what cannot be drawn leaves no trace
             for number, image_CHW in zip(missing, images_BCHW, strict=True):
                 write_png(image_path(folder, number, config), image_CHW)
-        told(len(numbers))
+        on_progress(len(numbers))
     claim(folder, settings)
 
 

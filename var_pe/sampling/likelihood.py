@@ -56,13 +56,13 @@ def bits_of_set(
     rank: int = 0,
     world: int = 1,
     gather: Callable[[list[Any]], list[Any]] = lambda parts: parts,
-    told: Callable[[int], None] = lambda number: None,
+    on_progress: Callable[[int], None] = lambda number: None,
 ) -> tuple[Tensor, Tensor]:
     """Bits (N, Y, K) of a set of images under every label, and their own labels (N,), on the CPU.
 
     The images are of the size at which `pyramid` (default: the generator's) ends. Each process takes one
     contiguous share; `gather` joins the processes' lists in the order of ranks
-    (`accelerate.utils.gather_object`). `told(n)` hears of n more images done.
+    (`accelerate.utils.gather_object`). `on_progress(n)` hears of n more images done.
 
     Raises:
         ValueError: an image has another size or a label of no class, or the encoding cannot follow `pyramid`.
@@ -82,7 +82,7 @@ def bits_of_set(
         tokens_BL = tokenizer.encode(torch.stack([item["image"] for item in items]).to(device), pyramid)
         labels_BY = labels_1Y.expand(len(items), -1)
         parts.append((bits_per_level(transformer, tokenizer, tokens_BL, labels_BY, pyramid).cpu(), own_B))
-        told(len(items))
+        on_progress(len(items))
     bits, labels = zip(*gather(parts), strict=True)
     return torch.cat(bits), torch.cat(labels)
 

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from var_pe.data.sampler import EndlessSampler
-from var_pe.rules import RuleError, check_names, check_numbers
 from var_pe.seeding import mix
+from var_pe.settings.rules import RuleError, check_names, check_numbers
 from var_pe.training.ema import EMA
 from var_pe.training.groups import forget_steps, parameter_groups, set_rates, zero_gradients
 from var_pe.training.progress import Progress, reset_peak_memory
@@ -245,4 +245,4 @@ def endless_batches(
 def _numbered(loader: DataLoader[Any], first: int, stride: int) -> Iterator[dict[str, Any]]:
     """Gives a stream's images their places in the run, which streams cannot know."""
     for start, batch in zip(itertools.count(first, stride), loader, strict=False):
-        yield {**batch, "place": torch.arange(start, start + len(batch["label"]))}
+        yield {**batch, "draw_number": torch.arange(start, start + len(batch["label"]))}

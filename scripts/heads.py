@@ -1,0 +1,47 @@
+"""Trains small segmentation and detection heads on ViTs under every encoding, frozen and fine-tuned.
+
+    python scripts/heads.py --config shapes_vit.yaml --output runs/shapes_vit_resolutions --seeds 0 1 2 \\
+        --encodings learned sinusoidal "mixed(learned=0.7, sinusoidal=0.3)" rope relative_bias peg
+
+The pictures are `shapes`, which come with masks and boxes; the scores are taken at the training size and at
+twice that, where nothing was trained. Writes task_evidence.json, which scripts/diagnose.py quotes, and
+task_evidence.md. With the output of scripts/resolutions.py its classifiers are used, and what it measured of
+their own task goes into the json as well.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+from var_pe.comparison.heads import HeadTraining
+from var_pe.comparison.heads_study import as_markdown, evidence, study_tasks
+from var_pe.settings.command_line import check_options, exit_with_sentence, parse_arguments
+from var_pe.stages.config import Config
+from var_pe.stages.train import session
+from var_pe.training.run import write_text
+
+
+def options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--encodings", nargs="+", required=True, metavar="LINE")
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="N")
+    parser.add_argument("--steps", type=int, default=HeadTraining.steps, help="of each head")
+    parser.add_argument("--output", type=Path, help="default: the config's run + _resolutions")
+
+
+@exit_with_sentence()
+def main() -> None:
+    config, arguments = parse_arguments(None, description=__doc__ or "", schema=Config, extra=options)
+    check_options(arguments, steps="[1, inf)")
+    output = arguments.output or Path(f"{config.run}_resolutions")
+    heads = HeadTraining(steps=arguments.steps)
+    with session(config.classifier_training) as accelerator:
+        scores = study_tasks(config, arguments.encodings, arguments.seeds, output, accelerator, heads)
+        if accelerator.is_main_process:
+            rows = evidence(scores)
+            write_text(output / "task_evidence.json", json.dumps(rows, indent=2))
+            write_text(output / "task_evidence.md", as_markdown(rows))
+            print(f"\n{as_markdown(rows)}\n{output / 'task_evidence.md'}")
+
+
+if __name__ == "__main__":
+    main()

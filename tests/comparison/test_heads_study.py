@@ -1,0 +1,78 @@
+"""What the tasks measure: losses, drops and scores on numbers small enough to check by hand."""
+
+import math
+
+import pytest
+import torch
+
+from var_pe.pyramid import Pyramid
+from var_pe.tasks.classifier import ClassifierTraining
+from var_pe.tasks.generator import GeneratorTraining, known_labels, label_drops
+from var_pe.tasks.losses.terms import per_level, reconstruction_terms, token_losses
+from var_pe.tasks.validation import psnr
+
+
+def test_labels_are_dropped_by_place_alone():
+    """Any process that meets an image drops its label or not alike, also after a resume."""
+    together = label_drops(range(100, 200), 0.3, seed=1)
+    alone = torch.cat([label_drops([place], 0.3, seed=1) for place in range(100, 200)])
+    assert torch.equal(together, alone)
+    assert not torch.equal(together, label_drops(range(100, 200), 0.3, seed=2))
+
+
+def test_the_share_of_dropped_labels_is_the_one_asked_for():
+    """Too few and guidance has nothing to lean on, too many and classes are learned slowly."""
+    assert label_drops(range(20000), 0.1, seed=0).float().mean() == pytest.approx(0.1, abs=0.01)
+    assert not label_drops(range(1000), 0.0, seed=0).any()
+
+
+def test_images_without_a_label_are_unconditional():
+    """An index of -1 would silently take the last row of the class table."""
+    assert known_labels(torch.tensor([2, -1, 0]), 5).tolist() == [2, 5, 0]
+    assert known_labels(torch.tensor([2, -1, 0]), 0).tolist() == [0, 0, 0]
+
+
+def test_psnr_is_measured_over_the_picture_and_not_its_margin():
+    """A black border that every model gets right would lift the number by a decibel."""
+    images = torch.zeros(1, 1, 6, 6)
+    rebuilt = images.clone()
+    rebuilt[:, :, 1:5, 1:5] = 0.2  # of a range of 2: an error of 0.1
+    assert float(psnr(rebuilt, images, (1, 1, 4, 4))) == pytest.approx(20.0, abs=1e-4)
+    assert float(psnr(rebuilt, images, (0, 0, 6, 6))) > 23
+
+
+def test_losses_are_split_by_level():
+    """The mean over tokens hides coarse levels behind the finest one."""
+    values = torch.tensor([[1.0, 2.0, 2.0, 2.0, 4.0]])
+    found = per_level(values, Pyramid.square(1, 2), "loss")
+    assert {name: float(value) for name, value in found.items()} == {"loss/level_0": 1.0, "loss/level_1": 2.5}
+
+
+def test_token_losses_are_cross_entropies_in_nats():
+    """Nats per token is what others report."""
+    assert float(token_losses(torch.zeros(1, 1, 8), torch.zeros(1, 1, dtype=torch.long))) == pytest.approx(
+        math.log(8)
+    )
+
+
+def test_reconstruction_terms_are_plain_means():
+    """Their weights mean the same at every image size."""
+    terms = reconstruction_terms(torch.full((1, 1, 4, 4), 0.5), torch.zeros(1, 1, 4, 4))
+    assert float(terms["l1"]) == 0.5
+    assert float(terms["l2"]) == 0.25
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: GeneratorTraining(label_drop=1.0), "label_drop must be in"),
+        (lambda: GeneratorTraining(batch=10, accumulate=3), "accumulate must be a divisor of batch"),
+        (lambda: GeneratorTraining(schedule="step"), "schedule must be one of"),
+        (lambda: GeneratorTraining(precision="fp8"), "precision must be one of float32, bf16"),
+        (lambda: ClassifierTraining(mixup=-1.0), "mixup must be at least 0"),
+    ],
+)
+def test_settings_out_of_range_say_the_rule(make, said):
+    """One sentence with setting, value and rule is all a person needs."""
+    with pytest.raises(ValueError, match=said):
+        make()

@@ -1,0 +1,113 @@
+"""Classifiers asked at other sizes: the pictures they see there, and what is kept."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from var_pe.comparison import resolutions
+from var_pe.comparison.resolutions import (
+    Answer,
+    Study,
+    as_markdown,
+    images_at,
+    parse_size,
+    study_resolutions,
+)
+from var_pe.comparison.study import trials
+from var_pe.data.sources import DataConfig
+from var_pe.models.vit import ClassifierConfig, ViTClassifier
+from var_pe.stages.config import Config
+
+CONFIG = Config(
+    run="run",
+    tokenizer_run="tokenizer",
+    data=DataConfig(shapes_train=8, shapes_test=6, height=16, width=16),
+    classifier=ClassifierConfig(dim=16, depth=1, num_heads=2),
+)
+
+
+def saved(config: Config) -> None:
+    """What training would leave behind."""
+    model = ViTClassifier(image_size=(16, 16), num_classes=12, dim=16, depth=1, num_heads=2)
+    model.save_pretrained(Path(config.run) / "classifier")
+
+
+def test_sizes_are_a_side_or_height_and_width():
+    assert parse_size("48") == (48, 48)
+    assert parse_size("32x64") == (32, 64)
+    for word in ("", "0", "a", "1x2x3", "-4", "1.5"):
+        with pytest.raises(ValueError, match="a size is SIDE or HEIGHTxWIDTH"):
+            parse_size(word)
+
+
+def test_shapes_are_drawn_anew_at_another_size():
+    images_NCHW, labels_N = images_at(CONFIG, (16, 32))
+    drawn = replace(CONFIG, data=replace(CONFIG.data, height=16, width=32))
+    assert images_NCHW.shape == (6, 3, 16, 32)
+    torch.testing.assert_close(images_NCHW, images_at(drawn, (16, 32))[0])
+    assert torch.equal(labels_N, images_at(CONFIG, (16, 16))[1])
+
+
+def test_other_pictures_keep_their_aspect_and_are_centred_on_black(monkeypatch):
+    """Stretching would change what the picture shows; the margin must be black, not grey."""
+    white = [{"image": torch.ones(1, 16, 16), "label": 3}]
+    monkeypatch.setattr(resolutions, "held_out_images", lambda *_: white)
+    config = replace(CONFIG, data=replace(CONFIG.data, source="fashion_mnist", channels=1))
+    (image_1HW,), _ = images_at(config, (32, 64))
+    expected_HW = torch.full((32, 64), -1.0)
+    expected_HW[:, 16:48] = 1
+    torch.testing.assert_close(image_1HW[0], expected_HW)
+    (same_1HW,), _ = images_at(config, (16, 16))
+    assert torch.equal(same_1HW, white[0]["image"])
+
+
+def test_answers_are_kept_until_the_weights_change(tmp_path, monkeypatch):
+    (trial,) = trials(CONFIG, ["sinusoidal"], [0], tmp_path)
+    saved(trial.config)
+    first = resolutions.asked(trial, [(16, 16), (16, 24)], ["timm"])
+    assert [a.size for a in first] == [(16, 16), (16, 24)]
+    assert all(a.count == 6 and 0 <= a.accuracy <= 1 for a in first)
+    with monkeypatch.context() as patched:
+        patched.setattr(resolutions, "answer", lambda *_: pytest.fail("asked twice"))
+        assert resolutions.asked(trial, [(16, 24)], ["timm"]) == first[1:]
+    kept = Path(trial.config.run) / "sizes.json"
+    kept.write_text(json.dumps({**json.loads(kept.read_text()), "weights": "others"}))
+    calls = []
+    monkeypatch.setattr(resolutions, "answer", lambda *args: calls.append(args) or first[0])
+    resolutions.asked(trial, [(16, 24)], ["timm"])
+    assert len(calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (replace(CONFIG, classifier=None), "the config has no classifier section"),
+        (CONFIG, "multiples of classifier.patch_size 4, got 18x16"),
+    ],
+)
+def test_what_cannot_be_asked_is_refused_before_training(config, message, tmp_path):
+    with pytest.raises(ValueError, match=message):
+        study_resolutions(config, ["none"], [0], [(18, 16)], ["timm"], tmp_path, accelerator=None)
+    assert not any(tmp_path.iterdir())
+
+
+def test_the_table_states_mean_and_spread():
+    answers = [
+        Answer("a", seed, (8, 8), "timm", accuracy, 10, 0.0, 0, 1234)
+        for seed, accuracy in ((0, 0.5), (1, 0.7))
+    ]
+    assert "| `a` | 1,234 | 60.0 ± 14.1 |" in as_markdown(Study(answers, {}), [(8, 8)], ["timm"])
+
+
+def test_conventions_are_told_with_what_moving_took():
+    """The claim that one of them needs more memory than another has to meet a number."""
+    answers = [
+        Answer("learned", 0, (8, 8), convention, 0.5, 10, seconds, 4096, 99)
+        for convention, seconds in (("timm", 0.002), ("area", 0.001))
+    ]
+    table = as_markdown(Study(answers, {}), [(8, 8)], ["timm", "area"])
+    assert "| `learned` | timm | 99 | 50.0 | 2.00 | 4.1 |" in table
+    assert "| `learned` | area | 99 | 50.0 | 1.00 | 4.1 |" in table

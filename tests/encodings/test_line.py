@@ -1,0 +1,141 @@
+"""The one-line language: says what it means, never runs anything, and refuses in one sentence."""
+
+import pytest
+
+from var_pe.encodings import REGISTRY, PositionEncoding, build_encoding, register
+from var_pe.encodings.machinery.line import Member, parse
+from var_pe.pyramid import Pyramid
+
+MODEL = dict(dim=16, num_heads=2, depth=1, pyramid=Pyramid.square(1, 2))
+
+
+def test_a_line_becomes_members():
+    assert parse("learned") == (Member("learned"),)
+    assert parse(" mixed(learned=0.7, sinusoidal=.3)") == (
+        Member("mixed", options={"learned": 0.7, "sinusoidal": 0.3}),
+    )
+    assert parse("a + (b + c(x=-1, y=true, z=word, n=none, s='w'))") == (
+        Member("a"),
+        Member("b"),
+        Member("c", options={"x": -1, "y": True, "z": "word", "n": None, "s": "w"}),
+    )
+    parts = (Member("a", options={"init": "xavier"}), Member("b"))
+    assert parse("mixed(a(init=xavier), b, weights=(0.7, -3))") == (
+        Member("mixed", parts, {"weights": (0.7, -3)}),
+    )
+
+
+NASTY = [
+    "",
+    "   ",
+    "learned +",
+    "learned sinusoidal",
+    "learned - sinusoidal",
+    "learned, sinusoidal",
+    "learned; import os",
+    "__import__('os').system('touch pwned')",
+    "open('pwned', 'w')",
+    "learned(scale=open('pwned', 'w'))",
+    "learned(scale=().__class__.__bases__)",
+    "learned(scale=2 ** 9 ** 9)",
+    "learned(scale=[x for x in 'ab'])",
+    "learned(scale=f'{1}')",
+    "learned(scale=b'1')",
+    "learned(scale=1j)",
+    "learned(scale=...)",
+    "learned(scale=not true)",
+    "learned(scale=1e999)",
+    "learned(scale=1" + "0" * 400 + ")",
+    "learned(scale=1" + "0" * 5000 + ")",
+    "learned(scale=1, scale=2)",
+    "learned(*scale)",
+    "learned(**scale)",
+    "learned(scale:=1)",
+    "learned(0.7)",
+    "learned(sinusoidal)",
+    "lambda: learned",
+    "learned[0]",
+    "learned.scale",
+    "learned()()",
+    "learned\n+ sinusoidal",
+    "learned\0",
+    "learned\ud800",
+    "'learned'",
+    "3",
+    "true",
+    "(" * 5000,
+    "learned(" * 80 + ")" * 80,
+    "learned + " * 1500 + "learned",
+    "learned + " * 20_000 + "learned",
+    "learned(scale=" + "-" * 100_000 + "1)",
+    "learned" + ".a" * 5000,
+]
+
+
+@pytest.mark.parametrize(
+    "line", NASTY, ids=lambda line: line[:30].encode("unicode_escape").decode() or "empty"
+)
+def test_nasty_lines_are_one_sentence_and_run_nothing(line, tmp_path, monkeypatch):
+    """The line comes from config files that people pass around."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="encoding") as refused:
+        build_encoding(line, **MODEL)
+    assert "\n" not in str(refused.value)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        ("lerned", "there is no encoding 'lerned'; did you mean 'learned'"),
+        ("qqq", "there is no encoding 'qqq'; there are .*learned.*sinusoidal"),
+        ("learned(scales=2)", "learned has no option 'scales'; did you mean 'scale'"),
+        ("learned(dim=2)", "learned has no option 'dim'"),
+        ("none(scale=1)", "none has no option 'scale'"),
+        ("learned(init=5)", "init is a str, got 5"),
+        ("learned(init=normal)", "init is one of trunc_normal, xavier, sinusoidal, got 'normal'"),
+        ("learned(scale=wide)", "scale is a float, got 'wide'"),
+        ("learned(scale=true)", "scale is a float, got True"),
+        ("learned(scale=0)", "scale must be above 0 and finite, got 0"),
+        ("sinusoidal(temperature=1)", "temperature must be above 1 and finite, got 1"),
+        ("mixed(learned=1, sinusoidal=1, trainable=1)", "trainable is a bool, got 1"),
+        ("mixed", "two or more parts and a weight for each"),
+        ("mixed(learned=0.7)", "two or more parts and a weight for each"),
+        ("mixed(learned=0.7, sinusodal=0.3)", "mixed has no option 'sinusodal'; did you mean 'sinusoidal'"),
+        ("mixed(learned=0, sinusoidal=0)", "finite and not all zero"),
+        ("mixed(learned=much, sinusoidal=1)", "weights are numbers"),
+        ("mixed(learned, sinusoidal, weights=0.5)", "weights are numbers"),
+        ("mixed(learned, sinusoidal, weights=(1, 2, 3))", "a weight for each"),
+        ("mixed(learned, sinusoidal=1)", "gives weights twice"),
+        ("mixed(learned=1, sinusoidal=1, weights=(1, 1))", "gives weights twice"),
+        ("mixed(learned=1, none=1)", "mixed takes encodings that are added to tokens"),
+    ],
+)
+def test_a_wrong_line_is_told_what_is_wrong(line, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        build_encoding(line, **MODEL)
+
+
+@pytest.mark.parametrize("line", ["sinusoidal", "learned(init=sinusoidal)"])
+def test_a_width_that_does_not_fit_is_named(line):
+    with pytest.raises(ValueError, match="needs a width that is a multiple of 4, got 18"):
+        build_encoding(line, **(MODEL | {"dim": 18}))
+
+
+def test_a_new_encoding_is_one_registered_class():
+    """`@register` is all it takes to be selectable; a name that is taken is refused."""
+    try:
+
+        @register("mine")
+        class Mine(PositionEncoding):
+            def __init__(
+                self, *, dim: int, num_heads: int, depth: int, pyramid: Pyramid, strength: float = 1.0
+            ):
+                super().__init__()
+                self.strength = strength
+
+        assert build_encoding("mine(strength=3)", **MODEL).strength == 3
+        with pytest.raises(ValueError, match="two encodings are called mine"):
+            register("mine")(Mine)
+    finally:
+        REGISTRY.pop("mine", None)

@@ -1,0 +1,306 @@
+"""Plants known mistakes, one at a time, in a copy of the package and says which test notices.
+
+    python tests/mutation_check.py
+    python tests/mutation_check.py "axes swapped" "level ignored"
+
+The copy lies in a temporary folder; the working tree is not touched. Every mistake is a piece of text to
+replace, which must stand in its file exactly once, so that the list cannot fall behind the code. The nearest
+tests run first without any mistake. Status 1 if a mistake survives them, 2 if the check itself cannot run.
+"""
+
+import argparse
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from var_pe.settings.command_line import exit_with_sentence
+
+ROOT = Path(__file__).resolve().parents[1]
+COPIED = ("var_pe", "tests", "scripts", "configs", "pyproject.toml", "README.md")
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """A `name` that people use, and `how` it is made here: in `file`, `old` becomes `new`."""
+
+    name: str
+    how: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]  # the nearest ones
+
+
+MISTAKES = (
+    Mistake(
+        "axes swapped",
+        "rotary codes turn the first half of a head by x",
+        "var_pe/encodings/rope.py",
+        "Angles.of((yx_L2[:, :, None]",
+        "Angles.of((yx_L2.flip(1)[:, :, None]",
+        ("tests/encodings/test_rope.py",),
+    ),
+    Mistake(
+        "axes swapped",
+        "a table of displacements is read with rows for columns",
+        "var_pe/encodings/machinery/scores.py",
+        "grid_GQK2.flip(-1)",
+        "grid_GQK2",
+        ("tests/encodings/test_relative_bias.py",),
+    ),
+    Mistake(
+        "axes swapped",
+        "a token's cell is column, row",
+        "var_pe/pyramid.py",
+        "torch.stack([row_hw, column_hw], dim=-1)",
+        "torch.stack([column_hw, row_hw], dim=-1)",
+        ("tests/test_pyramid.py",),
+    ),
+    Mistake(
+        "axes swapped",
+        "a resampled table is read column by column",
+        "var_pe/resampling/conventions.py",
+        "moved_1Chw.permute(0, 2, 3, 1)",
+        "moved_1Chw.permute(0, 3, 2, 1)",
+        ("tests/resampling/test_frozen_numbers.py",),
+    ),
+    Mistake(
+        "keys not rotated",
+        "queries are turned alone",
+        "var_pe/models/layers.py",
+        "(place.rotate(x, layer).type_as(v_BHLD) for x in (q_BHLD, k_BHLD))",
+        "(x.type_as(v_BHLD) for x in (place.rotate(q_BHLD, layer), k_BHLD))",
+        ("tests/models/test_layers.py",),
+    ),
+    Mistake(
+        "layouts mixed",
+        "halves are turned and put back as neighbours",
+        "var_pe/encodings/machinery/turn.py",
+        "ya, yb = _pairs(y_BHLD, layout)",
+        'ya, yb = _pairs(y_BHLD, "interleaved")',
+        ("tests/encodings/test_rope.py",),
+    ),
+    Mistake(
+        "prefix rotated",
+        "places are counted from the class token on, so that the last patches have none",
+        "var_pe/models/layers.py",
+        """        before, after = x_BHLD[:, :, : self.prefix], x_BHLD[:, :, self.prefix :]
+        return torch.cat([before, self.encoding.rotate(after, self.query, layer)], dim=2)""",
+        """        stop = x_BHLD.shape[2] - self.prefix
+        before, after = x_BHLD[:, :, :stop], x_BHLD[:, :, stop:]
+        return torch.cat([self.encoding.rotate(before, self.query, layer), after], dim=2)""",
+        ("tests/models/test_layers.py", "tests/encodings/test_hygiene.py"),
+    ),
+    Mistake(
+        "prefix rotated",
+        "a bias is padded behind the patches, so that the class token gets the first one's",
+        "var_pe/models/layers.py",
+        "F.pad(bias_HQK, (self.prefix, 0, self.prefix, 0))",
+        "F.pad(bias_HQK, (0, self.prefix, 0, self.prefix))",
+        ("tests/models/test_layers.py", "tests/encodings/test_hygiene.py"),
+    ),
+    Mistake(
+        "cache key without offset",
+        "a level drawn alone reads the table's first rows",
+        "var_pe/encodings/learned.py",
+        "slice(spans[positions.levels.start].start, spans[positions.levels.stop - 1].stop)",
+        "slice(0, positions.num_tokens)",
+        ("tests/encodings/test_meaning.py", "tests/models/test_generator.py"),
+    ),
+    Mistake(
+        "cache key without offset",
+        "resampled tables are remembered by their number of tokens",
+        "var_pe/encodings/learned.py",
+        """            self.table_LC,
+            pyramid,
+            lambda""",
+        """            self.table_LC,
+            pyramid.num_tokens,
+            lambda""",
+        ("tests/resampling/test_conventions.py",),
+    ),
+    Mistake(
+        "cache key without offset",
+        "every level's keys are stored at the cache's start",
+        "var_pe/models/layers.py",
+        "kv_2BHLD[0, :, :, self.start : self.stop] = k_BHlD",
+        "kv_2BHLD[0, :, :, : self.stop - self.start] = k_BHlD",
+        ("tests/models/test_layers.py",),
+    ),
+    Mistake(
+        "antialias dropped",
+        "torch is not told of it",
+        "var_pe/resampling/conventions.py",
+        "antialias=how.antialias,",
+        "antialias=False,",
+        ("tests/resampling/test_conventions.py",),
+    ),
+    Mistake(
+        "antialias dropped",
+        "timm's convention does not ask for it",
+        "var_pe/resampling/conventions.py",
+        '"timm": Convention("bicubic", antialias=True)',
+        '"timm": Convention("bicubic")',
+        ("tests/resampling/test_frozen_numbers.py",),
+    ),
+    Mistake(
+        "half-pixel shift",
+        "a cell's place is its corner",
+        "var_pe/pyramid.py",
+        "(cell_l2 + 0.5) / size_2",
+        "cell_l2 / size_2",
+        ("tests/test_pyramid.py",),
+    ),
+    Mistake(
+        "half-pixel shift",
+        "tables are resampled with their corners aligned",
+        "var_pe/resampling/conventions.py",
+        'None if how.mode == "area" else how.align_corners',
+        'None if how.mode == "area" else True',
+        ("tests/resampling/test_conventions.py",),
+    ),
+    Mistake(
+        "half-pixel shift",
+        "rotary codes of coarse tokens stand at their corners",
+        "var_pe/encodings/machinery/coordinates.py",
+        "return ratio, ratio / 2",
+        "return ratio, 0.0",
+        ("tests/encodings/test_rope.py",),
+    ),
+    Mistake(
+        "level ignored",
+        "all levels get the first one's code",
+        "var_pe/encodings/machinery/level.py",
+        "return self.table_KC[positions.level_L].float()",
+        "return self.table_KC[0 * positions.level_L].float()",
+        ("tests/encodings/test_meaning.py",),
+    ),
+    Mistake(
+        "level ignored",
+        "cells of every level count as if they were equally large",
+        "var_pe/encodings/machinery/coordinates.py",
+        "    ratio = finest / side\n",
+        "    ratio = 1.0\n",
+        ("tests/encodings/test_rope.py",),
+    ),
+    Mistake(
+        "level ignored",
+        "the generator does not add the levels' codes",
+        "var_pe/models/generator.py",
+        "x_BLC if level_LC is None else x_BLC + level_LC",
+        "x_BLC",
+        ("tests/models/test_generator.py",),
+    ),
+    Mistake(
+        "mask off by one level",
+        "a token sees the next finer level",
+        "var_pe/models/generator.py",
+        "visible_LL = positions.level_L[:, None] >= positions.level_L",
+        "visible_LL = positions.level_L[:, None] + 1 >= positions.level_L",
+        ("tests/models/test_generator.py",),
+    ),
+    Mistake(
+        "mask off by one level",
+        "a token sees coarser levels alone, and the first one itself",
+        "var_pe/models/generator.py",
+        "visible_LL = positions.level_L[:, None] >= positions.level_L",
+        "visible_LL = positions.level_L[:, None] >= positions.level_L + (positions.level_L > 0).long()",
+        ("tests/models/test_generator.py",),
+    ),
+    Mistake(
+        "phi of wrong level",
+        "a level is smoothed by the phi of the next finer one",
+        "var_pe/models/quantizers/residual.py",
+        "phi_index(level, pyramid.num_levels, len(self.phi))",
+        "phi_index(min(level + 1, pyramid.num_levels - 1), pyramid.num_levels, len(self.phi))",
+        ("tests/models/test_residual_quantizer.py",),
+    ),
+    Mistake(
+        "phi of wrong level",
+        "levels are spread over the phi as if there were one more",
+        "var_pe/models/quantizers/residual.py",
+        "level / (num_levels - 1) if num_levels > 1",
+        "level / num_levels if num_levels > 1",
+        ("tests/models/test_residual_quantizer.py",),
+    ),
+)
+
+
+def apply(mistake: Mistake, source: str) -> str:
+    """Raises:
+    ValueError: the text to replace is not there exactly once."""
+    if (found := source.count(mistake.old)) != 1:
+        raise ValueError(
+            f"the mistake {mistake.name!r} ({mistake.how}) must replace one place of {mistake.file}, "
+            f"found {found} of {mistake.old!r}"
+        )
+    return source.replace(mistake.old, mistake.new)
+
+
+def failed_test(folder: Path, tests: Sequence[str]) -> str | None:
+    """The first test that fails in a copy of the project, or None.
+
+    Raises:
+        ValueError: the tests do not run at all.
+    """
+    command = [sys.executable, "-m", "pytest", "-x", "-q", "-rfE", "-p", "no:cacheprovider", "-m", "not slow"]
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    done = subprocess.run([*command, *tests], cwd=folder, env=environment, capture_output=True, text=True)
+    if done.returncode == 0:
+        return None
+    named = re.search(r"^(?:FAILED|ERROR) (\S+::.*?)(?: - .*)?$", done.stdout, re.MULTILINE)
+    if done.returncode != 1 or named is None:
+        raise ValueError(f"{' '.join(tests)} did not run: {done.stdout[-2000:]}{done.stderr[-2000:]}")
+    return named[1]
+
+
+def copy_project(folder: Path) -> None:
+    for name in COPIED:
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, folder / name)
+
+
+def check(mistakes: Sequence[Mistake]) -> list[Mistake]:
+    """Plants each mistake, prints which test notices, and gives back those that none does."""
+    survivors = []
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        copy_project(folder)
+        if failed := failed_test(folder, sorted({test for mistake in mistakes for test in mistake.tests})):
+            raise ValueError(f"{failed} fails without any mistake")
+        for mistake in mistakes:
+            file = folder / mistake.file
+            right = file.read_text()
+            file.write_text(apply(mistake, right))
+            noticed = failed_test(folder, mistake.tests)
+            file.write_text(right)
+            survivors += [] if noticed else [mistake]
+            verdict = f"noticed by {noticed}" if noticed else f"SURVIVES {' '.join(mistake.tests)}"
+            print(f"{mistake.name} ({mistake.how}): {verdict}", flush=True)
+    return survivors
+
+
+@exit_with_sentence()
+def main() -> None:
+    names = sorted({mistake.name for mistake in MISTAKES})
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("names", nargs="*", metavar="MISTAKE", help=f"default: all; {', '.join(names)}")
+    asked = parser.parse_args().names or names
+    if unknown := [name for name in asked if name not in names]:
+        raise ValueError(f"there is no mistake {unknown[0]!r}; there are {', '.join(names)}")
+    survivors = check([mistake for mistake in MISTAKES if mistake.name in asked])
+    if survivors:
+        print(f"{len(survivors)} survive")
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()

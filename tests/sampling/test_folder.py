@@ -1,0 +1,207 @@
+"""Folders of drawn images: resumable, refused to other settings, the same on any number of processes."""
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from var_pe.sampling.folder import (
+    SamplingConfig,
+    class_of,
+    draw_images,
+    fill_folder,
+    image_path,
+    write_grid,
+    write_npz,
+)
+from var_pe.sampling.pipeline import VARPipeline
+from var_pe.seeding import generator_for
+
+CONFIG = SamplingConfig(images_per_class=3, batch=4)  # nine images in batches that cut classes
+
+
+def fill(folder: Path, pipeline: VARPipeline, config: SamplingConfig = CONFIG, **process) -> dict[str, bytes]:
+    fill_folder(folder, pipeline, config, weights="w", **process)
+    return contents(folder)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = sorted((folder / "images").rglob("*.*"))
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def test_each_class_gets_its_images(pipeline, tmp_path):
+    """Image n of seed s, wherever it is drawn: its label and its own generator are all it follows from."""
+    told = []
+    files = fill(tmp_path, pipeline, on_progress=told.append)
+    assert list(files) == [f"images/{n // 3:04d}/{n:07d}.png" for n in range(9)]
+    assert sum(told) == 9
+    for number in (0, 4, 8):
+        (image_CHW,) = draw_images(pipeline, [class_of(number, CONFIG)], [number], CONFIG)
+        saved = np.asarray(Image.open(image_path(tmp_path, number, CONFIG)))
+        np.testing.assert_array_equal(saved, image_CHW.permute(1, 2, 0).numpy())
+
+
+def test_what_is_missing_is_drawn_again(pipeline, tmp_path):
+    """Stopped anywhere, the same command completes the folder to the same bytes and draws no more."""
+    files = fill(tmp_path, pipeline)
+    for number in (1, 5, 6):
+        image_path(tmp_path, number, CONFIG).unlink()
+    kept = {number: image_path(tmp_path, number, CONFIG).stat().st_mtime_ns for number in (0, 2, 3, 4, 7, 8)}
+    assert fill(tmp_path, pipeline) == files
+    assert {n: image_path(tmp_path, n, CONFIG).stat().st_mtime_ns for n in kept} == kept
+    drawn = pipeline.transformer.generate
+    pipeline.transformer.generate = None  # a full folder needs no model
+    assert fill(tmp_path, pipeline) == files
+    pipeline.transformer.generate = drawn
+
+
+def test_batches_and_processes_fill_the_same_folder(pipeline, tmp_path):
+    files = fill(tmp_path / "one", pipeline)
+    assert fill(tmp_path / "batches", pipeline, replace(CONFIG, batch=2)) == files
+    shares = [fill(tmp_path / "two", pipeline, rank=rank, world=2) for rank in (1, 0)]
+    assert 0 < len(shares[0]) < 9
+    assert shares[1] == files
+    alone = [fill(tmp_path / f"rank{rank}", pipeline, rank=rank, world=2) for rank in range(2)]
+    assert alone[0].keys().isdisjoint(alone[1])  # no image is drawn twice
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"guidance_scale": 3.0}, r"guidance_scale 1.5 \(asked: 3.0\)"),
+        ({"temperature": 0.5}, r"temperature 1.0 \(asked: 0.5\)"),
+        ({"temperature": [1, 1, 1, 0.5]}, r"temperature 1.0 \(asked: \[1, 1, 1, 0.5\]\)"),
+        ({"guidance_schedule": "constant"}, r"guidance_schedule 'linear' \(asked: 'constant'\)"),
+        ({"seed": 1}, r"seed 0 \(asked: 1\)"),
+        ({"images_per_class": 4}, r"images_per_class 3 \(asked: 4\)"),
+        ({"size": [16, 8]}, r"size None \(asked: \[16, 8\]\)"),
+        ({"levels": [1, 4]}, r"levels None \(asked: \[1, 4\]\)"),
+        ({"top_k": 5, "top_p": 0.5}, r"top_k 0 \(asked: 5\), top_p 0.0 \(asked: 0.5\)"),
+    ],
+)
+def test_other_settings_are_refused(change, sentence, pipeline, tmp_path):
+    """Images of two settings in one folder would be scored as one."""
+    files = fill(tmp_path, pipeline)
+    with pytest.raises(ValueError, match=f"holds images drawn with {sentence}; choose another"):
+        fill(tmp_path, pipeline, replace(CONFIG, **change))
+    with pytest.raises(ValueError, match=r"weights 'w' \(asked: 'v'\)"):
+        fill_folder(tmp_path, pipeline, CONFIG, weights="v")
+    assert contents(tmp_path) == files
+
+
+def test_every_setting_that_images_follow_from_is_remembered(pipeline, tmp_path):
+    """All but the batch; one that is added later, too."""
+    fill(tmp_path, pipeline)
+    remembered = json.loads((tmp_path / "sampling.json").read_text())
+    assert remembered.keys() == asdict(CONFIG).keys() - {"batch"} | {"weights"}
+
+
+@pytest.mark.parametrize("content", ["", "{", "[1]"])
+def test_damaged_settings_are_named(content, pipeline, tmp_path):
+    files = fill(tmp_path, pipeline)
+    (tmp_path / "sampling.json").write_text(content)
+    with pytest.raises(ValueError, match=f"{tmp_path / 'sampling.json'} is damaged"):
+        fill(tmp_path, pipeline)
+    assert contents(tmp_path) == files
+
+
+def test_a_damaged_picture_is_named(pipeline, tmp_path):
+    """Whoever resumes a folder after a full disk must know which one to remove."""
+    fill(tmp_path, pipeline)
+    path = image_path(tmp_path, 4, CONFIG)
+    path.write_bytes(path.read_bytes()[:60])
+    for show in (
+        lambda: write_npz(tmp_path / "all.npz", tmp_path),
+        lambda: write_grid(tmp_path / "grid.png", tmp_path, CONFIG, num_classes=3),
+    ):
+        with pytest.raises(ValueError, match=f"{path} is damaged: remove it"):
+            show()
+
+
+def test_the_settings_appear_whole_or_not_at_all(pipeline, tmp_path, monkeypatch):
+    """Another process reads them at any moment; a kill in between must not block the folder for ever."""
+    fill(tmp_path, pipeline)
+    assert json.loads((tmp_path / "sampling.json").read_text())["weights"] == "w"
+    replaced = Path.replace
+
+    def killed(self: Path, target: Path) -> None:
+        if Path(target).name == "sampling.json":
+            raise KeyboardInterrupt
+        replaced(self, target)
+
+    monkeypatch.setattr(Path, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        fill(tmp_path / "other", pipeline)
+    monkeypatch.undo()
+    assert not (tmp_path / "other" / "sampling.json").exists()
+    assert fill(tmp_path / "other", pipeline) == contents(tmp_path)
+
+
+def test_a_picture_that_is_there_is_whole(pipeline, tmp_path, monkeypatch):
+    """Killed while writing, a half picture must not count as done."""
+    files, save = fill(tmp_path / "one", pipeline), Image.Image.save
+
+    def killed(self, path, **options):
+        save(self, path, **options)
+        Path(path).write_bytes(Path(path).read_bytes()[:20])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Image.Image, "save", killed)
+    with pytest.raises(KeyboardInterrupt):
+        fill(tmp_path / "two", pipeline)
+    monkeypatch.undo()
+    assert not list((tmp_path / "two").rglob("*.png"))
+    assert fill(tmp_path / "two", pipeline) == files
+
+
+def test_grid_and_npz_show_the_pictures_in_order(pipeline, tmp_path):
+    fill(tmp_path, pipeline)
+    pictures = [np.asarray(Image.open(image_path(tmp_path, number, CONFIG))) for number in range(9)]
+    write_npz(tmp_path / "all.npz", tmp_path)
+    stored = np.load(tmp_path / "all.npz")["arr_0"]
+    assert stored.dtype == np.uint8
+    np.testing.assert_array_equal(stored, np.stack(pictures))
+    write_grid(tmp_path / "grid.png", tmp_path, CONFIG, num_classes=3, rows=2)
+    grid = np.asarray(Image.open(tmp_path / "grid.png"))
+    rows = [np.concatenate([pictures[3 * label + i] for i in range(2)], axis=1) for label in range(2)]
+    np.testing.assert_array_equal(grid, np.concatenate(rows))
+
+
+def test_without_classes_there_is_one_folder(make_generator, make_tokenizer, tmp_path):
+    pipe = VARPipeline(make_tokenizer(image_channels=1), make_generator(num_classes=0))
+    pipe.set_progress_bar_config(disable=True)
+    assert list(fill(tmp_path, pipe)) == [f"images/0000/{n:07d}.png" for n in range(3)]
+    assert Image.open(image_path(tmp_path, 0, CONFIG)).mode == "L"
+    write_npz(tmp_path / "all.npz", tmp_path)
+    assert np.load(tmp_path / "all.npz")["arr_0"].shape == (3, 8, 8, 3)
+    write_grid(tmp_path / "grid.png", tmp_path, CONFIG, num_classes=0)
+    assert Image.open(tmp_path / "grid.png").size == (24, 8)
+
+
+def test_pixels_are_rounded_not_cut(pipeline):
+    """Cutting makes pictures darker by half a step, which a distance between distributions sees."""
+    exact = pipeline([0], generator=[generator_for(0, "image", 5)], output_type="pt").images
+    drawn = draw_images(pipeline, [0], [5], CONFIG)
+    assert drawn.dtype == torch.uint8
+    assert (drawn / 255 - exact).abs().max() <= 0.5001 / 255
+
+
+def test_a_folder_of_another_size(make_generator, make_tokenizer, tmp_path):
+    model = make_generator("sinusoidal", level_embedding="sinusoidal")
+    pipe = VARPipeline(make_tokenizer(), model)
+    fill(tmp_path, pipe, replace(CONFIG, size=[16, 8], levels=[1, [4, 2], [8, 4]]))
+    assert Image.open(image_path(tmp_path, 0, CONFIG)).size == (8, 16)
+    with pytest.raises(ValueError, match=r"size is rows and columns of pixels, got \[16\]"):
+        replace(CONFIG, size=[16])
+
+
+@pytest.mark.parametrize("wrong", ["images_per_class", "batch", "temperature"])
+def test_what_cannot_be_drawn_is_refused_before_a_folder_is_claimed(wrong):
+    """A folder that holds nothing but the settings of a mistake would refuse the corrected command."""
+    with pytest.raises(ValueError, match=f"{wrong} must be .*, got 0"):
+        SamplingConfig(**{wrong: 0})

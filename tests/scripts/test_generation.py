@@ -1,0 +1,348 @@
+"""likelihood.py, edit.py and sample.py on a run that was never trained: files, sentences, the model card."""
+
+import contextlib
+import importlib
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from diffusers.utils import hub_utils
+from huggingface_hub import ModelCard
+from huggingface_hub.utils import filter_repo_objects
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+from var_pe import settings
+from var_pe.data.shapes import Shapes
+from var_pe.sampling import card, saved
+from var_pe.sampling.inpaint import VARInpaintPipeline
+from var_pe.sampling.pipeline import VARPipeline
+from var_pe.stages.config import Config
+from var_pe.stages.models import build_generator, build_tokenizer
+
+SMALL = ["data.shapes_train=8", "data.shapes_test=8", "tokenizer.channels=8", "tokenizer.norm_groups=8"]
+SMALL += ["tokenizer.codebook_size=16", "generator.dim=32", "generator.depth=1", "generator.num_heads=2"]
+
+NAMES = list(Shapes.class_names)
+
+
+@pytest.fixture
+def run(tmp_path) -> Path:
+    """What train.py leaves: a config, a tokenizer, a generator and its notes."""
+    folders = [f"run={tmp_path / 'run'}", f"tokenizer_run={tmp_path / 'tokenizer_run'}"]
+    config = settings.load(
+        Config, "shapes_sinusoidal", [*SMALL, *folders, "generator.level_embedding=sinusoidal"]
+    )
+    settings.save(config, tmp_path / "run" / "config.yaml")
+    tokenizer = build_tokenizer(config)
+    torch.nn.init.normal_(tokenizer.quantizer.codebook_VZ, generator=torch.Generator().manual_seed(0))
+    tokenizer.save_pretrained(tmp_path / "tokenizer_run" / "tokenizer")
+    build_generator(config, len(NAMES)).save_pretrained(tmp_path / "run" / "generator")
+    notes = {"step": 7, "ema": True, "class_names": NAMES}
+    (tmp_path / "run" / "generator" / "training.json").write_text(json.dumps(notes))
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def command(run, monkeypatch, capsys):
+    """Runs a script on the run: what it printed; on a wrong input, its sentence."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "scripts"))
+
+    def called(script: str, *words: object, on_run: bool = True) -> str:
+        of_run = ["--run", str(run)] if on_run else []
+        monkeypatch.setattr(sys, "argv", [f"{script}.py", *of_run, *map(str, words)])
+        with contextlib.suppress(SystemExit):
+            importlib.import_module(script).main()
+        said = capsys.readouterr()
+        return said.out + said.err
+
+    return called
+
+
+def size_of(path: Path) -> tuple[int, int]:
+    return Image.open(path).size
+
+
+def test_likelihood_writes_what_it_prints(command, run):
+    said = command("likelihood", "--images", 6, "--batch", 4)
+    found = json.loads((run / "likelihood.json").read_text())
+    assert found["images"] == 6
+    assert f"{found['own_class']['bits_per_image']:.2f} bits an image" in said
+    assert abs(found["own_class"]["bits_per_token"] - 4) < 0.5  # of 16 codes, by a model that knows nothing
+    assert 0 <= found["accuracy"] <= 1
+    assert "--images must be at least 1, got 0" in command("likelihood", "--images", 0)
+
+
+def test_likelihood_of_one_image_has_no_standard_error(command, run):
+    said = command("likelihood", "--images", 1)
+    assert "written: " in said
+    assert "standard error" not in said
+    assert json.loads((run / "likelihood.json").read_text())["own_class"]["standard_error"] is None
+
+
+def test_likelihood_at_another_size_is_of_that_size_s_levels(command, run):
+    command("likelihood", "--images", 2, "data.height=64")
+    found = json.loads((run / "likelihood.json").read_text())
+    assert found["levels"] == [[2, 1], [4, 2], [6, 3], [8, 4]]
+    assert "downsampling factor 8, got 64x20" in command("likelihood", "data.height=64", "data.width=20")
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["ant", "bee"], "has 12 classes (disc in the upper half, "),
+        ([*"abcdefghijkl"], "was trained on 12 others (a, b, c ...)"),
+    ],
+)
+def test_likelihood_refuses_pictures_of_other_classes(names, said, command, run):
+    """The own class of a picture would be another class's number, or none."""
+    notes = run / "generator" / "training.json"
+    notes.write_text(json.dumps(json.loads(notes.read_text()) | {"class_names": names}))
+    if len(names) < 12:
+        build_generator(settings.load(Config, run / "config.yaml"), 2).save_pretrained(run / "generator")
+    assert said in command("likelihood", "--images", 2)
+    assert not (run / "likelihood.json").exists()
+
+
+def test_likelihood_knows_where_it_may_write_before_it_works(command, run, monkeypatch):
+    monkeypatch.setattr("likelihood.bits_of_set", None)
+    assert f"--output {run} is a folder; name a file" in command("likelihood", "--output", run)
+    said = command("likelihood", "--output", run / "config.yaml" / "x.json")
+    assert said.startswith("error: ")
+    assert "config.yaml" in said
+
+
+def test_edit_writes_results_and_a_sheet(command, run, tmp_path):
+    """A row for each picture: it, what is masked, and the results; files and numbers alike."""
+    command("edit", "--images", 0, 5, "--mask", "top", "--class", "ring", 0, "--each", 2, "--keep-unmasked")
+    results = sorted(path.name for path in (run / "edited").glob("0*.png"))
+    assert results == [f"{n:03d}_{place:03d}.png" for n in range(2) for place in range(4)]
+    assert size_of(run / "edited" / "sheet.png") == (6 * 96, 2 * 96)  # 32 pixels, three times as large
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "mine.png")
+    command("edit", "--images", tmp_path / "mine.png", "--mask", "left", "--keep-unmasked")
+    edited = np.asarray(Image.open(run / "edited" / "000_000.png"))
+    np.testing.assert_array_equal(edited[:, 16:], pixels[:, 16:])
+    assert not np.array_equal(edited[:, :16], pixels[:, :16])
+    command("edit", "--images", 0, "--margins", 0, 0, 16, 16, "--output", tmp_path / "wide")
+    assert size_of(tmp_path / "wide" / "000_000.png") == (64, 32)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--images", 8, "--mask", "top"], "the test split has 8 images (numbers from 0), got number 8"),
+        (["--images", -1, "--mask", "top"], "--images -1 is neither a number of the test split"),
+        (["--images", 0, "--mask", "middle"], "--mask middle is neither one of top, bottom"),
+        (["--images", 0, "--mask", __file__], "test_generation.py is a file, but no picture"),
+        (["--images", "²", "--mask", "top"], "--images ² is neither a number of the test split"),
+        (["--images", 0, "--mask", "top", "--class", "²"], "there is no class '²'"),
+        (["--images", 0, "--mask", "top", "--each", 0], "--each must be at least 1, got 0"),
+        (["--images", 0, "--mask", "top", "--class", "dog"], "there is no class 'dog'"),
+        (["--images", 0, "--mask", "top", "--rule", "most"], "mask_rule is one of"),
+        (["--images", 0, "--margins", 0, 0, 0, 3], "downsampling factor 8, got 32x35"),
+    ],
+    ids=str,
+)
+def test_edit_says_what_is_wrong(words, sentence, command):
+    assert sentence in command("edit", *words)
+
+
+@pytest.mark.parametrize("share", [0.02, 0.5])
+def test_edit_names_the_picture_that_is_damaged(share, command, tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "mine.png")
+    data = (tmp_path / "mine.png").read_bytes()
+    (tmp_path / "mine.png").write_bytes(data[: int(len(data) * share)])
+    said = command("edit", "--images", tmp_path / "mine.png", "--mask", "top")
+    assert f"--images {tmp_path / 'mine.png'} is a file, but no picture that can be read" in said
+
+
+def test_sample_draws_other_sizes_and_remembers_them(command, run, tmp_path):
+    """A folder is resumed at its size only."""
+    words = ("--output", tmp_path / "drawn", "sampling.images_per_class=1")
+    command("sample", *words, "--size", 16, 48)
+    assert size_of(tmp_path / "drawn" / "images" / "0000" / "0000000.png") == (48, 16)
+    assert "size [16, 48] (asked: None)" in command("sample", *words)
+    assert "multiples of the downsampling factor 8" in command("sample", "--size", 16, 20)
+    assert not (run / "drawn").exists(), "what cannot be drawn leaves no trace"
+    (tmp_path / "folder").mkdir()
+    assert f"{tmp_path / 'folder'}: Is a directory" in command("sample", "--levels", tmp_path / "folder")
+    assert not list(tmp_path.glob("*.partial"))
+
+
+@pytest.mark.parametrize(
+    ("script", "words", "heard"),
+    [
+        ("sample", ["generator.depth=3"], "sampling, tokenizer_run"),
+        ("sample", ["run=elsewhere"], "sampling, tokenizer_run"),
+        ("likelihood", ["sampling.seed=1", "--images", 1], "data, tokenizer_run"),
+        ("edit", ["sampling.size=[16, 16]", "--images", 0, "--mask", "top"], "data, sampling.guidance_scale"),
+        ("evaluate", ["generator_training.batch=3"], "data, sampling, evaluation, tokenizer_run"),
+        ("evaluate", ["--of", "classifier", "evaluation.images=3"], "data, run, tokenizer_run"),
+    ],
+)
+def test_a_setting_that_a_script_does_not_look_at_is_refused(script, words, heard, command):
+    """Ignored in silence, it would be believed to be in the pictures and scores."""
+    said = command(script, *words)
+    assert "changes nothing" in said
+    assert f"settings that do are those of {heard}" in said
+
+
+def test_help_of_a_script_shows_the_settings_that_it_looks_at(command):
+    said = command("edit", "--help")
+    assert "sampling.seed: int = 0" in said
+    assert "data.limit" in said
+    assert "sampling.size" not in said
+    assert "generator.depth" not in said
+
+
+def test_wrong_features_are_said_before_anything_is_drawn(command, run):
+    assert "features are inception" in command("evaluate", "--features", "nope")
+    assert "--images and --reference are of drawn images" in command(
+        "evaluate", "--of", "tokenizer", "--images", run
+    )
+    assert not (run / "drawn").exists()
+
+
+@pytest.mark.parametrize("script", ["sample", "evaluate"])
+def test_smoothed_pictures_cannot_be_asked_for_where_they_would_be_scored(script, command):
+    """They are for the eye: mixed codes are not what the model draws."""
+    assert "unknown key sampling.smooth" in command(script, "sampling.smooth=true")
+
+
+def test_sample_shows_every_level_of_the_images_it_would_draw(command, run, tmp_path):
+    words = ("sampling.images_per_class=2", "--output", tmp_path / "drawn")
+    command("sample", *words, "--levels", tmp_path / "levels.png")
+    command("sample", *words)
+    assert size_of(tmp_path / "levels.png") == (4 * 96, 10 * 96)
+    strip = np.asarray(Image.open(tmp_path / "levels.png"))[::3, ::3]
+    for label in range(10):
+        image = Image.open(tmp_path / "drawn" / "images" / f"{label:04d}" / f"{2 * label:07d}.png")
+        np.testing.assert_array_equal(strip[32 * label : 32 * (label + 1), -32:], np.asarray(image))
+
+
+def a_record(comparable: bool, name: str) -> dict:
+    key = "fid" if comparable else f"frechet_distance_{name}"
+    return {
+        "values": {key: 12.5},
+        "floor": {key: 1.25},
+        "features": {"name": name, "comparable_with_papers": comparable},
+        "num_images": 50,
+        "reference": {"set": "images of shapes", "split": "test", "num_images": 40},
+        "sampler": {"weights": "w", "guidance_scale": 1.5},
+        "weights": {"step": 7, "ema": True},
+        "images": "/home/someone/run/drawn",
+    }
+
+
+def test_a_saved_run_has_a_card_of_its_own_settings_and_scores(command, run, tmp_path):
+    """Every score with its features, none but Inception's called FID, and no path of anyone's machine."""
+    (run / "metrics.json").write_text(
+        json.dumps({"a": a_record(False, "my_vit"), "tokenizer": {"values": {}}})
+    )
+    command("sample", "--save-pipeline", tmp_path / "saved")
+    text = (tmp_path / "saved" / "README.md").read_text()
+    assert "| Frechet distance, my_vit | 12.5 | 1.25 |" in text
+    assert "50 drawn images against 40 images of shapes (test split)" in text
+    assert "None of these numbers is an FID" in text
+    assert text.count("FID") == 1
+    assert "encoding: sinusoidal" in text
+    assert "32x32 pixels, 12 classes, trained on shapes" in text
+    assert f"class_labels='{NAMES[0]}'" in text
+    assert str(tmp_path) not in text
+    assert "/home/" not in text
+    loaded = VARPipeline.from_pretrained(tmp_path / "saved")
+    inception = card.model_card("x", loaded, {}, {"b": a_record(True, "inception")})
+    assert "| FID, inception | 12.5 | 1.25 |" in inception
+    assert "None of these numbers" not in inception
+    assert "None were computed" in card.model_card("x", loaded, {}, {})
+
+
+def test_a_number_that_is_wrongly_called_fid_is_not_repeated(run):
+    record = a_record(False, "my_vit") | {"values": {"fid": 3.0}}
+    assert not any("FID" in line for line in card._table(record))
+
+
+def test_a_loaded_pipeline_is_pushed_with_its_own_card(command, run, tmp_path, monkeypatch):
+    """diffusers' push_to_hub writes a generic card over whatever there was."""
+    sent = {}
+
+    def upload(folder_path, allow_patterns, **given):
+        sent.update({file.name: file.read_text() for file in Path(folder_path).glob("*.*")})
+        assert ".env" not in filter_repo_objects([".env", "model_index.json"], allow_patterns=allow_patterns)
+
+    address = type("Address", (), {"repo_id": "me/shapes"})
+    monkeypatch.setattr(hub_utils, "create_repo", lambda *args, **given: address)
+    monkeypatch.setattr(hub_utils, "load_or_create_model_card", lambda *args, **given: ModelCard("generic"))
+    monkeypatch.setattr(saved, "upload_folder", upload)
+    command("sample", "--save-pipeline", tmp_path / "saved")
+    loaded = VARPipeline.from_pretrained(tmp_path / "saved")
+    for pipeline in (loaded, VARInpaintPipeline.from_pipe(loaded)):
+        sent.clear()
+        pipeline.push_to_hub("me/shapes")
+        assert sent["README.md"] == (tmp_path / "saved" / "README.md").read_text()
+        assert "model_index.json" in sent
+    monkeypatch.chdir(tmp_path / "saved")  # whose card is not that of any pipeline made here
+    VARPipeline(loaded.tokenizer, loaded.transformer).push_to_hub("me/shapes")
+    assert "generic" in sent["README.md"]
+
+
+def test_a_saved_pipeline_keeps_its_card_wherever_it_is_saved_again(command, run, tmp_path):
+    """In place or elsewhere: the scores that it tells of are its own."""
+    (run / "metrics.json").write_text(json.dumps({"a": a_record(False, "my_vit")}))
+    command("sample", "--save-pipeline", tmp_path / "saved")
+    text = (tmp_path / "saved" / "README.md").read_text()
+    assert "12.5" in text
+    loaded = "--pipeline", tmp_path / "saved"
+    for folder in ("saved", "elsewhere"):
+        assert "saved: " in command("sample", *loaded, "--save-pipeline", tmp_path / folder, on_run=False)
+        assert (tmp_path / folder / "README.md").read_text() == text
+
+
+def test_a_folder_of_other_things_is_not_saved_into(command, run, tmp_path):
+    """Its README would be written over, and all of it uploaded; a pipeline of before may be renewed."""
+    (tmp_path / "project").mkdir()
+    (tmp_path / "project" / "README.md").write_text("mine")
+    refused = f"--save-pipeline {tmp_path / 'project'} holds other files than a saved pipeline"
+    assert refused in command("sample", "--save-pipeline", tmp_path / "project")
+    assert [path.name for path in (tmp_path / "project").iterdir()] == ["README.md"]
+    assert (tmp_path / "project" / "README.md").read_text() == "mine"
+    assert "is a file; name a folder" in command("sample", "--save-pipeline", run / "config.yaml")
+    for _ in range(2):
+        assert "saved: " in command("sample", "--save-pipeline", tmp_path / "saved")
+
+
+def test_a_pipeline_that_is_not_whole_is_one_sentence(command, tmp_path):
+    command("sample", "--save-pipeline", tmp_path / "saved")
+    (weights,) = (tmp_path / "saved" / "transformer").glob("*.safetensors")
+    state = load_file(weights)
+    del state["head.bias"]
+    save_file(state, weights, metadata={"format": "pt"})
+    words = ("--pipeline", tmp_path / "saved", "--output", tmp_path / "drawn")
+    assert "describes: head.bias is missing; a setting" in command("sample", *words, on_run=False)
+    weights.write_bytes(weights.read_bytes()[:-100])
+    assert f"{weights} is not a safetensors file, or a damaged one" in command("sample", *words, on_run=False)
+    assert not (tmp_path / "drawn").exists()
+
+
+def test_the_folder_is_uploaded_as_it_was_saved(command, run, tmp_path, monkeypatch):
+    """Card included; nothing is sent unless asked."""
+    sent = []
+    monkeypatch.setattr(
+        card, "create_repo", lambda name, exist_ok: type("Address", (str,), {"repo_id": name})(f"hub/{name}")
+    )
+    monkeypatch.setattr(saved, "upload_folder", lambda **given: sent.append(given))
+    said = command("sample", "--save-pipeline", tmp_path / "saved", "--push-to-hub", "me/shapes")
+    assert "uploaded: hub/me/shapes" in said
+    assert [(given["repo_id"], given["folder_path"]) for given in sent] == [("me/shapes", tmp_path / "saved")]
+    files = [str(p.relative_to(tmp_path / "saved")) for p in (tmp_path / "saved").rglob("*") if p.is_file()]
+    kept = list(filter_repo_objects([*files, ".env", "keys.json"], allow_patterns=sent[0]["allow_patterns"]))
+    assert sorted(kept) == sorted(files)
+    assert 'from_pretrained("me/shapes")' in (tmp_path / "saved" / "README.md").read_text()
+    command("sample", "--save-pipeline", tmp_path / "other")
+    assert len(sent) == 1
+    assert "--push-to-hub uploads the folder of --save-pipeline" in command("sample", "--push-to-hub", "x")

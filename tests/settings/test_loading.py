@@ -1,0 +1,437 @@
+"""The config mechanism's promises, on toy sections: who wins, what is refused, and in which words."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Literal
+
+import pytest
+import yaml
+
+from var_pe import settings
+from var_pe.settings import files as config_files
+from var_pe.settings.command_line import describe, exit_with_sentence, parse_arguments
+from var_pe.settings.loading import ConfigError, differences, load, save, to_yaml
+
+
+@dataclass(frozen=True)
+class Generator:
+    depth: int = 6  # blocks
+    dim: int = 192  # channels, a multiple of 8
+    encoding: str = "learned"  # one line
+    dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.dim % 8:
+            raise ValueError(f"dim must be a multiple of 8, got {self.dim}")
+
+
+@dataclass(frozen=True)
+class Classifier:
+    # share of the images whose label is mixed with
+    # another image's
+    mixup: float = 0.8
+    head: Generator | None = None  # a second head
+
+
+@dataclass(frozen=True)
+class Sampling:
+    top_p: float | None = None  # null keeps every token
+    precision: Literal["no", "bf16"] = "no"
+
+
+@dataclass(frozen=True)
+class Toy:
+    seed: int = 0  # everything random follows from it
+    path: str | None = None  # a folder
+    flip: bool = False
+    pyramid: list[int] = field(default_factory=lambda: [1, 2, 4])  # sides
+    grids: list[list[int] | int] = field(default_factory=lambda: [1, [2, 3]])
+    names: list[str] = field(default_factory=list)
+    generator: Generator = Generator(depth=4)
+    sampling: Sampling = Sampling()
+    classifier: Classifier | None = None  # trains a classifier
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    """Writes config files into the working directory, which is empty at first."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(text: str, name: str = "toy.yaml") -> str:
+        (tmp_path / name).write_text(text)
+        return name
+
+    return write
+
+
+def sentence(call) -> str:
+    """The message of the ConfigError that `call` ends in, which is one line."""
+    with pytest.raises(ConfigError) as caught:
+        call()
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+# ------------------------------------------------------------------------------------------- who wins
+
+
+def test_the_command_line_wins_over_the_file_and_the_file_over_the_defaults(write):
+    """An experiment is the lines that differ; any other order would make them void."""
+    toy = load(Toy, write("generator: {depth: 8, dim: 64}"), ["generator.depth=10"])
+    assert toy.generator == Generator(depth=10, dim=64, encoding="learned")
+    assert load(Toy, write("")) == Toy()
+
+
+def test_a_file_wins_over_its_base_and_the_later_override_over_the_earlier(write):
+    """A variant of a data set's config is `base:` and the lines that differ, over any number of files."""
+    write("seed: 1\ngenerator: {depth: 1, dim: 8}", "low.yaml")
+    write("base: low.yaml\ngenerator: {depth: 2}", "middle.yaml")
+    toy = load(Toy, write("base: middle\nseed: 3\n"), ["flip=true", "flip=false"])
+    assert (toy.seed, toy.generator.depth, toy.generator.dim, toy.flip) == (3, 2, 8, False)
+
+
+def test_a_section_keeps_the_defaults_of_the_config_around_it(write):
+    """`Generator(depth=4)` as the default of Toy must not turn into Generator's own depth 6 by naming dim."""
+    assert load(Toy, write("generator: {dim: 64}")).generator == Generator(depth=4, dim=64)
+
+
+def test_base_is_relative_to_the_file_that_names_it(write, tmp_path):
+    """A folder of configs can be moved or called from anywhere."""
+    (tmp_path / "study").mkdir()
+    write("seed: 7", "study/low.yaml")
+    write("base: low.yaml", "study/high.yaml")
+    assert load(Toy, "study/high.yaml").seed == 7
+
+
+def test_files_that_include_each_other_are_refused(write):
+    """Otherwise the program hangs or dies of recursion."""
+    write("base: b.yaml", "a.yaml")
+    write("base: a.yaml", "b.yaml")
+    assert "a.yaml -> b.yaml -> a.yaml" in sentence(lambda: load(Toy, "a.yaml"))
+
+
+def test_a_bare_name_is_looked_up_in_configs(write, tmp_path, monkeypatch):
+    """`--config cifar_mixed.yaml` works from any folder; a file of that name at hand comes first."""
+    (tmp_path / "configs").mkdir()
+    monkeypatch.setattr(config_files, "CONFIGS", tmp_path / "configs")
+    write("seed: 5", "configs/cifar.yaml")
+    assert load(Toy, "cifar.yaml").seed == load(Toy, "cifar").seed == 5
+    write("seed: 6", "cifar.yaml")
+    assert load(Toy, "cifar.yaml").seed == 6
+
+
+def test_a_missing_file_is_a_sentence_with_the_names_that_are_there(write):
+    """A slip in the name is the commonest mistake of all."""
+    write("", "cifar_mixed.yaml")
+    assert "did you mean cifar_mixed.yaml? there are cifar" in sentence(lambda: load(Toy, "cifar_mixd"))
+    for name in ("zzz", "nowhere/zzz.yaml"):
+        said = sentence(lambda name=name: load(Toy, name))
+        assert "did you mean" not in said
+        assert all(path.name in said for path in config_files.CONFIGS.glob("*.yaml"))
+
+
+# ------------------------------------------------------------------------------------------- values
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "value"),
+    [
+        (
+            "generator.encoding=mixed(learned=0.7, sinusoidal=0.3)",
+            "encoding",
+            "mixed(learned=0.7, sinusoidal=0.3)",
+        ),
+        ("generator.encoding=sinusoidal + peg", "encoding", "sinusoidal + peg"),
+        ("generator.encoding=a: [1", "encoding", "a: [1"),
+        ("generator.encoding=12", "encoding", "12"),
+        ("generator.encoding=null", "encoding", "null"),
+        ("generator.dropout=1e-4", "dropout", 1e-4),
+        ("generator.dropout=1", "dropout", 1.0),
+        ("generator.dropout=.5E-1", "dropout", 0.05),
+        ("sampling.top_p=0.9", "top_p", 0.9),
+        ("sampling.top_p=null", "top_p", None),
+        ("sampling.precision=no", "precision", "no"),
+        ("path=null", "path", None),
+        ("path=2026-01-01", "path", "2026-01-01"),
+        ("path=", "path", ""),
+        ("pyramid=[1,2,3]", "pyramid", [1, 2, 3]),
+        ("grids=[[1, 2], 3]", "grids", [[1, 2], 3]),
+        ("names=[no, 'a, b', 'mixed(learned=0.7)']", "names", ["no", "a, b", "mixed(learned=0.7)"]),
+        ("flip=true", "flip", True),
+    ],
+)
+def test_an_override_is_read_as_its_setting_asks(write, override, key, value):
+    """An encoding's line must come through as it was typed, and 1e-4 must be a number."""
+    toy = asdict(load(Toy, write(""), [override]))
+    found = (toy | toy["generator"] | toy["sampling"])[key]
+    assert found == value
+    assert type(found) is type(value)
+
+
+def test_a_file_reads_scalars_as_yaml_1_2_does(write):
+    """YAML 1.1 reads 1e-4 as text and `no` as false, to everyone's surprise."""
+    toy = load(Toy, write("generator: {dropout: 1e-4, encoding: no}\nnames: [on, 1:30]"))
+    assert (toy.generator.dropout, toy.generator.encoding, toy.names) == (1e-4, "no", ["on", "1:30"])
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("generator: {depth: six}", ("generator.depth", "toy.yaml", "int", "six")),
+        ("generator: {depth: 6.0}", ("generator.depth", "int", "6.0")),
+        ("generator: {depth: true}", ("generator.depth", "int", "true")),
+        ("generator: {depth: '6'}", ("generator.depth", "int", "'6'")),
+        ("generator: {dropout: .nan}", ("generator.dropout", "float", ".nan")),
+        ("generator: {encoding: 12}", ("generator.encoding", "str", "12", "quotes")),
+        ("generator: 3", ("generator", "section", "3")),
+        ("generator:", ("generator", "section", "null")),
+        ("flip: 1", ("flip", "bool", "1")),
+        ("seed: null", ("seed", "int", "null")),
+        ("pyramid: [1, two]", ("pyramid", "list of int", "[1, two]")),
+        ("grids: [[1, 2.5]]", ("grids", "list of (list of int or int)")),
+        ("sampling: {precision: fp16}", ("sampling.precision", "'no' or bf16", "fp16")),
+        ("sampling: {top_p: high}", ("sampling.top_p", "float or null", "high")),
+        ("classifier: true", ("classifier", "section or null", "true")),
+    ],
+)
+def test_a_value_of_the_wrong_type_names_key_value_and_type(write, text, parts):
+    """Repairing it in silence would train something else than what was written."""
+    message = sentence(lambda: load(Toy, write(text)))
+    assert all(part in message for part in parts), message
+
+
+def test_a_rule_of_a_section_is_reported_with_the_section(write):
+    """`dim must be ...` alone does not say whose dim."""
+    message = sentence(lambda: load(Toy, write("generator: {dim: 12}")))
+    assert message == "generator: dim must be a multiple of 8, got 12"
+
+
+def test_a_setting_without_default_must_be_given(write):
+    """A data set or a tokenizer's folder has no sensible default."""
+
+    @dataclass(frozen=True)
+    class Needs:
+        folder: str
+
+    @dataclass(frozen=True)
+    class Outer:
+        needs: Needs
+
+    assert "needs.folder" in sentence(lambda: load(Outer, write("")))
+    assert load(Outer, write(""), ["needs.folder=a"]).needs.folder == "a"
+
+
+# ------------------------------------------------------------------------------------------- refusals
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "generator: {encodng: a}",
+            "unknown key generator.encodng in toy.yaml; did you mean generator.encoding?",
+        ),
+        ("depth: 3", "unknown key depth in toy.yaml; did you mean generator.depth?"),
+        (
+            "sampling: {zzz: 3}",
+            "unknown key sampling.zzz in toy.yaml; known are sampling.top_p, sampling.precision",
+        ),
+        ("generator.depth: 3", "write generator.depth in toy.yaml as nested sections, not with a dot"),
+        ("seed: 1\nseed: 2", "cannot read the YAML in toy.yaml, line 2: the key seed is given twice"),
+        ("[1, 2]", "toy.yaml must hold lines of the form `key: value`, got [1, 2]"),
+        ("base: [a, b]", "base in toy.yaml must be the name of one file, got [a, b]"),
+    ],
+)
+def test_what_is_not_understood_is_refused(write, text, message):
+    """A misspelt key that is ignored costs a night of training."""
+    assert sentence(lambda: load(Toy, write(text))) == message
+
+
+@pytest.mark.parametrize(
+    "text", ["path: ${seed}", "names: [a, 'x${oc.env:HOME}']", "${seed}: 1", "base: ${a}"]
+)
+def test_interpolations_are_refused_in_files(write, text):
+    """They would stay text here and mean something in other programs that read the saved config."""
+    assert "interpolation" in sentence(lambda: load(Toy, write(text)))
+
+
+@pytest.mark.parametrize(
+    ("override", "part"),
+    [
+        ("path=${seed}", "interpolation"),
+        ("names=['${seed}']", "interpolation"),
+        ("generator.encodng=a", "did you mean generator.encoding?"),
+        ("seed.sub=1", "unknown key seed.sub on the command line"),
+        ("seed", "key.sub=value"),
+        ("=1", "key.sub=value"),
+        ("pyramid=[1, 2", "pyramid on the command line"),
+        ("seed=one", "seed on the command line must be int, got one"),
+        ("classifier.mixup=0.5", "which is off: put classifier={} before it"),
+    ],
+)
+def test_a_wrong_override_is_refused(write, override, part):
+    """The command line is where most slips happen."""
+    assert part in sentence(lambda: load(Toy, write(""), [override]))
+
+
+@pytest.mark.parametrize(
+    "text", ["a: [1", "a: !!python/object:os.system x", "a: *b", "a: b: c", "[" * 5000, "\0"]
+)
+def test_broken_yaml_is_one_sentence_that_names_the_file(write, text):
+    """No YAML may end in a parser's trace, and none may run code."""
+    assert "toy.yaml" in sentence(lambda: load(Toy, write(text)))
+
+
+# ------------------------------------------------------------------------------------------- sections
+
+
+def test_a_mapping_turns_an_optional_section_on_and_null_off(write):
+    """A classifier's config is the section `classifier`; a variant must be able to take it away again."""
+    assert load(Toy, write("")).classifier is None
+    write("classifier: {mixup: 0.5}", "on.yaml")
+    assert load(Toy, "on.yaml", ["classifier.head={}", "classifier.head.dim=8"]).classifier == Classifier(
+        mixup=0.5, head=Generator(dim=8)
+    )
+    assert load(Toy, write("base: on.yaml\nclassifier: null")).classifier is None
+    assert load(Toy, "on.yaml", ["classifier=null"]).classifier is None
+    assert load(Toy, write("classifier: {}")).classifier == Classifier()
+    again = load(Toy, "on.yaml", ["classifier=null", "classifier={}"]).classifier
+    assert again == Classifier(), "what was switched off must not come back with old settings"
+
+
+# ------------------------------------------------------------------------------------------- out again
+
+
+def test_a_saved_config_is_read_back_the_same(tmp_path):
+    """The run folder's config.yaml is what a resume goes by; text that looks like a number stays text."""
+    for text in [
+        "no",
+        "1e-4",
+        "010",
+        "1:30",
+        "null",
+        "",
+        "~",
+        "2026-01-01",
+        " a ",
+        "a: b",
+        "ü",
+        "x\ny",
+        "[1]",
+        "0x1",
+    ]:
+        toy = Toy(
+            path=text, generator=Generator(dropout=1e-7, encoding=text), names=[text], classifier=Classifier()
+        )
+        save(toy, tmp_path / "runs" / "config.yaml")
+        assert load(Toy, tmp_path / "runs" / "config.yaml") == toy
+        assert yaml.safe_load(to_yaml(toy))["path"] == text, "plain YAML readers must agree"
+
+
+def test_yaml_is_readable_and_in_the_order_of_the_dataclasses():
+    """A person reads it: a line per setting, lists on one line."""
+    lines = to_yaml(Toy()).splitlines()
+    assert lines[:5] == ["seed: 0", "path: null", "flip: false", "pyramid: [1, 2, 4]", "grids: [1, [2, 3]]"]
+    assert lines[6:9] == ["generator:", "  depth: 4", "  dim: 192"]
+
+
+def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
+    """A full disk or a kill must not leave half a config in a run folder."""
+    save(Toy(seed=1), tmp_path / "config.yaml")
+
+    def fail(descriptor: int) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(settings.loading.os, "fsync", fail)
+    with pytest.raises(OSError, match="no space"):
+        save(Toy(seed=2), tmp_path / "config.yaml")
+    assert load(Toy, tmp_path / "config.yaml").seed == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+
+
+def test_differences_name_each_key_once():
+    """A changed config in an existing run is refused by naming the keys."""
+    old, new = asdict(Toy()), asdict(Toy(generator=Generator(depth=8), classifier=Classifier(), path="a"))
+    assert differences(old, new) == [
+        "path: null -> a",
+        "generator.depth: 4 -> 8",
+        "classifier: null -> {mixup: 0.8, head: null}",
+    ]
+    assert differences({"a": (1, 2), "b": 1}, {"a": [1, 2], "c": 1.0}) == [
+        "b: 1 -> absent",
+        "c: absent -> 1.0",
+    ]
+    assert not differences(old, yaml.safe_load(to_yaml(Toy())))
+
+
+# ------------------------------------------------------------------------------------------- scripts
+
+
+def test_help_shows_every_setting_with_type_default_and_meaning(capsys):
+    """What the source says about a setting is what --help says; it cannot go stale."""
+    with pytest.raises(SystemExit):
+        parse_arguments(["--help"], description="Toys with it.", schema=Toy)
+    shown = capsys.readouterr().out
+    assert describe(Toy) in shown
+    for line in [
+        "seed: int = 0",
+        "everything random follows from it",
+        "path: str or null = null",
+        "pyramid: list of int = [1, 2, 4]",
+        "generator.dim: int = 192",
+        "channels, a multiple of 8",
+        "classifier: section or null = null",
+        "share of the images whose label is mixed with another image's",
+        "classifier.head.depth: int = 6",
+    ]:
+        assert line in shown
+    assert "generator.depth: int = 4" in shown, "the config's own default, not the section's"
+
+
+def test_overrides_may_stand_anywhere_after_the_script_s_name(write):
+    """People add an override at the end, after the options."""
+    toy, namespace = parse_arguments(
+        ["seed=1", "--config", write(""), "flip=true", "--dry-run", "path=a b"],
+        description="",
+        schema=Toy,
+        extra=lambda parser: parser.add_argument("--dry-run", action="store_true"),
+    )
+    assert (toy.seed, toy.flip, toy.path, namespace.dry_run) == (1, True, "a b", True)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "line"),
+    [
+        (ConfigError("seed is\n  wrong"), 2, "error: seed is wrong\n"),
+        (FileNotFoundError(2, "No such file", "runs/a"), 2, "error: runs/a does not exist\n"),
+        (ValueError(), 2, "error: ValueError\n"),
+        (KeyboardInterrupt(), 130, ""),
+    ],
+)
+def test_what_a_person_caused_ends_in_one_line(capsys, error, status, line):
+    """A trace hides the one sentence that helps."""
+
+    @exit_with_sentence()
+    def main() -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == status
+    assert capsys.readouterr().err == line
+
+
+def test_a_bug_keeps_its_trace():
+    """A bug without its trace cannot be reported."""
+    with pytest.raises(ZeroDivisionError), exit_with_sentence():
+        _ = 1 / 0
+
+
+def test_what_the_system_refuses_is_a_sentence_too(tmp_path, capsys):
+    """An output folder that is a file is a person's mistake, not a bug."""
+    there = tmp_path / "there"
+    there.write_text("")
+    with pytest.raises(SystemExit) as stopped, exit_with_sentence():
+        (there / "below").mkdir()
+    assert stopped.value.code == 2
+    assert capsys.readouterr().err == f"error: {there / 'below'}: Not a directory\n"

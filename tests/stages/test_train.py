@@ -1,0 +1,224 @@
+"""Stages say what is wrong before they train, and load nothing that does not fit."""
+
+import importlib
+import json
+import sys
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from PIL import Image
+
+from var_pe import settings
+from var_pe.data.sampler import Draw
+from var_pe.models.generator import VARTransformer
+from var_pe.models.tokenizer import VQTokenizer
+from var_pe.models.vit import ViTClassifier
+from var_pe.sampling.pipeline import VARPipeline
+from var_pe.stages import plan as planning
+from var_pe.stages.config import Config
+from var_pe.stages.draw import weights_of
+from var_pe.stages.models import DrawnImages, build_generator, build_tokenizer, load_model
+from var_pe.stages.plan import plan
+from var_pe.stages.score import feature_extractor
+from var_pe.stages.train import check_settings
+
+SMALL = [
+    "data.shapes_train=20",
+    "tokenizer.channels=16",
+    "tokenizer.norm_groups=8",
+    "tokenizer.codebook_size=16",
+    "generator.dim=32",
+    "generator.depth=2",
+    "generator.num_heads=2",
+]
+
+
+def a_config(*more):
+    return settings.load(Config, "shapes_mixed.yaml", [*SMALL, *more])
+
+
+def test_a_plan_says_parameters_tokens_and_steps():
+    """What a run costs should be known before it starts."""
+    said = plan(a_config("generator_training.steps=7"))
+    parameters = sum(p.numel() for p in build_generator(a_config(), 12).parameters())
+    assert f"generator: {parameters:,} parameters; 7 steps of" in said
+    assert "tokens: 30 an image (1x1: 1, 2x2: 4, 3x3: 9, 4x4: 16)" in said
+    assert "acts on embed; attention is left as it is" in said
+
+
+def test_levels_that_do_not_end_at_the_image_size_are_refused():
+    """The finest grid times the downsampling factor is the image, or nothing fits."""
+    with pytest.raises(ValueError, match=r"8x downsampling.* 40x40.* data says 32x32"):
+        build_tokenizer(a_config("tokenizer.levels=[1, 2, 5]"))
+
+
+def test_changed_settings_are_named(tmp_path):
+    """A person who forgot an override sees which one."""
+    settings.save(a_config(), tmp_path / "config.yaml")
+    check_settings(tmp_path, asdict(a_config()))
+    with pytest.raises(
+        ValueError, match=r"generator.depth: 2 -> 3; seed: 0 -> 1|seed: 0 -> 1; generator.depth: 2 -> 3"
+    ):
+        check_settings(tmp_path, asdict(a_config("generator.depth=3", "seed=1")))
+
+
+def test_a_model_folder_must_hold_what_is_asked_for(tmp_path):
+    """diffusers loads another class's folder, or one without weights, and says nothing."""
+    with pytest.raises(ValueError, match="holds no trained model"):
+        load_model(VQTokenizer, tmp_path)
+    tokenizer = build_tokenizer(a_config())
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    again = load_model(VQTokenizer, tmp_path / "tokenizer")
+    assert not again.training
+    assert all(torch.equal(a, b) for a, b in zip(again.parameters(), tokenizer.parameters(), strict=True))
+    with pytest.raises(ValueError, match="holds a VQTokenizer, not a VARTransformer"):
+        load_model(VARTransformer, tmp_path / "tokenizer")
+    path = tmp_path / "tokenizer" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "blocks_per_resolution": 2}))
+    with pytest.raises(ValueError, match=r"not those that its config.json describes: .* is missing"):
+        load_model(VQTokenizer, tmp_path / "tokenizer")
+
+
+@pytest.mark.parametrize("file", ["config.json", "diffusion_pytorch_model.safetensors"])
+def test_a_damaged_file_of_a_model_is_named(file, tmp_path):
+    build_tokenizer(a_config()).save_pretrained(tmp_path)
+    whole = (tmp_path / file).read_bytes()
+    for damaged in (whole[: len(whole) // 2], b""):
+        (tmp_path / file).write_bytes(damaged)
+        with pytest.raises(ValueError, match=f"{tmp_path / file} is not"):
+            load_model(VQTokenizer, tmp_path)
+    (tmp_path / file).unlink()
+    with pytest.raises(ValueError, match=f"{tmp_path} (holds no trained model|has no weights)"):
+        load_model(VQTokenizer, tmp_path)
+
+
+def test_another_weight_is_another_hash():
+    """The hash ties a folder of images to the weights that drew them."""
+    tokenizer, transformer = build_tokenizer(a_config()), build_generator(a_config(), 12)
+    pipeline = VARPipeline(tokenizer, transformer)
+    before = weights_of(pipeline)
+    assert weights_of(pipeline) == before
+    with torch.no_grad():
+        transformer.head.bias[0] += 1
+    assert weights_of(pipeline) != before
+
+
+def test_drawn_images_train_a_classifier_by_their_folders_names(tmp_path):
+    """A classifier trained on drawn images tells whether they carry their class."""
+    for label, level in ((3, 0), (5, 255)):
+        folder = tmp_path / "images" / f"{label:04d}"
+        folder.mkdir(parents=True)
+        Image.new("L", (8, 8), level).save(folder / "0000000.png")
+    images = DrawnImages(tmp_path)
+    items = [images[Draw(0, index, 9)] for index in range(len(images))]
+    assert [item["label"] for item in items] == [3, 5]
+    assert [float(item["image"].mean()) for item in items] == [-1.0, 1.0]
+    (tmp_path / "images" / "0003").rename(tmp_path / "images" / "shoes")
+    with pytest.raises(ValueError, match="folders are not class numbers"):
+        DrawnImages(tmp_path)
+    with pytest.raises(ValueError, match=r"classifier_training.drawn_images=/nope: /nope is neither"):
+        plan(settings.load(Config, "shapes_vit.yaml", ["classifier_training.drawn_images=/nope"]))
+
+
+def test_a_plan_counts_the_drawn_images_that_a_classifier_trains_on(tmp_path):
+    """Epochs are of what is trained on, not of the split that it replaces."""
+    (tmp_path / "0003").mkdir()
+    for number in range(2):
+        Image.new("L", (8, 8)).save(tmp_path / "0003" / f"{number}.png")
+    training = ["classifier_training.epochs=32", "classifier_training.batch=2"]
+    drawn = f"classifier_training.drawn_images={tmp_path}"
+    said = plan(settings.load(Config, "shapes_vit.yaml", [*training, drawn]))
+    assert f"data: 2 training images, 12 classes, drawn ones in {tmp_path}" in said
+    assert "32 steps of 2 images, 32 epochs" in said
+
+
+def test_a_plan_says_where_it_writes(tmp_path):
+    """The tokenizer is shared by runs, so it lies in none of them."""
+    where = f"tokenizer_run={tmp_path}"
+    assert f"which runs share, is trained first, in {tmp_path}" in plan(a_config(where))
+    (tmp_path / "tokenizer").mkdir()
+    assert f"which runs share, is there and is taken, in {tmp_path}" in plan(a_config(where))
+
+
+def test_a_known_set_that_is_not_here_is_planned_as_published(monkeypatch):
+    """What a run costs is asked before its data are fetched; a wrong path of one's own stays an error."""
+
+    def missing(data, train):
+        raise ValueError("it is not here")
+
+    monkeypatch.setattr(planning, "open_source", missing)
+    said = plan(a_config("data.source=cifar100", "generator_training.steps=7"))
+    assert "data: 50000 training images, 100 classes as published, not counted: it is not here" in said
+    assert "data: 30 training images, 100 classes as" in plan(
+        a_config("data.source=cifar100", "data.limit=30")
+    )
+    for own in (["data.source=cifar100", "data.path=/nope"], ["data.source=shapes"]):
+        with pytest.raises(ValueError, match="it is not here"):
+            plan(a_config(*own))
+
+
+@pytest.mark.parametrize(
+    ("config", "stage", "sentence"),
+    [
+        (
+            "shapes_learned",
+            "classifier",
+            "needs a config with a classifier section, such as fashion_vit",
+        ),
+        ("shapes_vit", "generator", "has a classifier section, so it trains a classifier alone"),
+        ("shapes_vit", "tokenizer", "has a classifier section, so it trains a classifier alone"),
+    ],
+)
+def test_a_stage_that_the_config_does_not_have_is_refused(config, stage, sentence, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "scripts"))
+    monkeypatch.setattr(sys, "argv", ["train.py", "--config", config, "--stage", stage, "--dry-run"])
+    with pytest.raises(SystemExit, match="2"):
+        importlib.import_module("train").main()
+    assert f"--stage {stage}" in (said := capsys.readouterr().err)
+    assert sentence in said
+
+
+def test_unknown_features_are_refused_in_one_sentence():
+    """A mistyped run folder must not end in a stack trace."""
+    with pytest.raises(ValueError, match="inception, efficientnet_lite0 or the folder of a classifier's run"):
+        feature_extractor("runs/nowhere")
+
+
+def test_initial_weights_do_not_depend_on_the_encoding():
+    """Two encodings are compared around the same network, or something else is compared as well."""
+    first, second = (
+        build_generator(a_config(f"generator.encoding={line}"), 12).state_dict()
+        for line in ("learned", "sinusoidal + learned(init=xavier)")
+    )
+    common = [name for name in first if not name.startswith("position_encoding")]
+    assert len(common) > 20
+    assert all(torch.equal(first[name], second[name]) for name in common)
+
+
+def test_a_stem_of_convolutions_gives_the_grid_of_plain_patches():
+    """Everything behind the stem is the same, on rectangles too."""
+    images_BCHW = torch.randn(2, 1, 16, 24)
+    for stem in ("patch", "convolutions"):
+        model = ViTClassifier((16, 24), 1, stem=stem, dim=16, depth=1, num_heads=2)
+        assert model.patch_embed(images_BCHW).shape == (2, 16, 4, 6)
+        assert model(images_BCHW).shape == (2, 10)
+    with pytest.raises(ValueError, match="needs patch_size 2, 4, 8"):
+        ViTClassifier((15, 15), 1, stem="convolutions", patch_size=3, dim=16, num_heads=2)
+    with pytest.raises(ValueError, match="stem is one of"):
+        ViTClassifier(stem="resnet")
+
+
+def test_a_setting_younger_than_a_run_counts_as_its_default(tmp_path):
+    """An update of the program must not lock people out of the runs that they have."""
+    config = a_config()
+    settings.save(config, tmp_path / "config.yaml")
+    tree = yaml.safe_load((tmp_path / "config.yaml").read_text())
+    del tree["generator_training"]["label_drop"]
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(tree))
+    check_settings(tmp_path, {"generator_training": asdict(config.generator_training)})
+    other = replace(config.generator_training, label_drop=0.25)
+    with pytest.raises(ValueError, match=r"generator_training.label_drop: 0.1 -> 0.25"):
+        check_settings(tmp_path, {"generator_training": asdict(other)})

@@ -1,0 +1,1 @@
+"""What the members share: the config line, composition, coordinates, levels, scores, rotation."""

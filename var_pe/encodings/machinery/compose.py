@@ -1,0 +1,62 @@
+"""Several encodings at once, each on its own hooks: what `+` makes in a config line."""
+
+import copy
+from collections.abc import Sequence
+from typing import Any, cast
+
+from torch import Tensor, nn
+
+from var_pe.encodings.base import PositionEncoding
+from var_pe.pyramid import Positions, Pyramid
+from var_pe.resampling.conventions import Convention
+
+
+class Composed(PositionEncoding):
+    """Applies every part's hook in turn; biases add up."""
+
+    def __init__(self, parts: list[PositionEncoding]) -> None:
+        super().__init__()
+        self.parts = nn.ModuleList(parts)
+
+    def _each(self) -> list[PositionEncoding]:
+        return cast(list[PositionEncoding], list(self.parts))
+
+    def prepare(self, positions: Positions) -> list[Any]:
+        return [part.prepare(positions) for part in self._each()]
+
+    def embed(self, x_BLC: Tensor, context: list[Any]) -> Tensor:
+        for part, own in zip(self._each(), context, strict=True):
+            x_BLC = part.embed(x_BLC, own)
+        return x_BLC
+
+    def rotate(self, x_BHLD: Tensor, context: list[Any], layer: int) -> Tensor:
+        for part, own in zip(self._each(), context, strict=True):
+            x_BHLD = part.rotate(x_BHLD, own, layer)
+        return x_BHLD
+
+    def bias(self, query: list[Any], key: list[Any], layer: int) -> Tensor | None:
+        total: Tensor | None = None
+        for part, own_query, own_key in zip(self._each(), query, key, strict=True):
+            bias_HQK = part.bias(own_query, own_key, layer)
+            if bias_HQK is not None:
+                total = bias_HQK if total is None else total + bias_HQK
+        return total
+
+    def refine(self, x_BLC: Tensor, context: list[Any], layer: int) -> Tensor:
+        for part, own in zip(self._each(), context, strict=True):
+            x_BLC = part.refine(x_BLC, own, layer)
+        return x_BLC
+
+    def set_pyramid(self, pyramid: Pyramid, convention: str | Convention | None = None) -> None:
+        move_all(self._each(), pyramid, convention)
+
+    def uses(self, hook: str) -> bool:
+        return any(part.uses(hook) for part in self._each())
+
+
+def move_all(
+    parts: Sequence[PositionEncoding], pyramid: Pyramid, convention: str | Convention | None
+) -> None:
+    """Every part to other grids, or none: what one refuses is found on copies."""
+    for one in (*copy.deepcopy(tuple(parts)), *parts):
+        one.set_pyramid(pyramid, convention)

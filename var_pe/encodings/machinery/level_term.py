@@ -1,0 +1,76 @@
+"""A learned score for every pair of levels: what displacements alone cannot tell of a query and a key."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from var_pe.encodings.machinery.scores import by_levels, one_hot
+from var_pe.pyramid import Positions, Pyramid
+from var_pe.resampling.conventions import source_levels
+from var_pe.resampling.grid_bound import GridBound
+
+
+@dataclass(frozen=True)
+class Levels:
+    """The terms (N, H, K, K) of the pyramid asked for, and the levels of queries and keys, one-hot (L, K)."""
+
+    term_NHKK: Tensor
+    query_QK: Tensor
+    key_QK: Tensor
+
+
+class LevelTerm(GridBound):
+    """`term[head, query level, key level]`, 0 at the start; nothing if the pyramid has a single level.
+
+    A level takes its term from the same level where another pyramid has as many, else from the one whose
+    sides are nearest.
+
+    Args:
+        terms: 1, or as many as there are layers where each has its own.
+    """
+
+    what = "a term per pair of levels"
+
+    def __init__(self, pyramid: Pyramid, num_heads: int, terms: int = 1) -> None:
+        super().__init__()
+        self.terms, self.num_heads = terms, num_heads
+        self._made_for(pyramid, keep=pyramid.num_levels > 1)
+        self.term_NHKK = self._zeros(pyramid) if pyramid.num_levels > 1 else None
+
+    def init_parameter(self, name: str, parameter: nn.Parameter, generator: torch.Generator) -> None:
+        nn.init.zeros_(parameter)
+
+    @torch.no_grad()
+    def set_pyramid(self, pyramid: Pyramid, like: Tensor | None = None) -> None:
+        """`like` says device and type of terms that were not there before, and whether they are trained."""
+        if pyramid.num_levels == 1:
+            self.term_NHKK = None
+        elif self.term_NHKK is None:
+            self.term_NHKK = self._zeros(pyramid, like)
+        elif pyramid != self.pyramid:
+            moved_NHKK, learns = self._moved(self.term_NHKK, pyramid), self.term_NHKK.requires_grad
+            self.term_NHKK = nn.Parameter(moved_NHKK.clone(), requires_grad=learns)
+        self._made_for(pyramid, keep=pyramid.num_levels > 1)
+
+    def where(self, query: Positions, key: Positions) -> Levels | None:
+        if self.term_NHKK is None:
+            return None
+        hot = (one_hot(asked.level_L, len(query.grids)) for asked in (query, key))
+        return Levels(self._moved(self.term_NHKK, Pyramid(query.grids)), *hot)
+
+    def add_to(self, bias_HQK: Tensor, levels: Levels | None, layer: int) -> Tensor:
+        if levels is None:
+            return bias_HQK
+        return bias_HQK + by_levels(levels.term_NHKK[layer].float(), levels.query_QK, levels.key_QK)
+
+    def _moved(self, term_NHKK: Tensor, pyramid: Pyramid) -> Tensor:
+        if pyramid == self.pyramid:
+            return term_NHKK
+        source = list(source_levels(self.pyramid, pyramid))
+        return term_NHKK[:, :, source][:, :, :, source]
+
+    def _zeros(self, pyramid: Pyramid, like: Tensor | None = None) -> nn.Parameter:
+        shape = (self.terms, self.num_heads, pyramid.num_levels, pyramid.num_levels)
+        zeros = torch.zeros(shape) if like is None else like.new_zeros(shape)
+        return nn.Parameter(zeros, requires_grad=like is None or like.requires_grad)

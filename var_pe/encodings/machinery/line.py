@@ -1,0 +1,85 @@
+"""The one-line language of encodings: `learned`, `mixed(learned=0.7, sinusoidal=0.3)`, `sinusoidal + peg`.
+
+Parsed with `ast` and never evaluated. One string rather than a mapping: an override replaces it whole, and it
+is the row's label in a report.
+"""
+
+import ast
+from dataclasses import dataclass, field
+
+LARGEST = 1e9  # beyond it, products of float32 numbers come near their range
+
+Value = int | float | bool | str | None | tuple["Value", ...]
+
+
+@dataclass(frozen=True)
+class Member:
+    """A name with its options: `parts` are the encodings given in brackets, `options` the keywords."""
+
+    name: str
+    parts: tuple["Member", ...] = ()
+    options: dict[str, Value] = field(default_factory=dict)
+
+
+def parse(line: str) -> tuple[Member, ...]:
+    """The members that `+` joins, in order.
+
+    Raises:
+        ValueError: the line is not of that form; the sentence quotes the part that is not.
+    """
+    try:
+        return tuple(_member(node, line) for node in _summands(_tree(line)))
+    except (RecursionError, MemoryError):
+        raise ValueError(f"encoding {line[:40]!r}... is nested too deeply") from None
+
+
+def _tree(line: str) -> ast.expr:
+    try:
+        return ast.parse(line.strip(), mode="eval").body
+    except (SyntaxError, ValueError):
+        raise ValueError(f"encoding {line!r} is not of the form name(option=value) + name") from None
+
+
+def _summands(node: ast.expr) -> list[ast.expr]:
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        return _summands(node.left) + _summands(node.right)
+    return [node]
+
+
+def _member(node: ast.expr, line: str) -> Member:
+    if isinstance(node, ast.Name):
+        return Member(node.id)
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and all(k.arg for k in node.keywords):
+        names = [str(keyword.arg) for keyword in node.keywords]
+        if repeated := {name for name in names if names.count(name) > 1}:
+            raise ValueError(f"encoding {line!r} gives {', '.join(repeated)} twice")
+        return Member(
+            node.func.id,
+            tuple(_member(part, line) for part in node.args),
+            {name: _value(keyword.value, line) for name, keyword in zip(names, node.keywords, strict=True)},
+        )
+    raise ValueError(f"encoding {line!r}: {ast.unparse(node)!r} is not name or name(option=value)")
+
+
+def _value(node: ast.expr, line: str) -> Value:
+    if isinstance(node, ast.Constant) and isinstance(node.value, int | float | str | None):
+        if isinstance(node.value, int | float) and not abs(node.value) <= LARGEST:
+            raise ValueError(f"encoding {line!r}: numbers are at most {LARGEST:.0e}, got {ast.unparse(node)}")
+        return node.value
+    if isinstance(node, ast.Name):
+        return {"true": True, "false": False, "none": None}.get(node.id, node.id)
+    if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
+        number = _value(node.operand, line)
+        if isinstance(number, int | float) and not isinstance(number, bool):
+            return -number
+    if isinstance(node, ast.Tuple | ast.List):
+        return tuple(_value(entry, line) for entry in node.elts)
+    raise ValueError(
+        f"encoding {line!r}: {ast.unparse(node)!r} is not a number, true, false, a word or a tuple of them"
+    )
+
+
+def canonical(line: str) -> str:
+    """The line with the spaces and quotes that Python's own printer gives it: one spelling, one run."""
+    parse(line)
+    return ast.unparse(ast.parse(line.strip(), mode="eval"))

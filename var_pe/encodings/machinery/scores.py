@@ -1,0 +1,98 @@
+"""What encodings that add to scores share: displacements between tokens, worked out once a forward."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from var_pe.encodings.base import PositionEncoding
+from var_pe.encodings.sinusoidal import in_finest_cells
+from var_pe.pyramid import Positions
+
+
+class ScoreQuery:
+    """The positions of one forward pass, and what has been worked out for them as queries."""
+
+    def __init__(self, positions: Positions) -> None:
+        self.positions = positions
+        self.known: dict[tuple[str, int, int], Any] = {}
+
+    def once(self, key: "ScoreQuery", name: str, make: Callable[[], Any]) -> Any:
+        """`make()` at the first call with these keys' levels, its result at later ones."""
+        levels = key.positions.levels
+        entry = (name, levels.start, levels.stop)
+        if entry not in self.known:
+            self.known[entry] = make()
+        return self.known[entry]
+
+
+class ScoreEncoding(PositionEncoding):
+    """An encoding that adds `scores(where(queries, keys), layer)` to attention's scores.
+
+    Everything that does not depend on the layer is computed once a forward: `where`, and the scores
+    themselves unless `per_layer`. All of it is float32. Any bias costs the flash kernel: the fused kernels
+    that take a mask read H Lq Lk numbers a layer.
+    """
+
+    per_layer = False
+
+    def prepare(self, positions: Positions) -> ScoreQuery:
+        return ScoreQuery(positions)
+
+    def bias(self, query: ScoreQuery, key: ScoreQuery, layer: int) -> Tensor:
+        with torch.autocast(query.positions.yx_L2.device.type, enabled=False):
+            where = query.once(key, "where", lambda: self.where(query.positions, key.positions))
+            if self.per_layer:
+                return self.scores(where, layer)
+            return query.once(key, "scores", lambda: self.scores(where, 0))
+
+    def where(self, query: Positions, key: Positions) -> Any:
+        """What `scores` needs to know of the places; by default displacements (Lq, Lk, 2)."""
+        return displacement(query, key)
+
+    def scores(self, where: Any, layer: int) -> Tensor:
+        """(H, Lq, Lk), or (1, Lq, Lk) where all heads get the same."""
+        raise NotImplementedError
+
+
+def displacement(query: Positions, key: Positions) -> Tensor:
+    """Centre of query minus centre of key in cells of the finest level, float32 (Lq, Lk, 2), y first.
+
+    Whole numbers within the finest level, fractions elsewhere; at most the finest level's sides minus 1.
+    """
+    return in_finest_cells(query)[:, None] - in_finest_cells(key)
+
+
+def look_up(table_Hyx: Tensor, grid_GQK2: Tensor) -> Tensor:
+    """Tables (H, 2h - 1, 2w - 1) of displacements, read bilinearly: (H, Lq, Lk).
+
+    `grid_GQK2` holds displacements over (h - 1, w - 1), in [-1, 1]; beyond lies the border's value. There is
+    one for all heads (G = 1) or one each. Plain indexing would be as exact, but its gradient on CPUs takes
+    a hundred times as long.
+    """
+    one = len(grid_GQK2) == 1
+    table_GHyx = table_Hyx[None] if one else table_Hyx[:, None]
+    # grid_sample's corners are the table's, its coordinates x first; batch and channels are one and heads
+    read_GHQK = F.grid_sample(table_GHyx, grid_GQK2.flip(-1), padding_mode="border", align_corners=True)
+    return read_GHQK[0] if one else read_GHQK[:, 0]
+
+
+def unit_displacement(displacement_QK2: Tensor, finest: tuple[int, int]) -> Tensor:
+    """Displacements over the largest ones on a grid of `finest` cells: in [-1, 1], 0 along a side of 1."""
+    dy_QK, dx_QK = displacement_QK2.unbind(-1)  # a tensor of the sides would be copied to the device
+    return torch.stack([dy_QK / max(1, finest[0] - 1), dx_QK / max(1, finest[1] - 1)], dim=-1)
+
+
+def by_levels(term_HKK: Tensor, query_QK: Tensor, key_QK: Tensor) -> Tensor:
+    """A number per (query level, key level, head) as scores (H, Lq, Lk); levels are one-hot rows.
+
+    Products with one-hot rows instead of indexing: the gradient is a product as well.
+    """
+    return query_QK @ term_HKK @ key_QK.T
+
+
+def one_hot(level_L: Tensor, num_levels: int) -> Tensor:
+    """float32 (L, K); unlike torch's, asks nothing of the device."""
+    return (level_L[:, None] == torch.arange(num_levels, device=level_L.device)).float()

@@ -1,0 +1,1 @@
+"""Quantizers: latent maps to tokens and back."""

@@ -1,0 +1,71 @@
+"""Loading a model at another size than it was saved at: built as it was saved, then moved."""
+
+from collections.abc import Sequence
+from typing import Any, ClassVar, Self
+
+from diffusers.configuration_utils import ConfigMixin
+from diffusers.models.modeling_utils import ModelMixin
+
+from var_pe.encodings import PositionEncoding
+from var_pe.pyramid import Pyramid
+from var_pe.resampling.conventions import convention_of
+from var_pe.resampling.grid_bound import GridBound
+
+
+class Resizable(ModelMixin, ConfigMixin):  # type: ignore[misc]
+    """A model whose size can change after it was built."""
+
+    size_argument: ClassVar[str]  # the constructor's argument that says the size
+    pyramid: Pyramid
+    position_encoding: PositionEncoding
+    class_parameters: ClassVar[str]  # how names of parameters begin that belong to the classes
+
+    def move_to(self, size: Sequence[Any], resample: str | None) -> None:
+        """To another value of `size_argument`."""
+        raise NotImplementedError
+
+    def register_to_config(self, **kwargs: Any) -> None:
+        """diffusers' own; but what is set anew no longer counts as left at its default.
+
+        `from_config` takes the default for what counts so, which would undo a move.
+        """
+        if "_internal_dict" in self.__dict__:
+            untouched = self.config.get("_use_default_values", [])
+            kwargs["_use_default_values"] = [name for name in untouched if name not in kwargs]
+        super().register_to_config(**kwargs)
+
+    def _move_encoding(self, new: Pyramid, resample: str | None) -> None:
+        """The position encoding to the grids of `new`, which `self.pyramid` is then set to.
+
+        Parameters that do not move keep shapes that follow from the first grids: the config notes those,
+        since a saved copy is built before its weights are read.
+        """
+        if resample is not None:
+            convention_of(resample)  # a wrong name is an error even where nothing has to move
+        self.position_encoding.set_pyramid(new, resample)
+        self.position_encoding.to(self.device)  # terms of levels that were not there before
+        parts = (module for module in self.modules() if isinstance(module, PositionEncoding))
+        first = self.config["kept_grids"] is None and new != self.pyramid
+        if first and any(part.keeps_grids for part in parts):
+            self.register_to_config(kept_grids=[list(grid) for grid in self.pyramid.grids])
+        self.pyramid = new
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Self:
+        """diffusers' loader; a size given here is one to move to, not one to read the weights as.
+
+        `resample` names the convention under which tables move to it.
+
+        Raises:
+            ValueError: a stored table belongs to other grids than the saved config says, or has to move and
+                no `resample` says how.
+        """
+        size, resample = kwargs.pop(cls.size_argument, None), kwargs.pop("resample", None)
+        loaded: Any = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        model = loaded[0] if kwargs.get("output_loading_info") else loaded
+        for module in model.modules():
+            if isinstance(module, GridBound):
+                module.check_grids()
+        if size is not None:
+            model.move_to(size, resample)
+        return loaded

@@ -1,0 +1,121 @@
+"""Config files: YAML text as plain values and back, files by name, each after what its `base` says."""
+
+import difflib
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+Tree = dict[str, Any]  # a section as nested plain values, keys without dots
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+class ConfigError(ValueError):
+    """A setting, a config file or an override is wrong; the message is one sentence for whoever wrote it."""
+
+
+# YAML 1.2's core schema. PyYAML follows 1.1, where 1e-4 is text, `no` is false and 1:30 is ninety.
+SCALARS = {
+    "null": r"~|null|Null|NULL|",
+    "bool": r"true|True|TRUE|false|False|FALSE",
+    "int": r"[-+]?(0|[1-9][0-9_]*)",
+    "float": r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9_]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf)|\.(nan|NaN)",
+}
+
+
+class Loader(yaml.SafeLoader):
+    """`yaml.safe_load` with the scalars above, which refuses a key that is given twice."""
+
+    yaml_implicit_resolvers: dict[str, list[Any]] = {}  # noqa: RUF012 (PyYAML's own name)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            if isinstance(key_node, yaml.ScalarNode) and key_node.value in seen:
+                raise yaml.constructor.ConstructorError(
+                    problem=f"the key {key_node.value} is given twice", problem_mark=key_node.start_mark
+                )
+            seen.add(key_node.value if isinstance(key_node, yaml.ScalarNode) else id(key_node))
+        return super().construct_mapping(node, deep)
+
+
+class Dumper(yaml.SafeDumper):
+    """Writes lists on one line; quotes text that YAML 1.1 or 1.2 would read as a number or a date."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+for name, pattern in SCALARS.items():
+    Loader.add_implicit_resolver(f"tag:yaml.org,2002:{name}", re.compile(rf"({pattern})\Z"), None)
+    Dumper.add_implicit_resolver(f"tag:yaml.org,2002:{name}", re.compile(rf"({pattern})\Z"), None)
+for kind in (list, tuple):
+    Dumper.add_representer(
+        kind, lambda dumper, data: dumper.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=True)
+    )
+READABLE: Any = {"sort_keys": False, "allow_unicode": True}
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """The plain value of a YAML text; `where` ("in fashion.yaml") is for the error's sentence."""
+    try:
+        value = yaml.load(text, Loader)
+        refuse_interpolation(value, where)
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark and "\n" in text else ""
+        raise ConfigError(f"cannot read the YAML {where}{line}: {error.problem}") from None
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        raise ConfigError(f"cannot read the YAML {where}: {' '.join(str(error).split())}") from None
+    return value
+
+
+def refuse_interpolation(value: Any, where: str) -> None:
+    """A `${...}` would stay in the text as it is, and its writer believes that it does not."""
+    if isinstance(value, str) and "${" in value:
+        raise ConfigError(f"{value} {where} is an interpolation: write the value itself")
+    if isinstance(value, dict | list):
+        for part in [*value, *value.values()] if isinstance(value, dict) else value:
+            refuse_interpolation(part, where)
+
+
+def show(value: Any) -> str:
+    """A value on one line, as it would stand in a config file."""
+    text = yaml.dump(value, Dumper=Dumper, default_flow_style=True, width=sys.maxsize, **READABLE)
+    return text.removesuffix("\n").removesuffix("...").removesuffix("\n")
+
+
+def find_file(name: str | Path, folder: Path) -> Path:
+    """The config file of that name in `folder`, or of that bare name in configs/; `.yaml` may be left out."""
+    wanted = Path(name).expanduser()
+    folders = [folder, CONFIGS] if wanted.name == str(wanted) else [folder]
+    for candidate in [place / f"{wanted}{suffix}" for place in folders for suffix in ("", ".yaml")]:
+        if candidate.is_file():
+            return candidate.resolve()
+    places = [(place / wanted).parent for place in folders]
+    known = sorted({path.name for place in [*places, CONFIGS] for path in place.glob("*.yaml")})
+    near = difflib.get_close_matches(f"{wanted.stem}.yaml", known, n=1, cutoff=0.7)
+    hint, where = f"did you mean {near[0]}? " if near else "", " or ".join(map(str, places))
+    raise ConfigError(f"there is no config file {name} in {where}; {hint}there are {', '.join(known)}")
+
+
+def read_layers(path: Path, included_by: tuple[Path, ...] = ()) -> list[tuple[str, Tree]]:
+    """What a file says, after what its `base` says: names and settings, the lowest base first."""
+    chain = (*included_by, path)
+    if path in included_by:
+        raise ConfigError(f"config files include each other: {' -> '.join(link.name for link in chain)}")
+    try:
+        tree = parse_yaml(path.read_text(encoding="utf-8"), f"in {path.name}")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read {path}: {error}") from None
+    if not isinstance(tree, dict | None):
+        raise ConfigError(f"{path.name} must hold lines of the form `key: value`, got {show(tree)[:60]}")
+    base = (tree or {}).pop("base", None)
+    if not isinstance(base, str | None):
+        raise ConfigError(f"base in {path.name} must be the name of one file, got {show(base)}")
+    below = read_layers(find_file(base, path.parent), chain) if base else []
+    return [*below, (path.name, tree or {})]

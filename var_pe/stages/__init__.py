@@ -1,0 +1,1 @@
+"""What a config amounts to: images, tokens and models made from it; training, drawing, scoring, planning."""

@@ -1,0 +1,66 @@
+"""A trained run's images: its pipeline, loaded and drawing into a folder."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from accelerate import Accelerator
+
+from var_pe.models.generator import VARTransformer
+from var_pe.models.tokenizer import VQTokenizer
+from var_pe.progress import Counter
+from var_pe.sampling.folder import SamplingConfig, fill_folder, write_grid, write_npz
+from var_pe.sampling.pipeline import VARPipeline
+from var_pe.stages.config import Config
+from var_pe.stages.models import load_model
+
+
+def load_pipeline(config: Config) -> VARPipeline:
+    """The run's generator and the tokenizer it was trained with."""
+    generator = Path(config.run) / "generator"
+    transformer = load_model(VARTransformer, generator)
+    tokenizer = load_model(VQTokenizer, Path(config.tokenizer_run) / "tokenizer")
+    return VARPipeline(
+        tokenizer, transformer, json.loads((generator / "training.json").read_text())["class_names"]
+    )
+
+
+def draw_folder(
+    pipeline: VARPipeline,
+    sampling: SamplingConfig,
+    folder: Path,
+    accelerator: Accelerator,
+    *,
+    npz: bool = False,
+) -> Path:
+    """Fills `folder/images`, on all processes together, and returns it; writes `folder/grid.png`."""
+    pipeline.to(accelerator.device)
+    classes = pipeline.transformer.num_classes
+    total = sampling.images_per_class * max(1, classes)
+    with Counter(total, "drawing", shown=accelerator.is_main_process) as counter:
+        fill_folder(
+            folder,
+            pipeline,
+            sampling,
+            weights=weights_of(pipeline),
+            rank=accelerator.process_index,
+            world=accelerator.num_processes,
+            on_progress=lambda number: counter.add(number * accelerator.num_processes),
+        )
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process:
+        write_grid(folder / "grid.png", folder, sampling, classes)
+        if npz:
+            write_npz(folder / "images.npz", folder)
+    accelerator.wait_for_everyone()
+    return folder / "images"
+
+
+def weights_of(pipeline: VARPipeline) -> str:
+    """A short hash of the values of all weights that images follow from."""
+    digest = hashlib.sha256()
+    for module in (pipeline.tokenizer, pipeline.transformer):
+        for name, tensor in sorted(module.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,114 @@
+"""What a config amounts to, before anything is trained: parameters, tokens, steps."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from var_pe import settings
+from var_pe.data.sources import KNOWN, DataConfig, open_source
+from var_pe.data.streams import open_stream
+from var_pe.encodings import PositionEncoding
+from var_pe.encodings.base import HOOKS
+from var_pe.models.generator import VARTransformer
+from var_pe.models.vit import ViTClassifier
+from var_pe.pyramid import Pyramid
+from var_pe.stages.config import Config
+from var_pe.stages.models import (
+    DrawnImages,
+    build_classifier,
+    build_generator,
+    build_tokenizer,
+    initialise_from,
+)
+from var_pe.stages.tokens import generator_pyramids, tokenizer_pyramids
+from var_pe.training.loop import TrainingConfig
+
+
+def plan(config: Config) -> str:
+    """The resolved config and, below it, what it means; nothing is trained or written."""
+    images, classes, counted = _data(config)
+    lines = [settings.to_yaml(config), _folders(config), counted]
+    pyramids = dict.fromkeys(generator_pyramids(config)) if config.classifier is None else {}
+    started: VARTransformer | ViTClassifier | None = None
+    if config.model.init_from:  # what cannot be gone on from is said before anything is trained
+        build = build_generator if config.classifier is None else build_classifier
+        started = build(config, classes)
+        initialise_from(config, started)
+        lines += [f"training starts from {config.model.init_from}"]
+    with torch.device("meta"):
+        if config.classifier is not None:
+            classifier = started or build_classifier(config, classes)
+            lines += _model("classifier", classifier, config.classifier_training, images)
+            lines += _encoding(config.classifier.encoding, classifier.position_encoding)
+        else:
+            tokenizer, generator = build_tokenizer(config), started or build_generator(config, classes)
+            lines += _model("tokenizer", tokenizer, config.tokenizer_training, images)
+            lines += [_sizes(tokenizer_pyramids(config), tokenizer.downsampling)]
+            lines += [_tokens(pyramid) for pyramid in pyramids]
+            lines += _model("generator", generator, config.generator_training, images)
+            lines += _encoding(config.generator.encoding, generator.position_encoding)
+    return "\n".join(lines)
+
+
+def _sizes(pyramids: Sequence[Pyramid], downsampling: int) -> str:
+    """What the tokenizer sees: the images' sizes and the levels that each is cut into."""
+    sizes = [(downsampling * p.finest[0], downsampling * p.finest[1], p) for p in dict.fromkeys(pyramids)]
+    said = ", ".join(f"{height}x{width} ({p})" for height, width, p in sizes)
+    return f"tokenizer: trained on {said}{'; one of them a step' if len(sizes) > 1 else ''}"
+
+
+def _folders(config: Config) -> str:
+    if config.classifier is not None:
+        return f"writes: {config.run}"
+    there = (Path(config.tokenizer_run) / "tokenizer").exists()
+    todo = "is there and is taken" if there else "is trained first"
+    return f"writes: {config.run}; the tokenizer, which runs share, {todo}, in {config.tokenizer_run}"
+
+
+def _data(config: Config) -> tuple[int | None, int, str]:
+    """Training images (None: a stream), classes, and both in words."""
+    images, classes, note = _source(config.data)
+    if config.classifier is not None and (drawn := config.classifier_training.drawn_images):
+        images, note = len(DrawnImages(Path(drawn))), f", drawn ones in {drawn}{note}"
+    known = "a stream of" if images is None else images
+    return images, classes, f"data: {known} training images, {classes or 'no'} classes{note}"
+
+
+def _source(data: DataConfig) -> tuple[int | None, int, str]:
+    """Images and classes of the training split; of a known set that is not here, as it was published."""
+    try:
+        source: Any = (open_stream if data.streaming else open_source)(data, True)
+    except ValueError as error:
+        own = data.path or data.hub_id or data.label_column or data.train_split != "train"
+        if own or data.source not in KNOWN:
+            raise
+        known = KNOWN[data.source]
+        images = None if data.streaming else min(known.train_images, data.limit or known.train_images)
+        return images, known.classes, f" as published, not counted: {error}"
+    return None if data.streaming else len(source), len(source.class_names), ""
+
+
+def _tokens(pyramid: Pyramid) -> str:
+    levels = ", ".join(f"{h}x{w}: {h * w}" for h, w in pyramid.grids)
+    return f"tokens: {pyramid.num_tokens} an image ({levels})"
+
+
+def _model(name: str, model: nn.Module, training: TrainingConfig, images: int | None) -> list[str]:
+    parameters = sum(p.numel() for p in model.parameters())
+    steps = training.steps_for(images)
+    epochs = "" if images is None else f", {steps * training.batch / images:.3g} epochs"
+    return [f"{name}: {parameters:,} parameters; {steps} steps of {training.batch} images{epochs}"]
+
+
+def _encoding(line: str, encoding: PositionEncoding) -> list[str]:
+    hooks = [hook for hook in HOOKS if encoding.uses(hook)]
+    attention = (
+        "flash attention is lost: scores get a bias" if "bias" in hooks else "attention is left as it is"
+    )
+    parameters = sum(p.numel() for p in encoding.parameters())
+    return [
+        f"encoding {line}: {parameters:,} parameters; acts on {', '.join(hooks) or 'nothing'}; {attention}"
+    ]

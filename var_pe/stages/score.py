@@ -1,0 +1,235 @@
+"""What a trained run is worth: the scores of its images, the tokenizer's and classifier's own."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from accelerate.utils import gather_object
+
+from var_pe.evaluation.features import (
+    ClassifierFeatures,
+    EfficientNetLite0Features,
+    FeatureExtractor,
+    FeatureSet,
+    InceptionFeatures,
+    extract,
+)
+from var_pe.evaluation.metrics import floor, halves, record, scores, write_metrics
+from var_pe.models.tokenizer import VQTokenizer
+from var_pe.models.vit import ViTClassifier
+from var_pe.progress import Counter
+from var_pe.stages.config import Config
+from var_pe.stages.images import Labelled, RealImages, Reconstructions
+from var_pe.stages.models import load_model, picture_box, weights_hash
+from var_pe.stages.tokens import held_out_at, tokenizer_pyramids
+from var_pe.tasks.tokenizer import TokenizerTask
+
+REFERENCES = ("images", "reconstructions")
+
+
+def feature_extractor(name: str, inception_weights: str | None = None) -> FeatureExtractor:
+    """`inception`, `efficientnet_lite0`, or the classifier of a run folder."""
+    if name == "inception":
+        return InceptionFeatures(Path(inception_weights) if inception_weights else None)
+    if name == "efficientnet_lite0":
+        return EfficientNetLite0Features()
+    if not (Path(name) / "classifier").is_dir():
+        raise ValueError(
+            f"features are inception, efficientnet_lite0 or the folder of a classifier's run, got {name!r}"
+        )
+    folder = Path(name) / "classifier"
+    return ClassifierFeatures(load_model(ViTClassifier, folder), Path(name).name, weights_hash(folder))
+
+
+def score_images(
+    config: Config,
+    folder: Path,
+    accelerator: Accelerator,
+    *,
+    features: list[str],
+    reference: str = "images",
+    inception_weights: str | None = None,
+    known: dict[tuple[str, str], FeatureSet] | None = None,
+) -> dict[str, Any]:
+    """Scores a folder of images against a real split, or against its reconstructions; adds to metrics.json.
+
+    As many reference images as generated ones (at most half of the split, and `evaluation.images`), so that
+    the floor, the other half against the same reference, is at the same count. `known` keeps the reference's
+    features from one call to the next with the same data.
+    """
+    known = {} if known is None else known
+    if reference not in REFERENCES:
+        raise ValueError(f"reference is one of {', '.join(REFERENCES)}, got {reference!r}")
+    evaluation, found = config.evaluation, {}
+    real: Any = RealImages(config, train=evaluation.reference_split == "train")
+    if reference == "reconstructions":
+        tokenizer = load_model(VQTokenizer, Path(config.tokenizer_run) / "tokenizer").to(accelerator.device)
+        real = Reconstructions(real, tokenizer)
+    drawn = Labelled(folder)
+    for name in features:
+        extractor = feature_extractor(name, inception_weights or evaluation.inception_weights)
+        key = (reference, f"{extractor.name} {extractor.weights_sha256}")
+        if key not in known:
+            known[key] = described(extractor, real, accelerator)
+        theirs, ours = known[key], described(extractor, drawn, accelerator)
+        count = min(len(ours), evaluation.images or len(ours))
+        values = scores(ours, halves(theirs, count)[1], extractor=extractor)
+        values |= _recognised(extractor, ours, theirs)
+        found[f"{folder.parent.name}/{reference}/{extractor.name}"] = record(
+            values,
+            extractor=extractor,
+            num_images=len(ours),
+            reference=f"{reference} of {config.data.source}",
+            reference_split=evaluation.reference_split,
+            num_reference=min(count, len(theirs) // 2),
+            floor=floor(theirs, count, extractor=extractor),
+            sampler=_sampler_of(folder),
+            seeds={"generator": config.seed, "images": config.sampling.seed, "scores": 0},
+            **_weights_of_run(Path(config.run) / "generator"),
+            images=str(folder),
+        )
+    if accelerator.is_main_process:
+        write_metrics(Path(config.run) / "metrics.json", found)
+    accelerator.wait_for_everyone()
+    return found
+
+
+def described(extractor: FeatureExtractor, images: Any, accelerator: Accelerator) -> FeatureSet:
+    """Features of all images, in order, each process computing its share."""
+    world = accelerator.num_processes
+    with Counter(len(images), f"features of {extractor.name}", shown=accelerator.is_main_process) as counter:
+        return extract(
+            extractor,
+            images,
+            batch_size=128,
+            device=accelerator.device,
+            rank=accelerator.process_index,
+            world=world,
+            gather=gather_object if world > 1 else None,
+            progress=lambda number: counter.add(number * world),
+        )
+
+
+def _recognised(extractor: FeatureExtractor, ours: FeatureSet, theirs: FeatureSet) -> dict[str, float]:
+    """Top-1 of a classifier of these very classes, on the drawn and on the reference images."""
+    if not isinstance(extractor, ClassifierFeatures) or ours.labels_N is None or int(ours.labels_N.min()) < 0:
+        return {}
+    assert theirs.labels_N is not None
+    return {
+        f"accuracy_generated_{extractor.name}": float(
+            (ours.logits_NV.argmax(1) == ours.labels_N).float().mean()
+        ),
+        f"accuracy_reference_{extractor.name}": float(
+            (theirs.logits_NV.argmax(1) == theirs.labels_N).float().mean()
+        ),
+    }
+
+
+def _sampler_of(folder: Path) -> dict[str, Any] | None:
+    path = folder.parent / "sampling.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def _weights_of_run(folder: Path) -> dict[str, Any]:
+    notes = json.loads((folder / "training.json").read_text()) if (folder / "training.json").exists() else {}
+    return {"step": notes.get("step"), "ema": notes.get("ema")}
+
+
+def score_tokenizer(
+    config: Config, accelerator: Accelerator, *, features: list[str], inception_weights: str | None = None
+) -> dict[str, Any]:
+    """PSNR, usage and perplexity per level on the whole test split; scores of reconstructions against images.
+
+    Reconstructions of one half of the split against the images of the other half, as generated images are
+    compared; the floor is that half's own images against the others.
+    """
+    folder = Path(config.tokenizer_run)
+    tokenizer = load_model(VQTokenizer, folder / "tokenizer").to(accelerator.device)
+    real, pyramids = RealImages(config, train=False), tokenizer_pyramids(config)
+    others = held_out_at(config, tokenizer, pyramids[1:])
+    validation = {pyramids[0]: (real.images, picture_box(config)), **others}
+    training = config.tokenizer_training
+    task = TokenizerTask(tokenizer, real.images, pyramids, validation, training, steps=0, seed=0)
+    values = task.validate(tokenizer, accelerator)
+    weights = _weights_of_run(folder / "tokenizer")
+    found: dict[str, Any] = {
+        "tokenizer": {
+            "values": {name.removeprefix("validation/"): value for name, value in values.items()},
+            "tokens_per_image": tokenizer.pyramid.num_tokens,
+            "codebook_size": len(tokenizer.quantizer.codebook_VZ),
+            "num_images": len(real),
+            "split": "test",
+            "psnr_area": list(validation[pyramids[0]][1]),
+            "weights": weights,
+        }
+    }
+    for name in features:
+        extractor = feature_extractor(name, inception_weights or config.evaluation.inception_weights)
+        originals = described(extractor, real, accelerator)
+        rebuilt = described(extractor, Reconstructions(real, tokenizer), accelerator)
+        half = len(real) // 2
+        values = scores(halves(rebuilt, half)[0], halves(originals, half)[1], extractor=extractor)
+        found[f"tokenizer/{extractor.name}"] = record(
+            values | _recognised(extractor, rebuilt, originals),
+            extractor=extractor,
+            num_images=half,
+            reference=f"images of {config.data.source}",
+            reference_split="test",
+            num_reference=half,
+            floor=floor(originals, half, extractor=extractor),
+            sampler=None,
+            seeds={"tokenizer": config.tokenizer_seed, "scores": 0},
+            **weights,
+        )
+    if accelerator.is_main_process:
+        write_metrics(folder / "metrics.json", found)
+    accelerator.wait_for_everyone()
+    return found
+
+
+def score_classifier(
+    config: Config, accelerator: Accelerator, size: Sequence[int] | None = None, resample: str = "timm"
+) -> dict[str, Any]:
+    """Top-1 on the whole test split; at another size (rows and columns of pixels) nothing is trained.
+
+    Raises:
+        ValueError: the classifier cannot move to `size`.
+    """
+    folder, name = Path(config.run) / "classifier", "classifier"
+    model = load_model(ViTClassifier, folder)
+    if size is not None:
+        height, width = size
+        model.set_input_size((height, width), resample)
+        config = replace(config, data=config.data.at_size(height, width))
+        name = f"classifier/{height}x{width}/{resample}"
+    extractor = ClassifierFeatures(model, Path(config.run).name, weights_hash(folder))
+    features = described(extractor, RealImages(config, train=False), accelerator)
+    assert features.labels_N is not None
+    top1 = float((features.logits_NV.argmax(1) == features.labels_N).float().mean())
+    found = {
+        name: {
+            "values": {"top1": top1},
+            "num_images": len(features),
+            "split": "test",
+            "weights": _weights_of_run(folder),
+        }
+    }
+    if accelerator.is_main_process:
+        write_metrics(Path(config.run) / "metrics.json", found)
+    accelerator.wait_for_everyone()
+    return found
+
+
+def summary(found: dict[str, Any]) -> str:
+    """The values of some records as lines, each with its floor where it has one."""
+    lines = []
+    for key, entry in found.items():
+        lines.append(key)
+        beside = entry.get("floor") or {}
+        for name, value in entry["values"].items():
+            real = f"   (real against real: {beside[name]:.4g})" if name in beside else ""
+            lines.append(f"  {name:<44} {value:.4g}{real}")
+    return "\n".join(lines)

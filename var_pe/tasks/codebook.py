@@ -1,0 +1,111 @@
+"""Keeps a codebook alive: it starts from data, and codes that nobody uses start again from data.
+
+Which vectors are taken follows from (seed, step) and from places in the global batch, so any number of
+processes takes the same ones.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from var_pe.models.quantizers.residual import MultiScaleQuantizer
+from var_pe.pyramid import Pyramid
+from var_pe.seeding import generator_for
+from var_pe.settings.rules import check_numbers
+
+
+@dataclass(frozen=True)
+class RestartConfig:
+    every: int = 25  # steps between restarts; 0: never
+    until: float = 0.8  # share of the run after which no code is restarted
+    below: float = 0.1  # codes used less than this share of the mean are restarted, in (0, 1)
+    memory: int = 30  # steps over which use is averaged
+
+    def __post_init__(self) -> None:
+        check_numbers(self, every="[0, inf)", until="[0, 1]", below="(0, 1)", memory="[1, inf)")
+
+
+def hits(tokens_BL: Tensor, pyramid: Pyramid, codebook_size: int) -> Tensor:
+    """How often each code stands in each level, float32 (levels, V)."""
+    levels = [torch.bincount(tokens_BL[:, span].flatten(), minlength=codebook_size) for span in pyramid.spans]
+    return torch.stack(levels).float()
+
+
+def perplexity(hits_V: Tensor) -> Tensor:
+    """exp of the entropy of the codes' frequencies: the number of codes in use if all were used equally."""
+    share_V = hits_V / hits_V.sum().clamp(min=1)
+    return torch.special.entr(share_V).sum().exp()
+
+
+def vectors_at(
+    picks_M2: Tensor, first_place: int, places_B: Tensor, z_BLZ: Tensor, accelerator: Accelerator
+) -> Tensor:
+    """The vectors (M, Z) of (image of the global batch, token) pairs, whichever process holds them.
+
+    Every process fills in the rows it holds and zeros elsewhere; their sum is exact.
+    """
+    image_M, token_M = (picks_M2[:, 0] + first_place).to(places_B.device), picks_M2[:, 1].to(places_B.device)
+    here_MB = image_M[:, None] == places_B
+    rows_MZ = z_BLZ[here_MB.int().argmax(1), token_M] * here_MB.any(1, keepdim=True)
+    return accelerator.reduce(rows_MZ, "sum")
+
+
+def random_picks(number: int, batch: int, length: int, generator: torch.Generator) -> Tensor:
+    """(image, token) pairs, (number, 2); none twice as long as there are enough."""
+    flat = torch.randperm(batch * length, generator=generator)
+    flat = flat.repeat(-(-number // len(flat)))[:number]
+    return torch.stack([flat // length, flat % length], dim=1)
+
+
+@torch.no_grad()
+def start_from_data(
+    quantizer: MultiScaleQuantizer,
+    f_BZhw: Tensor,
+    places_B: Tensor,
+    pyramid: Pyramid,
+    *,
+    batch: int,
+    seed: int,
+    accelerator: Accelerator,
+) -> None:
+    """Fills the codebook with what each level has to round, in order; each gets an equal part of it."""
+    f_hat_BZhw = quantizer.start(len(f_BZhw), pyramid)
+    bounds = torch.linspace(0, len(quantizer.codebook_VZ), pyramid.num_levels + 1).round().long().tolist()
+    for level, span in enumerate(pyramid.spans):
+        z_BlZ = quantizer.input_for(f_BZhw.float() - f_hat_BZhw, level, pyramid)
+        generator = generator_for(seed, "codebook start", level)
+        picks_M2 = random_picks(bounds[level + 1] - bounds[level], batch, span.stop - span.start, generator)
+        rows_MZ = vectors_at(picks_M2, 0, places_B, z_BlZ, accelerator)
+        quantizer.codebook_VZ[bounds[level] : bounds[level + 1]] = rows_MZ
+        own = quantizer.codebook_VZ[: bounds[level + 1]]
+        nearest_Bl = torch.cdist(z_BlZ.flatten(0, 1), own).argmin(1).view(z_BlZ.shape[:2])
+        f_hat_BZhw = quantizer.add_level(f_hat_BZhw, nearest_Bl, level, pyramid)
+
+
+@torch.no_grad()
+def restart_unused(
+    quantizer: MultiScaleQuantizer,
+    z_BLZ: Tensor,
+    places_B: Tensor,
+    *,
+    below: float,
+    batch: int,
+    step: int,
+    seed: int,
+    accelerator: Accelerator,
+) -> int:
+    """Gives codes used less than `below` times the mean a random vector of this step's batch.
+
+    Returns how many there were.
+    """
+    size = len(quantizer.codebook_VZ)
+    unused = (quantizer.usage_V < below / size).nonzero()[:, 0]
+    if not len(unused):
+        return 0
+    generator = generator_for(seed, "code restart", step)
+    picks_M2 = random_picks(len(unused), batch, z_BLZ.shape[1], generator)
+    quantizer.codebook_VZ[unused] = vectors_at(picks_M2, step * batch, places_B, z_BLZ, accelerator)
+    quantizer.usage_V[unused] = 1 / size  # time to prove itself
+    return len(unused)
