@@ -13,12 +13,12 @@ from pathlib import Path
 
 import torch
 
+from var_pe.files import into_place
 from var_pe.interop.var_checkpoint import convert, to_var
 from var_pe.interop.var_files import read_state
 from var_pe.interop.var_settings import published_patch_nums
 from var_pe.sampling.pipeline import VARPipeline
 from var_pe.settings.command_line import exit_with_sentence
-from var_pe.training.run import into_place
 
 
 def level(word: str) -> int | tuple[int, int]:

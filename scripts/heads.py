@@ -15,10 +15,10 @@ from pathlib import Path
 
 from var_pe.comparison.heads import HeadTraining
 from var_pe.comparison.heads_study import as_markdown, evidence, study_tasks
+from var_pe.files import write_text
 from var_pe.settings.command_line import check_options, exit_with_sentence, parse_arguments
 from var_pe.stages.config import Config
 from var_pe.stages.train import session
-from var_pe.training.run import write_text
 
 
 def options(parser: argparse.ArgumentParser) -> None:

@@ -13,10 +13,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 from var_pe.comparison.resolutions import as_markdown, parse_size, study_resolutions
+from var_pe.files import write_text
 from var_pe.settings.command_line import exit_with_sentence, parse_arguments
 from var_pe.stages.config import Config
 from var_pe.stages.train import session
-from var_pe.training.run import write_text
 
 
 def options(parser: argparse.ArgumentParser) -> None:

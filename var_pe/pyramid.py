@@ -77,6 +77,11 @@ class Pyramid:
                 )
 
     @classmethod
+    def of(cls, levels: "Pyramid | Sequence[int | Sequence[int]]") -> "Pyramid":
+        """From levels as configs and saved models give them: sides, or pairs of rows and columns."""
+        return levels if isinstance(levels, Pyramid) else cls(tuple(_grid(level) for level in levels))
+
+    @classmethod
     def square(cls, *sides: int) -> "Pyramid":
         return cls(tuple((side, side) for side in sides))
 

@@ -17,12 +17,12 @@ from var_pe.comparison.heads import TASKS, Annotated, HeadTraining, annotated_sh
 from var_pe.comparison.resolutions import kept, percent
 from var_pe.comparison.statistics import Summary, summary
 from var_pe.comparison.study import Trial, trials
+from var_pe.files import write_text
 from var_pe.models.vit import ViTClassifier
 from var_pe.pyramid import Grid
 from var_pe.stages.config import Config
 from var_pe.stages.models import load_model, weights_hash
 from var_pe.stages.train import train_classifier
-from var_pe.training.run import write_text
 
 CLASSIFICATION = "classification"  # the classifiers' own task
 CONVENTION = "timm"  # by which tables move to another size

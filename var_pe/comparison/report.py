@@ -10,8 +10,8 @@ from var_pe.comparison.page import Page, describe, markdown
 from var_pe.comparison.pictures import loss_curves, samples
 from var_pe.comparison.study import Comparison
 from var_pe.comparison.table import as_json
+from var_pe.files import write_text
 from var_pe.pages.html import HEAD, png
-from var_pe.training.run import write_text
 
 BODY = """
 <div class="wide">

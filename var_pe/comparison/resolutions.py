@@ -18,13 +18,13 @@ from torch import Tensor
 
 from var_pe.comparison.statistics import Summary, summary
 from var_pe.comparison.study import Trial, trainable, trials
+from var_pe.files import write_text
 from var_pe.models.vit import ViTClassifier
 from var_pe.pyramid import Grid
 from var_pe.resampling.conventions import convention_of
 from var_pe.stages.config import Config
 from var_pe.stages.models import held_out_images, load_model, weights_hash
 from var_pe.stages.train import train_classifier
-from var_pe.training.run import write_text
 
 
 @dataclass(frozen=True)

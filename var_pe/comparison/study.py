@@ -21,8 +21,10 @@ from var_pe.encodings import build_encoding
 from var_pe.encodings.machinery.line import canonical
 from var_pe.evaluation.features import FeatureSet
 from var_pe.evaluation.metrics import versions
+from var_pe.files import write_text
 from var_pe.models.generator import GeneratorConfig
 from var_pe.models.vit import ClassifierConfig
+from var_pe.processes import Processes
 from var_pe.pyramid import Pyramid
 from var_pe.sampling.folder import SamplingConfig, image_path
 from var_pe.stages.config import Config
@@ -31,7 +33,6 @@ from var_pe.stages.models import weights_hash
 from var_pe.stages.score import feature_extractor, score_images
 from var_pe.stages.train import train_generator, train_tokenizer
 from var_pe.training.progress import reset_peak_memory
-from var_pe.training.run import on_main, write_text
 
 PICTURES = 12  # images of each encoding that the report shows
 
@@ -148,7 +149,7 @@ def rotated(lines: list[str], turn: int) -> list[str]:
 def check_encodings(config: Config, encodings: Iterable[str]) -> None:
     model: GeneratorConfig | ClassifierConfig
     if config.classifier is None:
-        model, pyramid = config.generator, Pyramid(tuple(config.tokenizer.levels))  # type: ignore[arg-type]
+        model, pyramid = config.generator, Pyramid.of(config.tokenizer.levels)
     else:
         model, side = config.classifier, config.classifier.patch_size
         pyramid = Pyramid(((config.data.height // side, config.data.width // side),))
@@ -202,7 +203,8 @@ def scored(
     if there.get("asked") == asked:
         return dict(there["records"])
     records = score_images(config, images, accelerator, features=evaluation.features, known=known)
-    on_main(accelerator, lambda: write_text(path, json.dumps({"asked": asked, "records": records}, indent=2)))
+    text = json.dumps({"asked": asked, "records": records}, indent=2)
+    Processes.of(accelerator).on_main(lambda: write_text(path, text))
     return records
 
 

@@ -6,11 +6,8 @@ folder. Each process writes one shard; `index.json`, written last, is what makes
 
 import hashlib
 import json
-import os
-import secrets
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,26 +19,9 @@ from torch.utils.data import DataLoader, Dataset
 
 from var_pe.data.images import ImageDataset
 from var_pe.data.sampler import Draw
+from var_pe.files import written_whole
 
 INDEX = "index.json"
-
-
-@contextmanager
-def written_whole(file: Path) -> Iterator[Path]:
-    """A path to write to that becomes `file` when the block ends well, and vanishes when it does not."""
-    draft = file.with_name(
-        f".{file.name}.{secrets.token_hex(4)}"
-    )  # two runs may build the same cache at once
-    try:
-        yield draft
-        with draft.open("rb") as stream:
-            os.fsync(stream.fileno())
-        draft.rename(file)
-    finally:
-        draft.unlink(missing_ok=True)
-    folder = os.open(file.parent, os.O_RDONLY)  # the new name is on the disk only once the folder is
-    os.fsync(folder)
-    os.close(folder)
 
 
 def full_key(dataset: ImageDataset, views: int, vocabulary: int, key: dict[str, Any]) -> dict[str, Any]:

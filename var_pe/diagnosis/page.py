@@ -19,8 +19,8 @@ from var_pe.diagnosis.pictures import bias_figure, norm_histograms, similarity_f
 from var_pe.diagnosis.resampling import moved
 from var_pe.diagnosis.subject import Subject, tokens_before_positions
 from var_pe.encodings.base import HOOKS
+from var_pe.files import write_text
 from var_pe.pages.html import HEAD, png
-from var_pe.training.run import write_text
 
 BODY = """
 {% for heading, found in page.sections.items() %}

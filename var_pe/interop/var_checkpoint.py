@@ -53,7 +53,7 @@ def convert(
         raise ValueError(
             f"patch_nums are sides from coarse to fine, such as (1, 2, 3, 4), got {patch_nums!r}"
         )
-    pyramid = Pyramid(tuple(patch_nums))  # type: ignore[arg-type]  # checks and normalises its entries
+    pyramid = Pyramid.of(patch_nums)  # checks and normalises its entries
     vqvae, var = plain_state(vqvae_state, VQVAE), plain_state(var_state, VAR)
     codes_VZ = shape_of(vqvae, "quantize.embedding.weight", 2, VQVAE)
     wanted_VZ = shape_of(var, "head.weight", 2, VAR)[0], shape_of(var, "word_embed.weight", 2, VAR)[1]

@@ -114,7 +114,7 @@ class VARTransformer(Resizable):
         for name, value, least in (("depth", depth, 1), ("dim", dim, 1), ("num_classes", num_classes, 0)):
             if value < least:
                 raise ValueError(f"a generator's {name} must be at least {least}, got {value}")
-        self.pyramid = Pyramid(tuple(levels))  # type: ignore[arg-type]  # nested lists come back from config.json
+        self.pyramid = Pyramid.of(levels)
         self.ladder = self.pyramid
         self.num_classes, self.num_heads = num_classes, num_heads
         self.class_embed = nn.Embedding(num_classes + 1, dim)
@@ -191,7 +191,7 @@ class VARTransformer(Resizable):
         self.register_to_config(levels=[list(grid) for grid in pyramid.grids])
 
     def move_to(self, size: Sequence[Any], resample: str | None) -> None:
-        self.set_pyramid(Pyramid(tuple(size)), resample)
+        self.set_pyramid(Pyramid.of(size), resample)
 
     def forward(self, labels_B: Tensor, inputs_BLZ: Tensor, pyramid: Pyramid | None = None) -> Tensor:
         """Logits (B, L, V), float32, of all levels at once from the inputs of all but the first."""

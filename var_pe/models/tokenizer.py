@@ -39,7 +39,7 @@ class TokenizerConfig:
         check_numbers(self, latent_channels=some, channels=some, norm_groups=some, codebook_size="[2, inf)")
         check_numbers(self, channel_multipliers=some, blocks_per_resolution=some, num_phi="[0, inf)")
         check_numbers(self, phi_ratio="[0, 1]", commitment="[0, inf)")
-        Pyramid(tuple(self.levels))  # type: ignore[arg-type]
+        Pyramid.of(self.levels)
 
 
 class VQTokenizer(ModelMixin, ConfigMixin):  # type: ignore[misc]
@@ -71,7 +71,7 @@ class VQTokenizer(ModelMixin, ConfigMixin):  # type: ignore[misc]
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.pyramid = Pyramid(tuple(levels))  # type: ignore[arg-type]  # nested lists come back from config.json
+        self.pyramid = Pyramid.of(levels)
         self.downsampling = 2 ** (len(channel_multipliers) - 1)
         widths = tuple(channels * multiplier for multiplier in channel_multipliers)
         if not widths or any(width % norm_groups for width in widths):

@@ -48,7 +48,7 @@ class SamplingConfig:
         else:
             check_numbers(self, guidance_schedule="[0, inf)")
         if self.levels is not None:
-            Pyramid(tuple(self.levels))  # type: ignore[arg-type]
+            Pyramid.of(self.levels)
         check_choice(top_k=self.top_k, top_p=self.top_p)
 
 

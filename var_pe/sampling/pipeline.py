@@ -112,7 +112,7 @@ class VARPipeline(SavedPipeline):
         grid = size[0] // pixels, size[1] // pixels
         if pyramid is None:
             return trained if grid == trained.finest else trained.for_size(*grid)
-        pyramid = pyramid if isinstance(pyramid, Pyramid) else Pyramid(tuple(pyramid))  # type: ignore[arg-type]
+        pyramid = Pyramid.of(pyramid)
         if (height, width) != (None, None) and pyramid.finest != grid:
             raise ValueError(
                 f"the pyramid {pyramid} ends at {pyramid.finest[0]}x{pyramid.finest[1]}, "

@@ -42,8 +42,8 @@ def generator_pyramids(config: Config) -> list[Pyramid]:
 
 
 def _beginning_with_levels(config: Config, section: str, given: Sequence[Any]) -> list[Pyramid]:
-    own = Pyramid(tuple(config.tokenizer.levels))  # type: ignore[arg-type]
-    pyramids = [Pyramid(tuple(levels)) for levels in given] or [own]
+    own = Pyramid.of(config.tokenizer.levels)
+    pyramids = [Pyramid.of(levels) for levels in given] or [own]
     if pyramids[0] != own:
         raise ValueError(
             f"{section}.pyramids must begin with tokenizer.levels {own}, for which the run's images "

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from var_pe import settings
 from var_pe.data.augmented import Augmented
+from var_pe.files import into_place
 from var_pe.models.generator import VARTransformer
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.models.vit import ViTClassifier
@@ -47,7 +48,7 @@ from var_pe.tasks.generator import GeneratorTask
 from var_pe.tasks.pyramids import one_of
 from var_pe.tasks.tokenizer import TokenizerTask
 from var_pe.training.loop import TrainingConfig, train
-from var_pe.training.run import Run, into_place, on_main
+from var_pe.training.run import Run
 from var_pe.training.stopping import Interrupted
 
 M = TypeVar("M", bound=ModelMixin)
@@ -197,7 +198,7 @@ def _trained(
     if not weights.exists():
         task, steps, class_names = prepare()
         run = Run(folder, accelerator)
-        on_main(accelerator, lambda: settings.save(config, Path(folder) / "config.yaml"))
+        run.processes.on_main(lambda: settings.save(config, Path(folder) / "config.yaml"))
         if training.trackers:
             accelerator.project_configuration.logging_dir = folder
             accelerator.init_trackers("tracking")
@@ -210,7 +211,7 @@ def _trained(
             notes = {"step": steps, "ema": True, "seed": seed, "class_names": class_names}
             (partial / "training.json").write_text(json.dumps(notes))
 
-        on_main(accelerator, lambda: into_place(weights, write))
+        run.processes.on_main(lambda: into_place(weights, write))
         run.release()
     return load_model(cls, weights)
 

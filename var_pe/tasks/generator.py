@@ -36,7 +36,7 @@ class GeneratorTraining(TrainingConfig):
         super().__post_init__()
         check_numbers(self, views="[0, inf)", label_drop="[0, 1)")
         for levels in self.pyramids:
-            Pyramid(tuple(levels))  # type: ignore[arg-type]
+            Pyramid.of(levels)
 
 
 class GeneratorTask:

@@ -35,7 +35,7 @@ class TokenizerTraining(TrainingConfig):
         super().__post_init__()
         check_numbers(self, l1="[0, inf)", l2="[0, inf)")
         for levels in self.pyramids:
-            Pyramid(tuple(levels))  # type: ignore[arg-type]
+            Pyramid.of(levels)
 
 
 class TokenizerTask:

@@ -19,7 +19,7 @@ from var_pe.settings.rules import RuleError, check_names, check_numbers
 from var_pe.training.ema import EMA
 from var_pe.training.groups import forget_steps, parameter_groups, set_rates, zero_gradients
 from var_pe.training.progress import Progress, reset_peak_memory
-from var_pe.training.run import Run, on_main
+from var_pe.training.run import Run
 from var_pe.training.schedule import SCHEDULES, ema_decay, learning_rate
 from var_pe.training.stopping import Interrupted, stop_signals
 from var_pe.training.task import Task
@@ -105,7 +105,7 @@ def train(task: Task, config: TrainingConfig, run: Run, *, steps: int, seed: int
             task.start(accelerator.unwrap_model(model), first, accelerator)
             ema.update(accelerator.unwrap_model(model), 0.0)
         _steps(task, config, run, model, optimizer, ema, batches, range(done, steps), seed)
-    on_main(accelerator, lambda: None)
+    run.processes.on_main(lambda: None)
     accelerator.free_memory()
     return ema
 

@@ -2,19 +2,18 @@
 
 import fcntl
 import json
-import os
-import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
+from var_pe.files import into_place, remove, write_text
+from var_pe.processes import Processes
 from var_pe.training.ema import EMA
 
 
@@ -27,9 +26,10 @@ class Run:
 
     def __init__(self, folder: str | Path, accelerator: Accelerator) -> None:
         self.folder, self.accelerator = Path(folder), accelerator
+        self.processes = Processes.of(accelerator)
         self.checkpoints = self.folder / "checkpoints"
         self.log_file = self.folder / "log.jsonl"
-        on_main(accelerator, self._take)
+        self.processes.on_main(self._take)
 
     def _take(self) -> None:
         self.checkpoints.mkdir(parents=True, exist_ok=True)
@@ -54,7 +54,7 @@ class Run:
         """Restores the newest checkpoint; returns the number of steps done, 0 if there is none."""
         steps = self.steps_saved()
         if not steps:
-            on_main(self.accelerator, lambda: self._cut_log(0))
+            self.processes.on_main(lambda: self._cut_log(0))
             return 0
         folder = self.checkpoints / f"step_{steps[-1]:08d}"
         state = json.loads((folder / "state.json").read_text())
@@ -73,7 +73,7 @@ class Run:
             options=options,
         )
         ema.model.load_state_dict(load_file(folder / "ema.safetensors"))
-        on_main(self.accelerator, lambda: self._cut_log(int(state["step"])))
+        self.processes.on_main(lambda: self._cut_log(int(state["step"])))
         return int(state["step"])
 
     def save(
@@ -94,7 +94,7 @@ class Run:
             for old in self.steps_saved()[:-keep]:
                 remove(self.checkpoints / f"step_{old:08d}")
 
-        on_main(self.accelerator, write_and_prune)
+        self.processes.on_main(write_and_prune)
 
     def log(self, entry: dict[str, Any]) -> None:
         if self.accelerator.is_main_process:
@@ -123,62 +123,6 @@ def circumstances(accelerator: Accelerator) -> dict[str, Any]:
         "torch": torch.__version__,
         "device": accelerator.device.type,
     }
-
-
-def on_main(accelerator: Accelerator, action: Callable[[], None]) -> None:
-    """Runs `action` on the main process; every process waits for it, and raises if it failed there."""
-    failure: Exception | None = None
-    if accelerator.is_main_process:
-        try:
-            action()
-        except Exception as error:
-            failure = error
-    said = [None if failure is None else str(failure)]
-    if accelerator.num_processes > 1:
-        broadcast_object_list(said)
-    if failure is not None:
-        raise failure
-    if said[0] is not None:
-        raise ValueError(said[0])
-
-
-def into_place(folder: Path, write: Callable[[Path], None]) -> None:
-    """Lets `write` fill a new folder beside `folder`, flushes it to disk and renames it; all or nothing."""
-    partial = folder.with_name(folder.name + ".partial")
-    remove(partial)
-    partial.mkdir(parents=True)
-    write(partial)
-    for path in [*partial.rglob("*"), partial]:
-        flush(path)
-    remove(folder)
-    os.rename(partial, folder)
-    flush(folder.parent)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Replaces a file's text; a reader or a crash finds the old text or the new one, never a part."""
-    partial = path.with_name(path.name + ".partial")
-    try:
-        partial.write_text(text)
-        flush(partial)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
-def flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _contiguous(state: Mapping[str, Any]) -> dict[str, Tensor]:

@@ -1,0 +1,100 @@
+"""Files that are there whole or not at all, whenever their writer is killed; results kept in such files."""
+
+import hashlib
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+Json = TypeVar("Json")  # what json writes and reads back: dictionaries, lists, text, numbers, null
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A path to write to that becomes `path` when the block ends well, and vanishes when it does not.
+
+    Its name is its own, since two programs may write the same file at once.
+    """
+    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    try:
+        yield draft
+        flush(draft)
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)
+
+    flush(path.parent)  # the new name is on the disk only once the folder is
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replaces a file's text; a reader or a crash finds the old text or the new one, never a part."""
+    with written_whole(path) as draft:
+        draft.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: object) -> None:
+    """`write_text` of JSON, indented for people; NaN and infinity are an error, as in the format."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+
+
+def into_place(folder: Path, fill: Callable[[Path], None]) -> None:
+    """Lets `fill` write into a new folder beside `folder`, flushes it and renames it: all or nothing."""
+    partial = folder.with_name(folder.name + ".partial")
+    remove(partial)
+    partial.mkdir(parents=True)
+    fill(partial)
+
+    for path in [*partial.rglob("*"), partial]:
+        flush(path)
+    remove(folder)
+    partial.rename(folder)
+    flush(folder.parent)
+
+
+def flush(path: Path) -> None:
+    """Waits until a file or a folder is on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def remove(path: Path) -> None:
+    """Removes a file or a whole folder, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def kept(path: Path, key: object, make: Callable[[], Json]) -> Json:
+    """The result of `make()` as JSON, or what it gave before: kept in `path` with what it rests on.
+
+    `key` is everything that the result depends on (hashes of weights, settings, versions). Where the file
+    holds another key's result, or cannot be read, the result is made anew and written over it.
+    """
+    asked = json.loads(json.dumps(key))
+    try:
+        there = json.loads(path.read_text(encoding="utf-8"))
+        if there["key"] == asked:
+            return there["result"]
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # nothing there, or nothing that is ours: made below
+
+    result = make()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(path, {"key": asked, "result": result})
+    return result
+
+
+def hash_of_files(*files: Path) -> str:
+    """SHA-256 of the contents of files, one after another."""
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(file.read_bytes())
+    return digest.hexdigest()

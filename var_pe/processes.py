@@ -1,0 +1,82 @@
+"""The processes of a run: which share of the work is whose, what they tell each other, what all wait for."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list, gather_object
+from torch import Tensor
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among those of a run. `Processes()` is alone and needs no launcher.
+
+    Without an accelerator, `rank` and `world` say which share is this one's, and nothing is exchanged.
+    """
+
+    rank: int = 0
+    world: int = 1
+    accelerator: Accelerator | None = None
+
+    @classmethod
+    def of(cls, accelerator: Accelerator) -> "Processes":
+        return cls(accelerator.process_index, accelerator.num_processes, accelerator)
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    @property
+    def device(self) -> torch.device:
+        return torch.device("cpu") if self.accelerator is None else self.accelerator.device
+
+    def share(self, length: int) -> range:
+        """One contiguous part of `length` things for each process, in the order of ranks."""
+        return range(length * self.rank // self.world, length * (self.rank + 1) // self.world)
+
+    def batches(self, length: int, size: int) -> Iterator[range]:
+        """Every `world`-th of the ranges of at most `size` numbers below `length`."""
+        for start in range(self.rank * size, length, self.world * size):
+            yield range(start, min(start + size, length))
+
+    def gather(self, parts: list[T]) -> list[T]:
+        """The lists of all processes as one, in the order of ranks."""
+        exchanged = self.world > 1 and self.accelerator is not None
+        return gather_object(parts) if exchanged else parts
+
+    def sum(self, tensor: Tensor) -> Tensor:
+        """Over all processes, on every one of them."""
+        return tensor if self.accelerator is None else self.accelerator.reduce(tensor, "sum")
+
+    def wait(self) -> None:
+        """Until every process is here."""
+        if self.accelerator is not None:
+            self.accelerator.wait_for_everyone()
+
+    def say(self, sentence: str) -> None:
+        """Prints on the main process."""
+        if self.is_main:
+            print(sentence, flush=True)
+
+    def on_main(self, action: Callable[[], None]) -> None:
+        """Runs `action` on the main process; every process waits for it, and raises if it failed there."""
+        failure: Exception | None = None
+        if self.is_main:
+            try:
+                action()
+            except Exception as error:
+                failure = error
+
+        sentence = [None if failure is None else str(failure)]
+        if self.world > 1 and self.accelerator is not None:
+            broadcast_object_list(sentence)
+
+        if failure is not None:
+            raise failure
+        if sentence[0] is not None:
+            raise ValueError(sentence[0])
