@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from var_pe import settings
-from var_pe.interop.var_checkpoint import to_var
+from var_pe.interop.var.conversion import to_var
 from var_pe.models.generator import VARTransformer
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.sampling.pipeline import VARPipeline

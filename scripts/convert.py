@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 
 from var_pe.files import into_place
-from var_pe.interop.var_checkpoint import convert, to_var
-from var_pe.interop.var_files import read_state
-from var_pe.interop.var_settings import published_patch_nums
+from var_pe.interop.files import read_state
+from var_pe.interop.var.conversion import convert, to_var
+from var_pe.interop.var.settings import published_patch_nums
 from var_pe.sampling.pipeline import VARPipeline
 from var_pe.settings.command_line import exit_with_sentence
 

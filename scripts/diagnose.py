@@ -12,7 +12,7 @@ from pathlib import Path
 from var_pe.diagnosis.evidence import TASKS, read_evidence
 from var_pe.diagnosis.opening import Checkpoint
 from var_pe.diagnosis.page import as_text, diagnose, write_page
-from var_pe.interop.vit_names import THEIRS
+from var_pe.interop.vit.names import THEIRS
 from var_pe.resampling.conventions import CONVENTIONS
 from var_pe.settings.command_line import check_options, exit_with_sentence
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from var_pe.encodings import REGISTRY
-from var_pe.interop.var_checkpoint import convert
+from var_pe.interop.var.conversion import convert
 from var_pe.models.generator import VARTransformer
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.models.vit import ViTClassifier

@@ -12,8 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from var_pe.interop.var_checkpoint import to_var
-from var_pe.interop.var_settings import LADDERS
+from var_pe.interop.var.conversion import to_var
+from var_pe.interop.var.settings import LADDERS
 from var_pe.pyramid import Pyramid
 from var_pe.sampling.pipeline import VARPipeline
 

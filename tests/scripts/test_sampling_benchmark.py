@@ -10,7 +10,7 @@ ROOT = Path(__file__).parents[2]
 TINY = ["--depth", "1", "--levels", "1", "2", "--codes", "16", "--channels", "32", "--batch", "2"]
 TINY += ["--rounds", "2", "--device", "cpu"]
 
-# A stand-in with the public code's names and arguments; its numbers are those of tests/var_reference.py.
+# A stand-in with the public code's names and arguments, and the numbers of tests/interop/var/reference.py.
 MODULES = '''
 import torch
 from torch import nn
@@ -46,7 +46,7 @@ class Held(nn.Module):
             ) else self.register_buffer(name, value)
 '''
 VQVAE = """
-from tests.var_reference import vqvae_shapes
+from tests.interop.var.reference import vqvae_shapes
 from models.held import Held
 
 class VQVAE(Held):
@@ -58,7 +58,7 @@ class VQVAE(Held):
 """
 VAR = """
 import torch
-from tests.var_reference import decoded, greedy, var_shapes
+from tests.interop.var.reference import decoded, greedy, var_shapes
 from models.held import Held
 
 class VAR(Held):

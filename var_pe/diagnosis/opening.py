@@ -5,9 +5,9 @@ from pathlib import Path
 
 from var_pe import settings
 from var_pe.diagnosis.subject import Subject
-from var_pe.interop.var_files import read_state
-from var_pe.interop.vit_checkpoint import convert
-from var_pe.interop.vit_names import ViTWeights
+from var_pe.interop.files import read_state
+from var_pe.interop.vit.conversion import convert
+from var_pe.interop.vit.names import ViTWeights
 from var_pe.models.folder import in_words, read_config
 from var_pe.models.generator import VARTransformer
 from var_pe.models.tokenizer import VQTokenizer

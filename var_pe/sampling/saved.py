@@ -8,7 +8,7 @@ from typing import Any, Self
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from huggingface_hub import upload_folder
 
-from var_pe.interop.var_files import load_hits, save_hits
+from var_pe.interop.var.hits import load_hits, save_hits
 from var_pe.models.folder import check_folder, check_whole
 from var_pe.models.generator import VARTransformer
 from var_pe.models.tokenizer import VQTokenizer

@@ -1,4 +1,4 @@
-"""VAR's files on disk, read without running anything in them; its statistics, kept for the way back."""
+"""Files of weights from elsewhere, read without running anything that is in them."""
 
 import pickle
 import warnings
@@ -8,13 +8,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
-
-from var_pe.interop.var_checkpoint import has_hits, keep_hits, kept_hits
-from var_pe.interop.var_state import HITS, VQVAE, plain_state, shape_of
-from var_pe.models.tokenizer import VQTokenizer
-
-HITS_FILE = "var_statistics.safetensors"
+from safetensors.torch import load_file
 
 
 def read_state(path: Path) -> Any:
@@ -29,6 +23,7 @@ def read_state(path: Path) -> Any:
         path.open("rb").close()
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror or error}") from error
+
     try:
         return load_file(path) if path.suffix == ".safetensors" else _unpickled(path)
     except SafetensorError as error:
@@ -47,30 +42,7 @@ def _unpickled(path: Path) -> Any:
         with zipfile.ZipFile(path) as archive:
             if archive.testzip() is not None:  # torch does not look at the checksums
                 raise zipfile.BadZipFile
+
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of what a damaged file looks like
+        warnings.simplefilter("ignore")  # a damaged file may look like an old format
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
-
-
-def save_hits(tokenizer: VQTokenizer, folder: Path) -> None:
-    """Keeps VAR's statistics of code use with a saved tokenizer: its own weights file does not hold them.
-
-    A tokenizer that never was VAR's has none, and takes away those of another that lay in the folder.
-    """
-    if has_hits(tokenizer):
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file({HITS: kept_hits(tokenizer)}, folder / HITS_FILE)
-    else:
-        (folder / HITS_FILE).unlink(missing_ok=True)
-
-
-def load_hits(tokenizer: VQTokenizer, folder: Path) -> None:
-    """Gives them back, to a tokenizer that does not have them by now.
-
-    Raises:
-        ValueError: the file is damaged or of another tokenizer.
-    """
-    if not has_hits(tokenizer) and (folder / HITS_FILE).exists():
-        state = plain_state(read_state(folder / HITS_FILE), VQVAE)
-        shape_of(state, HITS, 2, VQVAE)
-        keep_hits(tokenizer, state[HITS])

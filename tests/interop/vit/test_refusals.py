@@ -7,8 +7,8 @@ import pytest
 import timm
 import torch
 
-from tests.vit_reference import beit, dinov2_state, relative_vit, timm_vit, torchvision_vit
-from var_pe.interop.vit_checkpoint import convert
+from tests.interop.vit.reference import beit, dinov2_state, relative_vit, timm_vit, torchvision_vit
+from var_pe.interop.vit.conversion import convert
 
 State = dict[str, torch.Tensor]
 TABLE = "relative_position_bias_table"
@@ -137,7 +137,7 @@ def test_torchvision_always_has_biases():
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("vit_small_patch16_dinov3", "is none that turns queries and keys, as DINOv3"),
+        ("vit_small_patch16_dinov3", "does not turn queries and keys, as DINOv3 does"),
         (
             "vit_small_patch16_rope_ape_224",
             "has gamma_1 beside attn.qkv.bias, as Eva's models do, which turn",

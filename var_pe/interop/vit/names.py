@@ -2,12 +2,11 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
-# timm's names are the ones we ask by; what the others call these parts, innermost last
+# Weights are asked for by timm's names; here is what the others call these parts, innermost last.
 THEIRS: dict[str, list[tuple[str, str]]] = {
     "timm": [],
     "torchvision": [
@@ -25,42 +24,45 @@ THEIRS: dict[str, list[tuple[str, str]]] = {
     ],
     "dinov2": [(r"^reg_token$", "register_tokens")],
 }
+
 # what their models have whatever their options
 ALWAYS = {
     "timm": ("patch_embed.proj.weight",),
     "torchvision": ("patch_embed.proj.weight", "cls_token", "pos_embed", "blocks.0.attn.qkv.bias"),
     "dinov2": ("patch_embed.proj.weight", "cls_token", "pos_embed"),
 }
+
 # not weights that a forward pass reads: a token of masked training, an index that follows from the grid
 IGNORED = {"timm": r"relative_position_index$", "torchvision": r"^$", "dinov2": r"^mask_token$"}
 
 
 class ViTWeights:
-    """A state dict asked by timm's names, whatever its source; sentences name the source's own.
+    """A state dict read by timm's names, whatever its source; error sentences use the source's own names.
 
     Raises:
-        ValueError: the source is not known, or the state dict is another's or none.
+        ValueError: the source is not known, or the state dict is none or another library's.
     """
 
-    def __init__(self, state_dict: Mapping[str, Any], source: str) -> None:
+    def __init__(self, state_dict: Mapping[str, object], source: str) -> None:
         if source not in tuple(THEIRS):
             raise ValueError(f"source is one of {', '.join(THEIRS)}, got {source!r}")
         if not isinstance(state_dict, Mapping):
             raise ValueError(
                 f"the {source} state dict must map names to tensors, got {type(state_dict).__name__}"
             )
+
+        self.source = source
+        self.taken: set[str] = set()
+        self.state: dict[str, Tensor] = {}
         for key, value in state_dict.items():
             if not isinstance(key, str) or not isinstance(value, Tensor):
                 raise ValueError(
                     f"the {source} state dict must map names to tensors, "
                     f"got {key!s:.60}: {type(value).__name__}"
                 )
-        self.source, self.taken = source, set[str]()
-        self.state = {
-            re.sub(r"\.mlp\.linear_([12])\.", lambda m: f".mlp.{3 * int(m[1]) - 3}.", key): value
-            for key, value in state_dict.items()  # torchvision's names before 0.13
-            if not re.search(IGNORED[source], key)
-        }
+            if not re.search(IGNORED[source], key):
+                self.state[_as_of_today(key)] = value
+
         for name in ALWAYS[source]:
             if name not in self:
                 raise ValueError(
@@ -79,42 +81,54 @@ class ViTWeights:
     def depth(self) -> int:
         """How many blocks there are."""
         start = self.theirs("blocks.0.").removesuffix("0.")
-        found = re.compile(re.escape(start) + r"(\d+)\.")
-        return 1 + max((int(match[1]) for key in self.state if (match := found.match(key))), default=-1)
+        numbers = [re.match(re.escape(start) + r"(\d+)\.", key) for key in self.state]
+        return 1 + max((int(number[1]) for number in numbers if number), default=-1)
 
     def form(self, *forms: tuple[str, ...]) -> tuple[str, ...]:
         """Of several ways to name parts of a block the first that any block uses at all; () if none does.
 
         Blocks are alike: whoever takes all of its names from every block finds what a block lacks.
         """
-        blocks = [f"blocks.{block}." for block in range(self.depth)]
-        return next((form for form in forms if any(b + name in self for b in blocks for name in form)), ())
+        for form in forms:
+            if any(f"blocks.{block}.{name}" in self for block in range(self.depth) for name in form):
+                return form
+        return ()
 
     def take(self, name: str, *shape: int) -> Tensor:
         """A float32 copy of finite numbers that must be there, in this shape; -1 is any length but 0."""
         key = self.theirs(name)
         if key not in self.state:
             raise ValueError(f"the {self.source} state dict lacks {key}")
+
         value = self.state[key]
         found = tuple(value.shape)
-        wrong = 0 in found or any(n not in (-1, f) for n, f in zip(shape, found, strict=False))
-        if wrong or len(found) != len(shape):
+        fits = len(found) == len(shape) and 0 not in found
+        if not fits or any(side not in (-1, there) for side, there in zip(shape, found, strict=True)):
             wanted = " x ".join("any" if n == -1 else str(n) for n in shape)
             raise ValueError(f"the {self.source} state dict: {key} must be {wanted}, got {found}")
         if not value.is_floating_point():
             raise ValueError(f"the {self.source} state dict: {key} must be floating-point, got {value.dtype}")
-        self.taken.add(key)
+
         weight = value.detach().to(torch.float32, copy=True)
         if not weight.isfinite().all():
             raise ValueError(f"the {self.source} state dict: {key} holds NaN or infinite values")
+        self.taken.add(key)
         return weight
 
     def check_all_taken(self) -> None:
-        """Raises:
-        ValueError: there is a weight that nobody asked for."""
+        """Refuses a state dict with a weight that was not taken: our ViT would not compute the same.
+
+        Raises:
+            ValueError: there is one.
+        """
         if rest := sorted(set(self.state) - self.taken):
             more = f" and {len(rest) - 3} more" if len(rest) > 3 else ""
             raise ValueError(
                 f"the {self.source} state dict has what our ViT has no counterpart for: "
                 f"{', '.join(rest[:3])}{more}"
             )
+
+
+def _as_of_today(key: str) -> str:
+    """torchvision 0.12 and earlier called the two layers of an MLP linear_1 and linear_2."""
+    return key.replace(".mlp.linear_1.", ".mlp.0.").replace(".mlp.linear_2.", ".mlp.3.")

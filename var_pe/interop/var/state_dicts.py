@@ -2,23 +2,29 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from var_pe.pyramid import Pyramid
 
+# the two kinds of state dicts, as sentences name them
 VQVAE, VAR = "the VQVAE checkpoint", "the VAR checkpoint"
-PARTS = {VQVAE: "vae_local", VAR: "var_wo_ddp"}  # where a training checkpoint has them, below `trainer`
-OTHERS = {  # what else it may be by mistake, and a name that tells
+
+# where a training checkpoint has them, below `trainer`
+PARTS = {VQVAE: "vae_local", VAR: "var_wo_ddp"}
+
+# what else each may be by mistake, and a name by which that is seen
+OTHERS = {
     VQVAE: ("a transformer's", "pos_1LC"),
     VAR: ("a tokenizer's", "quantize.embedding.weight"),
 }
-HITS = "quantize.ema_vocab_hit_SV"  # how much each level used each code of late: only VAR's training reads it
+
+# how much each level used each code of late: only VAR's training reads it
+HITS = "quantize.ema_vocab_hit_SV"
 
 
-def plain_state(state: Any, what: str) -> dict[str, Tensor]:
+def plain_state(state: object, what: str) -> dict[str, Tensor]:
     """Names to tensors: taken out of a training checkpoint, without the prefixes of DDP and `torch.compile`.
 
     Raises:
@@ -27,21 +33,24 @@ def plain_state(state: Any, what: str) -> dict[str, Tensor]:
     if isinstance(state, Mapping) and isinstance(state.get("trainer"), Mapping):
         state = state["trainer"].get(PARTS[what])
     if not isinstance(state, Mapping) or not state:
+        empty = " without entries" if isinstance(state, Mapping) else ""
         raise ValueError(
             f"{what} must map names to tensors, or be a training checkpoint with trainer.{PARTS[what]}, "
-            f"got {type(state).__name__}{' without entries' if isinstance(state, Mapping) else ''}"
+            f"got {type(state).__name__}{empty}"
         )
+
     plain: dict[str, Tensor] = {}
     for key, value in state.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise ValueError(f"{what} must map names to tensors, got {key!s:.60}: {type(value).__name__}")
         if value.layout != torch.strided:
             raise ValueError(f"{what}: {key:.80} must be a dense tensor, got {value.layout}")
-        plain[re.sub(r"^(module\.)+", "", key.replace("_orig_mod.", ""))] = (
-            value  # wrapped twice, named twice
-        )
+        unwrapped = re.sub(r"^(module\.)+", "", key.replace("_orig_mod.", ""))  # wrapped twice, named twice
+        plain[unwrapped] = value
+
     if len(plain) < len(state):
         raise ValueError(f"{what} has a name twice, with and without the prefix module. or _orig_mod.")
+
     other, mark = OTHERS[what]
     if mark in plain:
         raise ValueError(f"{what} is {other}: are the two exchanged, or is one given twice?")
@@ -68,6 +77,7 @@ def fixed_buffers(pyramid: Pyramid, depth: int, dim: int) -> dict[str, Tensor]:
     level_L = pyramid.positions().level_L
     finer_LL = level_L[:, None] < level_L
     mask_LL = torch.zeros(finer_LL.shape).masked_fill_(finer_LL, float("-inf"))
+
     zeros = {f"blocks.{i}.attn.zero_k_bias": torch.zeros(dim) for i in range(depth)}
     return {"lvl_1L": level_L[None], "attn_bias_for_masking": mask_LL[None, None], **zeros}
 
@@ -75,7 +85,7 @@ def fixed_buffers(pyramid: Pyramid, depth: int, dim: int) -> dict[str, Tensor]:
 def check_state(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], what: str) -> None:
     """Compares keys, shapes, types, and values where both sides have them: meta tensors have none.
 
-    Where `expected` has none, they are weights, and finite.
+    Where `expected` has no values, those of `state` are weights and must be finite.
 
     Raises:
         ValueError: something differs, or a weight is not finite.
@@ -83,7 +93,8 @@ def check_state(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], wha
     if missing := [key for key in expected if key not in state]:
         raise ValueError(f"{what} lacks {_some(missing)}")
     if unknown := [key for key in state if key not in expected]:
-        raise ValueError(f"{what} has what VAR's have not: {_some(unknown)}")
+        raise ValueError(f"{what} has unknown names: {_some(unknown)}")
+
     for key, there in expected.items():
         here = state[key]
         if (here.shape, here.dtype) != (there.shape, there.dtype):
@@ -93,12 +104,16 @@ def check_state(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], wha
             )
         if not (here.is_meta or there.is_meta) and not torch.equal(here.to(there.device), there):
             raise ValueError(f"{what}: {key} does not hold what follows from its patch_nums and settings")
+
     check_finite({key: state[key] for key, there in expected.items() if there.is_meta}, what)
 
 
 def check_finite(weights: Mapping[str, Tensor], what: str) -> None:
-    """Raises:
-    ValueError: a weight is NaN or infinite: whatever is drawn with it would be noise."""
+    """Refuses NaN and infinite weights: whatever is drawn with them would be noise.
+
+    Raises:
+        ValueError: there is one.
+    """
     for key, weight in weights.items():
         if not weight.is_meta and not weight.isfinite().all():
             raise ValueError(f"{what}: {key} holds NaN or infinite numbers")

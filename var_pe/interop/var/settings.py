@@ -1,39 +1,72 @@
-"""What our models' constructors want to know, read from the shapes of VAR's state dicts."""
+"""The arguments of our models' constructors, read from the shapes of VAR's state dicts."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TypedDict
 
 from torch import Tensor
 
-from var_pe.interop.var_state import VAR, VQVAE, count, plain_state, shape_of
+from var_pe.interop.var.state_dicts import VAR, VQVAE, count, plain_state, shape_of
 from var_pe.pyramid import Pyramid
 
 HEAD_DIM = 64  # of all VARs; a file tells only where attention is normalised
+
+# published for pictures of 256, 512 and 1024 pixels
 LADDERS = (
-    (1, 2, 3, 4, 5, 6, 8, 10, 13, 16),  # published for 256 pixels
-    (1, 2, 3, 4, 6, 9, 13, 18, 24, 32),  # 512
-    (1, 2, 3, 4, 5, 7, 9, 12, 16, 21, 27, 36, 48, 64),  # 1024
+    (1, 2, 3, 4, 5, 6, 8, 10, 13, 16),
+    (1, 2, 3, 4, 6, 9, 13, 18, 24, 32),
+    (1, 2, 3, 4, 5, 7, 9, 12, 16, 21, 27, 36, 48, 64),
 )
 
 
-def published_patch_nums(var_state: Mapping[str, Any]) -> tuple[int, ...]:
+class TokenizerSettings(TypedDict):
+    """Arguments of VQTokenizer."""
+
+    levels: list[int | list[int]]
+    image_channels: int
+    codebook_size: int
+    latent_channels: int
+    channels: int
+    channel_multipliers: list[int]
+    blocks_per_resolution: int
+    attention: bool
+    num_phi: int
+
+
+class TransformerSettings(TypedDict):
+    """Arguments of VARTransformer."""
+
+    levels: list[int | list[int]]
+    codebook_size: int
+    latent_channels: int
+    num_classes: int
+    dim: int
+    depth: int
+    num_heads: int
+    mlp_ratio: float
+    qk_norm: bool
+    shared_adaln: bool
+
+
+def published_patch_nums(var_state: Mapping[str, object]) -> tuple[int, ...]:
     """The published ladder with as many tokens and levels as the checkpoint.
 
     Raises:
         ValueError: there is none.
     """
     state = plain_state(var_state, VAR)
-    tokens, levels = shape_of(state, "pos_1LC", 3, VAR)[1], shape_of(state, "lvl_embed.weight", 2, VAR)[0]
+    tokens = shape_of(state, "pos_1LC", 3, VAR)[1]
+    levels = shape_of(state, "lvl_embed.weight", 2, VAR)[0]
+
     for ladder in LADDERS:
-        if (Pyramid.square(*ladder).num_tokens, len(ladder)) == (tokens, levels):
+        if Pyramid.square(*ladder).num_tokens == tokens and len(ladder) == levels:
             return ladder
     raise ValueError(
         f"{VAR} has {tokens} tokens on {levels} levels, as none of the published ones: give patch_nums"
     )
 
 
-def tokenizer_settings(state: Mapping[str, Tensor], pyramid: Pyramid) -> tuple[dict[str, Any], bool]:
-    """Arguments of VQTokenizer, and whether its phis are named as one per level (`share_quant_resi=0`).
+def tokenizer_settings(state: Mapping[str, Tensor], pyramid: Pyramid) -> tuple[TokenizerSettings, bool]:
+    """VQTokenizer's arguments, and whether its phis are named as one per level (`share_quant_resi=0`).
 
     Raises:
         ValueError: a tensor is missing, or VQTokenizer has no such widths or phis.
@@ -41,7 +74,8 @@ def tokenizer_settings(state: Mapping[str, Tensor], pyramid: Pyramid) -> tuple[d
     codes, latent_channels = shape_of(state, "quantize.embedding.weight", 2, VQVAE)
     channels, image_channels = shape_of(state, "encoder.conv_in.weight", 4, VQVAE)[:2]
     num_phi, phi_per_level = _phis(state, pyramid)
-    settings = dict(
+
+    settings = TokenizerSettings(
         levels=_levels(pyramid),
         image_channels=image_channels,
         codebook_size=codes,
@@ -55,8 +89,8 @@ def tokenizer_settings(state: Mapping[str, Tensor], pyramid: Pyramid) -> tuple[d
     return settings, phi_per_level
 
 
-def transformer_settings(state: Mapping[str, Tensor], pyramid: Pyramid) -> dict[str, Any]:
-    """Arguments of VARTransformer.
+def transformer_settings(state: Mapping[str, Tensor], pyramid: Pyramid) -> TransformerSettings:
+    """VARTransformer's arguments.
 
     Raises:
         ValueError: a tensor is missing, or the width or the number of tokens does not fit.
@@ -65,18 +99,22 @@ def transformer_settings(state: Mapping[str, Tensor], pyramid: Pyramid) -> dict[
     tokens = shape_of(state, "pos_1LC", 3, VAR)[1]
     if tokens != pyramid.num_tokens:
         raise ValueError(f"{VAR} has {tokens} tokens, patch_nums {pyramid} has {pyramid.num_tokens}")
+
+    # Heads have scales of their own where attention is normalised; elsewhere their width is known.
     scales = "blocks.0.attn.scale_mul_1H11"
     qk_norm = scales in state
     if not qk_norm and dim % HEAD_DIM:
         raise ValueError(f"{VAR} without attention norm has heads of {HEAD_DIM} channels, its width is {dim}")
-    return dict(
+    num_heads = shape_of(state, scales, 4, VAR)[1] if qk_norm else dim // HEAD_DIM
+
+    return TransformerSettings(
         levels=_levels(pyramid),
         codebook_size=shape_of(state, "head.weight", 2, VAR)[0],
         latent_channels=shape_of(state, "word_embed.weight", 2, VAR)[1],
         num_classes=labels - 1,
         dim=dim,
         depth=count(state, "blocks."),
-        num_heads=shape_of(state, scales, 4, VAR)[1] if qk_norm else dim // HEAD_DIM,
+        num_heads=num_heads,
         mlp_ratio=shape_of(state, "blocks.0.ffn.fc1.weight", 2, VAR)[0] / dim,
         qk_norm=qk_norm,
         shared_adaln="shared_ada_lin.1.weight" in state,
@@ -90,6 +128,7 @@ def _levels(pyramid: Pyramid) -> list[int | list[int]]:
 def _multipliers(state: Mapping[str, Tensor], channels: int) -> list[int]:
     resolutions = range(count(state, "encoder.down."))
     widths = [shape_of(state, f"encoder.down.{i}.block.0.conv1.weight", 4, VQVAE)[0] for i in resolutions]
+
     if widths[:1] != [channels] or any(width % channels for width in widths):
         raise ValueError(
             f"{VQVAE}: the widths per resolution must be multiples of conv_in's, {channels}, "
@@ -99,10 +138,12 @@ def _multipliers(state: Mapping[str, Tensor], channels: int) -> list[int]:
 
 
 def _phis(state: Mapping[str, Tensor], pyramid: Pyramid) -> tuple[int, bool]:
+    """How many phis there are, and whether there is one for each level."""
     if "quantize.quant_resi.qresi.weight" in state:
         return 1, False
     if number := count(state, "quantize.quant_resi.qresi_ls."):
         return number, False
+
     number = count(state, "quantize.quant_resi.")
     if number not in (0, pyramid.num_levels):
         raise ValueError(

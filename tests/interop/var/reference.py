@@ -1,7 +1,7 @@
 """VAR's formulas in plain torch functions over its state dicts, and its keys and shapes.
 
 Written from Tian et al. 2024 and notes on the public code's behaviour; checked against that code's own
-numbers in test_var_checkpoint.py, where our models are compared with it.
+numbers in test_conversion.py, where our models are compared with it.
 """
 
 import torch

@@ -6,9 +6,10 @@ from torch import Tensor, nn
 from var_pe.models.generator import VARTransformer
 from var_pe.models.tokenizer import VQTokenizer
 
-PHI_PER_LEVEL = (
-    "_phi_per_level"  # entry of a tokenizer's config: K phis as VAR's `share_quant_resi=0` names them
-)
+# entry of a tokenizer's config: a phi for each level, named as by VAR's `share_quant_resi=0`
+PHI_PER_LEVEL = "_phi_per_level"
+
+# our part of a name and VAR's, replaced one after another
 TOKENIZER_NAMES = (
     ("quantizer.codebook_VZ", "quantize.embedding.weight"),
     ("mid_block.resnets.0", "mid.block_1"),
@@ -46,12 +47,14 @@ def tokenizer_keys(tokenizer: VQTokenizer) -> dict[str, str]:
     """Our parameters' names to VAR's; three of ours are one of VAR's where attention has q, k and v."""
     last = len(tokenizer.config["channel_multipliers"]) - 1
     names = [(f"up_blocks.{i}.", f"up.{last - i}.") for i in range(last + 1)]  # VAR counts from the finest
+
     if tokenizer.config.get(PHI_PER_LEVEL, False):
         names += [("quantizer.phi.", "quantize.quant_resi.")]
     elif tokenizer.config["num_phi"] == 1:
         names += [("quantizer.phi.0.", "quantize.quant_resi.qresi.")]
     else:
         names += [("quantizer.phi.", "quantize.quant_resi.qresi_ls.")]
+
     return _keys(tokenizer, (*names, *TOKENIZER_NAMES))
 
 
@@ -73,8 +76,10 @@ def to_ours(model: nn.Module, keys: dict[str, str], state: dict[str, Tensor]) ->
     """Copies of VAR's weights under our names, in our shapes."""
     ours = {}
     for name, parameter in model.named_parameters():
-        value, third = state[keys[name]].detach(), _third(name)
-        value = value if third is None else value.chunk(3)[third]
+        value = state[keys[name]].detach()
+        third = _third(name)
+        if third is not None:
+            value = value.chunk(3)[third]
         ours[name] = value.reshape(parameter.shape).clone(memory_format=torch.contiguous_format)
     return ours
 
@@ -84,12 +89,19 @@ def to_theirs(model: nn.Module, keys: dict[str, str]) -> dict[str, Tensor]:
     parts: dict[str, dict[int, Tensor]] = {}
     for name, parameter in model.named_parameters():
         parts.setdefault(keys[name], {})[_third(name) or 0] = parameter.detach().float()
-    return {key: _shaped(key, torch.cat([of[i] for i in sorted(of)])) for key, of in parts.items()}
+
+    theirs = {}
+    for key, thirds in parts.items():
+        theirs[key] = _shaped(key, torch.cat([thirds[i] for i in sorted(thirds)]))
+    return theirs
 
 
 def _third(name: str) -> int | None:
     """Which third of a `qkv` a parameter is, None where it is the whole."""
-    return next((i for i, part in enumerate(("to_q", "to_k", "to_v")) if f".{part}." in name), None)
+    for third, part in enumerate(("to_q", "to_k", "to_v")):
+        if f".{part}." in name:
+            return third
+    return None
 
 
 def _shaped(key: str, value: Tensor) -> Tensor:
@@ -104,7 +116,7 @@ def _shaped(key: str, value: Tensor) -> Tensor:
 
 
 def with_queries_times(factor: float, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """VAR's weights with all that makes its queries multiplied: exact for a power of two."""
+    """VAR's weights with its queries multiplied by `factor`: exact for a power of two."""
     scaled = dict(state)
     for key, value in state.items():
         if key.endswith(".attn.q_bias"):

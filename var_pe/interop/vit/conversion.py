@@ -6,10 +6,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from var_pe.interop.vit_names import ViTWeights
-from var_pe.interop.vit_positions import read_positions
+from var_pe.interop.vit.names import ViTWeights
+from var_pe.interop.vit.positions import read_positions
 from var_pe.models.vit import ViTClassifier
 from var_pe.pyramid import Pyramid
+
+Settings = dict[str, Any]  # keyword arguments of ViTClassifier
 
 # the ways in which a block's parts are named; the second is BEiT's, which has no bias for keys
 BIASES = (("attn.qkv.bias",), ("attn.q_bias", "attn.v_bias"))
@@ -17,7 +19,7 @@ SCALES = (("ls1.gamma", "ls2.gamma"), ("gamma_1", "gamma_2"))
 
 
 def convert(
-    state_dict: Mapping[str, Any],
+    state_dict: Mapping[str, object],
     *,
     source: str,
     image_size: int | Sequence[int],
@@ -50,15 +52,19 @@ def convert(
         ValueError: a weight is missing, unknown, not finite or of another shape, the source is another, or
             an argument is out of its range.
     """
-    weights, ours = ViTWeights(state_dict, source), dict[str, Tensor]()
+    weights = ViTWeights(state_dict, source)
     height, width = _sides(image_size, patch_size, num_heads)
     pyramid = Pyramid(((height // patch_size, width // patch_size),))
+
+    # Each part reads its weights into `ours` and returns the settings that follow from their shapes.
+    ours: dict[str, Tensor] = {}
     settings = _stem(weights, patch_size, mean, std, ours)
     settings |= _tokens(weights, settings["dim"], pool, ours)
     settings |= read_positions(weights, pyramid, num_heads, without_positions, ours)
     settings |= _blocks(weights, settings["dim"], ours)
     settings |= _head(weights, settings["dim"], ours)
     weights.check_all_taken()
+
     with torch.device("meta"):
         model = ViTClassifier(
             image_size=(height, width), num_heads=num_heads, qk_norm=False, gelu="exact", **settings
@@ -68,15 +74,17 @@ def convert(
 
 
 def _sides(image_size: int | Sequence[int], patch_size: int, num_heads: int) -> tuple[int, int]:
-    """Height and width in pixels, once they and the two numbers are such as images and heads can have."""
+    """Height and width in pixels, checked together with the two numbers."""
     for name, value in (("patch_size", patch_size), ("num_heads", num_heads)):
         if type(value) is not int or value < 1:
             raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+
     sides = tuple(image_size) if isinstance(image_size, Sequence) else (image_size, image_size)
     if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
         raise ValueError(
             f"image_size must be a side or two (height, width) of at least 1, got {image_size!r}"
         )
+
     height, width = sides
     if height % patch_size or width % patch_size:
         raise ValueError(f"image sides must be multiples of patch_size {patch_size}, got {height}x{width}")
@@ -89,10 +97,10 @@ def _stem(
     mean: Sequence[float] | None,
     std: Sequence[float] | None,
     ours: dict[str, Tensor],
-) -> dict[str, Any]:
-    """Like its neighbours below: reads weights into `ours` and returns the settings that follow from them."""
+) -> Settings:
     kernel_OIhw = weights.take("patch_embed.proj.weight", -1, -1, patch_size, patch_size)
     bias_C = weights.take("patch_embed.proj.bias", len(kernel_OIhw))
+
     if mean is not None and std is not None:
         kernel_OIhw, bias_C = _normalising(kernel_OIhw, bias_C, mean, std)
     elif mean is not None or std is not None:
@@ -130,10 +138,11 @@ def _pools_first(weights: ViTWeights) -> bool:
     return "fc_norm.weight" in weights or "fc_norm.bias" in weights
 
 
-def _tokens(weights: ViTWeights, dim: int, pool: str | None, ours: dict[str, Tensor]) -> dict[str, Any]:
+def _tokens(weights: ViTWeights, dim: int, pool: str | None, ours: dict[str, Tensor]) -> Settings:
     """Class token, then registers; a class token that is not read at the end is one more register."""
     if pool is None:
         pool = "class_token" if "cls_token" in weights and not _pools_first(weights) else "mean"
+
     names = [name for name in ("cls_token", "reg_token") if name in weights]
     if pool == "class_token" and "cls_token" not in names:
         raise ValueError(
@@ -141,22 +150,27 @@ def _tokens(weights: ViTWeights, dim: int, pool: str | None, ours: dict[str, Ten
         )
     if names:
         ours["prefix_tokens_PC"] = torch.cat([weights.take(name, 1, -1, dim)[0] for name in names])
-    return {"pool": pool, "registers": len(ours.get("prefix_tokens_PC", ())) - (pool == "class_token")}
+
+    prefix = len(ours.get("prefix_tokens_PC", ()))
+    return {"pool": pool, "registers": prefix - 1 if pool == "class_token" else prefix}
 
 
-def _blocks(weights: ViTWeights, dim: int, ours: dict[str, Tensor]) -> dict[str, Any]:
+def _blocks(weights: ViTWeights, dim: int, ours: dict[str, Tensor]) -> Settings:
     if not weights.depth:
         raise ValueError(f"the {weights.source} state dict has no blocks")
     hidden = len(weights.take("blocks.0.mlp.fc1.weight", -1, dim))
     linear = {"attn.proj": (dim, dim), "mlp.fc1": (hidden, dim), "mlp.fc2": (dim, hidden)}
     shapes: dict[str, tuple[int, ...]] = {"norm1": (dim,), "norm2": (dim,), **linear}
+
     biases, scales = weights.form(*BIASES), weights.form(*SCALES)
     if (biases, scales) == (BIASES[0], SCALES[1]):
         raise ValueError(
             f"the {weights.source} state dict has {scales[0]} beside {biases[0]}, as Eva's models do, which "
             f"turn queries and keys by angles that are not among the weights"
         )
-    for start in (f"blocks.{block}." for block in range(weights.depth)):
+
+    for block in range(weights.depth):
+        start = f"blocks.{block}."
         for name, shape in shapes.items():
             ours[f"{start}{name}.weight"] = weights.take(f"{start}{name}.weight", *shape)
             ours[f"{start}{name}.bias"] = weights.take(f"{start}{name}.bias", shape[0])
@@ -164,6 +178,7 @@ def _blocks(weights: ViTWeights, dim: int, ours: dict[str, Tensor]) -> dict[str,
         ours |= _query_and_value_bias(weights, start, biases, dim)
         for number, name in enumerate(scales, start=1):
             ours[f"{start}scale{number}.gain_C"] = weights.take(f"{start}{name}", dim)
+
     return {"depth": weights.depth, "mlp_ratio": hidden / dim, "layer_scale": 1e-5 if scales else 0.0}
 
 
@@ -180,11 +195,14 @@ def _query_and_value_bias(
     return {f"{start}attn.q_bias": query_C, f"{start}attn.v_bias": value_C}
 
 
-def _head(weights: ViTWeights, dim: int, ours: dict[str, Tensor]) -> dict[str, Any]:
+def _head(weights: ViTWeights, dim: int, ours: dict[str, Tensor]) -> Settings:
     norm = "fc_norm" if _pools_first(weights) else "norm"
-    ours |= {f"norm.{part}": weights.take(f"{norm}.{part}", dim) for part in ("weight", "bias")}
+    for part in ("weight", "bias"):
+        ours[f"norm.{part}"] = weights.take(f"{norm}.{part}", dim)
+
     if "head.weight" in weights or "head.bias" in weights:
         ours["head.weight"] = weights.take("head.weight", -1, dim)
         ours["head.bias"] = weights.take("head.bias", len(ours["head.weight"]))
+
     classes = len(ours.get("head.weight", ()))
     return {"num_classes": classes, "final_norm": "pooled" if norm == "fc_norm" else "tokens"}

@@ -7,8 +7,8 @@ from timm.layers import resample_abs_pos_embed
 from timm.models.vision_transformer import VisionTransformer as TimmViT
 from torchvision.models import VisionTransformer as TorchvisionViT
 
-from tests.vit_reference import beit, dinov2_state, pictures, relative_vit, timm_vit, torchvision_vit
-from var_pe.interop.vit_checkpoint import convert
+from tests.interop.vit.reference import beit, dinov2_state, pictures, relative_vit, timm_vit, torchvision_vit
+from var_pe.interop.vit.conversion import convert
 from var_pe.models.vit import ViTClassifier
 
 

@@ -1,0 +1,1 @@
+"""Vision transformers of timm, torchvision and DINOv2 as our classifier."""
