@@ -16,7 +16,7 @@ from typing import Any
 
 from accelerate.utils import gather_object
 
-from var_pe.evaluation.metrics import versions
+from var_pe.evaluation.records import versions
 from var_pe.progress import Counter
 from var_pe.sampling.likelihood import bits_of_set, summarised
 from var_pe.sampling.pipeline import VARPipeline

@@ -10,7 +10,7 @@ import argparse
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from var_pe.evaluation.metrics import read_metrics
+from var_pe.evaluation.records import read_metrics
 from var_pe.sampling.card import publish, save_with_card
 from var_pe.sampling.folder import write_levels
 from var_pe.sampling.pipeline import VARPipeline

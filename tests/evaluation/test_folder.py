@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from var_pe.evaluation.folder import ImageFolder, TensorImages, to_uint8
+from var_pe.evaluation.folder import ImageFolder, to_uint8
 
 
 def save(path: Path, pixels: torch.Tensor) -> None:
@@ -83,9 +83,3 @@ def test_images_that_are_not_finite_are_refused():
     """A diverged decoder would otherwise write black pictures."""
     with pytest.raises(ValueError, match="images must be finite"):
         to_uint8(torch.tensor([0.0, float("nan")]))
-
-
-def test_tensor_images_are_bytes_already():
-    """Float images would be taken for bytes and be black."""
-    with pytest.raises(ValueError, match=r"images must be uint8 of shape .* got torch\.float32"):
-        TensorImages(torch.zeros(2, 3, 4, 4))

@@ -1,19 +1,18 @@
-"""The scores' promises: equal to torch-fidelity and to the formulas, named for what they are, never lost."""
+"""The scores' promises: equal to torch-fidelity and to the formulas, named for what they are."""
 
-import json
 import warnings
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 import torch_fidelity
 from torch import Tensor
+from torch.utils.data import Dataset
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 
-from var_pe.evaluation.features import FeatureExtractor, Features, FeatureSet, extract
-from var_pe.evaluation.folder import TensorImages
-from var_pe.evaluation.metrics import METRICS, floor, halves, read_metrics, record, scores, write_metrics
+from var_pe.evaluation.extraction import extract
+from var_pe.evaluation.features import FeatureExtractor, Features, FeatureSet
+from var_pe.evaluation.metrics import METRICS, floor, halves, scores
 
 WEIGHT_PF = torch.randn(3 * 8 * 8, 16, generator=torch.Generator().manual_seed(0)) / 8
 pytestmark = pytest.mark.filterwarnings("ignore:scores of")
@@ -55,16 +54,29 @@ class ToyForTorchFidelity(FeatureExtractorBase):
 torch_fidelity.register_feature_extractor("var-pe-toy", ToyForTorchFidelity)
 
 
-def pictures(count: int, seed: int, brightest: int = 256) -> TensorImages:
+class Pictures(Dataset):
+    """A batch as a set, as torch-fidelity takes it."""
+
+    def __init__(self, images_NCHW: Tensor) -> None:
+        self.images_NCHW = images_NCHW
+
+    def __len__(self) -> int:
+        return len(self.images_NCHW)
+
+    def __getitem__(self, index: int) -> Tensor:
+        return self.images_NCHW[index]
+
+
+def pictures(count: int, seed: int, brightest: int = 256) -> Pictures:
     generator = torch.Generator().manual_seed(seed)
-    return TensorImages(torch.randint(0, brightest, (count, 3, 8, 8), dtype=torch.uint8, generator=generator))
+    return Pictures(torch.randint(0, brightest, (count, 3, 8, 8), dtype=torch.uint8, generator=generator))
 
 
 def points(count: int, seed: int, width: int = 12) -> FeatureSet:
     generator = torch.Generator().manual_seed(seed)
     mix = torch.randn(width, width, generator=torch.Generator().manual_seed(seed + 100))
     features_NF = torch.randn(count, width, generator=generator) @ mix
-    return FeatureSet(features_NF, features_NF[:, :5])
+    return FeatureSet(features_NF, features_NF[:, :5], torch.full((count,), -1))
 
 
 def test_scores_are_torch_fidelitys():
@@ -84,7 +96,7 @@ def test_scores_are_torch_fidelitys():
         save_cpu_ram=True,
         verbose=False,
     )
-    sets = [extract(Toy(), images) for images in (generated, reference)]
+    sets = [extract(Toy(), [(image, -1) for image in images]) for images in (generated, reference)]
     ours = scores(*sets, extractor=Toy(), kid_subset_size=100, seed=2020)
     names = {
         "frechet_inception_distance": "frechet_distance_toy",
@@ -141,7 +153,7 @@ def test_scores_are_the_formulas():
 def test_moving_every_image_alike_costs_the_square_of_the_move():
     """The one Frechet distance everybody knows: equal covariances, means apart."""
     here = points(500, 0)
-    there = FeatureSet(here.features_NF + 0.5, here.logits_NV)
+    there = FeatureSet(here.features_NF + 0.5, here.logits_NV, here.labels_N)
     found = scores(there, here, extractor=Toy(), metrics=["frechet"])
     assert found == {"frechet_distance_toy": pytest.approx(12 * 0.25, rel=1e-4)}
 
@@ -250,71 +262,6 @@ def test_the_floor_compares_disjoint_halves(asked, count):
     found = floor(reference, asked, extractor=Toy())
     assert found["count"] == count
     assert found == {"count": count} | scores(first, second, extractor=Toy())
-
-
-def entry(**changes) -> dict:
-    values = {"frechet_distance_toy": 3.0}
-    about = {"reference": "fashion_mnist", "reference_split": "test", "num_images": 50, "num_reference": 50}
-    made = {
-        "sampler": {"guidance": 1.5},
-        "seeds": {"images": 0},
-        "step": 100,
-        "ema": True,
-        "floor": {"count": 50},
-    }
-    return record(values, extractor=Toy(), **(about | made | changes))
-
-
-def test_a_record_says_what_its_numbers_rest_on():
-    """A number without these cannot be compared with another one (DESIGN section 7)."""
-    found = json.loads(json.dumps(entry()))
-    assert found["values"] == {"frechet_distance_toy": 3.0}
-    assert found["floor"] == {"count": 50}
-    assert found["features"] == {"name": "toy", "weights_sha256": "0" * 64, "comparable_with_papers": False}
-    assert found["num_images"] == 50
-    assert found["reference"] == {"set": "fashion_mnist", "split": "test", "num_images": 50}
-    assert found["sampler"] == {"guidance": 1.5}
-    assert found["seeds"] == {"images": 0}
-    assert found["weights"] == {"step": 100, "ema": True}
-    assert {"python", "torch", "torch-fidelity", "diffusers", "accelerate"} <= set(found["versions"])
-
-
-def test_metrics_are_merged_by_key(tmp_path):
-    """A second extractor's numbers must not wipe out the first's."""
-    path = tmp_path / "run" / "metrics.json"
-    write_metrics(path, {"generated/toy": entry(), "reconstructed/toy": entry()})
-    write_metrics(path, {"generated/toy": entry(step=200)})
-    found = read_metrics(path)
-    assert found["generated/toy"]["weights"]["step"] == 200
-    assert found["reconstructed/toy"]["weights"]["step"] == 100
-
-
-def test_evaluations_at_the_same_time_lose_no_entry(tmp_path):
-    """Reading, adding and replacing must be one step for all writers."""
-    path = tmp_path / "metrics.json"
-    with ThreadPoolExecutor(8) as pool:
-        list(pool.map(lambda i: write_metrics(path, {f"generated/{i}": entry()}), range(32)))
-    assert len(read_metrics(path)) == 32
-
-
-@pytest.mark.parametrize("wrong", [{"generated/toy": {"values": {"fid": float("nan")}}}, {"values": 3.0}])
-def test_what_cannot_be_recorded_leaves_the_file_as_it_was(tmp_path, wrong):
-    """NaN is no JSON, and a record without a key would spill over the others."""
-    path = tmp_path / "metrics.json"
-    write_metrics(path, {"generated/toy": entry()})
-    before = path.read_bytes()
-    with pytest.raises(ValueError, match=r"not JSON compliant|metrics\.json maps keys to records"):
-        write_metrics(path, wrong)
-    assert path.read_bytes() == before
-
-
-def test_a_damaged_file_is_not_overwritten(tmp_path):
-    """It may hold numbers that took a day."""
-    path = tmp_path / "metrics.json"
-    path.write_text('{"generated/toy": {')
-    with pytest.raises(ValueError, match=r"metrics\.json is not JSON"):
-        write_metrics(path, {"generated/toy": entry()})
-    assert path.read_text() == '{"generated/toy": {'
 
 
 def test_every_metric_is_computed_unless_one_is_chosen():

@@ -20,7 +20,7 @@ from torch import nn
 from var_pe.encodings import build_encoding
 from var_pe.encodings.machinery.line import canonical
 from var_pe.evaluation.features import FeatureSet
-from var_pe.evaluation.metrics import versions
+from var_pe.evaluation.records import versions
 from var_pe.files import write_text
 from var_pe.models.generator import GeneratorConfig
 from var_pe.models.vit import ClassifierConfig

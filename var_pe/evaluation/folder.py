@@ -1,4 +1,4 @@
-"""Images on disk and in memory as sets of uint8 CHW tensors, and the step from a model's range to bytes."""
+"""Images on disk as sets of uint8 CHW tensors, and the step from a model's range to bytes."""
 
 from pathlib import Path
 
@@ -22,24 +22,6 @@ def to_uint8(images: Tensor) -> Tensor:
     return ((images.float() + 1) * 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
-class TensorImages(Dataset[Tensor]):
-    """A uint8 NCHW tensor as a set of images."""
-
-    def __init__(self, images_NCHW: Tensor) -> None:
-        if images_NCHW.dtype != torch.uint8 or images_NCHW.dim() != 4 or images_NCHW.shape[1] not in (1, 3):
-            raise ValueError(
-                f"images must be uint8 of shape (N, 1 or 3, H, W), "
-                f"got {images_NCHW.dtype} of shape {tuple(images_NCHW.shape)}"
-            )
-        self.images_NCHW = images_NCHW
-
-    def __len__(self) -> int:
-        return len(self.images_NCHW)
-
-    def __getitem__(self, index: int) -> Tensor:
-        return self.images_NCHW[index]
-
-
 class ImageFolder(Dataset[Tensor]):
     """The PNGs below a folder in the order of their paths, or the images of an `.npz` (`arr_0`, uint8 NHWC).
 
@@ -53,6 +35,7 @@ class ImageFolder(Dataset[Tensor]):
         self.path = Path(path)
         self.archive = _read_npz(self.path) if self.path.suffix == ".npz" else None
         self.files = [] if self.archive is not None else _find_pngs(self.path)
+
         shapes = [_shape(file) for file in self.files]
         for file, shape in zip(self.files, shapes, strict=True):
             if shape != shapes[0]:
@@ -66,6 +49,7 @@ class ImageFolder(Dataset[Tensor]):
     def __getitem__(self, index: int) -> Tensor:
         if self.archive is not None:
             return self.archive[index]
+
         file = self.files[index]
         try:
             with Image.open(file) as image:
@@ -78,6 +62,7 @@ class ImageFolder(Dataset[Tensor]):
 def _find_pngs(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise ValueError(f"{folder} is neither a folder of PNGs nor an .npz file")
+
     inside = (file.relative_to(folder) for file in folder.rglob("*") if file.suffix.lower() == ".png")
     visible = [file for file in inside if not any(part.startswith(".") for part in file.parts)]
     if not visible:
@@ -89,11 +74,13 @@ def _shape(file: Path) -> tuple[int, int, int]:
     """Channels, height, width from the file's header."""
     try:
         with Image.open(file) as image:
-            mode, transparent, (width, height) = image.mode, "transparency" in image.info, image.size
+            mode, transparent = image.mode, "transparency" in image.info
+            width, height = image.size
     except (OSError, SyntaxError) as error:
         raise ValueError(f"{file} cannot be read: {error}") from None
+
     if mode not in LOSSLESS or transparent:
-        kind = f"mode {mode}{' with transparency' if transparent else ''}"
+        kind = f"mode {mode} with transparency" if transparent else f"mode {mode}"
         raise ValueError(f"{file} must be an 8-bit grey or RGB picture without transparency, got {kind}")
     return 1 if LOSSLESS[mode] == "L" else 3, height, width
 
@@ -104,6 +91,7 @@ def _read_npz(path: Path) -> Tensor:
             images = archive["arr_0"]
     except (OSError, ValueError, KeyError, EOFError) as error:
         raise ValueError(f"{path} must be an .npz whose arr_0 holds the images: {error}") from None
+
     if images.dtype != np.uint8 or images.ndim != 4 or images.shape[3] not in (1, 3) or not len(images):
         raise ValueError(
             f"{path}: arr_0 must be uint8 of shape (N > 0, H, W, 1 or 3), got {images.dtype} {images.shape}"

@@ -1,18 +1,11 @@
-"""The scores, through torch-fidelity's functions of features, and the record of what they rest on.
+"""The scores, through torch-fidelity's functions of features.
 
 Never through its cache, whose key knows neither weights nor contents. A Frechet distance F(A, B) differs from
 F(B, A) in its last digits, and of a set to itself from 0 by about as much.
 """
 
-import fcntl
-import json
-import os
-import platform
 import warnings
-from collections.abc import Mapping, Sequence
-from importlib import metadata
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
 import torch
 from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_features_to_statistics, fid_statistics_to_metric
@@ -28,7 +21,6 @@ FEW_IMAGES = 2048  # below, Inception's covariance is singular, and any Frechet 
 SPLITS = 10  # of the Inception score, as in Salimans et al. 2016
 NEIGHBOURS = 3  # of precision and recall, as in Kynkaanniemi et al. 2019
 KID_SUBSET_SIZE = 1000  # as in Binkowski et al. 2018; fewer when there are not twice as many images
-LIBRARIES = ("torch", "torchvision", "torch-fidelity", "diffusers", "accelerate", "numpy")
 
 
 def frechet(generated: FeatureSet, reference: FeatureSet) -> dict[str, float]:
@@ -40,22 +32,37 @@ def frechet(generated: FeatureSet, reference: FeatureSet) -> dict[str, float]:
 def inception_score(generated: FeatureSet, seed: int) -> dict[str, float]:
     """Salimans et al. 2016; looks at the generated images alone, and mild blur can raise it."""
     found = isc_features_to_metric(generated.logits_NV, splits=SPLITS, shuffle=True, rng_seed=seed)
-    mean, std = found[KEY_METRIC_ISC_MEAN], found[KEY_METRIC_ISC_STD]
-    return {"inception_score_mean": mean, "inception_score_std": std}
+    return {
+        "inception_score_mean": found[KEY_METRIC_ISC_MEAN],
+        "inception_score_std": found[KEY_METRIC_ISC_STD],
+    }
 
 
 def kid(generated: FeatureSet, reference: FeatureSet, subset_size: int, seed: int) -> dict[str, float]:
     """Binkowski et al. 2018: unbiased, so it may fall below 0; the spread is over 100 random subsets."""
-    sets = (generated.features_NF, reference.features_NF)
-    found = kid_features_to_metric(*sets, kid_subset_size=subset_size, rng_seed=seed, verbose=False)
-    mean, std = found[KEY_METRIC_KID_MEAN], found[KEY_METRIC_KID_STD]
-    return {"kid_mean": mean, "kid_std": std, "kid_subset_size": subset_size}
+    found = kid_features_to_metric(
+        generated.features_NF,
+        reference.features_NF,
+        kid_subset_size=subset_size,
+        rng_seed=seed,
+        verbose=False,
+    )
+    return {
+        "kid_mean": found[KEY_METRIC_KID_MEAN],
+        "kid_std": found[KEY_METRIC_KID_STD],
+        "kid_subset_size": subset_size,
+    }
 
 
 def precision_recall(generated: FeatureSet, reference: FeatureSet) -> dict[str, float]:
     """Kynkaanniemi et al. 2019; by blocks of rows, since whole matrices for 50,000 images take 30 GB."""
-    sets = (generated.features_NF, reference.features_NF)
-    found = prc_features_to_metric(*sets, prc_neighborhood=NEIGHBOURS, save_cpu_ram=True, verbose=False)
+    found = prc_features_to_metric(
+        generated.features_NF,
+        reference.features_NF,
+        prc_neighborhood=NEIGHBOURS,
+        save_cpu_ram=True,
+        verbose=False,
+    )
     return {"precision": found[KEY_METRIC_PRECISION], "recall": found[KEY_METRIC_RECALL]}
 
 
@@ -68,7 +75,7 @@ def scores(
     kid_subset_size: int | None = None,
     seed: int = 0,
 ) -> dict[str, float]:
-    """Every asked score of the generated images against the reference, by name.
+    """The scores of the generated images against the reference, by name.
 
     Only Inception's are called `fid`, `inception_score_mean`, `kid_mean`, `precision`, ...; those of another
     extractor end in its name: `frechet_distance_efficientnet_lite0`. Warns below 2,048 images.
@@ -86,8 +93,12 @@ def scores(
             f"compare only equal counts, and with the floor",
             stacklevel=2,
         )
-    subset_size = max(2, min(KID_SUBSET_SIZE, fewest // 2)) if kid_subset_size is None else kid_subset_size
+
+    subset_size = kid_subset_size
+    if subset_size is None:
+        subset_size = max(2, min(KID_SUBSET_SIZE, fewest // 2))
     _check(generated, reference, metrics, subset_size)
+
     found: dict[str, float] = {}
     if "frechet" in metrics:
         found |= frechet(generated, reference)
@@ -97,6 +108,7 @@ def scores(
         found |= kid(generated, reference, subset_size, seed)
     if "precision_recall" in metrics:
         found |= precision_recall(generated, reference)
+
     return {_named(name, extractor): value for name, value in found.items()}
 
 
@@ -110,11 +122,14 @@ def _check(generated: FeatureSet, reference: FeatureSet, metrics: Sequence[str],
     unknown = [metric for metric in metrics if metric not in METRICS]
     if unknown:
         raise ValueError(f"metrics must be among {', '.join(METRICS)}, got {', '.join(unknown)}")
+
     for name, images in (("generated", generated), ("reference", reference)):
         _check_finite(name, images)
+
+        # how many images each metric needs, and what for
         needs = {
             "frechet": (2, "a covariance"),
-            "inception_score": (SPLITS if images is generated else 0, f"{SPLITS} splits"),
+            "inception_score": (SPLITS if name == "generated" else 0, f"{SPLITS} splits"),
             "kid": (subset_size, f"subsets of {subset_size}"),
             "precision_recall": (NEIGHBOURS + 1, f"{NEIGHBOURS} neighbours"),
         }
@@ -124,6 +139,7 @@ def _check(generated: FeatureSet, reference: FeatureSet, metrics: Sequence[str],
                 raise ValueError(
                     f"{metric} needs at least {least} {name} images for {why}, got {len(images)}"
                 )
+
     if "kid" in metrics and subset_size < 2:
         raise ValueError(f"kid needs subsets of at least 2 images, got kid_subset_size = {subset_size}")
     if generated.features_NF.shape[1] != reference.features_NF.shape[1]:
@@ -163,88 +179,13 @@ def floor(
     it beside a score of as many generated against as many reference images, those of `halves(...)[1]`.
     """
     first, second = halves(reference, count, seed)
-    asked: dict[str, Any] = {"metrics": metrics, "kid_subset_size": kid_subset_size, "seed": seed}
     with warnings.catch_warnings(action="ignore"):  # the score beside it has warned already
-        return {"count": len(first)} | scores(first, second, extractor=extractor, **asked)
-
-
-def record(
-    values: Mapping[str, float],
-    *,
-    extractor: FeatureExtractor,
-    num_images: int,
-    reference: str,
-    reference_split: str,
-    num_reference: int,
-    floor: Mapping[str, float] | None,
-    sampler: Mapping[str, Any] | None,
-    seeds: Any,
-    step: int | None,
-    ema: bool | None,
-    **more: Any,
-) -> dict[str, Any]:
-    """What a number needs beside it to be believed (DESIGN section 7).
-
-    Args:
-        values: what `scores` returned; `floor` what `floor` returned, at the same count.
-        sampler: guidance, top_k, top_p, temperature, ...; None where nothing was sampled.
-        seeds: of images, scores and whatever else was random.
-        step, ema: which weights made the images; None when only a folder of images is known.
-        more: anything else worth keeping, for instance `images="runs/x/samples"`.
-    """
-    features = {"name": extractor.name, "weights_sha256": extractor.weights_sha256}
-    return {
-        "values": dict(values),
-        "floor": None if floor is None else dict(floor),
-        "features": features | {"comparable_with_papers": extractor.comparable},
-        "num_images": num_images,
-        "reference": {"set": reference, "split": reference_split, "num_images": num_reference},
-        "sampler": None if sampler is None else dict(sampler),
-        "seeds": seeds,
-        "weights": {"step": step, "ema": ema},
-        "versions": versions(),
-        **more,
-    }
-
-
-def versions() -> dict[str, str]:
-    """Of Python and of the libraries that have a part in a score."""
-    return {"python": platform.python_version()} | {name: metadata.version(name) for name in LIBRARIES}
-
-
-def write_metrics(path: Path | str, records: Mapping[str, Mapping[str, Any]]) -> None:
-    """Puts records into metrics.json by key, such as `generated/efficientnet_lite0`; others stay as they are.
-
-    The file is replaced in one step, under a lock: neither a kill nor a second evaluation loses an entry.
-
-    Raises:
-        ValueError: the file there is not a JSON object, a record is no mapping, or a value is NaN.
-    """
-    path = Path(path)
-    for key, value in records.items():
-        if not isinstance(value, Mapping):
-            raise ValueError(f"{path.name} maps keys to records, got {type(value).__name__} for {key!r}")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path.with_name(f".{path.name}.lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        text = json.dumps(read_metrics(path) | dict(records), indent=2, allow_nan=False) + "\n"
-        beside = path.with_name(f".{path.name}.new")
-        with open(beside, "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
-
-
-def read_metrics(path: Path | str) -> dict[str, Any]:
-    """All records of a metrics.json; none if the file is not there."""
-    path = Path(path)
-    if not path.exists():
-        return {}
-    try:
-        found = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON ({error}): move it away to start a new one") from None
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} must hold a JSON object, got {type(found).__name__}")
-    return found
+        found = scores(
+            first,
+            second,
+            extractor=extractor,
+            metrics=metrics,
+            kid_subset_size=kid_subset_size,
+            seed=seed,
+        )
+    return {"count": len(first)} | found

@@ -7,19 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from accelerate.utils import gather_object
 
-from var_pe.evaluation.features import (
-    ClassifierFeatures,
-    EfficientNetLite0Features,
-    FeatureExtractor,
-    FeatureSet,
-    InceptionFeatures,
-    extract,
-)
-from var_pe.evaluation.metrics import floor, halves, record, scores, write_metrics
+from var_pe.evaluation.classifier import ClassifierFeatures
+from var_pe.evaluation.efficientnet_lite0 import EfficientNetLite0Features
+from var_pe.evaluation.extraction import ScoredImages, extract
+from var_pe.evaluation.features import FeatureExtractor, FeatureSet
+from var_pe.evaluation.inception import InceptionFeatures
+from var_pe.evaluation.metrics import floor, halves, scores
+from var_pe.evaluation.records import record, write_metrics
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.models.vit import ViTClassifier
+from var_pe.processes import Processes
 from var_pe.progress import Counter
 from var_pe.stages.config import Config
 from var_pe.stages.images import Labelled, RealImages, Reconstructions
@@ -97,27 +95,23 @@ def score_images(
     return found
 
 
-def described(extractor: FeatureExtractor, images: Any, accelerator: Accelerator) -> FeatureSet:
+def described(extractor: FeatureExtractor, images: ScoredImages, accelerator: Accelerator) -> FeatureSet:
     """Features of all images, in order, each process computing its share."""
-    world = accelerator.num_processes
-    with Counter(len(images), f"features of {extractor.name}", shown=accelerator.is_main_process) as counter:
+    processes = Processes.of(accelerator)
+    with Counter(len(images), f"features of {extractor.name}", shown=processes.is_main) as counter:
         return extract(
             extractor,
             images,
             batch_size=128,
-            device=accelerator.device,
-            rank=accelerator.process_index,
-            world=world,
-            gather=gather_object if world > 1 else None,
-            progress=lambda number: counter.add(number * world),
+            processes=processes,
+            on_progress=lambda number: counter.add(number * processes.world),
         )
 
 
 def _recognised(extractor: FeatureExtractor, ours: FeatureSet, theirs: FeatureSet) -> dict[str, float]:
     """Top-1 of a classifier of these very classes, on the drawn and on the reference images."""
-    if not isinstance(extractor, ClassifierFeatures) or ours.labels_N is None or int(ours.labels_N.min()) < 0:
+    if not isinstance(extractor, ClassifierFeatures) or int(ours.labels_N.min()) < 0:
         return {}
-    assert theirs.labels_N is not None
     return {
         f"accuracy_generated_{extractor.name}": float(
             (ours.logits_NV.argmax(1) == ours.labels_N).float().mean()
@@ -207,7 +201,6 @@ def score_classifier(
         name = f"classifier/{height}x{width}/{resample}"
     extractor = ClassifierFeatures(model, Path(config.run).name, weights_hash(folder))
     features = described(extractor, RealImages(config, train=False), accelerator)
-    assert features.labels_N is not None
     top1 = float((features.logits_NV.argmax(1) == features.labels_N).float().mean())
     found = {
         name: {

@@ -1,0 +1,25 @@
+"""A classifier of our own as a feature extractor: it knows what ImageNet's networks never saw."""
+
+from torch import Tensor
+
+from var_pe.evaluation.features import FeatureExtractor, Features
+from var_pe.models.vit import ViTClassifier
+
+
+class ClassifierFeatures(FeatureExtractor):
+    """Features and logits of a classifier trained on the same data, which is put into evaluation mode.
+
+    Args:
+        model: takes images in [-1, 1], of the size and channels it was trained on.
+        name: how the scores are labelled, for instance `fashion_vit`.
+    """
+
+    def __init__(self, model: ViTClassifier, name: str, weights_sha256: str) -> None:
+        super().__init__()
+        self.model = model.eval()
+        self.name = name
+        self.weights_sha256 = weights_sha256
+
+    def describe(self, images_BCHW: Tensor) -> Features:
+        features_BF = self.model.forward_features(images_BCHW / 127.5 - 1)
+        return Features(features_BF, self.model.forward_head(features_BF))
