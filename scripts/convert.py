@@ -21,13 +21,6 @@ from var_pe.sampling.pipeline import VARPipeline
 from var_pe.settings.command_line import exit_with_sentence
 
 
-def level(word: str) -> int | tuple[int, int]:
-    """`3` is a square grid, `2x3` two rows of three."""
-    if not (sides := re.fullmatch(r"(\d+)(?:x(\d+))?", word)):
-        raise argparse.ArgumentTypeError(f"a level is a side or ROWSxCOLUMNS, got {word!r}")
-    return (int(sides[1]), int(sides[2])) if sides[2] else int(sides[1])
-
-
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
@@ -51,6 +44,7 @@ def arguments() -> argparse.Namespace:
         "--output", type=Path, required=True, metavar="DIR", help="a folder that is not there"
     )
     given = parser.parse_args()
+
     if given.to_var is None and (given.vqvae is None or given.var is None):
         parser.error("give --vqvae and --var, or --to-var")
     if given.to_var is not None and (given.vqvae or given.var or given.patch_nums):
@@ -58,12 +52,28 @@ def arguments() -> argparse.Namespace:
     return given
 
 
-def from_var(
+@exit_with_sentence()
+def main() -> None:
+    given = arguments()
+    if given.output.exists():
+        raise ValueError(f"--output {given.output} exists already; choose another or remove it")
+
+    # Reads and checks everything first: a folder is only written when nothing is wrong with the files.
+    if given.to_var:
+        write = to_var_files(given.to_var)
+    else:
+        write = to_pipeline(given.vqvae, given.var, given.patch_nums)
+    into_place(given.output, write)
+    print(f"saved: {given.output}")
+
+
+def to_pipeline(
     vqvae: Path, var: Path, patch_nums: list[int | tuple[int, int]] | None
 ) -> Callable[[Path], None]:
-    """What writes the pipeline folder; what is wrong with the files has been found when this returns."""
+    """A function that writes the pipeline of two checkpoints into a folder."""
     var_state = read_state(var)
-    patch_nums = patch_nums or list(published_patch_nums(var_state))
+    if patch_nums is None:
+        patch_nums = list(published_patch_nums(var_state))
     tokenizer, transformer = convert(read_state(vqvae), var_state, patch_nums=patch_nums)
 
     def write(folder: Path) -> None:
@@ -72,8 +82,8 @@ def from_var(
     return write
 
 
-def back(pipeline: Path) -> Callable[[Path], None]:
-    """What writes the two checkpoints of a pipeline folder."""
+def to_var_files(pipeline: Path) -> Callable[[Path], None]:
+    """A function that writes the two checkpoints of a saved pipeline into a folder."""
     loaded = VARPipeline.from_folder(pipeline, "--to-var")
     vqvae_state, var_state = to_var(loaded.tokenizer, loaded.transformer)
 
@@ -84,14 +94,14 @@ def back(pipeline: Path) -> Callable[[Path], None]:
     return write
 
 
-@exit_with_sentence()
-def main() -> None:
-    given = arguments()
-    if given.output.exists():
-        raise ValueError(f"--output {given.output} exists already; choose another or remove it")
-    write = back(given.to_var) if given.to_var else from_var(given.vqvae, given.var, given.patch_nums)
-    into_place(given.output, write)
-    print(f"saved: {given.output}")
+def level(word: str) -> int | tuple[int, int]:
+    """`3` is a square grid, `2x3` two rows of three."""
+    sides = re.fullmatch(r"(\d+)(?:x(\d+))?", word)
+    if not sides:
+        raise argparse.ArgumentTypeError(f"a level is a side or ROWSxCOLUMNS, got {word!r}")
+
+    rows, columns = sides.groups()
+    return int(rows) if columns is None else (int(rows), int(columns))
 
 
 if __name__ == "__main__":

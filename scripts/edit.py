@@ -4,20 +4,20 @@
     python scripts/edit.py --run runs/fashion_learned --images shoe.png --mask all --strength 0.75 --class Bag
 
 Pictures are numbers of the test split or files. Writes every result and sheet.png: a row for each picture,
-with the picture, what is masked of it, and the results, `--each` for each class.
+with the picture, its masked part in grey, and the results, `--each` for each class.
 """
 
 import argparse
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from var_pe.sampling.folder import write_png, write_sheet
 from var_pe.sampling.inpaint import VARInpaintPipeline
 from var_pe.sampling.masks import PARTS, RULES, outpainting, part, pictures
+from var_pe.sampling.png import write_png
+from var_pe.sampling.sheets import write_sheet
 from var_pe.seeding import generator_for
 from var_pe.settings.command_line import check_options, exit_with_sentence, parse_arguments
 from var_pe.stages.config import Config
@@ -32,10 +32,12 @@ USED_SETTINGS = ("data", *(f"sampling.{name}" for name in CHOICE))  # settings t
 def options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--images", nargs="+", required=True, help="numbers of test images, or picture files")
-    where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--mask", help=f"{' | '.join(PARTS)}, or a file: white is repainted")
-    margins = ("TOP", "BOTTOM", "LEFT", "RIGHT")
-    where.add_argument("--margins", type=int, nargs=4, metavar=margins, help="out-paint so many pixels")
+
+    mask = parser.add_mutually_exclusive_group(required=True)
+    mask.add_argument("--mask", help=f"{' | '.join(PARTS)}, or a file: white is repainted")
+    sides = ("TOP", "BOTTOM", "LEFT", "RIGHT")
+    mask.add_argument("--margins", type=int, nargs=4, metavar=sides, help="out-paint so many pixels")
+
     add("--class", dest="classes", nargs="+", default=[None], help="names or numbers; default: none")
     add("--each", type=int, default=1, help="results for each picture and class")
     add("--strength", type=float, default=1.0, help="share of the levels, finest first, that may change")
@@ -50,66 +52,79 @@ def main() -> None:
         None, description=__doc__ or "", schema=Config, extra=options, runs=True, used_settings=USED_SETTINGS
     )
     check_options(arguments, each="[1, inf)", strength="[0, 1]", margins="[0, inf)")
+
     with session() as accelerator:
         if not accelerator.is_main_process:
             return
         pipeline = load_pipeline(config)
         editor = VARInpaintPipeline(pipeline.tokenizer, pipeline.transformer, pipeline.class_names)
-        image_NCHW, mask_N1HW = asked(config, arguments)
+        image_NCHW, mask_N1HW = inputs(config, arguments)
         edited_NSCHW = edit(editor.to(accelerator.device), config, arguments, image_NCHW, mask_N1HW)
+
         folder = arguments.output or Path(config.run) / "edited"
         for number, edited_SCHW in enumerate(edited_NSCHW):
-            for place, edited_CHW in enumerate(edited_SCHW):
-                name = f"{number:03d}_{place:03d}.png"
+            for column, edited_CHW in enumerate(edited_SCHW):
+                name = f"{number:03d}_{column:03d}.png"
                 write_png(folder / name, (edited_CHW * 255).round().byte())
-        before = [image_NCHW, torch.where(mask_N1HW > 0.5, 0.5, image_NCHW)]  # the masked part in grey
-        write_sheet(folder / "sheet.png", torch.cat([torch.stack(before, dim=1), edited_NSCHW], dim=1))
+
+        masked_NCHW = torch.where(mask_N1HW > 0.5, 0.5, image_NCHW)  # in grey
+        before_NSCHW = torch.stack([image_NCHW, masked_NCHW], dim=1)
+        write_sheet(folder / "sheet.png", torch.cat([before_NSCHW, edited_NSCHW], dim=1))
         print(f"pictures: {folder}  all together: {folder / 'sheet.png'}")
 
 
+def inputs(config: Config, arguments: argparse.Namespace) -> tuple[Tensor, Tensor]:
+    """The pictures and their masks; with margins, the larger pictures."""
+    channels = config.data.channels
+    image_NCHW = pictures(chosen(config, arguments.images), channels, "--images")
+    if arguments.margins:
+        top, bottom, left, right = arguments.margins
+        return outpainting(image_NCHW, channels, top=top, bottom=bottom, left=left, right=right)
+
+    if arguments.mask in PARTS:
+        mask_11HW = part(arguments.mask, image_NCHW.shape[2], image_NCHW.shape[3])
+    else:
+        mask_11HW = pictures(opened("--mask", arguments.mask, f"one of {', '.join(PARTS)}"), 1, "--mask")
+    return image_NCHW, mask_11HW.expand(len(image_NCHW), -1, -1, -1)
+
+
+def chosen(config: Config, words: list[str]) -> list[Image.Image | Tensor]:
+    """Images of the test split by number, in [0, 1], and files by name.
+
+    Raises:
+        ValueError: a number is too large, or a file cannot be read.
+    """
+    numbers = [int(word) for word in words if word.isdecimal()]
+    held_out = held_out_images(config, max(numbers) + 1) if numbers else []
+    if numbers and max(numbers) >= len(held_out):
+        raise ValueError(
+            f"--images: the test split has {len(held_out)} images (numbers from 0), got number {max(numbers)}"
+        )
+
+    found: list[Image.Image | Tensor] = []
+    for word in words:
+        if word.isdecimal():
+            found.append(held_out[int(word)]["image"] / 2 + 0.5)
+        else:
+            found.append(opened("--images", word, "a number of the test split, from 0"))
+    return found
+
+
 def opened(option: str, word: str, known: str) -> Image.Image:
-    """The picture file that an option names in place of what is `known`.
+    """The picture file that an option names, which could also have been `known`.
 
     Raises:
         ValueError: there is none, or it cannot be read.
     """
     if not Path(word).is_file():
         raise ValueError(f"{option} {word} is neither {known}, nor a picture file: there is no such file")
+
     try:
         picture = Image.open(word)
-        picture.load()  # a file that broke off is known by its end
+        picture.load()  # a file that was cut short shows it only at its end
     except (OSError, SyntaxError) as error:
         raise ValueError(f"{option} {word} is a file, but no picture that can be read: {error}") from error
     return picture
-
-
-def asked(config: Config, arguments: argparse.Namespace) -> tuple[Tensor, Tensor]:
-    """The pictures and their masks; with margins, the larger pictures."""
-    numbers = [int(word) for word in arguments.images if word.isdecimal()]
-    held_out: Any = held_out_images(config, max(numbers) + 1) if numbers else []
-    if numbers and max(numbers) >= len(held_out):
-        raise ValueError(
-            f"--images: the test split has {len(held_out)} images (numbers from 0), got number {max(numbers)}"
-        )
-    channels = config.data.channels
-    image_NCHW = pictures(
-        [
-            held_out[int(word)]["image"] / 2 + 0.5
-            if word.isdecimal()
-            else opened("--images", word, "a number of the test split, from 0")
-            for word in arguments.images
-        ],
-        channels,
-        "--images",
-    )
-    if arguments.margins:
-        top, bottom, left, right = arguments.margins
-        return outpainting(image_NCHW, channels, top=top, bottom=bottom, left=left, right=right)
-    if arguments.mask in PARTS:
-        mask_11HW = part(arguments.mask, image_NCHW.shape[2], image_NCHW.shape[3])
-    else:
-        mask_11HW = pictures(opened("--mask", arguments.mask, f"one of {', '.join(PARTS)}"), 1, "--mask")
-    return image_NCHW, mask_11HW.expand(len(image_NCHW), -1, -1, -1)
 
 
 def edit(
@@ -120,12 +135,14 @@ def edit(
     mask_N1HW: Tensor,
 ) -> Tensor:
     """(N, classes * each, C, H, W) in [0, 1]; every result has its own generator."""
-    sampling, found = config.sampling, []
-    for label in arguments.classes:
-        output: Any = editor(
+    sampling = config.sampling
+    found = []
+    for word in arguments.classes:
+        is_number = word is not None and word.isdecimal()
+        output = editor(
             image_NCHW,
             mask_N1HW,
-            int(label) if label is not None and label.isdecimal() else label,
+            int(word) if is_number else word,
             mask_rule=arguments.rule,
             strength=arguments.strength,
             keep_unmasked=arguments.keep_unmasked,
@@ -136,13 +153,14 @@ def edit(
             top_k=sampling.top_k,
             top_p=sampling.top_p,
             generator=[
-                generator_for(sampling.seed, "edit", word, n)
-                for word in arguments.images
+                generator_for(sampling.seed, "edit", picture, n)
+                for picture in arguments.images
                 for n in range(arguments.each)
             ],
             output_type="pt",
         )
         found.append(output.images.cpu().unflatten(0, (len(image_NCHW), arguments.each)))
+
     return torch.cat(found, dim=1)
 
 

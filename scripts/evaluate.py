@@ -62,6 +62,8 @@ def main() -> None:
         runs=True,
         used_settings=USED_SETTINGS["generator"],
     )
+
+    # Options and settings of one subject would be ignored with another.
     if arguments.size is not None and arguments.of != "classifier":
         raise ValueError("--size asks a classifier at another size: give --of classifier")
     if arguments.resample is not None and arguments.size is None:
@@ -71,6 +73,7 @@ def main() -> None:
         raise ValueError(f"--images and --reference are of drawn images, but --of is {arguments.of}")
     if arguments.of == "classifier" and arguments.features:
         raise ValueError("--of classifier measures its accuracy, for which there are no --features")
+
     features = arguments.features or config.evaluation.features
     weights = arguments.inception_weights or config.evaluation.inception_weights
     with session() as accelerator:
@@ -79,13 +82,12 @@ def main() -> None:
         elif arguments.of == "classifier":
             found = score_classifier(config, accelerator, arguments.size, arguments.resample or "timm")
         else:
+            for name in features:
+                feature_extractor(name, weights)  # an error in a name comes before anything is drawn
             folder = arguments.images
-            for name in features:  # what is wrong with them is said before anything is drawn
-                feature_extractor(name, weights)
             if folder is None:
-                folder = draw_folder(
-                    load_pipeline(config), config.sampling, Path(config.run) / "drawn", accelerator
-                )
+                drawn = Path(config.run) / "drawn"
+                folder = draw_folder(load_pipeline(config), config.sampling, drawn, accelerator)
             found = score_images(
                 config,
                 folder,
@@ -94,6 +96,7 @@ def main() -> None:
                 reference=arguments.reference,
                 inception_weights=weights,
             )
+
         accelerator.print(summary(found))
 
 

@@ -8,18 +8,14 @@ follow.
 """
 
 import argparse
-import json
-import re
 import time
 from pathlib import Path
-from typing import Any
-
-from accelerate.utils import gather_object
 
 from var_pe.evaluation.records import versions
+from var_pe.files import write_json
+from var_pe.processes import Processes
 from var_pe.progress import Counter
-from var_pe.sampling.likelihood import bits_of_set, summarised
-from var_pe.sampling.pipeline import VARPipeline
+from var_pe.sampling.likelihood import Bits, Likelihood, bits_of_set, check_same_classes, summarised
 from var_pe.settings.command_line import check_options, exit_with_sentence, parse_arguments
 from var_pe.stages.config import Config
 from var_pe.stages.draw import load_pipeline, weights_of
@@ -44,26 +40,30 @@ def main() -> None:
     path = arguments.output or Path(config.run) / "likelihood.json"
     if path.is_dir():
         raise ValueError(f"--output {path} is a folder; name a file")
+
     with session() as accelerator:
-        pipeline = load_pipeline(config).to(accelerator.device)
+        processes = Processes.of(accelerator)
+        pipeline = load_pipeline(config).to(processes.device)
         images = held_out_images(config, arguments.images)
-        check_classes(pipeline, images, config.data.source)
+        names = getattr(getattr(images, "dataset", images), "class_names", ())
+        check_same_classes(pipeline.class_names, pipeline.transformer.num_classes, names, config.data.source)
         pyramid = pipeline.pyramid_for(config.data.height, config.data.width)
-        path.parent.mkdir(parents=True, exist_ok=True)  # what stands in the way is known before the work
-        world, began = accelerator.num_processes, time.monotonic()
-        with Counter(len(images), "scoring", shown=accelerator.is_main_process) as counter:
+        path.parent.mkdir(parents=True, exist_ok=True)  # fails before the work, not after it
+
+        began = time.monotonic()
+        with Counter(len(images), "scoring", shown=processes.is_main) as counter:
             bits_NYK, labels_N = bits_of_set(
                 pipeline.transformer,
                 pipeline.tokenizer,
                 images,
                 pyramid,
                 batch=arguments.batch,
-                rank=accelerator.process_index,
-                world=world,
-                gather=gather_object if world > 1 else lambda parts: parts,
-                on_progress=lambda number: counter.add(number * world),
+                processes=processes,
+                on_progress=lambda number: counter.add(number * processes.world),
             )
-        found: dict[str, Any] = summarised(bits_NYK, labels_N, pyramid) | {
+
+        found = summarised(bits_NYK, labels_N, pyramid)
+        about = {
             "images": len(labels_N),
             "split": f"test of {config.data.source}",
             "levels": [list(grid) for grid in pyramid.grids],
@@ -72,46 +72,30 @@ def main() -> None:
             "seconds": round(time.monotonic() - began, 1),
             "versions": versions(),
         }
-        if accelerator.is_main_process:
-            path.write_text(json.dumps(found, indent=2) + "\n")
-            print(report(found), f"\nwritten: {path}", sep="")
+        if processes.is_main:
+            write_json(path, {**found, **about})
+            print(f"{about['images']} images of the {about['split']}, {about['seconds']} s")
+            print(report(found))
+            print(f"written: {path}")
 
 
-def check_classes(pipeline: VARPipeline, images: Any, source: str) -> None:
-    """An image's own class must be the generator's of that number; spelling by case and signs is free.
-
-    Raises:
-        ValueError: the generator has other classes than the data.
-    """
-    theirs = getattr(getattr(images, "dataset", images), "class_names", ())  # a stream's are not known
-    ours = pipeline.class_names
-    plain = [[re.sub(r"\W", "", name).lower() for name in names] for names in (theirs, ours)]
-    number = pipeline.transformer.num_classes
-    if not (number and theirs) or (len(theirs) == number and plain[0] == (plain[1] or plain[0])):
-        return
-    few = [f" ({', '.join(names[:3])} ...)" if names else "" for names in (theirs, ours)]
-    raise ValueError(
-        f"data.source={source} has {len(theirs)} classes{few[0]}, "
-        f"the generator was trained on {number} others{few[1]}"
-    )
-
-
-def report(found: dict[str, Any]) -> str:
-    """The record as lines."""
-    lines = [f"{found['images']} images of the {found['split']}, {found['seconds']} s"]
-    for name in ("own_class", "unconditional"):
-        if name in found:
-            bits = found[name]
-            levels = ", ".join(f"{value:.1f}" for value in bits["bits_per_level"])
-            lines.append(
-                f"{name:<14} {bits['bits_per_image']:.2f} bits an image{within(bits['standard_error'])}, "
-                f"{bits['bits_per_token']:.3f} a token; by level {levels}"
-            )
-    if "accuracy" in found:
+def report(found: Likelihood) -> str:
+    """The bits and the accuracy as lines."""
+    lines = [line_of("unconditional", found["unconditional"])]
+    if "own_class" in found:
+        lines.insert(0, line_of("own_class", found["own_class"]))
         levels = ", ".join(f"{value:.3f}" for value in found["accuracy_up_to_level"])
         error = within(found["accuracy_standard_error"])
         lines.append(f"accuracy       {found['accuracy']:.3f}{error}; up to level {levels}")
     return "\n".join(lines)
+
+
+def line_of(name: str, bits: Bits) -> str:
+    levels = ", ".join(f"{value:.1f}" for value in bits["bits_per_level"])
+    return (
+        f"{name:<14} {bits['bits_per_image']:.2f} bits an image{within(bits['standard_error'])}, "
+        f"{bits['bits_per_token']:.3f} a token; by level {levels}"
+    )
 
 
 def within(error: float | None) -> str:

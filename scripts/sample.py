@@ -12,9 +12,9 @@ from pathlib import Path
 
 from var_pe.evaluation.records import read_metrics
 from var_pe.sampling.card import publish, save_with_card
-from var_pe.sampling.folder import write_levels
 from var_pe.sampling.pipeline import VARPipeline
 from var_pe.sampling.saved import check_free
+from var_pe.sampling.sheets import write_levels
 from var_pe.settings.command_line import exit_with_sentence, parse_arguments
 from var_pe.stages.config import Config
 from var_pe.stages.draw import draw_folder, load_pipeline
@@ -69,19 +69,21 @@ def main() -> None:
     if arguments.push_to_hub and arguments.save_pipeline is None:
         raise ValueError("--push-to-hub uploads the folder of --save-pipeline: give that, too")
     sampling = config.sampling if arguments.size is None else replace(config.sampling, size=arguments.size)
+
     with session() as accelerator:
-        if arguments.save_pipeline is not None and accelerator.is_main_process:  # others may look mid-way
-            check_free(arguments.save_pipeline, "--save-pipeline")
-        pipeline = opened(config, arguments.pipeline)
+        # One process is enough for these two; another one could look while the folder is being written.
         if arguments.save_pipeline is not None:
             if accelerator.is_main_process:
-                save(pipeline, config, arguments)
+                check_free(arguments.save_pipeline, "--save-pipeline")
+                save(opened(config, arguments.pipeline), config, arguments)
             return
+        pipeline = opened(config, arguments.pipeline)
         if arguments.levels is not None:
             if accelerator.is_main_process:
                 write_levels(arguments.levels, pipeline.to(accelerator.device), sampling)
                 print(f"picture: {arguments.levels}")
             return
+
         folder = arguments.output or Path(config.run) / "drawn"
         draw_folder(pipeline, sampling, folder, accelerator, npz=arguments.npz)
         accelerator.print(f"images: {folder / 'images'}  picture: {folder / 'grid.png'}")
@@ -94,17 +96,16 @@ def opened(config: Config, saved: str | None) -> VARPipeline:
 
 def save(pipeline: VARPipeline, config: Config, arguments: argparse.Namespace) -> None:
     """The pipeline's folder; its card is of the run's settings and scores, or the one it came with."""
-    folder, of_run = arguments.save_pipeline, arguments.pipeline is None
-    save_with_card(
-        pipeline,
-        folder,
-        asdict(config) if of_run else {},
-        read_metrics(Path(config.run) / "metrics.json") if of_run else {},
-        arguments.push_to_hub,
-    )
+    folder, name = arguments.save_pipeline, arguments.push_to_hub
+    if arguments.pipeline is None:
+        metrics = read_metrics(Path(config.run) / "metrics.json")
+        save_with_card(pipeline, folder, asdict(config), metrics, name)
+    else:
+        save_with_card(pipeline, folder, {}, {}, name)
     print(f"saved: {folder}")
-    if arguments.push_to_hub:
-        print(f"uploaded: {publish(folder, arguments.push_to_hub)}")
+
+    if name:
+        print(f"uploaded: {publish(folder, name)}")
 
 
 if __name__ == "__main__":

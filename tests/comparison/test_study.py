@@ -8,7 +8,7 @@ import torch
 
 from var_pe.comparison.study import chosen_pictures, compare, costs, read_log, slug, trials
 from var_pe.models.vit import ClassifierConfig
-from var_pe.sampling.folder import SamplingConfig
+from var_pe.sampling.drawing import SamplingConfig
 from var_pe.settings.loading import differences
 from var_pe.stages.config import Config
 from var_pe.training.progress import peak_memory, reset_peak_memory

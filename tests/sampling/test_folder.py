@@ -9,23 +9,18 @@ import pytest
 import torch
 from PIL import Image
 
-from var_pe.sampling.folder import (
-    SamplingConfig,
-    class_of,
-    draw_images,
-    fill_folder,
-    image_path,
-    write_grid,
-    write_npz,
-)
+from var_pe.processes import Processes
+from var_pe.sampling.drawing import SamplingConfig, draw_images
+from var_pe.sampling.folder import class_of, fill_folder, image_path, write_npz
 from var_pe.sampling.pipeline import VARPipeline
+from var_pe.sampling.sheets import write_grid
 from var_pe.seeding import generator_for
 
 CONFIG = SamplingConfig(images_per_class=3, batch=4)  # nine images in batches that cut classes
 
 
-def fill(folder: Path, pipeline: VARPipeline, config: SamplingConfig = CONFIG, **process) -> dict[str, bytes]:
-    fill_folder(folder, pipeline, config, weights="w", **process)
+def fill(folder: Path, pipeline: VARPipeline, config: SamplingConfig = CONFIG, **more) -> dict[str, bytes]:
+    fill_folder(folder, pipeline, config, weights="w", **more)
     return contents(folder)
 
 
@@ -36,10 +31,10 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def test_each_class_gets_its_images(pipeline, tmp_path):
     """Image n of seed s, wherever it is drawn: its label and its own generator are all it follows from."""
-    told = []
-    files = fill(tmp_path, pipeline, on_progress=told.append)
+    done = []
+    files = fill(tmp_path, pipeline, on_progress=done.append)
     assert list(files) == [f"images/{n // 3:04d}/{n:07d}.png" for n in range(9)]
-    assert sum(told) == 9
+    assert sum(done) == 9
     for number in (0, 4, 8):
         (image_CHW,) = draw_images(pipeline, [class_of(number, CONFIG)], [number], CONFIG)
         saved = np.asarray(Image.open(image_path(tmp_path, number, CONFIG)))
@@ -63,10 +58,10 @@ def test_what_is_missing_is_drawn_again(pipeline, tmp_path):
 def test_batches_and_processes_fill_the_same_folder(pipeline, tmp_path):
     files = fill(tmp_path / "one", pipeline)
     assert fill(tmp_path / "batches", pipeline, replace(CONFIG, batch=2)) == files
-    shares = [fill(tmp_path / "two", pipeline, rank=rank, world=2) for rank in (1, 0)]
+    shares = [fill(tmp_path / "two", pipeline, processes=Processes(rank, 2)) for rank in (1, 0)]
     assert 0 < len(shares[0]) < 9
     assert shares[1] == files
-    alone = [fill(tmp_path / f"rank{rank}", pipeline, rank=rank, world=2) for rank in range(2)]
+    alone = [fill(tmp_path / f"rank{rank}", pipeline, processes=Processes(rank, 2)) for rank in range(2)]
     assert alone[0].keys().isdisjoint(alone[1])  # no image is drawn twice
 
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from var_pe.processes import Processes
 from var_pe.pyramid import Pyramid
 from var_pe.sampling.likelihood import bits_of_set, bits_per_level, likeliest_class, summarised
 
@@ -115,5 +116,5 @@ def test_batches_and_processes_change_nothing(pipeline):
     assert labels.tolist() == [0, 1, 2, 0, 1, 2, 0]
     small, _ = bits_of_set(*models, images, batch=3)
     torch.testing.assert_close(small, bits)
-    shares = [bits_of_set(*models, images, batch=2, rank=rank, world=2) for rank in range(2)]
+    shares = [bits_of_set(*models, images, batch=2, processes=Processes(rank, 2)) for rank in range(2)]
     torch.testing.assert_close(torch.cat([share for share, _ in shares]), bits)

@@ -26,7 +26,8 @@ from var_pe.models.generator import GeneratorConfig
 from var_pe.models.vit import ClassifierConfig
 from var_pe.processes import Processes
 from var_pe.pyramid import Pyramid
-from var_pe.sampling.folder import SamplingConfig, image_path
+from var_pe.sampling.drawing import SamplingConfig
+from var_pe.sampling.folder import image_path
 from var_pe.stages.config import Config
 from var_pe.stages.draw import draw_folder, load_pipeline
 from var_pe.stages.models import weights_hash

@@ -6,13 +6,19 @@ from typing import Any
 
 import yaml
 from huggingface_hub import create_repo
+from torch import nn
 
+from var_pe.files import write_text
 from var_pe.sampling.pipeline import VARPipeline
 from var_pe.sampling.saved import CARD, upload
 
 TAGS = ("diffusers", "var_pe", "next-scale-prediction", "class-conditional-image-generation")
+
+# the settings that a card shows; of the data none that is a path
 SHOWN = ("seed", "tokenizer_seed", "tokenizer", "tokenizer_training", "generator", "generator_training")
-DATA = ("source", "hub_id", "height", "width", "channels", "framing", "random_crop", "flip")  # no paths
+DATA = ("source", "hub_id", "height", "width", "channels", "framing", "random_crop", "flip")
+
+# scores whose names are not plain words
 WORDS = {
     "frechet_distance": "Frechet distance",
     "inception_score": "Inception score",
@@ -27,14 +33,15 @@ def save_with_card(
     metrics: Mapping[str, Any],
     name: str | None = None,
 ) -> None:
-    """Saves the pipeline's folder and its README.md; `name` (default: the folder's) is where it will be.
+    """Saves the pipeline's folder with a card of the run whose `config` and `metrics` these are.
 
-    A pipeline that was loaded with a card keeps that one: `config` and `metrics` are those of a run.
+    `name` (default: the folder's) is where others will find it. A pipeline that was loaded with a card keeps
+    that one.
     """
     pipeline.save_pretrained(folder)
     if pipeline.card is None:
         card = model_card(name or folder.name, pipeline, config, metrics)
-        (folder / CARD).write_text(card, encoding="utf-8")
+        write_text(folder / CARD, card)
 
 
 def publish(folder: Path, name: str) -> str:
@@ -54,7 +61,9 @@ def model_card(
     header = yaml.safe_dump({"library_name": "diffusers", "tags": list(TAGS)}, sort_keys=False)
     parts = [f"---\n{header}---", f"# {name}", _summary(pipeline, config), _usage(name, pipeline)]
     parts += ["## Scores", *_scores(metrics)]
-    if settings := _settings(config):
+
+    settings = _settings(config)
+    if settings:
         parts += ["## Settings", "```yaml\n" + yaml.safe_dump(settings, sort_keys=False) + "```"]
     return "\n\n".join(parts) + "\n"
 
@@ -62,7 +71,7 @@ def model_card(
 def _summary(pipeline: VARPipeline, config: Mapping[str, Any]) -> str:
     transformer, tokenizer = pipeline.transformer, pipeline.tokenizer
     rows, columns = (side * tokenizer.downsampling for side in transformer.pyramid.finest)
-    sizes = [sum(p.numel() for p in model.parameters()) for model in (transformer, tokenizer)]
+
     data = config.get("data", {})
     source = f", trained on {data['source']}" if data else ""
     classes = f"{transformer.num_classes} classes" if transformer.num_classes else "without classes"
@@ -71,13 +80,21 @@ def _summary(pipeline: VARPipeline, config: Mapping[str, Any]) -> str:
         f"Position encoding `{transformer.config.encoding}`, level embedding "
         f"`{transformer.config.level_embedding}`; grids {transformer.pyramid} "
         f"({transformer.pyramid.num_tokens} tokens of {transformer.config.codebook_size} codes). "
-        f"{sizes[0]:,} parameters, and {sizes[1]:,} of the tokenizer."
+        f"{_size(transformer):,} parameters, and {_size(tokenizer):,} of the tokenizer."
     )
 
 
+def _size(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
 def _usage(name: str, pipeline: VARPipeline) -> str:
-    label: Any = None if not pipeline.transformer.num_classes else 0
-    label = pipeline.class_names[0] if pipeline.class_names else label
+    label: str | int | None = None
+    if pipeline.class_names:
+        label = pipeline.class_names[0]
+    elif pipeline.transformer.num_classes:
+        label = 0
+
     return (
         "```python\nfrom var_pe.sampling.pipeline import VARPipeline\n\n"
         f'pipeline = VARPipeline.from_pretrained("{name}")  # this repository or folder\n'
@@ -90,8 +107,10 @@ def _scores(metrics: Mapping[str, Any]) -> list[str]:
     records = [record for record in metrics.values() if "features" in record and "reference" in record]
     if not records:
         return ["None were computed."]
-    comparable = [record for record in records if record["features"]["comparable_with_papers"]]
-    parts = [] if comparable else ["None of these numbers is an FID or compares with those of papers."]
+
+    parts = []
+    if not any(record["features"]["comparable_with_papers"] for record in records):
+        parts.append("None of these numbers is an FID or compares with those of papers.")
     for record in records:
         reference, sampler = record["reference"], record.get("sampler") or {}
         settings = ", ".join(f"{key} {value}" for key, value in sampler.items() if key != "weights")
@@ -118,6 +137,7 @@ def _label(key: str, features: Mapping[str, Any]) -> str:
     plain = key.removesuffix(f"_{features['name']}")
     if plain == "fid":
         plain = "FID" if features["comparable_with_papers"] else "frechet_distance"
+
     for word, text in WORDS.items():
         plain = plain.replace(word, text)
     return f"{plain.replace('_', ' ')}, {features['name']}"

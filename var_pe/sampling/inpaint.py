@@ -1,14 +1,14 @@
 """In-painting, out-painting, class editing: tokens outside a mask stay, the others are drawn around them."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from var_pe.pyramid import Pyramid
-from var_pe.sampling.masks import pictures, repainted
-from var_pe.sampling.pipeline import VARPipeline, VARPipelineOutput
+from var_pe.sampling.masks import Pictures, pictures, repainted
+from var_pe.sampling.pipeline import ClassLabels, Images, VARPipeline, VARPipelineOutput
 
 
 class VARInpaintPipeline(VARPipeline):
@@ -22,9 +22,9 @@ class VARInpaintPipeline(VARPipeline):
     @torch.no_grad()
     def __call__(  # type: ignore[override]
         self,
-        image: Any,
-        mask_image: Any,
-        class_labels: int | str | Sequence[int | str | None] | None = None,
+        image: Pictures,
+        mask_image: Pictures,
+        class_labels: ClassLabels = None,
         *,
         mask_rule: str = "half",
         strength: float = 1.0,
@@ -34,7 +34,7 @@ class VARInpaintPipeline(VARPipeline):
         output_type: str = "pil",
         return_dict: bool = True,
         **options: Any,
-    ) -> VARPipelineOutput | tuple[Any, ...]:
+    ) -> VARPipelineOutput | tuple[object, ...]:
         """Pictures like `image` outside `mask_image` (white: repaint), and of the class inside.
 
         Pictures, masks and labels: one for all, or one each; forms as in `masks.pictures`, sizes alike.
@@ -46,26 +46,28 @@ class VARInpaintPipeline(VARPipeline):
         Raises:
             ValueError: an input or a setting is wrong, or the numbers of pictures, masks and labels differ.
         """
-        image_BCHW, mask_B1HW, labels = self._inputs(image, mask_image, class_labels, num_images_per_label)
         if keep_unmasked and output_type not in ("pil", "np", "pt"):
             raise ValueError(f"keep_unmasked needs pictures, output_type pil, np or pt, got {output_type!r}")
+
+        image_BCHW, mask_B1HW, labels = self._inputs(image, mask_image, class_labels, num_images_per_label)
         grids = self.pyramid_for(image_BCHW.shape[2], image_BCHW.shape[3], pyramid)
         drawn_BL = repainted(mask_B1HW, grids, rule=mask_rule, strength=strength)
         tokens_BL = self.tokenizer.encode(image_BCHW.to(self.tokenizer.dtype) * 2 - 1, grids)
-        output = super().__call__(
+
+        drawn = super().__call__(
             labels,
             pyramid=grids,
             given_tokens=tokens_BL.masked_fill(drawn_BL, -1),
             output_type="pt" if keep_unmasked else output_type,
             **options,
         )
-        assert isinstance(output, VARPipelineOutput)
+        output = cast(VARPipelineOutput, drawn)
         if keep_unmasked:
             output = self._pasted(output, image_BCHW, mask_B1HW, output_type)
         return output if return_dict else output.to_tuple()
 
     def _inputs(
-        self, image: Any, mask_image: Any, class_labels: Any, repeat: int
+        self, image: Pictures, mask_image: Pictures, class_labels: ClassLabels, repeat: int
     ) -> tuple[Tensor, Tensor, list[int | None]]:
         """Pictures, masks of zeros and ones, and labels of all images that are asked for."""
         image_BCHW = pictures(image, self.tokenizer.config.image_channels)
@@ -75,29 +77,36 @@ class VARInpaintPipeline(VARPipeline):
                 f"mask_image must have the image's size {tuple(image_BCHW.shape[-2:])}, "
                 f"got {tuple(mask_B1HW.shape[-2:])}"
             )
+
         unconditional = self.transformer.num_classes
         labels = [None if label == unconditional else label for label in self.labels(class_labels)]
+
+        # One of each serves all, else there are as many of each.
         counts = {"image": len(image_BCHW), "mask_image": len(mask_B1HW), "class_labels": len(labels)}
         number = max(counts.values())
         if any(count not in (1, number) for count in counts.values()):
             raise ValueError(f"image, mask_image and class_labels: one or {number} of each, got {counts}")
         if repeat < 1:
             raise ValueError(f"num_images_per_label must be at least 1, got {repeat}")
-        image_BCHW, mask_B1HW = (
-            x.expand(number, -1, -1, -1).repeat_interleave(repeat, 0).to(self._execution_device)
-            for x in (image_BCHW, (mask_B1HW > 0.5).float())
-        )
-        labels = labels * number if len(labels) == 1 else labels
-        return image_BCHW, mask_B1HW, [label for label in labels for _ in range(repeat)]
+
+        def for_every_image(x_BCHW: Tensor) -> Tensor:
+            x_BCHW = x_BCHW.expand(number, -1, -1, -1).repeat_interleave(repeat, 0)
+            return x_BCHW.to(self._execution_device)
+
+        if len(labels) == 1:
+            labels = labels * number
+        labels = [label for label in labels for _ in range(repeat)]
+        return for_every_image(image_BCHW), for_every_image((mask_B1HW > 0.5).float()), labels
 
     def _pasted(
         self, output: VARPipelineOutput, image_BCHW: Tensor, mask_B1HW: Tensor, output_type: str
     ) -> VARPipelineOutput:
-        def paste(drawn_BCHW: Tensor) -> Any:
-            merged_BCHW = torch.where(mask_B1HW > 0, drawn_BCHW, image_BCHW)
-            as_they_are = [False] * len(merged_BCHW)
-            return self.image_processor.postprocess(merged_BCHW, output_type, do_denormalize=as_they_are)
+        """The drawn pictures, which are "pt", with the original's pixels outside the mask."""
+
+        def paste(drawn: Images) -> Images:
+            merged_BCHW = torch.where(mask_B1HW > 0, cast(Tensor, drawn), image_BCHW)
+            in_0_1 = [False] * len(merged_BCHW)  # already: nothing to denormalise
+            return self.image_processor.postprocess(merged_BCHW, output_type, do_denormalize=in_0_1)
 
         levels = None if output.levels is None else [paste(drawn) for drawn in output.levels]
-        images: Any = output.images
-        return VARPipelineOutput(images=paste(images), levels=levels)
+        return VARPipelineOutput(images=paste(output.images), levels=levels)

@@ -1,15 +1,15 @@
-"""What an editor is given: pictures and masks as tensors, and a mask as the tokens that stay.
+"""The inputs of an edit: pictures and masks as tensors, and a mask as tokens to be drawn anew.
 
 Masks are white (1) where the picture is to be repainted.
 """
 
 from collections.abc import Callable, Sequence
 from math import floor
-from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import to_tensor
@@ -18,35 +18,45 @@ from var_pe.pyramid import Grid, Pyramid
 
 MODES = {1: "L", 3: "RGB"}
 
+Picture = Image.Image | NDArray[np.generic] | Tensor
+Pictures = Picture | Sequence[Picture]
 
-def pictures(given: Any, channels: int, name: str = "image") -> Tensor:
+
+def pictures(given: Pictures, channels: int, name: str = "image") -> Tensor:
     """Pictures of one size as (B, C, H, W) in [0, 1]: from PIL (converted to the channels), numpy (HWC, bytes
     or in [0, 1]) or tensors (CHW in [0, 1]), one, a list or a batch.
 
     Raises:
         ValueError: the channels are others, the sizes differ, or a value lies outside [0, 1].
     """
-    many = isinstance(given, Sequence) or getattr(given, "ndim", 0) == 4
-    found = [_picture(item, channels) for item in (given if many else [given])]
+    if isinstance(given, Sequence) or (isinstance(given, np.ndarray | Tensor) and given.ndim == 4):
+        found = [_picture(item, channels) for item in given]
+    else:
+        found = [_picture(given, channels)]
+
     sizes = {tuple(picture.shape) for picture in found}
     if len(sizes) != 1 or len(next(iter(sizes))) != 3:
         raise ValueError(f"{name}: pictures of one size are wanted, got shapes {sorted(sizes)}")
+
     pictures_BCHW = torch.stack(found)
     if pictures_BCHW.shape[1] != channels:
         raise ValueError(f"{name} must have {channels} channels, got {pictures_BCHW.shape[1]}")
-    if not 0 <= pictures_BCHW.min() <= pictures_BCHW.max() <= 1:
-        raise ValueError(
-            f"{name}: values must lie in [0, 1], got {pictures_BCHW.min():g} .. {pictures_BCHW.max():g}"
-        )
+
+    least, most = pictures_BCHW.min(), pictures_BCHW.max()
+    if not (least >= 0 and most <= 1):  # NaN is refused, too
+        raise ValueError(f"{name}: values must lie in [0, 1], got {least:g} .. {most:g}")
     return pictures_BCHW
 
 
-def _picture(given: Any, channels: int) -> Tensor:
+def _picture(given: Picture, channels: int) -> Tensor:
+    """Grey pictures may come without an axis of channels."""
     if isinstance(given, Image.Image):
-        given = to_tensor(given.convert(MODES.get(channels)))
+        picture: Tensor = to_tensor(given.convert(MODES.get(channels)))
     elif isinstance(given, np.ndarray):
-        given = to_tensor(given)
-    return (given[None] if given.ndim == 2 else given).float()
+        picture = to_tensor(given)
+    else:
+        picture = given
+    return (picture[None] if picture.ndim == 2 else picture).float()
 
 
 # parts of a picture by name, as (top, left, bottom, right) shares of its sides
@@ -63,20 +73,23 @@ PARTS = {
 def part(name: str, height: int, width: int) -> Tensor:
     """The mask (1, 1, H, W) of one of `PARTS`."""
     top, left, bottom, right = PARTS[name]
-    mask_11HW = torch.zeros(1, 1, height, width)
     rows = slice(round(top * height), round(bottom * height))
-    mask_11HW[..., rows, round(left * width) : round(right * width)] = 1
+    columns = slice(round(left * width), round(right * width))
+
+    mask_11HW = torch.zeros(1, 1, height, width)
+    mask_11HW[..., rows, columns] = 1
     return mask_11HW
 
 
 def outpainting(
-    image: Any, channels: int = 3, *, top: int = 0, bottom: int = 0, left: int = 0, right: int = 0
+    image: Pictures, channels: int = 3, *, top: int = 0, bottom: int = 0, left: int = 0, right: int = 0
 ) -> tuple[Tensor, Tensor]:
-    """Pictures with margins of so many pixels, filled with their border's, and the mask of the margins."""
+    """Pictures with margins of so many pixels, which repeat the border's, and the mask of the margins."""
     image_BCHW = pictures(image, channels)
     margins = (left, right, top, bottom)
     if min(margins) < 0:
         raise ValueError(f"margins (left, right, top, bottom) must be at least 0, got {margins}")
+
     mask_B1HW = F.pad(torch.zeros_like(image_BCHW[:, :1]), margins, value=1.0)
     return F.pad(image_BCHW, margins, mode="replicate"), mask_B1HW
 
@@ -108,7 +121,7 @@ def repainted(mask_B1HW: Tensor, pyramid: Pyramid, *, rule: str, strength: float
     Args:
         rule: how much of a cell must be masked: `any` of it, more than `half`, `all`, or `var` as VAR does.
         strength: share of the levels, the finest first, in which tokens may change; 1: all, 0: none. In
-            whole levels: rounded, a half up, and above 0 at least one, so that no edit is none in silence.
+            whole levels: rounded, a half up; above 0 at least one, since an edit must not quietly do nothing.
     Raises:
         ValueError: there is no such rule, or strength lies outside [0, 1].
     """
@@ -116,7 +129,14 @@ def repainted(mask_B1HW: Tensor, pyramid: Pyramid, *, rule: str, strength: float
         raise ValueError(f"mask_rule is one of {', '.join(RULES)}, got {rule!r}")
     if not 0 <= strength <= 1:
         raise ValueError(f"strength must lie in [0, 1], got {strength}")
-    changing = max(floor(strength * pyramid.num_levels + 0.5), int(strength > 0))
+
+    changing = floor(strength * pyramid.num_levels + 0.5)
+    if strength > 0:
+        changing = max(1, changing)
     first = pyramid.num_levels - changing
-    cells = [RULES[rule](mask_B1HW, grid).flatten(1) for grid in pyramid.grids]
-    return torch.cat([cell_Bl & (level >= first) for level, cell_Bl in enumerate(cells)], dim=1)
+
+    masks = []
+    for level, grid in enumerate(pyramid.grids):
+        mask_Bl = RULES[rule](mask_B1HW, grid).flatten(1)
+        masks.append(mask_Bl & (level >= first))
+    return torch.cat(masks, dim=1)

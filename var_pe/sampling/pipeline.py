@@ -2,14 +2,16 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from operator import index
-from typing import Any
+from typing import SupportsIndex, cast
 
+import numpy as np
 import torch
 from diffusers.configuration_utils import register_to_config
 from diffusers.image_processor import VaeImageProcessor
 from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from var_pe.models.generator import Drawn, VARTransformer
@@ -26,19 +28,25 @@ from var_pe.sampling.saved import SavedPipeline
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent", "tokens")
 
+# what a pipeline is asked for, by number or by name, and what it gives
+ClassLabels = int | str | Sequence[int | str | None] | None
+Images = list[Image.Image] | NDArray[np.float32] | Tensor
+
+Callback = Callable[["VARPipeline", int, dict[str, Tensor]], None]
+
 
 @dataclass
 class VARPipelineOutput(ImagePipelineOutput):
     """`images`; with `return_levels` also `levels`, all images after every level, coarse to fine."""
 
-    levels: list[Any] | None = None
+    images: Images  # type: ignore[assignment]  # diffusers' own pipelines give tensors, too
+    levels: list[Images] | None = None
 
 
 class VARPipeline(SavedPipeline):
     """Class-conditional next-scale generation (Tian et al. 2024).
 
-    Args of the constructor:
-        class_names: names by label; `()` where the classes have none.
+    `class_names` are the names of the classes by label, `()` where they have none.
     """
 
     model_cpu_offload_seq = "transformer->tokenizer"  # type: ignore[assignment]
@@ -51,36 +59,41 @@ class VARPipeline(SavedPipeline):
         class_names: list[str] | tuple[str, ...] = (),  # diffusers reads the types and knows no Sequence
     ) -> None:
         super().__init__()
+
         if class_names and transformer is not None and len(class_names) != transformer.num_classes:
             raise ValueError(
                 f"class_names: one for each of {transformer.num_classes} classes or none, "
                 f"got {len(class_names)}"
             )
+
         self.register_modules(tokenizer=tokenizer, transformer=transformer)
         self.class_names = tuple(class_names)
         self.image_processor = VaeImageProcessor()
 
-    def labels(self, class_labels: int | str | Sequence[int | str | None] | None) -> list[int]:
+    def labels(self, class_labels: ClassLabels) -> list[int]:
         """Class labels, by number or by name, as numbers; None is unconditional.
 
         Raises:
             ValueError: there is no such class.
         """
-        one = isinstance(class_labels, str) or not isinstance(class_labels, Iterable)
-        if one or getattr(class_labels, "ndim", 1) == 0:  # a 0-d tensor is Iterable in name only
-            class_labels = [class_labels]  # type: ignore[list-item]
-        return [self._label(label) for label in class_labels]  # type: ignore[union-attr]
+        if isinstance(class_labels, str) or not isinstance(class_labels, Iterable):
+            return [self._label(class_labels)]
+        if getattr(class_labels, "ndim", 1) == 0:  # a 0-d tensor is Iterable in name only
+            return [self._label(class_labels)]
+        return [self._label(label) for label in class_labels]
 
-    def _label(self, label: int | str | None) -> int:
+    def _label(self, label: object) -> int:
         number = self.transformer.num_classes
         if label is None:
             return number
+
         if isinstance(label, str):
             if label not in self.class_names:
                 known = ", ".join(self.class_names) or "none with a name"
                 raise ValueError(f"class_labels: there is no class {label!r}; there are {known}")
             return self.class_names.index(label)
-        if not hasattr(label, "__index__"):
+
+        if not isinstance(label, SupportsIndex):
             raise ValueError(f"class_labels are numbers, names or None, got {label!r}")
         if not number:
             raise ValueError(f"the generator has no classes: class_labels must be None, got {label}")
@@ -100,30 +113,31 @@ class VARPipeline(SavedPipeline):
             ValueError: a side is no multiple of the downsampling factor, or the grids end at another size.
         """
         trained, pixels = self.transformer.pyramid, self.tokenizer.downsampling
-        size = tuple(
-            side * pixels if asked is None else asked
-            for asked, side in zip((height, width), trained.finest, strict=True)
-        )
-        if any(side < 1 or side % pixels for side in size):
+        size_is_given = height is not None or width is not None
+        height = trained.finest[0] * pixels if height is None else height
+        width = trained.finest[1] * pixels if width is None else width
+        if any(side < 1 or side % pixels for side in (height, width)):
             raise ValueError(
                 f"height and width must be multiples of the downsampling factor {pixels}, "
-                f"got {size[0]}x{size[1]}"
+                f"got {height}x{width}"
             )
-        grid = size[0] // pixels, size[1] // pixels
+
+        grid = height // pixels, width // pixels
         if pyramid is None:
             return trained if grid == trained.finest else trained.for_size(*grid)
+
         pyramid = Pyramid.of(pyramid)
-        if (height, width) != (None, None) and pyramid.finest != grid:
+        if size_is_given and pyramid.finest != grid:
             raise ValueError(
                 f"the pyramid {pyramid} ends at {pyramid.finest[0]}x{pyramid.finest[1]}, "
-                f"but {size[0]}x{size[1]} pixels are {grid[0]}x{grid[1]} tokens"
+                f"but {height}x{width} pixels are {grid[0]}x{grid[1]} tokens"
             )
         return pyramid
 
     @torch.no_grad()
     def __call__(
         self,
-        class_labels: int | str | Sequence[int | str | None] | None = None,
+        class_labels: ClassLabels = None,
         guidance_scale: float = 1.5,
         guidance_schedule: str | Sequence[float] = "linear",
         temperature: float | Sequence[float] = 1.0,
@@ -133,7 +147,7 @@ class VARPipeline(SavedPipeline):
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         output_type: str = "pil",
         return_dict: bool = True,
-        callback_on_level_end: Callable[["VARPipeline", int, dict[str, Any]], None] | None = None,
+        callback_on_level_end: Callback | None = None,
         *,
         height: int | None = None,
         width: int | None = None,
@@ -143,7 +157,7 @@ class VARPipeline(SavedPipeline):
         keep_best: float | str = 1,
         classifier: Classifier | None = None,
         return_levels: bool = False,
-    ) -> VARPipelineOutput | tuple[Any, ...]:
+    ) -> VARPipelineOutput | tuple[object, ...]:
         """Images of the given classes, `num_images_per_label` of each in turn.
 
         `guidance_scale`: 0 is none (see `var_pe.models.choice.guidance_per_level`).
@@ -163,70 +177,88 @@ class VARPipeline(SavedPipeline):
 
         Raises:
             ValueError: a label, a setting or the number of generators is wrong; the encoding cannot follow.
-            FloatingPointError: a weight is no number, so that there is nothing to draw from or to show.
+            FloatingPointError: a weight is NaN or infinite, so that there is nothing to draw from or to show.
         """
         if output_type not in OUTPUT_TYPES:
             raise ValueError(f"output_type is one of {', '.join(OUTPUT_TYPES)}, got {output_type!r}")
         if output_type == "tokens" and (smooth or return_levels):
             raise ValueError("output_type tokens: smooth mixes codes, and return_levels gives pictures")
+
+        # A label and a generator for each image.
         labels_B = self._labels_of_images(class_labels, num_images_per_label)
-        each = one_each(generator, len(labels_B))
-        draw = partial(
-            self.transformer.generate,
-            self.tokenizer,
-            labels_B,
-            self.pyramid_for(height, width, pyramid),
-            guidance_scale=guidance_scale,
-            guidance_schedule=guidance_schedule,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            smooth=smooth,
-            given_BL=None if given_tokens is None else given_tokens.to(labels_B.device),
-            on_level=None
-            if callback_on_level_end is None
-            else lambda level, f_hat_BZhw: callback_on_level_end(self, level, {"latents": f_hat_BZhw}),
-        )
-        judge, number = self._judge(classifier, labels_B), draws_per_image(keep_best)
-        if (number > 1) != (judge is not None):
+        generators = one_each(generator, len(labels_B))
+        grids = self.pyramid_for(height, width, pyramid)
+        given_BL = None if given_tokens is None else given_tokens.to(labels_B.device)
+
+        def draw(generators: Sequence[torch.Generator]) -> Drawn:
+            return self.transformer.generate(
+                self.tokenizer,
+                labels_B,
+                grids,
+                generators=generators,
+                guidance_scale=guidance_scale,
+                guidance_schedule=guidance_schedule,
+                temperature=temperature,
+                top_k=top_k,
+                top_p=top_p,
+                smooth=smooth,
+                given_BL=given_BL,
+                on_level=self._on_level(callback_on_level_end),
+            )
+
+        # Drawn once, or several times of which a classifier chooses one for each image.
+        judge = self._judge(classifier, labels_B)
+        rounds = draws_per_image(keep_best)
+        if (rounds > 1) != (judge is not None):
             raise ValueError(f"keep_best and classifier go together, got {keep_best!r} and {classifier}")
-        if judge is None:
-            drawn = draw(generators=each)
-        else:
-            drawn = best_of(number, lambda generators: draw(generators=generators), judge, each)
-        output = VARPipelineOutput(
-            images=drawn.tokens_BL if output_type == "tokens" else self.decode(drawn.f_hat_BZhw, output_type),
-            levels=[self.decode(map_BZhw, output_type) for map_BZhw in drawn.maps] if return_levels else None,
-        )
+        drawn = draw(generators) if judge is None else best_of(rounds, draw, judge, generators)
+
+        # The form that is asked for.
+        images = drawn.tokens_BL if output_type == "tokens" else self.decode(drawn.f_hat_BZhw, output_type)
+        levels = [self.decode(map_BZhw, output_type) for map_BZhw in drawn.maps] if return_levels else None
+        output = VARPipelineOutput(images=images, levels=levels)
         self.maybe_free_model_hooks()
         return output if return_dict else output.to_tuple()
 
-    def _labels_of_images(self, class_labels: Any, number: int) -> Tensor:
+    def _labels_of_images(self, class_labels: ClassLabels, number: int) -> Tensor:
         if number < 1:
             raise ValueError(f"num_images_per_label must be at least 1, got {number}")
+
         labels = [label for label in self.labels(class_labels) for _ in range(number)]
         if not labels:
             raise ValueError("class_labels: at least one label (None: unconditional), got none")
         return torch.tensor(labels, device=self._execution_device)
 
+    def _on_level(self, callback: Callback | None) -> Callable[[int, Tensor], None] | None:
+        """What the transformer calls after every level, in the form that diffusers' callbacks have."""
+        if callback is None:
+            return None
+        return lambda level, f_hat_BZhw: callback(self, level, {"latents": f_hat_BZhw})
+
     def _judge(self, classifier: Classifier | None, labels_B: Tensor) -> Callable[[Drawn], Tensor] | None:
+        """How likely the classifier finds each drawn image's class."""
         if classifier is None:
             return None
+
         number = self.transformer.num_classes
         if (labels_B == number).any():
             raise ValueError("keep_best needs a class for every image: class_labels must not be None")
-        return lambda drawn: likelihood_of_labels(
-            classifier, self.decode(drawn.f_hat_BZhw, "pt") * 2 - 1, labels_B, number
-        )
 
-    def decode(self, latents: Tensor, output_type: str = "pil") -> Any:
+        def judge(drawn: Drawn) -> Tensor:
+            images_BCHW = cast(Tensor, self.decode(drawn.f_hat_BZhw, "pt"))
+            return likelihood_of_labels(classifier, images_BCHW * 2 - 1, labels_B, number)
+
+        return judge
+
+    def decode(self, latents: Tensor, output_type: str = "pil") -> Images:
         """Pictures of latent maps (B, Z, h, w), a callback's running ones for instance."""
         if output_type == "latent":
             return latents
+
         images_BCHW = self.tokenizer.reconstruct(latents).float()
         if not images_BCHW.isfinite().all():
             raise FloatingPointError(
-                "decoded pictures are not finite: a weight of the tokenizer is no number"
+                "decoded pictures are not finite: a weight of the tokenizer is NaN or infinite"
             )
         return self.image_processor.postprocess(images_BCHW.clamp(-1, 1), output_type=output_type)
 
@@ -235,10 +267,11 @@ def one_each(
     generator: torch.Generator | Sequence[torch.Generator] | None, number: int
 ) -> list[torch.Generator]:
     """A generator for each image: as given, or seeded in order from the one given, else from torch's own."""
-    if generator is not None and not isinstance(generator, torch.Generator):
-        if len(generator) != number:
-            raise ValueError(
-                f"generator: one for each image or a single one, got {len(generator)} for {number} images"
-            )
-        return list(generator)
-    return children(generator, number)
+    if generator is None or isinstance(generator, torch.Generator):
+        return children(generator, number)
+
+    if len(generator) != number:
+        raise ValueError(
+            f"generator: one for each image or a single one, got {len(generator)} for {number} images"
+        )
+    return list(generator)

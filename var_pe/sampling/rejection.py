@@ -21,6 +21,7 @@ def draws_per_image(keep_best: float | str) -> int:
         share = Fraction(keep_best).limit_denominator(10_000)
     except (ValueError, OverflowError, ZeroDivisionError):
         share = Fraction(0)
+
     if share.numerator != 1:
         raise ValueError(f"keep_best is 1 over a whole number, such as 0.25 or '1/4', got {keep_best!r}")
     return share.denominator
@@ -38,12 +39,14 @@ def best_of(
     from `generators[i]` alone, whatever else is drawn.
     """
     rounds = zip(*(children(generator, number) for generator in generators), strict=True)
+
     best = draw(next(rounds))
     best_B = judge(best)
-    for each in rounds:
-        drawn = draw(each)
+    for generators_of_round in rounds:
+        drawn = draw(generators_of_round)
         score_B = judge(drawn)
-        best, best_B = _better(score_B > best_B, drawn, best), torch.maximum(score_B, best_B)
+        best = _chosen(score_B > best_B, drawn, best)
+        best_B = torch.maximum(score_B, best_B)
     return best
 
 
@@ -60,7 +63,7 @@ def likelihood_of_labels(
     """Log-probability (B,) that a classifier of `number` classes gives to each image's label.
 
     Raises:
-        ValueError: it knows another number of classes.
+        ValueError: the classifier has another number of classes.
     """
     logits_BV = classifier(images_BCHW)
     if logits_BV.shape != (len(labels_B), number):
@@ -70,9 +73,11 @@ def likelihood_of_labels(
     return logits_BV.float().log_softmax(-1).gather(1, labels_B[:, None])[:, 0]
 
 
-def _better(choice_B: Tensor, ours: Drawn, theirs: Drawn) -> Drawn:
-    """Image by image: ours where `choice_B`."""
+def _chosen(first_B: Tensor, first: Drawn, second: Drawn) -> Drawn:
+    """Image by image the first drawing where `first_B`, else the second."""
+    tokens_BL = torch.where(first_B[:, None], first.tokens_BL, second.tokens_BL)
     maps = [
-        torch.where(choice_B[:, None, None, None], a, b) for a, b in zip(ours.maps, theirs.maps, strict=True)
+        torch.where(first_B[:, None, None, None], map_of_first, map_of_second)
+        for map_of_first, map_of_second in zip(first.maps, second.maps, strict=True)
     ]
-    return Drawn(torch.where(choice_B[:, None], ours.tokens_BL, theirs.tokens_BL), maps)
+    return Drawn(tokens_BL, maps)

@@ -8,6 +8,7 @@ from typing import Any, Self
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from huggingface_hub import upload_folder
 
+from var_pe.files import write_text
 from var_pe.interop.var.hits import load_hits, save_hits
 from var_pe.models.folder import check_folder, check_whole
 from var_pe.models.generator import VARTransformer
@@ -39,13 +40,18 @@ class SavedPipeline(DiffusionPipeline):
         local = folder.is_dir()
         if local and not is_ours(folder):
             raise ValueError(f"{folder} has no {INDEX} of a pipeline of var_pe: not a saved pipeline")
-        for part, cls_of_part in PARTS.items() if local else ():
-            if part not in kwargs:  # else it is given, not read
-                check_folder(cls_of_part, folder / part)
+        if local:
+            for part, cls_of_part in PARTS.items():
+                if part not in kwargs:  # else it is given, not read
+                    check_folder(cls_of_part, folder / part)
+
         pipeline = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
         for part in PARTS:
             check_whole(getattr(pipeline, part), f"{pretrained_model_name_or_path}/{part}")
-        if came_from := pipeline.tokenizer.config.get("_name_or_path"):  # the hub's cache, another folder
+
+        # What lies beside the weights, where these came from: this folder, another one, the hub's cache.
+        came_from = pipeline.tokenizer.config.get("_name_or_path")
+        if came_from:
             load_hits(pipeline.tokenizer, Path(came_from))
         if local and (folder / CARD).is_file():
             pipeline.card = (folder / CARD).read_text(encoding="utf-8")
@@ -60,7 +66,7 @@ class SavedPipeline(DiffusionPipeline):
 
     @classmethod
     def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> Self:
-        """diffusers' way from one pipeline to another of the same models, which the card is of."""
+        """diffusers' way from one pipeline to another of the same models; the card goes along."""
         other = super().from_pipe(pipeline, **kwargs)
         other.card = getattr(pipeline, "card", None)
         return other
@@ -74,7 +80,7 @@ class SavedPipeline(DiffusionPipeline):
 
     def _keep_card(self, folder: Path) -> None:
         if self.card is not None:
-            (folder / CARD).write_text(self.card, encoding="utf-8")
+            write_text(folder / CARD, self.card)
 
     def _upload_folder(self, working_dir: Any, repo_id: str, *args: Any, **kwargs: Any) -> Any:
         """The end of push_to_hub; diffusers has by then written a card that says nothing of the run."""
@@ -112,10 +118,14 @@ def is_ours(folder: Path) -> bool:
 
 
 def check_free(folder: Path, option: str) -> None:
-    """Raises:
-    ValueError: a pipeline saved into `folder` would lie among, or write over, somebody's other files."""
+    """Refuses a folder in which a saved pipeline would lie among, or write over, somebody's other files.
+
+    Raises:
+        ValueError: it is such a folder.
+    """
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{option} {folder} is a file; name a folder")
+
     if folder.is_dir() and any(folder.iterdir()) and not is_ours(folder):
         raise ValueError(
             f"{option} {folder} holds other files than a saved pipeline; choose another or empty it"

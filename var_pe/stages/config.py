@@ -8,7 +8,7 @@ from var_pe.models.generator import GeneratorConfig
 from var_pe.models.tokenizer import TokenizerConfig
 from var_pe.models.transfer import ModelStart
 from var_pe.models.vit import ClassifierConfig
-from var_pe.sampling.folder import SamplingConfig
+from var_pe.sampling.drawing import SamplingConfig
 from var_pe.settings.rules import check_numbers
 from var_pe.tasks.classifier import ClassifierTraining
 from var_pe.tasks.generator import GeneratorTraining

@@ -8,9 +8,12 @@ from accelerate import Accelerator
 
 from var_pe.models.generator import VARTransformer
 from var_pe.models.tokenizer import VQTokenizer
+from var_pe.processes import Processes
 from var_pe.progress import Counter
-from var_pe.sampling.folder import SamplingConfig, fill_folder, write_grid, write_npz
+from var_pe.sampling.drawing import SamplingConfig
+from var_pe.sampling.folder import fill_folder, write_npz
 from var_pe.sampling.pipeline import VARPipeline
+from var_pe.sampling.sheets import write_grid
 from var_pe.stages.config import Config
 from var_pe.stages.models import load_model
 
@@ -37,15 +40,15 @@ def draw_folder(
     pipeline.to(accelerator.device)
     classes = pipeline.transformer.num_classes
     total = sampling.images_per_class * max(1, classes)
-    with Counter(total, "drawing", shown=accelerator.is_main_process) as counter:
+    processes = Processes.of(accelerator)
+    with Counter(total, "drawing", shown=processes.is_main) as counter:
         fill_folder(
             folder,
             pipeline,
             sampling,
             weights=weights_of(pipeline),
-            rank=accelerator.process_index,
-            world=accelerator.num_processes,
-            on_progress=lambda number: counter.add(number * accelerator.num_processes),
+            processes=processes,
+            on_progress=lambda number: counter.add(number * processes.world),
         )
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:

@@ -20,7 +20,7 @@ from var_pe.files import into_place
 from var_pe.models.generator import VARTransformer
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.models.vit import ViTClassifier
-from var_pe.sampling.folder import draw_images
+from var_pe.sampling.drawing import draw_images
 from var_pe.sampling.pipeline import VARPipeline
 from var_pe.stages.config import Config
 from var_pe.stages.models import (

@@ -1,0 +1,41 @@
+"""Many pictures as one: the grid of a folder, images after every level, results of an edit."""
+
+from pathlib import Path
+
+import numpy as np
+from einops import rearrange
+from torch import Tensor
+
+from var_pe.sampling.drawing import SamplingConfig, draw_levels
+from var_pe.sampling.folder import image_path
+from var_pe.sampling.pipeline import VARPipeline
+from var_pe.sampling.png import read_png, write_pixels, write_png
+
+
+def write_grid(path: Path, folder: Path, config: SamplingConfig, num_classes: int, rows: int = 10) -> None:
+    """The first images of the first classes, a row for each class, uncurated."""
+    lines = []
+    for label in range(min(rows, max(1, num_classes))):
+        first = label * config.images_per_class
+        numbers = range(first, first + min(rows, config.images_per_class))
+        pictures = [read_png(image_path(folder, number, config)) for number in numbers]
+        lines.append(np.concatenate(pictures, axis=1))
+
+    write_pixels(path, np.concatenate(lines))
+
+
+def write_levels(path: Path, pipeline: VARPipeline, config: SamplingConfig, rows: int = 10) -> None:
+    """The first image of each of the first classes after every level, from left to right."""
+    labels = list(range(max(1, min(rows, pipeline.transformer.num_classes))))
+    numbers = [label * config.images_per_class for label in labels]
+    write_sheet(path, draw_levels(pipeline, labels, numbers, config))
+
+
+def write_sheet(path: Path, images_RSCHW: Tensor, at_least: int = 96) -> None:
+    """Pictures in [0, 1] in rows and columns as one; small ones are magnified to `at_least` pixels a side."""
+    smaller_side = min(images_RSCHW.shape[-2:])
+    factor = max(1, -(-at_least // smaller_side))
+
+    sheet_CHW = rearrange(images_RSCHW, "R S C H W -> C (R H) (S W)")
+    sheet_CHW = sheet_CHW.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
+    write_png(path, (sheet_CHW * 255).round().byte().cpu())
