@@ -22,6 +22,7 @@ from var_pe.sampling.inpaint import VARInpaintPipeline
 from var_pe.sampling.pipeline import VARPipeline
 from var_pe.stages.config import Config
 from var_pe.stages.models import build_generator, build_tokenizer
+from var_pe.training.notes import TrainingNotes
 
 SMALL = ["data.shapes_train=8", "data.shapes_test=8", "tokenizer.channels=8", "tokenizer.norm_groups=8"]
 SMALL += ["tokenizer.codebook_size=16", "generator.dim=32", "generator.depth=1", "generator.num_heads=2"]
@@ -41,8 +42,7 @@ def run(tmp_path) -> Path:
     torch.nn.init.normal_(tokenizer.quantizer.codebook_VZ, generator=torch.Generator().manual_seed(0))
     tokenizer.save_pretrained(tmp_path / "tokenizer_run" / "tokenizer")
     build_generator(config, len(NAMES)).save_pretrained(tmp_path / "run" / "generator")
-    notes = {"step": 7, "ema": True, "class_names": NAMES}
-    (tmp_path / "run" / "generator" / "training.json").write_text(json.dumps(notes))
+    TrainingNotes(step=7, ema=True, class_names=tuple(NAMES)).write(tmp_path / "run" / "generator")
     return tmp_path / "run"
 
 
@@ -99,8 +99,7 @@ def test_likelihood_at_another_size_is_of_that_size_s_levels(command, run):
 )
 def test_likelihood_refuses_pictures_of_other_classes(names, said, command, run):
     """The own class of a picture would be another class's number, or none."""
-    notes = run / "generator" / "training.json"
-    notes.write_text(json.dumps(json.loads(notes.read_text()) | {"class_names": names}))
+    TrainingNotes(class_names=tuple(names)).write(run / "generator")
     if len(names) < 12:
         build_generator(settings.load(Config, run / "config.yaml"), 2).save_pretrained(run / "generator")
     assert said in command("likelihood", "--images", 2)

@@ -14,6 +14,8 @@ from var_pe.sampling.saved import CARD, upload
 
 TAGS = ("diffusers", "var_pe", "next-scale-prediction", "class-conditional-image-generation")
 
+Json = Mapping[str, Any]  # of config.yaml and metrics.json, as they are read
+
 # the settings that a card shows; of the data none that is a path
 SHOWN = ("seed", "tokenizer_seed", "tokenizer", "tokenizer_training", "generator", "generator_training")
 DATA = ("source", "hub_id", "height", "width", "channels", "framing", "random_crop", "flip")
@@ -29,8 +31,8 @@ WORDS = {
 def save_with_card(
     pipeline: VARPipeline,
     folder: Path,
-    config: Mapping[str, Any],
-    metrics: Mapping[str, Any],
+    config: Json,
+    metrics: Json,
     name: str | None = None,
 ) -> None:
     """Saves the pipeline's folder with a card of the run whose `config` and `metrics` these are.
@@ -51,9 +53,7 @@ def publish(folder: Path, name: str) -> str:
     return str(address)
 
 
-def model_card(
-    name: str, pipeline: VARPipeline, config: Mapping[str, Any], metrics: Mapping[str, Any]
-) -> str:
+def model_card(name: str, pipeline: VARPipeline, config: Json, metrics: Json) -> str:
     """Markdown; `config` is a run's config.yaml and `metrics` its metrics.json, either may be empty.
 
     Every score names the features it looks at; FID is what Inception's Frechet distance alone is called.
@@ -68,7 +68,7 @@ def model_card(
     return "\n\n".join(parts) + "\n"
 
 
-def _summary(pipeline: VARPipeline, config: Mapping[str, Any]) -> str:
+def _summary(pipeline: VARPipeline, config: Json) -> str:
     transformer, tokenizer = pipeline.transformer, pipeline.tokenizer
     rows, columns = (side * tokenizer.downsampling for side in transformer.pyramid.finest)
 
@@ -77,9 +77,9 @@ def _summary(pipeline: VARPipeline, config: Mapping[str, Any]) -> str:
     classes = f"{transformer.num_classes} classes" if transformer.num_classes else "without classes"
     return (
         f"Next-scale image generator (VAR, Tian et al. 2024): {rows}x{columns} pixels, {classes}{source}. "
-        f"Position encoding `{transformer.config.encoding}`, level embedding "
-        f"`{transformer.config.level_embedding}`; grids {transformer.pyramid} "
-        f"({transformer.pyramid.num_tokens} tokens of {transformer.config.codebook_size} codes). "
+        f"Position encoding `{transformer.config['encoding']}`, level embedding "
+        f"`{transformer.config['level_embedding']}`; grids {transformer.pyramid} "
+        f"({transformer.pyramid.num_tokens} tokens of {transformer.config['codebook_size']} codes). "
         f"{_size(transformer):,} parameters, and {_size(tokenizer):,} of the tokenizer."
     )
 
@@ -102,7 +102,7 @@ def _usage(name: str, pipeline: VARPipeline) -> str:
     )
 
 
-def _scores(metrics: Mapping[str, Any]) -> list[str]:
+def _scores(metrics: Json) -> list[str]:
     """A paragraph and a table for each record that compares images with a reference."""
     records = [record for record in metrics.values() if "features" in record and "reference" in record]
     if not records:
@@ -123,7 +123,7 @@ def _scores(metrics: Mapping[str, Any]) -> list[str]:
     return parts
 
 
-def _table(record: Mapping[str, Any]) -> list[str]:
+def _table(record: Json) -> list[str]:
     features, floor = record["features"], record.get("floor") or {}
     lines = ["| score | drawn | real against real |", "| --- | --- | --- |"]
     for key, value in record["values"].items():
@@ -132,7 +132,7 @@ def _table(record: Mapping[str, Any]) -> list[str]:
     return lines
 
 
-def _label(key: str, features: Mapping[str, Any]) -> str:
+def _label(key: str, features: Json) -> str:
     """`frechet_distance_x` as `Frechet distance, x`; the extractor's name stands with every number."""
     plain = key.removesuffix(f"_{features['name']}")
     if plain == "fid":
@@ -143,9 +143,9 @@ def _label(key: str, features: Mapping[str, Any]) -> str:
     return f"{plain.replace('_', ' ')}, {features['name']}"
 
 
-def _settings(config: Mapping[str, Any]) -> dict[str, Any]:
+def _settings(config: Json) -> dict[str, object]:
     """What the weights follow from, without the paths of the machine they were trained on."""
-    found: dict[str, Any] = {}
+    found: dict[str, object] = {}
     if "data" in config:
         found["data"] = {key: config["data"][key] for key in DATA if config["data"].get(key) is not None}
     return found | {key: config[key] for key in SHOWN if key in config}

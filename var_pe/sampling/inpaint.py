@@ -69,8 +69,8 @@ class VARInpaintPipeline(VARPipeline):
     def _inputs(
         self, image: Pictures, mask_image: Pictures, class_labels: ClassLabels, repeat: int
     ) -> tuple[Tensor, Tensor, list[int | None]]:
-        """Pictures, masks of zeros and ones, and labels of all images that are asked for."""
-        image_BCHW = pictures(image, self.tokenizer.config.image_channels)
+        """Pictures, masks of zeros and ones, and labels, one of each for every image of the output."""
+        image_BCHW = pictures(image, self.tokenizer.config["image_channels"])
         mask_B1HW = pictures(mask_image, 1, "mask_image")
         if mask_B1HW.shape[-2:] != image_BCHW.shape[-2:]:
             raise ValueError(

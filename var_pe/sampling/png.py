@@ -21,7 +21,7 @@ def write_png(path: Path, image_CHW: Tensor) -> None:
 def write_pixels(path: Path, pixels: Pixels) -> None:
     """Bytes (H, W) or (H, W, 3)."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with written_whole(path) as draft:
+    with written_whole(path, flushed=False) as draft:
         Image.fromarray(pixels).save(draft, format="PNG")
 
 

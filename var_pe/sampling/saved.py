@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
-from huggingface_hub import upload_folder
+from huggingface_hub import CommitInfo, upload_folder
 
 from var_pe.files import write_text
 from var_pe.interop.var.hits import load_hits, save_hits
@@ -25,12 +25,12 @@ class SavedPipeline(DiffusionPipeline):
     `card` is the model card that lay in the folder it was loaded from, None where there was none.
     """
 
-    tokenizer: Any
-    transformer: Any
+    tokenizer: VQTokenizer
+    transformer: VARTransformer
     card: str | None = None
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike[str], **kwargs: Any) -> Self:
+    def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike[str], **kwargs: object) -> Self:
         """diffusers' loader; what it leaves empty or cannot read in a local folder is an error.
 
         Raises:
@@ -65,7 +65,7 @@ class SavedPipeline(DiffusionPipeline):
         return cls.from_pretrained(folder, local_files_only=True, use_safetensors=True)
 
     @classmethod
-    def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: Any) -> Self:
+    def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: object) -> Self:
         """diffusers' way from one pipeline to another of the same models; the card goes along."""
         other = super().from_pipe(pipeline, **kwargs)
         other.card = getattr(pipeline, "card", None)
@@ -82,7 +82,9 @@ class SavedPipeline(DiffusionPipeline):
         if self.card is not None:
             write_text(folder / CARD, self.card)
 
-    def _upload_folder(self, working_dir: Any, repo_id: str, *args: Any, **kwargs: Any) -> Any:
+    def _upload_folder(
+        self, working_dir: str | PathLike[str], repo_id: str, *args: Any, **kwargs: Any
+    ) -> CommitInfo:
         """The end of push_to_hub; diffusers has by then written a card that says nothing of the run."""
         self._keep_card(Path(working_dir))
         return upload(Path(working_dir), repo_id, *args, **kwargs)
@@ -95,7 +97,7 @@ def upload(
     commit_message: str | None = None,
     create_pr: bool = False,
     subfolder: str | None = None,
-) -> Any:
+) -> CommitInfo:
     """Sends the files of the pipeline in `folder`, and none that lies beside them, to the hub's `name`."""
     return upload_folder(
         repo_id=name,

@@ -1,6 +1,6 @@
 """The public VAR code's checkpoints as our models, and back, bit for bit.
 
-What no file tells is taken to be as published: a phi is half convolution (`quant_resi=0.5`), codes are
+What no file says is taken to be as published: a phi is half convolution (`quant_resi=0.5`), codes are
 compared by distance (`using_znorm=False`), group norms have 32 groups.
 """
 

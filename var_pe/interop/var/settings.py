@@ -8,7 +8,7 @@ from torch import Tensor
 from var_pe.interop.var.state_dicts import VAR, VQVAE, count, plain_state, shape_of
 from var_pe.pyramid import Pyramid
 
-HEAD_DIM = 64  # of all VARs; a file tells only where attention is normalised
+HEAD_DIM = 64  # of all VARs; a file shows it only where attention is normalised
 
 # published for pictures of 256, 512 and 1024 pixels
 LADDERS = (
@@ -141,7 +141,8 @@ def _phis(state: Mapping[str, Tensor], pyramid: Pyramid) -> tuple[int, bool]:
     """How many phis there are, and whether there is one for each level."""
     if "quantize.quant_resi.qresi.weight" in state:
         return 1, False
-    if number := count(state, "quantize.quant_resi.qresi_ls."):
+    number = count(state, "quantize.quant_resi.qresi_ls.")
+    if number:
         return number, False
 
     number = count(state, "quantize.quant_resi.")

@@ -90,9 +90,11 @@ def check_state(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], wha
     Raises:
         ValueError: something differs, or a weight is not finite.
     """
-    if missing := [key for key in expected if key not in state]:
+    missing = [key for key in expected if key not in state]
+    if missing:
         raise ValueError(f"{what} lacks {_some(missing)}")
-    if unknown := [key for key in state if key not in expected]:
+    unknown = [key for key in state if key not in expected]
+    if unknown:
         raise ValueError(f"{what} has unknown names: {_some(unknown)}")
 
     for key, there in expected.items():

@@ -42,11 +42,11 @@ def convert(
     Args:
         source: `timm` (VisionTransformer, VisionTransformerRelPos with tables, BEiT), `torchvision`
             (VisionTransformer) or `dinov2` (the backbone).
-        pool: `class_token` or `mean`, which the weights do not always tell: by default the mean where there
-            is an fc_norm or no class token.
+        pool: `class_token` or `mean`; by default the mean where there is an fc_norm or no class token, which
+            is not always right: the weights need not show it.
         mean: with `std`, per channel, what the library normalises images in [0, 1] by: it moves into the
             patch kernel, and the classifier takes images in [-1, 1]. None: images as the library's model.
-        without_positions: the model has none, timm's `pos_embed="none"`. It has to be said: weights without
+        without_positions: the model has none, timm's `pos_embed="none"`. It must be given: weights without
             any table are also those of a file that lost it, and of models that turn queries and keys.
     Raises:
         ValueError: a weight is missing, unknown, not finite or of another shape, the source is another, or

@@ -121,7 +121,8 @@ class ViTWeights:
         Raises:
             ValueError: there is one.
         """
-        if rest := sorted(set(self.state) - self.taken):
+        rest = sorted(set(self.state) - self.taken)
+        if rest:
             more = f" and {len(rest) - 3} more" if len(rest) > 3 else ""
             raise ValueError(
                 f"the {self.source} state dict has what our ViT has no counterpart for: "
