@@ -63,16 +63,8 @@ def main() -> None:
         used_settings=USED_SETTINGS["generator"],
     )
 
-    # Options and settings of one subject would be ignored with another.
-    if arguments.size is not None and arguments.of != "classifier":
-        raise ValueError("--size asks a classifier at another size: give --of classifier")
-    if arguments.resample is not None and arguments.size is None:
-        raise ValueError("--resample says how tables move to another size: give --size")
+    check_together(arguments)
     refuse_unused(arguments.overrides, [*USED_SETTINGS[arguments.of], *FOLDERS], f"with --of {arguments.of}")
-    if arguments.of != "generator" and (arguments.images or arguments.reference != REFERENCES[0]):
-        raise ValueError(f"--images and --reference are of drawn images, but --of is {arguments.of}")
-    if arguments.of == "classifier" and arguments.features:
-        raise ValueError("--of classifier measures its accuracy, for which there are no --features")
 
     features = arguments.features or config.evaluation.features
     weights = arguments.inception_weights or config.evaluation.inception_weights
@@ -98,6 +90,18 @@ def main() -> None:
             )
 
         accelerator.print(summary(found))
+
+
+def check_together(arguments: argparse.Namespace) -> None:
+    """Refuses options that would do nothing beside the others."""
+    if arguments.size is not None and arguments.of != "classifier":
+        raise ValueError("--size asks a classifier at another size: give --of classifier")
+    if arguments.resample is not None and arguments.size is None:
+        raise ValueError("--resample says how tables move to another size: give --size")
+    if arguments.of != "generator" and (arguments.images or arguments.reference != REFERENCES[0]):
+        raise ValueError(f"--images and --reference are of drawn images, but --of is {arguments.of}")
+    if arguments.of == "classifier" and arguments.features:
+        raise ValueError("--of classifier measures its accuracy, for which there are no --features")
 
 
 if __name__ == "__main__":

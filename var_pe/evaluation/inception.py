@@ -5,7 +5,6 @@ read without that, and torch-fidelity gets a copy that holds tensors only.
 """
 
 import hashlib
-import pickle
 import re
 import tempfile
 from pathlib import Path
@@ -15,6 +14,7 @@ from torch import Tensor
 from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
 
 from var_pe.evaluation.features import FeatureExtractor, Features
+from var_pe.interop.files import read_state
 
 LAYERS = ("2048", "logits_unbiased")
 FILE_NAME = Path(URL_INCEPTION_V3).name
@@ -69,13 +69,10 @@ def _download() -> Path:
 
 
 def _read(path: Path) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise ValueError(f"--inception-weights {path} is not a file")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        detail = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"--inception-weights {path} is not a file of plain tensors: {detail}") from None
+        state = read_state(path)
+    except ValueError as error:
+        raise ValueError(f"--inception-weights {error}") from error
 
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(f"--inception-weights {path} must hold a flat dict of tensors and nothing else")
