@@ -34,7 +34,8 @@ class Mistake:
     file: str
     old: str
     new: str
-    tests: tuple[str, ...]  # the nearest ones
+    # the nearest ones, which have to notice
+    tests: tuple[str, ...]
 
 
 MISTAKES = (
@@ -74,8 +75,8 @@ MISTAKES = (
         "keys not rotated",
         "queries are turned alone",
         "var_pe/models/layers.py",
-        "(place.rotate(x, layer).type_as(v_BHLD) for x in (q_BHLD, k_BHLD))",
-        "(x.type_as(v_BHLD) for x in (place.rotate(q_BHLD, layer), k_BHLD))",
+        "k_BHLD = position_context.rotate(k_BHLD, layer).type_as(v_BHLD)",
+        "k_BHLD = k_BHLD.type_as(v_BHLD)",
         ("tests/models/test_layers.py",),
     ),
     Mistake(
@@ -88,12 +89,14 @@ MISTAKES = (
     ),
     Mistake(
         "prefix rotated",
-        "places are counted from the class token on, so that the last patches have none",
+        "positions are counted from the class token on, so that the last patches have none",
         "var_pe/models/layers.py",
-        """        before, after = x_BHLD[:, :, : self.prefix], x_BHLD[:, :, self.prefix :]
+        """        before = x_BHLD[:, :, : self.prefix]
+        after = x_BHLD[:, :, self.prefix :]
         return torch.cat([before, self.encoding.rotate(after, self.query, layer)], dim=2)""",
         """        stop = x_BHLD.shape[2] - self.prefix
-        before, after = x_BHLD[:, :, :stop], x_BHLD[:, :, stop:]
+        before = x_BHLD[:, :, :stop]
+        after = x_BHLD[:, :, stop:]
         return torch.cat([self.encoding.rotate(before, self.query, layer), after], dim=2)""",
         ("tests/models/test_layers.py", "tests/encodings/test_hygiene.py"),
     ),
@@ -135,7 +138,7 @@ MISTAKES = (
     ),
     Mistake(
         "antialias dropped",
-        "torch is not told of it",
+        "torch is not asked for it",
         "var_pe/resampling/conventions.py",
         "antialias=how.antialias,",
         "antialias=False,",
@@ -151,7 +154,7 @@ MISTAKES = (
     ),
     Mistake(
         "half-pixel shift",
-        "a cell's place is its corner",
+        "a cell's centre is its corner",
         "var_pe/pyramid.py",
         "(cell_l2 + 0.5) / size_2",
         "cell_l2 / size_2",
@@ -233,9 +236,13 @@ MISTAKES = (
 
 
 def apply(mistake: Mistake, source: str) -> str:
-    """Raises:
-    ValueError: the text to replace is not there exactly once."""
-    if (found := source.count(mistake.old)) != 1:
+    """A file's text with the mistake in it.
+
+    Raises:
+        ValueError: the text to replace is not there exactly once.
+    """
+    found = source.count(mistake.old)
+    if found != 1:
         raise ValueError(
             f"the mistake {mistake.name!r} ({mistake.how}) must replace one place of {mistake.file}, "
             f"found {found} of {mistake.old!r}"

@@ -38,9 +38,12 @@ class Positions:
         """The tokens of levels `first` to `stop - 1`, cut out exactly as a level's tokens are."""
         if not self.levels.start <= first < stop <= self.levels.stop:
             raise ValueError(f"levels {first}..{stop - 1} are not among the levels {self.levels} at hand")
+
+        # Tokens at hand begin with those of the first level at hand.
         sizes = [h * w for h, w in self.grids]
         start = sum(sizes[self.levels.start : first])
         span = slice(start, start + sum(sizes[first:stop]))
+
         return replace(
             self,
             cell_L2=self.cell_L2[span],
@@ -50,8 +53,12 @@ class Positions:
         )
 
     def to(self, device: torch.device | str) -> "Positions":
-        cell_L2, level_L, yx_L2 = (t.to(device) for t in (self.cell_L2, self.level_L, self.yx_L2))
-        return replace(self, cell_L2=cell_L2, level_L=level_L, yx_L2=yx_L2)
+        return replace(
+            self,
+            cell_L2=self.cell_L2.to(device),
+            level_L=self.level_L.to(device),
+            yx_L2=self.yx_L2.to(device),
+        )
 
 
 @dataclass(frozen=True)
@@ -69,6 +76,7 @@ class Pyramid:
         object.__setattr__(self, "grids", grids)
         if not grids:
             raise ValueError("a pyramid needs at least one level, got none")
+
         finest = grids[-1]
         for level, (h, w) in enumerate(grids):
             if h > finest[0] or w > finest[1]:
@@ -103,29 +111,35 @@ class Pyramid:
         return _spans(self.grids)
 
     def for_size(self, height: int, width: int) -> "Pyramid":
-        """The same ladder for a finest grid of `height` x `width`: each side scaled, rounded, at least 1."""
+        """The same levels for a finest grid of `height` x `width`: each side scaled, rounded, at least 1."""
         height, width = sides_of((height, width), "a finest grid")
         rows, columns = self.finest
-        return Pyramid(
-            tuple(
-                (max(1, round(h * height / rows)), max(1, round(w * width / columns))) for h, w in self.grids
-            )
-        )
+
+        grids = []
+        for h, w in self.grids:
+            grids.append((max(1, round(h * height / rows)), max(1, round(w * width / columns))))
+        return Pyramid.of(grids)
 
     def positions(self, device: torch.device | str = "cpu") -> Positions:
-        return _positions(self.grids, torch.empty(0, device=device).device)  # with its index, if it has one
+        """Where all tokens are. Kept for later calls."""
+        exact = torch.empty(0, device=device).device  # with its index, if it has one
+        return positions_on(self.grids, exact)
 
     def __str__(self) -> str:
         return "-".join(str(h) if h == w else f"{h}x{w}" for h, w in self.grids)
 
 
-def sides_of(size: Sequence[int], what: str) -> Grid:
-    """Raises:
-    ValueError: `size`, called `what` in the sentence, is not two whole numbers of at least 1."""
-    pair = tuple(size) if isinstance(size, list | tuple) else ()
-    if len(pair) != 2 or not all(type(side) is int and side >= 1 for side in pair):
+def sides_of(size: Sequence[object], what: str) -> Grid:
+    """A height and a width as a pair.
+
+    Raises:
+        ValueError: `size`, called `what` in the sentence, is not two whole numbers of at least 1.
+    """
+    given = size if isinstance(size, list | tuple) else ()
+    sides = [side for side in given if type(side) is int and side >= 1]
+    if len(given) != 2 or len(sides) != 2:
         raise ValueError(f"{what} is two whole numbers of at least 1, rows and columns, got {size!r}")
-    return pair[0], pair[1]
+    return sides[0], sides[1]
 
 
 def _grid(entry: int | Sequence[int]) -> Grid:
@@ -139,7 +153,8 @@ def _grid(entry: int | Sequence[int]) -> Grid:
 
 @lru_cache(maxsize=64)
 def _spans(grids: tuple[Grid, ...]) -> tuple[slice, ...]:
-    spans, start = [], 0
+    spans = []
+    start = 0
     for h, w in grids:
         spans.append(slice(start, start + h * w))
         start += h * w
@@ -148,15 +163,19 @@ def _spans(grids: tuple[Grid, ...]) -> tuple[slice, ...]:
 
 @lru_cache(maxsize=64)
 @torch.inference_mode(False)  # kept for later calls, which may train
-def _positions(grids: tuple[Grid, ...], device: torch.device) -> Positions:
-    """Kept per device: a copy to another one waits for it."""
-    cells, levels, centres = [], [], []
+def positions_on(grids: tuple[Grid, ...], device: torch.device) -> Positions:
+    """`Pyramid.positions`. Kept per device: a copy to another one waits for it."""
+    cells = []
+    levels = []
+    centres = []
     for level, (h, w) in enumerate(grids):
         row_hw, column_hw = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
         cell_l2 = torch.stack([row_hw, column_hw], dim=-1).flatten(0, 1)
         size_2 = torch.tensor([h, w], dtype=torch.float64)
+
         cells.append(cell_l2)
         levels.append(torch.full((h * w,), level))
         centres.append(((cell_l2 + 0.5) / size_2 * 2 - 1).float())  # float64 inside: 1x1 is exactly 0, 0
+
     here = Positions(torch.cat(cells), torch.cat(levels), torch.cat(centres), grids, range(len(grids)))
     return here.to(device)

@@ -47,11 +47,11 @@ def test_a_term_keeps_its_query_level_and_its_key_level(grids, sources, terms):
         for key, old_key in enumerate(sources):
             expected_NHKK[:, :, query, key] = before_NHKK[:, :, old_query, old_key]
     here = new.positions()
-    assert torch.equal(term.where(here, here).term_NHKK, expected_NHKK)  # followed
+    assert torch.equal(term.pairs(here, here).term_NHKK, expected_NHKK)  # followed
     term.set_pyramid(new)
     if new.num_levels > 1:
         assert torch.equal(term.term_NHKK, expected_NHKK)
-        assert torch.equal(term.where(here, here).term_NHKK, expected_NHKK)
+        assert torch.equal(term.pairs(here, here).term_NHKK, expected_NHKK)
 
 
 @pytest.mark.parametrize("frozen", [True, False])
@@ -132,7 +132,7 @@ def coarseness(pyramid: Pyramid, level: int) -> float:
 @pytest.mark.parametrize("layer", [0, 1])
 @torch.no_grad()
 def test_a_pair_of_levels_gets_its_layer_s_network_of_query_and_key(layer, asked):
-    """The query's coarseness comes first; each layer has its own network, and none sees places."""
+    """The query's coarseness comes first; each layer has its own network, and none sees positions."""
     encoding, here = drawn("log_cpb(hidden=8)"), asked.positions()
     encoding.cells.weight2.zero_()  # 16 sigmoid(0) - 8 = 0: levels alone are left
     weight1, bias1, weight2 = (

@@ -34,7 +34,7 @@ FOLLOWING = [
 @pytest.fixture(autouse=True)
 def _in_float64(monkeypatch):
     """What asks for float32 gets float64: in float32, finite differences tell three digits at best."""
-    kept = (geometry._positions, coordinates._level_maps, patches._inverse_resize_on)
+    kept = (geometry.positions_on, coordinates.level_maps, patches.inverse_resize_on)
     for remembered in kept:
         remembered.cache_clear()
     monkeypatch.setattr(torch, "float32", torch.float64)

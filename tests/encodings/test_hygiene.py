@@ -111,15 +111,16 @@ def test_training_and_back_leaves_no_trace(kind, line, make):
 
 @pytest.mark.parametrize("prefix", [1, 3])
 def test_prefix_tokens_are_neither_turned_nor_biased_nor_refined(line, prefix):
-    """Class token and registers have no place: bit for bit, under every hook."""
+    """Class token and registers have no position: bit for bit, under every hook."""
     encoding = build_encoding(line, dim=32, num_heads=4, depth=2, pyramid=LADDER)
     initialise(encoding, 0)
     context = encoding.prepare(LADDER.positions())
-    place, length = PositionContext(encoding, context, context, prefix=prefix), prefix + LADDER.num_tokens
+    position_context = PositionContext(encoding, context, context, prefix=prefix)
+    length = prefix + LADDER.num_tokens
     x_BHLD, x_BLC = random(2, 4, length, 8), random(2, length, 32)
-    assert torch.equal(place.rotate(x_BHLD, 0)[:, :, :prefix], x_BHLD[:, :, :prefix])
-    assert torch.equal(place.refine(x_BLC, 0)[:, :prefix], x_BLC[:, :prefix])
-    if (mask_HLL := place.mask(0, torch.float32)) is not None:
+    assert torch.equal(position_context.rotate(x_BHLD, 0)[:, :, :prefix], x_BHLD[:, :, :prefix])
+    assert torch.equal(position_context.refine(x_BLC, 0)[:, :prefix], x_BLC[:, :prefix])
+    if (mask_HLL := position_context.mask(0, torch.float32)) is not None:
         assert mask_HLL.shape[1:] == (length, length)
         assert not mask_HLL[:, :prefix].any()
         assert not mask_HLL[:, :, :prefix].any()
@@ -138,8 +139,8 @@ def test_only_an_encoding_makes_attention_mind_the_order(line):
     context, x_BLC = encoding.prepare(LADDER.positions()), random(2, LADDER.num_tokens, 32)
 
     def once(x_BLC: Tensor) -> Tensor:
-        place = PositionContext(encoding, context, context)
-        return place.refine(attention(encoding.embed(x_BLC, context), place, 0), 0)
+        position_context = PositionContext(encoding, context, context)
+        return position_context.refine(attention(encoding.embed(x_BLC, context), position_context, 0), 0)
 
     gap = (once(x_BLC[:, order_L]) - once(x_BLC)[:, order_L]).abs().max()
     assert gap < 1e-5 if line == "none" else gap > 1e-3
@@ -156,7 +157,7 @@ def floats_in(context: Any) -> list[Tensor]:
 
 @torch.no_grad()
 def test_codes_angles_and_biases_are_exact_under_autocast(line):
-    """In bf16, centres beyond a few cells coincide: all that an encoding knows of places is float32."""
+    """In bf16, centres beyond a few cells coincide: all that an encoding knows of positions is float32."""
     encoding = build_encoding(line, dim=32, num_heads=4, depth=2, pyramid=LADDER)
     initialise(encoding, 0)
 

@@ -1,8 +1,12 @@
 """The one-line language: says what it means, never runs anything, and refuses in one sentence."""
 
-import pytest
+import re
+from pathlib import Path
 
-from var_pe.encodings import REGISTRY, PositionEncoding, build_encoding, register
+import pytest
+import torch
+
+from var_pe.encodings import REGISTRY, ModelShape, PositionEncoding, build_encoding, register
 from var_pe.encodings.machinery.line import Member, parse
 from var_pe.pyramid import Pyramid
 
@@ -128,9 +132,7 @@ def test_a_new_encoding_is_one_registered_class():
 
         @register("mine")
         class Mine(PositionEncoding):
-            def __init__(
-                self, *, dim: int, num_heads: int, depth: int, pyramid: Pyramid, strength: float = 1.0
-            ):
+            def __init__(self, shape: ModelShape, *, strength: float = 1.0):
                 super().__init__()
                 self.strength = strength
 
@@ -139,3 +141,50 @@ def test_a_new_encoding_is_one_registered_class():
             register("mine")(Mine)
     finally:
         REGISTRY.pop("mine", None)
+
+
+def old_constructor(self, *, dim, num_heads, depth, pyramid, strength=1.0):
+    """What encodings were built with before."""
+
+
+def no_shape(self, strength=1.0):
+    """Knows nothing of the model."""
+
+
+@pytest.mark.parametrize(
+    "constructor", [old_constructor, no_shape, None], ids=["old", "without", "inherited"]
+)
+def test_an_encoding_that_is_not_built_from_a_shape_is_met_with_what_to_write(constructor):
+    """Files of other people with the old keywords: one sentence, when their file is imported."""
+    names = {} if constructor is None else {"__init__": constructor}
+    theirs = type("Theirs", (PositionEncoding,), names)
+    with pytest.raises(ValueError, match="encoding theirs: Theirs must be built from a shape") as refused:
+        register("theirs")(theirs)
+    sentence = str(refused.value)
+    assert "write `def __init__(self, shape: ModelShape, *, option=default, ...)`" in sentence
+    assert "shape.pyramid for the keywords dim, num_heads, depth and pyramid" in sentence
+    assert "\n" not in sentence
+    assert "theirs" not in REGISTRY
+
+
+def test_an_option_of_a_part_is_looked_at_as_its_own():
+    """The sentence names the part, and the line once."""
+    with pytest.raises(ValueError, match=r"^encoding '.*': learned has no option 'size'; did you") as refused:
+        build_encoding("mixed(learned(size=2), sinusoidal)", **MODEL)
+    assert str(refused.value).count("encoding '") == 1
+
+
+def test_the_example_of_the_readme_works():
+    """The first thing that somebody with an idea of their own copies."""
+    readme = (Path(__file__).parents[2] / "README.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?@register.*?)```", readme, re.DOTALL)
+    try:
+        exec(example, {})
+        name = re.search(r'@register\("(\w+)"\)', example)[1]
+        encoding = build_encoding(f"{name}(scale=2) + peg", **MODEL)
+        positions = MODEL["pyramid"].positions()
+        x_BLC = torch.zeros(1, MODEL["pyramid"].num_tokens, MODEL["dim"])
+        codes_LC = encoding.embed(x_BLC, encoding.prepare(positions))[0]
+    finally:
+        REGISTRY.pop(name, None)
+    assert torch.equal(codes_LC, 2 * positions.yx_L2[:, :1].expand_as(codes_LC))

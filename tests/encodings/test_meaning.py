@@ -7,7 +7,7 @@ import torch
 from timm.layers import build_sincos2d_pos_embed
 
 from var_pe.encodings import PositionEncoding, build_encoding
-from var_pe.encodings.base import standard_deviation
+from var_pe.encodings.machinery.codes import standard_deviation
 from var_pe.encodings.machinery.level import LevelEmbedding
 from var_pe.models.generator import VARTransformer
 from var_pe.models.initialisation import initialise

@@ -8,7 +8,7 @@ from timm.layers import build_sincos2d_pos_embed, resample_abs_pos_embed
 from torch import Tensor
 
 from var_pe.encodings import PositionEncoding, build_encoding
-from var_pe.encodings.base import standard_deviation
+from var_pe.encodings.machinery.codes import standard_deviation
 from var_pe.models.initialisation import initialise
 from var_pe.pyramid import Pyramid
 

@@ -34,12 +34,12 @@ def level_by_level(
     """The logits that sampling sees if it is fed the same inputs."""
     pyramid = pyramid or model.pyramid
     positions, class_BC = pyramid.positions(), model.class_embed(labels_B)
-    x_BlC, first = model._start(class_BC, positions), pyramid.spans[0].stop
-    cache, logits = model._new_cache(x_BlC, pyramid), []
+    x_BlC, first = model.first_level(class_BC, positions), pyramid.spans[0].stop
+    cache, logits = model.new_cache(x_BlC, pyramid), []
     for level, span in enumerate(pyramid.spans):
         if level:
-            x_BlC = model._words(inputs_BLZ[:, span.start - first : span.stop - first])
-        logits.append(model._level_logits(x_BlC, class_BC, positions, level, cache))
+            x_BlC = model.embed_inputs(inputs_BLZ[:, span.start - first : span.stop - first])
+        logits.append(model.level_logits(x_BlC, class_BC, positions, level, cache))
     return torch.cat(logits, 1)
 
 
@@ -303,12 +303,12 @@ def test_an_image_is_the_same_alone_and_in_a_batch(generator, tokenizer):
     settings = dict(guidance_scale=1.5, top_k=12, top_p=0.95)
     labels_B = torch.tensor([0, 1, 2, 3, 1])
     together = generator.generate(tokenizer, labels_B, generators=numbers(10, 11, 12, 13, 14), **settings)
-    for place in (4, 0, 3):
+    for row in (4, 0, 3):
         alone = generator.generate(
-            tokenizer, labels_B[place : place + 1], generators=numbers(10 + place), **settings
+            tokenizer, labels_B[row : row + 1], generators=numbers(10 + row), **settings
         )
-        assert torch.equal(alone.tokens_BL[0], together.tokens_BL[place])
-        torch.testing.assert_close(alone.f_hat_BZhw[0], together.f_hat_BZhw[place])
+        assert torch.equal(alone.tokens_BL[0], together.tokens_BL[row])
+        torch.testing.assert_close(alone.f_hat_BZhw[0], together.f_hat_BZhw[row])
     assert not torch.equal(together.tokens_BL[1], together.tokens_BL[4])  # one label, two generators
 
 

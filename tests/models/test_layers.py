@@ -17,7 +17,7 @@ PYRAMID = Pyramid(((1, 1), (2, 3), (4, 6)))
 
 
 class Turn(PositionEncoding):
-    """A toy rotary code: the pairs of a head's channels turn with the place."""
+    """A toy rotary code: the pairs of a head's channels turn with the position."""
 
     def prepare(self, positions):
         return 2 * positions.yx_L2.sum(1)
@@ -48,7 +48,7 @@ TOYS = [Turn, Far, Blur, lambda: Composed([Turn(), Far(), Blur(), Far()])]
 TOY_NAMES = ["rotate", "bias", "refine", "all"]
 
 
-def place_of(
+def position_context_of(
     encoding: PositionEncoding, visible_QK: Tensor | None = None, prefix: int = 0
 ) -> PositionContext:
     context = encoding.prepare(PYRAMID.positions())
@@ -80,7 +80,7 @@ def test_attention_equals_a_plain_loop(attention, training):
     visible_LL = PYRAMID.positions().level_L[:, None] >= PYRAMID.positions().level_L
     x_BLC = torch.randn(2, PYRAMID.num_tokens, 16, generator=torch.Generator().manual_seed(0))
     with torch.set_grad_enabled(training):
-        y_BLC = attention(x_BLC, place_of(PositionEncoding(), visible_LL), 0)
+        y_BLC = attention(x_BLC, position_context_of(PositionEncoding(), visible_LL), 0)
     for x_LC, y_LC in zip(x_BLC, y_BLC, strict=True):
         torch.testing.assert_close(y_LC, plainly(attention, x_LC, visible_LL), atol=1e-5, rtol=1e-5)
 
@@ -91,7 +91,7 @@ def test_the_learned_temperature_ends_at_a_hundred(attention):
     outputs = []
     for log_scale in (math.log(100), 7.0):
         torch.nn.init.constant_(attention.log_scale_H, log_scale)
-        outputs.append(attention(x_BLC, place_of(PositionEncoding()), 0))
+        outputs.append(attention(x_BLC, position_context_of(PositionEncoding()), 0))
     assert torch.equal(*outputs)
 
 
@@ -122,31 +122,31 @@ def test_the_cache_returns_what_was_stored():
 @torch.no_grad()
 @pytest.mark.parametrize("prefix", [0, 1, 5])
 @pytest.mark.parametrize("toy", TOYS, ids=TOY_NAMES)
-def test_prefix_tokens_have_no_place(toy, prefix):
+def test_prefix_tokens_have_no_position(toy, prefix):
     """Class token and registers are neither turned nor biased nor refined, bit for bit."""
-    place = place_of(toy(), prefix=prefix)
+    position_context = position_context_of(toy(), prefix=prefix)
     length = prefix + PYRAMID.num_tokens
     x_BHLD, x_BLC = torch.randn(2, 4, length, 8), torch.randn(2, length, 32)
-    assert torch.equal(place.rotate(x_BHLD, 0)[:, :, :prefix], x_BHLD[:, :, :prefix])
-    assert torch.equal(place.refine(x_BLC, 0)[:, :prefix], x_BLC[:, :prefix])
-    mask = place.mask(1, torch.float32)
+    assert torch.equal(position_context.rotate(x_BHLD, 0)[:, :, :prefix], x_BHLD[:, :, :prefix])
+    assert torch.equal(position_context.refine(x_BLC, 0)[:, :prefix], x_BLC[:, :prefix])
+    mask = position_context.mask(1, torch.float32)
     if mask is not None:
         assert mask.shape == (4, length, length)
         assert not mask[:, :prefix].any()
         assert not mask[:, :, :prefix].any()
         context = PYRAMID.positions()
-        times = 2 if isinstance(place.encoding, Composed) else 1
+        times = 2 if isinstance(position_context.encoding, Composed) else 1
         assert torch.equal(mask[:, prefix:, prefix:], times * Far().bias(context, context, 1))
-    changed = {"rotate": not torch.equal(place.rotate(x_BHLD, 0), x_BHLD)}
-    changed |= {"refine": not torch.equal(place.refine(x_BLC, 0), x_BLC), "bias": mask is not None}
-    assert changed == {hook: place.encoding.uses(hook) for hook in changed}
+    changed = {"rotate": not torch.equal(position_context.rotate(x_BHLD, 0), x_BHLD)}
+    changed |= {"refine": not torch.equal(position_context.refine(x_BLC, 0), x_BLC), "bias": mask is not None}
+    assert changed == {hook: position_context.encoding.uses(hook) for hook in changed}
 
 
 def test_a_bias_never_opens_what_is_hidden():
     """Level-causal attention stays so whatever an encoding adds to the scores."""
     level_L = PYRAMID.positions().level_L
     visible_LL = level_L[:, None] >= level_L
-    mask_HLL = place_of(Far(), visible_LL).mask(0, torch.bfloat16)
+    mask_HLL = position_context_of(Far(), visible_LL).mask(0, torch.bfloat16)
     assert mask_HLL.dtype == torch.bfloat16
     assert torch.equal(mask_HLL.isinf(), (~visible_LL).expand(4, -1, -1))
 
@@ -162,12 +162,12 @@ def test_the_generator_asks_toys_the_same_in_full_and_level_by_level(toy, make_g
     full_BLV = model(labels_B, inputs_BLZ)
     assert not torch.allclose(full_BLV, without_BLV, atol=1e-2)
     positions, class_BC = model.pyramid.positions(), model.class_embed(labels_B)
-    x_BlC = model._start(class_BC, positions)
-    cache = model._new_cache(x_BlC, model.pyramid)
+    x_BlC = model.first_level(class_BC, positions)
+    cache = model.new_cache(x_BlC, model.pyramid)
     for level, span in enumerate(model.pyramid.spans):
         if level:
-            x_BlC = model.word_embed(inputs_BLZ[:, span.start - 1 : span.stop - 1])
-        level_BlV = model._level_logits(x_BlC, class_BC, positions, level, cache)
+            x_BlC = model.embed_inputs(inputs_BLZ[:, span.start - 1 : span.stop - 1])
+        level_BlV = model.level_logits(x_BlC, class_BC, positions, level, cache)
         torch.testing.assert_close(level_BlV, full_BLV[:, span], atol=1e-5, rtol=0)
 
 
@@ -185,17 +185,19 @@ def test_relative_toys_do_not_care_where_the_image_starts(toy, attention):
         for context in (encoding.prepare(positions), encoding.prepare(moved))
     )
     torch.testing.assert_close(here, there, atol=1e-5, rtol=1e-5)
-    assert not torch.allclose(here, attention(x_BLC, place_of(PositionEncoding()), 0), atol=1e-3)
+    assert not torch.allclose(here, attention(x_BLC, position_context_of(PositionEncoding()), 0), atol=1e-3)
 
 
 @torch.no_grad()
 def test_attention_computes_in_float64_where_it_is_given_float64():
     """To check gradients against differences, or a low precision against a high one."""
     attention, x_BLC = Attention(16, 2).double(), torch.randn(2, 5, 16, dtype=torch.float64)
-    place = PositionContext(
+    position_context = PositionContext(
         build_encoding("rope", dim=16, num_heads=2, depth=1, pyramid=Pyramid(((1, 5),))), None, None
     )
-    place = replace(place, query=place.encoding.prepare(Pyramid(((1, 5),)).positions()))
-    y_BLC = attention(x_BLC, place, 0)
+    position_context = replace(
+        position_context, query=position_context.encoding.prepare(Pyramid(((1, 5),)).positions())
+    )
+    y_BLC = attention(x_BLC, position_context, 0)
     assert y_BLC.dtype == torch.float64
-    torch.testing.assert_close(y_BLC.float(), attention.float()(x_BLC.float(), place, 0))
+    torch.testing.assert_close(y_BLC.float(), attention.float()(x_BLC.float(), position_context, 0))

@@ -5,23 +5,24 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from var_pe.encodings.base import register
-from var_pe.encodings.machinery.level_term import Levels, LevelTerm
+from var_pe.encodings.base import ModelShape, register
+from var_pe.encodings.machinery.level_term import LevelPairs, LevelTerm
 from var_pe.encodings.machinery.scores import ScoreEncoding, displacement
 from var_pe.pyramid import Positions, Pyramid
 from var_pe.resampling.conventions import Convention
 
 
 @dataclass(frozen=True)
-class Where:
-    """Distances (Lq, Lk) in cells of the finest level, and levels."""
+class Distances:
+    """How far each key is from each query, and the terms of their levels."""
 
+    # (Lq, Lk), in cells of the finest level
     distance_QK: Tensor
-    levels: Levels | None
+    pairs: LevelPairs | None
 
 
 @register("alibi")
-class ALiBi(ScoreEncoding):
+class ALiBi(ScoreEncoding[Distances]):
     """`score += level_term[head, query level, key level] - slope[head] * distance`, slope = 2^(-8 head / H).
 
     ALiBi (Press et al. 2022) with the Euclidean distance between centres in cells of the finest level, as in
@@ -34,19 +35,20 @@ class ALiBi(ScoreEncoding):
     Cost: a bias loses the flash kernel; it is computed once a forward, not once a layer.
     """
 
-    def __init__(self, *, dim: int, num_heads: int, depth: int, pyramid: Pyramid) -> None:
+    def __init__(self, shape: ModelShape) -> None:
         super().__init__()
-        self.num_heads = num_heads
-        self.level_term = LevelTerm(pyramid, num_heads)
+        self.num_heads = shape.num_heads
+        self.level_term = LevelTerm(shape.pyramid, shape.num_heads)
 
     def set_pyramid(self, pyramid: Pyramid, convention: str | Convention | None = None) -> None:
         """Distances follow by themselves; the levels' terms go with their levels."""
         self.level_term.set_pyramid(pyramid)
 
-    def where(self, query: Positions, key: Positions) -> Where:
-        return Where(displacement(query, key).norm(dim=-1), self.level_term.where(query, key))
+    def geometry(self, query: Positions, key: Positions) -> Distances:
+        return Distances(displacement(query, key).norm(dim=-1), self.level_term.pairs(query, key))
 
-    def scores(self, where: Where, layer: int) -> Tensor:
-        head_H = torch.arange(1, self.num_heads + 1, device=where.distance_QK.device)
+    def scores(self, geometry: Distances, layer: int) -> Tensor:
+        head_H = torch.arange(1, self.num_heads + 1, device=geometry.distance_QK.device)
         slope_H = 2.0 ** (-8 * head_H / self.num_heads)
-        return self.level_term.add_to(-slope_H[:, None, None] * where.distance_QK, where.levels, layer)
+        bias_HQK = -slope_H[:, None, None] * geometry.distance_QK
+        return self.level_term.add_to(bias_HQK, geometry.pairs, layer)

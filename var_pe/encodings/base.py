@@ -1,48 +1,85 @@
 """What every position encoding is: hooks that do nothing until a member overrides them, and the registry."""
 
+import inspect
 from collections.abc import Callable
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import ClassVar, Generic, Self, TypeVar, cast
 
+import torch
 from torch import Tensor, nn
 
+from var_pe.encodings.machinery.line import Member
+from var_pe.encodings.machinery.options import check_options
 from var_pe.pyramid import Positions, Pyramid
 from var_pe.resampling.conventions import Convention
 
 HOOKS = ("embed", "rotate", "bias", "refine")
 REGISTRY: dict[str, type["PositionEncoding"]] = {}
 
+# What an encoding's own `prepare` makes once per forward and its hooks get back.
+Context = TypeVar("Context")
 
-class PositionEncoding(nn.Module):
+
+@dataclass(frozen=True)
+class ModelShape:
+    """The model that an encoding is built for: its width, heads, blocks and grids."""
+
+    dim: int
+    num_heads: int
+    depth: int
+    pyramid: Pyramid
+
+
+class PositionEncoding(nn.Module, Generic[Context]):
     """Tells a transformer where its tokens are: a function of `Positions`, so it serves both models.
 
-    Prefix tokens (class token, registers) have no place: the model slices them off before these hooks.
+    A member's constructor is `__init__(self, shape: ModelShape, *, option=default, ...)`; the keywords are
+    the options that a config's line may set. Prefix tokens (class token, registers) have no position: the
+    model slices them off before these hooks.
     """
 
     # whether parameters keep the sizes of the grids they were made for where `set_pyramid` moves the rest
     keeps_grids: ClassVar[bool] = False
 
-    def prepare(self, positions: Positions) -> Any:
-        """Once per forward: what the hooks below get as `context` (tables, jitter); here the positions."""
-        return positions
+    @classmethod
+    def from_line(
+        cls, member: Member, shape: ModelShape, build_part: Callable[[Member], "PositionEncoding"]
+    ) -> Self:
+        """The encoding that a config's line asks for; its options are the constructor's keywords.
 
-    def embed(self, x_BLC: Tensor, context: Any) -> Tensor:
+        A member that takes other encodings as parts overrides this and builds each with `build_part`.
+
+        Raises:
+            ValueError: an option does not exist, or its value is of another type or out of its range.
+        """
+        if member.parts:
+            raise ValueError(f"{member.name} takes options by name, option=value")
+
+        check_options(member.name, member.options, cls.__init__)
+        return cls(shape, **member.options)
+
+    def prepare(self, positions: Positions) -> Context:
+        """Once per forward: what the hooks below get as `context` (tables, jitter); here the positions."""
+        return cast(Context, positions)
+
+    def embed(self, x_BLC: Tensor, context: Context) -> Tensor:
         """Once, before the first block."""
         return x_BLC
 
-    def rotate(self, x_BHLD: Tensor, context: Any, layer: int) -> Tensor:
+    def rotate(self, x_BHLD: Tensor, context: Context, layer: int) -> Tensor:
         """On queries and on keys, after their norm."""
         return x_BHLD
 
-    def bias(self, query: Any, key: Any, layer: int) -> Tensor | None:
+    def bias(self, query: Context, key: Context, layer: int) -> Tensor | None:
         """From the contexts of queries and keys: (H, Lq, Lk), or (1, Lq, Lk) for all heads, added to the
         scores; or None."""
         return None
 
-    def refine(self, x_BLC: Tensor, context: Any, layer: int) -> Tensor:
+    def refine(self, x_BLC: Tensor, context: Context, layer: int) -> Tensor:
         """After block `layer`."""
         return x_BLC
 
-    def init_parameter(self, name: str, parameter: nn.Parameter, generator: Any) -> None:
+    def init_parameter(self, name: str, parameter: nn.Parameter, generator: torch.Generator) -> None:
         """Draws the initial value of the parameter called `name` here from `generator`, in place."""
         raise ValueError(f"{type(self).__name__} does not say how its parameter {name} starts")
 
@@ -63,13 +100,14 @@ class PositionEncoding(nn.Module):
         return getattr(type(self), hook) is not getattr(PositionEncoding, hook)
 
 
-class TokenEncoding(PositionEncoding):
+class TokenEncoding(PositionEncoding[Tensor]):
     """An encoding that adds one code per position to the tokens: `scale` times `code_LC(positions)`."""
 
-    def __init__(self, *, scale: float = 1.0) -> None:
+    def __init__(self, shape: ModelShape, *, scale: float = 1.0) -> None:
         super().__init__()
         if not 0 < scale < float("inf"):
             raise ValueError(f"scale must be above 0 and finite, got {scale}")
+        self.dim = shape.dim
         self.scale = scale
 
     def code_LC(self, positions: Positions) -> Tensor:
@@ -84,17 +122,25 @@ class TokenEncoding(PositionEncoding):
 
 
 def register(name: str) -> Callable[[type[PositionEncoding]], type[PositionEncoding]]:
-    """Makes a class selectable in a config by `name`."""
+    """Makes a class selectable in a config by `name`.
+
+    Raises:
+        ValueError: the name is taken, or the constructor does not begin with the model's shape.
+    """
 
     def add(cls: type[PositionEncoding]) -> type[PositionEncoding]:
         if name in REGISTRY:
             raise ValueError(f"two encodings are called {name}: {REGISTRY[name].__name__} and {cls.__name__}")
+
+        first = list(inspect.signature(cls.__init__).parameters)[1:2]
+        if first != ["shape"]:
+            raise ValueError(
+                f"encoding {name}: {cls.__name__} must be built from a shape; write `def __init__(self, "
+                f"shape: ModelShape, *, option=default, ...)`, and shape.dim, shape.num_heads, shape.depth "
+                f"and shape.pyramid for the keywords dim, num_heads, depth and pyramid"
+            )
+
         REGISTRY[name] = cls
         return cls
 
     return add
-
-
-def standard_deviation(dim: int) -> float:
-    """VAR's initial standard deviation of everything learned, sqrt(1 / (3 C)) (public code)."""
-    return (1 / (3 * dim)) ** 0.5

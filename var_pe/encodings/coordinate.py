@@ -4,8 +4,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from var_pe.encodings.base import TokenEncoding, register, standard_deviation
-from var_pe.pyramid import Positions, Pyramid
+from var_pe.encodings.base import ModelShape, TokenEncoding, register
+from var_pe.encodings.machinery.codes import standard_deviation
+from var_pe.pyramid import Positions
 
 
 @register("coordinate")
@@ -13,8 +14,8 @@ class Coordinate(TokenEncoding):
     """`gelu(v @ in + bias) @ out` of the centre v = (y, x) in [-1, 1] x [-1, 1]: a network of two layers.
 
     What recipes for detection mean by handing the network its absolute position. A smooth function of the
-    place: it starts by telling halves of the picture apart and takes long to learn neighbours (Tancik et al.
-    2020), unlike `fourier`. A place is a fraction of the picture, so any pyramid reads the same function.
+    centre: it starts by telling halves of the picture apart and takes long to learn neighbours (Tancik et al.
+    2020), unlike `fourier`. A centre is a fraction of the picture, so any pyramid reads the same function.
 
     The first layer starts normal, weights with deviation 1.5 and biases with 0.75, so that most kinks cross
     the picture; the second such that the code's root mean square is about sqrt(1 / (3 C)), `learned`'s. Costs
@@ -25,29 +26,24 @@ class Coordinate(TokenEncoding):
         scale: the code is multiplied by it.
     """
 
-    def __init__(
-        self,
-        *,
-        dim: int,
-        num_heads: int,
-        depth: int,
-        pyramid: Pyramid,
-        hidden: int | None = None,
-        scale: float = 1.0,
-    ) -> None:
-        super().__init__(scale=scale)
+    def __init__(self, shape: ModelShape, *, hidden: int | None = None, scale: float = 1.0) -> None:
+        super().__init__(shape, scale=scale)
         if hidden is not None and (type(hidden) is not int or not 1 <= hidden <= 65536):
             raise ValueError(f"coordinate: hidden is a whole number from 1 to 65536, got {hidden!r}")
-        units = hidden or dim
+
+        units = hidden or shape.dim
         self.in_2U = nn.Parameter(torch.zeros(2, units))
         self.bias_U = nn.Parameter(torch.zeros(units))
-        self.out_UC = nn.Parameter(torch.zeros(units, dim))
+        self.out_UC = nn.Parameter(torch.zeros(units, shape.dim))
 
     def init_parameter(self, name: str, parameter: nn.Parameter, generator: torch.Generator) -> None:
-        # GELU of what the first layer starts with has a mean square near 1
-        std = {"in_2U": 1.5, "bias_U": 0.75, "out_UC": standard_deviation(self.out_UC.shape[1])}[name]
-        fan_in = len(parameter) if name == "out_UC" else 1
-        nn.init.normal_(parameter, std=std / fan_in**0.5, generator=generator)
+        if name == "in_2U":
+            std = 1.5
+        elif name == "bias_U":
+            std = 0.75
+        else:  # GELU of what the first layer starts with has a mean square near 1
+            std = standard_deviation(self.dim) / len(parameter) ** 0.5
+        nn.init.normal_(parameter, std=std, generator=generator)
 
     def code_LC(self, positions: Positions) -> Tensor:
         yx_L2 = positions.yx_L2

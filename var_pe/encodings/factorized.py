@@ -3,8 +3,9 @@
 import torch
 from torch import Tensor, nn
 
-from var_pe.encodings.base import TokenEncoding, register, standard_deviation
-from var_pe.pyramid import Positions, Pyramid
+from var_pe.encodings.base import ModelShape, TokenEncoding, register
+from var_pe.encodings.machinery.codes import standard_deviation
+from var_pe.pyramid import Positions
 
 
 @register("factorized")
@@ -15,7 +16,7 @@ class Factorized(TokenEncoding):
     for the centre of cell i. A token takes its value where its own centre lies, by linear interpolation along
     each axis between the two nearest entries; before the first entry and beyond the last it takes theirs.
     So the finest level reads the entries themselves, a coarse token what lies in the middle of the cells it
-    covers, and any other pyramid (size, aspect, level count) other places of the same tables.
+    covers, and any other pyramid (size, aspect, level count) other points of the same tables.
 
     Each table starts truncated-normal with deviation sqrt(1 / (6 C)): on the finest level their sum has
     `learned`'s sqrt(1 / (3 C)), less between entries. Costs an addition to the tokens; attention's kernels
@@ -27,11 +28,11 @@ class Factorized(TokenEncoding):
 
     keeps_grids = True
 
-    def __init__(self, *, dim: int, num_heads: int, depth: int, pyramid: Pyramid, scale: float = 1.0) -> None:
-        super().__init__(scale=scale)
-        rows, columns = pyramid.finest
-        self.rows_hC = nn.Parameter(torch.zeros(rows, dim))
-        self.columns_wC = nn.Parameter(torch.zeros(columns, dim))
+    def __init__(self, shape: ModelShape, *, scale: float = 1.0) -> None:
+        super().__init__(shape, scale=scale)
+        rows, columns = shape.pyramid.finest
+        self.rows_hC = nn.Parameter(torch.zeros(rows, shape.dim))
+        self.columns_wC = nn.Parameter(torch.zeros(columns, shape.dim))
 
     def init_parameter(self, name: str, parameter: nn.Parameter, generator: torch.Generator) -> None:
         std = standard_deviation(parameter.shape[1]) / 2**0.5
@@ -44,9 +45,11 @@ class Factorized(TokenEncoding):
 
 
 def _read(table_nC: Tensor, centre_L: Tensor) -> Tensor:
-    """The table's values at places in [-1, 1], linear between the centres of its cells."""
+    """The table's values at points in [-1, 1], linear between the centres of its cells."""
     last = len(table_nC) - 1
     entry_L = ((centre_L + 1) / 2 * len(table_nC) - 0.5).clamp(0, last)
     below_L = entry_L.floor().long()
+    above_L = (below_L + 1).clamp(max=last)
+
     share_L1 = (entry_L - below_L)[:, None]
-    return torch.lerp(table_nC[below_L], table_nC[(below_L + 1).clamp(max=last)], share_L1)
+    return torch.lerp(table_nC[below_L], table_nC[above_L], share_L1)

@@ -5,8 +5,9 @@ from math import ceil, log2, pi
 import torch
 from torch import Tensor, nn
 
-from var_pe.encodings.base import TokenEncoding, register, standard_deviation
-from var_pe.pyramid import Positions, Pyramid
+from var_pe.encodings.base import ModelShape, TokenEncoding, register
+from var_pe.encodings.machinery.codes import standard_deviation
+from var_pe.pyramid import Positions
 
 FEATURES = ("log_linear", "gaussian")
 
@@ -19,8 +20,8 @@ class Fourier(TokenEncoding):
     `gaussian`: a = 2 pi v @ B with entries of B (2, bands) from N(0, sigma^2), drawn from the seed, fixed and
     stored in the checkpoint (Tancik et al. 2020): oblique waves, so that axes mix before the map.
 
-    A place is a fraction of the picture: other grids of any size and level count read the same function at
-    other places, and a picture twice as wide has cells half as far apart. The map starts normal, such that
+    A centre is a fraction of the picture: other grids of any size and level count read the same function at
+    other points, and a picture twice as wide has cells half as far apart. The map starts normal, such that
     the code has `learned`'s root mean square sqrt(1 / (3 C)). Costs an addition to the tokens and a product
     of L x features x C per forward; attention's kernels stay.
 
@@ -28,7 +29,7 @@ class Fourier(TokenEncoding):
         features: `log_linear` or `gaussian`.
         bands: none takes as many as the finest grid can tell apart for `log_linear`, ceil(log2(longest
             side)), at which neighbours are half a turn apart; C / 2 for `gaussian`.
-        sigma: of `gaussian`, in turns per unit of v: larger tells closer places apart, but carries less from
+        sigma: of `gaussian`, in turns per unit of v: larger tells closer points apart, but carries less from
             one to the next. At 1, neighbours on a grid of 16 are 0.8 radians apart.
         scale: the code is multiplied by it.
     Raises:
@@ -41,33 +42,35 @@ class Fourier(TokenEncoding):
 
     def __init__(
         self,
+        shape: ModelShape,
         *,
-        dim: int,
-        num_heads: int,
-        depth: int,
-        pyramid: Pyramid,
         features: str = "log_linear",
         bands: int | None = None,
         sigma: float = 1.0,
         scale: float = 1.0,
     ) -> None:
-        super().__init__(scale=scale)
+        super().__init__(shape, scale=scale)
         if features not in FEATURES:
             raise ValueError(f"fourier: features is one of {', '.join(FEATURES)}, got {features!r}")
         if bands is not None and (type(bands) is not int or not 1 <= bands <= 4096):
             raise ValueError(f"fourier: bands is a whole number from 1 to 4096, got {bands!r}")
         if not 0 < sigma < float("inf"):
             raise ValueError(f"fourier: sigma must be above 0 and finite, got {sigma}")
-        self.features, self.sigma = features, sigma
+        self.features = features
+        self.sigma = sigma
+
         if features == "gaussian":
-            self.bands = bands or max(1, dim // 2)
+            self.bands = bands or max(1, shape.dim // 2)
             self.register_buffer("direction_2F", torch.zeros(2, self.bands))
+            angles = self.bands
         else:
-            self.bands = bands or max(1, ceil(log2(max(pyramid.finest))))
+            self.bands = bands or max(1, ceil(log2(max(shape.pyramid.finest))))
             if self.bands > 16:  # 2^15 pi: float32 no longer resolves the angle of a larger one
                 raise ValueError(f"fourier(features=log_linear) has at most 16 bands, got {self.bands}")
-        angles = self.bands if features == "gaussian" else 2 * self.bands
-        self.map_FC = nn.Parameter(torch.zeros(2 * angles, dim))
+            angles = 2 * self.bands  # of y and of x
+
+        # sine and cosine of each angle
+        self.map_FC = nn.Parameter(torch.zeros(2 * angles, shape.dim))
 
     def init_parameter(self, name: str, parameter: nn.Parameter, generator: torch.Generator) -> None:
         features, dim = parameter.shape  # sine and cosine of an angle have a mean square of 1/2
@@ -84,4 +87,5 @@ class Fourier(TokenEncoding):
             else:
                 octave_F = 2.0 ** torch.arange(self.bands, device=yx_L2.device)
                 angle_LF = (yx_L2[:, :, None] * (pi * octave_F)).flatten(1)
+
             return torch.cat([angle_LF.sin(), angle_LF.cos()], dim=1) @ self.map_FC.float()

@@ -5,8 +5,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from var_pe.encodings.base import TokenEncoding, register, standard_deviation
-from var_pe.encodings.sinusoidal import in_finest_cells, sinusoidal_code
+from var_pe.encodings.base import ModelShape, TokenEncoding, register
+from var_pe.encodings.machinery.codes import amplitude, sinusoidal_code, standard_deviation
+from var_pe.encodings.machinery.coordinates import in_finest_cells
 from var_pe.pyramid import Positions, Pyramid
 from var_pe.resampling.conventions import (
     Convention,
@@ -46,35 +47,34 @@ class Learned(GridBound, TokenEncoding):
 
     def __init__(
         self,
+        shape: ModelShape,
         *,
-        dim: int,
-        num_heads: int,
-        depth: int,
-        pyramid: Pyramid,
         init: str = "trunc_normal",
         scale: float = 1.0,
         resample: str | None = None,
     ) -> None:
-        super().__init__(scale=scale)
+        super().__init__(shape, scale=scale)
         if init not in INITS:
             raise ValueError(f"learned: init is one of {', '.join(INITS)}, got {init!r}")
-        if init == "sinusoidal" and dim % 4:
-            raise ValueError(f"learned(init=sinusoidal) needs a width that is a multiple of 4, got {dim}")
+        if init == "sinusoidal" and shape.dim % 4:
+            raise ValueError(
+                f"learned(init=sinusoidal) needs a width that is a multiple of 4, got {shape.dim}"
+            )
+
         self.init = init
         self.resample = None if resample is None else convention_of(resample, "resample")
         self.resampled = DerivedCache()
-        self.table_LC = nn.Parameter(torch.zeros(pyramid.num_tokens, dim))
-        self._made_for(pyramid)
+        self.table_LC = nn.Parameter(torch.zeros(shape.pyramid.num_tokens, shape.dim))
+        self._made_for(shape.pyramid)
 
     def init_parameter(self, name: str, parameter: nn.Parameter, generator: torch.Generator) -> None:
-        dim = parameter.shape[1]
-        std = standard_deviation(dim)
+        std = standard_deviation(self.dim)
         if self.init == "trunc_normal":
             nn.init.trunc_normal_(parameter, std=std, generator=generator)
         elif self.init == "xavier":
             nn.init.xavier_normal_(parameter, generator=generator)
         else:
-            code_LC = sinusoidal_code(in_finest_cells(self.pyramid.positions()), dim, 10000.0)
+            code_LC = sinusoidal_code(in_finest_cells(self.pyramid.positions()), self.dim, 10000.0)
             with torch.no_grad():
                 parameter.copy_(code_LC * (std / amplitude(code_LC)))
 
@@ -82,15 +82,18 @@ class Learned(GridBound, TokenEncoding):
     def set_pyramid(self, pyramid: Pyramid, convention: str | Convention | None = None) -> None:
         if pyramid == self.pyramid:
             return
+
         convention = convention or self.resample
         if convention is None:
             raise ValueError(
                 f"the learned table was made for the grids {self.pyramid}; "
                 f"moving it to {pyramid} needs the name of a resampling convention"
             )
+
         check_table(self.table_LC, "the learned table")
         moved_LC = interpolate_levels(self.table_LC, self.pyramid, pyramid, convention)
         check_moved(moved_LC, "the learned table")
+
         self.table_LC = nn.Parameter(moved_LC.clone(), requires_grad=self.table_LC.requires_grad)
         self._made_for(pyramid)
         self.resampled.clear()
@@ -98,6 +101,8 @@ class Learned(GridBound, TokenEncoding):
     def code_LC(self, positions: Positions) -> Tensor:
         pyramid = Pyramid(positions.grids)
         table_LC = self.table_LC if pyramid == self.pyramid else self._following_LC(pyramid)
+
+        # One level, or some, of the pyramid: their rows.
         spans = pyramid.spans
         rows = slice(spans[positions.levels.start].start, spans[positions.levels.stop - 1].stop)
         return table_LC[rows].float()
@@ -111,6 +116,7 @@ class Learned(GridBound, TokenEncoding):
                 f"set_pyramid or set_input_size with a resampling convention moves it, "
                 f"learned(resample=timm) lets it follow"
             )
+
         return self.resampled(
             self.table_LC,
             pyramid,
@@ -120,12 +126,3 @@ class Learned(GridBound, TokenEncoding):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "Learned":
         self.resampled.clear()  # the module moves: what lies on the old device need not be kept
         return super()._apply(fn, recurse)
-
-
-def amplitude(code_LC: Tensor) -> Tensor:
-    """Root mean square about the mean over positions: the part of a code that depends on the place at all.
-
-    Where that is nothing (a single position, levels of one cell), it is the plain root mean square.
-    """
-    about_mean, plain = ((code_LC - offset).square().mean().sqrt() for offset in (code_LC.mean(0), 0.0))
-    return about_mean if about_mean > 1e-6 * plain else plain

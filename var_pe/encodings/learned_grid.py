@@ -1,6 +1,8 @@
 """One learned table for all levels, resampled to each: FlexVAR's positions."""
 
-from var_pe.encodings.base import register
+from dataclasses import replace
+
+from var_pe.encodings.base import ModelShape, register
 from var_pe.encodings.learned import Learned
 from var_pe.pyramid import Grid, Pyramid
 from var_pe.resampling.conventions import Convention
@@ -20,7 +22,7 @@ class LearnedGrid(Learned):
 
     Args:
         grid: (rows, columns) of the table, or one side, 1 to 1024; none takes the pyramid's finest grid.
-        resample: a convention of `resample.CONVENTIONS`: `area`, `timm`, `torchvision`, ...
+        resample: a convention of `resampling.conventions.CONVENTIONS`: `area`, `timm`, `torchvision`, ...
         init, scale: as in `learned`; `init=sinusoidal` counts in cells of the table (FlexVAR's start).
     Raises:
         ValueError: an option is not known or out of its range.
@@ -30,31 +32,22 @@ class LearnedGrid(Learned):
 
     def __init__(
         self,
+        shape: ModelShape,
         *,
-        dim: int,
-        num_heads: int,
-        depth: int,
-        pyramid: Pyramid,
         grid: int | Grid | None = None,
         resample: str = "area",
         init: str = "trunc_normal",
         scale: float = 1.0,
     ) -> None:
-        sides = grid if isinstance(grid, tuple) else (grid, grid)
-        if grid is not None and not (
-            len(sides) == 2 and all(type(side) is int and 1 <= side <= 1024 for side in sides)
-        ):
-            raise ValueError(f"learned_grid: grid is one side or two from 1 to 1024, got {grid!r}")
-        own = Pyramid((pyramid.finest if grid is None else grid,))  # type: ignore[arg-type]  # or one side
-        super().__init__(
-            dim=dim,
-            num_heads=num_heads,
-            depth=depth,
-            pyramid=own,
-            init=init,
-            scale=scale,
-            resample=resample,
-        )
+        if grid is None:
+            grid = shape.pyramid.finest
+        else:
+            sides = grid if isinstance(grid, tuple) else (grid, grid)
+            if len(sides) != 2 or not all(type(side) is int and 1 <= side <= 1024 for side in sides):
+                raise ValueError(f"learned_grid: grid is one side or two from 1 to 1024, got {grid!r}")
+
+        own = replace(shape, pyramid=Pyramid.of([grid]))
+        super().__init__(own, init=init, scale=scale, resample=resample)
 
     def set_pyramid(self, pyramid: Pyramid, convention: str | Convention | None = None) -> None:
         """Nothing moves: the table keeps its grid, and `resample` says how every pyramid reads it."""

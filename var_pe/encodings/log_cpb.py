@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from var_pe.encodings.base import register
+from var_pe.encodings.base import ModelShape, register
 from var_pe.encodings.machinery.scores import (
     ScoreEncoding,
     by_levels,
@@ -22,21 +22,21 @@ from var_pe.resampling.conventions import Convention
 
 
 @dataclass(frozen=True)
-class Where:
-    """Displacements over the largest ones, (1, Lq, Lk, 2), one-hot levels (L, K), and what the networks see.
+class NetworkInputs:
+    """What the networks see, and where their answers are looked up for each query and key."""
 
-    `cell_yx2` are the network's coordinates of all whole displacements, `level_KK2` of all pairs of levels.
-    """
-
+    # displacements over the largest ones, (1, Lq, Lk, 2)
     grid_1QK2: Tensor
+    # levels of queries and of keys, one-hot, (L, K)
     query_QK: Tensor
     key_QK: Tensor
+    # the networks' coordinates of all whole displacements, and of all pairs of levels
     cell_yx2: Tensor
     level_KK2: Tensor
 
 
 @register("log_cpb")
-class LogCPB(ScoreEncoding):
+class LogCPB(ScoreEncoding[NetworkInputs]):
     """`score += 16 sigmoid(MLP(c(dy), c(dx))) - 8 + MLP'(query level, key level)`, per head.
 
     Swin v2's continuous position bias (Liu et al. 2022, section 3.3), with c(d) = sign(d) log2(1 + |8 d /
@@ -60,48 +60,45 @@ class LogCPB(ScoreEncoding):
 
     trained_2: Tensor
 
-    def __init__(
-        self,
-        *,
-        dim: int,
-        num_heads: int,
-        depth: int,
-        pyramid: Pyramid,
-        hidden: int = 512,
-        shared: bool = False,
-    ) -> None:
+    def __init__(self, shape: ModelShape, *, hidden: int = 512, shared: bool = False) -> None:
         super().__init__()
         if hidden < 1:
             raise ValueError(f"log_cpb: hidden must be at least 1, got {hidden}")
+
         self.per_layer = not shared
-        networks = 1 if shared else depth
-        self.cells = Networks(networks, hidden, num_heads)
-        self.levels = Networks(networks, 16, num_heads) if pyramid.num_levels > 1 else None
-        self.register_buffer("trained_2", torch.tensor(pyramid.finest, dtype=torch.int64))
+        networks = 1 if shared else shape.depth
+        several = shape.pyramid.num_levels > 1
+        self.cells = Networks(networks, hidden, shape.num_heads)
+        self.levels = Networks(networks, 16, shape.num_heads) if several else None
+        self.register_buffer("trained_2", torch.tensor(shape.pyramid.finest, dtype=torch.int64))
 
     def set_pyramid(self, pyramid: Pyramid, convention: str | Convention | None = None) -> None:
         """Nothing moves, and displacements keep their meaning in cells of the finest level."""
         if (pyramid.num_levels > 1) != (self.levels is not None):
             raise ValueError(f"log_cpb keeps to one level or to several, asked to move to {pyramid}")
 
-    def where(self, query: Positions, key: Positions) -> Where:
-        grids, levels = query.grids, len(query.grids)
-        if self.levels is None and levels > 1:
+    def geometry(self, query: Positions, key: Positions) -> NetworkInputs:
+        grids = query.grids
+        if self.levels is None and len(grids) > 1:
             raise ValueError(f"log_cpb was made for one level, asked for {Pyramid(grids)}")
-        return Where(
-            unit_displacement(displacement(query, key), grids[-1])[None],
-            one_hot(query.level_L, levels),
-            one_hot(key.level_L, levels),
-            log_coordinates(grids[-1], self.trained_2),
-            level_coordinates(grids, query.yx_L2.device),
+
+        return NetworkInputs(
+            grid_1QK2=unit_displacement(displacement(query, key), grids[-1])[None],
+            query_QK=one_hot(query.level_L, len(grids)),
+            key_QK=one_hot(key.level_L, len(grids)),
+            cell_yx2=log_coordinates(grids[-1], self.trained_2),
+            level_KK2=level_coordinates(grids, query.yx_L2.device),
         )
 
-    def scores(self, where: Where, layer: int) -> Tensor:
-        table_Hyx = 16 * self.cells(where.cell_yx2, layer).sigmoid() - 8
-        bias_HQK = look_up(table_Hyx, where.grid_1QK2)
+    def scores(self, geometry: NetworkInputs, layer: int) -> Tensor:
+        # Swin v2's bound of 16, moved so that a network's zero stays zero.
+        table_Hyx = 16 * self.cells(geometry.cell_yx2, layer).sigmoid() - 8
+        bias_HQK = look_up(table_Hyx, geometry.grid_1QK2)
         if self.levels is None:
             return bias_HQK
-        return bias_HQK + by_levels(self.levels(where.level_KK2, layer), where.query_QK, where.key_QK)
+
+        term_HKK = self.levels(geometry.level_KK2, layer)
+        return bias_HQK + by_levels(term_HKK, geometry.query_QK, geometry.key_QK)
 
 
 class Networks(nn.Module):
@@ -123,8 +120,11 @@ class Networks(nn.Module):
             nn.init.trunc_normal_(parameter, std=0.02, generator=generator)
 
     def forward(self, coordinates: Tensor, network: int) -> Tensor:
-        weight1, bias1, weight2 = (w[network].float() for w in (self.weight1, self.bias1, self.weight2))
-        return F.linear(F.linear(coordinates, weight1, bias1).relu(), weight2).movedim(-1, 0)
+        weight1 = self.weight1[network].float()
+        bias1 = self.bias1[network].float()
+        weight2 = self.weight2[network].float()
+        hidden = F.linear(coordinates, weight1, bias1).relu()
+        return F.linear(hidden, weight2).movedim(-1, 0)
 
 
 def log_coordinates(grid: Grid, trained_2: Tensor) -> Tensor:
@@ -132,6 +132,8 @@ def log_coordinates(grid: Grid, trained_2: Tensor) -> Tensor:
     device = trained_2.device
     axes = [torch.arange(1 - side, side, device=device, dtype=torch.float32) for side in grid]
     delta_yx2 = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
+
+    # c(d) of `LogCPB`: logarithmic, so that larger displacements are not far outside what was trained.
     eighths_yx2 = 8 * delta_yx2 / (trained_2 - 1).clamp(min=1)
     return eighths_yx2.sign() * (1 + eighths_yx2.abs()).log2() / log2(8)
 
@@ -143,6 +145,8 @@ def level_coordinates(grids: tuple[Grid, ...], device: torch.device) -> Tensor:
 
     Kept per device: a copy to another one waits for it.
     """
-    (h, w), k = grids[-1], len(grids)
+    h, w = grids[-1]
     coarse_K = torch.tensor([log2(h * w / (rows * columns)) / 2 / log2(8) for rows, columns in grids])
-    return torch.stack([coarse_K[:, None].expand(k, k), coarse_K.expand(k, k)], dim=-1).to(device)
+    query_KK = coarse_K[:, None].expand(len(grids), len(grids))
+    key_KK = coarse_K.expand(len(grids), len(grids))
+    return torch.stack([query_KK, key_KK], dim=-1).to(device)

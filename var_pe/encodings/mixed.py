@@ -1,13 +1,16 @@
 """A weighted sum of token encodings, whose parts really have the shares that the weights say."""
 
-from typing import cast
+from collections.abc import Callable
+from typing import Self, cast
 
 import torch
 from torch import Tensor, nn
 
-from var_pe.encodings.base import PositionEncoding, TokenEncoding, register, standard_deviation
-from var_pe.encodings.learned import amplitude
+from var_pe.encodings.base import REGISTRY, ModelShape, PositionEncoding, TokenEncoding, register
+from var_pe.encodings.machinery.codes import amplitude, standard_deviation
 from var_pe.encodings.machinery.compose import move_all
+from var_pe.encodings.machinery.line import Member
+from var_pe.encodings.machinery.options import check_options
 from var_pe.pyramid import Positions, Pyramid
 from var_pe.resampling.conventions import Convention
 
@@ -38,21 +41,50 @@ class Mixed(TokenEncoding):
     weight_P: Tensor
     factor_P: Tensor
 
+    @classmethod
+    def from_line(
+        cls, member: Member, shape: ModelShape, build_part: Callable[[Member], PositionEncoding]
+    ) -> Self:
+        """`mixed(learned=0.7, sinusoidal=0.3)` is short for parts in brackets and `weights=(0.7, 0.3)`.
+
+        Raises:
+            ValueError: weights are given twice or are not numbers, or an option does not fit.
+        """
+        options = dict(member.options)
+        parts = member.parts
+
+        # The short form: options that are named like encodings.
+        weighted = {name: options.pop(name) for name in member.options if name in REGISTRY}
+        if weighted and (parts or "weights" in options):
+            raise ValueError(
+                f"{member.name} gives weights twice: write name=weight or parts with weights=(...)"
+            )
+        if weighted:
+            parts = tuple(Member(name) for name in weighted)
+            options["weights"] = tuple(weighted.values())
+
+        # A misspelt encoding is met with their names.
+        check_options(member.name, options, cls.__init__, words=REGISTRY)
+        weights = options.pop("weights", (1.0,) * len(parts))
+        if not isinstance(weights, tuple) or any(type(weight) not in (int, float) for weight in weights):
+            raise ValueError(f"weights are numbers, got {weights!r}")
+
+        built = [build_part(part) for part in parts]
+        make: Callable[..., Self] = cls  # with options whose types have been looked at
+        return make(shape, built, weights=weights, **options)
+
     def __init__(
         self,
-        *,
-        dim: int,
-        num_heads: int,
-        depth: int,
-        pyramid: Pyramid,
+        shape: ModelShape,
         parts: list[PositionEncoding],
+        *,
         weights: tuple[float, ...],
         match_rms: bool = True,
         trainable: bool = False,
         gate: bool = False,
         scale: float = 1.0,
     ) -> None:
-        super().__init__(scale=scale)
+        super().__init__(shape, scale=scale)
         if len(parts) < 2 or len(parts) != len(weights):
             raise ValueError(
                 f"mixed needs two or more parts and a weight for each, got {len(parts)} and {weights}"
@@ -63,18 +95,23 @@ class Mixed(TokenEncoding):
             raise ValueError("mixed: a mixture with gate=true depends on the token and cannot be a part")
         if not any(weights) or not all(abs(weight) < float("inf") for weight in weights):
             raise ValueError(f"mixed: the weights must be finite and not all zero, got {weights}")
-        self.pyramid, self.match_rms, self.target = pyramid, match_rms, standard_deviation(dim)
+
+        self.pyramid = shape.pyramid
+        self.match_rms = match_rms
+        self.target = standard_deviation(shape.dim)
         self.parts = nn.ModuleList(parts)
         self.start = tuple(float(weight) for weight in weights)
+
         weight_P = torch.tensor(self.start)
         if trainable:
             self.weight_P = nn.Parameter(weight_P)
         else:
             self.register_buffer("weight_P", weight_P)
         self.register_buffer("factor_P", torch.ones(len(parts)))
+
         self.gate: bool = gate
         if gate:
-            self.gate_CP = nn.Parameter(torch.zeros(dim, len(parts)))
+            self.gate_CP = nn.Parameter(torch.zeros(shape.dim, len(parts)))
             self.gate_bias_P = nn.Parameter(torch.zeros(len(parts)))
 
     def _each(self) -> list[TokenEncoding]:
@@ -82,22 +119,30 @@ class Mixed(TokenEncoding):
 
     def init_parameter(self, name: str, parameter: nn.Parameter, generator: torch.Generator) -> None:
         with torch.no_grad():
-            parameter.copy_(torch.tensor(self.start) if name == "weight_P" else torch.zeros_like(parameter))
+            if name == "weight_P":
+                parameter.copy_(torch.tensor(self.start))
+            else:
+                parameter.zero_()
 
     @torch.no_grad()
     def calibrate(self) -> None:
-        # of weights that are about to be loaded there is nothing to measure, and the factors come with them
-        loading = self.factor_P.is_meta or any(parameter.is_meta for parameter in self.parameters())
-        if self.match_rms and not loading:
-            positions = self.pyramid.positions()
-            for index, part in enumerate(self._each()):
-                size = amplitude(part.prepare(positions))
-                if not size > 0:
-                    raise ValueError(
-                        f"mixed: part {index + 1} of {len(self.parts)} starts at zero everywhere, so no "
-                        f"factor gives it its share; match_rms=false adds it as it is"
-                    )
-                self.factor_P[index] = self.target / size
+        """Brings every part to the same amplitude, measured on the initial values."""
+        if not self.match_rms:
+            return
+
+        # Weights that are about to be loaded cannot be measured, and the factors come with them.
+        if self.factor_P.is_meta or any(parameter.is_meta for parameter in self.parameters()):
+            return
+
+        positions = self.pyramid.positions()
+        for index, part in enumerate(self._each()):
+            size = amplitude(part.prepare(positions))
+            if not size > 0:
+                raise ValueError(
+                    f"mixed: part {index + 1} of {len(self.parts)} starts at zero everywhere, so no "
+                    f"factor gives it its share; match_rms=false adds it as it is"
+                )
+            self.factor_P[index] = self.target / size
 
     def set_pyramid(self, pyramid: Pyramid, convention: str | Convention | None = None) -> None:
         move_all(self._each(), pyramid, convention)
@@ -119,7 +164,11 @@ class Mixed(TokenEncoding):
     def embed(self, x_BLC: Tensor, context: Tensor) -> Tensor:
         if not self.gate:
             return super().embed(x_BLC, context)
+
         with torch.autocast(x_BLC.device.type, enabled=False):
             gate_BLP = 2 * torch.sigmoid(x_BLC.float() @ self.gate_CP.float() + self.gate_bias_P.float())
-            terms = zip(gate_BLP.split(1, dim=-1), context, strict=True)
-            return x_BLC + torch.stack([share_BL1 * code_LC for share_BL1, code_LC in terms]).sum(0)
+            terms = [
+                share_BL1 * code_LC
+                for share_BL1, code_LC in zip(gate_BLP.split(1, dim=-1), context, strict=True)
+            ]
+            return x_BLC + torch.stack(terms).sum(0)

@@ -1,10 +1,12 @@
 """No position at all: attention sees a bag of tokens. The control that every comparison needs."""
 
-from var_pe.encodings.base import PositionEncoding, register
-from var_pe.pyramid import Pyramid
+from var_pe.encodings.base import ModelShape, PositionEncoding, register
+from var_pe.pyramid import Positions
 
 
 @register("none")
-class NoEncoding(PositionEncoding):
-    def __init__(self, *, dim: int, num_heads: int, depth: int, pyramid: Pyramid) -> None:
+class NoEncoding(PositionEncoding[Positions]):
+    """Leaves every hook as it is."""
+
+    def __init__(self, shape: ModelShape) -> None:
         super().__init__()

@@ -1,8 +1,7 @@
 """Conditional encoding with kernels of several sizes side by side."""
 
-from var_pe.encodings.base import register
-from var_pe.encodings.peg import ConvolutionEncoding
-from var_pe.pyramid import Pyramid
+from var_pe.encodings.base import ModelShape, register
+from var_pe.encodings.machinery.convolution import ConvolutionEncoding
 
 
 @register("pyramid_peg")
@@ -24,11 +23,8 @@ class PyramidPEG(ConvolutionEncoding):
 
     def __init__(
         self,
+        shape: ModelShape,
         *,
-        dim: int,
-        num_heads: int,
-        depth: int,
-        pyramid: Pyramid,
         kernels: tuple[int, ...] = (3, 4, 5),
         after: int | tuple[int, ...] = 0,
         init: str = "random",
@@ -37,4 +33,4 @@ class PyramidPEG(ConvolutionEncoding):
         fit = all(type(side) is int and 1 <= side <= 255 for side in sides)
         if not sides or not fit or len(set(sides)) < len(sides):
             raise ValueError(f"pyramid_peg: kernels are sides from 1 to 255, each once, got {kernels}")
-        super().__init__(dim, depth, sides, after, init)
+        super().__init__(shape, kernels=sides, after=after, init=init)

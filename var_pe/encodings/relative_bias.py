@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from var_pe.encodings.base import register
-from var_pe.encodings.machinery.level_term import Levels, LevelTerm
+from var_pe.encodings.base import ModelShape, register
+from var_pe.encodings.machinery.level_term import LevelPairs, LevelTerm
 from var_pe.encodings.machinery.scores import ScoreEncoding, displacement, look_up, unit_displacement
 from var_pe.pyramid import Positions, Pyramid
 from var_pe.resampling.conventions import (
@@ -22,16 +22,17 @@ from var_pe.resampling.grid_bound import GridBound
 
 
 @dataclass(frozen=True)
-class Where:
-    """Tables of the grids asked for, displacements over the largest (1, Lq, Lk, 2), and levels."""
+class TableCells:
+    """The tables of the grids asked for, and where each query and key read them."""
 
     table_NHyx: Tensor
+    # displacements over the largest ones, (1, Lq, Lk, 2)
     grid_1QK2: Tensor
-    levels: Levels | None
+    pairs: LevelPairs | None
 
 
 @register("relative_bias")
-class RelativeBias(GridBound, ScoreEncoding):
+class RelativeBias(GridBound, ScoreEncoding[TableCells]):
     """`score += table[head, dy + h - 1, dx + w - 1] + level_term[head, query level, key level]`.
 
     The table of Swin (Liu et al. 2021): (2h - 1)(2w - 1) numbers a head for a grid of h x w, normal with
@@ -59,24 +60,24 @@ class RelativeBias(GridBound, ScoreEncoding):
 
     def __init__(
         self,
+        shape: ModelShape,
         *,
-        dim: int,
-        num_heads: int,
-        depth: int,
-        pyramid: Pyramid,
         shared: bool = False,
         spatial_scale: bool = False,
         resample: str | None = None,
     ) -> None:
         super().__init__()
         self.per_layer = not shared
-        self._made_for(pyramid)
+        self._made_for(shape.pyramid)
         self.resample = None if resample is None else convention_of(resample, "resample")
         self.resampled = DerivedCache()
-        (h, w), tables = pyramid.finest, 1 if shared else depth
-        self.table_NHyx = nn.Parameter(torch.zeros(tables, num_heads, 2 * h - 1, 2 * w - 1))
-        self.level_term = LevelTerm(pyramid, num_heads, tables)
-        self.log_scale_NH = nn.Parameter(torch.zeros(tables, num_heads)) if spatial_scale else None
+
+        h, w = shape.pyramid.finest
+        heads = shape.num_heads
+        tables = 1 if shared else shape.depth
+        self.table_NHyx = nn.Parameter(torch.zeros(tables, heads, 2 * h - 1, 2 * w - 1))
+        self.level_term = LevelTerm(shape.pyramid, heads, tables)
+        self.log_scale_NH = nn.Parameter(torch.zeros(tables, heads)) if spatial_scale else None
 
     def init_parameter(self, name: str, parameter: nn.Parameter, generator: torch.Generator) -> None:
         if name == "table_NHyx":
@@ -88,42 +89,49 @@ class RelativeBias(GridBound, ScoreEncoding):
     def set_pyramid(self, pyramid: Pyramid, convention: str | Convention | None = None) -> None:
         if pyramid == self.pyramid:
             return
+
         convention = convention or self.resample
         if convention is None:
             raise ValueError(
                 f"the relative_bias table was made for the grids {self.pyramid}; "
                 f"moving it to {pyramid} needs the name of a resampling convention"
             )
+
         check_table(self.table_NHyx.flatten(1), "the relative_bias table")
         table_NHyx = stretched(self.table_NHyx, self.pyramid, pyramid, convention).clone()
         check_moved(table_NHyx, "the relative_bias table")
+
         self.table_NHyx = nn.Parameter(table_NHyx, requires_grad=self.table_NHyx.requires_grad)
         self.level_term.set_pyramid(pyramid, like=self.table_NHyx)
         self._made_for(pyramid)
         self.resampled.clear()
 
-    def where(self, query: Positions, key: Positions) -> Where:
+    def geometry(self, query: Positions, key: Positions) -> TableCells:
         grid_QK2 = unit_displacement(displacement(query, key), query.grids[-1])
         table_NHyx = self._table_for(Pyramid(query.grids))
-        return Where(table_NHyx, grid_QK2[None], self.level_term.where(query, key))
+        return TableCells(table_NHyx, grid_QK2[None], self.level_term.pairs(query, key))
 
-    def scores(self, where: Where, layer: int) -> Tensor:
-        grid_GQK2 = where.grid_1QK2
+    def scores(self, geometry: TableCells, layer: int) -> Tensor:
+        grid_GQK2 = geometry.grid_1QK2
         if self.log_scale_NH is not None:
             grid_GQK2 = grid_GQK2 * self.log_scale_NH[layer].float().exp()[:, None, None, None]
-        bias_HQK = look_up(where.table_NHyx[layer].float(), grid_GQK2)
-        return self.level_term.add_to(bias_HQK, where.levels, layer)
+
+        bias_HQK = look_up(geometry.table_NHyx[layer].float(), grid_GQK2)
+        return self.level_term.add_to(bias_HQK, geometry.pairs, layer)
 
     def _table_for(self, pyramid: Pyramid) -> Tensor:
-        convention, table_NHyx = self.resample, self.table_NHyx
+        table_NHyx = self.table_NHyx
         if pyramid == self.pyramid:
             return table_NHyx
+
+        convention = self.resample
         if convention is None:
             raise ValueError(
                 f"the relative_bias table was made for the grids {self.pyramid}, asked for {pyramid}; the "
                 f"model's set_pyramid or set_input_size with a resampling convention moves it, "
                 f"relative_bias(resample=swin) lets it follow"
             )
+
         return self.resampled(
             table_NHyx, pyramid, lambda: stretched(table_NHyx, self.pyramid, pyramid, convention)
         )
@@ -138,6 +146,8 @@ def stretched(table_NHyx: Tensor, old: Pyramid, new: Pyramid, convention: str | 
     for axis, (side, wanted) in enumerate(zip(old.finest, new.finest, strict=True)):
         if wanted == 1:  # no displacement is left; align_corners would take the largest
             table_NHyx = table_NHyx.narrow(2 + axis, side - 1, 1)
+
+    # Every head of every layer is one channel of a picture of displacements.
     old_size = (table_NHyx.shape[2], table_NHyx.shape[3])
     new_size = (2 * new.finest[0] - 1, 2 * new.finest[1] - 1)
     rows_LC = table_NHyx.flatten(2).flatten(0, 1).T

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from var_pe.encodings.base import PositionEncoding, register
+from var_pe.encodings.base import ModelShape, PositionEncoding, register
 from var_pe.encodings.machinery.coordinates import Coordinates
 from var_pe.encodings.machinery.turn import LAYOUTS, Angles, turn
 from var_pe.pyramid import Positions, Pyramid
@@ -14,7 +14,7 @@ from var_pe.resampling.conventions import Convention
 
 
 @register("rope")
-class Rope(PositionEncoding):
+class Rope(PositionEncoding[Any]):  # `rope_mixed` prepares angles for each layer
     """Turns the first half of each head's D / 2 channel pairs by y, the second half by x.
 
     RoFormer (Su et al. 2021) with the axial frequencies of RoPE-ViT (Heo et al. 2024): pair k of an axis
@@ -44,11 +44,8 @@ class Rope(PositionEncoding):
 
     def __init__(
         self,
+        shape: ModelShape,
         *,
-        dim: int,
-        num_heads: int,
-        depth: int,
-        pyramid: Pyramid,
         coordinates: str = "center",
         unit: str = "cells",
         base: float = 100.0,
@@ -58,17 +55,28 @@ class Rope(PositionEncoding):
         rescale: float = 1.0,
     ) -> None:
         super().__init__()
-        if dim % (4 * num_heads):
+        if shape.dim % (4 * shape.num_heads):
             raise ValueError(
-                f"{self.name} needs dim / num_heads to be a multiple of 4, got {dim} / {num_heads}"
+                f"{self.name} needs dim / num_heads to be a multiple of 4, "
+                f"got {shape.dim} / {shape.num_heads}"
             )
         if not 1 < base < float("inf"):
             raise ValueError(f"{self.name}: base must be above 1 and finite, got {base}")
         if layout not in LAYOUTS:
             raise ValueError(f"{self.name}: layout is one of {', '.join(LAYOUTS)}, got {layout!r}")
-        self.head_dim, self.unit, self.base, self.layout = dim // num_heads, unit, base, layout
+
+        self.head_dim = shape.dim // shape.num_heads
+        self.unit = unit
+        self.base = base
+        self.layout = layout
         self.coordinates = Coordinates(
-            self.name, coordinates, pyramid=pyramid, unit=unit, shift=shift, jitter=jitter, rescale=rescale
+            self.name,
+            coordinates,
+            pyramid=shape.pyramid,
+            unit=unit,
+            shift=shift,
+            jitter=jitter,
+            rescale=rescale,
         )
 
     def set_pyramid(self, pyramid: Pyramid, convention: str | Convention | None = None) -> None:
@@ -79,7 +87,8 @@ class Rope(PositionEncoding):
         """Radians per unit of the coordinates, float32 (D / 4,), fastest first."""
         count = self.head_dim // 4
         exponent_F = torch.arange(count, dtype=torch.float32, device=device) / count
-        return (2 * pi if self.unit == "image" else 1.0) * self.base**-exponent_F
+        fastest = 2 * pi if self.unit == "image" else 1.0
+        return fastest * self.base**-exponent_F
 
     def prepare(self, positions: Positions) -> Any:
         """`Angles` (L, P) with P = D / 2."""

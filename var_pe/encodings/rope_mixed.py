@@ -5,10 +5,10 @@ from math import pi
 import torch
 from torch import Tensor, nn
 
-from var_pe.encodings.base import register
+from var_pe.encodings.base import ModelShape, register
 from var_pe.encodings.machinery.turn import Angles, turn
 from var_pe.encodings.rope import Rope
-from var_pe.pyramid import Positions, Pyramid
+from var_pe.pyramid import Positions
 
 
 @register("rope_mixed")
@@ -31,11 +31,8 @@ class RopeMixed(Rope):
 
     def __init__(
         self,
+        shape: ModelShape,
         *,
-        dim: int,
-        num_heads: int,
-        depth: int,
-        pyramid: Pyramid,
         coordinates: str = "center",
         unit: str = "cells",
         base: float = 10.0,
@@ -45,10 +42,7 @@ class RopeMixed(Rope):
         rescale: float = 1.0,
     ) -> None:
         super().__init__(
-            dim=dim,
-            num_heads=num_heads,
-            depth=depth,
-            pyramid=pyramid,
+            shape,
             coordinates=coordinates,
             unit=unit,
             base=base,
@@ -57,14 +51,16 @@ class RopeMixed(Rope):
             jitter=jitter,
             rescale=rescale,
         )
-        self.frequency_2NHP = nn.Parameter(torch.zeros(2, depth, num_heads, self.head_dim // 2))
+        pairs = self.head_dim // 2
+        self.frequency_2NHP = nn.Parameter(torch.zeros(2, shape.depth, shape.num_heads, pairs))
 
     @torch.no_grad()
     def init_parameter(self, name: str, parameter: nn.Parameter, generator: torch.Generator) -> None:
+        # One direction for the first half of the pairs, the one at right angles to it for the second.
         angle_NH1 = 2 * pi * torch.rand(*parameter.shape[1:3], 1, generator=generator)
-        angle_NHP = torch.cat([angle_NH1, angle_NH1 + pi / 2], dim=-1).repeat_interleave(
-            self.head_dim // 4, dim=-1
-        )
+        angle_NH2 = torch.cat([angle_NH1, angle_NH1 + pi / 2], dim=-1)
+        angle_NHP = angle_NH2.repeat_interleave(self.head_dim // 4, dim=-1)
+
         length_P = self.frequencies("cpu").repeat(2)
         parameter.copy_(length_P * torch.stack([angle_NHP.sin(), angle_NHP.cos()]))
 

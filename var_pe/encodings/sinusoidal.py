@@ -1,13 +1,13 @@
 """Fixed 2-D sinusoidal code in cells of the finest level, so that coarse and fine tokens agree."""
 
-import torch
 from torch import Tensor
 
-from var_pe.encodings.base import TokenEncoding, register
-from var_pe.pyramid import Positions, Pyramid
+from var_pe.encodings.base import ModelShape, TokenEncoding, register
+from var_pe.encodings.machinery.codes import ORDERS, sinusoidal_code
+from var_pe.encodings.machinery.coordinates import in_finest_cells
+from var_pe.pyramid import Positions
 
 COORDINATES = ("center", "index")
-ORDERS = ("timm", "mae", "big_vision")
 
 
 @register("sinusoidal")
@@ -33,19 +33,16 @@ class Sinusoidal(TokenEncoding):
 
     def __init__(
         self,
+        shape: ModelShape,
         *,
-        dim: int,
-        num_heads: int,
-        depth: int,
-        pyramid: Pyramid,
         temperature: float = 10000.0,
         coordinates: str = "center",
         order: str = "timm",
         scale: float = 1.0,
     ) -> None:
-        super().__init__(scale=scale)
-        if dim % 4:
-            raise ValueError(f"sinusoidal needs a width that is a multiple of 4, got {dim}")
+        super().__init__(shape, scale=scale)
+        if shape.dim % 4:
+            raise ValueError(f"sinusoidal needs a width that is a multiple of 4, got {shape.dim}")
         if not 1 < temperature < float("inf"):
             raise ValueError(f"sinusoidal: temperature must be above 1 and finite, got {temperature}")
         if coordinates not in COORDINATES:
@@ -54,29 +51,13 @@ class Sinusoidal(TokenEncoding):
             )
         if order not in ORDERS:
             raise ValueError(f"sinusoidal: order is one of {', '.join(ORDERS)}, got {order!r}")
-        if order == "big_vision" and dim < 8:
-            raise ValueError(f"sinusoidal(order=big_vision) needs a width of at least 8, got {dim}")
-        self.dim, self.temperature, self.coordinates, self.order = dim, temperature, coordinates, order
+        if order == "big_vision" and shape.dim < 8:
+            raise ValueError(f"sinusoidal(order=big_vision) needs a width of at least 8, got {shape.dim}")
+
+        self.temperature = temperature
+        self.coordinates = coordinates
+        self.order = order
 
     def code_LC(self, positions: Positions) -> Tensor:
         yx_L2 = positions.cell_L2 if self.coordinates == "index" else in_finest_cells(positions)
         return sinusoidal_code(yx_L2, self.dim, self.temperature, self.order)
-
-
-def in_finest_cells(positions: Positions) -> Tensor:
-    """Centres in cells of the finest level, float32 (L, 2): from 0 to its height and to its width."""
-    rows, columns = positions.grids[-1]
-    y_L, x_L = ((positions.yx_L2 + 1) / 2).unbind(-1)
-    return torch.stack([y_L * rows, x_L * columns], dim=-1)  # plain numbers: a tensor of them would be a copy
-
-
-def sinusoidal_code(yx_L2: Tensor, dim: int, temperature: float, order: str = "timm") -> Tensor:
-    """The code of the given coordinates, float32 (L, dim), in one of `ORDERS`."""
-    with torch.autocast(yx_L2.device.type, enabled=False):  # bf16 angles would make neighbours coincide
-        last = dim // 4 - 1 if order == "big_vision" else dim // 4
-        exponent_F = torch.arange(dim // 4, dtype=torch.float32, device=yx_L2.device) / last
-        angle_L2F = yx_L2.float()[:, :, None] * temperature**-exponent_F
-        if order == "timm":
-            return torch.cat([angle_L2F.sin().flatten(1), angle_L2F.cos().flatten(1)], dim=1)
-        angle_L2F = angle_L2F.flip(1)  # x first, and each axis's sines right before its cosines
-        return torch.stack([angle_L2F.sin(), angle_L2F.cos()], dim=2).flatten(1)

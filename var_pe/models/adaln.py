@@ -38,7 +38,7 @@ class AdaLNBlock(nn.Module):
         self,
         x_BLC: Tensor,
         cond_BC: Tensor,
-        place: PositionContext,
+        position_context: PositionContext,
         layer: int,
         cache: LevelCache | None = None,
     ) -> Tensor:
@@ -47,7 +47,16 @@ class AdaLNBlock(nn.Module):
             six_B6C = cond_BC.unflatten(1, (6, -1)) + self.modulation_6C
         else:
             six_B6C = self.modulation(cond_BC).unflatten(1, (6, -1))
-        gate1, gate2, scale1, scale2, shift1, shift2 = six_B6C[:, :, None].type_as(x_BLC).unbind(1)
-        attended_BLC = self.attn(self.norm1(x_BLC) * (1 + scale1) + shift1, place, layer, cache)
-        x_BLC = x_BLC + self.drop_path(gate1 * attended_BLC)
-        return x_BLC + self.drop_path(gate2 * self.mlp(self.norm2(x_BLC) * (1 + scale2) + shift2))
+
+        # Two gates, two scales, two shifts: of attention and of the feed-forward layers.
+        gates, scales, shifts = six_B6C[:, :, None].type_as(x_BLC).unflatten(1, (3, 2)).unbind(1)
+        gate1_B1C, gate2_B1C = gates.unbind(1)
+        scale1_B1C, scale2_B1C = scales.unbind(1)
+        shift1_B1C, shift2_B1C = shifts.unbind(1)
+
+        modulated_BLC = self.norm1(x_BLC) * (1 + scale1_B1C) + shift1_B1C
+        attended_BLC = self.attn(modulated_BLC, position_context, layer, cache)
+        x_BLC = x_BLC + self.drop_path(gate1_B1C * attended_BLC)
+
+        modulated_BLC = self.norm2(x_BLC) * (1 + scale2_B1C) + shift2_B1C
+        return x_BLC + self.drop_path(gate2_B1C * self.mlp(modulated_BLC))

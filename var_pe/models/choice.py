@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from math import isfinite
 from numbers import Real
-from typing import Any
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
@@ -13,12 +13,12 @@ from var_pe.settings.rules import RuleError
 SCHEDULES = ("linear", "constant")
 
 
-def _plain(given: Any) -> Any:
+def _plain(given: object) -> object:
     """An array or a tensor, also one of a single number, as Python's lists and numbers."""
     return given.tolist() if hasattr(given, "tolist") else given
 
 
-def _number(value: Any) -> bool:
+def _finite(value: object) -> TypeGuard[float]:
     return isinstance(value, Real) and isfinite(value)
 
 
@@ -34,20 +34,25 @@ def guidance_per_level(
     Raises:
         ValueError: scale or a factor is not finite or below 0, or there are not as many factors as levels.
     """
-    scale, schedule = _plain(scale), _plain(schedule)
-    if not (_number(scale) and scale >= 0):
-        raise ValueError(f"guidance_scale must be finite and at least 0 (none), got {scale}")
-    if schedule == "constant" or (schedule == "linear" and num_levels == 1):
-        return [scale] * num_levels
-    if schedule == "linear":
-        return [scale * level / (num_levels - 1) for level in range(num_levels)]
-    if not isinstance(schedule, list | tuple) or len(schedule) != num_levels:
+    largest = _plain(scale)
+    if not _finite(largest) or largest < 0:
+        raise ValueError(f"guidance_scale must be finite and at least 0 (none), got {largest}")
+
+    # By name
+    factors = _plain(schedule)
+    if factors == "constant" or (factors == "linear" and num_levels == 1):
+        return [largest] * num_levels
+    if factors == "linear":
+        return [largest * level / (num_levels - 1) for level in range(num_levels)]
+
+    # One factor per level
+    if not isinstance(factors, list | tuple) or len(factors) != num_levels:
         raise ValueError(
-            f"guidance_schedule is one of {', '.join(SCHEDULES)} or {num_levels} factors, got {schedule!r}"
+            f"guidance_schedule is one of {', '.join(SCHEDULES)} or {num_levels} factors, got {factors!r}"
         )
-    if not all(_number(factor) and factor >= 0 for factor in schedule):
-        raise ValueError(f"guidance_schedule's factors must be finite and at least 0, got {schedule!r}")
-    return [scale * factor for factor in schedule]
+    if not all(_finite(factor) and factor >= 0 for factor in factors):
+        raise ValueError(f"guidance_schedule's factors must be finite and at least 0, got {factors!r}")
+    return [largest * factor for factor in factors]
 
 
 def temperature_per_level(temperature: float | Sequence[float] | Tensor, num_levels: int) -> list[float]:
@@ -57,20 +62,24 @@ def temperature_per_level(temperature: float | Sequence[float] | Tensor, num_lev
         ValueError: one is not above 0 or not finite, or there are not as many as levels.
     """
     given = _plain(temperature)
-    each = list(given) if isinstance(given, list | tuple) else [given] * num_levels
+    each = list(given) if isinstance(given, list | tuple) else num_levels * [given]
     if len(each) != num_levels:
         raise ValueError(f"temperature is one number or one for each of {num_levels} levels, got {each}")
+
     for value in each:
-        if not (_number(value) and value > 0):
+        if not (_finite(value) and value > 0):
             raise ValueError(
                 f"temperature must be above 0 and finite, got {value}; top_k=1 takes the likeliest token"
             )
-    return each
+    return [value for value in each if _finite(value)]
 
 
 def check_choice(*, top_k: int, top_p: float) -> None:
-    """Raises:
-    ValueError: a setting is out of its range."""
+    """Whether the cuts that a drawing makes are in their ranges.
+
+    Raises:
+        RuleError: one is not.
+    """
     if top_k < 0:
         raise RuleError(f"top_k must be at least 0 (all tokens), got {top_k}")
     if not 0 <= top_p <= 1:
@@ -78,7 +87,7 @@ def check_choice(*, top_k: int, top_p: float) -> None:
 
 
 def check_finite(all_finite: Tensor) -> None:
-    """A draw from NaN would be the last code everywhere, and nothing would say so.
+    """Whether all that a drawing computed is finite: a draw from NaN would be the last code everywhere.
 
     Raises:
         FloatingPointError: the answer is no; asking for it waits for the device.
@@ -101,11 +110,15 @@ def kept_logits(logits_BlV: Tensor, *, top_k: int = 0, top_p: float = 0.0) -> Te
     if 0 < top_k < logits_BlV.shape[-1]:
         least_Bl1 = logits_BlV.topk(top_k).values[..., -1:]
         logits_BlV = logits_BlV.masked_fill(logits_BlV < least_Bl1, float("-inf"))  # ties survive, as in VAR
+
+    # Outside the nucleus are the least likely tokens, 1 - top_p of the mass together; the likeliest stays.
     if 0 < top_p < 1:
         ascending_BlV, order_BlV = logits_BlV.sort(dim=-1)
         outside_BlV = ascending_BlV.softmax(-1).cumsum(-1) <= 1 - top_p
         outside_BlV[..., -1] = False
-        logits_BlV = logits_BlV.masked_fill(outside_BlV.scatter(-1, order_BlV, outside_BlV), float("-inf"))
+        outside_BlV = outside_BlV.scatter(-1, order_BlV, outside_BlV)  # back in the codebook's order
+        logits_BlV = logits_BlV.masked_fill(outside_BlV, float("-inf"))
+
     return logits_BlV
 
 
@@ -125,6 +138,8 @@ def draw(logits_BlV: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
     length = logits_BlV.shape[1]
     uniform = [torch.rand(length, generator=g, device=g.device, dtype=torch.float64) for g in generators]
     u_Bl = torch.stack([u.to(logits_BlV.device) for u in uniform])
+
+    # Rounding leaves the whole mass a little off 1: the numbers are stretched to it.
     mass_BlV = logits_BlV.double().softmax(-1).cumsum(-1)
     token_Bl = torch.searchsorted(mass_BlV, (u_Bl * mass_BlV[..., -1])[..., None], right=True)[..., 0]
     return token_Bl.clamp(max=logits_BlV.shape[-1] - 1)
@@ -138,6 +153,9 @@ def gumbel_mix(logits_BlV: Tensor, generators: Sequence[torch.Generator], progre
     """
     shape = logits_BlV.shape[1:]
     uniform = [torch.rand(shape, generator=g, device=g.device).to(logits_BlV.device) for g in generators]
+
+    # Gumbel noise is -log of an exponential number, which is -log of a uniform one.
     exponential_BlV = -torch.stack(uniform).clamp(min=torch.finfo(torch.float32).tiny).log()
     noisy_BlV = logits_BlV.float() * (1 + progress) - exponential_BlV.log()
-    return (noisy_BlV / max(0.27 * (1 - 0.95 * progress), 0.005)).softmax(-1)
+    temperature = max(0.27 * (1 - 0.95 * progress), 0.005)
+    return (noisy_BlV / temperature).softmax(-1)

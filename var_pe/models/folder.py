@@ -1,77 +1,111 @@
 """A saved model's folder, looked at before it is loaded: what is wrong is one sentence that names the file.
 
-diffusers' own sentences speak to programmers, and it leaves those weights empty that a file lacks.
+diffusers' own sentences are written for programmers, and it leaves those weights empty that a file lacks.
 """
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import ClassVar, cast
 
 import torch
+from diffusers.configuration_utils import ConfigMixin
 from diffusers.models.modeling_utils import ModelMixin
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 
-def check_folder(cls: type[ModelMixin], folder: Path) -> None:
-    """Raises:
-    ValueError: a file is missing or damaged, or config.json describes no `cls` or one with other weights."""
+class SavedModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # both declare `dtype` and the like
+    """A model that diffusers saves as a folder: config.json with the constructor's arguments, and weights."""
+
+    # the constructor's argument that says the size
+    size_argument: ClassVar[str] = "levels"
+
+
+def check_folder(cls: type[SavedModel], folder: Path) -> None:
+    """Whether a folder holds a whole model of this class, found out without reading its weights.
+
+    Raises:
+        ValueError: a file is missing or damaged, config.json does not describe a `cls`, or it describes one
+            with other weights.
+    """
     config = read_config(folder)
-    if (named := config.get("_class_name")) != cls.__name__:
+    named = config.get("_class_name")
+    if named != cls.__name__:
         raise ValueError(f"{folder} holds a {named}, not a {cls.__name__}")
-    try:
-        with torch.device("meta"):
-            model: Any = cls.from_config(config)  # type: ignore[attr-defined]  # of the ConfigMixin beside it
-    except ValueError as error:
-        raise ValueError(f"{folder / 'config.json'} describes no {cls.__name__}: {error}") from error
-    except Exception as error:  # settings of any type fail in every way there is
-        raise ValueError(
-            f"{folder / 'config.json'} describes no {cls.__name__}: a setting is of the wrong type ({error})"
-        ) from error
-    shapes = {name: shape for file in weight_files(folder) for name, shape in stored(file)[0].items()}
-    wrong = [
-        f"{name} is {f'{in_words(shapes[name])}, not {in_words(shape)}' if name in shapes else 'missing'}"
-        for name, shape in ((name, tuple(value.shape)) for name, value in model.state_dict().items())
-        if shapes.get(name) != shape
-    ]
+
+    wanted = _shapes_of(cls, config, folder / "config.json")
+    found: dict[str, tuple[int, ...]] = {}
+    for file in weight_files(folder):
+        shapes, _ = stored(file)
+        found |= shapes
+
+    wrong = []
+    for name, shape in wanted.items():
+        if name not in found:
+            wrong.append(f"{name} is missing")
+        elif found[name] != shape:
+            wrong.append(f"{name} is {in_words(found[name])}, not {in_words(shape)}")
+
     if wrong:
         more = f" ({len(wrong) - 1} more differ)" if len(wrong) > 1 else ""
-        size = getattr(cls, "size_argument", "levels")
         raise ValueError(
             f"the weights in {folder} are not those that its config.json describes: {wrong[0]}{more}; "
-            f"a setting such as {size} was changed, or one of the two files is another model's"
+            f"a setting such as {cls.size_argument} was changed, or one of the two files is another model's"
         )
 
 
+def _shapes_of(cls: type[SavedModel], config: dict[str, object], file: Path) -> dict[str, tuple[int, ...]]:
+    """The weights of the model that a config describes, which is built without memory."""
+    try:
+        with torch.device("meta"):
+            model = cast(nn.Module, cls.from_config(config))
+    except ValueError as error:
+        raise ValueError(f"{file} describes no {cls.__name__}: {error}") from error
+    except Exception as error:  # settings of any type fail in every way there is
+        raise ValueError(
+            f"{file} describes no {cls.__name__}: a setting is of the wrong type ({error})"
+        ) from error
+
+    return {name: tuple(value.shape) for name, value in model.state_dict().items()}
+
+
 def check_whole(model: nn.Module, name: str) -> None:
-    """For what came from the hub.
+    """Whether all weights of a model that came from the hub were in its files.
 
     Raises:
-        ValueError: a weight was not in its file; it would fail at its first use, far from here.
+        ValueError: one was not; it would fail at its first use, far from here.
     """
-    if empty := [key for key, tensor in model.state_dict().items() if tensor.is_meta]:
+    empty = [key for key, tensor in model.state_dict().items() if tensor.is_meta]
+    if empty:
         more = f" and {len(empty) - 1} more" if len(empty) > 1 else ""
         raise ValueError(f"the weights of {name} do not fit its config.json: they lack {empty[0]}{more}")
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """Raises:
-    ValueError: config.json is missing or holds no settings."""
+def read_config(folder: Path) -> dict[str, object]:
+    """A saved model's config.json.
+
+    Raises:
+        ValueError: it is missing or does not hold settings.
+    """
     file = folder / "config.json"
     try:
         config = json.loads(file.read_text())
     except FileNotFoundError:
         raise ValueError(f"{folder} has no config.json: not a saved model") from None
-    except ValueError as error:  # no JSON, or no text at all
+    except ValueError as error:  # not JSON, or not even text
         raise ValueError(f"{file} is not JSON: {error}") from error
+
     if not isinstance(config, dict):
         raise ValueError(f"{file} must hold a model's settings by name, got a {type(config).__name__}")
     return config
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Raises:
-    ValueError: there are none."""
+    """The files of a saved model that hold its weights.
+
+    Raises:
+        ValueError: there are none.
+    """
     files = sorted(folder.glob("diffusion_pytorch_model*.safetensors"))
     if not files:
         raise ValueError(f"{folder} has no weights: there is no diffusion_pytorch_model.safetensors in it")

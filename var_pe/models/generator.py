@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import cast
 
 import torch
 from diffusers.configuration_utils import register_to_config
@@ -10,7 +10,7 @@ from diffusers.models.modeling_utils import ModelMixin  # noqa: F401  # pipeline
 from torch import Tensor, nn
 
 from var_pe.encodings import build_encoding
-from var_pe.encodings.base import standard_deviation
+from var_pe.encodings.machinery.codes import standard_deviation
 from var_pe.encodings.machinery.level import LevelEmbedding
 from var_pe.models.adaln import AdaLNBlock
 from var_pe.models.choice import (
@@ -61,11 +61,10 @@ class GeneratorConfig:
 
 @dataclass(frozen=True)
 class Drawn:
-    """Images as tokens (B, L) and as latent maps (B, Z, h, w), which a tokenizer's `reconstruct` takes, one
-    after every level.
-    """
+    """Images as tokens and as latent maps, which a tokenizer's `reconstruct` takes."""
 
     tokens_BL: Tensor
+    # (B, Z, h, w) after every level
     maps: list[Tensor]
 
     @property
@@ -85,8 +84,9 @@ class VARTransformer(Resizable):
         ValueError: widths do not fit, or the encoding cannot follow the pyramid.
     """
 
-    size_argument, class_parameters = "levels", "class_embed."
-    # what FSDP shards as one piece
+    size_argument = "levels"
+    class_parameters = "class_embed."
+    # what FSDP shards as one piece; None in diffusers
     _no_split_modules = ["AdaLNBlock"]  # type: ignore[assignment]  # noqa: RUF012
 
     @register_to_config
@@ -114,9 +114,13 @@ class VARTransformer(Resizable):
         for name, value, least in (("depth", depth, 1), ("dim", dim, 1), ("num_classes", num_classes, 0)):
             if value < least:
                 raise ValueError(f"a generator's {name} must be at least {least}, got {value}")
+
         self.pyramid = Pyramid.of(levels)
-        self.ladder = self.pyramid
-        self.num_classes, self.num_heads = num_classes, num_heads
+        self.ladder = self.pyramid  # what `set_input_size` scales
+        self.num_classes = num_classes
+        self.num_heads = num_heads
+
+        # What goes in: the class, the map so far, positions and levels
         self.class_embed = nn.Embedding(num_classes + 1, dim)
         self.start_C = nn.Parameter(torch.zeros(dim))
         self.word_embed = nn.Linear(latent_channels, dim)
@@ -124,6 +128,8 @@ class VARTransformer(Resizable):
             encoding, dim=dim, num_heads=num_heads, depth=depth, pyramid=self.pyramid, kept_grids=kept_grids
         )
         self.level_embed = LevelEmbedding(level_embedding, dim=dim, pyramid=self.pyramid)
+
+        # Blocks, modulated by the class; stochastic depth grows linearly from 0.
         self.silu = nn.SiLU()
         self.shared_modulation = nn.Linear(dim, 6 * dim) if shared_adaln else None
         self.blocks = nn.ModuleList(
@@ -138,9 +144,12 @@ class VARTransformer(Resizable):
             )
             for layer in range(depth)
         )
+
+        # What comes out: logits of the codes
         self.head_norm = nn.LayerNorm(dim, eps=1e-6, elementwise_affine=False)
         self.head_modulation = nn.Linear(dim, 2 * dim)
         self.head = nn.Linear(dim, codebook_size)
+
         self._start_weights(seed, adaln_init)
 
     def init_parameter(self, name: str, parameter: nn.Parameter, generator: torch.Generator) -> None:
@@ -153,13 +162,15 @@ class VARTransformer(Resizable):
         initialise(self, seed, std=standard_deviation(dim))
         self.head.weight.mul_(0.02)
         self.head_modulation.weight.mul_(0.5)
+
         for block in cast(list[AdaLNBlock], list(self.blocks)):
             for branch in (block.attn.proj, block.mlp.fc2):
                 branch.weight.div_((2 * len(self.blocks)) ** 0.5)
-            gates, rest = slice(0, 2 * dim), slice(2 * dim, 6 * dim)
+
+            # Gates come first, then scales and shifts.
             if self.shared_modulation is None:
-                block.modulation.weight[gates].mul_(adaln_init)
-                block.modulation.weight[rest].mul_(0.5)
+                block.modulation.weight[: 2 * dim].mul_(adaln_init)
+                block.modulation.weight[2 * dim :].mul_(0.5)
             else:
                 block.modulation_6C[:2].mul_(adaln_init)
                 block.modulation_6C[2:].mul_(0.5)
@@ -190,25 +201,29 @@ class VARTransformer(Resizable):
         self._move_encoding(pyramid, resample)
         self.register_to_config(levels=[list(grid) for grid in pyramid.grids])
 
-    def move_to(self, size: Sequence[Any], resample: str | None) -> None:
+    def move_to(self, size: Sequence[int | Sequence[int]], resample: str | None) -> None:
         self.set_pyramid(Pyramid.of(size), resample)
 
     def forward(self, labels_B: Tensor, inputs_BLZ: Tensor, pyramid: Pyramid | None = None) -> Tensor:
         """Logits (B, L, V), float32, of all levels at once from the inputs of all but the first."""
         positions = (pyramid or self.pyramid).positions(inputs_BLZ.device)
         class_BC = self.class_embed(labels_B)
-        x_BLC = torch.cat([self._start(class_BC, positions), self._words(inputs_BLZ)], dim=1)
+        x_BLC = torch.cat([self.first_level(class_BC, positions), self.embed_inputs(inputs_BLZ)], dim=1)
+
+        # A token sees its own level and all coarser ones.
         context = self.position_encoding.prepare(positions)
         visible_LL = positions.level_L[:, None] >= positions.level_L
-        return self._blocks(
-            x_BLC, class_BC, positions, PositionContext(self.position_encoding, context, context, visible_LL)
-        )
+        position_context = PositionContext(self.position_encoding, context, context, visible_LL)
 
-    def _start(self, class_BC: Tensor, positions: Positions) -> Tensor:
+        return self._blocks(x_BLC, class_BC, positions, position_context)
+
+    def first_level(self, class_BC: Tensor, positions: Positions) -> Tensor:
+        """What the first level starts from, (B, l, C): one vector for all its tokens."""
         h, w = positions.grids[0]
         return (class_BC + self.start_C)[:, None].expand(-1, h * w, -1)
 
-    def _words(self, inputs_BlZ: Tensor) -> Tensor:
+    def embed_inputs(self, inputs_BlZ: Tensor) -> Tensor:
+        """What every other level starts from, (B, l, C): its view of the levels before it."""
         return self.word_embed(inputs_BlZ.to(self.word_embed.weight.dtype))
 
     def _blocks(
@@ -216,19 +231,25 @@ class VARTransformer(Resizable):
         x_BLC: Tensor,
         class_BC: Tensor,
         positions: Positions,
-        place: PositionContext,
+        position_context: PositionContext,
         cache: LevelCache | None = None,
     ) -> Tensor:
+        # Positions and levels, in float32
         dtype = _compute_dtype(x_BLC)
         with torch.autocast(x_BLC.device.type, enabled=False):
-            x_BLC = self.position_encoding.embed(x_BLC.float(), place.query)
+            x_BLC = self.position_encoding.embed(x_BLC.float(), position_context.query)
             level_LC = self.level_embed(positions)
             x_BLC = x_BLC if level_LC is None else x_BLC + level_LC
         x_BLC = x_BLC.to(dtype)
+
+        # Blocks
         cond_BC = self.silu(class_BC)
         block_cond = cond_BC if self.shared_modulation is None else self.shared_modulation(cond_BC)
         for layer, block in enumerate(self.blocks):
-            x_BLC = place.refine(block(x_BLC, block_cond, place, layer, cache), layer)
+            x_BLC = block(x_BLC, block_cond, position_context, layer, cache)
+            x_BLC = position_context.refine(x_BLC, layer)
+
+        # Head
         scale, shift = self.head_modulation(cond_BC)[:, None].type_as(x_BLC).chunk(2, dim=-1)
         return self.head(self.head_norm(x_BLC) * (1 + scale) + shift).float()
 
@@ -254,35 +275,50 @@ class VARTransformer(Resizable):
         `guidance_scale` 0 computes no unconditional half (see `guidance_per_level`); `top_k` 0 and `top_p` 0
         keep all tokens; `temperature` is one or one per level. `smooth` mixes codes (see `gumbel_mix`), and
         the tokens are then the heaviest of each mixture. `given_BL` are tokens to keep, -1 where one is to be
-        drawn: all later levels see them. `on_level(level, f_hat_BZhw)` is told of every level drawn.
+        drawn: all later levels see them. `on_level(level, f_hat_BZhw)` is called after every level.
 
         Raises:
             ValueError: a setting is out of its range, or the encoding cannot follow the pyramid.
             FloatingPointError: logits or latent maps are not finite; found once at the end, so that no level
                 waits for the device.
         """
+        # Every level's settings
         pyramid = pyramid or self.pyramid
         temperatures = temperature_per_level(temperature, pyramid.num_levels)
         guidance = guidance_per_level(guidance_scale, guidance_schedule, pyramid.num_levels)
+        guided = any(guidance)
         check_choice(top_k=top_k, top_p=top_p)
         self._check_drawing(len(labels_B), pyramid, generators, given_BL)
-        guided, quantizer, tokens, maps = any(guidance), tokenizer.quantizer, [], []
+
+        # The reconstruction so far, which every level adds to
+        quantizer = tokenizer.quantizer
         f_hat_BZhw = quantizer.start(len(labels_B), pyramid)
+        tokens = []
+        maps = []
+
+        # The first level starts from the class alone. With guidance, a second half of the batch has none.
         if guided:
             labels_B = torch.cat([labels_B, torch.full_like(labels_B, self.num_classes)])
         positions = pyramid.positions(labels_B.device)
         class_BC = self.class_embed(labels_B)
-        x_BlC = self._start(class_BC, positions)
-        cache, finite = self._new_cache(x_BlC, pyramid), torch.ones((), dtype=torch.bool, device=x_BlC.device)
+        x_BlC = self.first_level(class_BC, positions)
+        cache = self.new_cache(x_BlC, pyramid)
+        finite = torch.ones((), dtype=torch.bool, device=x_BlC.device)
+
         for level, span in enumerate(pyramid.spans):
-            logits_BlV = self._level_logits(x_BlC, class_BC, positions, level, cache)
+            # What the model expects
+            logits_BlV = self.level_logits(x_BlC, class_BC, positions, level, cache)
             if guided:
                 logits_BlV = guided_logits(logits_BlV, guidance[level])
             logits_BlV = logits_BlV / temperatures[level]
             finite = finite & logits_BlV.isfinite().all()  # before some become -inf on purpose
+
+            # What may be drawn
             logits_BlV = kept_logits(logits_BlV, top_k=top_k, top_p=top_p)
             if given_BL is not None:
                 logits_BlV = given_logits(logits_BlV, given_BL[:, span])
+
+            # The draw, or a mixture of codes in its stead
             if smooth:
                 mix_BlV = gumbel_mix(logits_BlV, generators, level / max(1, pyramid.num_levels - 1))
                 tokens.append(mix_BlV.argmax(-1))
@@ -290,12 +326,16 @@ class VARTransformer(Resizable):
             else:
                 tokens.append(draw(logits_BlV, generators))
                 f_hat_BZhw = quantizer.add_level(f_hat_BZhw, tokens[-1], level, pyramid)
+
             maps.append(f_hat_BZhw)
             if on_level is not None:
                 on_level(level, f_hat_BZhw)
+
+            # The next level starts from its view of all so far, with guidance in both halves of the batch.
             if level + 1 < pyramid.num_levels:
                 inputs_BlZ = quantizer.input_for(f_hat_BZhw, level + 1, pyramid)
-                x_BlC = self._words(inputs_BlZ).repeat(2 if guided else 1, 1, 1)
+                x_BlC = self.embed_inputs(inputs_BlZ).repeat(2 if guided else 1, 1, 1)
+
         check_finite(finite & f_hat_BZhw.isfinite().all())
         return Drawn(torch.cat(tokens, 1), maps)
 
@@ -304,28 +344,36 @@ class VARTransformer(Resizable):
     ) -> None:
         if len(generators) != batch:
             raise ValueError(f"each image has its own generator: got {len(generators)} for {batch} labels")
-        if given_BL is not None and given_BL.shape != (batch, pyramid.num_tokens):
+        if given_BL is None:
+            return
+
+        if given_BL.shape != (batch, pyramid.num_tokens):
             raise ValueError(
                 f"given tokens are {batch} rows of {pyramid.num_tokens} (-1: draw), "
                 f"got shape {tuple(given_BL.shape)}"
             )
-        if given_BL is not None and not -1 <= given_BL.min() <= given_BL.max() < self.head.out_features:
+        if not (given_BL.min() >= -1 and given_BL.max() < self.head.out_features):
             raise ValueError(f"given tokens lie in 0 .. {self.head.out_features - 1}, or are -1 to be drawn")
 
-    def _new_cache(self, x_BlC: Tensor, pyramid: Pyramid) -> LevelCache:
-        heads, width = self.num_heads, x_BlC.shape[-1] // self.num_heads
+    def new_cache(self, x_BlC: Tensor, pyramid: Pyramid) -> LevelCache:
+        """Room for the keys and values of a whole pyramid."""
+        width = x_BlC.shape[-1] // self.num_heads
         like = torch.empty(0, dtype=_compute_dtype(x_BlC), device=x_BlC.device)
-        return LevelCache(len(self.blocks), len(x_BlC), heads, pyramid.num_tokens, width, like)
+        return LevelCache(len(self.blocks), len(x_BlC), self.num_heads, pyramid.num_tokens, width, like)
 
-    def _level_logits(
+    def level_logits(
         self, x_BlC: Tensor, class_BC: Tensor, positions: Positions, level: int, cache: LevelCache
     ) -> Tensor:
-        """One level's pass: its queries see every key in the cache, so there is no mask."""
-        here, so_far = positions.only(level, level + 1), positions.only(0, level + 1)
+        """One level's pass, (B, l, V): its queries see every key in the cache, so there is no mask."""
+        here = positions.only(level, level + 1)
         query = self.position_encoding.prepare(here)
-        key = self.position_encoding.prepare(so_far) if self.position_encoding.uses("bias") else query
+        key = query
+        if self.position_encoding.uses("bias"):  # which alone asks where the keys are
+            key = self.position_encoding.prepare(positions.only(0, level + 1))
+
         cache.open(here.num_tokens)
-        return self._blocks(x_BlC, class_BC, here, PositionContext(self.position_encoding, query, key), cache)
+        position_context = PositionContext(self.position_encoding, query, key)
+        return self._blocks(x_BlC, class_BC, here, position_context, cache)
 
 
 def _compute_dtype(x: Tensor) -> torch.dtype:

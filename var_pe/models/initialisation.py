@@ -22,15 +22,19 @@ def initialise(model: nn.Module, seed: int, *, std: float | None = None) -> None
         for name, parameter in module.named_parameters(recurse=False):
             if parameter.is_meta:  # a checkpoint is about to be loaded
                 continue
+
             generator = generator_for(seed, f"{path}.{name}")
             if hasattr(module, "init_parameter"):
                 module.init_parameter(name, parameter, generator)
             else:
                 _default(module, name, parameter, generator, std)
+
         for name, buffer in module.named_buffers(recurse=False):
             if hasattr(module, "init_buffer") and not buffer.is_meta:
                 module.init_buffer(name, buffer, generator_for(seed, f"{path}.{name}"))
-    for module in reversed(list(model.modules())):  # parts before what is made of them
+
+    # Parts before what is made of them
+    for module in reversed(list(model.modules())):
         if isinstance(module, PositionEncoding):
             module.calibrate()
 
@@ -43,7 +47,7 @@ def _default(
     elif parameter.dim() < 2:
         nn.init.zeros_(parameter)
     else:
-        fan_in = parameter[0].numel()
-        nn.init.trunc_normal_(
-            parameter, std=(3 * fan_in) ** -0.5 if std is None else std, generator=generator
-        )
+        if std is None:
+            fan_in = parameter[0].numel()
+            std = (3 * fan_in) ** -0.5
+        nn.init.trunc_normal_(parameter, std=std, generator=generator)

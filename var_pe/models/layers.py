@@ -1,9 +1,9 @@
-"""Attention and feed-forward layers of generator and ViT, and how attention is told about positions."""
+"""Attention and feed-forward layers of generator and ViT, and what attention is given about positions."""
 
 from contextlib import nullcontext
 from dataclasses import dataclass
 from math import log
-from typing import Any
+from typing import Generic
 
 import torch
 import torch.nn.functional as F
@@ -12,22 +12,22 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from var_pe.encodings import PositionEncoding
+from var_pe.encodings.base import Context
 
 GELUS = {"tanh": "tanh", "exact": "none"}  # torch's names for them
 
 
 @dataclass(frozen=True)
-class PositionContext:
-    """What one forward pass tells attention: the encoding, its contexts for queries and keys, who sees whom.
+class PositionContext(Generic[Context]):
+    """What attention is given in one forward pass: the encoding, its contexts, and who sees whom."""
 
-    `prefix` tokens (class token, registers) come first among queries and keys; they are neither turned nor
-    biased. `visible_QK` is True where a query may look; None lets all queries see all keys.
-    """
-
-    encoding: PositionEncoding
-    query: Any
-    key: Any
+    encoding: PositionEncoding[Context]
+    # what the encoding's `prepare` made of the positions of queries and of keys
+    query: Context
+    key: Context
+    # True where a query may look; None lets all queries see all keys
     visible_QK: Tensor | None = None
+    # class token and registers, first among queries and keys; they are neither turned nor biased
     prefix: int = 0
 
     def rotate(self, x_BHLD: Tensor, layer: int) -> Tensor:
@@ -35,20 +35,27 @@ class PositionContext:
             return x_BHLD
         if not self.prefix:
             return self.encoding.rotate(x_BHLD, self.query, layer)
-        before, after = x_BHLD[:, :, : self.prefix], x_BHLD[:, :, self.prefix :]
+
+        before = x_BHLD[:, :, : self.prefix]
+        after = x_BHLD[:, :, self.prefix :]
         return torch.cat([before, self.encoding.rotate(after, self.query, layer)], dim=2)
 
     def refine(self, x_BLC: Tensor, layer: int) -> Tensor:
         if not self.encoding.uses("refine"):
             return x_BLC
-        before, after = x_BLC[:, : self.prefix], x_BLC[:, self.prefix :]
+
+        before = x_BLC[:, : self.prefix]
+        after = x_BLC[:, self.prefix :]
         return torch.cat([before, self.encoding.refine(after, self.query, layer)], dim=1)
 
     def mask(self, layer: int, dtype: torch.dtype) -> Tensor | None:
         """What SDPA takes: booleans, or scores to add where the encoding has a bias."""
-        bias_HQK = self.encoding.bias(self.query, self.key, layer) if self.encoding.uses("bias") else None
+        if not self.encoding.uses("bias"):
+            return self.visible_QK
+        bias_HQK = self.encoding.bias(self.query, self.key, layer)
         if bias_HQK is None:
             return self.visible_QK
+
         bias_HQK = F.pad(bias_HQK, (self.prefix, 0, self.prefix, 0))
         if self.visible_QK is not None:
             bias_HQK = bias_HQK.masked_fill(~self.visible_QK, float("-inf"))
@@ -60,13 +67,17 @@ class LevelCache:
 
     def __init__(self, layers: int, batch: int, heads: int, length: int, width: int, like: Tensor) -> None:
         self.kv_N2BHLD = like.new_empty(layers, 2, batch, heads, length, width)
-        self.start = self.stop = 0
+        # tokens of the level that is being stored: from `start` to `stop` - 1
+        self.start = 0
+        self.stop = 0
 
     def open(self, num_tokens: int) -> None:
         """Makes room for the next level; every layer then stores into it."""
-        self.start, self.stop = self.stop, self.stop + num_tokens
+        self.start = self.stop
+        self.stop += num_tokens
 
     def append(self, layer: int, k_BHlD: Tensor, v_BHlD: Tensor) -> tuple[Tensor, Tensor]:
+        """Stores the level's keys and values; gives those of all levels so far."""
         kv_2BHLD = self.kv_N2BHLD[layer]
         kv_2BHLD[0, :, :, self.start : self.stop] = k_BHlD
         kv_2BHLD[1, :, :, self.start : self.stop] = v_BHlD
@@ -88,7 +99,9 @@ class Attention(nn.Module):
             raise ValueError(
                 f"the width must be a multiple of the number of heads, got {dim} and {num_heads}"
             )
-        self.num_heads, self.dropout = num_heads, dropout
+
+        self.num_heads = num_heads
+        self.dropout = dropout
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
         self.q_bias = nn.Parameter(torch.zeros(dim))
         self.v_bias = nn.Parameter(torch.zeros(dim))
@@ -99,17 +112,27 @@ class Attention(nn.Module):
         nn.init.constant_(parameter, log(4.0) if name == "log_scale_H" else 0.0)
 
     def forward(
-        self, x_BLC: Tensor, place: PositionContext, layer: int, cache: LevelCache | None = None
+        self,
+        x_BLC: Tensor,
+        position_context: PositionContext,
+        layer: int,
+        cache: LevelCache | None = None,
     ) -> Tensor:
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
         qkv_BLC = F.linear(x_BLC, self.qkv.weight, bias)
         q_BHLD, k_BHLD, v_BHLD = rearrange(qkv_BLC, "B L (K H D) -> K B H L D", K=3, H=self.num_heads)
+
+        # Cosine attention: norms go, and a temperature per head comes in their stead.
         if self.log_scale_H is not None:
             scale_H11 = self.log_scale_H.clamp(max=self.max_log_scale).exp()[:, None, None]
-            q_BHLD, k_BHLD = unit(q_BHLD, scale_H11), unit(k_BHLD)
-        q_BHLD, k_BHLD = (place.rotate(x, layer).type_as(v_BHLD) for x in (q_BHLD, k_BHLD))
+            q_BHLD = unit(q_BHLD, scale_H11)
+            k_BHLD = unit(k_BHLD)
+
+        q_BHLD = position_context.rotate(q_BHLD, layer).type_as(v_BHLD)
+        k_BHLD = position_context.rotate(k_BHLD, layer).type_as(v_BHLD)
         if cache is not None:
             k_BHLD, v_BHLD = cache.append(layer, k_BHLD, v_BHLD)
+
         # The CPU's fused kernel is slower than plain products where sequences are short and gradients wanted.
         plain = x_BLC.device.type == "cpu" and torch.is_grad_enabled()
         with sdpa_kernel(SDPBackend.MATH) if plain else nullcontext():
@@ -117,10 +140,11 @@ class Attention(nn.Module):
                 q_BHLD,
                 k_BHLD,
                 v_BHLD,
-                attn_mask=place.mask(layer, q_BHLD.dtype),
+                attn_mask=position_context.mask(layer, q_BHLD.dtype),
                 dropout_p=self.dropout if self.training else 0.0,
                 scale=None if self.log_scale_H is None else 1.0,
             )
+
         return self.proj(rearrange(y_BHLD, "B H L D -> B L (H D)"))
 
 
@@ -136,7 +160,8 @@ class LayerScale(nn.Module):
 
     def __init__(self, dim: int, start: float) -> None:
         super().__init__()
-        self.start, self.gain_C = start, nn.Parameter(torch.full((dim,), start))
+        self.start = start
+        self.gain_C = nn.Parameter(torch.full((dim,), start))
 
     def init_parameter(self, name: str, parameter: nn.Parameter, generator: torch.Generator) -> None:
         nn.init.constant_(parameter, self.start)

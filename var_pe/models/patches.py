@@ -26,6 +26,7 @@ def resample_patch_kernel(kernel_OIhw: Tensor, new: Grid, convention: str | Conv
     old = (kernel_OIhw.shape[2], kernel_OIhw.shape[3])
     if old == new:
         return kernel_OIhw
+
     matrix_NP = _inverse_resize(old, new, convention, str(kernel_OIhw.device))
     with torch.autocast(kernel_OIhw.device.type, enabled=False):
         kernel_OIN = kernel_OIhw.flatten(2).float() @ matrix_NP.T
@@ -34,13 +35,14 @@ def resample_patch_kernel(kernel_OIhw: Tensor, new: Grid, convention: str | Conv
 
 @torch.compiler.assume_constant_result
 def _inverse_resize(old: Grid, new: Grid, convention: str | Convention, device: str) -> Tensor:
-    """float32 (new pixels, old pixels)."""
-    return _inverse_resize_on(old, new, convention, device)
+    """`inverse_resize_on`, which a compiled graph takes as a constant."""
+    return inverse_resize_on(old, new, convention, device)
 
 
 @lru_cache(maxsize=64)
 @torch.inference_mode(False)  # kept for later calls, which may train
-def _inverse_resize_on(old: Grid, new: Grid, convention: str | Convention, device: str) -> Tensor:
+def inverse_resize_on(old: Grid, new: Grid, convention: str | Convention, device: str) -> Tensor:
+    """The pseudo-inverse of equation 4, float32 (new pixels, old pixels). Kept per device."""
     identity_PP = torch.eye(old[0] * old[1], dtype=torch.float64, device="cpu")
     resize_NP = interpolate_table(identity_PP, old, new, convention)
     return torch.linalg.pinv(resize_NP.T).float().to(device)
@@ -79,8 +81,10 @@ def build_stem(
     """
     if stem not in STEMS:
         raise ValueError(f"stem is one of {', '.join(STEMS)}, got {stem!r}")
+
     if stem == "patch":
         return PatchEmbedding(image_channels, dim, kernel or patch_size, patch_size)
+
     if kernel not in (None, patch_size):
         raise ValueError(
             f"stem convolutions cannot change its patch size from {kernel} to {patch_size}; stem patch can"
@@ -90,9 +94,12 @@ def build_stem(
         raise ValueError(
             f"stem convolutions needs patch_size 2, 4, 8 ... to divide dim, got {patch_size} and {dim}"
         )
+
+    # Each convolution of stride 2 doubles the width; the last one has the transformer's.
     widths = [image_channels, *(dim // 2**k for k in reversed(range(halvings)))]
     layers: list[nn.Module] = []
     for before, after in pairwise(widths):
         for width, stride in ((before, 2), (after, 1)):
             layers += [nn.Conv2d(width, after, 3, stride, padding=1), nn.GroupNorm(1, after), nn.GELU()]
+
     return nn.Sequential(*layers, nn.Conv2d(dim, dim, 1))

@@ -1,30 +1,29 @@
 """Loading a model at another size than it was saved at: built as it was saved, then moved."""
 
 from collections.abc import Sequence
+from os import PathLike
 from typing import Any, ClassVar, Self
 
-from diffusers.configuration_utils import ConfigMixin
-from diffusers.models.modeling_utils import ModelMixin
-
 from var_pe.encodings import PositionEncoding
+from var_pe.models.folder import SavedModel
 from var_pe.pyramid import Pyramid
 from var_pe.resampling.conventions import convention_of
 from var_pe.resampling.grid_bound import GridBound
 
 
-class Resizable(ModelMixin, ConfigMixin):  # type: ignore[misc]
+class Resizable(SavedModel):
     """A model whose size can change after it was built."""
 
-    size_argument: ClassVar[str]  # the constructor's argument that says the size
     pyramid: Pyramid
     position_encoding: PositionEncoding
-    class_parameters: ClassVar[str]  # how names of parameters begin that belong to the classes
+    # how names of parameters begin that belong to the classes
+    class_parameters: ClassVar[str]
 
-    def move_to(self, size: Sequence[Any], resample: str | None) -> None:
+    def move_to(self, size: Sequence[int | Sequence[int]], resample: str | None) -> None:
         """To another value of `size_argument`."""
         raise NotImplementedError
 
-    def register_to_config(self, **kwargs: Any) -> None:
+    def register_to_config(self, **kwargs: object) -> None:
         """diffusers' own; but what is set anew no longer counts as left at its default.
 
         `from_config` takes the default for what counts so, which would undo a move.
@@ -42,16 +41,21 @@ class Resizable(ModelMixin, ConfigMixin):  # type: ignore[misc]
         """
         if resample is not None:
             convention_of(resample)  # a wrong name is an error even where nothing has to move
+
         self.position_encoding.set_pyramid(new, resample)
         self.position_encoding.to(self.device)  # terms of levels that were not there before
+
         parts = (module for module in self.modules() if isinstance(module, PositionEncoding))
         first = self.config["kept_grids"] is None and new != self.pyramid
         if first and any(part.keeps_grids for part in parts):
             self.register_to_config(kept_grids=[list(grid) for grid in self.pyramid.grids])
+
         self.pyramid = new
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Self:
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | PathLike[str] | None, **kwargs: Any
+    ) -> Self:
         """diffusers' loader; a size given here is one to move to, not one to read the weights as.
 
         `resample` names the convention under which tables move to it.
@@ -60,12 +64,17 @@ class Resizable(ModelMixin, ConfigMixin):  # type: ignore[misc]
             ValueError: a stored table belongs to other grids than the saved config says, or has to move and
                 no `resample` says how.
         """
-        size, resample = kwargs.pop(cls.size_argument, None), kwargs.pop("resample", None)
+        size = kwargs.pop(cls.size_argument, None)
+        resample = kwargs.pop("resample", None)
+
+        # Built as it was saved.
         loaded: Any = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
         model = loaded[0] if kwargs.get("output_loading_info") else loaded
         for module in model.modules():
             if isinstance(module, GridBound):
                 module.check_grids()
+
+        # Then moved.
         if size is not None:
             model.move_to(size, resample)
         return loaded

@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
-from diffusers.configuration_utils import ConfigMixin, register_to_config
+from diffusers.configuration_utils import register_to_config
 from diffusers.models.autoencoders.vae import Decoder, Encoder
-from diffusers.models.modeling_utils import ModelMixin
+from diffusers.models.modeling_utils import ModelMixin  # noqa: F401  # pipelines look for it in this module
 from torch import Tensor, nn
 
+from var_pe.models.folder import SavedModel
 from var_pe.models.initialisation import initialise
 from var_pe.models.quantizers.residual import MultiScaleQuantizer, Quantized
 from var_pe.pyramid import Pyramid
@@ -42,7 +42,7 @@ class TokenizerConfig:
         Pyramid.of(self.levels)
 
 
-class VQTokenizer(ModelMixin, ConfigMixin):  # type: ignore[misc]
+class VQTokenizer(SavedModel):
     """Images in [-1, 1] to tokens and back; each token is the nearest code to what coarser levels left over.
 
     Tian et al. 2024 (VAR) sections 3.2 and 3.3, around the convolutional autoencoder of Esser et al. 2021 in
@@ -79,30 +79,37 @@ class VQTokenizer(ModelMixin, ConfigMixin):  # type: ignore[misc]
                 f"channels * channel_multipliers must be multiples of norm_groups ({norm_groups}), "
                 f"got {widths}"
             )
-        common: dict[str, Any] = dict(
-            block_out_channels=widths, norm_num_groups=norm_groups, mid_block_add_attention=attention
-        )
-        plain, last = len(widths) - 1, "Attn" if attention else ""
+
+        # The autoencoder: plain blocks but at the lowest resolution, which may have attention.
+        plain = len(widths) - 1
+        lowest = "Attn" if attention else ""
         self.encoder = Encoder(
             in_channels=image_channels,
             out_channels=latent_channels,
-            down_block_types=("DownEncoderBlock2D",) * plain + (f"{last}DownEncoderBlock2D",),
+            down_block_types=("DownEncoderBlock2D",) * plain + (f"{lowest}DownEncoderBlock2D",),
+            block_out_channels=widths,
             layers_per_block=blocks_per_resolution,
+            norm_num_groups=norm_groups,
             double_z=False,
-            **common,
+            mid_block_add_attention=attention,
         )
         self.decoder = Decoder(
             in_channels=latent_channels,
             out_channels=image_channels,
-            up_block_types=(f"{last}UpDecoderBlock2D",) + ("UpDecoderBlock2D",) * plain,
+            up_block_types=(f"{lowest}UpDecoderBlock2D",) + ("UpDecoderBlock2D",) * plain,
+            block_out_channels=widths,
             layers_per_block=blocks_per_resolution,
-            **common,
+            norm_num_groups=norm_groups,
+            mid_block_add_attention=attention,
         )
+
+        # Between it and the tokens, as in VAR.
         self.quant_conv = nn.Conv2d(latent_channels, latent_channels, 3, padding=1)
         self.post_quant_conv = nn.Conv2d(latent_channels, latent_channels, 3, padding=1)
         self.quantizer = MultiScaleQuantizer(
             codebook_size, latent_channels, num_phi=num_phi, phi_ratio=phi_ratio, commitment=commitment
         )
+
         initialise(self, seed)
 
     def pyramid_for(self, images_BCHW: Tensor) -> Pyramid:
@@ -117,7 +124,8 @@ class VQTokenizer(ModelMixin, ConfigMixin):  # type: ignore[misc]
                 f"image sides must be multiples of the downsampling factor {self.downsampling}, "
                 f"got {height}x{width}"
             )
-        grid = height // self.downsampling, width // self.downsampling
+
+        grid = (height // self.downsampling, width // self.downsampling)
         return self.pyramid if grid == self.pyramid.finest else self.pyramid.for_size(*grid)
 
     def latent(self, images_BCHW: Tensor) -> Tensor:
@@ -145,11 +153,13 @@ class VQTokenizer(ModelMixin, ConfigMixin):  # type: ignore[misc]
         return self.reconstruct(self.quantizer.sum_of(tokens_BL, pyramid)).clamp(-1, 1)
 
     def forward(self, images_BCHW: Tensor, pyramid: Pyramid | None = None) -> tuple[Tensor, Quantized]:
-        """The reconstruction and what the quantizer says of it: one training pass."""
-        quantized = self.quantizer(self.latent(images_BCHW), self._checked(images_BCHW, pyramid))
+        """The reconstruction and what the quantizer made of the images: one training pass."""
+        pyramid = self._checked(images_BCHW, pyramid)
+        quantized = self.quantizer(self.latent(images_BCHW), pyramid)
         return self.reconstruct(quantized.f_hat_BZhw), quantized
 
     def _checked(self, images_BCHW: Tensor, pyramid: Pyramid | None) -> Pyramid:
+        """The pyramid asked for if it ends at the images' latent grid; where none is, the trained levels."""
         fitting = self.pyramid_for(images_BCHW)
         if pyramid is not None and pyramid.finest != fitting.finest:
             raise ValueError(

@@ -33,22 +33,36 @@ def start_from(model: Resizable, source: Resizable, resample: str, same_classes:
     Raises:
         ValueError: the two differ in more than size, classes and regularisation, or a table cannot move.
     """
-    ours, theirs = (
-        {name: value for name, value in one.config.items() if name not in MAY_DIFFER and name[0] != "_"}
-        for one in (model, source)
-    )
-    if lines := differences(theirs, ours):
+    lines = differences(_must_agree(source), _must_agree(model))
+    if lines:
         raise ValueError(f"model.init_from holds another model: {'; '.join(lines)}")
-    theirs_size, ours_size = (one.config[one.size_argument] for one in (source, model))
-    source.move_to(ours_size, resample)
+
+    # The encoding is taken whole, with what of it moved and what did not.
+    old_size = source.config[source.size_argument]
+    new_size = model.config[model.size_argument]
+    source.move_to(new_size, resample)
     model.position_encoding = copy.deepcopy(source.position_encoding).train(model.training)
     model.register_to_config(kept_grids=source.config["kept_grids"])
-    keep = not same_classes or source.config["num_classes"] != model.config["num_classes"]
-    state, mine = source.state_dict(), model.state_dict()
-    wanted = [name for name in mine if not (keep and name.startswith(model.class_parameters))]
-    if stuck := [name for name in wanted if state[name].shape != mine[name].shape]:
+
+    # Weights that belong to classes mean nothing under other classes.
+    other_classes = not same_classes or source.config["num_classes"] != model.config["num_classes"]
+    trained = source.state_dict()
+    state = model.state_dict()
+    wanted = list(state)
+    if other_classes:
+        wanted = [name for name in state if not name.startswith(model.class_parameters)]
+
+    stuck = [name for name in wanted if trained[name].shape != state[name].shape]
+    if stuck:
         raise ValueError(
             f"model.init_from: {', '.join(stuck)} cannot move from {model.size_argument} "
-            f"{theirs_size} to {ours_size}; choose an encoding that follows the size"
+            f"{old_size} to {new_size}; choose an encoding that follows the size"
         )
-    model.load_state_dict(mine | {name: state[name] for name in wanted})
+
+    model.load_state_dict(state | {name: trained[name] for name in wanted})
+
+
+def _must_agree(model: Resizable) -> dict[str, object]:
+    """The settings in which a model and the one that it starts from have to be the same."""
+    config = model.config.items()
+    return {name: value for name, value in config if name not in MAY_DIFFER and not name.startswith("_")}

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from diffusers.configuration_utils import register_to_config
@@ -72,13 +71,16 @@ class Block(nn.Module):
         self.scale2 = LayerScale(dim, layer_scale) if layer_scale else nn.Identity()
         self.drop_path = StochasticDepth(drop_path, "row")
 
-    def forward(self, x_BLC: Tensor, place: PositionContext, layer: int) -> Tensor:
-        x_BLC = x_BLC + self.drop_path(self.scale1(self.attn(self.norm1(x_BLC), place, layer)))
-        return x_BLC + self.drop_path(self.scale2(self.mlp(self.norm2(x_BLC))))
+    def forward(self, x_BLC: Tensor, position_context: PositionContext, layer: int) -> Tensor:
+        attended_BLC = self.attn(self.norm1(x_BLC), position_context, layer)
+        x_BLC = x_BLC + self.drop_path(self.scale1(attended_BLC))
+
+        transformed_BLC = self.mlp(self.norm2(x_BLC))
+        return x_BLC + self.drop_path(self.scale2(transformed_BLC))
 
 
 class ViTClassifier(Resizable):
-    """Images in [-1, 1] to class logits; class token and registers come before the patches and have no place.
+    """Images in [-1, 1] to class logits; class token and registers come first and have no position.
 
     Arguments as in `ClassifierConfig`; `image_size` is (height, width) in pixels; with 0 classes there is no
     head and the model gives features; `patch_kernel` is the side of the stored kernel where `set_patch_size`
@@ -88,8 +90,9 @@ class ViTClassifier(Resizable):
         ValueError: the image is not a whole number of patches, or an option is not known.
     """
 
-    size_argument, class_parameters = "image_size", "head."
-    # what FSDP shards as one piece
+    size_argument = "image_size"
+    class_parameters = "head."
+    # what FSDP shards as one piece; None in diffusers
     _no_split_modules = ["Block"]  # type: ignore[assignment]  # noqa: RUF012
 
     @register_to_config
@@ -127,15 +130,23 @@ class ViTClassifier(Resizable):
             raise ValueError(
                 f"a classifier needs at least two classes, got {num_classes} (0: features alone)"
             )
-        self.patch_size, self.pool, self.dynamic, self.final_norm = patch_size, pool, dynamic, final_norm
+
+        self.patch_size = patch_size
+        self.pool = pool
+        self.dynamic = dynamic
+        self.final_norm = final_norm
         self.image_size = sides_of(image_size, "image_size")
         self.pyramid = self._grid(self.image_size)
+
+        # From images to tokens that know their positions
         self.patch_embed = build_stem(stem, image_channels, dim, patch_size, patch_kernel)
         prefix = registers + (pool == "class_token")
         self.prefix_tokens_PC = nn.Parameter(torch.zeros(prefix, dim)) if prefix else None
         self.position_encoding = build_encoding(
             encoding, dim=dim, num_heads=num_heads, depth=depth, pyramid=self.pyramid, kept_grids=kept_grids
         )
+
+        # Through the blocks to the classes; stochastic depth grows linearly from 0.
         self.blocks = nn.ModuleList(
             Block(
                 dim,
@@ -151,6 +162,7 @@ class ViTClassifier(Resizable):
         )
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.head = nn.Linear(dim, num_classes) if num_classes else nn.Identity()
+
         initialise(self, seed)
 
     def init_parameter(self, name: str, parameter: nn.Parameter, generator: torch.Generator) -> None:
@@ -171,8 +183,8 @@ class ViTClassifier(Resizable):
         self.image_size = (height, width)
         self.register_to_config(image_size=[height, width])
 
-    def move_to(self, size: Sequence[Any], resample: str | None) -> None:
-        self.set_input_size(size, resample)
+    def move_to(self, size: Sequence[int | Sequence[int]], resample: str | None) -> None:
+        self.set_input_size(sides_of(size, "image_size"), resample)
 
     def set_patch_size(self, patch_size: int) -> None:
         """Patches of another size from now on, and in a saved copy; the stored kernel stays as it is.
@@ -187,8 +199,10 @@ class ViTClassifier(Resizable):
             raise ValueError("stem convolutions cannot change its patch size; stem patch can")
         if patch_size < 1:
             raise ValueError(f"patch_size must be at least 1, got {patch_size}")
+
         rows, columns = self.pyramid.finest
-        self.patch_size = self.patch_embed.patch_size = patch_size
+        self.patch_size = patch_size
+        self.patch_embed.patch_size = patch_size
         self.image_size = (rows * patch_size, columns * patch_size)
         self.register_to_config(
             image_size=list(self.image_size),
@@ -202,7 +216,7 @@ class ViTClassifier(Resizable):
             raise ValueError(
                 f"image sides must be multiples of patch_size {self.patch_size}, got {height}x{width}"
             )
-        return Pyramid(((height // self.patch_size, width // self.patch_size),))
+        return Pyramid.of([(height // self.patch_size, width // self.patch_size)])
 
     def _pyramid_of(self, images_BCHW: Tensor) -> Pyramid:
         height, width = images_BCHW.shape[2:]
@@ -217,26 +231,31 @@ class ViTClassifier(Resizable):
 
     def forward_tokens(self, images_BCHW: Tensor) -> tuple[Tensor, int]:
         """What the last block gives, (B, P + L, C), and the number P of prefix tokens that come first."""
+        # Patches, and what is added to them for their positions: in float32, or neighbours would coincide.
         pyramid = self._pyramid_of(images_BCHW)
         patches_BChw = self.patch_embed(images_BCHW)
         context = self.position_encoding.prepare(pyramid.positions(images_BCHW.device))
         with torch.autocast(images_BCHW.device.type, enabled=False):
             x_BLC = self.position_encoding.embed(patches_BChw.flatten(2).transpose(1, 2).float(), context)
         x_BLC = x_BLC.to(self.norm.weight.dtype)  # of a half model; under autocast the weights are float32
+
+        # Class token and registers first
         prefix = 0
         if self.prefix_tokens_PC is not None:
             prefix = len(self.prefix_tokens_PC)
             x_BLC = torch.cat([self.prefix_tokens_PC.expand(len(x_BLC), -1, -1), x_BLC], dim=1)
-        place = PositionContext(self.position_encoding, context, context, prefix=prefix)
+
+        position_context = PositionContext(self.position_encoding, context, context, prefix=prefix)
         for layer, block in enumerate(self.blocks):
-            x_BLC = place.refine(block(x_BLC, place, layer), layer)
+            x_BLC = block(x_BLC, position_context, layer)
+            x_BLC = position_context.refine(x_BLC, layer)
+
         return x_BLC, prefix
 
     def forward_features(self, images_BCHW: Tensor) -> Tensor:
         """The pooled, normalised last layer, (B, C)."""
-        return self._pooled(*self.forward_tokens(images_BCHW))
+        x_BLC, prefix = self.forward_tokens(images_BCHW)
 
-    def _pooled(self, x_BLC: Tensor, prefix: int) -> Tensor:
         if self.pool == "class_token":
             return self.norm(x_BLC[:, 0])
         if self.final_norm == "pooled":

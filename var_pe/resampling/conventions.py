@@ -86,7 +86,8 @@ def resample_table(
             or after, or an argument is not what it must be.
     """
     how = convention_of(convention, f"{name}: the resampling convention")
-    old, new = _grid(old, f"{name}: its grid"), _grid(new, f"{name}: the grid that it moves to")
+    old = _grid(old, f"{name}: its grid")
+    new = _grid(new, f"{name}: the grid that it moves to")
     if type(prefix) is not int or prefix < 0:
         raise ValueError(f"{name}: prefix is a whole number of rows of at least 0, got {prefix!r}")
     check_table(table_LC, name)
@@ -95,6 +96,7 @@ def resample_table(
             f"{name} has {len(table_LC)} rows, {prefix} prefix tokens and a grid of {old[0]}x{old[1]} "
             f"need {prefix + old[0] * old[1]}"
         )
+
     moved_LC = interpolate_table(table_LC, old, new, how, prefix)
     check_moved(moved_LC, name)
     return moved_LC
@@ -111,8 +113,11 @@ def _grid(grid: Grid, what: str) -> Grid:
 
 
 def check_table(table_LC: Tensor, name: str) -> None:
-    """Raises:
-    ValueError: it is no table of floating-point numbers, or one of them is not finite."""
+    """Whether a table can be resampled; waits for the device.
+
+    Raises:
+        ValueError: it is not a table of floating-point numbers, or one of them is NaN or infinite.
+    """
     if table_LC.dim() != 2 or 0 in table_LC.shape or table_LC.dtype not in DTYPES:
         raise ValueError(
             f"{name} must be rows of floating-point codes, got {tuple(table_LC.shape)} {table_LC.dtype} "
@@ -123,8 +128,11 @@ def check_table(table_LC: Tensor, name: str) -> None:
 
 
 def check_moved(moved: Tensor, name: str) -> None:
-    """Raises:
-    ValueError: a finite table went beyond its type: cubic curves overshoot its largest values."""
+    """Whether a table survived its resampling; waits for the device.
+
+    Raises:
+        ValueError: a finite table went beyond its type: cubic curves overshoot its largest values.
+    """
     if not moved.isfinite().all():
         raise ValueError(f"{name} goes beyond {moved.dtype} when it is resampled; float32 holds more")
 
@@ -135,10 +143,17 @@ def interpolate_table(
     """`resample_table` without its checks: no host synchronisation, gradients reach the table."""
     if old == new:
         return table_LC
-    how, new = convention_of(convention), (index(new[0]), index(new[1]))  # compiled: one graph a size
-    fine = torch.promote_types(table_LC.dtype, torch.float32)  # the antialiasing kernel has no half on CPUs
+
+    how = convention_of(convention)
+    new = (index(new[0]), index(new[1]))  # plain integers: a compiled graph belongs to one size
+    scale = None
+    if how.offset:
+        scale = tuple((n + how.offset) / o for n, o in zip(new, old, strict=True))
+
+    # As a picture; in float32 at least, since the antialiasing kernel has no half on CPUs.
+    fine = torch.promote_types(table_LC.dtype, torch.float32)
     table_1Chw = table_LC[prefix:].to(fine).unflatten(0, old)[None].permute(0, 3, 1, 2)
-    scale = tuple((n + how.offset) / o for n, o in zip(new, old, strict=True)) if how.offset else None
+
     with torch.autocast(table_LC.device.type, enabled=False):
         moved_1Chw = F.interpolate(
             table_1Chw,
@@ -148,6 +163,7 @@ def interpolate_table(
             align_corners=None if how.mode == "area" else how.align_corners,
             antialias=how.antialias,
         )
+
         moved_LC = moved_1Chw.permute(0, 2, 3, 1).flatten(0, 2).to(table_LC.dtype)
         return torch.cat([table_LC[:prefix], moved_LC]) if prefix else moved_LC
 
@@ -164,15 +180,15 @@ def source_levels(old: Pyramid, new: Pyramid) -> tuple[int, ...]:
     def distance(level: int, grid: Grid) -> float:
         return sum(math.log(n / o) ** 2 for n, o in zip(grid, old.grids[level], strict=True))
 
+    # `min` keeps the first of equals.
     finest_first = tuple(reversed(range(old.num_levels)))
     return tuple(min(finest_first, key=lambda level: distance(level, grid)) for grid in new.grids)
 
 
 def interpolate_levels(table_LC: Tensor, old: Pyramid, new: Pyramid, convention: str | Convention) -> Tensor:
     """The table of a pyramid as one of another, each level resampled from its level of `source_levels`."""
-    return torch.cat(
-        [
-            interpolate_table(table_LC[old.spans[source]], old.grids[source], grid, convention)
-            for source, grid in zip(source_levels(old, new), new.grids, strict=True)
-        ]
-    )
+    levels = []
+    for source, grid in zip(source_levels(old, new), new.grids, strict=True):
+        level_lC = table_LC[old.spans[source]]
+        levels.append(interpolate_table(level_lC, old.grids[source], grid, convention))
+    return torch.cat(levels)

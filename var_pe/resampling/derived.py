@@ -2,16 +2,16 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable
-from typing import Any
 
 import torch
 from torch import Tensor
 
 
-def _stamp(weight: Tensor) -> tuple[Any, ...]:
+def _stamp(weight: Tensor) -> tuple[object, ...]:
     """Differs whenever the weight may."""
-    where = weight.data_ptr(), weight.device, weight.dtype, weight.shape, weight.stride()
-    return *where, weight._version
+    memory = (weight.data_ptr(), weight.device, weight.stride())
+    kind = (weight.dtype, weight.shape)
+    return (*memory, *kind, weight._version)
 
 
 class DerivedCache:
@@ -29,7 +29,7 @@ class DerivedCache:
     def clear(self) -> None:
         self.results: OrderedDict[Hashable, Tensor] = OrderedDict()
         self.weight: Tensor | None = None
-        self.stamp: tuple[Any, ...] = ()
+        self.stamp: tuple[object, ...] = ()
 
     def __len__(self) -> int:
         return len(self.results)
@@ -41,18 +41,25 @@ class DerivedCache:
         if weight.is_inference() or (weight.requires_grad and torch.is_grad_enabled()):
             self.clear()
             return make()
-        if self.stamp != (stamp := _stamp(weight)):
+
+        # Results of a weight that has changed are stale.
+        stamp = _stamp(weight)
+        if self.stamp != stamp:
             self.clear()
-            self.weight, self.stamp = weight.detach(), stamp  # held: its memory is not another weight's
+            self.weight = weight.detach()  # held: its memory cannot become another weight's
+            self.stamp = stamp
+
         if key not in self.results:
             with torch.inference_mode(False), torch.no_grad():  # kept for later calls, which may train
                 self.results[key] = make()
+
+        # The keys used last stay.
         self.results.move_to_end(key)
         while len(self.results) > self.size:
             self.results.popitem(last=False)
         return self.results[key]
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> "DerivedCache":
+    def __deepcopy__(self, memo: dict[int, object]) -> "DerivedCache":
         return DerivedCache(self.size)
 
     def __reduce__(self) -> tuple[type["DerivedCache"], tuple[int]]:

@@ -1,6 +1,7 @@
 """Parameters that belong to certain grids keep them beside themselves, in every checkpoint."""
 
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -20,30 +21,48 @@ class GridBound(nn.Module):
 
     def _made_for(self, pyramid: Pyramid, keep: bool = True) -> None:
         """Called by the constructor and after every move; `keep` is false where no parameter needs them."""
+        # on the device that the model has been moved to since
         before_K2: Tensor | None = getattr(self, "grids_K2", None)
         device = None if before_K2 is None else before_K2.device
+
         grids_K2 = torch.tensor(pyramid.grids, dtype=torch.int64, device=device)
         self.pyramid = pyramid
         self.register_buffer("grids_K2", grids_K2 if keep else None)
 
     def check_grids(self) -> None:
-        """Called once after loading, since diffusers' loader runs no load hooks.
+        """Whether what was loaded was made for this pyramid; for diffusers' loader, which runs no load hooks.
 
         Raises:
             ValueError: what was loaded was made for other grids than this module was built for.
         """
-        if self.grids_K2 is not None and (error := self._other_grids(self.grids_K2)):
+        if self.grids_K2 is None:
+            return
+        error = self._other_grids(self.grids_K2)
+        if error:
             raise ValueError(error)
 
     def _other_grids(self, stored_K2: Tensor) -> str | None:
-        grids = Pyramid(tuple((h, w) for h, w in stored_K2.tolist()))
+        """The sentence about stored grids that are not this module's."""
+        grids = Pyramid.of(stored_K2.tolist())
         if grids == self.pyramid:
             return None
         return f"{self.what} is stored for the grids {grids}, this model's are {self.pyramid}"
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+    def _load_from_state_dict(
+        self,
+        state_dict: Mapping[str, Tensor],
+        prefix: str,
+        local_metadata: dict[str, object],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
         stored_K2 = state_dict.get(prefix + "grids_K2")
-        if stored_K2 is not None and (error := self._other_grids(stored_K2)):
-            errors: list[str] = args[-1]
-            errors.append(error)
-        super()._load_from_state_dict(state_dict, prefix, *args)
+        error = None if stored_K2 is None else self._other_grids(stored_K2)
+        if error:
+            error_msgs.append(error)
+
+        super()._load_from_state_dict(
+            state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from accelerate import Accelerator
-from diffusers.models.modeling_utils import ModelMixin
 from torch.utils.data import Dataset, IterableDataset
 
 from var_pe import settings
@@ -18,14 +17,14 @@ from var_pe.data.sampler import Draw
 from var_pe.data.sources import open_source
 from var_pe.data.streams import open_stream
 from var_pe.evaluation.folder import ImageFolder
-from var_pe.models.folder import check_folder
+from var_pe.models.folder import SavedModel, check_folder
 from var_pe.models.generator import VARTransformer
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.models.transfer import start_from
 from var_pe.models.vit import ViTClassifier
 from var_pe.stages.config import Config
 
-M = TypeVar("M", bound=ModelMixin)
+M = TypeVar("M", bound=SavedModel)
 
 
 def build_tokenizer(config: Config) -> VQTokenizer:

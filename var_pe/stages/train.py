@@ -17,6 +17,7 @@ from torch import Tensor
 from var_pe import settings
 from var_pe.data.augmented import Augmented
 from var_pe.files import into_place
+from var_pe.models.folder import SavedModel
 from var_pe.models.generator import VARTransformer
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.models.vit import ViTClassifier
@@ -51,7 +52,7 @@ from var_pe.training.loop import TrainingConfig, train
 from var_pe.training.run import Run
 from var_pe.training.stopping import Interrupted
 
-M = TypeVar("M", bound=ModelMixin)
+M = TypeVar("M", bound=SavedModel)
 NOT_TRAINED = (
     "sampling",
     "evaluation",

@@ -1,1 +1,1 @@
-"""What the members share: the config line, composition, coordinates, levels, scores, rotation."""
+"""What the members share: the line's language, codes, coordinates, scores and turns. No member is in here."""

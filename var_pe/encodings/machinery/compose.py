@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import cast
 
 from torch import Tensor, nn
 
@@ -11,30 +11,30 @@ from var_pe.pyramid import Positions, Pyramid
 from var_pe.resampling.conventions import Convention
 
 
-class Composed(PositionEncoding):
+class Composed(PositionEncoding[list[object]]):
     """Applies every part's hook in turn; biases add up."""
 
     def __init__(self, parts: list[PositionEncoding]) -> None:
         super().__init__()
         self.parts = nn.ModuleList(parts)
 
-    def _each(self) -> list[PositionEncoding]:
-        return cast(list[PositionEncoding], list(self.parts))
+    def _each(self) -> list[PositionEncoding[object]]:
+        return cast(list[PositionEncoding[object]], list(self.parts))
 
-    def prepare(self, positions: Positions) -> list[Any]:
+    def prepare(self, positions: Positions) -> list[object]:
         return [part.prepare(positions) for part in self._each()]
 
-    def embed(self, x_BLC: Tensor, context: list[Any]) -> Tensor:
+    def embed(self, x_BLC: Tensor, context: list[object]) -> Tensor:
         for part, own in zip(self._each(), context, strict=True):
             x_BLC = part.embed(x_BLC, own)
         return x_BLC
 
-    def rotate(self, x_BHLD: Tensor, context: list[Any], layer: int) -> Tensor:
+    def rotate(self, x_BHLD: Tensor, context: list[object], layer: int) -> Tensor:
         for part, own in zip(self._each(), context, strict=True):
             x_BHLD = part.rotate(x_BHLD, own, layer)
         return x_BHLD
 
-    def bias(self, query: list[Any], key: list[Any], layer: int) -> Tensor | None:
+    def bias(self, query: list[object], key: list[object], layer: int) -> Tensor | None:
         total: Tensor | None = None
         for part, own_query, own_key in zip(self._each(), query, key, strict=True):
             bias_HQK = part.bias(own_query, own_key, layer)
@@ -42,7 +42,7 @@ class Composed(PositionEncoding):
                 total = bias_HQK if total is None else total + bias_HQK
         return total
 
-    def refine(self, x_BLC: Tensor, context: list[Any], layer: int) -> Tensor:
+    def refine(self, x_BLC: Tensor, context: list[object], layer: int) -> Tensor:
         for part, own in zip(self._each(), context, strict=True):
             x_BLC = part.refine(x_BLC, own, layer)
         return x_BLC
@@ -58,5 +58,7 @@ def move_all(
     parts: Sequence[PositionEncoding], pyramid: Pyramid, convention: str | Convention | None
 ) -> None:
     """Every part to other grids, or none: what one refuses is found on copies."""
-    for one in (*copy.deepcopy(tuple(parts)), *parts):
-        one.set_pyramid(pyramid, convention)
+    for trial in copy.deepcopy(tuple(parts)):
+        trial.set_pyramid(pyramid, convention)
+    for part in parts:
+        part.set_pyramid(pyramid, convention)

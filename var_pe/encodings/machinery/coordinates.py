@@ -1,4 +1,4 @@
-"""Coordinates that rotary encodings turn by: which points of different levels count as the same place."""
+"""Coordinates in cells of the finest level: of centres, and of the points that rotary encodings turn by."""
 
 from functools import lru_cache
 from math import log
@@ -12,10 +12,17 @@ MAPS = ("center", "start", "corner", "index", "learned")
 UNITS = ("cells", "image")
 
 
+def in_finest_cells(positions: Positions) -> Tensor:
+    """Centres in cells of the finest level, float32 (L, 2): from 0 to its height and to its width."""
+    rows, columns = positions.grids[-1]
+    y_L, x_L = ((positions.yx_L2 + 1) / 2).unbind(-1)
+    return torch.stack([y_L * rows, x_L * columns], dim=-1)  # plain numbers: a tensor of them would be a copy
+
+
 class Coordinates(nn.Module):
     """`scale * i + offset` for cell i of m, per axis and level, in cells of a finest level of n (float32).
 
-    | map       | scale             | offset    | places that agree                                        |
+    | map       | scale             | offset    | points that agree                                        |
     | --------- | ----------------- | --------- | -------------------------------------------------------- |
     | `center`  | n / m             | n / m / 2 | a coarse token and the mean of the fine ones it covers   |
     | `start`   | n / m             | 0         | the tokens' top left corners (HART; rounded in Infinity) |
@@ -60,8 +67,13 @@ class Coordinates(nn.Module):
         for name, factor in (("jitter", jitter), ("rescale", rescale)):
             if not 1 <= factor < float("inf"):
                 raise ValueError(f"{encoding}: {name} is a factor of at least 1, finite, got {factor}")
-        self.encoding, self.kind, self.unit = encoding, kind, unit
-        self.shift, self.jitter, self.rescale = shift, jitter, rescale
+
+        self.encoding = encoding
+        self.kind = kind
+        self.unit = unit
+        self.shift = shift
+        self.jitter = jitter
+        self.rescale = rescale
         if kind == "learned":
             self.log_scale_K2 = nn.Parameter(torch.zeros(pyramid.num_levels, 2))  # against `center`
             self.offset_K2 = nn.Parameter(torch.zeros(pyramid.num_levels, 2))  # against `center`, in cells
@@ -71,18 +83,24 @@ class Coordinates(nn.Module):
 
     def forward(self, positions: Positions) -> Tensor:
         """Float32 (L, 2), y first."""
-        (rows, columns), device = positions.grids[-1], positions.cell_L2.device
+        device = positions.cell_L2.device
         with torch.autocast(device.type, enabled=False):
             scale_K2, offset_K2 = self._maps(positions.grids, device)
             yx_L2 = positions.cell_L2 * scale_K2[positions.level_L] + offset_K2[positions.level_L]
+
             if self.unit == "image":
+                rows, columns = positions.grids[-1]
                 yx_L2 = 2 * torch.stack([yx_L2[:, 0] / rows, yx_L2[:, 1] / columns], dim=-1) - 1
+
             augmented = self.shift > 0 or self.jitter > 1 or self.rescale > 1
             return self._augment(yx_L2) if self.training and augmented else yx_L2
 
     def check_levels(self, number: int) -> None:
-        """Raises:
-        ValueError: scale and offset are learned level by level, and there are more levels or fewer."""
+        """Whether learned coordinates, which belong to each level, serve a pyramid of `number` levels.
+
+        Raises:
+            ValueError: there are more levels or fewer than were learned.
+        """
         if self.kind == "learned" and number != len(self.offset_K2):
             raise ValueError(
                 f"{self.encoding}(coordinates=learned) has {len(self.offset_K2)} levels, asked for "
@@ -91,24 +109,30 @@ class Coordinates(nn.Module):
 
     def _maps(self, grids: tuple[Grid, ...], device: torch.device) -> tuple[Tensor, Tensor]:
         """Scales and offsets, float32 (K, 2) each."""
-        scale_K2, offset_K2 = _level_maps("center" if self.kind == "learned" else self.kind, grids, device)
         if self.kind != "learned":
-            return scale_K2, offset_K2
+            return level_maps(self.kind, grids, device)
+
         self.check_levels(len(grids))
+        scale_K2, offset_K2 = level_maps("center", grids, device)
         return scale_K2 * self.log_scale_K2.float().exp(), offset_K2 + self.offset_K2.float()
 
     def _augment(self, yx_L2: Tensor) -> Tensor:
-        shift_2, jitter_2, rescale_1 = (
-            (2 * torch.rand(count, device=yx_L2.device) - 1) * limit
-            for count, limit in ((2, self.shift), (2, log(self.jitter)), (1, log(self.rescale)))
-        )
+        # In DINOv3's order, from the one stream of random numbers that dropout draws from too.
+        shift_2 = _within(self.shift, 2, yx_L2.device)
+        jitter_2 = _within(log(self.jitter), 2, yx_L2.device)
+        rescale_1 = _within(log(self.rescale), 1, yx_L2.device)
         return (yx_L2 + shift_2) * (jitter_2 + rescale_1).exp()
+
+
+def _within(limit: float, count: int, device: torch.device) -> Tensor:
+    """Uniform numbers in [-limit, limit)."""
+    return (2 * torch.rand(count, device=device) - 1) * limit
 
 
 @lru_cache(maxsize=64)
 @torch.inference_mode(False)  # kept for later calls, which may train
-def _level_maps(kind: str, grids: tuple[Grid, ...], device: torch.device) -> tuple[Tensor, Tensor]:
-    """Kept per device: a copy to another one waits for it."""
+def level_maps(kind: str, grids: tuple[Grid, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Scales and offsets, float32 (K, 2) each. Kept per device: a copy to another one waits for it."""
     maps_K22 = [
         [_scale_and_offset(kind, side, finest) for side, finest in zip(grid, grids[-1], strict=True)]
         for grid in grids

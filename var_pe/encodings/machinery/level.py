@@ -5,8 +5,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
-from var_pe.encodings.base import standard_deviation
-from var_pe.encodings.sinusoidal import sinusoidal_code
+from var_pe.encodings.machinery.codes import sinusoidal_code, standard_deviation
 from var_pe.pyramid import Grid, Positions, Pyramid
 
 KINDS = ("learned", "sinusoidal", "none")
@@ -24,7 +23,10 @@ class LevelEmbedding(nn.Module):
             raise ValueError(f"level_embedding is one of {', '.join(KINDS)}, got {kind!r}")
         if kind == "sinusoidal" and dim % 4:
             raise ValueError(f"level_embedding sinusoidal needs a width that is a multiple of 4, got {dim}")
-        self.kind, self.dim, self.num_levels = kind, dim, pyramid.num_levels
+
+        self.kind = kind
+        self.dim = dim
+        self.num_levels = pyramid.num_levels
         if kind == "learned":
             self.table_KC = nn.Parameter(torch.zeros(pyramid.num_levels, dim))
 
@@ -32,8 +34,11 @@ class LevelEmbedding(nn.Module):
         nn.init.trunc_normal_(parameter, std=standard_deviation(self.dim), generator=generator)
 
     def check_levels(self, pyramid: Pyramid) -> None:
-        """Raises:
-        ValueError: a learned code belongs to each level, and `pyramid` has more levels or fewer."""
+        """Whether this embedding serves `pyramid`: a learned code belongs to each level.
+
+        Raises:
+            ValueError: it has more levels or fewer than were learned.
+        """
         if self.kind == "learned" and pyramid.num_levels != self.num_levels:
             raise ValueError(
                 f"level_embedding learned has {self.num_levels} levels, cannot be moved to the "
@@ -44,6 +49,7 @@ class LevelEmbedding(nn.Module):
         """float32 (L, C), or None for `none`."""
         if self.kind == "none":
             return None
+
         if self.kind == "learned":
             if len(positions.grids) > self.num_levels:
                 raise ValueError(
@@ -52,9 +58,12 @@ class LevelEmbedding(nn.Module):
                     f"level_embedding: sinusoidal knows levels it has not seen"
                 )
             return self.table_KC[positions.level_L].float()
-        # An octave is ten units: neighbouring rungs of any usual ladder stay apart, 1x1 and 64x64 don't wrap.
+
+        # An octave is ten units: neighbours in any usual pyramid stay apart, 1x1 and 64x64 do not wrap.
         sides_K2 = _sides(positions.grids, positions.level_L.device)
         code_KC = sinusoidal_code(10 * sides_K2.log2(), self.dim, 10000.0)
+
+        # sine and cosine of an angle have a mean square of 1/2
         return standard_deviation(self.dim) / 0.5**0.5 * code_KC[positions.level_L]
 
 

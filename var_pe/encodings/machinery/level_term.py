@@ -12,10 +12,11 @@ from var_pe.resampling.grid_bound import GridBound
 
 
 @dataclass(frozen=True)
-class Levels:
-    """The terms (N, H, K, K) of the pyramid asked for, and the levels of queries and keys, one-hot (L, K)."""
+class LevelPairs:
+    """The terms of the pyramid asked for, and which of them each query and key get."""
 
     term_NHKK: Tensor
+    # levels of queries and of keys, one-hot, (L, K)
     query_QK: Tensor
     key_QK: Tensor
 
@@ -34,7 +35,8 @@ class LevelTerm(GridBound):
 
     def __init__(self, pyramid: Pyramid, num_heads: int, terms: int = 1) -> None:
         super().__init__()
-        self.terms, self.num_heads = terms, num_heads
+        self.terms = terms
+        self.num_heads = num_heads
         self._made_for(pyramid, keep=pyramid.num_levels > 1)
         self.term_NHKK = self._zeros(pyramid) if pyramid.num_levels > 1 else None
 
@@ -43,26 +45,32 @@ class LevelTerm(GridBound):
 
     @torch.no_grad()
     def set_pyramid(self, pyramid: Pyramid, like: Tensor | None = None) -> None:
-        """`like` says device and type of terms that were not there before, and whether they are trained."""
+        """Moves the terms with their levels.
+
+        `like` says device and type of terms that were not there before, and whether they are trained.
+        """
         if pyramid.num_levels == 1:
             self.term_NHKK = None
         elif self.term_NHKK is None:
             self.term_NHKK = self._zeros(pyramid, like)
         elif pyramid != self.pyramid:
-            moved_NHKK, learns = self._moved(self.term_NHKK, pyramid), self.term_NHKK.requires_grad
-            self.term_NHKK = nn.Parameter(moved_NHKK.clone(), requires_grad=learns)
+            moved_NHKK = self._moved(self.term_NHKK, pyramid).clone()
+            self.term_NHKK = nn.Parameter(moved_NHKK, requires_grad=self.term_NHKK.requires_grad)
         self._made_for(pyramid, keep=pyramid.num_levels > 1)
 
-    def where(self, query: Positions, key: Positions) -> Levels | None:
+    def pairs(self, query: Positions, key: Positions) -> LevelPairs | None:
+        """What `add_to` needs to know of queries and keys; None where there is a single level."""
         if self.term_NHKK is None:
             return None
-        hot = (one_hot(asked.level_L, len(query.grids)) for asked in (query, key))
-        return Levels(self._moved(self.term_NHKK, Pyramid(query.grids)), *hot)
 
-    def add_to(self, bias_HQK: Tensor, levels: Levels | None, layer: int) -> Tensor:
-        if levels is None:
+        num_levels = len(query.grids)
+        term_NHKK = self._moved(self.term_NHKK, Pyramid(query.grids))
+        return LevelPairs(term_NHKK, one_hot(query.level_L, num_levels), one_hot(key.level_L, num_levels))
+
+    def add_to(self, bias_HQK: Tensor, pairs: LevelPairs | None, layer: int) -> Tensor:
+        if pairs is None:
             return bias_HQK
-        return bias_HQK + by_levels(levels.term_NHKK[layer].float(), levels.query_QK, levels.key_QK)
+        return bias_HQK + by_levels(pairs.term_NHKK[layer].float(), pairs.query_QK, pairs.key_QK)
 
     def _moved(self, term_NHKK: Tensor, pyramid: Pyramid) -> Tensor:
         if pyramid == self.pyramid:

@@ -49,15 +49,17 @@ def _summands(node: ast.expr) -> list[ast.expr]:
 def _member(node: ast.expr, line: str) -> Member:
     if isinstance(node, ast.Name):
         return Member(node.id)
+
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and all(k.arg for k in node.keywords):
         names = [str(keyword.arg) for keyword in node.keywords]
-        if repeated := {name for name in names if names.count(name) > 1}:
+        repeated = {name for name in names if names.count(name) > 1}
+        if repeated:
             raise ValueError(f"encoding {line!r} gives {', '.join(repeated)} twice")
-        return Member(
-            node.func.id,
-            tuple(_member(part, line) for part in node.args),
-            {name: _value(keyword.value, line) for name, keyword in zip(names, node.keywords, strict=True)},
-        )
+
+        parts = tuple(_member(part, line) for part in node.args)
+        values = [_value(keyword.value, line) for keyword in node.keywords]
+        return Member(node.func.id, parts, dict(zip(names, values, strict=True)))
+
     raise ValueError(f"encoding {line!r}: {ast.unparse(node)!r} is not name or name(option=value)")
 
 
@@ -66,14 +68,18 @@ def _value(node: ast.expr, line: str) -> Value:
         if isinstance(node.value, int | float) and not abs(node.value) <= LARGEST:
             raise ValueError(f"encoding {line!r}: numbers are at most {LARGEST:.0e}, got {ast.unparse(node)}")
         return node.value
+
     if isinstance(node, ast.Name):
         return {"true": True, "false": False, "none": None}.get(node.id, node.id)
+
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
         number = _value(node.operand, line)
         if isinstance(number, int | float) and not isinstance(number, bool):
             return -number
+
     if isinstance(node, ast.Tuple | ast.List):
         return tuple(_value(entry, line) for entry in node.elts)
+
     raise ValueError(
         f"encoding {line!r}: {ast.unparse(node)!r} is not a number, true, false, a word or a tuple of them"
     )

@@ -1,60 +1,68 @@
 """What encodings that add to scores share: displacements between tokens, worked out once a forward."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Generic, TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from var_pe.encodings.base import PositionEncoding
-from var_pe.encodings.sinusoidal import in_finest_cells
-from var_pe.pyramid import Positions
+from var_pe.encodings.machinery.coordinates import in_finest_cells
+from var_pe.pyramid import Grid, Positions
+
+Result = TypeVar("Result")
+# What a member's `geometry` says of queries and keys.
+Geometry = TypeVar("Geometry")
 
 
-class ScoreQuery:
+class ScoreQuery(Generic[Geometry]):
     """The positions of one forward pass, and what has been worked out for them as queries."""
 
     def __init__(self, positions: Positions) -> None:
         self.positions = positions
-        self.known: dict[tuple[str, int, int], Any] = {}
-
-    def once(self, key: "ScoreQuery", name: str, make: Callable[[], Any]) -> Any:
-        """`make()` at the first call with these keys' levels, its result at later ones."""
-        levels = key.positions.levels
-        entry = (name, levels.start, levels.stop)
-        if entry not in self.known:
-            self.known[entry] = make()
-        return self.known[entry]
+        # by the first level of the keys and the one after their last
+        self.geometries: dict[tuple[int, int], Geometry] = {}
+        self.scores: dict[tuple[int, int], Tensor] = {}
 
 
-class ScoreEncoding(PositionEncoding):
-    """An encoding that adds `scores(where(queries, keys), layer)` to attention's scores.
+class ScoreEncoding(PositionEncoding[ScoreQuery[Geometry]]):
+    """An encoding that adds `scores(geometry(queries, keys), layer)` to attention's scores.
 
-    Everything that does not depend on the layer is computed once a forward: `where`, and the scores
+    Everything that does not depend on the layer is computed once a forward: `geometry`, and the scores
     themselves unless `per_layer`. All of it is float32. Any bias costs the flash kernel: the fused kernels
     that take a mask read H Lq Lk numbers a layer.
     """
 
     per_layer = False
 
-    def prepare(self, positions: Positions) -> ScoreQuery:
+    def prepare(self, positions: Positions) -> ScoreQuery[Geometry]:
         return ScoreQuery(positions)
 
-    def bias(self, query: ScoreQuery, key: ScoreQuery, layer: int) -> Tensor:
+    def bias(self, query: ScoreQuery[Geometry], key: ScoreQuery[Geometry], layer: int) -> Tensor:
         with torch.autocast(query.positions.yx_L2.device.type, enabled=False):
-            where = query.once(key, "where", lambda: self.where(query.positions, key.positions))
+            geometry = _once(
+                query.geometries, key.positions, lambda: self.geometry(query.positions, key.positions)
+            )
             if self.per_layer:
-                return self.scores(where, layer)
-            return query.once(key, "scores", lambda: self.scores(where, 0))
+                return self.scores(geometry, layer)
+            return _once(query.scores, key.positions, lambda: self.scores(geometry, 0))
 
-    def where(self, query: Positions, key: Positions) -> Any:
-        """What `scores` needs to know of the places; by default displacements (Lq, Lk, 2)."""
-        return displacement(query, key)
+    def geometry(self, query: Positions, key: Positions) -> Geometry:
+        """What `scores` needs to know of where queries and keys are."""
+        raise NotImplementedError
 
-    def scores(self, where: Any, layer: int) -> Tensor:
+    def scores(self, geometry: Geometry, layer: int) -> Tensor:
         """(H, Lq, Lk), or (1, Lq, Lk) where all heads get the same."""
         raise NotImplementedError
+
+
+def _once(known: dict[tuple[int, int], Result], key: Positions, make: Callable[[], Result]) -> Result:
+    """`make()` at the first call with these keys' levels, its result at later ones."""
+    levels = (key.levels.start, key.levels.stop)
+    if levels not in known:
+        known[levels] = make()
+    return known[levels]
 
 
 def displacement(query: Positions, key: Positions) -> Tensor:
@@ -72,17 +80,20 @@ def look_up(table_Hyx: Tensor, grid_GQK2: Tensor) -> Tensor:
     one for all heads (G = 1) or one each. Plain indexing would be as exact, but its gradient on CPUs takes
     a hundred times as long.
     """
-    one = len(grid_GQK2) == 1
-    table_GHyx = table_Hyx[None] if one else table_Hyx[:, None]
-    # grid_sample's corners are the table's, its coordinates x first; batch and channels are one and heads
+    # Batch and channels of grid_sample are one and all heads, or all heads and one.
+    one_for_all = len(grid_GQK2) == 1
+    table_GHyx = table_Hyx[None] if one_for_all else table_Hyx[:, None]
+
+    # Its corners are the table's, its coordinates x first.
     read_GHQK = F.grid_sample(table_GHyx, grid_GQK2.flip(-1), padding_mode="border", align_corners=True)
-    return read_GHQK[0] if one else read_GHQK[:, 0]
+    return read_GHQK[0] if one_for_all else read_GHQK[:, 0]
 
 
-def unit_displacement(displacement_QK2: Tensor, finest: tuple[int, int]) -> Tensor:
+def unit_displacement(displacement_QK2: Tensor, finest: Grid) -> Tensor:
     """Displacements over the largest ones on a grid of `finest` cells: in [-1, 1], 0 along a side of 1."""
-    dy_QK, dx_QK = displacement_QK2.unbind(-1)  # a tensor of the sides would be copied to the device
-    return torch.stack([dy_QK / max(1, finest[0] - 1), dx_QK / max(1, finest[1] - 1)], dim=-1)
+    rows, columns = finest  # plain numbers: a tensor of them would be copied to the device
+    dy_QK, dx_QK = displacement_QK2.unbind(-1)
+    return torch.stack([dy_QK / max(1, rows - 1), dx_QK / max(1, columns - 1)], dim=-1)
 
 
 def by_levels(term_HKK: Tensor, query_QK: Tensor, key_QK: Tensor) -> Tensor:

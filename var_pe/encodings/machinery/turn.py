@@ -41,9 +41,11 @@ class _Turn(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x_BHLD: Tensor, angle: Tensor, cos: Tensor, sin: Tensor, layout: str) -> Tensor:
         y_BHLD = _turned(x_BHLD, cos, sin, layout)
+
         learned = ctx.needs_input_grad[1]
         ctx.save_for_backward(cos, sin, y_BHLD if learned else None)
-        ctx.layout, ctx.shape = layout, angle.shape
+        ctx.layout = layout
+        ctx.shape = angle.shape
         return y_BHLD
 
     @staticmethod
@@ -52,23 +54,25 @@ class _Turn(torch.autograd.Function):
         cos, sin, y_BHLD = ctx.saved_tensors
         g_angle = None
         if y_BHLD is not None:
+            # d(ya, yb) / d angle = (-yb, ya)
             ga, gb = (part.to(cos.dtype) for part in _pairs(g_BHLD, ctx.layout))
             ya, yb = (part.to(cos.dtype) for part in _pairs(y_BHLD, ctx.layout))
             g_angle = torch.addcmul(gb * ya, ga, yb, value=-1).sum_to_size(ctx.shape)
+
         return _turned(g_BHLD, cos, -sin, ctx.layout), g_angle, None, None, None
 
 
 def _pairs(x_BHLD: Tensor, layout: str) -> tuple[Tensor, Tensor]:
     """First and second channels of the pairs, as views (B, H, L, D / 2)."""
-    if layout == "half":
-        a_BHLP, b_BHLP = x_BHLD.chunk(2, dim=-1)
-    else:
-        a_BHLP, b_BHLP = x_BHLD[..., ::2], x_BHLD[..., 1::2]
+    if layout == "interleaved":
+        return x_BHLD[..., ::2], x_BHLD[..., 1::2]
+    a_BHLP, b_BHLP = x_BHLD.chunk(2, dim=-1)
     return a_BHLP, b_BHLP
 
 
 def _turned(x_BHLD: Tensor, cos: Tensor, sin: Tensor, layout: str) -> Tensor:
     a, b = (part.to(torch.promote_types(x_BHLD.dtype, cos.dtype)) for part in _pairs(x_BHLD, layout))
+
     y_BHLD = torch.empty(x_BHLD.shape, dtype=x_BHLD.dtype, device=x_BHLD.device)
     ya, yb = _pairs(y_BHLD, layout)
     ya.copy_(torch.addcmul(a * cos, b, sin, value=-1))

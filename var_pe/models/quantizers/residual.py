@@ -14,10 +14,12 @@ from var_pe.pyramid import Pyramid
 
 @dataclass(frozen=True)
 class Quantized:
-    """A latent map as tokens: `f_hat_BZhw` passes gradients straight through, `z_BLZ` is what was rounded."""
+    """A latent map as tokens."""
 
+    # the sum of the tokens' codes, which passes gradients straight through
     f_hat_BZhw: Tensor
     tokens_BL: Tensor
+    # what was rounded to codes
     z_BLZ: Tensor
     loss: Tensor
 
@@ -55,7 +57,9 @@ class MultiScaleQuantizer(nn.Module):
                 f"a quantizer needs codebook_size >= 2, num_phi >= 0 and phi_ratio in [0, 1], "
                 f"got {codebook_size}, {num_phi} and {phi_ratio}"
             )
-        self.commitment, self.phi_ratio = commitment, phi_ratio
+
+        self.commitment = commitment
+        self.phi_ratio = phi_ratio
         self.codebook_VZ = nn.Parameter(torch.zeros(codebook_size, latent_channels))
         self.register_buffer("usage_V", torch.full((codebook_size,), 1 / codebook_size))
         self.phi = nn.ModuleList(
@@ -67,9 +71,8 @@ class MultiScaleQuantizer(nn.Module):
 
     def start(self, batch: int, pyramid: Pyramid) -> Tensor:
         """The reconstruction before the first level: zeros (B, Z, h, w) of the finest grid."""
-        return self.codebook_VZ.new_zeros(
-            batch, self.codebook_VZ.shape[1], *pyramid.finest, dtype=torch.float32
-        )
+        channels = self.codebook_VZ.shape[1]
+        return self.codebook_VZ.new_zeros(batch, channels, *pyramid.finest, dtype=torch.float32)
 
     def add_level(self, f_hat_BZhw: Tensor, tokens_Bl: Tensor, level: int, pyramid: Pyramid) -> Tensor:
         """The running reconstruction with the codes of `level` added."""
@@ -87,9 +90,11 @@ class MultiScaleQuantizer(nn.Module):
             h_BZhw = codes_BlZ.float().transpose(1, 2).unflatten(2, pyramid.grids[level])
             if pyramid.grids[level] != pyramid.finest:
                 h_BZhw = F.interpolate(h_BZhw, size=pyramid.finest, mode="bicubic")
+
             if self.phi:
                 weight, bias = self.phi_of(level, pyramid)
                 h_BZhw = torch.lerp(h_BZhw, F.conv2d(h_BZhw, weight, bias, padding=1), self.phi_ratio)
+
             return f_hat_BZhw + h_BZhw
 
     def phi_of(self, level: int, pyramid: Pyramid) -> tuple[Tensor, Tensor]:
@@ -112,10 +117,11 @@ class MultiScaleQuantizer(nn.Module):
 
     def nearest(self, z_BlZ: Tensor) -> Tensor:
         """Index of the nearest code, int64 (B, l)."""
-        z_MZ, codebook_VZ = z_BlZ.flatten(0, 1).float(), self.codebook_VZ.float()
-        half_distance_MV = (
-            codebook_VZ.square().sum(1) / 2 - z_MZ @ codebook_VZ.T
-        )  # |z|^2 is the same for all codes
+        z_MZ = z_BlZ.flatten(0, 1).float()
+        codebook_VZ = self.codebook_VZ.float()
+
+        # |z - c|^2 / 2 but for |z|^2, which is the same for all codes
+        half_distance_MV = codebook_VZ.square().sum(1) / 2 - z_MZ @ codebook_VZ.T
         return half_distance_MV.argmin(1).view(z_BlZ.shape[:2])
 
     def forward(self, f_BZhw: Tensor, pyramid: Pyramid) -> Quantized:
@@ -126,17 +132,27 @@ class MultiScaleQuantizer(nn.Module):
         """
         with torch.autocast(f_BZhw.device.type, enabled=False):
             f_BZhw = f_BZhw.float()
-            f_hat_BZhw, tokens, rests, loss = self.start(len(f_BZhw), pyramid), [], [], f_BZhw.new_zeros(())
+            f_hat_BZhw = self.start(len(f_BZhw), pyramid)
+            loss = f_BZhw.new_zeros(())
+            tokens = []
+            rests = []
+
             for level in range(pyramid.num_levels):
+                # Round what the coarser levels left over.
                 with torch.no_grad():
                     rests.append(self.input_for(f_BZhw - f_hat_BZhw, level, pyramid))
                     tokens.append(self.nearest(rests[-1]))
                 f_hat_BZhw = self.add_level(f_hat_BZhw, tokens[-1], level, pyramid)
+
+                # Codes move towards the encoder's map, and the encoder commits itself to them.
                 loss = loss + F.mse_loss(f_hat_BZhw, f_BZhw.detach())
                 loss = loss + self.commitment * F.mse_loss(f_hat_BZhw.detach(), f_BZhw)
-            straight_through_BZhw = (f_hat_BZhw - f_BZhw).detach() + f_BZhw
+
             return Quantized(
-                straight_through_BZhw, torch.cat(tokens, 1), torch.cat(rests, 1), loss / pyramid.num_levels
+                f_hat_BZhw=(f_hat_BZhw - f_BZhw).detach() + f_BZhw,
+                tokens_BL=torch.cat(tokens, 1),
+                z_BLZ=torch.cat(rests, 1),
+                loss=loss / pyramid.num_levels,
             )
 
     def sum_of(self, tokens_BL: Tensor, pyramid: Pyramid) -> Tensor:
@@ -148,13 +164,15 @@ class MultiScaleQuantizer(nn.Module):
 
     def teacher_forcing(self, tokens_BL: Tensor, pyramid: Pyramid) -> Tensor:
         """Inputs of all levels but the first, (B, L - l_1, Z): each level's view of the levels before it."""
-        f_hat_BZhw, inputs = self.start(len(tokens_BL), pyramid), []
+        f_hat_BZhw = self.start(len(tokens_BL), pyramid)
+        inputs = []
         for level, span in enumerate(pyramid.spans[:-1]):
             f_hat_BZhw = self.add_level(f_hat_BZhw, tokens_BL[:, span], level, pyramid)
             inputs.append(self.input_for(f_hat_BZhw, level + 1, pyramid))
-        return (
-            torch.cat(inputs, 1) if inputs else f_hat_BZhw.new_zeros(len(tokens_BL), 0, f_hat_BZhw.shape[1])
-        )
+
+        if not inputs:  # a single level
+            return f_hat_BZhw.new_zeros(len(tokens_BL), 0, f_hat_BZhw.shape[1])
+        return torch.cat(inputs, 1)
 
 
 @cache
@@ -166,5 +184,6 @@ def phi_index(level: int, num_levels: int, num_phi: int) -> int:
     code. A pyramid of one level, which VAR cannot have, takes the phi of the finest one.
     """
     edge = 1 / 3 / num_phi if num_phi == 4 else 1 / 2 / num_phi
-    where = level / (num_levels - 1) if num_levels > 1 else 1.0
-    return int(np.argmin(np.abs(np.linspace(edge, 1 - edge, num_phi) - where)))
+    height = level / (num_levels - 1) if num_levels > 1 else 1.0
+    ticks = np.linspace(edge, 1 - edge, num_phi)
+    return int(np.argmin(np.abs(ticks - height)))

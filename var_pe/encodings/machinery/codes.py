@@ -1,0 +1,37 @@
+"""Codes of positions that several members and the level embedding start from, and how large codes are."""
+
+import torch
+from torch import Tensor
+
+# Orders of the channels of a sinusoidal code; `Sinusoidal` says what each is.
+ORDERS = ("timm", "mae", "big_vision")
+
+
+def sinusoidal_code(yx_L2: Tensor, dim: int, temperature: float, order: str = "timm") -> Tensor:
+    """The fixed 2-D code of the given coordinates, float32 (L, dim), in one of `ORDERS`."""
+    with torch.autocast(yx_L2.device.type, enabled=False):  # bf16 angles would make neighbours coincide
+        last = dim // 4 - 1 if order == "big_vision" else dim // 4
+        exponent_F = torch.arange(dim // 4, dtype=torch.float32, device=yx_L2.device) / last
+        angle_L2F = yx_L2.float()[:, :, None] * temperature**-exponent_F
+
+        if order == "timm":
+            return torch.cat([angle_L2F.sin().flatten(1), angle_L2F.cos().flatten(1)], dim=1)
+
+        # x first, and each axis's sines right before its cosines
+        angle_L2F = angle_L2F.flip(1)
+        return torch.stack([angle_L2F.sin(), angle_L2F.cos()], dim=2).flatten(1)
+
+
+def standard_deviation(dim: int) -> float:
+    """VAR's initial standard deviation of everything learned, sqrt(1 / (3 C)) (public code)."""
+    return (1 / (3 * dim)) ** 0.5
+
+
+def amplitude(code_LC: Tensor) -> Tensor:
+    """Root mean square about the mean over positions: the part of a code that depends on them at all.
+
+    Where that is nothing (a single position, levels of one cell), it is the plain root mean square.
+    """
+    about_mean = (code_LC - code_LC.mean(0)).square().mean().sqrt()
+    plain = code_LC.square().mean().sqrt()
+    return about_mean if about_mean > 1e-6 * plain else plain
