@@ -1,7 +1,6 @@
 """Attention's promises, and those it makes to encodings that turn, bias or refine."""
 
 import math
-from dataclasses import replace
 
 import pytest
 import torch
@@ -192,12 +191,10 @@ def test_relative_toys_do_not_care_where_the_image_starts(toy, attention):
 def test_attention_computes_in_float64_where_it_is_given_float64():
     """To check gradients against differences, or a low precision against a high one."""
     attention, x_BLC = Attention(16, 2).double(), torch.randn(2, 5, 16, dtype=torch.float64)
-    position_context = PositionContext(
-        build_encoding("rope", dim=16, num_heads=2, depth=1, pyramid=Pyramid(((1, 5),))), None, None
-    )
-    position_context = replace(
-        position_context, query=position_context.encoding.prepare(Pyramid(((1, 5),)).positions())
-    )
+    row = Pyramid.of([(1, 5)])
+    encoding = build_encoding("rope", dim=16, num_heads=2, depth=1, pyramid=row)
+    context = encoding.prepare(row.positions())
+    position_context = PositionContext(encoding, context, context)
     y_BLC = attention(x_BLC, position_context, 0)
     assert y_BLC.dtype == torch.float64
     torch.testing.assert_close(y_BLC.float(), attention.float()(x_BLC.float(), position_context, 0))

@@ -19,7 +19,7 @@ class Composed(PositionEncoding[list[object]]):
         self.parts = nn.ModuleList(parts)
 
     def _each(self) -> list[PositionEncoding[object]]:
-        return cast(list[PositionEncoding[object]], list(self.parts))
+        return cast("list[PositionEncoding[object]]", list(self.parts))  # quoted: torch.compile reads it
 
     def prepare(self, positions: Positions) -> list[object]:
         return [part.prepare(positions) for part in self._each()]
