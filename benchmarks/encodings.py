@@ -13,8 +13,9 @@ import torch
 import torch.nn.functional as F
 
 from var_pe.comparison.step_time import StepTime, step_times, training_step
-from var_pe.comparison.study import check_encodings, under
+from var_pe.comparison.trials import check_encodings, with_encoding
 from var_pe.encodings import REGISTRY
+from var_pe.pages.tables import markdown_table
 from var_pe.settings.command_line import check_options, exit_with_sentence, parse_arguments
 from var_pe.stages.config import Config
 from var_pe.stages.models import build_classifier, build_generator
@@ -31,36 +32,49 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 def step_of(config: Config) -> Callable[[], None]:
     """One training step of the config's model on a batch of random data."""
-    if config.classifier is None:
-        generator = build_generator(config, CLASSES).train()
-        length, batch = generator.pyramid.num_tokens, config.generator_training.batch
-        first = generator.pyramid.spans[0].stop
-        labels_B = torch.randint(CLASSES, (batch,))
-        inputs_BLZ = torch.randn(batch, length - first, config.tokenizer.latent_channels)
-        target_BL = torch.randint(config.tokenizer.codebook_size, (batch, length))
-        precision = config.generator_training.precision
+    return generator_step(config) if config.classifier is None else classifier_step(config)
 
-        def loss() -> torch.Tensor:
-            return F.cross_entropy(generator(labels_B, inputs_BLZ).flatten(0, 1), target_BL.flatten())
 
-        return training_step(generator, loss, precision)
-    classifier, batch = build_classifier(config, CLASSES).train(), config.classifier_training.batch
+def generator_step(config: Config) -> Callable[[], None]:
+    generator = build_generator(config, CLASSES).train()
+    batch = config.generator_training.batch
+    length = generator.pyramid.num_tokens
+    first = generator.pyramid.spans[0].stop  # the coarsest level has no input but the class
+
+    label_B = torch.randint(CLASSES, (batch,))
+    inputs_BLZ = torch.randn(batch, length - first, config.tokenizer.latent_channels)
+    target_BL = torch.randint(config.tokenizer.codebook_size, (batch, length))
+
+    def loss() -> torch.Tensor:
+        return F.cross_entropy(generator(label_B, inputs_BLZ).flatten(0, 1), target_BL.flatten())
+
+    return training_step(generator, loss, config.generator_training.precision)
+
+
+def classifier_step(config: Config) -> Callable[[], None]:
+    classifier = build_classifier(config, CLASSES).train()
+    batch = config.classifier_training.batch
     images_BCHW = torch.randn(batch, config.data.channels, config.data.height, config.data.width)
     label_B = torch.randint(CLASSES, (batch,))
-    return training_step(
-        classifier,
-        lambda: F.cross_entropy(classifier(images_BCHW), label_B),
-        config.classifier_training.precision,
-    )
+
+    def loss() -> torch.Tensor:
+        return F.cross_entropy(classifier(images_BCHW), label_B)
+
+    return training_step(classifier, loss, config.classifier_training.precision)
 
 
-def table(rows: list[StepTime]) -> str:
-    lines = ["| encoding | step (ms) | against `none` | quartiles |", "| --- | --- | --- | --- |"]
-    lines += [
-        f"| `{row.encoding}` | {row.milliseconds:.1f} | {row.ratio:.3f} | {row.low:.3f} .. {row.high:.3f} |"
-        for row in rows
+def table(times: list[StepTime]) -> str:
+    header = ["encoding", "step (ms)", "against `none`", "quartiles"]
+    rows = [
+        [
+            f"`{time.encoding}`",
+            f"{time.milliseconds:.1f}",
+            f"{time.ratio:.3f}",
+            f"{time.low:.3f} .. {time.high:.3f}",
+        ]
+        for time in times
     ]
-    return "\n".join(lines)
+    return markdown_table(header, rows)
 
 
 @exit_with_sentence()
@@ -68,10 +82,16 @@ def main() -> None:
     config, arguments = parse_arguments(None, description=__doc__ or "", schema=Config, extra=options)
     check_options(arguments, rounds="[2, inf)")
     check_encodings(config, arguments.encodings)
+
     torch.manual_seed(0)
-    rows = step_times(arguments.encodings, lambda line: step_of(under(config, line)), rounds=arguments.rounds)
-    threads, version = torch.get_num_threads(), torch.__version__
-    print(f"{arguments.rounds} rounds, {threads} threads, torch {version}\n\n{table(rows)}")
+    times = step_times(
+        arguments.encodings,
+        lambda line: step_of(with_encoding(config, line)),
+        rounds=arguments.rounds,
+    )
+
+    print(f"{arguments.rounds} rounds, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    print(f"\n{table(times)}")
 
 
 if __name__ == "__main__":

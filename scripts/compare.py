@@ -13,14 +13,11 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from var_pe.comparison.page import table_text
-from var_pe.comparison.report import write_report
-from var_pe.comparison.study import compare
+from var_pe.comparison.generator_study import compare
+from var_pe.comparison.report import FILES, as_text, write_report
 from var_pe.settings.command_line import exit_with_sentence, parse_arguments
 from var_pe.stages.config import Config
 from var_pe.stages.train import session
-
-FILES = ("comparison.md", "comparison.html", "comparison.json", "loss_curves.png", "samples.png")
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -47,11 +44,13 @@ def options(parser: argparse.ArgumentParser) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     config, arguments = parse_arguments(argv, description=__doc__ or "", schema=Config, extra=options)
     output = arguments.output or Path(f"{config.run}_comparison")
+
     with session(config.tokenizer_training, config.generator_training) as accelerator:
         comparison = compare(config, arguments.encodings, arguments.seeds, output, accelerator)
+
         if accelerator.is_main_process:
-            page = write_report(comparison, output)
-            print(f"\n{table_text(page)}\n\n{page.intro}")
+            description = write_report(comparison, output)
+            print(f"\n{as_text(description)}\n\n{description.intro}")
             for name in FILES:
                 print(os.path.relpath(output / name))
 

@@ -33,17 +33,8 @@ SHORT = (
 
 
 def main() -> None:
-    what = [
-        "--config",
-        "shapes_learned.yaml",
-        "--encodings",
-        *ENCODINGS,
-        "--seeds",
-        "0",
-        "--output",
-        "runs/demo",
-    ]
-    argv = [*what, *SHORT, *sys.argv[1:]]
+    options = ["--config", "shapes_learned.yaml", "--encodings", *ENCODINGS, "--seeds", "0"]
+    argv = [*options, "--output", "runs/demo", *SHORT, *sys.argv[1:]]
     print(f"python scripts/compare.py {shlex.join(argv)}\n", flush=True)
     compare(argv)
 

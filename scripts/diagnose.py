@@ -9,9 +9,10 @@ The first may be a run, a saved model's or pipeline's folder, or a state dict of
 import argparse
 from pathlib import Path
 
-from var_pe.diagnosis.evidence import TASKS, read_evidence
+from var_pe.diagnosis.diagnose import diagnose
 from var_pe.diagnosis.opening import Checkpoint
-from var_pe.diagnosis.page import as_text, diagnose, write_page
+from var_pe.diagnosis.report import as_text, write_page
+from var_pe.evaluation.evidence import TASKS, read_evidence
 from var_pe.interop.vit.names import THEIRS
 from var_pe.resampling.conventions import CONVENTIONS
 from var_pe.settings.command_line import check_options, exit_with_sentence
@@ -35,6 +36,26 @@ def arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
+@exit_with_sentence()
+def main() -> None:
+    given = arguments()
+    folder = given.path if given.path.is_dir() else given.path.parent
+    output = given.output or folder / "diagnosis.html"
+    if output.is_dir():
+        raise ValueError(f"--output {output} is a folder; name the page, such as {output / 'diagnosis.html'}")
+
+    diagnosis = diagnose(
+        given.path,
+        checkpoint_of(given),
+        size=None if given.size is None else tuple(given.size),
+        convention=given.resample,
+        task=given.task,
+        evidence=read_evidence(given.evidence),
+    )
+    write_page(diagnosis, output)
+    print(f"{as_text(diagnosis)}\n\npage: {output}")
+
+
 def checkpoint_of(given: argparse.Namespace) -> Checkpoint | None:
     """What is said of a file, or None for a folder, which says it itself."""
     of_file = (given.source, given.image_size, given.num_heads)
@@ -44,25 +65,6 @@ def checkpoint_of(given: argparse.Namespace) -> Checkpoint | None:
         raise ValueError("--source, --image-size and --num-heads go together, with a file: they describe it")
     check_options(given, image_size="[1, inf)", num_heads="[1, inf)")
     return Checkpoint(given.source, tuple(given.image_size), given.num_heads)
-
-
-@exit_with_sentence()
-def main() -> None:
-    given = arguments()
-    folder = given.path if given.path.is_dir() else given.path.parent
-    output = given.output or folder / "diagnosis.html"
-    if output.is_dir():
-        raise ValueError(f"--output {output} is a folder; name the page, such as {output / 'diagnosis.html'}")
-    diagnosis = diagnose(
-        given.path,
-        checkpoint_of(given),
-        size=None if given.size is None else tuple(given.size),
-        convention=given.resample,
-        task=given.task,
-        rows=read_evidence(given.evidence),
-    )
-    write_page(diagnosis, output)
-    print(f"{as_text(diagnosis)}\n\npage: {output}")
 
 
 if __name__ == "__main__":

@@ -10,11 +10,11 @@ their own task goes into the json as well.
 """
 
 import argparse
-import json
 from pathlib import Path
 
+from var_pe.comparison.head_study import as_markdown, study_heads
 from var_pe.comparison.heads import HeadTraining
-from var_pe.comparison.heads_study import as_markdown, evidence, study_tasks
+from var_pe.evaluation.evidence import write_evidence
 from var_pe.files import write_text
 from var_pe.settings.command_line import check_options, exit_with_sentence, parse_arguments
 from var_pe.stages.config import Config
@@ -33,14 +33,15 @@ def main() -> None:
     config, arguments = parse_arguments(None, description=__doc__ or "", schema=Config, extra=options)
     check_options(arguments, steps="[1, inf)")
     output = arguments.output or Path(f"{config.run}_resolutions")
-    heads = HeadTraining(steps=arguments.steps)
+
     with session(config.classifier_training) as accelerator:
-        scores = study_tasks(config, arguments.encodings, arguments.seeds, output, accelerator, heads)
+        heads = HeadTraining(steps=arguments.steps)
+        table = study_heads(config, arguments.encodings, arguments.seeds, output, accelerator, heads)
+
         if accelerator.is_main_process:
-            rows = evidence(scores)
-            write_text(output / "task_evidence.json", json.dumps(rows, indent=2))
-            write_text(output / "task_evidence.md", as_markdown(rows))
-            print(f"\n{as_markdown(rows)}\n{output / 'task_evidence.md'}")
+            write_evidence(table, output / "task_evidence.json")
+            write_text(output / "task_evidence.md", as_markdown(table))
+            print(f"\n{as_markdown(table)}\n{output / 'task_evidence.md'}")
 
 
 if __name__ == "__main__":

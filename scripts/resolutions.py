@@ -1,4 +1,4 @@
-"""Trains a ViT classifier under every encoding at the config's size, then asks each at other sizes.
+"""Trains a ViT classifier under every encoding at the config's size, and measures each at other sizes.
 
     python scripts/resolutions.py --config shapes_vit.yaml --seeds 0 1 2 --sizes 16 24 32 48 64 32x64 \\
         --encodings none learned sinusoidal "mixed(learned=0.7, sinusoidal=0.3)" rope relative_bias peg
@@ -8,12 +8,11 @@ itself. Writes resolutions.json and resolutions.md. To go on after a stop, run t
 """
 
 import argparse
-import json
 from dataclasses import asdict
 from pathlib import Path
 
-from var_pe.comparison.resolutions import as_markdown, parse_size, study_resolutions
-from var_pe.files import write_text
+from var_pe.comparison.resolution_study import as_markdown, parse_size, study_resolutions
+from var_pe.files import write_json, write_text
 from var_pe.settings.command_line import exit_with_sentence, parse_arguments
 from var_pe.stages.config import Config
 from var_pe.stages.train import session
@@ -40,6 +39,7 @@ def main() -> None:
     config, arguments = parse_arguments(None, description=__doc__ or "", schema=Config, extra=options)
     output = arguments.output or Path(f"{config.run}_resolutions")
     sizes = [parse_size(word) for word in arguments.sizes]
+
     with session(config.classifier_training) as accelerator:
         study = study_resolutions(
             config,
@@ -50,9 +50,10 @@ def main() -> None:
             output,
             accelerator,
         )
+
         if accelerator.is_main_process:
             table = as_markdown(study, sizes, arguments.conventions)
-            write_text(output / "resolutions.json", json.dumps(asdict(study), indent=2))
+            write_json(output / "resolutions.json", asdict(study))
             write_text(output / "resolutions.md", table)
             print(f"\n{table}\n{output / 'resolutions.md'}")
 

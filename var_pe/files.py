@@ -5,10 +5,10 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 Json = TypeVar("Json")  # what json writes and reads back: dictionaries, lists, text, numbers, null
 
@@ -75,24 +75,34 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def kept(path: Path, key: object, make: Callable[[], Json]) -> Json:
-    """The result of `make()` as JSON, or what it gave before: kept in `path` with what it rests on.
+class KeptResults(Generic[Json]):
+    """Results by name in one JSON file, beside everything that all of them rest on.
 
-    `key` is everything that the result depends on (hashes of weights, settings, versions). Where the file
-    holds another key's result, or cannot be read, the result is made anew and written over it.
+    `rests_on` is what the results follow from: hashes of weights, settings, versions. Results of a file that
+    rests on anything else, or cannot be read, are not taken over. What is added is on the disk at once, so a
+    study that is stopped goes on where it was.
     """
-    asked = json.loads(json.dumps(key))
-    try:
-        there = json.loads(path.read_text(encoding="utf-8"))
-        if there["key"] == asked:
-            return there["result"]
-    except (OSError, ValueError, KeyError, TypeError):
-        pass  # nothing there, or nothing that is ours: made below
 
-    result = make()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_json(path, {"key": asked, "result": result})
-    return result
+    def __init__(self, path: Path, rests_on: Mapping[str, object], name: str = "results") -> None:
+        self.path = path
+        self.rests_on = json.loads(json.dumps(rests_on))
+        # under which the results stand in the file
+        self.name = name
+        self.results: dict[str, Json] = self._read()
+
+    def _read(self) -> dict[str, Json]:
+        try:
+            there = json.loads(self.path.read_text(encoding="utf-8"))
+            results = there.pop(self.name)
+        except (OSError, ValueError, LookupError, TypeError, AttributeError):
+            return {}  # nothing there, or nothing that was written here
+        return results if there == self.rests_on else {}
+
+    def add(self, results: Mapping[str, Json]) -> None:
+        """Keeps further results."""
+        self.results |= results
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(self.path, {**self.rests_on, self.name: self.results})
 
 
 def hash_of_files(*files: Path) -> str:

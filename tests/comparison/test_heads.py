@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from var_pe.comparison import heads_study as tasks
+from var_pe.comparison.head_study import SeedScore, as_markdown, over_seeds
 from var_pe.comparison.heads import (
-    TASKS,
+    HEADS,
     DetectionHead,
     HeadTraining,
     SegmentationHead,
@@ -93,11 +93,11 @@ def test_overlap_of_boxes():
     assert box_iou(first_14, torch.tensor([[0.9, 0.5, 0.2, 0.4]])).item() == 0
 
 
-@pytest.mark.parametrize("task", sorted(TASKS))
+@pytest.mark.parametrize("task", sorted(HEADS))
 @pytest.mark.parametrize("frozen", [True, False])
 def test_training_lowers_the_loss_and_leaves_what_is_frozen(task, frozen, vit):
     before = {name: value.clone() for name, value in vit.state_dict().items()}
-    start = TASKS[task](16, 4)
+    start = HEADS[task](16, 4)
     head = train_head(vit, task, TRUTH, HeadTraining(steps=20, batch=8), frozen=frozen)
     same = all(torch.equal(value, before[name]) for name, value in vit.state_dict().items())
     assert same == frozen
@@ -114,10 +114,10 @@ def test_prefix_tokens_are_no_patches(vit):
 
 def test_evidence_is_mean_and_spread_over_seeds():
     scores = [
-        tasks.Score("rope", seed, "detection", True, (8, 8), value) for seed, value in ((0, 0.2), (1, 0.4))
+        SeedScore("rope", seed, "detection", True, (8, 8), value) for seed, value in ((0, 0.2), (1, 0.4))
     ]
-    (row,) = tasks.evidence(scores)
-    assert row["mean"] == pytest.approx(0.3)
-    assert row["spread"] == pytest.approx(0.1414, abs=1e-4)
-    assert row["seeds"] == [0, 1]
-    assert "| `rope` | 30.0 ± 14.1 |" in tasks.as_markdown([row])
+    (row,) = over_seeds(scores)
+    assert row.mean == pytest.approx(0.3)
+    assert row.spread == pytest.approx(0.1414, abs=1e-4)
+    assert row.seeds == (0, 1)
+    assert "| `rope` | 30.0 ± 14.1 |" in as_markdown([row])

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy import stats
 
-from var_pe.comparison.statistics import difference, summary, t_quantile
+from var_pe.comparison.statistics import difference, summary
 from var_pe.seeding import generator_for
 
 
@@ -15,12 +15,23 @@ def by_seed(*values: float) -> dict[int, float]:
     return dict(enumerate(values))
 
 
-@pytest.mark.parametrize("degrees", [1, 2, 3, 4, 9, 30])
-@pytest.mark.parametrize("probability", [0.6, 0.95, 0.975, 0.9999])
-def test_quantiles_are_those_of_scipy(degrees, probability):
-    """We write them ourselves, scipy being no dependency; odd and even degrees have their own series."""
-    expected = float(stats.t.ppf(probability, degrees))
-    assert t_quantile(probability, degrees) == pytest.approx(expected, rel=1e-9)
+# Student's t that 97.5 % stay below, from printed tables, by degrees of freedom
+TABLE = {1: 12.7062, 2: 4.3027, 3: 3.1824, 4: 2.7764, 9: 2.2622, 30: 2.0423}
+
+
+@pytest.mark.parametrize(("degrees", "quantile"), TABLE.items())
+def test_half_an_interval_is_the_quantile_of_the_table(degrees, quantile):
+    """With the normal's 1.96 in its place, every small study would find differences."""
+    pairs = by_seed(*(float(value) for value in range(degrees + 1)))
+    found = difference(by_seed(*[0.0] * (degrees + 1)), pairs)
+    standard_error = statistics.stdev(pairs.values()) / math.sqrt(degrees + 1)
+    assert found.half_width / standard_error == pytest.approx(quantile, abs=5e-5)
+
+
+def test_several_comparisons_share_the_error():
+    """Three encodings against the first: each at 1 - 0.05 / 3, two-sided; t for two degrees is 7.6488."""
+    found = difference(by_seed(0.0, 0.0, 0.0), by_seed(1.0, 2.0, 3.0), comparisons=3)
+    assert found.half_width * math.sqrt(3) == pytest.approx(7.6488, abs=5e-4)
 
 
 def test_the_spread_is_over_n_minus_one_and_absent_for_one_value():

@@ -5,9 +5,10 @@ from math import pi
 import pytest
 import torch
 
-from var_pe.diagnosis import findings
+from var_pe.diagnosis import model_findings
+from var_pe.diagnosis.diagnose import diagnose_subject
 from var_pe.diagnosis.measures import (
-    Asked,
+    PlacedEncoding,
     code,
     cosine,
     neighbours,
@@ -15,7 +16,6 @@ from var_pe.diagnosis.measures import (
     turned,
     wavelengths,
 )
-from var_pe.diagnosis.page import of_subject
 from var_pe.diagnosis.subject import Subject
 from var_pe.encodings import PositionEncoding, build_encoding
 from var_pe.pyramid import Pyramid
@@ -23,12 +23,12 @@ from var_pe.pyramid import Pyramid
 SQUARE = Pyramid(((6, 6),))
 
 
-def asked(line: str, pyramid: Pyramid = SQUARE) -> Asked:
+def placed(line: str, pyramid: Pyramid = SQUARE) -> PlacedEncoding:
     encoding = build_encoding(line, dim=32, num_heads=2, depth=1, pyramid=pyramid)
     torch.manual_seed(0)
     for parameter in encoding.parameters():
         torch.nn.init.normal_(parameter, std=0.02)
-    return Asked(encoding, pyramid, 32, 2)
+    return PlacedEncoding(encoding, pyramid, 32, 2)
 
 
 def said(found, verdict: str = "") -> str:
@@ -37,12 +37,12 @@ def said(found, verdict: str = "") -> str:
 
 def test_wavelengths_are_those_of_the_frequencies():
     """rope turns pair k by base^(-k / (D / 4)) a cell: a channel comes round after 2 pi over that."""
-    found_2F = wavelengths(asked("rope(base=100)"))
+    found_2F = wavelengths(placed("rope(base=100)"))
     expected = [2 * pi * 100 ** (k / 4) for k in range(4)]
     for waves_F in found_2F:
         turning = waves_F[waves_F.isfinite()].sort().values
         torch.testing.assert_close(turning, torch.tensor(expected).repeat_interleave(4), rtol=1e-2, atol=0)
-    assert wavelengths(asked("sinusoidal")) is None
+    assert wavelengths(placed("sinusoidal")) is None
 
 
 class TurnsAlong(PositionEncoding):
@@ -62,7 +62,7 @@ class TurnsAlong(PositionEncoding):
 @pytest.mark.parametrize("grid", [(6, 4), (1, 6), (6, 1), (1, 1)])
 def test_wavelengths_belong_to_their_axis_and_a_side_of_one_does_not_hide_the_other(grid):
     """Four cells a turn down, eight across; swapped, they would look plausible on a square."""
-    one = Asked(TurnsAlong(), Pyramid((grid,)), 4, 1)
+    one = PlacedEncoding(TurnsAlong(), Pyramid((grid,)), 4, 1)
     found_2F = wavelengths(one)
     if grid == (1, 1):
         assert found_2F is None
@@ -71,7 +71,7 @@ def test_wavelengths_belong_to_their_axis_and_a_side_of_one_does_not_hide_the_ot
     down, across = ([4.0, 4.0, inf, inf] if grid[0] > 1 else [inf] * 4), [inf, inf, 8.0, 8.0]
     expected = torch.tensor([down, across if grid[1] > 1 else [inf] * 4])
     torch.testing.assert_close(found_2F, expected, rtol=1e-4, atol=0)
-    said_of = said(findings.rotary(one))
+    said_of = said(model_findings.rotary(one))
     assert ("rows channels turn once in 4" in said_of) == (grid[0] > 1)
     assert ("columns channels turn once in 8" in said_of) == (grid[1] > 1)
     assert "Nothing turns" not in said_of
@@ -79,7 +79,7 @@ def test_wavelengths_belong_to_their_axis_and_a_side_of_one_does_not_hide_the_ot
 
 def test_a_vector_turned_for_two_places_is_as_alike_as_they_are_near():
     """Similarity depends on the displacement only, and is 1 at none."""
-    turned_LL = turned(asked("rope"))
+    turned_LL = turned(placed("rope"))
     torch.testing.assert_close(turned_LL.diagonal(), torch.ones(36))
     torch.testing.assert_close(turned_LL[0, 7], turned_LL[14, 21])
     assert turned_LL[0, 1] > turned_LL[0, 2]
@@ -104,7 +104,7 @@ def test_neighbours_in_a_single_row_or_column(grid):
 
 def test_shares_are_read_off_the_whole_and_not_off_the_weights():
     """A table that has learned the sinusoid away leaves none of it, whatever its weight says."""
-    one = asked("mixed(learned=0.5, sinusoidal=0.5, match_rms=false)")
+    one = placed("mixed(learned=0.5, sinusoidal=0.5, match_rms=false)")
     table, fixed = one.encoding.parts
     code_LC = fixed.code_LC(SQUARE.positions())
     about = code_LC - code_LC.mean(0)
@@ -121,7 +121,7 @@ def test_shares_are_read_off_the_whole_and_not_off_the_weights():
 
 def test_shares_are_of_squared_norms():
     """Parts at right angles, as long as 4 and 3: shares of 16 and 9 in 25, which add up."""
-    one = asked("mixed(learned=0.5, sinusoidal=0.5, match_rms=false)")
+    one = placed("mixed(learned=0.5, sinusoidal=0.5, match_rms=false)")
     table, fixed = one.encoding.parts
     about = fixed.code_LC(SQUARE.positions())
     about = about - about.mean(0)
@@ -135,7 +135,7 @@ def test_shares_are_of_squared_norms():
 
 def test_parts_of_a_mixture_are_called_as_in_the_config():
     """A person has to find them there, also where one name stands twice."""
-    one = asked("mixed(learned_grid, sinusoidal, sinusoidal(temperature=20), weights=(0.4, 0.3, 0.3))")
+    one = placed("mixed(learned_grid, sinusoidal, sinusoidal(temperature=20), weights=(0.4, 0.3, 0.3))")
     names = [share.part for share in shares(one.encoding, SQUARE)]
     assert names == ["learned_grid", "sinusoidal 1", "sinusoidal 2"]
 
@@ -143,10 +143,10 @@ def test_parts_of_a_mixture_are_called_as_in_the_config():
 @pytest.mark.parametrize(("amount", "verdict"), [(0.99, "note"), (0.9, "fine")])
 def test_a_mixture_of_nearly_one_part_is_told(amount, verdict):
     """`ALONE` is a share of the whole: what lies beside it makes no difference any more."""
-    one = asked(f"mixed(learned={1 - amount:.2f}, sinusoidal={amount}, match_rms=false)")
+    one = placed(f"mixed(learned={1 - amount:.2f}, sinusoidal={amount}, match_rms=false)")
     with torch.no_grad():
         one.encoding.parts[0].table_LC.mul_(40)  # as long as the code beside it
-    (found,) = findings.mixture(one)
+    (found,) = model_findings.mixture(one)
     assert found.verdict == verdict
     assert ("nearly sinusoidal alone" in found.todo) == (verdict == "note")
 
@@ -158,12 +158,12 @@ def test_a_mixture_of_nearly_one_part_is_told(amount, verdict):
 def test_one_level_is_enough_to_be_told(sizes, verdict):
     """Faint or loud on a coarse level is nothing that the mean over the others may hide."""
     pyramid = Pyramid.square(1, 3)
-    one = asked("learned", pyramid)
+    one = placed("learned", pyramid)
     tokens_BLC = torch.ones(2, 10, 32)
     with torch.no_grad():
         for span, size in zip(pyramid.spans, sizes, strict=True):
             one.encoding.table_LC[span] = size
-    (found,) = findings.norms(one, tokens_BLC, "ones")
+    (found,) = model_findings.norms(one, tokens_BLC, "ones")
     assert found.verdict == verdict
     assert bool(found.todo) == (verdict != "fine")
 
@@ -173,7 +173,7 @@ def test_a_prefix_row_that_stands_out_is_told(size, verdict, make_vit):
     """Such a norm is what people find in other libraries' tables and stumble over."""
     vit = make_vit(pool="class_token")
     table_LC = torch.cat([torch.full((1, 32), size), torch.ones(24, 32)])
-    found = list(findings.prefix(Subject("vit", vit, absolute_LC=table_LC)))
+    found = list(model_findings.prefix(Subject("vit", vit, absolute_LC=table_LC)))
     (norm,) = [finding for finding in found if "position of a prefix token" in finding.said]
     assert norm.verdict == verdict
     assert bool(norm.todo) == (verdict == "note")
@@ -181,17 +181,17 @@ def test_a_prefix_row_that_stands_out_is_told(size, verdict, make_vit):
 
 def test_a_table_of_another_grid_is_said_to_be_read_and_not_to_be_wrong(make_vit, make_generator):
     """`learned_grid` is meant to be read at every size; only going on at one of them is worth a word."""
-    (levels,) = findings.grids(Subject("model", make_generator("learned_grid")))
+    (levels,) = model_findings.grids(Subject("model", make_generator("learned_grid")))
     assert (levels.verdict, levels.todo) == ("fine", "")
     vit = make_vit("learned_grid")
     vit.set_input_size((16, 24))
-    (other,) = findings.grids(Subject("model", vit))
+    (other,) = model_findings.grids(Subject("model", vit))
     assert (other.verdict, "grids 4x6" in other.said, bool(other.todo)) == ("note", True, True)
 
 
 @pytest.mark.parametrize("line", ["alibi", "peg", "relative_bias"])
 def test_whoever_hears_of_places_between_tokens_hears_what_to_do(line):
-    (found,) = findings.places(asked(line))
+    (found,) = model_findings.neighbourhood(placed(line))
     assert (found.verdict, bool(found.todo)) == ("note", True)
 
 
@@ -199,21 +199,21 @@ def test_whoever_hears_of_places_between_tokens_hears_what_to_do(line):
 def test_positions_that_drown_tokens_are_told(line, verdict):
     """At width 32 the fixed code has norm 4, tokens of 0.5 are lost in it."""
     tokens_BLC = torch.randn(4, 36, 32, generator=torch.Generator().manual_seed(0)) * 0.09
-    (found,) = findings.norms(asked(line), tokens_BLC, "noise")
+    (found,) = model_findings.norms(placed(line), tokens_BLC, "noise")
     assert found.verdict == verdict
-    expected = float(code(asked(line)).norm(dim=1).mean() / tokens_BLC.norm(dim=2).mean())
+    expected = float(code(placed(line)).norm(dim=1).mean() / tokens_BLC.norm(dim=2).mean())
     assert f"6x6: {expected:.3g}" in found.said
 
 
 def test_neighbours_that_look_alike_are_told():
     """A table of equal rows has no places in it; where nothing is added or turned, cosines say nothing."""
-    assert said(findings.places(asked("sinusoidal")), "fine")
-    assert "bag of tokens" in said(findings.places(asked("none")), "problem")
-    assert "bias of attention alone" in said(findings.places(asked("alibi")), "note")
-    one = asked("learned")
+    assert said(model_findings.neighbourhood(placed("sinusoidal")), "fine")
+    assert "bag of tokens" in said(model_findings.neighbourhood(placed("none")), "problem")
+    assert "bias of attention alone" in said(model_findings.neighbourhood(placed("alibi")), "note")
+    one = placed("learned")
     with torch.no_grad():
         one.encoding.table_LC.copy_(one.encoding.table_LC[:1].expand(36, -1))
-    assert "1.0000" in said(findings.places(one), "problem")
+    assert "1.0000" in said(model_findings.neighbourhood(one), "problem")
 
 
 @pytest.mark.parametrize(
@@ -222,17 +222,17 @@ def test_neighbours_that_look_alike_are_told():
 def test_rotary_wavelengths_are_held_against_the_grid(base, verdict, words):
     """Too slow is wasted, and nothing but fast makes far places look near."""
     pyramid = Pyramid(((8, 8),))
-    found = list(findings.rotary(asked(f"rope(base={base:f})", pyramid)))
+    found = list(model_findings.rotary(placed(f"rope(base={base:f})", pyramid)))
     assert [one.verdict for one in found] == [verdict] * 2
     assert all(words in one.todo for one in found)
 
 
-def test_numbers_that_are_none_stop_the_diagnosis(make_vit):
+def test_a_weight_of_nan_stops_the_diagnosis(make_vit):
     """Everything measured from NaN is NaN; the first finding is the last."""
     vit = make_vit()
     with torch.no_grad():
         vit.position_encoding.table_LC[3, 1] = float("nan")
-    found = of_subject(Subject("broken", vit), None, "timm", None, [])
+    found = diagnose_subject(Subject("broken", vit), None, "timm", None, [])
     assert list(found.sections) == ["Weights"]
     assert "position_encoding.table_LC" in said(found.sections["Weights"], "problem")
 

@@ -3,10 +3,10 @@
 import pytest
 
 from tests.conftest import MEMBERS
-from var_pe.diagnosis import findings, fit
-from var_pe.diagnosis.measures import Asked, bias, code, turned, wavelengths
-from var_pe.diagnosis.page import of_subject
-from var_pe.diagnosis.resampling import moved
+from var_pe.diagnosis import model_findings, size_findings
+from var_pe.diagnosis.diagnose import diagnose_subject
+from var_pe.diagnosis.measures import PlacedEncoding, bias, code, turned, wavelengths
+from var_pe.diagnosis.moving import moved
 from var_pe.diagnosis.subject import Subject, tokens_before_positions
 from var_pe.pyramid import Pyramid
 
@@ -20,15 +20,19 @@ def test_every_encoding_is_diagnosed_in_both_models(line, make_vit, make_generat
         assert "noise" in what
         assert tokens_BLC.shape[1:] == (model.pyramid.num_tokens, 32)
         assert "embed" not in vars(model.position_encoding)
-        one = Asked(model.position_encoding, model.pyramid, 32, 4)
+        one = PlacedEncoding(model.position_encoding, model.pyramid, 32, 4)
         there = moved(one, Pyramid(tuple((2 * h, w) for h, w in model.pyramid.grids)), "timm")
         for each in (one, there):
             found = [code(each), turned(each), bias(each), wavelengths(each)]
             assert any(value is not None for value in found) or "peg" in line or line == "none"
             for value in found[:2]:
                 assert value is None or value.isfinite().all()
-        list(findings.places(one)), list(findings.rotary(one)), list(findings.mixture(one))
-        list(findings.norms(one, tokens_BLC, what)), list(fit.at_size(one, there, "timm"))
+        (
+            list(model_findings.neighbourhood(one)),
+            list(model_findings.rotary(one)),
+            list(model_findings.mixture(one)),
+        )
+        list(model_findings.norms(one, tokens_BLC, what)), list(size_findings.at_size(one, there, "timm"))
 
 
 @pytest.mark.parametrize("line", [*MEMBERS, "sinusoidal + rope"])
@@ -36,5 +40,5 @@ def test_every_encoding_is_diagnosed_in_both_models(line, make_vit, make_generat
 def test_grids_with_a_side_of_one_are_diagnosed(line, image, make_vit):
     """A strip of sound or a single patch is no reason to fail, at home or elsewhere."""
     for home, there in ((image, (4, 32)), ((8, 8), image)):
-        found = of_subject(Subject("vit", make_vit(line, image_size=home)), there, "timm", None, [])
+        found = diagnose_subject(Subject("vit", make_vit(line, image_size=home)), there, "timm", None, [])
         assert f"At {there[0]}x{there[1]} pixels" in found.sections

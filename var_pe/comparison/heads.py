@@ -22,9 +22,12 @@ from var_pe.seeding import generator_for
 class Annotated:
     """Pictures of one size with their truth."""
 
-    images_NCHW: Tensor  # float32 in [-1, 1]
-    classes_NHW: Tensor  # int64 per pixel: 0 is the ground, 1 + label the shape
-    boxes_N4: Tensor  # float32 centre (y, x), height and width, in shares of the image's sides
+    # float32 in [-1, 1]
+    images_NCHW: Tensor
+    # int64 per pixel: 0 is the ground, 1 + label the shape
+    classes_NHW: Tensor
+    # float32 centre (y, x), height and width, in shares of the image's sides
+    boxes_N4: Tensor
 
     @property
     def size(self) -> Grid:
@@ -33,17 +36,26 @@ class Annotated:
     def __len__(self) -> int:
         return len(self.images_NCHW)
 
+    def part(self, chosen: Tensor | slice) -> "Annotated":
+        """Some of the pictures."""
+        return Annotated(self.images_NCHW[chosen], self.classes_NHW[chosen], self.boxes_N4[chosen])
+
 
 def annotated_shapes(count: int, size: Grid, split: str) -> Annotated:
     """The first `count` pictures of a split of `shapes`."""
-    source, (height, width) = Shapes(count, *size, split), size
+    height, width = size
+    source = Shapes(count, height, width, split)
     images, classes, boxes = [], [], []
     for index in range(count):
+        pixels_HWC, _ = source.array(index)
+        images.append(torch.from_numpy(pixels_HWC).permute(2, 0, 1).float() / 127.5 - 1)
+
         picture = source.describe(index)
-        images.append(torch.from_numpy(source.array(index)[0]).permute(2, 0, 1).float() / 127.5 - 1)
         classes.append(torch.from_numpy(picture.mask).long() * (1 + picture.label))
-        y, x, h, w = picture.box
-        boxes.append([(y + h / 2) / height, (x + w / 2) / width, h / height, w / width])
+
+        top, left, h, w = picture.box
+        boxes.append([(top + h / 2) / height, (left + w / 2) / width, h / height, w / width])
+
     return Annotated(torch.stack(images), torch.stack(classes), torch.tensor(boxes))
 
 
@@ -60,22 +72,29 @@ class SegmentationHead(nn.Module):
 
     def logits(self, x_BLC: Tensor, grid: Grid) -> Tensor:
         """(B, classes, H, W)."""
-        p, (h, w) = self.patch_size, grid
+        h, w = grid
+        p = self.patch_size
         return rearrange(self.map(x_BLC), "B (h w) (V p q) -> B V (h p) (w q)", h=h, w=w, p=p, q=p)
 
     def loss(self, x_BLC: Tensor, grid: Grid, truth: Annotated) -> Tensor:
+        """Cross entropy of pixels."""
         return F.cross_entropy(self.logits(x_BLC, grid).float(), truth.classes_NHW)
 
     def score(self, batches: Iterator[tuple[Tensor, Grid, Annotated]]) -> float:
         """Intersection over union of each kind of shape, over all pixels of all pictures, then the mean."""
         number = 1 + len(CLASSES)
+
+        # Pixels by what they are (rows) and what they were taken for (columns).
         counts_VV = torch.zeros(number, number)
         for x_BLC, grid, truth in batches:
             found_BHW = self.logits(x_BLC, grid).argmax(1)
             pairs = number * truth.classes_NHW.flatten() + found_BHW.flatten()
             counts_VV += pairs.bincount(minlength=number**2).view(number, number)
+
         hit_V = counts_VV.diagonal()
-        return float((hit_V / (counts_VV.sum(0) + counts_VV.sum(1) - hit_V).clamp(min=1))[1:].mean())
+        union_V = counts_VV.sum(0) + counts_VV.sum(1) - hit_V
+        iou_V = hit_V / union_V.clamp(min=1)
+        return float(iou_V[1:].mean())  # the ground is no shape
 
 
 class DetectionHead(nn.Module):
@@ -93,30 +112,37 @@ class DetectionHead(nn.Module):
         initialise(self, seed)
 
     def loss(self, x_BLC: Tensor, grid: Grid, truth: Annotated) -> Tensor:
+        """Cross entropy of the cell and the L1 distance of what is said there of the box."""
+        # The cell that holds the centre, by row and column and by its number.
         grid_2 = torch.tensor(grid, dtype=torch.float32)
-        found_BL5, yx_B2 = self.mlp(x_BLC).float(), truth.boxes_N4[:, :2] * grid_2
+        yx_B2 = truth.boxes_N4[:, :2] * grid_2
         cell_B2 = yx_B2.floor().clamp(min=torch.zeros(2), max=grid_2 - 1)
         index_B = (cell_B2[:, 0] * grid[1] + cell_B2[:, 1]).long()
+
+        found_BL5 = self.mlp(x_BLC).float()
         there_B5 = found_BL5[torch.arange(len(index_B)), index_B]
         target_B4 = torch.cat([yx_B2 - cell_B2 - 0.5, truth.boxes_N4[:, 2:].log()], dim=1)
         return F.cross_entropy(found_BL5[..., 0], index_B) + F.l1_loss(there_B5[:, 1:], target_B4)
 
     def boxes(self, x_BLC: Tensor, grid: Grid) -> Tensor:
         """The likeliest box of each picture, (B, 4) as in `Annotated`."""
-        found_BL5, (h, w) = self.mlp(x_BLC).float(), grid
+        h, w = grid
+        found_BL5 = self.mlp(x_BLC).float()
         index_B = found_BL5[..., 0].argmax(1)
         best_B5 = found_BL5[torch.arange(len(index_B)), index_B]
+
         cell_B2 = torch.stack([index_B // w, index_B % w], dim=1)
         yx_B2 = (cell_B2 + 0.5 + best_B5[:, 1:3]) / torch.tensor([h, w])
         return torch.cat([yx_B2, best_B5[:, 3:].exp()], dim=1)
 
     def score(self, batches: Iterator[tuple[Tensor, Grid, Annotated]]) -> float:
+        """The share of pictures whose box is found."""
         overlaps = [box_iou(self.boxes(x_BLC, grid), truth.boxes_N4) for x_BLC, grid, truth in batches]
         return float((torch.cat(overlaps) >= 0.5).float().mean())
 
 
 Head = SegmentationHead | DetectionHead
-TASKS: dict[str, type[SegmentationHead] | type[DetectionHead]] = {
+HEADS: dict[str, type[SegmentationHead] | type[DetectionHead]] = {
     "segmentation": SegmentationHead,
     "detection": DetectionHead,
 }
@@ -124,18 +150,24 @@ TASKS: dict[str, type[SegmentationHead] | type[DetectionHead]] = {
 
 def box_iou(first_B4: Tensor, other_B4: Tensor) -> Tensor:
     """Intersection over union of boxes given as centre and sides, pair by pair."""
-    low_B2 = torch.maximum(*(box[:, :2] - box[:, 2:] / 2 for box in (first_B4, other_B4)))
-    high_B2 = torch.minimum(*(box[:, :2] + box[:, 2:] / 2 for box in (first_B4, other_B4)))
+    low_B2 = torch.maximum(first_B4[:, :2] - first_B4[:, 2:] / 2, other_B4[:, :2] - other_B4[:, 2:] / 2)
+    high_B2 = torch.minimum(first_B4[:, :2] + first_B4[:, 2:] / 2, other_B4[:, :2] + other_B4[:, 2:] / 2)
     shared_B = (high_B2 - low_B2).clamp(min=0).prod(1)
-    return shared_B / (first_B4[:, 2:].prod(1) + other_B4[:, 2:].prod(1) - shared_B)
+
+    union_B = first_B4[:, 2:].prod(1) + other_B4[:, 2:].prod(1) - shared_B
+    return shared_B / union_B
 
 
 @dataclass(frozen=True)
 class HeadTraining:
+    """How a head is trained."""
+
     steps: int = 250
     batch: int = 64
-    head_rate: float = 5e-3  # learning rate of the head
-    body_rate: float = 5e-4  # of the classifier below it, where that is fine-tuned
+    # learning rate of the head
+    head_rate: float = 5e-3
+    # of the classifier below it, where that is fine-tuned
+    body_rate: float = 5e-4
     seed: int = 0
 
 
@@ -143,44 +175,55 @@ def train_head(
     model: ViTClassifier, task: str, truth: Annotated, config: HeadTraining, *, frozen: bool
 ) -> Head:
     """A head for `task` trained on `truth`, and with it, unless `frozen`, the classifier (in place)."""
-    head = TASKS[task](model.config["dim"], model.patch_size, config.seed)
+    head = HEADS[task](model.config["dim"], model.patch_size, config.seed)
+
+    # The classifier's own head is not used, so it is not trained.
     groups = [{"params": list(head.parameters()), "lr": config.head_rate}]
     if not frozen:
-        groups.append({"params": [p for n, p in model.named_parameters() if not n.startswith("head.")]})
-        groups[1]["lr"] = config.body_rate
+        body = [p for name, p in model.named_parameters() if not name.startswith("head.")]
+        groups.append({"params": body, "lr": config.body_rate})
     optimizer = torch.optim.AdamW(groups, weight_decay=0.01, fused=True)
     rates = [float(group["lr"]) for group in optimizer.param_groups]
+
+    # Tokens of a frozen classifier never change: they are computed once.
     model.train(not frozen)
-    fixed = next(tokens(model, truth, len(truth)))[0] if frozen else None
+    fixed_NLC = next(tokens(model, truth, len(truth)))[0] if frozen else None
+
     for step in range(config.steps):
         generator = generator_for(config.seed, "head", step)
         chosen_B = torch.randint(len(truth), (config.batch,), generator=generator)
-        part = Annotated(truth.images_NCHW[chosen_B], truth.classes_NHW[chosen_B], truth.boxes_N4[chosen_B])
+        part = truth.part(chosen_B)
+
+        # Rates fall to 0 in a straight line.
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * (1 - step / config.steps)
+
         with torch.autocast("cpu", torch.bfloat16, enabled=not frozen):
-            x_BLC = patch_tokens(model, part.images_NCHW) if fixed is None else fixed[chosen_B]
+            x_BLC = patch_tokens(model, part.images_NCHW) if fixed_NLC is None else fixed_NLC[chosen_B]
         head.loss(x_BLC.float(), grid_of(model, part), part).backward()
         optimizer.step()
         optimizer.zero_grad()
+
     model.eval()
     return head
 
 
 def patch_tokens(model: ViTClassifier, images_BCHW: Tensor) -> Tensor:
+    """A classifier's last tokens of the patches, without class token and registers."""
     x_BLC, prefix = model.forward_tokens(images_BCHW)
     return model.norm(x_BLC[:, prefix:])
 
 
 def grid_of(model: ViTClassifier, truth: Annotated) -> Grid:
-    return truth.size[0] // model.patch_size, truth.size[1] // model.patch_size
+    """Rows and columns of patches."""
+    height, width = truth.size
+    return height // model.patch_size, width // model.patch_size
 
 
 @torch.no_grad()
 def tokens(model: ViTClassifier, truth: Annotated, batch: int) -> Iterator[tuple[Tensor, Grid, Annotated]]:
     """Every picture's patch tokens with its truth, `batch` at a time, computed 200 at a time."""
     for start in range(0, len(truth), batch):
-        span = slice(start, start + batch)
-        part = Annotated(truth.images_NCHW[span], truth.classes_NHW[span], truth.boxes_N4[span])
-        parts = [patch_tokens(model, images_BCHW) for images_BCHW in part.images_NCHW.split(200)]
-        yield torch.cat(parts), grid_of(model, part), part
+        part = truth.part(slice(start, start + batch))
+        computed = [patch_tokens(model, images_BCHW) for images_BCHW in part.images_NCHW.split(200)]
+        yield torch.cat(computed), grid_of(model, part), part

@@ -3,21 +3,19 @@
 import statistics
 import textwrap
 from dataclasses import dataclass
-from itertools import cycle
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure  # without pyplot: no window, no global state
+from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from PIL import Image
 
-from var_pe.comparison.study import Comparison
+from var_pe.comparison.generator_study import Comparison
+from var_pe.pages.charts import line_looks
 
-# Okabe & Ito's colours, which the colour-blind can tell apart; the line styles go on where they end.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-STYLES = ("-", "--", ":", "-.")
 GAP = 2  # pixels between images
+IMAGE_WIDTH = 0.9  # inches
 
 
 @dataclass(frozen=True)
@@ -31,23 +29,30 @@ class Curve:
 
 
 def curve(comparison: Comparison, encoding: str, key: str) -> Curve:
+    """How a quantity went under an encoding."""
     logs = [
-        {entry["step"]: entry[key] for entry in result.log if key in entry}
+        {int(entry["step"]): entry[key] for entry in result.log if key in entry}
         for result in comparison.results
         if result.encoding == encoding
     ]
+
     steps = sorted(set.intersection(*map(set, logs)))
-    columns = [[log[step] for log in logs] for step in steps]
+    by_step = [[log[step] for log in logs] for step in steps]
     return Curve(
-        steps, list(map(statistics.fmean, columns)), list(map(min, columns)), list(map(max, columns))
+        steps,
+        mean=[statistics.fmean(values) for values in by_step],
+        low=[min(values) for values in by_step],
+        high=[max(values) for values in by_step],
     )
 
 
 def loss_curves(comparison: Comparison) -> Figure:
+    """Training loss on the left, validation loss on the right, a line for each encoding."""
     figure = Figure(figsize=(11, 4.5), layout="constrained", dpi=120)
     left, right = figure.subplots(1, 2)
-    _draw(left, comparison, "loss", "training loss (nats per token)")
-    _draw(right, comparison, "validation/loss", "validation loss (nats per token)", marker="o")
+    _draw_curves(left, comparison, "loss", "training loss (nats per token)")
+    _draw_curves(right, comparison, "validation/loss", "validation loss (nats per token)", marker="o")
+
     handles, labels = left.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
     if len(comparison.seeds) > 1:
@@ -55,13 +60,13 @@ def loss_curves(comparison: Comparison) -> Figure:
     return figure
 
 
-def _draw(axes: Axes, comparison: Comparison, key: str, label: str, marker: str | None = None) -> None:
-    styles = [(colour, style) for style in STYLES for colour in COLOURS]
-    for encoding, (colour, style) in zip(comparison.encodings, cycle(styles), strict=False):
+def _draw_curves(axes: Axes, comparison: Comparison, key: str, label: str, marker: str | None = None) -> None:
+    for encoding, (colour, style) in line_looks(comparison.encodings).items():
         found = curve(comparison, encoding, key)
         axes.plot(found.steps, found.mean, color=colour, linestyle=style, marker=marker, label=encoding)
         if len(comparison.seeds) > 1:
             axes.fill_between(found.steps, found.low, found.high, color=colour, alpha=0.2, linewidth=0)
+
     axes.set_xlabel("optimizer steps")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel(label)
@@ -71,20 +76,24 @@ def _draw(axes: Axes, comparison: Comparison, key: str, label: str, marker: str 
 def samples(comparison: Comparison) -> Figure:
     """A row for each encoding, of the study's first seed; in a column the sampler draws the same numbers."""
     rows = [result for result in comparison.results if result.seed == comparison.seeds[0]]
-    columns, width = len(rows[0].pictures), 0.9  # inches an image
-    height, between = pixels(rows[0].pictures[0][1]).shape[:2]
-    shape = (max(4.0, columns * width), len(rows) * (width * height / between + 0.25) + 0.5)
-    figure = Figure(figsize=shape, layout="constrained", dpi=150)
+    number = len(rows[0].pictures)
+    height, width = pixels(rows[0].pictures[0][1]).shape[:2]
+
+    # A title's height above each row, and the classes' names below the last.
+    row_height = IMAGE_WIDTH * height / width + 0.25
+    size = (max(4.0, number * IMAGE_WIDTH), len(rows) * row_height + 0.5)
+    figure = Figure(figsize=size, layout="constrained", dpi=150)
+
     for axes, row in zip(figure.subplots(len(rows), 1, squeeze=False)[:, 0], rows, strict=True):
-        images = [
-            np.pad(pixels(file), ((0, 0), (0, GAP), (0, 0)), constant_values=255) for _, file in row.pictures
-        ]
+        margin = ((0, 0), (0, GAP), (0, 0))
+        images = [np.pad(pixels(file), margin, constant_values=255) for _, file in row.pictures]
         axes.imshow(np.concatenate(images, axis=1), interpolation="nearest")
         axes.set_title(row.encoding, loc="left", fontsize=9)
         axes.set_yticks([])
         axes.set_xticks([])
         axes.spines[:].set_visible(False)
-    centres = [(column + 0.5) * (between + GAP) - GAP / 2 for column in range(columns)]
+
+    centres = [(column + 0.5) * (width + GAP) - GAP / 2 for column in range(number)]
     names = [textwrap.fill(name, 14) for name, _ in rows[0].pictures]
     axes.set_xticks(centres, names, fontsize=7)
     axes.tick_params(length=0)
@@ -92,4 +101,5 @@ def samples(comparison: Comparison) -> Figure:
 
 
 def pixels(file: Path) -> np.ndarray:
+    """A picture file as an array (rows, columns, 3)."""
     return np.asarray(Image.open(file).convert("RGB"))

@@ -1,66 +1,70 @@
 """The comparison as files: JSON for programs, Markdown and one HTML page for people, two pictures."""
 
-import base64
-import json
 from pathlib import Path
 
-from jinja2 import Environment
-
-from var_pe.comparison.page import Page, describe, markdown
+from var_pe.comparison.description import Description, describe
+from var_pe.comparison.generator_study import Comparison
 from var_pe.comparison.pictures import loss_curves, samples
-from var_pe.comparison.study import Comparison
 from var_pe.comparison.table import as_json
-from var_pe.files import write_text
-from var_pe.pages.html import HEAD, png
+from var_pe.files import write_json, write_text
+from var_pe.pages.charts import png
+from var_pe.pages.html import embedded, render
+from var_pe.pages.tables import aligned_table, markdown_table
 
-BODY = """
-<div class="wide">
-<table>
-<thead>
-<tr>{% for name in page.header %}<th scope="col">{{ name }}</th>{% endfor %}</tr>
-</thead>
-<tbody>
-{% for row in page.rows %}
-<tr><td><code>{{ row[0] }}</code></td>{% for value in row[1:] %}<td>{{ value }}</td>{% endfor %}</tr>
-{% endfor %}
-</tbody>
-</table>
-</div>
-{% if page.differences %}
-<h2>Differences to the first encoding</h2>
-<ul>
-{% for line in page.differences %}
-<li>{{ line }}</li>
-{% endfor %}
-</ul>
-{% endif %}
-<h2>What the numbers rest on</h2>
-<ul>
-{% for line in page.floors + page.notes %}
-<li>{{ line }}</li>
-{% endfor %}
-</ul>
-<h2>Loss</h2>
-<img alt="Training and validation loss over steps, a line for each encoding"
-     src="data:image/png;base64,{{ pictures.loss_curves }}">
-<h2>The same seeds under every encoding</h2>
-<img alt="Samples: a row for each encoding, a column for each seed"
-     src="data:image/png;base64,{{ pictures.samples }}">
-</body>
-</html>
-"""
+FILES = ("comparison.md", "comparison.html", "comparison.json", "loss_curves.png", "samples.png")
 
 
-def write_report(comparison: Comparison, folder: Path) -> Page:
-    """Writes comparison.json, .md and .html, loss_curves.png and samples.png into `folder`."""
+def write_report(comparison: Comparison, folder: Path) -> Description:
+    """Writes `FILES` into `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    page = describe(comparison)
+    description = describe(comparison)
     pictures = {"loss_curves": png(loss_curves(comparison)), "samples": png(samples(comparison))}
     for name, data in pictures.items():
         (folder / f"{name}.png").write_bytes(data)
-    encoded = {name: base64.b64encode(data).decode() for name, data in pictures.items()}
-    html = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(HEAD + BODY)
-    write_text(folder / "comparison.json", json.dumps(as_json(comparison), indent=2, allow_nan=False) + "\n")
-    write_text(folder / "comparison.md", markdown(page))
-    write_text(folder / "comparison.html", html.render(page=page, pictures=encoded))
-    return page
+
+    write_json(folder / "comparison.json", as_json(comparison))
+    write_text(folder / "comparison.md", as_markdown(description))
+    write_text(folder / "comparison.html", as_html(description, pictures))
+    return description
+
+
+def as_html(description: Description, pictures: dict[str, bytes]) -> str:
+    """One page that needs nothing beside it."""
+    return render(
+        "comparison.html.j2",
+        title=description.title,
+        intro=description.intro,
+        header=description.header,
+        rows=description.rows,
+        differences=description.differences,
+        notes=description.floors + description.notes,
+        **{name: embedded(data) for name, data in pictures.items()},
+    )
+
+
+def as_markdown(description: Description) -> str:
+    """The same with the pictures beside it."""
+    rows = [[f"`{encoding}`", *cells] for encoding, *cells in description.rows]
+    lines = [
+        f"# {description.title}",
+        "",
+        description.intro,
+        "",
+        markdown_table(description.header, rows),
+        "",
+    ]
+
+    if description.differences:
+        lines += ["## Differences to the first encoding", ""]
+        lines += [*(f"- {line}" for line in description.differences), ""]
+    lines += [*(f"- {line}" for line in description.floors + description.notes), ""]
+
+    lines += ["## Loss", "", "![training and validation loss](loss_curves.png)", ""]
+    lines += ["## The same seeds under every encoding", "", "![samples](samples.png)", ""]
+    return "\n".join(lines)
+
+
+def as_text(description: Description) -> str:
+    """The table for a terminal: a line for each quantity, a column for each encoding."""
+    quantities = zip(description.header, *description.rows, strict=True)
+    return aligned_table(list(quantities))

@@ -8,25 +8,28 @@ import math
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+
+from scipy.stats import t as students_t
 
 CONFIDENCE = 0.95  # of all differences of one score to the first encoding together
 
 
 @dataclass(frozen=True)
 class Summary:
-    """`spread` is the standard deviation over seeds (n - 1 in the denominator); None for a single one."""
+    """The values of a quantity over seeds."""
 
     mean: float
+    # Standard deviation (n - 1 in the denominator); None for a single value.
     spread: float | None
     count: int
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean of the paired differences and half the width of its interval, None with a single pair."""
+    """The paired differences of a quantity between two encodings."""
 
     mean: float
+    # Half of the mean's interval; None for a single pair.
     half_width: float | None
     count: int
 
@@ -37,8 +40,11 @@ class Difference:
 
 
 def summary(values: Sequence[float]) -> Summary:
-    """Raises:
-    ValueError: there is no value."""
+    """Mean and spread.
+
+    Raises:
+        ValueError: there is no value.
+    """
     if not values:
         raise ValueError("a mean needs at least one value, got none")
     spread = statistics.stdev(values) if len(values) > 1 else None
@@ -63,34 +69,12 @@ def difference(
     pairs = [other[seed] - first[seed] for seed in sorted(first.keys() & other.keys())]
     if not pairs:
         return None
+
     found = summary(pairs)
     if found.spread is None:
         return Difference(found.mean, None, 1)
-    quantile = t_quantile(1 - (1 - CONFIDENCE) / (2 * comparisons), found.count - 1)
+
+    # Two-sided, the error shared among the comparisons.
+    probability = 1 - (1 - CONFIDENCE) / (2 * comparisons)
+    quantile = float(students_t.ppf(probability, found.count - 1))
     return Difference(found.mean, quantile * found.spread / math.sqrt(found.count), found.count)
-
-
-@cache
-def t_quantile(probability: float, degrees: int) -> float:
-    """The value that Student's t stays below with this probability, which is above 1/2."""
-    low, high = 0.0, 1.0
-    while t_probability(high, degrees) < probability:
-        low, high = high, 2 * high
-    for _ in range(100):
-        middle = (low + high) / 2
-        low, high = (middle, high) if t_probability(middle, degrees) < probability else (low, middle)
-    return (low + high) / 2
-
-
-def t_probability(value: float, degrees: int) -> float:
-    """P(T <= value) for whole degrees of freedom: Abramowitz & Stegun 26.7.3 (odd) and 26.7.4 (even)."""
-    angle = math.atan(value / math.sqrt(degrees))
-    odd = degrees % 2
-    term = math.cos(angle) if odd else 1.0
-    total = 0.0
-    for step in range(1 + odd, degrees, 2):
-        total += term
-        term *= math.cos(angle) ** 2 * step / (step + 1)
-    total *= math.sin(angle)
-    inside = 2 / math.pi * (angle + total) if odd else total
-    return 0.5 + inside / 2

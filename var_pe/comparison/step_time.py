@@ -12,13 +12,15 @@ NULL = "none"  # what every encoding is held against
 
 @dataclass(frozen=True)
 class StepTime:
-    """`ratio` is the median over rounds of the step's time over that of `none` in the same round.
+    """The time of a training step, held against that of `none` in the same round.
 
-    `low` and `high` are the quartiles of these ratios. The pair `none` against `none` shows what is noise.
+    The pair `none` against `none` shows what is noise.
     """
 
     encoding: str
-    milliseconds: float  # median
+    # median over rounds
+    milliseconds: float
+    # of the step's time to that of `none`: the median, and the quartiles
     ratio: float
     low: float
     high: float
@@ -31,30 +33,30 @@ def step_times(
     *,
     rounds: int = 20,
     warmup: int = 3,
-    synchronize: Callable[[], None] = lambda: None,
 ) -> list[StepTime]:
-    """Times one step of each encoding per round, always beginning with the next one.
+    """Times one step of each encoding per round (at least two), always beginning with the next one.
 
     `make_step(line)` builds a model and returns what runs one step of it. The first two rows are `none`
     twice, two models of their own.
     """
     names = [NULL, NULL, *(line for line in encodings if line != NULL)]
     steps = [make_step(name) for name in names]
+
     seconds: list[list[float]] = [[] for _ in names]
     for turn in range(warmup + rounds):
         for position in range(len(names)):
             number = (turn + position) % len(names)
             began = time.perf_counter()
             steps[number]()
-            synchronize()
             if turn >= warmup:
                 seconds[number].append(time.perf_counter() - began)
+
     return [_summed(name, mine, seconds[0]) for name, mine in zip(names, seconds, strict=True)]
 
 
 def _summed(name: str, mine: Sequence[float], null: Sequence[float]) -> StepTime:
     ratios = [own / base for own, base in zip(mine, null, strict=True)]
-    low, middle, high = statistics.quantiles(ratios, n=4) if len(ratios) > 1 else ratios * 3
+    low, middle, high = statistics.quantiles(ratios, n=4)
     return StepTime(name, 1000 * statistics.median(mine), middle, low, high, len(ratios))
 
 

@@ -1,20 +1,23 @@
 """The comparison in numbers: which quantities there are, their mean and spread, their differences."""
 
 from dataclasses import asdict, dataclass
-from typing import Any
 
+from var_pe.comparison.generator_study import Comparison
 from var_pe.comparison.statistics import CONFIDENCE, Difference, Summary, difference, summary
-from var_pe.comparison.study import Comparison
 
 
 @dataclass(frozen=True)
 class Column:
-    """A quantity of the table; `exact` ones are counted, not measured, and have no spread."""
+    """A quantity of the table."""
 
-    key: str  # of Result.values
+    # of Result.values
+    key: str
     label: str
-    better: str = ""  # lower | higher
-    factor: float = 1.0  # from the value's unit to the label's
+    # lower | higher
+    better: str = ""
+    # from the value's unit to the label's
+    factor: float = 1.0
+    # counted and not measured: it has no spread
     exact: bool = False
 
 
@@ -40,18 +43,21 @@ COSTS = (
 def columns(comparison: Comparison) -> list[Column]:
     """Those that some result has a value for; a score has one for each feature extractor."""
     keys = list(dict.fromkeys(key for result in comparison.results for key in result.values))
+
     found = []
     for column in SCORES:
         for key in keys:
-            if key == column.key or key.startswith(f"{column.key}_"):
-                extractor = key[len(column.key) + 1 :]
-                found.append(
-                    Column(key, f"{column.label} ({extractor})" if extractor else column.label, column.better)
-                )
+            if key == column.key:
+                found.append(column)
+            elif key.startswith(f"{column.key}_"):
+                extractor = key.removeprefix(f"{column.key}_")
+                found.append(Column(key, f"{column.label} ({extractor})", column.better))
+
     return found + [column for column in COSTS if column.key in keys]
 
 
 def cell(comparison: Comparison, encoding: str, column: Column) -> Summary | None:
+    """Mean and spread of a quantity under an encoding; None where no trial has it."""
     values = comparison.values(encoding, column.key)
     return summary(list(values.values())) if values else None
 
@@ -61,34 +67,51 @@ def compared(comparison: Comparison, column: Column) -> dict[str, Difference]:
 
     Not of exact quantities, nor of memory outside a GPU, which depends on what the process did before.
     """
-    first, *others = comparison.encodings
     if column.exact or (column.key == "peak_memory_gb" and comparison.about["device"] != "cuda"):
         return {}
+
+    first, *others = comparison.encodings
     base = comparison.values(first, column.key)
-    found = {
-        encoding: difference(base, comparison.values(encoding, column.key), comparisons=len(others))
-        for encoding in others
-    }
-    return {encoding: value for encoding, value in found.items() if value is not None}
+    found = {}
+    for encoding in others:
+        values = comparison.values(encoding, column.key)
+        to_first = difference(base, values, comparisons=len(others))
+        if to_first is not None:
+            found[encoding] = to_first
+    return found
 
 
 def floor_of(comparison: Comparison) -> dict[str, float]:
     """The scores of real images against real ones, by name; the same for all results, so of the first."""
-    floors = [entry["floor"] for entry in comparison.results[0].records.values() if entry["floor"]]
-    return {name: value for floor in floors for name, value in floor.items()}
+    floor: dict[str, float] = {}
+    for record in comparison.results[0].records.values():
+        floor |= record["floor"] or {}
+    return floor
 
 
-def as_json(comparison: Comparison) -> dict[str, Any]:
-    table: dict[str, Any] = {}
-    differences: dict[str, Any] = {}
+def as_json(comparison: Comparison) -> dict[str, object]:
+    """Every number, and every run that it was made of."""
+    table: dict[str, dict[str, object]] = {}
+    differences: dict[str, dict[str, object]] = {}
     for column in columns(comparison):
         for encoding in comparison.encodings:
-            if found := cell(comparison, encoding, column):
+            found = cell(comparison, encoding, column)
+            if found is not None:
                 table.setdefault(encoding, {})[column.key] = asdict(found)
         for encoding, other in compared(comparison, column).items():
             stated = {**asdict(other), "exceeds_spread": other.exceeds_spread}
             differences.setdefault(encoding, {})[column.key] = stated
-    kept = ("encoding", "seed", "run", "values", "records")
+
+    runs = [
+        {
+            "encoding": result.encoding,
+            "seed": result.seed,
+            "run": result.run,
+            "values": result.values,
+            "records": result.records,
+        }
+        for result in comparison.results
+    ]
     return {
         "encodings": comparison.encodings,
         "seeds": comparison.seeds,
@@ -97,5 +120,5 @@ def as_json(comparison: Comparison) -> dict[str, Any]:
         "confidence": CONFIDENCE,
         "floor": floor_of(comparison),
         "about": comparison.about,
-        "runs": [{name: getattr(result, name) for name in kept} for result in comparison.results],
+        "runs": runs,
     }

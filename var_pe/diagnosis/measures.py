@@ -1,4 +1,4 @@
-"""Numbers about an encoding, asked through its hooks: codes, similarities, wavelengths, biases, shares."""
+"""Numbers about an encoding, measured through its hooks: codes, similarities, wavelengths, biases, shares."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -16,8 +16,8 @@ PLACES = set("Lhwyx")  # the legend's letters that count places: a parameter wit
 
 
 @dataclass(frozen=True)
-class Asked:
-    """An encoding, the grids it is asked about, and the widths of the model it belongs to."""
+class PlacedEncoding:
+    """An encoding, the grids it is looked at on, and the widths of the model it belongs to."""
 
     encoding: PositionEncoding
     pyramid: Pyramid
@@ -26,16 +26,17 @@ class Asked:
 
     @property
     def context(self) -> object:
+        """What its hooks get beside the tokens."""
         return self.encoding.prepare(self.pyramid.positions())
 
 
 @torch.no_grad()
-def code(asked: Asked) -> Tensor | None:
+def code(placed: PlacedEncoding) -> Tensor | None:
     """What is added to a token of zeros, float32 (L, C); None if nothing is added to tokens."""
-    if not asked.encoding.uses("embed"):
+    if not placed.encoding.uses("embed"):
         return None
-    zeros_1LC = torch.zeros(1, asked.pyramid.num_tokens, asked.dim)
-    return asked.encoding.embed(zeros_1LC, asked.context)[0]
+    zeros_1LC = torch.zeros(1, placed.pyramid.num_tokens, placed.dim)
+    return placed.encoding.embed(zeros_1LC, placed.context)[0]
 
 
 def cosine(code_LC: Tensor) -> Tensor:
@@ -45,61 +46,72 @@ def cosine(code_LC: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def turned(asked: Asked) -> Tensor | None:
+def turned(placed: PlacedEncoding) -> Tensor | None:
     """(L, L): the inner product of one vector turned for two places, mean over heads of the first layer."""
-    if not asked.encoding.uses("rotate"):
+    if not placed.encoding.uses("rotate"):
         return None
-    width = asked.dim // asked.num_heads
-    ones_1HLD = torch.ones(1, asked.num_heads, asked.pyramid.num_tokens, width) * width**-0.5
-    x_HLD = asked.encoding.rotate(ones_1HLD, asked.context, 0)[0]
+    width = placed.dim // placed.num_heads
+    ones_1HLD = torch.ones(1, placed.num_heads, placed.pyramid.num_tokens, width) * width**-0.5
+    x_HLD = placed.encoding.rotate(ones_1HLD, placed.context, 0)[0]
     return (x_HLD @ x_HLD.transpose(1, 2)).mean(0)
 
 
-def similarity(asked: Asked) -> Tensor | None:
+def similarity(placed: PlacedEncoding) -> Tensor | None:
     """How alike places are, (L, L): by what is added to tokens, else by how queries and keys are turned."""
-    code_LC = code(asked)
-    return turned(asked) if code_LC is None else cosine(code_LC)
+    code_LC = code(placed)
+    return turned(placed) if code_LC is None else cosine(code_LC)
 
 
 @torch.no_grad()
-def wavelengths(asked: Asked) -> Tensor | None:
+def wavelengths(placed: PlacedEncoding) -> Tensor | None:
     """Cells of the finest level in which each channel of each head turns once, (2, H * D), along y and x.
 
     Read off the angle between neighbours, so at least 2; a channel that does not turn along an axis gets inf,
     and so do all along a side of one cell, where nothing can be seen to turn.
     """
-    rows, columns = asked.pyramid.finest
-    if not asked.encoding.uses("rotate") or rows * columns < 2:
+    rows, columns = placed.pyramid.finest
+    if not placed.encoding.uses("rotate") or rows * columns < 2:
         return None
-    first, width = asked.pyramid.spans[-1].start, asked.dim // asked.num_heads
-    # the corner, below it, beside it: itself where there is no such cell
-    cells = [first, first + columns * (rows > 1), first + (columns > 1)]
-    context, found = asked.context, []
+
+    # The corner of the finest level, and the cells below and beside it: itself where there is none.
+    corner = placed.pyramid.spans[-1].start
+    below = corner + columns if rows > 1 else corner
+    beside = corner + 1 if columns > 1 else corner
+
+    # A channel of ones alone is turned by the angle that its chord between two cells spans.
+    context = placed.context
+    width = placed.dim // placed.num_heads
+    angles = []
     for channel in range(width):
-        x_1HLD = torch.zeros(1, asked.num_heads, asked.pyramid.num_tokens, width)
+        x_1HLD = torch.zeros(1, placed.num_heads, placed.pyramid.num_tokens, width)
         x_1HLD[..., channel] = 1.0
-        here_HD, below_HD, beside_HD = asked.encoding.rotate(x_1HLD, context, 0)[0, :, cells].unbind(1)
-        chords = [(there_HD - here_HD).norm(dim=1) for there_HD in (below_HD, beside_HD)]
-        found.append(2 * torch.asin((torch.stack(chords) / 2).clamp(max=1.0)))
-    angle_2HD = torch.stack(found, dim=2)
+        turned_HLD = placed.encoding.rotate(x_1HLD, context, 0)[0]
+        chords = [(turned_HLD[:, cell] - turned_HLD[:, corner]).norm(dim=1) for cell in (below, beside)]
+        angles.append(2 * torch.asin((torch.stack(chords) / 2).clamp(max=1.0)))
+
+    angle_2HD = torch.stack(angles, dim=2)
     return torch.where(angle_2HD > 1e-5, 2 * pi / angle_2HD, float("inf")).flatten(1)
 
 
 @torch.no_grad()
-def bias(asked: Asked) -> Tensor | None:
+def bias(placed: PlacedEncoding) -> Tensor | None:
     """What the first layer's scores get, (H, L, L); None without a bias."""
-    context = asked.context
-    return asked.encoding.bias(context, context, 0) if asked.encoding.uses("bias") else None
+    context = placed.context
+    return placed.encoding.bias(context, context, 0) if placed.encoding.uses("bias") else None
 
 
 def neighbours(similarity_LL: Tensor, pyramid: Pyramid) -> float | None:
     """The mean similarity of cells of the finest level that lie side by side."""
-    (rows, columns), span = pyramid.finest, pyramid.spans[-1]
+    rows, columns = pyramid.finest
     if rows * columns < 2:
         return None
+
+    # Every cell but the last row's with the one below, every cell but the last column's with the one beside.
     cell_hw = torch.arange(rows * columns).reshape(rows, columns)
     here_M = torch.cat([cell_hw[:-1].flatten(), cell_hw[:, :-1].flatten()])
     there_M = torch.cat([cell_hw[1:].flatten(), cell_hw[:, 1:].flatten()])
+
+    span = pyramid.spans[-1]
     return float(similarity_LL[span, span][here_M, there_M].mean())
 
 
@@ -110,9 +122,10 @@ def centre(grid: Grid) -> int:
 
 @dataclass(frozen=True)
 class Share:
-    """One part of a mixture: `along` is the part of the whole's squared norm that lies along this part."""
+    """What one part of a mixture has in the whole."""
 
     part: str
+    # of the whole's squared norm, what lies along this part
     along: float
 
 
@@ -125,8 +138,9 @@ def shares(encoding: TokenEncoding, pyramid: Pyramid) -> list[Share]:
     positions = pyramid.positions()
     whole_LC = about_mean(encoding.code_LC(positions))
     parts = cast(list[TokenEncoding], list(cast(nn.ModuleList, encoding.parts)))
+
     found = []
-    for name, part in zip(told_apart(parts), parts, strict=True):
+    for name, part in zip(numbered_names(parts), parts, strict=True):
         part_LC = about_mean(part.code_LC(positions))
         norms = whole_LC.norm() * part_LC.norm()
         along = float(((whole_LC * part_LC).sum() / norms.clamp(min=1e-30)) ** 2)
@@ -150,20 +164,24 @@ def name_of(encoding: PositionEncoding) -> str:
     return next(name for name, member in REGISTRY.items() if member is type(encoding))
 
 
-def told_apart(parts: Sequence[PositionEncoding]) -> list[str]:
+def numbered_names(parts: Sequence[PositionEncoding]) -> list[str]:
     """The names of parts, numbered where one is there more than once."""
     names = [name_of(part) for part in parts]
-    several, so_far = Counter(names), Counter[str]()
-    for index, name in enumerate(names):
+    total = Counter(names)
+
+    so_far = Counter[str]()
+    numbered = []
+    for name in names:
         so_far[name] += 1
-        names[index] = f"{name} {so_far[name]}" if several[name] > 1 else name
-    return names
+        numbered.append(f"{name} {so_far[name]}" if total[name] > 1 else name)
+    return numbered
 
 
 def about_mean(code_LC: Tensor) -> Tensor:
-    """Most of a code's norm may not depend on the place; a single position keeps its code."""
+    """The code without what all positions share, most of its norm perhaps; a single one keeps its code."""
     return code_LC - code_LC.mean(0) if len(code_LC) > 1 else code_LC
 
 
 def mixtures(encoding: PositionEncoding) -> list[TokenEncoding]:
+    """The weighted sums among an encoding's members, whose parts are token encodings."""
     return [one for one in encoding.modules() if isinstance(one, TokenEncoding) and hasattr(one, "parts")]

@@ -20,8 +20,10 @@ from var_pe.stages.models import load_model
 class Checkpoint:
     """What a state dict of another library does not say of itself."""
 
-    source: str  # timm | torchvision | dinov2
-    image_size: tuple[int, int]  # that the position table was made for
+    # timm | torchvision | dinov2
+    source: str
+    # that the position table was made for, in pixels
+    image_size: tuple[int, int]
     num_heads: int
 
 
@@ -37,11 +39,13 @@ def open_subject(path: Path, checkpoint: Checkpoint | None = None) -> Subject:
                 f"{path} is a file of weights: say --source, --image-size and --num-heads as well"
             )
         return of_checkpoint(path, checkpoint)
+
     if (path / "config.yaml").exists():
         return of_run(path)
     if (path / "model_index.json").exists():
         tokenizer = load_model(VQTokenizer, path / "tokenizer")
         return Subject(path.name, load_model(VARTransformer, path / "transformer"), tokenizer=tokenizer)
+
     if not (path / "config.json").exists():
         raise ValueError(f"{path} is neither a run, nor a saved model or pipeline, nor a file of weights")
     if read_config(path).get("_class_name") == ViTClassifier.__name__:
@@ -50,9 +54,11 @@ def open_subject(path: Path, checkpoint: Checkpoint | None = None) -> Subject:
 
 
 def of_run(folder: Path) -> Subject:
+    """A run's classifier, or its generator with the tokenizer where that is there."""
     config = settings.load(Config, folder / "config.yaml")
     if (folder / "classifier").is_dir():
         return Subject(folder.name, load_model(ViTClassifier, folder / "classifier"), config)
+
     model = load_model(VARTransformer, folder / "generator")
     tokenizer = Path(config.tokenizer_run) / "tokenizer"
     loaded = load_model(VQTokenizer, tokenizer) if (tokenizer / "config.json").exists() else None
@@ -60,8 +66,11 @@ def of_run(folder: Path) -> Subject:
 
 
 def of_checkpoint(path: Path, checkpoint: Checkpoint) -> Subject:
-    """Raises:
-    ValueError: the file holds no state dict of the library that was named."""
+    """The file of another library, converted.
+
+    Raises:
+        ValueError: it holds no state dict of the library that was named.
+    """
     state = read_state(path)
     try:
         weights = ViTWeights(state, checkpoint.source)
@@ -74,15 +83,17 @@ def of_checkpoint(path: Path, checkpoint: Checkpoint) -> Subject:
         )
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
+
     table_1LC = weights.state.get(weights.theirs("pos_embed"))
-    return Subject(path.name, model, absolute_LC=None if table_1LC is None else table_1LC[0].float())
+    absolute_LC = None if table_1LC is None else table_1LC[0].float()
+    return Subject(path.name, model, absolute_LC=absolute_LC)
 
 
 def patch_side(weights: ViTWeights) -> int:
     """In pixels.
 
     Raises:
-        ValueError: the patch kernel is none.
+        ValueError: what is there in place of the patch kernel has not the shape of one.
     """
     name = weights.theirs("patch_embed.proj.weight")
     kernel = weights.state[name]

@@ -3,7 +3,6 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -25,9 +24,12 @@ class Subject:
 
     name: str
     model: VARTransformer | ViTClassifier
-    config: Config | None = None  # of a run
-    tokenizer: VQTokenizer | None = None  # of a generator's run or pipeline
-    absolute_LC: Tensor | None = None  # the table of a checkpoint, as it was stored
+    # of a run
+    config: Config | None = None
+    # of a generator's run or pipeline
+    tokenizer: VQTokenizer | None = None
+    # the table of another library's checkpoint, as it was stored
+    absolute_LC: Tensor | None = None
 
     @property
     def encoding(self) -> PositionEncoding:
@@ -47,6 +49,7 @@ class Subject:
             )
         else:
             step = self.tokenizer.downsampling
+
         height, width = size
         if min(size) < 1 or height % step or width % step:
             raise ValueError(f"--size must be positive multiples of {step} pixels, got {height}x{width}")
@@ -54,18 +57,18 @@ class Subject:
 
 
 @contextmanager
-def overheard(encoding: PositionEncoding) -> Iterator[list[Tensor]]:
-    """The tokens that the encoding is given to place, while the model runs in the block."""
-    heard: list[Tensor] = []
+def tokens_recorded(encoding: PositionEncoding) -> Iterator[list[Tensor]]:
+    """The tokens that the encoding gets before the first block, while the model runs in the `with` block."""
+    tokens: list[Tensor] = []
     embed = encoding.embed
 
-    def listening(x_BLC: Tensor, context: Any) -> Tensor:
-        heard.append(x_BLC.detach().float())
+    def recording(x_BLC: Tensor, context: object) -> Tensor:
+        tokens.append(x_BLC.detach().float())
         return embed(x_BLC, context)
 
-    encoding.embed = listening  # type: ignore[method-assign]
+    encoding.embed = recording  # type: ignore[method-assign]
     try:
-        yield heard
+        yield tokens
     finally:
         del encoding.embed
 
@@ -75,7 +78,8 @@ def tokens_before_positions(subject: Subject) -> tuple[Tensor, str]:
     """(B, L, C), and what they are tokens of: test images where the run's data are here, else noise."""
     images_BCHW, what = _images(subject)
     model = subject.model
-    with overheard(subject.encoding) as heard:
+
+    with tokens_recorded(subject.encoding) as tokens:
         if isinstance(model, ViTClassifier):
             model(images_BCHW)
         else:
@@ -83,18 +87,19 @@ def tokens_before_positions(subject: Subject) -> tuple[Tensor, str]:
             inputs_BLZ = _generator_inputs(model, subject.tokenizer, images_BCHW)
             labels_B = torch.arange(len(inputs_BLZ)) % max(1, model.num_classes)
             model(labels_B, inputs_BLZ)
-    return heard[0], what
+
+    return tokens[0], what
 
 
 def _generator_inputs(model: VARTransformer, tokenizer: VQTokenizer | None, images_BCHW: Tensor) -> Tensor:
     if tokenizer is not None:
         tokens_BL = tokenizer.encode(images_BCHW, model.pyramid)
         return tokenizer.quantizer.teacher_forcing(tokens_BL, model.pyramid)
-    first = model.pyramid.grids[0]
-    length = model.pyramid.num_tokens - first[0] * first[1]
-    return torch.randn(
-        len(images_BCHW), length, model.config["latent_channels"], generator=torch.Generator().manual_seed(0)
-    )
+
+    # Noise in place of the latents of all levels but the first, which has no input but the class.
+    length = model.pyramid.num_tokens - model.pyramid.spans[0].stop
+    shape = (len(images_BCHW), length, model.config["latent_channels"])
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
 
 def _images(subject: Subject) -> tuple[Tensor, str]:
@@ -105,14 +110,18 @@ def _images(subject: Subject) -> tuple[Tensor, str]:
             return torch.stack([images[i]["image"] for i in range(len(images))]), "test images"
         except (ValueError, OSError):
             pass  # the data are elsewhere: what is said of the tokens says so
+
     model = subject.model
     if isinstance(model, ViTClassifier):
-        size, channels = model.image_size, model.config["image_channels"]
+        height, width = model.image_size
+        channels = model.config["image_channels"]
     elif subject.tokenizer is not None:
-        step = subject.tokenizer.downsampling
-        size = (model.pyramid.finest[0] * step, model.pyramid.finest[1] * step)
+        rows, columns = model.pyramid.finest
+        height, width = rows * subject.tokenizer.downsampling, columns * subject.tokenizer.downsampling
         channels = subject.tokenizer.config["image_channels"]
     else:
-        size, channels = (1, 1), 1
-    noise_BCHW = torch.rand(IMAGES, channels, *size, generator=torch.Generator().manual_seed(0)) * 2 - 1
+        height, width, channels = 1, 1, 1  # they only say how many inputs a generator gets
+
+    generator = torch.Generator().manual_seed(0)
+    noise_BCHW = torch.rand(IMAGES, channels, height, width, generator=generator) * 2 - 1
     return noise_BCHW, "noise, as there are no images here"

@@ -1,1 +1,1 @@
-"""HTML pages and charts that reports share."""
+"""What reports share: HTML pages from templates, charts, tables of text, numbers written out."""

@@ -1,32 +1,24 @@
-"""The head of every page, and figures as PNG."""
+"""HTML pages from the templates beside this file; each is one file, its style and pictures in it."""
 
-import io
+import base64
 
-from matplotlib.figure import Figure
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
-HEAD = """<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{{ page.title }}</title>
-<style>
-  body { font: 16px/1.5 system-ui, sans-serif; max-width: 75rem; margin: 2rem auto; padding: 0 1rem }
-  .wide { overflow-x: auto; }
-  table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
-  th, td { padding: .3rem .8rem; border-bottom: 1px solid #ccc; text-align: right; }
-  th:first-child, td:first-child { text-align: left; }
-  td { white-space: nowrap; }
-  img { max-width: 100%; }
-</style>
-</head>
-<body>
-<h1>{{ page.title }}</h1>
-<p>{{ page.intro }}</p>
-"""
+# Text that comes from configs and folder names is escaped; a name that a template misses is an error.
+TEMPLATES = Environment(
+    loader=PackageLoader("var_pe.pages", "templates"),
+    autoescape=True,
+    undefined=StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
 
 
-def png(figure: Figure) -> bytes:
-    file = io.BytesIO()
-    figure.savefig(file, format="png")
-    return file.getvalue()
+def render(template: str, **values: object) -> str:
+    """The page that the template of this name makes of `values`."""
+    return TEMPLATES.get_template(template).render(values)
+
+
+def embedded(png: bytes) -> str:
+    """The address of a picture that stands in the page itself."""
+    return f"data:image/png;base64,{base64.b64encode(png).decode()}"

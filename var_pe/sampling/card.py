@@ -9,6 +9,7 @@ from huggingface_hub import create_repo
 from torch import nn
 
 from var_pe.files import write_text
+from var_pe.pages.tables import markdown_table
 from var_pe.sampling.pipeline import VARPipeline
 from var_pe.sampling.saved import CARD, upload
 
@@ -119,17 +120,17 @@ def _scores(metrics: Json) -> list[str]:
             f"{reference['num_images']} {reference['set']} ({reference['split']} split). "
             f"Step {record['weights']['step']}, EMA {record['weights']['ema']}; {settings or 'no sampler'}."
         )
-        parts.append("\n".join(_table(record)))
+        parts.append(_table(record))
     return parts
 
 
-def _table(record: Json) -> list[str]:
-    features, floor = record["features"], record.get("floor") or {}
-    lines = ["| score | drawn | real against real |", "| --- | --- | --- |"]
+def _table(record: Json) -> str:
+    floor = record.get("floor") or {}
+    rows = []
     for key, value in record["values"].items():
         beside = f"{floor[key]:.4g}" if key in floor else ""
-        lines.append(f"| {_label(key, features)} | {value:.4g} | {beside} |")
-    return lines
+        rows.append([_label(key, record["features"]), f"{value:.4g}", beside])
+    return markdown_table(["score", "drawn", "real against real"], rows)
 
 
 def _label(key: str, features: Json) -> str:

@@ -2,22 +2,23 @@
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 from torch import Tensor
 
-from var_pe.diagnosis.findings import Finding
+from var_pe.diagnosis.finding import Finding
 from var_pe.diagnosis.measures import axes
 from var_pe.models.folder import in_words, read_config, stored, weight_files
 
-POSITIONS = "position_encoding."
-WIDTHS = {"C": "dim", "H": "num_heads"}  # the legend's letters that are settings of the model
+POSITIONS = "position_encoding."  # how the names of an encoding's parameters begin
+SETTINGS = {"C": "dim", "H": "num_heads"}  # the legend's letters that are settings of the model
 
 
 def model_folder(path: Path) -> Path | None:
-    """Where a run, a pipeline or a saved model keeps the weights with positions; None: it is none."""
-    folders = [path / name for name in ("classifier", "generator", "transformer", ".")]
-    return next((folder for folder in folders if (folder / "config.json").is_file()), None)
+    """Where a run, a pipeline or a saved model keeps the weights with positions; None where nothing is."""
+    for name in ("classifier", "generator", "transformer", "."):
+        if (path / name / "config.json").is_file():
+            return path / name
+    return None
 
 
 def misfits(folder: Path) -> Iterator[Finding]:
@@ -30,13 +31,14 @@ def misfits(folder: Path) -> Iterator[Finding]:
     for file in weight_files(folder):
         shapes, grids = stored(file)
         for name, shape in shapes.items():
-            if name.startswith(POSITIONS) and axes(name):
-                wrong = list(_against_config(f"{file.name}: {name}", axes(name), shape, config))
-                yield from wrong or _against_grids(file.name, name, shape, grids)
+            if not name.startswith(POSITIONS) or not axes(name):
+                continue
+            wrong = list(_against_config(f"{file.name}: {name}", axes(name), shape, config))
+            yield from wrong or _against_grids(file.name, name, shape, grids)
 
 
 def _against_config(
-    what: str, letters: str, shape: tuple[int, ...], config: Mapping[str, Any]
+    what: str, letters: str, shape: tuple[int, ...], config: Mapping[str, object]
 ) -> Iterator[Finding]:
     if len(letters) != len(shape):
         yield Finding(
@@ -45,14 +47,25 @@ def _against_config(
             "It was changed after saving: take the weights as the training wrote them.",
         )
         return
+
     for letter, length in zip(letters, shape, strict=True):
-        wanted = int(letter) if letter.isdecimal() else config.get(WIDTHS.get(letter, ""), length)
+        setting = SETTINGS.get(letter)
+        if letter.isdecimal():
+            wanted: object = int(letter)
+        elif setting is not None:
+            wanted = config.get(setting, length)
+        else:
+            continue
+
         if length != wanted:
-            setting = WIDTHS.get(letter)
+            rule = (
+                f"axis {letter} must be {wanted}"
+                if setting is None
+                else f"config.json has {setting} {wanted}"
+            )
             yield Finding(
                 "problem",
-                f"{what} is {in_words(shape)}, "
-                + (f"config.json has {setting} {wanted}." if setting else f"axis {letter} must be {wanted}."),
+                f"{what} is {in_words(shape)}, {rule}.",
                 "They belong to different models: look for the config that the weights came with.",
             )
 
@@ -64,6 +77,7 @@ def _against_grids(
     made_for = grids.get(f"{start}.grids_K2")
     if own != "table_LC" or made_for is None or made_for.dim() != 2:
         return
+
     cells = int(made_for.prod(1).sum())
     if shape[0] != cells:
         yield Finding(

@@ -9,26 +9,28 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from var_pe.diagnosis.measures import Asked, bias, code, follows_places, name_of, turned
+from var_pe.diagnosis.measures import PlacedEncoding, bias, code, follows_places, name_of, turned
 from var_pe.encodings import PositionEncoding, TokenEncoding
-from var_pe.pyramid import Positions, Pyramid
+from var_pe.pyramid import Grid, Positions, Pyramid
 from var_pe.resampling.conventions import Convention, interpolate_levels
 
-# how a kept table is read whose member names no convention: between the two nearest entries of each axis
+# How a kept table is read whose member names no convention: between the two nearest entries of each axis.
 LINEAR = Convention("bilinear")
 
 
-def moved(asked: Asked, pyramid: Pyramid, convention: str) -> Asked:
+def moved(here: PlacedEncoding, pyramid: Pyramid, convention: str) -> PlacedEncoding:
     """The same encoding at other grids, what has a table resampled.
 
     Raises:
         ValueError: it cannot follow.
     """
-    encoding = deepcopy(asked.encoding)
+    encoding = deepcopy(here.encoding)
     encoding.set_pyramid(pyramid, convention)
-    there = Asked(encoding, pyramid, asked.dim, asked.num_heads)
-    for look in (code, turned, bias):  # a member may refuse in any of its hooks
-        look(there)
+    there = PlacedEncoding(encoding, pyramid, here.dim, here.num_heads)
+
+    # A member may refuse in any of its hooks.
+    for measure in (code, turned, bias):
+        measure(there)
     return there
 
 
@@ -49,21 +51,23 @@ def own_convention(part: PositionEncoding) -> Convention:
 
 
 @torch.no_grad()
-def round_trip(asked: Asked, there: Asked, convention: str) -> float | None:
+def round_trip(here: PlacedEncoding, there: PlacedEncoding, convention: str) -> float | None:
     """The relative change of what is added to tokens after the way there and back.
 
     A kept table does not move; in its place stands what is read of it there, read in turn by its own
     convention: as if the model had been made there.
     """
-    before_LC = code(asked)
+    before_LC = code(here)
     if before_LC is None or not before_LC.norm():
         return None
-    back = moved(there, asked.pyramid, convention)
+
+    back = moved(there, here.pyramid, convention)
     finest = Pyramid((there.pyramid.finest,))
     for part in with_tables(back.encoding, kept=True):
         if isinstance(part, TokenEncoding):
             table_LC = part.code_LC(finest.positions())
             part.code_LC = partial(_read, table_LC, finest, own_convention(part))  # type: ignore[method-assign]
+
     after_LC = code(back)
     assert after_LC is not None, "an encoding keeps its hooks where it moves"
     return float((after_LC - before_LC).norm() / before_LC.norm())
@@ -74,24 +78,33 @@ def _read(table_LC: Tensor, made_for: Pyramid, convention: Convention, positions
 
 
 @dataclass(frozen=True)
-class Moved:
-    """A table of scores: the grids of its entries here and there, its relative change after the way back."""
+class MovedTable:
+    """A table of scores that was resampled."""
 
+    # whose it is
     member: str
-    here: tuple[int, ...]
-    there: tuple[int, ...]
+    # the grids of its entries here and there
+    here: Grid
+    there: Grid
+    # its relative change after the way there and back
     change: float
 
 
 @torch.no_grad()
-def score_tables(asked: Asked, there: Asked, convention: str) -> Iterator[Moved]:
+def score_tables(here: PlacedEncoding, there: PlacedEncoding, convention: str) -> Iterator[MovedTable]:
     """What is resampled and not added to tokens: tables of scores by displacement."""
-    back = moved(there, asked.pyramid, convention)
-    for own, other, again in zip(*(one.encoding.modules() for one in (asked, there, back)), strict=True):
-        if not isinstance(own, PositionEncoding) or isinstance(own, TokenEncoding):
+    back = moved(there, here.pyramid, convention)
+    for name, part in here.encoding.named_modules():
+        if not isinstance(part, PositionEncoding) or isinstance(part, TokenEncoding):
             continue
-        for name, before in own.named_parameters(recurse=False):
-            if follows_places(name):
-                after, moved_there = again.get_parameter(name), other.get_parameter(name)
-                change = float((after - before).norm() / before.norm().clamp(min=1e-12))
-                yield Moved(name_of(own), tuple(before.shape[-2:]), tuple(moved_there.shape[-2:]), change)
+        for own_name, before in part.named_parameters(recurse=False):
+            if not follows_places(own_name):
+                continue
+            after = back.encoding.get_submodule(name).get_parameter(own_name)
+            moved_there = there.encoding.get_submodule(name).get_parameter(own_name)
+            change = float((after - before).norm() / before.norm().clamp(min=1e-12))
+            yield MovedTable(name_of(part), _grid_of(before), _grid_of(moved_there), change)
+
+
+def _grid_of(table: Tensor) -> Grid:
+    return table.shape[-2], table.shape[-1]

@@ -11,9 +11,9 @@ from safetensors.torch import load_file, save_file
 
 from tests.conftest import MEMBERS
 from tests.diagnosis.test_measures import said
-from var_pe.diagnosis.files import misfits
+from var_pe.diagnosis.diagnose import diagnose
 from var_pe.diagnosis.opening import Checkpoint, open_subject
-from var_pe.diagnosis.page import diagnose
+from var_pe.diagnosis.saved_files import misfits
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 

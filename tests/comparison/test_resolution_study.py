@@ -1,4 +1,4 @@
-"""Classifiers asked at other sizes: the pictures they see there, and what is kept."""
+"""Classifiers measured at other sizes: the pictures they see there, and what is kept."""
 
 import json
 from dataclasses import replace
@@ -7,16 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from var_pe.comparison import resolutions
-from var_pe.comparison.resolutions import (
+from var_pe.comparison import resolution_study
+from var_pe.comparison.resolution_study import (
     Answer,
-    Study,
+    ResolutionStudy,
+    answers_of,
     as_markdown,
     images_at,
     parse_size,
     study_resolutions,
 )
-from var_pe.comparison.study import trials
+from var_pe.comparison.trials import trials
 from var_pe.data.sources import DataConfig
 from var_pe.models.vit import ClassifierConfig, ViTClassifier
 from var_pe.stages.config import Config
@@ -54,7 +55,7 @@ def test_shapes_are_drawn_anew_at_another_size():
 def test_other_pictures_keep_their_aspect_and_are_centred_on_black(monkeypatch):
     """Stretching would change what the picture shows; the margin must be black, not grey."""
     white = [{"image": torch.ones(1, 16, 16), "label": 3}]
-    monkeypatch.setattr(resolutions, "held_out_images", lambda *_: white)
+    monkeypatch.setattr(resolution_study, "held_out_images", lambda *_: white)
     config = replace(CONFIG, data=replace(CONFIG.data, source="fashion_mnist", channels=1))
     (image_1HW,), _ = images_at(config, (32, 64))
     expected_HW = torch.full((32, 64), -1.0)
@@ -67,17 +68,17 @@ def test_other_pictures_keep_their_aspect_and_are_centred_on_black(monkeypatch):
 def test_answers_are_kept_until_the_weights_change(tmp_path, monkeypatch):
     (trial,) = trials(CONFIG, ["sinusoidal"], [0], tmp_path)
     saved(trial.config)
-    first = resolutions.asked(trial, [(16, 16), (16, 24)], ["timm"])
+    first = answers_of(trial, [(16, 16), (16, 24)], ["timm"])
     assert [a.size for a in first] == [(16, 16), (16, 24)]
     assert all(a.count == 6 and 0 <= a.accuracy <= 1 for a in first)
     with monkeypatch.context() as patched:
-        patched.setattr(resolutions, "answer", lambda *_: pytest.fail("asked twice"))
-        assert resolutions.asked(trial, [(16, 24)], ["timm"]) == first[1:]
+        patched.setattr(resolution_study, "measure", lambda *_: pytest.fail("measured twice"))
+        assert answers_of(trial, [(16, 24)], ["timm"]) == first[1:]
     kept = Path(trial.config.run) / "sizes.json"
     kept.write_text(json.dumps({**json.loads(kept.read_text()), "weights": "others"}))
     calls = []
-    monkeypatch.setattr(resolutions, "answer", lambda *args: calls.append(args) or first[0])
-    resolutions.asked(trial, [(16, 24)], ["timm"])
+    monkeypatch.setattr(resolution_study, "measure", lambda *args: calls.append(args) or first[0])
+    answers_of(trial, [(16, 24)], ["timm"])
     assert len(calls) == 1
 
 
@@ -99,7 +100,7 @@ def test_the_table_states_mean_and_spread():
         Answer("a", seed, (8, 8), "timm", accuracy, 10, 0.0, 0, 1234)
         for seed, accuracy in ((0, 0.5), (1, 0.7))
     ]
-    assert "| `a` | 1,234 | 60.0 ± 14.1 |" in as_markdown(Study(answers, {}), [(8, 8)], ["timm"])
+    assert "| `a` | 1,234 | 60.0 ± 14.1 |" in as_markdown(ResolutionStudy(answers, {}), [(8, 8)], ["timm"])
 
 
 def test_conventions_are_told_with_what_moving_took():
@@ -108,6 +109,6 @@ def test_conventions_are_told_with_what_moving_took():
         Answer("learned", 0, (8, 8), convention, 0.5, 10, seconds, 4096, 99)
         for convention, seconds in (("timm", 0.002), ("area", 0.001))
     ]
-    table = as_markdown(Study(answers, {}), [(8, 8)], ["timm", "area"])
+    table = as_markdown(ResolutionStudy(answers, {}), [(8, 8)], ["timm", "area"])
     assert "| `learned` | timm | 99 | 50.0 | 2.00 | 4.1 |" in table
     assert "| `learned` | area | 99 | 50.0 | 1.00 | 4.1 |" in table

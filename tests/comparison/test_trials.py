@@ -1,0 +1,60 @@
+"""Which runs a study makes, and what it refuses before the first of them."""
+
+from dataclasses import asdict
+from pathlib import Path
+
+import pytest
+
+from var_pe.comparison.trials import slug, trials
+from var_pe.settings.loading import differences
+from var_pe.stages.config import Config
+
+LINES = ["learned", "sinusoidal", "mixed(learned=0.7, sinusoidal=0.3)"]
+CONFIG = Config(run="runs/base", tokenizer_run="runs/tokenizer")
+
+
+def test_runs_of_a_study_differ_in_encoding_seed_and_folder_alone():
+    """Whatever else differed would be compared as well: the tokenizer, the images' seeds, the data."""
+    found = trials(CONFIG, LINES, [0, 1], Path("out"))
+    assert len({trial.config.run for trial in found}) == 6
+    for trial in found:
+        changed = {line.partition(":")[0] for line in differences(asdict(CONFIG), asdict(trial.config))}
+        assert changed <= {"run", "seed", "generator.encoding"}
+        assert (trial.config.seed, trial.config.generator.encoding) == (trial.seed, trial.encoding)
+
+
+def test_every_encoding_goes_first_for_some_seed():
+    """The first run of a process meets a cold machine: no encoding may pay for that with every seed."""
+    found = trials(CONFIG, LINES, [0, 1, 2], Path("out"))
+    assert {trial.encoding for trial in found[::3]} == set(LINES)
+    assert [trial.seed for trial in found] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+
+
+def test_a_line_written_with_other_spaces_finds_the_same_run():
+    """Otherwise the same command typed differently would train for hours what is there already."""
+    (spaced,) = trials(CONFIG, ["mixed( learned=0.7,sinusoidal =0.3 )"], [0], Path("out"))
+    (plain,) = trials(CONFIG, ["mixed(learned=0.7, sinusoidal=0.3)"], [0], Path("out"))
+    assert spaced == plain
+
+
+def test_folders_of_different_lines_differ():
+    """Signs that a folder's name cannot bear carry meaning, and two encodings in one folder would clash."""
+    lines = ["a(b=-1)", "a(b=1)", "a + b", "a(b)", "a_b", "a(b=1.0)"]
+    assert len(set(map(slug, lines))) == len(lines)
+    assert slug("learned") == "learned"
+    assert all(set(slug(line)) <= set("abcdefghijklmnopqrstuvwxyz0123456789._") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("encodings", "seeds", "sentence"),
+    [
+        (["learned", "none", "learned"], [0], "encodings must differ, got learned more than once"),
+        (["mixed(learned=1,sinusoidal=1)", "mixed(learned=1, sinusoidal=1)"], [0], "encodings must differ"),
+        (["learned"], [0, 1, 0], "seeds must differ, got 0 more than once"),
+        (["learned"], [], "at least one encoding and one seed"),
+    ],
+)
+def test_what_is_given_twice_or_not_at_all_is_refused(encodings, seeds, sentence):
+    """A seed counted twice would halve the spread."""
+    with pytest.raises(ValueError, match=sentence):
+        trials(CONFIG, encodings, seeds, Path("out"))

@@ -1,0 +1,13 @@
+"""Tables of text have a cell for each column."""
+
+from var_pe.pages.tables import aligned_table, markdown_table
+
+
+def test_a_markdown_table_has_a_rule_below_its_header():
+    """Without it nothing is a table."""
+    table = markdown_table(["name", "score"], [["a", "1"], ["b", ""]])
+    assert table.splitlines() == ["| name | score |", "| --- | --- |", "| a | 1 |", "| b |  |"]
+
+
+def test_columns_are_aligned_text_left_and_numbers_right():
+    assert aligned_table([["name", "n"], ["a", "1000"]]) == "name     n\na     1000"

@@ -1,0 +1,38 @@
+"""What a training cost, read off its log and its model."""
+
+import json
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from torch import nn
+
+LogEntry = Mapping[str, float]  # a line of log.jsonl: the step and what was measured there, by name
+
+
+def read_log(path: Path) -> list[LogEntry]:
+    """The entries of a run's log.jsonl, in order."""
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def costs(log: Sequence[LogEntry], batch: int) -> dict[str, float]:
+    """Last validation loss, seconds per step and peak memory (GB), as far as a log has them."""
+    found = {}
+    losses = [entry["validation/loss"] for entry in log if "validation/loss" in entry]
+    if losses:
+        found["validation/loss"] = losses[-1]
+
+    # The median, which pauses for validation and saving do not move; the first entry is a cold step's.
+    timed = [entry for entry in log if "images_per_second" in entry]
+    rates = [entry["images_per_second"] for entry in timed[1:]]
+    if rates:
+        found["seconds_per_step"] = batch / statistics.median(rates)
+
+    if timed:
+        found["peak_memory_gb"] = max(entry["peak_memory_gb"] for entry in timed)
+    return found
+
+
+def trainable(module: nn.Module) -> int:
+    """The number of its trained parameters."""
+    return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)

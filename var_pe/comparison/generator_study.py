@@ -1,0 +1,195 @@
+"""The study of generators: every encoding with every seed trained, drawn and scored.
+
+What is finished is reused, so an interrupted study goes on by the same call.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TypedDict
+
+import torch
+from accelerate import Accelerator
+
+from var_pe.comparison.costs import LogEntry, costs, read_log, trainable
+from var_pe.comparison.trials import Trial, trials
+from var_pe.encodings.machinery.line import canonical
+from var_pe.evaluation.features import FeatureSet
+from var_pe.evaluation.records import Record, versions
+from var_pe.files import KeptResults
+from var_pe.processes import Processes
+from var_pe.sampling.drawing import SamplingConfig
+from var_pe.sampling.folder import image_path
+from var_pe.stages.config import Config
+from var_pe.stages.draw import draw_folder, load_pipeline
+from var_pe.stages.models import weights_hash
+from var_pe.stages.score import feature_extractor, score_images
+from var_pe.stages.train import train_generator, train_tokenizer
+from var_pe.training.progress import reset_peak_memory
+
+PICTURES = 12  # images of each encoding that the report shows
+
+
+class About(TypedDict):
+    """What all runs of a comparison have in common."""
+
+    tokenizer_run: str
+    sampling: Mapping[str, object]
+    evaluation: Mapping[str, object]
+    data: Mapping[str, object]
+    generator_training: Mapping[str, object]
+    device: str
+    processes: int
+    threads: int
+    # whether each training's peak could be told from that of the training before
+    peak_memory_comparable: bool
+    versions: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What one trial came to."""
+
+    encoding: str
+    seed: int
+    run: str
+    # scores by their names in metrics.json, and what `costs` measures
+    values: dict[str, float]
+    # what the scores rest on, as in metrics.json
+    records: Mapping[str, Record]
+    # entries of log.jsonl
+    log: list[LogEntry]
+    # class and file; the same seeds in every trial
+    pictures: list[tuple[str, Path]]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All results, the first encoding's first; `about` is what they have in common."""
+
+    results: list[Result]
+    about: About
+
+    @property
+    def encodings(self) -> list[str]:
+        return list(dict.fromkeys(result.encoding for result in self.results))
+
+    @property
+    def seeds(self) -> list[int]:
+        return list(dict.fromkeys(result.seed for result in self.results))
+
+    def values(self, encoding: str, key: str) -> dict[int, float]:
+        """A quantity by seed; trials without it are left out."""
+        mine = [result for result in self.results if result.encoding == encoding]
+        return {result.seed: result.values[key] for result in mine if key in result.values}
+
+
+def compare(
+    config: Config, encodings: Sequence[str], seeds: Sequence[int], output: Path, accelerator: Accelerator
+) -> Comparison:
+    """Trains what is missing with one shared tokenizer, then draws and scores; runs lie below `output`.
+
+    Raises:
+        ValueError: of encodings, seeds and features before any training.
+    """
+    if config.classifier is not None:
+        raise ValueError("a comparison trains generators, but the config has a classifier section")
+    planned = trials(config, encodings, seeds, output)
+    for name in config.evaluation.features:
+        feature_extractor(name, config.evaluation.inception_weights)
+
+    # Everything is trained before anything is scored: what the feature extractors leave behind in memory is
+    # no part of a training's peak.
+    peak_is_resettable = reset_peak_memory(accelerator.device)
+    train_tokenizer(planned[0].config, accelerator)
+    for number, trial in enumerate(planned, start=1):
+        accelerator.print(f"run {number} of {len(planned)}: {trial.encoding}, seed {trial.seed}")
+        train_generator(trial.config, accelerator)
+
+    # The features of the reference images are computed once.
+    reference_features: dict[tuple[str, str], FeatureSet] = {}
+    results = [measured(trial, accelerator, reference_features) for trial in planned]
+
+    order = [canonical(line) for line in encodings]
+    results.sort(key=lambda result: order.index(result.encoding))
+    return Comparison(results, circumstances(config, accelerator, peak_is_resettable))
+
+
+def measured(
+    trial: Trial, accelerator: Accelerator, reference_features: dict[tuple[str, str], FeatureSet]
+) -> Result:
+    """Draws and scores a trained run, unless that is done, and reads its costs."""
+    config = trial.config
+    pipeline = load_pipeline(config)
+    images = draw_folder(pipeline, config.sampling, trial.run / "drawn", accelerator)
+    records = scored(config, images, accelerator, reference_features)
+    log = read_log(trial.run / "log.jsonl")
+
+    values = {name: value for record in records.values() for name, value in record["values"].items()}
+    values |= costs(log, config.generator_training.batch)
+    values["parameters"] = trainable(pipeline.transformer)
+    values["encoding_parameters"] = trainable(pipeline.transformer.position_encoding)
+
+    pictures = chosen_pictures(
+        trial.run / "drawn", config.sampling, pipeline.transformer.num_classes, pipeline.class_names
+    )
+    return Result(trial.encoding, trial.seed, config.run, values, records, log, pictures)
+
+
+def scored(
+    config: Config,
+    images: Path,
+    accelerator: Accelerator,
+    reference_features: dict[tuple[str, str], FeatureSet],
+) -> Mapping[str, Record]:
+    """Records of the images' scores, made anew if images, data, features or versions have changed."""
+    evaluation = config.evaluation
+    asked = {
+        "images": json.loads((images.parent / "sampling.json").read_text()),
+        "evaluation": asdict(evaluation),
+        "data": asdict(config.data),
+        "classifiers": [weights_hash(Path(name) / "classifier") for name in evaluation.features],
+        "versions": versions(),
+    }
+    kept = KeptResults[Record](images.parent / "scores.json", {"asked": asked}, "records")
+    if kept.results:
+        return kept.results
+
+    records = score_images(
+        config, images, accelerator, features=evaluation.features, known=reference_features
+    )
+    Processes.of(accelerator).on_main(lambda: kept.add(records))
+    return records
+
+
+def chosen_pictures(
+    folder: Path, sampling: SamplingConfig, num_classes: int, class_names: Sequence[str]
+) -> list[tuple[str, Path]]:
+    """The first image of each class, then the second of each ..., by number and not by looks."""
+    classes = max(1, num_classes)
+    names = list(class_names)
+    if not names:
+        names = [str(label) if num_classes else "" for label in range(classes)]
+
+    rounds = [(label, turn) for turn in range(sampling.images_per_class) for label in range(classes)]
+    return [
+        (names[label], image_path(folder, label * sampling.images_per_class + turn, sampling))
+        for label, turn in rounds[:PICTURES]
+    ]
+
+
+def circumstances(config: Config, accelerator: Accelerator, peak_is_resettable: bool) -> About:
+    """What all trials have in common."""
+    return {
+        "tokenizer_run": config.tokenizer_run,
+        "sampling": asdict(config.sampling),
+        "evaluation": asdict(config.evaluation),
+        "data": asdict(config.data),
+        "generator_training": asdict(config.generator_training),
+        "device": accelerator.device.type,
+        "processes": accelerator.num_processes,
+        "threads": torch.get_num_threads(),
+        "peak_memory_comparable": peak_is_resettable,
+        "versions": versions(),
+    }

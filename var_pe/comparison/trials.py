@@ -1,0 +1,103 @@
+"""The runs of a study: every encoding with every seed, everything else being equal."""
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from var_pe.encodings import build_encoding
+from var_pe.encodings.machinery.line import canonical
+from var_pe.models.generator import GeneratorConfig
+from var_pe.models.vit import ClassifierConfig
+from var_pe.pyramid import Pyramid
+from var_pe.stages.config import Config
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run of a study: `config` is the study's own but for encoding, seed and run folder."""
+
+    encoding: str
+    seed: int
+    config: Config
+
+    @property
+    def run(self) -> Path:
+        return Path(self.config.run)
+
+
+def trials(config: Config, encodings: Sequence[str], seeds: Sequence[int], output: Path) -> list[Trial]:
+    """The runs of a study, seed by seed, each seed beginning with the next encoding.
+
+    A machine that slows down then slows all encodings down, and none is always the first.
+
+    Raises:
+        ValueError: encodings cannot be built for this config (all such are named), or one is given twice.
+    """
+    if not encodings or not seeds:
+        raise ValueError("a comparison needs at least one encoding and one seed")
+    check_encodings(config, encodings)
+    lines = [canonical(line) for line in encodings]
+    check_distinct("encodings", lines)
+    check_distinct("seeds", seeds)
+
+    planned = []
+    for turn, seed in enumerate(seeds):
+        first = turn % len(lines)
+        for line in lines[first:] + lines[:first]:
+            run = str(output / f"{slug(line)}_seed_{seed}")
+            planned.append(Trial(line, seed, with_encoding(replace(config, run=run, seed=seed), line)))
+    return planned
+
+
+def check_encodings(config: Config, encodings: Iterable[str]) -> None:
+    """Builds every encoding at the size of the config's model.
+
+    Raises:
+        ValueError: some cannot be built; the sentence names them all.
+    """
+    model: GeneratorConfig | ClassifierConfig
+    if config.classifier is None:
+        model = config.generator
+        pyramid = Pyramid.of(config.tokenizer.levels)
+    else:
+        model = config.classifier
+        side = config.classifier.patch_size
+        pyramid = Pyramid(((config.data.height // side, config.data.width // side),))
+
+    wrong = []
+    for line in encodings:
+        try:
+            build_encoding(line, dim=model.dim, num_heads=model.num_heads, depth=model.depth, pyramid=pyramid)
+        except ValueError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise ValueError("; ".join(wrong))
+
+
+def check_distinct(what: str, given: Iterable[Hashable]) -> None:
+    """A seed counted twice would halve the spread.
+
+    Raises:
+        ValueError: something is given more than once.
+    """
+    repeated = [str(item) for item, count in Counter(given).items() if count > 1]
+    if repeated:
+        raise ValueError(f"{what} must differ, got {', '.join(repeated)} more than once")
+
+
+def with_encoding(config: Config, line: str) -> Config:
+    """The config with the encoding of what it trains, generator or classifier, set to `line`."""
+    if config.classifier is not None:
+        return replace(config, classifier=replace(config.classifier, encoding=line))
+    return replace(config, generator=replace(config.generator, encoding=line))
+
+
+def slug(line: str) -> str:
+    """A folder's name for an encoding; where signs are lost, a short hash keeps a(b=-1) and a(b=1) apart."""
+    plain = re.sub(r"[^A-Za-z0-9.]+", "_", line).strip("_")
+    if plain == line:
+        return plain
+    return f"{plain}_{hashlib.sha256(line.encode()).hexdigest()[:6]}"
