@@ -30,9 +30,28 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=int, default=30, help="steps of each that are timed")
 
 
+@exit_with_sentence()
+def main() -> None:
+    config, arguments = parse_arguments(None, description=__doc__ or "", schema=Config, extra=options)
+    check_options(arguments, rounds="[2, inf)")
+    check_encodings(config, arguments.encodings)
+
+    torch.manual_seed(0)
+    times = step_times(
+        arguments.encodings,
+        lambda line: step_of(with_encoding(config, line)),
+        rounds=arguments.rounds,
+    )
+
+    print(f"{arguments.rounds} rounds, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    print(f"\n{table(times)}")
+
+
 def step_of(config: Config) -> Callable[[], None]:
     """One training step of the config's model on a batch of random data."""
-    return generator_step(config) if config.classifier is None else classifier_step(config)
+    if config.classifier is None:
+        return generator_step(config)
+    return classifier_step(config)
 
 
 def generator_step(config: Config) -> Callable[[], None]:
@@ -54,6 +73,7 @@ def generator_step(config: Config) -> Callable[[], None]:
 def classifier_step(config: Config) -> Callable[[], None]:
     classifier = build_classifier(config, CLASSES).train()
     batch = config.classifier_training.batch
+
     images_BCHW = torch.randn(batch, config.data.channels, config.data.height, config.data.width)
     label_B = torch.randint(CLASSES, (batch,))
 
@@ -75,23 +95,6 @@ def table(times: list[StepTime]) -> str:
         for time in times
     ]
     return markdown_table(header, rows)
-
-
-@exit_with_sentence()
-def main() -> None:
-    config, arguments = parse_arguments(None, description=__doc__ or "", schema=Config, extra=options)
-    check_options(arguments, rounds="[2, inf)")
-    check_encodings(config, arguments.encodings)
-
-    torch.manual_seed(0)
-    times = step_times(
-        arguments.encodings,
-        lambda line: step_of(with_encoding(config, line)),
-        rounds=arguments.rounds,
-    )
-
-    print(f"{arguments.rounds} rounds, {torch.get_num_threads()} threads, torch {torch.__version__}")
-    print(f"\n{table(times)}")
 
 
 if __name__ == "__main__":

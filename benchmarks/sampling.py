@@ -18,10 +18,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from var_pe import settings
 from var_pe.interop.var.conversion import to_var
@@ -33,9 +33,22 @@ from var_pe.stages.config import Config
 from var_pe.stages.draw import load_pipeline
 
 VAR_LEVELS = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
-VAR_TOKENIZER: dict[str, Any] = dict(channel_multipliers=(1, 1, 2, 2, 4), blocks_per_resolution=2, num_phi=4)
 DTYPES = {"float32": None, "bfloat16": torch.bfloat16}
-Draw = Callable[[], Any]  # a batch of images, thrown away
+Draw = Callable[[], object]  # draws a batch of images, which is thrown away
+# What VAR's tokenizer class has in its code and not in its arguments.
+FIXED = {"channel_multipliers": (1, 1, 2, 2, 4), "blocks_per_resolution": 2, "image_channels": 3}
+
+
+class Numbers(TypedDict, total=False):
+    """What was found, as --output writes it."""
+
+    batch: int
+    guidance: float
+    machine: dict[str, str | int]
+    # with a reference: tokens of greedy sampling, and how many of them are equal
+    greedy: dict[str, int]
+    # of each round, by what draws and its type
+    images_per_second: dict[str, list[float]]
 
 
 def arguments() -> argparse.Namespace:
@@ -60,43 +73,45 @@ def arguments() -> argparse.Namespace:
 
 @exit_with_sentence()
 def main() -> None:
-    asked = arguments()
-    some = "[1, inf)"
-    check_options(asked, batch=some, rounds=some, depth=some, levels=some, channels=some, codes="[2, inf)")
-    check_options(asked, guidance="(0, inf)")
-    check_device(asked.device)
-    if asked.output is not None and asked.output.is_dir():
-        raise ValueError(f"--output {asked.output} is a folder; name a file")
-    pipeline = (opened(asked.run) if asked.run else of_vars_shape(asked)).to(asked.device)
-    labels = [i % pipeline.transformer.num_classes if pipeline.transformer.num_classes else None
-              for i in range(asked.batch)]  # fmt: skip
-    contenders = {"var_pe": ours(pipeline, labels, asked.guidance)}
-    found: dict[str, Any] = {
-        "batch": asked.batch,
-        "guidance": asked.guidance,
-        "machine": machine(asked.device),
-    }
-    if asked.reference is not None:
-        theirs = Reference(asked.reference, pipeline)
-        found["greedy"] = equal_tokens(pipeline, theirs, labels, asked.guidance)
-        print(f"greedy tokens: {found['greedy']['equal']} of {found['greedy']['tokens']} are equal")
-        contenders["VAR"] = lambda: theirs.images(labels, asked.guidance)
-    found["images_per_second"] = in_turns(contenders, asked)
-    print(report(found))
-    if asked.output is not None:
-        asked.output.write_text(json.dumps(found, indent=2) + "\n")
-    if asked.reference is not None and found["greedy"]["equal"] < found["greedy"]["tokens"]:
+    given = arguments()
+    check(given)
+    pipeline = (opened(given.run) if given.run else with_shape_of_var(given)).to(given.device)
+    classes = pipeline.transformer.num_classes
+    labels = [number % classes if classes else None for number in range(given.batch)]
+    numbers: Numbers = {"batch": given.batch, "guidance": given.guidance, "machine": machine(given.device)}
+
+    contenders = {"var_pe": ours(pipeline, labels, given.guidance)}
+    if given.reference is not None:
+        reference = Reference(given.reference, pipeline)
+        numbers["greedy"] = equal_tokens(pipeline, reference, labels, given.guidance)
+        print(f"greedy tokens: {numbers['greedy']['equal']} of {numbers['greedy']['tokens']} are equal")
+        contenders["VAR"] = lambda: reference.images(labels, given.guidance)
+
+    numbers["images_per_second"] = in_turns(contenders, given)
+    print(report(numbers))
+    if given.output is not None:
+        given.output.write_text(json.dumps(numbers, indent=2) + "\n")
+    if given.reference is not None and numbers["greedy"]["equal"] < numbers["greedy"]["tokens"]:
         sys.exit("the reference draws other tokens with the same weights")
 
 
-def check_device(name: str) -> None:
-    """Raises:
-    ValueError: torch has no such device here, or one that holds no numbers."""
+def check(given: argparse.Namespace) -> None:
+    """Everything that can be said before anything is built.
+
+    Raises:
+        ValueError: an option is out of range or cannot be used here.
+    """
+    some = "[1, inf)"
+    check_options(given, batch=some, rounds=some, depth=some, levels=some, channels=some, codes="[2, inf)")
+    check_options(given, guidance="(0, inf)")
+    if given.output is not None and given.output.is_dir():
+        raise ValueError(f"--output {given.output} is a folder; name a file")
+
     try:
-        torch.zeros(1, device=name).item()
+        torch.zeros(1, device=given.device).item()
     except (RuntimeError, AssertionError) as error:  # the second from a torch without CUDA
         reason = str(error).splitlines()[0]
-        raise ValueError(f"--device {name} cannot be used here: {reason}") from error
+        raise ValueError(f"--device {given.device} cannot be used here: {reason}") from error
 
 
 # ------------------------------------------------------------------------------------------- what is timed
@@ -108,12 +123,26 @@ def opened(run: str) -> VARPipeline:
     return load_pipeline(config)
 
 
-def of_vars_shape(asked: argparse.Namespace) -> VARPipeline:
+def with_shape_of_var(given: argparse.Namespace) -> VARPipeline:
     """Random weights of unit gain: with VAR's small initial gates, tokens would hardly depend on others."""
-    common: dict[str, Any] = dict(levels=asked.levels, codebook_size=asked.codes, latent_channels=32)
-    tokenizer = VQTokenizer(**common, channels=asked.channels, **VAR_TOKENIZER)
-    shape = dict(dim=64 * asked.depth, depth=asked.depth, num_heads=asked.depth, num_classes=1000)
-    transformer = VARTransformer(**common, **shape)  # type: ignore[arg-type]
+    tokenizer = VQTokenizer(
+        levels=given.levels,
+        codebook_size=given.codes,
+        latent_channels=32,
+        channels=given.channels,
+        num_phi=4,
+        **FIXED,
+    )
+    transformer = VARTransformer(
+        levels=given.levels,
+        codebook_size=given.codes,
+        latent_channels=32,
+        dim=64 * given.depth,
+        depth=given.depth,
+        num_heads=given.depth,
+        num_classes=1000,
+    )
+
     generator = torch.Generator().manual_seed(0)
     for parameter in [*transformer.parameters(), tokenizer.quantizer.codebook_VZ]:
         if parameter.dim() > 1:
@@ -123,6 +152,7 @@ def of_vars_shape(asked: argparse.Namespace) -> VARPipeline:
 
 
 def ours(pipeline: VARPipeline, labels: list[int | None], guidance: float) -> Draw:
+    """What the pipeline is timed at."""
     generators = [torch.Generator().manual_seed(i) for i in range(len(labels))]
     return lambda: pipeline(labels, guidance_scale=guidance, generator=generators, output_type="pt")
 
@@ -132,20 +162,23 @@ class Reference:
 
     def __init__(self, folder: Path, pipeline: VARPipeline) -> None:
         tokenizer, transformer = pipeline.tokenizer, pipeline.transformer
+        check_fixed(tokenizer)
+        VQVAE, VAR = public_classes(folder)
         vqvae_state, var_state = to_var(tokenizer, transformer)
-        classes, sides = public_classes(folder), [h for h, _ in transformer.pyramid.grids]
+
         config, theirs = tokenizer.config, transformer.config
-        check_fixed(config)
+        sides = tuple(height for height, _ in transformer.pyramid.grids)
+        shared_phi = "quantize.quant_resi.0.weight" in vqvae_state
         with contextlib.redirect_stdout(sys.stderr):  # it prints its settings
-            self.vqvae = classes["VQVAE"](
+            self.vqvae = VQVAE(
                 vocab_size=config["codebook_size"],
                 z_channels=config["latent_channels"],
                 ch=config["channels"],
-                share_quant_resi=0 if "quantize.quant_resi.0.weight" in vqvae_state else config["num_phi"],
-                v_patch_nums=tuple(sides),
+                share_quant_resi=0 if shared_phi else config["num_phi"],
+                v_patch_nums=sides,
                 test_mode=True,
             )
-            self.var = classes["VAR"](
+            self.var = VAR(
                 vae_local=self.vqvae,
                 num_classes=transformer.num_classes,
                 depth=theirs["depth"],
@@ -154,14 +187,16 @@ class Reference:
                 mlp_ratio=theirs["mlp_ratio"],
                 shared_aln=theirs["shared_adaln"],
                 attn_l2_norm=theirs["qk_norm"],
-                patch_nums=tuple(sides),
+                patch_nums=sides,
             )
+
         self.vqvae.load_state_dict(vqvae_state, strict=True)
         self.var.load_state_dict(var_state, strict=True)
         self.vqvae.to(transformer.device).eval()
         self.var.to(transformer.device).eval()
 
     def images(self, labels: list[int | None], guidance: float, top_k: int = 0) -> Tensor:
+        """A batch, drawn by their code."""
         label_B = torch.tensor(labels, device=next(self.var.parameters()).device)
         return self.var.autoregressive_infer_cfg(B=len(labels), label_B=label_B, cfg=guidance, top_k=top_k)
 
@@ -176,34 +211,34 @@ class Reference:
         return torch.cat(seen, dim=1)
 
 
-def check_fixed(config: Any) -> None:
-    """Raises:
-    ValueError: VAR's tokenizer class cannot be built like this one."""
-    fixed = {name: value for name, value in VAR_TOKENIZER.items() if name != "num_phi"} | {
-        "image_channels": 3
-    }
-    for name, value in fixed.items():
-        found = tuple(config[name]) if isinstance(value, tuple) else config[name]
+def check_fixed(tokenizer: VQTokenizer) -> None:
+    """Whether VAR's tokenizer class can be built like this one.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    for name, value in FIXED.items():
+        found = tokenizer.config[name]
+        if isinstance(value, tuple):
+            found = tuple(found)
         if found != value:
             raise ValueError(
                 f"VAR's tokenizer class has {name} {value}, this one {found}: compare with --depth"
             )
 
 
-def public_classes(folder: Path) -> dict[str, Any]:
+def public_classes(folder: Path) -> tuple[Callable[..., nn.Module], Callable[..., nn.Module]]:
     """VQVAE and VAR of a checkout.
 
     Raises:
-        ValueError: it is none, or its code does not run here.
+        ValueError: the folder holds no checkout, or its code does not run here.
     """
     if not all((folder / name).is_file() for name in ("models/var.py", "models/vqvae.py", "dist.py")):
         raise ValueError(f"--reference {folder} is no checkout of the public VAR repository")
+
     sys.path.insert(0, str(folder.resolve()))
     try:
-        return {
-            "VQVAE": importlib.import_module("models.vqvae").VQVAE,
-            "VAR": importlib.import_module("models.var").VAR,
-        }
+        return importlib.import_module("models.vqvae").VQVAE, importlib.import_module("models.var").VAR
     except (ImportError, AttributeError) as error:
         raise ValueError(f"--reference {folder}: its code does not load here: {error}") from error
 
@@ -212,24 +247,25 @@ def public_classes(folder: Path) -> dict[str, Any]:
 
 
 def equal_tokens(
-    pipeline: VARPipeline, theirs: Reference, labels: list[int | None], guidance: float
+    pipeline: VARPipeline, reference: Reference, labels: list[int | None], guidance: float
 ) -> dict[str, int]:
-    output: Any = pipeline(labels, guidance_scale=guidance, top_k=1, output_type="tokens")
-    equal_BL = output.images == theirs.greedy_tokens(labels, guidance)
+    """How many tokens of greedy sampling are the same in both."""
+    output = pipeline(labels, guidance_scale=guidance, top_k=1, output_type="tokens")
+    equal_BL = output.images == reference.greedy_tokens(labels, guidance)
     return {"equal": int(equal_BL.sum()), "tokens": equal_BL.numel()}
 
 
-def in_turns(contenders: dict[str, Draw], asked: argparse.Namespace) -> dict[str, list[float]]:
+def in_turns(contenders: dict[str, Draw], given: argparse.Namespace) -> dict[str, list[float]]:
     """Images per second of each round, by contender and type."""
-    found: dict[str, list[float]] = {f"{name} {dtype}": [] for dtype in DTYPES for name in contenders}
-    for number in range(asked.rounds + 1):
+    rates: dict[str, list[float]] = {f"{name} {dtype}": [] for dtype in DTYPES for name in contenders}
+    for number in range(given.rounds + 1):
         for dtype in DTYPES:
             for name, draw in contenders.items():
-                with computing_in(dtype, asked.device):
-                    seconds = timed(draw, asked.device)
+                with computing_in(dtype, given.device):
+                    seconds = timed(draw, given.device)
                 if number:  # the first round warms up
-                    found[f"{name} {dtype}"].append(asked.batch / seconds)
-    return found
+                    rates[f"{name} {dtype}"].append(given.batch / seconds)
+    return rates
 
 
 @contextlib.contextmanager
@@ -247,35 +283,40 @@ def timed(draw: Draw, device: str) -> float:
     return time.perf_counter() - began
 
 
-def machine(device: str) -> dict[str, Any]:
+def machine(device: str) -> dict[str, str | int]:
+    """What the numbers were measured on."""
     name = torch.cuda.get_device_name() if torch.device(device).type == "cuda" else processor()
     return {"device": name, "threads": torch.get_num_threads(), "torch": torch.__version__}
 
 
 def processor() -> str:
+    """Its name, as well as the system knows it."""
     info = Path("/proc/cpuinfo")
-    names = (
-        [line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line]
-        if (info.exists())
-        else []
-    )
-    return names[0] if names else platform.processor() or platform.machine()
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if "model name" in line:
+                return line.split(":")[1].strip()
+    return platform.processor() or platform.machine()
 
 
-def report(found: dict[str, Any]) -> str:
-    where = found["machine"]
-    lines = [f"batch {found['batch']}, guidance {found['guidance']}; {where['device']}, "
-             f"{where['threads']} threads, torch {where['torch']}"]  # fmt: skip
-    rates = found["images_per_second"]
+def report(numbers: Numbers) -> str:
+    """Medians with the lowest and highest round, and how much faster we are than the reference."""
+    where, rates = numbers["machine"], numbers["images_per_second"]
+    lines = [
+        f"batch {numbers['batch']}, guidance {numbers['guidance']}; {where['device']}, "
+        f"{where['threads']} threads, torch {where['torch']}"
+    ]
+
     for name, values in rates.items():
         lines.append(
             f"{name:<18} {statistics.median(values):8.2f} images/s   "
             f"({min(values):.2f} .. {max(values):.2f} in {len(values)} rounds)"
         )
+
     for dtype in DTYPES:
         if f"VAR {dtype}" in rates:
             pairs = zip(rates[f"var_pe {dtype}"], rates[f"VAR {dtype}"], strict=True)
-            ratio = statistics.median(a / b for a, b in pairs)
+            ratio = statistics.median(own / theirs for own, theirs in pairs)
             lines.append(f"{dtype}: var_pe is {ratio:.2f} times as fast (median of rounds)")
     return "\n".join(lines)
 

@@ -27,12 +27,14 @@ def test_every_encoding_is_diagnosed_in_both_models(line, make_vit, make_generat
             assert any(value is not None for value in found) or "peg" in line or line == "none"
             for value in found[:2]:
                 assert value is None or value.isfinite().all()
-        (
-            list(model_findings.neighbourhood(one)),
-            list(model_findings.rotary(one)),
-            list(model_findings.mixture(one)),
-        )
-        list(model_findings.norms(one, tokens_BLC, what)), list(size_findings.at_size(one, there, "timm"))
+        for findings in (
+            model_findings.norms(one, tokens_BLC, what),
+            model_findings.neighbourhood(one),
+            model_findings.rotary(one),
+            model_findings.mixture(one),
+            size_findings.at_size(one, there, "timm"),
+        ):
+            list(findings)
 
 
 @pytest.mark.parametrize("line", [*MEMBERS, "sinusoidal + rope"])

@@ -39,6 +39,7 @@ def trials(config: Config, encodings: Sequence[str], seeds: Sequence[int], outpu
     if not encodings or not seeds:
         raise ValueError("a comparison needs at least one encoding and one seed")
     check_encodings(config, encodings)
+
     lines = [canonical(line) for line in encodings]
     check_distinct("encodings", lines)
     check_distinct("seeds", seeds)

@@ -33,6 +33,7 @@ def nothing_measured(line: str, task: str, table: Sequence[TaskScore]) -> Findin
     """Which encodings were measured instead, and how to measure this one."""
     known = ", ".join(dict.fromkeys(score.encoding for score in table if score.task == task))
     others = f" (measured: {known})" if known else ""
+
     return Finding(
         "note",
         f"{task}: nothing was measured of {line}, so nothing is said of whether it suits{others}.",
@@ -43,13 +44,10 @@ def nothing_measured(line: str, task: str, table: Sequence[TaskScore]) -> Findin
 def beside_the_best(line: str, task: str, table: Sequence[TaskScore]) -> list[tuple[TaskScore, TaskScore]]:
     """The encoding's own scores on the task, each with the best encoding's under the same circumstances."""
     pairs = []
-    for own in table:
-        if own.task == task and own.encoding == line:
-            rivals = [
-                score
-                for score in table
-                if (score.task, score.size, score.frozen) == (task, own.size, own.frozen)
-            ]
+    of_task = [score for score in table if score.task == task]
+    for own in of_task:
+        if own.encoding == line:
+            rivals = [score for score in of_task if (score.size, score.frozen) == (own.size, own.frozen)]
             pairs.append((own, max(rivals, key=lambda rival: rival.mean)))
     return pairs
 
