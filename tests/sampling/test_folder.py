@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from var_pe.processes import Processes
@@ -14,7 +13,6 @@ from var_pe.sampling.drawing import SamplingConfig, draw_images
 from var_pe.sampling.folder import class_of, fill_folder, image_path, write_npz
 from var_pe.sampling.pipeline import VARPipeline
 from var_pe.sampling.sheets import write_grid
-from var_pe.seeding import generator_for
 
 CONFIG = SamplingConfig(images_per_class=3, batch=4)  # nine images in batches that cut classes
 
@@ -178,14 +176,6 @@ def test_without_classes_there_is_one_folder(make_generator, make_tokenizer, tmp
     assert Image.open(tmp_path / "grid.png").size == (24, 8)
 
 
-def test_pixels_are_rounded_not_cut(pipeline):
-    """Cutting makes pictures darker by half a step, which a distance between distributions sees."""
-    exact = pipeline([0], generator=[generator_for(0, "image", 5)], output_type="pt").images
-    drawn = draw_images(pipeline, [0], [5], CONFIG)
-    assert drawn.dtype == torch.uint8
-    assert (drawn / 255 - exact).abs().max() <= 0.5001 / 255
-
-
 def test_a_folder_of_another_size(make_generator, make_tokenizer, tmp_path):
     model = make_generator("sinusoidal", level_embedding="sinusoidal")
     pipe = VARPipeline(make_tokenizer(), model)
@@ -193,10 +183,3 @@ def test_a_folder_of_another_size(make_generator, make_tokenizer, tmp_path):
     assert Image.open(image_path(tmp_path, 0, CONFIG)).size == (8, 16)
     with pytest.raises(ValueError, match=r"size is rows and columns of pixels, got \[16\]"):
         replace(CONFIG, size=[16])
-
-
-@pytest.mark.parametrize("wrong", ["images_per_class", "batch", "temperature"])
-def test_what_cannot_be_drawn_is_refused_before_a_folder_is_claimed(wrong):
-    """A folder that holds nothing but the settings of a mistake would refuse the corrected command."""
-    with pytest.raises(ValueError, match=f"{wrong} must be .*, got 0"):
-        SamplingConfig(**{wrong: 0})
