@@ -22,8 +22,8 @@ from var_pe.seeding import generator_for
 from var_pe.settings.command_line import check_options, exit_with_sentence, parse_arguments
 from var_pe.stages.config import Config
 from var_pe.stages.draw import load_pipeline
-from var_pe.stages.models import held_out_images
-from var_pe.stages.train import session
+from var_pe.stages.images import held_out_images
+from var_pe.stages.session import session
 
 CHOICE = ("guidance_scale", "guidance_schedule", "temperature", "top_k", "top_p", "seed")
 USED_SETTINGS = ("data", *(f"sampling.{name}" for name in CHOICE))  # settings that change what it does

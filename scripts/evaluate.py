@@ -22,7 +22,7 @@ from var_pe.stages.score import (
     score_tokenizer,
     summary,
 )
-from var_pe.stages.train import session
+from var_pe.stages.session import session
 
 # settings that change what it does
 USED_SETTINGS = {

@@ -18,7 +18,7 @@ from var_pe.evaluation.evidence import write_evidence
 from var_pe.files import write_text
 from var_pe.settings.command_line import check_options, exit_with_sentence, parse_arguments
 from var_pe.stages.config import Config
-from var_pe.stages.train import session
+from var_pe.stages.session import session
 
 
 def options(parser: argparse.ArgumentParser) -> None:

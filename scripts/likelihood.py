@@ -19,8 +19,8 @@ from var_pe.sampling.likelihood import Bits, Likelihood, bits_of_set, check_same
 from var_pe.settings.command_line import check_options, exit_with_sentence, parse_arguments
 from var_pe.stages.config import Config
 from var_pe.stages.draw import load_pipeline, weights_of
-from var_pe.stages.models import held_out_images
-from var_pe.stages.train import session
+from var_pe.stages.images import held_out_images
+from var_pe.stages.session import session
 
 USED_SETTINGS = ("data",)  # settings that change what it does
 

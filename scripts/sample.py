@@ -18,7 +18,7 @@ from var_pe.sampling.sheets import write_levels
 from var_pe.settings.command_line import exit_with_sentence, parse_arguments
 from var_pe.stages.config import Config
 from var_pe.stages.draw import draw_folder, load_pipeline
-from var_pe.stages.train import session
+from var_pe.stages.session import session
 
 PIPELINE = {"--pipeline": ("run=.", "tokenizer_run=.")}  # a saved pipeline in place of a run
 USED_SETTINGS = ("sampling",)  # settings that change what it does

@@ -11,8 +11,8 @@ from var_pe.settings.command_line import exit_with_sentence, parse_arguments
 from var_pe.stages.config import Config
 from var_pe.stages.plan import plan
 from var_pe.stages.score import score_classifier, score_tokenizer
-from var_pe.stages.tokens import generator_pyramids
-from var_pe.stages.train import session, train_classifier, train_generator, train_tokenizer
+from var_pe.stages.session import session
+from var_pe.stages.train import check_generator, train_classifier, train_generator, train_tokenizer
 
 STAGES = ("all", "tokenizer", "generator", "classifier")
 
@@ -56,13 +56,15 @@ def main() -> None:
         if stage == "classifier":
             train_classifier(config, accelerator)
             score_classifier(config, accelerator)
+        elif stage == "tokenizer":
+            tokenizer = train_tokenizer(config, accelerator)
+            score_tokenizer(config, tokenizer, accelerator)
         else:
-            if stage == "generator":
-                generator_pyramids(config)  # what it cannot follow is said before the tokenizer trains
-            train_tokenizer(config, accelerator)
-            score_tokenizer(config, accelerator, features=[])
-            if stage == "generator":
-                train_generator(config, accelerator)
+            check_generator(config)  # its own mistakes, before hours of training the tokenizer
+            tokenizer = train_tokenizer(config, accelerator)
+            score_tokenizer(config, tokenizer, accelerator)
+            train_generator(config, tokenizer, accelerator)
+
         accelerator.print(f"finished: {config.tokenizer_run if stage == 'tokenizer' else config.run}")
 
 

@@ -1,7 +1,13 @@
-"""The processes of a run: which share of the work is whose, what they tell each other, what all wait for."""
+"""The processes of a run: which share of the work is whose, what they exchange, what memory each holds."""
 
+import contextlib
+import ctypes
+import gc
+import resource
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -80,3 +86,29 @@ class Processes:
             raise failure
         if sentence[0] is not None:
             raise ValueError(sentence[0])
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: the most that this process has held since `reset_peak_memory`, on the GPU if it uses one."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def reset_peak_memory(device: torch.device) -> bool:
+    """Lets `peak_memory` start again from what is held now; False where it cannot (Linux and CUDA can).
+
+    What an earlier training in this process left behind is given back first, as far as it can be.
+    """
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        return True
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)  # glibc keeps what was freed: 160 MB after a small training
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # 5: the resident set's high-water mark, see proc(5)
+    except OSError:
+        return False
+    return True

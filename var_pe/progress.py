@@ -2,23 +2,34 @@
 
 import sys
 import time
+from collections.abc import Mapping
 from types import TracebackType
 
+import torch
 from tqdm import tqdm
+
+from var_pe.processes import peak_memory
 
 SECONDS_BETWEEN_LINES = 30.0
 
 
 class Counter:
-    """Counts towards `total` of something, as a context manager; `shown` is for the main process."""
+    """Counts towards `total` of something, as a context manager; `shown` is for the main process.
 
-    def __init__(self, total: int, what: str, unit: str = "image", *, shown: bool = True) -> None:
-        self.total, self.what, self.unit, self.shown = total, what, unit, shown
+    Where `processes` work at equal shares and only the main one counts, what it adds stands for all of them.
+    """
+
+    def __init__(
+        self, total: int, what: str, unit: str = "image", *, shown: bool = True, processes: int = 1
+    ) -> None:
+        self.total, self.what, self.unit = total, what, unit
+        self.shown, self.processes = shown, processes
         self.bar = tqdm(total=total, desc=what, unit=unit) if shown and sys.stderr.isatty() else None
         self.count, self.began = 0, time.monotonic()
         self.said = self.began
 
     def add(self, number: int = 1) -> None:
+        number *= self.processes
         self.count += number
         if self.bar is not None:
             self.bar.update(number)
@@ -33,5 +44,51 @@ class Counter:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+
+class StepProgress:
+    """Counts steps; `rates` gives images per second, time left and peak memory since the last call."""
+
+    def __init__(self, steps: range, batch: int, *, shown: bool) -> None:
+        self.steps, self.batch, self.shown = steps, batch, shown
+        self.bar = (
+            tqdm(total=steps.stop, initial=steps.start, unit="step")
+            if shown and sys.stderr.isatty()
+            else None
+        )
+        self.count = self.counted = steps.start
+        self.since = self.began = time.monotonic()
+
+    def advance(self) -> None:
+        self.count += 1
+        if self.bar is not None:
+            self.bar.update()
+
+    def rates(self, device: torch.device) -> dict[str, float]:
+        now = time.monotonic()
+        per_second = (self.count - self.counted) / max(now - self.since, 1e-9)
+        self.since, self.counted = now, self.count
+        return {
+            "images_per_second": per_second * self.batch,
+            "minutes_left": (self.steps.stop - self.count) / max(per_second, 1e-9) / 60,
+            "peak_memory_gb": peak_memory(device) / 1e9,
+        }
+
+    def say(self, entry: Mapping[str, float]) -> None:
+        """One line, on the screen's own rhythm; values per level stay in the log file."""
+        if not self.shown:
+            return
+        named = {name: value for name, value in entry.items() if name != "step" and "/level_" not in name}
+        line = f"step {entry['step']}/{self.steps.stop}  " + "  ".join(
+            f"{n} {v:.4g}" for n, v in named.items()
+        )
+        if self.bar is not None:
+            self.bar.write(line, file=sys.stderr)
+        else:
+            print(line, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
         if self.bar is not None:
             self.bar.close()

@@ -14,6 +14,7 @@ from var_pe.data.images import ImageDataset, content_box
 from var_pe.data.pictures import CorruptImage, open_picture, to_channels
 from var_pe.data.sampler import Draw, EndlessSampler
 from var_pe.data.sources import DataConfig, open_source
+from var_pe.processes import Processes
 
 
 def noise(number: int, height: int = 24, width: int = 30) -> Image.Image:
@@ -138,7 +139,7 @@ def test_skipped_pictures_are_counted_through_workers_and_augmentation(folder, t
     dataset = Augmented(images(folder, on_corrupt="skip"), 5, seed=0)
     loader = iter(DataLoader(dataset, batch_sampler=EndlessSampler(8, 4, 0), num_workers=2))
     items = [next(loader) for _ in range(6)]
-    assert int(dataset.unreadable.sum()) == 2
+    assert dataset.passed_over(Processes()) == 2
     assert {int(label) for item in items for label in item["label"]} == {0, 1}
 
 

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from var_pe.data.images import ImageDataset
 from var_pe.data.sources import DataConfig, open_source
 from var_pe.data.streams import open_stream
+from var_pe.processes import Processes
 
 
 @pytest.fixture(autouse=True)
@@ -228,7 +229,7 @@ def test_a_corrupt_image_stops_the_run_or_is_skipped_and_counted(tmp_path, conte
     assert (item["label"], item["index"]) == (1, 2)
     read_by_worker = ImageDataset(open_source(skip, True), skip, True, seed=0)
     list(DataLoader(read_by_worker, num_workers=1))
-    assert dataset.skipped == read_by_worker.skipped == 1
+    assert [images.passed_over(Processes()) for images in (dataset, read_by_worker)] == [1, 1]
 
 
 def test_streams_of_all_processes_hold_each_image_once(tmp_path):
@@ -238,7 +239,7 @@ def test_streams_of_all_processes_hold_each_image_once(tmp_path):
     )
     stored = DataConfig(source="cifar100", path=config.path, random_crop=False)
     dataset = ImageDataset(open_source(stored, True), stored, True, seed=0)
-    streams = [open_stream(config, True, rank, world=2, seed=5) for rank in range(2)]
+    streams = [open_stream(config, True, Processes(rank, 2), seed=5) for rank in range(2)]
     items = [item for stream in streams for item in stream]
     expected = sorted((float(item["image"].sum()), item["label"]) for item in dataset)
     assert sorted((float(item["image"].sum()), item["label"]) for item in items) == expected
@@ -248,7 +249,7 @@ def test_streams_of_all_processes_hold_each_image_once(tmp_path):
 def test_an_endless_stream_goes_through_epochs_and_never_repeats_a_place(tmp_path):
     """Label drop follows from the place; a place that came back would drop the same labels again."""
     config = DataConfig(source="cifar100", path=write_cifar100(tmp_path / "c"), streaming=True, limit=5)
-    items = list(islice(open_stream(config, train=True, rank=1, world=2, endless=True), 8))
+    items = list(islice(open_stream(config, True, Processes(1, 2), endless=True), 8))
     assert [item["draw_number"] for item in items] == [2 * i + 1 for i in range(8)]
     assert [item["index"] for item in items[:4]] == [1, 3, 1, 3]
 

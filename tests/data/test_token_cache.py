@@ -5,6 +5,7 @@ import pickle
 import shutil
 import signal
 import threading
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -16,8 +17,27 @@ from var_pe.data.pictures import CorruptImage
 from var_pe.data.sampler import Draw
 from var_pe.data.sources import DataConfig, open_source
 from var_pe.data.token_cache import TokenDataset, build_token_cache
+from var_pe.processes import Processes
 
 KEY = {"tokenizer": "abc", "pyramid": ((1, 1), (2, 2))}
+KEYS = {"key": KEY, "vocabulary": 65536}
+
+
+@dataclass(frozen=True)
+class OneOfThreads(Processes):
+    """A process that waits for the others as threads do."""
+
+    barrier: threading.Barrier | None = None
+
+    def wait(self) -> None:
+        self.barrier.wait()
+
+
+class Killed(Processes):
+    """A process that dies where it would wait for the others."""
+
+    def wait(self) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def encode(images_BCHW: Tensor) -> Tensor:
@@ -37,7 +57,7 @@ def augmented() -> ImageDataset:
 
 def test_the_cache_holds_what_encoding_on_the_fly_gives(tmp_path, augmented):
     """Training from the cache must be the same experiment; view v is the augmentation of epoch v."""
-    folder = build_token_cache(tmp_path, augmented, encode, views=2, batch_size=4, key=KEY)
+    folder = build_token_cache(tmp_path, augmented, encode, views=2, batch_size=4, **KEYS)
     cached = TokenDataset(folder)
     for epoch in range(4):
         item, image = cached[Draw(epoch, 9, 31)], augmented[Draw(epoch % 2, 9, 31)]
@@ -52,20 +72,13 @@ def test_the_cache_holds_what_encoding_on_the_fly_gives(tmp_path, augmented):
 def test_any_number_of_processes_writes_the_same_cache(tmp_path, augmented, world):
     """Also more processes than images; it is read on any number."""
     alone = TokenDataset(
-        build_token_cache(tmp_path / "one", augmented, encode, views=2, batch_size=4, key=KEY)
+        build_token_cache(tmp_path / "one", augmented, encode, views=2, batch_size=4, **KEYS)
     )
     barrier = threading.Barrier(world)
 
     def build(rank: int) -> None:
-        options = {
-            "views": 2,
-            "batch_size": 2,
-            "key": KEY,
-            "rank": rank,
-            "world": world,
-            "wait": barrier.wait,
-        }
-        build_token_cache(tmp_path / "many", augmented, encode, **options)
+        one = OneOfThreads(rank, world, barrier=barrier)
+        build_token_cache(tmp_path / "many", augmented, encode, one, views=2, batch_size=2, **KEYS)
 
     threads = [threading.Thread(target=build, args=(rank,)) for rank in range(world)]
     for thread in threads:
@@ -79,13 +92,13 @@ def test_any_number_of_processes_writes_the_same_cache(tmp_path, augmented, worl
 
 
 def test_a_finished_cache_is_not_built_again(tmp_path, augmented):
-    first = build_token_cache(tmp_path, augmented, encode, views=1, batch_size=4, key=KEY)
-    assert build_token_cache(tmp_path, augmented, None, views=1, batch_size=4, key=KEY) == first
+    first = build_token_cache(tmp_path, augmented, encode, views=1, batch_size=4, **KEYS)
+    assert build_token_cache(tmp_path, augmented, None, views=1, batch_size=4, **KEYS) == first
 
 
 def test_another_key_is_another_folder(tmp_path, augmented):
     """Tokens of an older tokenizer would train in silence, to nonsense."""
-    build = {"views": 1, "batch_size": 4, "key": KEY}
+    build = {"views": 1, "batch_size": 4, **KEYS}
     folders = {
         build_token_cache(tmp_path, augmented, encode, **build),
         build_token_cache(tmp_path, augmented, encode, **{**build, "views": 2}),
@@ -106,19 +119,18 @@ def test_an_interrupted_build_is_not_taken_for_a_cache(tmp_path, augmented):
         return encode(images_BCHW)
 
     with pytest.raises(KeyboardInterrupt):
-        build_token_cache(tmp_path, augmented, failing, views=1, batch_size=4, key=KEY)
+        build_token_cache(tmp_path, augmented, failing, views=1, batch_size=4, **KEYS)
     (folder,) = tmp_path.iterdir()
     assert list(folder.iterdir()) == []
     with pytest.raises(ValueError, match="not complete"):
         TokenDataset(folder)
     assert (
-        len(TokenDataset(build_token_cache(tmp_path, augmented, encode, views=1, batch_size=4, key=KEY)))
-        == 11
+        len(TokenDataset(build_token_cache(tmp_path, augmented, encode, views=1, batch_size=4, **KEYS))) == 11
     )
 
 
 def test_a_damaged_shard_is_refused(tmp_path, augmented):
-    folder = build_token_cache(tmp_path, augmented, encode, views=1, batch_size=4, key=KEY)
+    folder = build_token_cache(tmp_path, augmented, encode, views=1, batch_size=4, **KEYS)
     (shard,) = folder.glob("tokens-*")
     shard.write_bytes(shard.read_bytes()[:-1])
     with pytest.raises(ValueError, match=r"should hold .* bytes but holds .* delete the folder"):
@@ -127,7 +139,7 @@ def test_a_damaged_shard_is_refused(tmp_path, augmented):
 
 def test_a_worker_gets_the_path_and_not_the_tokens(tmp_path, augmented):
     """A pickled memory map would copy the whole set into every worker."""
-    cached = TokenDataset(build_token_cache(tmp_path, augmented, encode, views=2, batch_size=4, key=KEY))
+    cached = TokenDataset(build_token_cache(tmp_path, augmented, encode, views=2, batch_size=4, **KEYS))
     sent = pickle.dumps(cached)
     assert len(sent) < 500
     assert torch.equal(pickle.loads(sent)[3]["tokens"], cached[3]["tokens"])
@@ -135,24 +147,25 @@ def test_a_worker_gets_the_path_and_not_the_tokens(tmp_path, augmented):
 
 def test_large_vocabularies_and_wrong_tokens(tmp_path, augmented):
     """16 bits must never wrap a token round."""
-    build = {"views": 1, "batch_size": 4, "key": KEY}
+    build = {"views": 1, "batch_size": 4, **KEYS}
     with pytest.raises(ValueError, match=r"vocabulary - 1 = 65535, the encoder gave .* 70000"):
         build_token_cache(tmp_path, augmented, lambda x: encode(x) * 0 + 70000, **build)
-    large = build_token_cache(tmp_path, augmented, lambda x: encode(x) * 0 + 70000, **build, vocabulary=70001)
+    build["vocabulary"] = 70001
+    large = build_token_cache(tmp_path, augmented, lambda x: encode(x) * 0 + 70000, **build)
     assert TokenDataset(large)[0]["tokens"].tolist() == [70000] * 5
 
 
 def test_views_without_augmentation_are_refused(tmp_path):
     with pytest.raises(ValueError, match="views=2 would hold 2 equal copies"):
-        build_token_cache(tmp_path, images(), encode, views=2, batch_size=4, key=KEY)
+        build_token_cache(tmp_path, images(), encode, views=2, batch_size=4, **KEYS)
     with pytest.raises(ValueError, match="views must be at least 1"):
-        build_token_cache(tmp_path, images(), encode, views=0, batch_size=4, key=KEY)
+        build_token_cache(tmp_path, images(), encode, views=0, batch_size=4, **KEYS)
 
 
 @pytest.mark.parametrize("content", [b"", b"half", None])
 def test_damaged_labels_are_refused(tmp_path, augmented, content):
     """Tokens with another picture's labels would train a generator that mixes up its classes."""
-    folder = build_token_cache(tmp_path, augmented, encode, views=1, batch_size=4, key=KEY)
+    folder = build_token_cache(tmp_path, augmented, encode, views=1, batch_size=4, **KEYS)
     (file,) = folder.glob("labels-*")
     file.write_bytes(file.read_bytes()[:-8] if content is None else content)
     with pytest.raises(ValueError, match=r"labels.* cannot be read .*delete the folder"):
@@ -164,7 +177,7 @@ def test_damaged_labels_are_refused(tmp_path, augmented, content):
 
 def test_a_damaged_or_borrowed_index_is_refused(tmp_path, augmented):
     """A cache copied under another's name holds another tokenizer's tokens."""
-    folder = build_token_cache(tmp_path, augmented, encode, views=1, batch_size=4, key=KEY)
+    folder = build_token_cache(tmp_path, augmented, encode, views=1, batch_size=4, **KEYS)
     borrowed = folder.rename(tmp_path / "0123456789abcdef")
     with pytest.raises(ValueError, match="something else than its name says"):
         TokenDataset(borrowed)
@@ -175,7 +188,7 @@ def test_a_damaged_or_borrowed_index_is_refused(tmp_path, augmented):
 
 def test_a_cache_moves_with_its_folder(tmp_path, augmented):
     """Runs are copied from machine to machine."""
-    folder = build_token_cache(tmp_path / "here", augmented, encode, views=1, batch_size=4, key=KEY)
+    folder = build_token_cache(tmp_path / "here", augmented, encode, views=1, batch_size=4, **KEYS)
     there = shutil.copytree(folder, tmp_path / "there" / folder.name)
     assert torch.equal(TokenDataset(there)[3]["tokens"], TokenDataset(folder)[3]["tokens"])
 
@@ -187,24 +200,24 @@ def test_a_kill_between_shard_and_index_leads_to_a_fresh_build(tmp_path, augment
             tmp_path,
             augmented,
             encode,
+            Killed(),
             views=1,
             batch_size=4,
-            key=KEY,
-            wait=lambda: os.kill(os.getpid(), signal.SIGKILL),
+            **KEYS,
         )
         os._exit(1)
     assert os.waitpid(child, 0)[1] == signal.SIGKILL
     (folder,) = tmp_path.iterdir()
     assert list(folder.glob("tokens-*"))
     assert not (folder / "index.json").exists()
-    other = build_token_cache(tmp_path, augmented, encode, views=1, batch_size=3, key=KEY)
+    other = build_token_cache(tmp_path, augmented, encode, views=1, batch_size=3, **KEYS)
     assert other == folder
     assert len(TokenDataset(folder)) == 11
 
 
 def test_the_tokens_stay_on_the_disk(tmp_path, augmented):
     """A set larger than memory must train from its cache."""
-    folder = build_token_cache(tmp_path, augmented, encode, views=1, batch_size=4, key=KEY)
+    folder = build_token_cache(tmp_path, augmented, encode, views=1, batch_size=4, **KEYS)
     assert all(isinstance(shard, np.memmap) for shard in TokenDataset(folder).shards)
 
 
@@ -225,7 +238,7 @@ def test_a_cache_remembers_how_many_pictures_were_skipped(tmp_path):
             return source.read(index)
 
     dataset = ImageDataset(Damaged(), config, train=True, seed=0)
-    folder = build_token_cache(tmp_path, dataset, encode, views=1, batch_size=4, key=KEY)
+    folder = build_token_cache(tmp_path, dataset, encode, views=1, batch_size=4, **KEYS)
     cached = TokenDataset(folder)
     assert cached.skipped == 3
     assert torch.equal(cached[3]["tokens"], cached[5]["tokens"])

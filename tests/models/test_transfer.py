@@ -17,11 +17,11 @@ from var_pe.models.transfer import ModelStart, start_from
 from var_pe.models.vit import ViTClassifier
 from var_pe.resampling.conventions import resample_table
 from var_pe.stages.config import Config
+from var_pe.stages.images import held_out_images
 from var_pe.stages.models import (
     build_classifier,
     build_generator,
     build_tokenizer,
-    held_out_images,
     initialise_from,
 )
 from var_pe.stages.plan import plan

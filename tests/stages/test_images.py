@@ -9,11 +9,12 @@ from accelerate import Accelerator
 from datasets import ClassLabel, Features
 from PIL import Image
 
+from tests.runs import train_both
 from var_pe import settings
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.stages.config import Config
 from var_pe.stages.models import load_model
-from var_pe.stages.train import train_classifier, train_generator, train_tokenizer
+from var_pe.stages.train import train_classifier, train_tokenizer
 
 SMALL = [
     "tokenizer.levels=[[1, 1], [2, 2], [4, 4]]",
@@ -69,7 +70,7 @@ def a_config(tmp_path, path: str, *more: str) -> Config:
 def test_the_cifar_config_trains_from_local_parquet_files(tmp_path, cifar):
     """Without a network, a copied set must do all that the hub's does."""
     config = a_config(tmp_path, cifar)
-    generator = train_generator(config, Accelerator())
+    generator = train_both(config)
     assert generator.num_classes == 6
     (cache,) = (tmp_path / "tokenizer" / "tokens").iterdir()
     assert np.load(cache / "tokens-00000-of-00001.npy").shape == (2, 12, 21)
@@ -79,7 +80,7 @@ def test_a_stream_trains_tokenizer_and_generator(tmp_path, cifar):
     """A set too large for the disk is read in order; its generator encodes on the fly."""
     steps = "tokenizer_training.steps=4"  # into a second epoch
     config = a_config(tmp_path, cifar, "data.streaming=true", "generator_training.views=0", steps)
-    generator = train_generator(config, Accelerator())
+    generator = train_both(config)
     assert generator.num_classes == 6
     assert not (tmp_path / "tokenizer" / "tokens").exists()
 
@@ -87,7 +88,7 @@ def test_a_stream_trains_tokenizer_and_generator(tmp_path, cifar):
 def test_a_stream_without_steps_or_with_views_is_refused(tmp_path, cifar):
     streamed = ["data.streaming=true"]
     with pytest.raises(ValueError, match=r"set generator_training\.views=0"):
-        train_generator(a_config(tmp_path, cifar, *streamed), Accelerator())
+        train_both(a_config(tmp_path, cifar, *streamed))
     with pytest.raises(ValueError, match="a stream has no length"):
         train_tokenizer(a_config(tmp_path, cifar, *streamed, "tokenizer_training.steps=0"), Accelerator())
 
@@ -103,9 +104,9 @@ def test_skipped_pictures_are_counted_where_a_person_sees_it(tmp_path, cifar, ca
     (folder / "train" / "ant" / "2.png").write_bytes(b"no picture")
     more = ["data.source=imagefolder", "data.on_corrupt=skip"]
     said = "1 pictures could not be read and were passed over"
-    train_generator(a_config(tmp_path, str(folder), *more), Accelerator())
+    train_both(a_config(tmp_path, str(folder), *more))
     assert said in capsys.readouterr().out
-    train_generator(a_config(tmp_path, str(folder), *more, f"run={tmp_path / 'other'}"), Accelerator())
+    train_both(a_config(tmp_path, str(folder), *more, f"run={tmp_path / 'other'}"))
     assert said in capsys.readouterr().out
 
 

@@ -20,7 +20,8 @@ from var_pe.sampling.pipeline import VARPipeline
 from var_pe.stages import plan as planning
 from var_pe.stages.config import Config
 from var_pe.stages.draw import weights_of
-from var_pe.stages.models import DrawnImages, build_generator, build_tokenizer, load_model
+from var_pe.stages.images import DrawnImages
+from var_pe.stages.models import build_generator, build_tokenizer, load_model
 from var_pe.stages.plan import plan
 from var_pe.stages.score import feature_extractor
 from var_pe.stages.train import check_settings

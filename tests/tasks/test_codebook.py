@@ -46,11 +46,11 @@ def test_use_is_counted_level_by_level():
 def test_vectors_are_found_by_their_place_in_the_global_batch(accelerator):
     """Whichever process holds an image, the same vectors are taken."""
     z_BLZ = torch.randn(3, 5, 4)
-    places_B = torch.tensor([12, 10, 11])  # not in order, and counted from the start of the run
+    draw_numbers_B = torch.tensor([12, 10, 11])  # not in order, and counted from the start of the run
     picks_M2 = torch.tensor([[0, 4], [2, 1], [0, 0]])
-    rows_MZ = vectors_at(picks_M2, 10, places_B, z_BLZ, accelerator)
+    rows_MZ = vectors_at(picks_M2, 10, draw_numbers_B, z_BLZ, accelerator)
     assert torch.equal(rows_MZ, torch.stack([z_BLZ[1, 4], z_BLZ[0, 1], z_BLZ[1, 0]]))
-    elsewhere = vectors_at(torch.tensor([[7, 0]]), 10, places_B, z_BLZ, accelerator)
+    elsewhere = vectors_at(torch.tensor([[7, 0]]), 10, draw_numbers_B, z_BLZ, accelerator)
     assert not elsewhere.any()  # another process adds these
 
 

@@ -8,14 +8,14 @@ import torch
 from var_pe.pyramid import Pyramid
 from var_pe.tasks.classifier import ClassifierTraining
 from var_pe.tasks.generator import GeneratorTraining, known_labels, label_drops
-from var_pe.tasks.losses.terms import per_level, reconstruction_terms, token_losses
-from var_pe.tasks.validation import psnr
+from var_pe.tasks.losses.reconstruction import psnr, reconstruction_terms
+from var_pe.tasks.losses.tokens import per_level, token_losses
 
 
-def test_labels_are_dropped_by_place_alone():
+def test_labels_are_dropped_by_draw_number_alone():
     """Any process that meets an image drops its label or not alike, also after a resume."""
     together = label_drops(range(100, 200), 0.3, seed=1)
-    alone = torch.cat([label_drops([place], 0.3, seed=1) for place in range(100, 200)])
+    alone = torch.cat([label_drops([number], 0.3, seed=1) for number in range(100, 200)])
     assert torch.equal(together, alone)
     assert not torch.equal(together, label_drops(range(100, 200), 0.3, seed=2))
 

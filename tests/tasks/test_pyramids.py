@@ -7,12 +7,16 @@ import pytest
 import torch
 from accelerate import Accelerator
 
+from tests.runs import train_both
 from var_pe import settings
+from var_pe.data.images import ImageDataset
 from var_pe.data.sampler import Draw
+from var_pe.data.sources import DataConfig, open_source
+from var_pe.processes import Processes
 from var_pe.stages.config import Config
 from var_pe.stages.plan import plan
-from var_pe.stages.tokens import generator_pyramids, say_skipped
-from var_pe.stages.train import train_generator
+from var_pe.stages.pyramids import generator_pyramids
+from var_pe.stages.tokens import say_passed_over
 from var_pe.tasks.generator import GeneratorTask
 from var_pe.tasks.pyramids import OneOfSeveral, which_pyramid
 
@@ -57,9 +61,7 @@ def logged(folder) -> list[dict]:
 @pytest.fixture(params=[1, 0], ids=["cached", "encoded on the fly"])
 def run(request, tmp_path):
     """A finished run on three pyramids."""
-    return tmp_path, train_generator(
-        a_config(tmp_path, f"generator_training.views={request.param}"), Accelerator()
-    )
+    return tmp_path, train_both(a_config(tmp_path, f"generator_training.views={request.param}"))
 
 
 def test_every_pyramid_is_drawn_about_equally_often():
@@ -75,7 +77,7 @@ def test_all_images_of_a_step_come_from_one_pyramid():
     """Grids of two sizes do not stack, and processes on different ones would wait for each other."""
     sets = OneOfSeveral([Items(10 * number) for number in range(3)], batch=4, seed=0)
     for step in range(20):
-        pyramids = {sets[Draw(0, place % 8, place)] // 10 for place in range(4 * step, 4 * step + 4)}
+        pyramids = {sets[Draw(0, number % 8, number)] // 10 for number in range(4 * step, 4 * step + 4)}
         assert pyramids == {which_pyramid(0, step, 3)}
 
 
@@ -89,13 +91,12 @@ class Items:
 
 def test_a_picture_that_no_pyramid_could_read_counts_once(capsys):
     """Each set meets the images of its own steps only: neither their sum nor the largest is the number."""
-    sets = []
+    config, sets = DataConfig(shapes_train=8), []
     for broken in ([0, 3], [3, 4, 5]):
-        items = Items(0)
-        items.unreadable = torch.zeros(8, dtype=torch.bool)
-        items.unreadable[broken] = True
-        sets.append(items)
-    say_skipped(OneOfSeveral(sets, batch=4, seed=0), Accelerator())
+        images = ImageDataset(open_source(config, train=True), config, train=True, seed=0)
+        images.unreadable[broken] = True
+        sets.append(images)
+    say_passed_over(OneOfSeveral(sets, batch=4, seed=0), Processes.of(Accelerator()))
     assert capsys.readouterr().out.startswith("4 pictures could not be read")
 
 
@@ -120,9 +121,9 @@ def test_a_run_on_several_pyramids_resumes_bit_for_bit(run, monkeypatch):
     config = a_config(folder, f"run={folder / 'again'}", f"generator_training.views={views}")
     monkeypatch.setattr(GeneratorTask, "after_step", die_at(3))
     with pytest.raises(KeyError):
-        train_generator(config, Accelerator())
+        train_both(config)
     monkeypatch.undo()
-    again = train_generator(config, Accelerator())
+    again = train_both(config)
     assert all(torch.equal(a, b) for a, b in zip(again.parameters(), whole.parameters(), strict=True))
 
 
@@ -137,9 +138,7 @@ def die_at(step):
 
 def test_every_pyramid_has_its_own_tokens(tmp_path):
     """48x48 pictures are other pictures than 32x32 ones, and their tokens are kept apart."""
-    train_generator(
-        a_config(tmp_path, "generator_training.steps=1", "generator_training.views=1"), Accelerator()
-    )
+    train_both(a_config(tmp_path, "generator_training.steps=1", "generator_training.views=1"))
     levels = [
         json.loads(index.read_text())["key"]["levels"]
         for index in (tmp_path / "tokenizer" / "tokens").glob("*/index.json")
@@ -161,7 +160,7 @@ def test_every_pyramid_has_its_own_tokens(tmp_path):
 def test_what_a_generator_cannot_follow_is_refused_before_anything_is_trained(tmp_path, more, said):
     """Thirteen minutes of tokenizer training are a long way to an error."""
     with pytest.raises(ValueError, match=said):
-        train_generator(a_config(tmp_path, *more), Accelerator())
+        train_both(a_config(tmp_path, *more))
     assert not any(tmp_path.iterdir())
 
 
@@ -169,7 +168,7 @@ def test_without_pyramids_a_generator_trains_on_the_tokenizers_levels(tmp_path):
     """The usual run is unchanged: names of losses, token cache, pyramid."""
     config = a_config(tmp_path, "generator_training.pyramids=[]", "generator.encoding=learned")
     assert [str(pyramid) for pyramid in generator_pyramids(config)] == ["1-2"]
-    train_generator(config, Accelerator())
+    train_both(config)
     names = {name for entry in logged(tmp_path) for name in entry}
     assert {"loss/level_0", "loss/level_1", "validation/loss", "validation/loss/level_1"} <= names
     assert not any("1-2" in name for name in names)

@@ -8,18 +8,20 @@ import yaml
 from accelerate import Accelerator
 from PIL import Image
 
+from tests.runs import train_both
 from var_pe import settings
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.pyramid import Pyramid
 from var_pe.stages.config import Config
+from var_pe.stages.images import held_out_images_at
+from var_pe.stages.models import load_tokenizer
 from var_pe.stages.plan import plan
 from var_pe.stages.score import score_tokenizer
-from var_pe.stages.tokens import held_out_at
-from var_pe.stages.train import train_generator, train_tokenizer
+from var_pe.stages.train import train_tokenizer
 from var_pe.tasks.codebook import start_from_data
+from var_pe.tasks.losses.reconstruction import psnr
 from var_pe.tasks.pyramids import which_pyramid
 from var_pe.tasks.tokenizer import TokenizerTask, TokenizerTraining
-from var_pe.tasks.validation import psnr
 
 # [2] ends at the same grid as [1, 2]: an image's size does not say which of them it is under.
 SEVERAL = "tokenizer_training.pyramids=[[1, 2], [2], [1, 2, 3], [[1, 1], [2, 3]]]"
@@ -179,13 +181,13 @@ def test_the_codebook_starts_from_the_levels_of_the_first_step(make_tokenizer):
     """Not from those that the image's size would suggest."""
     seed = next(seed for seed in range(9) if which_pyramid(seed, 0, 2) == 1)
     one, other = make_tokenizer(), make_tokenizer()
-    images_BCHW, places_B = torch.rand(4, 3, 8, 8), torch.arange(4)
+    images_BCHW, draw_numbers_B = torch.rand(4, 3, 8, 8), torch.arange(4)
     accelerator = Accelerator()
     task = a_task(one, dict.fromkeys(PYRAMIDS[:2], ([], (0, 0, 8, 8))), seed)
-    task.start(one, {"image": images_BCHW, "draw_number": places_B}, accelerator)
+    task.start(one, {"image": images_BCHW, "draw_number": draw_numbers_B}, accelerator)
     f_BZhw = other.latent(images_BCHW)
     start_from_data(
-        other.quantizer, f_BZhw, places_B, PYRAMIDS[1], batch=4, seed=seed, accelerator=accelerator
+        other.quantizer, f_BZhw, draw_numbers_B, PYRAMIDS[1], batch=4, seed=seed, accelerator=accelerator
     )
     assert torch.equal(one.quantizer.codebook_VZ, other.quantizer.codebook_VZ)
 
@@ -193,7 +195,7 @@ def test_the_codebook_starts_from_the_levels_of_the_first_step(make_tokenizer):
 def test_a_picture_shows_every_pyramid(make_tokenizer, tmp_path):
     tokenizer = make_tokenizer()
     validation = {p: (held_out(8, 2 * p.finest[1]), (0, 0, 8, 8)) for p in PYRAMIDS}
-    a_task(tokenizer, validation).preview(tokenizer, str(tmp_path / "all.png"))
+    a_task(tokenizer, validation).preview(tokenizer, tmp_path / "all.png")
     assert Image.open(tmp_path / "all.png").size == (4 * (12 + 2) + 2, 3 * (2 * (8 + 2) + 2))
 
 
@@ -201,11 +203,12 @@ def test_a_generator_and_scores_follow_the_tokenizer_to_every_size(tmp_path):
     """What a person runs: both on several pyramids, then each size's quality, also of one never trained."""
     more = ["generator_training.pyramids=[[1, 2], [1, 2, 3]]", "generator.level_embedding=sinusoidal"]
     config = a_config(tmp_path, SEVERAL, *more, "generator.encoding=sinusoidal")
-    train_generator(config, Accelerator())
-    values = score_tokenizer(config, Accelerator(), features=[])["tokenizer"]["values"]
+    train_both(config)
+    tokenizer, accelerator = load_tokenizer(config), Accelerator()
+    values = score_tokenizer(config, tokenizer, accelerator)["tokenizer"]["values"]
     assert {"psnr", *(f"psnr/{name}" for name in NAMES[1:])} <= values.keys()
     other = a_config(tmp_path, "tokenizer_training.pyramids=[[1, 2], [1, 2, 4]]")
-    assert "psnr/1-2-4" in score_tokenizer(other, Accelerator(), features=[])["tokenizer"]["values"]
+    assert "psnr/1-2-4" in score_tokenizer(other, tokenizer, accelerator)["tokenizer"]["values"]
 
 
 def test_each_pyramid_has_its_own_test_images_and_their_own_margin(make_tokenizer, tmp_path):
@@ -215,7 +218,7 @@ def test_each_pyramid_has_its_own_test_images_and_their_own_margin(make_tokenize
         Image.new("RGB", (6, 6), "white").save(tmp_path / "test" / label / "0.png")
     data = ["data.source=imagefolder", f"data.path={tmp_path}", "data.framing=pad", "data.channels=3"]
     config = settings.load(Config, "shapes_mixed.yaml", [*data, "data.height=8", "data.width=8"])
-    found = held_out_at(config, make_tokenizer(), [*PYRAMIDS, Pyramid.square(1, 8)])
+    found = held_out_images_at(config, [*PYRAMIDS, Pyramid.square(1, 8)], make_tokenizer().downsampling)
     assert [box for _, box in found.values()] == [(1, 1, 6, 6), (1, 1, 6, 6), (1, 3, 6, 6), (2, 2, 12, 12)]
     sizes = [(8, 8), (8, 8), (8, 12), (16, 16)]
     assert [images[1]["image"].shape[1:] for images, _ in found.values()] == sizes

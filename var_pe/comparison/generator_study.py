@@ -18,7 +18,7 @@ from var_pe.encodings.machinery.line import canonical
 from var_pe.evaluation.features import FeatureSet
 from var_pe.evaluation.records import Record, versions
 from var_pe.files import KeptResults
-from var_pe.processes import Processes
+from var_pe.processes import Processes, reset_peak_memory
 from var_pe.sampling.drawing import SamplingConfig
 from var_pe.sampling.folder import image_path
 from var_pe.stages.config import Config
@@ -26,7 +26,6 @@ from var_pe.stages.draw import draw_folder, load_pipeline
 from var_pe.stages.models import weights_hash
 from var_pe.stages.score import feature_extractor, score_images
 from var_pe.stages.train import train_generator, train_tokenizer
-from var_pe.training.progress import reset_peak_memory
 
 PICTURES = 12  # images of each encoding that the report shows
 
@@ -102,10 +101,10 @@ def compare(
     # Everything is trained before anything is scored: what the feature extractors leave behind in memory is
     # no part of a training's peak.
     peak_is_resettable = reset_peak_memory(accelerator.device)
-    train_tokenizer(planned[0].config, accelerator)
+    tokenizer = train_tokenizer(planned[0].config, accelerator)
     for number, trial in enumerate(planned, start=1):
         accelerator.print(f"run {number} of {len(planned)}: {trial.encoding}, seed {trial.seed}")
-        train_generator(trial.config, accelerator)
+        train_generator(trial.config, tokenizer, accelerator)
 
     # The features of the reference images are computed once.
     reference_features: dict[tuple[str, str], FeatureSet] = {}

@@ -25,7 +25,8 @@ from var_pe.pages.tables import markdown_table
 from var_pe.pyramid import Grid
 from var_pe.resampling.conventions import convention_of
 from var_pe.stages.config import Config
-from var_pe.stages.models import held_out_images, load_model, weights_hash
+from var_pe.stages.images import held_out_images
+from var_pe.stages.models import load_model, weights_hash
 from var_pe.stages.train import train_classifier
 
 

@@ -1,33 +1,37 @@
 """RandAugment on a classifier's training images, drawn from (seed, epoch, index) as all augmentation is."""
 
-from typing import Any
-
 import torch
-from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
+from var_pe.data.image_set import ImageItem
 from var_pe.data.images import ImageDataset
 from var_pe.data.sampler import Draw
+from var_pe.processes import Processes
 from var_pe.seeding import mix
 
 
-class Augmented(Dataset[dict[str, Any]]):
+class Augmented(Dataset[ImageItem]):
     """Images after two of torchvision's RandAugment operations (Cubuk et al. 2020), filled up with black."""
 
     def __init__(self, images: ImageDataset, magnitude: int, seed: int) -> None:
         self.images, self.seed = images, seed
         self.augment = v2.RandAugment(num_ops=2, magnitude=magnitude, fill=0)
 
+        self.class_names = images.class_names
+
     @property
-    def unreadable(self) -> Tensor:
-        """Which pictures could not be read so far, bool (N,)."""
-        return self.images.unreadable
+    def num_images(self) -> int:
+        return len(self.images)
+
+    def passed_over(self, processes: Processes) -> int:
+        return self.images.passed_over(processes)
 
     def __len__(self) -> int:
         return len(self.images)
 
-    def __getitem__(self, draw: Draw) -> dict[str, Any]:
+    def __getitem__(self, key: Draw | int) -> ImageItem:
+        draw = Draw.of(key)
         item = self.images[draw]
         pixels_CHW = ((item["image"] + 1) * 127.5).round().to(torch.uint8)
         with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator

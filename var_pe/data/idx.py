@@ -33,10 +33,13 @@ def read_idx(file: Path, axes: int) -> NDArray[np.uint8]:
         content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{file} cannot be read: {error}") from error
+
+    # The header: two zeros, 8 for unsigned bytes, the number of axes; then each side, big-endian.
     start = 4 + 4 * axes
-    magic = bytes([0, 0, 8, axes])  # two zeros, 8 for unsigned bytes, the number of axes
+    magic = bytes([0, 0, 8, axes])
     if content[:4] != magic or len(content) < start:
         raise ValueError(f"{file} is no IDX file of {axes} axes of bytes: it begins with {content[:4].hex()}")
+
     shape = tuple(np.frombuffer(content, ">u4", axes, offset=4).tolist())
     if len(content) != start + math.prod(shape):
         raise ValueError(f"{file} promises {shape} bytes after its header but holds {len(content) - start}")
@@ -52,7 +55,9 @@ class FashionMNIST:
         prefix = "train" if train else "t10k"
         image_file = find_idx(folder, f"{prefix}-images-idx3-ubyte")
         label_file = find_idx(folder, f"{prefix}-labels-idx1-ubyte")
-        self.images, self.labels = read_idx(image_file, 3)[:limit], read_idx(label_file, 1)[:limit]
+        self.images = read_idx(image_file, 3)[:limit]
+        self.labels = read_idx(label_file, 1)[:limit]
+
         if len(self.images) != len(self.labels):
             raise ValueError(
                 f"{image_file} holds {len(self.images)} images, {label_file} {len(self.labels)} labels"
@@ -63,6 +68,7 @@ class FashionMNIST:
             raise ValueError(
                 f"{label_file} holds label {self.labels.max()}; Fashion-MNIST's labels are 0 .. 9"
             )
+
         digest = hashlib.blake2b(self.images.tobytes() + self.labels.tobytes(), digest_size=8)
         self.fingerprint = f"fashion_mnist-{prefix}-{len(self.images)}-{digest.hexdigest()}"
 

@@ -2,7 +2,6 @@
 
 import hashlib
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
@@ -11,12 +10,15 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from var_pe.data.image_set import ImageItem, count_unreadable
 from var_pe.data.pictures import CorruptImage, DataError, to_channels
 from var_pe.data.sampler import Draw
 from var_pe.data.sources import DataConfig, ImageSource
+from var_pe.processes import Processes
 from var_pe.seeding import mix
 
 Pixels = NDArray[np.uint8]
+Box = tuple[int, int, int, int]  # top, left, height and width in pixels
 
 
 def resize_to_cover(picture: Image.Image, height: int, width: int) -> Image.Image:
@@ -76,8 +78,8 @@ def first_picture(config: DataConfig, source: ImageSource) -> Image.Image:
     raise DataError(f"none of the {len(source)} images can be read")
 
 
-def content_box(config: DataConfig, source: ImageSource) -> tuple[int, int, int, int]:
-    """Top, left, height and width of the area that holds picture, not margin (with pad: the first one's)."""
+def content_box(config: DataConfig, source: ImageSource) -> Box:
+    """The area that holds picture, not margin (with pad: the first one's)."""
     if config.frames_by == "crop":
         return 0, 0, config.height, config.width
     picture = zoomed(first_picture(config, source), config.zoom)
@@ -104,28 +106,35 @@ class Framer:
     def __call__(self, picture: Image.Image | Pixels, epoch: int, index: int) -> Tensor:
         """Float32 (channels, height, width) in [-1, 1]."""
         config = self.config
-        chance = (
-            mix("augment", self.seed, epoch, index) if self.augments else 0
-        )  # 63 bits, more than are needed
-        if isinstance(picture, np.ndarray) and (
-            config.frames_by == "crop" or config.zoom != 1 or picture.ndim > 2 > config.channels
-        ):
-            picture = Image.fromarray(picture)
+        # 63 random bits, more than are needed: the top one mirrors, the lower ones place the crop.
+        chance = mix("augment", self.seed, epoch, index) if self.augments else 0
+
+        # An array is taken as it is, unless it has to be resized or made grey.
+        if isinstance(picture, np.ndarray):
+            resized = config.frames_by == "crop" or config.zoom != 1
+            made_grey = picture.ndim == 3 and config.channels == 1
+            if resized or made_grey:
+                picture = Image.fromarray(picture)
         if isinstance(picture, Image.Image):
             picture = to_channels(picture, config.channels, f"number {index}")
+
         if config.frames_by == "crop":
             assert isinstance(picture, Image.Image), "arrays were made pictures above"
             pixels = crop(picture, config, chance if self.random_crop else None)
+        elif isinstance(picture, Image.Image):
+            pixels = np.asarray(zoomed(picture, config.zoom))
         else:
-            pixels = np.asarray(zoomed(picture, config.zoom) if isinstance(picture, Image.Image) else picture)
+            pixels = picture
+
+        # Mirrored before padding: an odd margin must not move the picture.
         if self.train and config.flip and chance >> 62:
-            pixels = pixels[:, ::-1]  # before padding: an odd margin must not move the picture
+            pixels = pixels[:, ::-1]
         if config.frames_by == "pad":
             pixels = pad(pixels, config)
         return to_tensor(pixels, config.channels)
 
 
-class ImageDataset(Dataset[dict[str, Any]]):
+class ImageDataset(Dataset[ImageItem]):
     """A source as image tensors, asked by `Draw` (or by plain index: epoch 0, draw number = index).
 
     An item is {"image": float32 (channels, height, width) in [-1, 1], "label": int or -1, "index",
@@ -148,9 +157,12 @@ class ImageDataset(Dataset[dict[str, Any]]):
         self.unreadable = torch.zeros(len(source), dtype=torch.bool).share_memory_()  # workers write here too
 
     @property
-    def skipped(self) -> int:
-        """How many different pictures could not be read so far, on this process and its workers."""
-        return int(self.unreadable.sum())
+    def num_images(self) -> int:
+        return len(self)
+
+    def passed_over(self, processes: Processes) -> int:
+        """How many different pictures could not be read so far, on all processes and their workers."""
+        return count_unreadable(self.unreadable, processes)
 
     @property
     def fingerprint(self) -> str:
@@ -170,10 +182,12 @@ class ImageDataset(Dataset[dict[str, Any]]):
         array = getattr(self.source, "array", None)
         return array(index) if array else self.source.read(index)
 
-    def __getitem__(self, key: Draw | int) -> dict[str, Any]:
-        draw = key if isinstance(key, Draw) else Draw(0, int(key), int(key))
+    def __getitem__(self, key: Draw | int) -> ImageItem:
+        draw = Draw.of(key)
         if not 0 <= draw.index < len(self):  # also ends `for item in dataset`
             raise IndexError(f"index {draw.index} of a data set of {len(self)} images")
+
+        # Where a picture cannot be read and may be passed over, the next one that can stands in for it.
         for step in range(len(self)):
             index = (draw.index + step) % len(self)
             try:
@@ -184,6 +198,7 @@ class ImageDataset(Dataset[dict[str, Any]]):
                     raise
                 self.unreadable[index] = True
                 continue
+
             image = self.transform(image) if self.transform else image
             return {"image": image, "label": label, "index": draw.index, "draw_number": draw.draw_number}
         raise DataError(f"none of the {len(self)} images can be read")

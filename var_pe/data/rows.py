@@ -15,7 +15,11 @@ from var_pe.data.tables import Tables
 def check_columns(
     tables: Tables, features: Mapping[str, Any], image_column: str, label_column: str | None
 ) -> None:
-    """Both columns must be there."""
+    """Checks that both columns are there.
+
+    Raises:
+        ValueError: one is not.
+    """
     found = ", ".join(features)
     if image_column not in features:
         raise ValueError(
@@ -23,6 +27,7 @@ def check_columns(
         )
     if label_column is None or label_column in features:
         return
+
     if tables.kind == "imagefolder":  # `datasets` makes no labels for fewer than two class folders
         raise ValueError(
             f"{tables.location} holds a single class or no class folders, so there is nothing to tell apart: "
@@ -43,21 +48,26 @@ def classes(
     """
     if label_column is None:
         return (), {}
-    kind, numbers = features[label_column], {}
+
+    kind = features[label_column]
+    numbers: dict[Any, int] = {}
+    countable = isinstance(kind, Value) and (
+        kind.dtype in ("string", "large_string", "bool") or "int" in kind.dtype
+    )
     if isinstance(kind, ClassLabel):
         names = tuple(kind.names)
-    elif isinstance(kind, Value) and (
-        kind.dtype in ("string", "large_string", "bool") or "int" in kind.dtype
-    ):
+    elif countable:
         if tables.streaming:
             raise ValueError(
                 f"data.label_column={label_column} stores no class names, which data.streaming=true needs"
             )
         found = tables.load(train_split).unique(label_column)
-        numbers = {label: i for i, label in enumerate(sorted(v for v in found if v is not None and v != -1))}
+        labels = sorted(label for label in found if label is not None and label != -1)
+        numbers = {label: number for number, label in enumerate(labels)}
         names = tuple(map(str, numbers))
     else:
         raise ValueError(f"data.label_column={label_column} must hold classes, numbers or names, got {kind}")
+
     if len(names) < 2:
         raise ValueError(
             f"data.label_column={label_column} of {tables.location} holds a single class, so there is "
@@ -85,15 +95,24 @@ class Rows:
         return [self.image_column] + ([self.label_column] if self.label_column else [])
 
     def read(self, row: Mapping[str, Any], index: int) -> tuple[Image.Image, int]:
-        """Raises CorruptImage, naming the file or the row."""
+        """The picture and the label of a row.
+
+        Raises:
+            CorruptImage: the picture cannot be read; its file or row is named.
+        """
         label = self.label(row[self.label_column], index) if self.label_column else -1
+
+        # Pictures are stored as {"path", "bytes"}, as a path, as bytes, or decoded.
         value = row[self.image_column]
         if isinstance(value, Mapping):
             path, content = value.get("path"), value.get("bytes")
+        elif isinstance(value, str):
+            path, content = value, None
         else:
-            path, content = (value, None) if isinstance(value, str) else (None, value)
+            path, content = None, value
         if isinstance(content, Image.Image):
             return content, label
+
         where = path if path and content is None else f"number {index} of {self.location}"
         stored = path if content is None else content
         if stored is None:
@@ -136,17 +155,18 @@ class TableSource:
         limit: int | None,
     ) -> None:
         dataset = tables.load(split)
-        self.rows = Rows(tables, dataset.features, image_column, label_column, train_split)
-        self.class_names = self.rows.class_names
         count = min(len(dataset), limit or len(dataset))
         if not count:
             raise ValueError(f"split {split} of {tables.location} holds no images")
+
+        self.rows = Rows(tables, dataset.features, image_column, label_column, train_split)
+        self.class_names = self.rows.class_names
+
         parts = repr((tables.fingerprint(split, dataset), self.rows.columns(), self.class_names))
         digest = hashlib.blake2b(parts.encode(), digest_size=8).hexdigest()
         self.fingerprint = f"{tables.kind}-{split}-{count}-{digest}"
-        self.dataset = undecoded(
-            dataset.select(range(count)).select_columns(self.rows.columns()), image_column
-        )
+        chosen = dataset.select(range(count)).select_columns(self.rows.columns())
+        self.dataset = undecoded(chosen, image_column)
 
     def __len__(self) -> int:
         return len(self.dataset)

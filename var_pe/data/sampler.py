@@ -16,6 +16,11 @@ class Draw(NamedTuple):
     index: int  # type: ignore[assignment]  # hides tuple.index
     draw_number: int
 
+    @classmethod
+    def of(cls, key: "Draw | int") -> "Draw":
+        """A plain index is asked for outside a training run: epoch 0, its own number."""
+        return key if isinstance(key, Draw) else cls(0, int(key), int(key))
+
 
 class EndlessSampler:
     """Batches of `Draw` for `DataLoader(batch_sampler=...)`, from any draw on and without end.
@@ -44,8 +49,10 @@ class EndlessSampler:
             raise ValueError(f"rank must lie in 0 .. world - 1, got rank {rank} of world {world}")
         if start < 0:
             raise ValueError(f"start must not be negative, got {start}")
-        self.length, self.batch, self.seed, self.shuffle = length, batch, seed, shuffle
-        self.rank, self.world, self.start = rank, world, start
+
+        self.length, self.batch, self.start = length, batch, start
+        self.seed, self.shuffle = seed, shuffle
+        self.rank, self.world = rank, world
 
     def order(self, epoch: int) -> Tensor:
         """Indices in the order in which this epoch visits them."""
@@ -57,6 +64,7 @@ class EndlessSampler:
         share = self.batch // self.world
         first = self.start + self.rank * share
         order_epoch, order = -1, torch.empty(0)
+
         while True:
             draws = []
             for draw_number in range(first, first + share):
@@ -64,5 +72,6 @@ class EndlessSampler:
                 if epoch != order_epoch:
                     order_epoch, order = epoch, self.order(epoch)
                 draws.append(Draw(epoch, int(order[offset]), draw_number))
+
             yield draws
             first += self.batch

@@ -94,19 +94,24 @@ def distance(kind: str, y: Array, x: Array, radius: float) -> Array:
             bite = np.sqrt((y + 0.3 * radius) ** 2 + (x - 0.45 * radius) ** 2) - 0.75 * radius
             return np.maximum(disc, -bite)
         return disc
+
     if kind in ("square", "frame"):
         square = np.maximum(ay, ax) - 0.85 * radius
         return np.maximum(square, -square - 0.42 * radius) if kind == "frame" else square
+
     if kind == "diamond":
         return (ay + ax - radius) * math.sqrt(0.5)
     if kind == "triangle":
         return np.maximum(y - 0.7 * radius, (2 * ax - y - 0.9 * radius) / math.sqrt(5))
+
+    # A saltire is a plus that is turned by 45 degrees.
     if kind == "saltire":
         y, x = (y + x) * math.sqrt(0.5), (y - x) * math.sqrt(0.5)
         ay, ax = np.abs(y), np.abs(x)
     if kind in ("plus", "saltire"):
         arm = 0.28 * radius
         return np.minimum(np.maximum(ay - radius, ax - arm), np.maximum(ay - arm, ax - radius))
+
     assert kind == "bars", f"no distance is written for {kind}"
     return np.maximum(np.abs(ay - 0.55 * radius) - 0.28 * radius, ax - radius)
 
@@ -115,13 +120,16 @@ def render(factors: Factors, height: int, width: int) -> tuple[NDArray[np.uint8]
     """RGB pixels (height, width, 3) and how much of each pixel the shape covers, in [0, 1]."""
     kind, (top, bottom), (left, right) = list(CLASSES.values())[factors.label]
     radius = RADII[factors.size] * min(height, width)
+
+    # The centre: its cell's share of what is left beside the shape itself.
     v = top + (bottom - top) * (factors.row + 0.5) / ROWS
     u = left + (right - left) * (factors.column + 0.5) / COLUMNS
+    centre_y = radius + v * (height - 2 * radius)
+    centre_x = radius + u * (width - 2 * radius)
+
     y_H1 = np.arange(0.5, height, dtype=np.float32)[:, None]
     x_1W = np.arange(0.5, width, dtype=np.float32)[None, :]
-    edge = distance(
-        kind, y_H1 - (radius + v * (height - 2 * radius)), x_1W - (radius + u * (width - 2 * radius)), radius
-    )
+    edge = distance(kind, y_H1 - centre_y, x_1W - centre_x, radius)
     cover_HW = np.clip(0.5 - edge, 0, 1)
 
     down, over = LIGHTS[factors.light]
@@ -162,6 +170,7 @@ class Shapes:
         factors = self.factors(index)
         pixels, cover = render(factors, self.height, self.width)
         mask = cover >= 0.5
+
         y, x = np.nonzero(mask)
         box = (int(y.min()), int(x.min()), int(np.ptp(y)) + 1, int(np.ptp(x)) + 1)
         return ShapePicture(Image.fromarray(pixels), factors.label, factors, box, mask)

@@ -127,7 +127,11 @@ class ImageSource(Protocol):
     def __len__(self) -> int: ...
 
     def read(self, index: int) -> tuple[Image.Image, int]:
-        """Picture, in whatever size and mode it has, and label (-1: none). Raises CorruptImage."""
+        """Picture, in whatever size and mode it has, and label (-1: none).
+
+        Raises:
+            CorruptImage: the picture cannot be read.
+        """
 
 
 def find_tables(config: DataConfig) -> Tables:
@@ -140,6 +144,8 @@ def find_tables(config: DataConfig) -> Tables:
         raise ValueError(f"data.path={config.path} does not exist")
     if path.is_dir() and not any(path.iterdir()):
         raise ValueError(f"data.path={config.path} is an empty folder")
+
+    # A known set that lies in a local folder may be stored either way.
     kind = config.source
     if kind not in ("imagefolder", "parquet"):
         kind = "parquet" if path.suffix == ".parquet" or any(path.rglob("*.parquet")) else "imagefolder"
@@ -174,6 +180,7 @@ def open_source(config: DataConfig, train: bool) -> ImageSource:
         count = config.shapes_train if train else config.shapes_test
         count = min(count, config.limit or count)
         return Shapes(count, config.height, config.width, "train" if train else "test")
+
     if config.streaming:
         raise ValueError(
             "data.streaming=true reads pictures in order: use open_stream, or set data.streaming=false"
@@ -181,6 +188,7 @@ def open_source(config: DataConfig, train: bool) -> ImageSource:
     folder = fashion_folder(config)
     if folder is not None:
         return FashionMNIST(folder, train, config.limit)
+
     tables = find_tables(config)
     image_column, label_column = columns(config, tables.kind)
     return TableSource(

@@ -6,19 +6,22 @@ from typing import Any
 
 import torch
 from datasets.distributed import split_dataset_by_node
+from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
+from var_pe.data.image_set import ImageItem
 from var_pe.data.images import Framer
 from var_pe.data.pictures import CorruptImage, DataError
 from var_pe.data.rows import Rows, undecoded
 from var_pe.data.sources import DataConfig, columns, fashion_folder, find_tables
 from var_pe.data.tables import first_line
+from var_pe.processes import Processes
 from var_pe.seeding import mix
 
 MAX_WORKERS = 256  # data workers of one process that count skipped pictures apart
 
 
-class ImageStream(IterableDataset[dict[str, Any]]):
+class ImageStream(IterableDataset[ImageItem]):
     """This process's share of one split, shuffled anew each epoch among the buffer's pictures.
 
     A picture has no number of its own here: `index` counts what this epoch has drawn and `draw_number` what
@@ -28,36 +31,41 @@ class ImageStream(IterableDataset[dict[str, Any]]):
     def __init__(
         self,
         config: DataConfig,
-        train: bool,
         rows: Rows,
         dataset: Any,
-        rank: int,
-        world: int,
-        seed: int,
+        frame: Framer,
+        processes: Processes,
         endless: bool,
     ) -> None:
-        self.config, self.rows, self.rank, self.world, self.endless = config, rows, rank, world, endless
-        self.dataset, self.class_names = dataset, rows.class_names
-        self.frame = Framer(config, train, seed)
+        self.config, self.rows, self.dataset = config, rows, dataset
+        self.rank, self.world = processes.rank, processes.world
+        self.frame, self.endless = frame, endless
+        self.class_names = rows.class_names
         self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # workers that persist see it change
         self.skipped_by_worker = torch.zeros(MAX_WORKERS, dtype=torch.int64).share_memory_()
 
     @property
-    def skipped(self) -> int:
-        """How many pictures could not be read so far, on this process and its workers."""
-        return int(self.skipped_by_worker.sum())
+    def num_images(self) -> None:
+        """A stream does not know its length."""
+
+    def passed_over(self, processes: Processes) -> int:
+        """How many pictures could not be read so far, on all processes and their workers."""
+        return int(processes.sum(self.skipped_by_worker.sum().to(processes.device)))
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch.fill_(epoch)
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
+    def __iter__(self) -> Iterator[ImageItem]:
         first, drawn = int(self.epoch), 0
         for epoch in itertools.count(first) if self.endless else [first]:
             before = drawn
-            for item in self._one_epoch(epoch):
-                yield {**item, "draw_number": self._numbered(drawn)}
+            for image, label, index in self._one_epoch(epoch):
+                number = self._numbered(drawn)
+                yield {"image": image, "label": label, "index": index, "draw_number": number}
                 drawn += 1
-            if self.endless and drawn == before:  # or it would look for a picture for ever
+
+            # Without this check it would look for a picture for ever.
+            if self.endless and drawn == before:
                 worker = get_worker_info()
                 if worker and worker.id:
                     return  # fewer files than workers: the others read on
@@ -81,7 +89,8 @@ class ImageStream(IterableDataset[dict[str, Any]]):
                 f"{self.rows.location} cannot be read any further: {first_line(error)}"
             ) from error
 
-    def _one_epoch(self, epoch: int) -> Iterator[dict[str, Any]]:
+    def _one_epoch(self, epoch: int) -> Iterator[tuple[Tensor, int, int]]:
+        """Image, label and index of each picture that can be read."""
         self.dataset.set_epoch(epoch)
         for count, row in enumerate(self._rows()):
             index = self._numbered(count)
@@ -94,11 +103,17 @@ class ImageStream(IterableDataset[dict[str, Any]]):
                 worker = get_worker_info()
                 self.skipped_by_worker[worker.id % MAX_WORKERS if worker else 0] += 1
                 continue
-            yield {"image": image, "label": label, "index": index}
+
+            yield image, label, index
 
 
 def open_stream(
-    config: DataConfig, train: bool, rank: int = 0, world: int = 1, seed: int = 0, endless: bool = False
+    config: DataConfig,
+    train: bool,
+    processes: Processes = Processes(),  # frozen: nobody can change it
+    *,
+    seed: int = 0,
+    endless: bool = False,
 ) -> ImageStream:
     """One split of a parquet, image folder or hub source as a stream; only training streams are shuffled.
 
@@ -109,6 +124,7 @@ def open_stream(
         raise ValueError("open_stream needs data.streaming=true")
     if fashion_folder(config) is not None:
         raise ValueError("fashion_mnist's IDX files are read whole: set data.streaming=false")
+
     tables, split = find_tables(config), config.split(train)
     image_column, label_column = columns(config, tables.kind)
     dataset = tables.load(split)
@@ -116,12 +132,14 @@ def open_stream(
         dataset = dataset._resolve_features()  # what `datasets` itself calls before it casts
     rows = Rows(tables, dataset.features, image_column, label_column, config.train_split)
     dataset = undecoded(dataset.select_columns(rows.columns()), image_column)
+
     if config.limit:
         dataset = dataset.take(config.limit)
     if train:
-        files = min(10, dataset.num_shards)  # mixed in the buffer; mixing one file costs a 5 s pause an epoch
+        # Files that are mixed in the buffer; mixing a single one costs a pause of 5 s an epoch.
+        files = min(10, dataset.num_shards)
         dataset = dataset.shuffle(
             seed=mix("stream", seed) >> 32, buffer_size=config.shuffle_buffer, max_buffer_input_shards=files
         )
-    dataset = split_dataset_by_node(dataset, rank, world)
-    return ImageStream(config, train, rows, dataset, rank, world, seed, endless)
+    dataset = split_dataset_by_node(dataset, processes.rank, processes.world)
+    return ImageStream(config, rows, dataset, Framer(config, train, seed), processes, endless)

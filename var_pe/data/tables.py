@@ -48,6 +48,7 @@ def reach_hub(hub_id: str) -> None:
     cache = Path(datasets.config.HF_DATASETS_CACHE) / hub_id.replace("/", "___")
     if cache.is_dir():
         return
+
     try:
         HfApi().dataset_info(hub_id, timeout=10)
     except HFValidationError as error:
@@ -114,19 +115,19 @@ class Tables:
         """Of the files' names, sizes and last bytes (parquet's index of its contents), wherever they lie."""
         if self.kind == "hub":
             return f"{self.location}-{dataset._fingerprint}"  # of the hub's commit, configuration and split
+
         root = Path(self.location)
         if self.kind == "parquet":
             files = [Path(file) for file in parquet_splits(root)[split]]
         else:
-            files = sorted(
-                f for f in (root / split if (root / split).is_dir() else root).rglob("*") if f.is_file()
-            )
+            folder = root / split if (root / split).is_dir() else root
+            files = sorted(file for file in folder.rglob("*") if file.is_file())
+
         digest = hashlib.blake2b(digest_size=16)
         for file in files:
             size = file.stat().st_size
-            digest.update(
-                repr((file.relative_to(root).as_posix() if file != root else file.name, size)).encode()
-            )
+            name = file.name if file == root else file.relative_to(root).as_posix()
+            digest.update(repr((name, size)).encode())
             if self.kind == "parquet":
                 with file.open("rb") as stream:
                     stream.seek(max(0, size - 65536))

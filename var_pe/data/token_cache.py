@@ -7,9 +7,9 @@ folder. Each process writes one shard; `index.json`, written last, is what makes
 import hashlib
 import json
 from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import torch
@@ -19,22 +19,27 @@ from torch.utils.data import DataLoader, Dataset
 
 from var_pe.data.images import ImageDataset
 from var_pe.data.sampler import Draw
-from var_pe.files import written_whole
+from var_pe.files import write_text, written_whole
+from var_pe.processes import Processes
 
 INDEX = "index.json"
 
 
-def full_key(dataset: ImageDataset, views: int, vocabulary: int, key: dict[str, Any]) -> dict[str, Any]:
+def full_key(
+    images: ImageDataset, views: int, vocabulary: int, key: Mapping[str, object]
+) -> dict[str, object]:
     """The caller's key and what the cache adds, as JSON reads it back (tuples as lists)."""
-    own = {"data": dataset.fingerprint, "images": len(dataset), "views": views, "vocabulary": vocabulary}
+    own = {"data": images.fingerprint, "images": len(images), "views": views, "vocabulary": vocabulary}
     return json.loads(json.dumps({**key, "cache": own}, sort_keys=True))
 
 
-def cache_folder(folder: Path, key: dict[str, Any]) -> Path:
-    return folder / hashlib.blake2b(json.dumps(key, sort_keys=True).encode(), digest_size=8).hexdigest()
+def cache_folder(folder: Path, key: Mapping[str, object]) -> Path:
+    text = json.dumps(key, sort_keys=True)
+    return folder / hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
 def check_tokens(tokens_BL: Tensor, vocabulary: int) -> None:
+    """Refuses what an encoder cannot have meant, since the file's type would wrap it around."""
     if tokens_BL.min() < 0 or tokens_BL.max() >= vocabulary:
         raise ValueError(
             f"tokens must lie in 0 .. vocabulary - 1 = {vocabulary - 1}, "
@@ -43,42 +48,47 @@ def check_tokens(tokens_BL: Tensor, vocabulary: int) -> None:
 
 
 def write_shard(
-    file: Path,
-    dataset: ImageDataset,
+    shard: Path,
+    images: ImageDataset,
     indices: range,
     encode: Callable[[Tensor], Tensor],
+    *,
     views: int,
     batch_size: int,
     vocabulary: int,
-    workers: int,
-    progress: Callable[[int, int], None] | None,
+    on_progress: Callable[[int], object] | None,
 ) -> None:
     """Tokens of these images, (views, images, L), in one .npy file, and their labels in another beside it."""
-    dtype = np.uint16 if vocabulary <= 65536 else np.int32
-    labels = np.full(len(indices), -1, np.int64)
     chunks = [indices[i : i + batch_size] for i in range(0, len(indices), batch_size)]
     draws = [[Draw(view, index, index) for index in chunk] for view in range(views) for chunk in chunks]
-    done, shard = 0, None
-    with written_whole(file) as draft, torch.inference_mode():
-        for batch_draws, batch in zip(
-            draws, DataLoader(dataset, batch_sampler=draws, num_workers=workers), strict=True
-        ):
+    labels_N = np.full(len(indices), -1, np.int64)
+    tokens_VNL = None
+
+    with written_whole(shard) as draft, torch.inference_mode():
+        for drawn, batch in zip(draws, DataLoader(images, batch_sampler=draws), strict=True):
             tokens_BL = encode(batch["image"]).cpu()
             check_tokens(tokens_BL, vocabulary)
-            if shard is None:
-                shard = open_memmap(draft, "w+", dtype, (views, len(indices), tokens_BL.shape[1]))
-            first = batch_draws[0].index - indices.start
-            shard[batch_draws[0].epoch, first : first + len(tokens_BL)] = tokens_BL.numpy()
-            labels[first : first + len(tokens_BL)] = batch["label"].numpy()
-            done += len(tokens_BL)
-            if progress:
-                progress(done, views * len(indices))
-        assert shard is not None, "a shard holds at least one image"
-        shard.flush()
-    with written_whole(labels_file(file)) as draft, draft.open("wb") as stream:
-        np.save(stream, labels)
-    with written_whole(skipped_file(file)) as draft:
-        draft.write_text(str(int(dataset.unreadable[indices.start : indices.stop].sum())))
+
+            # The file is made with the first batch, which says how many tokens an image has.
+            if tokens_VNL is None:
+                shape = views, len(indices), tokens_BL.shape[1]
+                dtype = np.uint16 if vocabulary <= 65536 else np.int32
+                tokens_VNL = open_memmap(draft, "w+", dtype, shape)
+
+            first = drawn[0].index - indices.start
+            here = slice(first, first + len(tokens_BL))
+            tokens_VNL[drawn[0].epoch, here] = tokens_BL.numpy()
+            labels_N[here] = batch["label"].numpy()
+            if on_progress:
+                on_progress(len(tokens_BL))
+
+        assert tokens_VNL is not None, "a shard holds at least one image"
+        tokens_VNL.flush()
+
+    with written_whole(labels_file(shard)) as draft, draft.open("wb") as stream:
+        np.save(stream, labels_N)
+    unreadable = images.unreadable[indices.start : indices.stop]
+    write_text(skipped_file(shard), str(int(unreadable.sum())))
 
 
 def labels_file(shard: Path) -> Path:
@@ -91,88 +101,125 @@ def skipped_file(shard: Path) -> Path:
 
 
 def build_token_cache(
-    folder: str | Path,
-    dataset: ImageDataset,
+    folder: Path,
+    images: ImageDataset,
     encode: Callable[[Tensor], Tensor],
+    processes: Processes = Processes(),  # frozen: nobody can change it
     *,
-    views: int,
-    batch_size: int,
-    key: dict[str, Any],
-    rank: int = 0,
-    world: int = 1,
-    wait: Callable[[], object] = lambda: None,
-    progress: Callable[[int, int], None] | None = None,
-    vocabulary: int = 65536,
-    workers: int = 0,
+    key: Mapping[str, object],
+    vocabulary: int,
+    views: int = 1,
+    batch_size: int = 256,
+    on_progress: Callable[[int], object] | None = None,
 ) -> Path:
     """Encodes each image once per view, unless that is done; returns the cache's own folder below `folder`.
 
     `encode` maps images (B, C, H, W) to int64 tokens (B, L) below `vocabulary`. View v is that of epoch v.
-    `key` says what else the tokens depend on: the tokenizer's hash, the pyramid. `wait` is a barrier over
-    processes; `progress` is told how many of this process's encodings are done, and of how many.
+    `key` says what else the tokens depend on: the tokenizer's hash, the pyramid. `on_progress(n)` is called
+    when this process has encoded n more images.
+
+    Raises:
+        ValueError: there are no views, or several that would be equal.
     """
     if views < 1:
         raise ValueError(f"views must be at least 1 to build a token cache, got {views}")
-    if views > 1 and not dataset.augments:
+    if views > 1 and not images.augments:
         raise ValueError(f"views={views} would hold {views} equal copies: without augmentation set views=1")
-    key = full_key(dataset, views, vocabulary, key)
-    target = cache_folder(Path(folder), key)
+
+    full = full_key(images, views, vocabulary, key)
+    target = cache_folder(folder, full)
     if (target / INDEX).is_file():
         return target
+
+    # Each process writes the shard of its own share, if there is an image for it.
     target.mkdir(parents=True, exist_ok=True)
-    cuts = [len(dataset) * r // world for r in range(world + 1)]
-    names = [f"tokens-{r:05d}-of-{world:05d}.npy" for r in range(world)]
-    if cuts[rank] < cuts[rank + 1]:
-        own = range(cuts[rank], cuts[rank + 1])
-        write_shard(
-            target / names[rank], dataset, own, encode, views, batch_size, vocabulary, workers, progress
-        )
-    wait()
-    if rank == 0:
-        shards = [
-            {"file": names[r], "first": cuts[r], "bytes": (target / names[r]).stat().st_size}
-            for r in range(world)
-            if cuts[r] < cuts[r + 1]
-        ]
-        with written_whole(target / INDEX) as draft:
-            written = [target / names[r] for r in range(world) if cuts[r] < cuts[r + 1]]
-            skipped = sum(int(skipped_file(shard).read_text()) for shard in written)
-            draft.write_text(json.dumps({"key": key, "skipped": skipped, "shards": shards}, indent=2))
-    wait()
+    shares = [Processes(rank, processes.world).share(len(images)) for rank in range(processes.world)]
+    shards = {
+        target / f"tokens-{rank:05d}-of-{processes.world:05d}.npy": share
+        for rank, share in enumerate(shares)
+        if share
+    }
+    for shard, share in shards.items():
+        if share == shares[processes.rank]:
+            write_shard(
+                shard,
+                images,
+                share,
+                encode,
+                views=views,
+                batch_size=batch_size,
+                vocabulary=vocabulary,
+                on_progress=on_progress,
+            )
+    processes.wait()
+
+    # The index makes the cache complete, so it comes last.
+    if processes.is_main:
+        content = {
+            "key": full,
+            "skipped": sum(int(skipped_file(shard).read_text()) for shard in shards),
+            "shards": [
+                {"file": shard.name, "first": share.start, "bytes": shard.stat().st_size}
+                for shard, share in shards.items()
+            ],
+        }
+        write_text(target / INDEX, json.dumps(content, indent=2))
+    processes.wait()
     return target
 
 
-class TokenDataset(Dataset[dict[str, Any]]):
+class TokenItem(TypedDict):
+    """The tokens of one image, (L,), int64, and what `ImageItem` says of the image."""
+
+    tokens: Tensor
+    label: int
+    index: int
+    draw_number: int
+
+
+class TokenDataset(Dataset[TokenItem]):
     """A finished token cache, asked by `Draw`; an epoch reads the view epoch % views.
 
-    An item is {"tokens": int64 (L,), "label": int or -1, "index", "draw_number"}. How many processes wrote it
-    does not matter.
+    How many processes wrote it does not matter.
+
+    Raises:
+        ValueError: the cache is not complete, is damaged, or belongs to another key.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        if not (self.folder / INDEX).is_file():
-            raise ValueError(f"token cache {folder} is not complete (it has no {INDEX}): build it again")
-        try:
-            content = json.loads((self.folder / INDEX).read_text())
-            self.key = content["key"]
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"token cache {folder} has a damaged {INDEX}: delete the folder") from error
+        content = self._read_index()
+        self.key = content["key"]
         if cache_folder(self.folder.parent, self.key).name != self.folder.absolute().name:
             raise ValueError(
                 f"token cache {folder} was made from something else than its name says: delete it"
             )
-        self.skipped: int = content.get("skipped", 0)  # pictures that could not be read when it was built
-        self.views, self.length = self.key["cache"]["views"], self.key["cache"]["images"]
+
+        # An older index does not say how many pictures could not be read.
+        self.skipped: int = content.get("skipped", 0)
+        self.views: int = self.key["cache"]["views"]
+        self.num_images: int = self.key["cache"]["images"]
+
         self.firsts = [shard["first"] for shard in content["shards"]]
         self.shards = [self._open(shard["file"], shard["bytes"]) for shard in content["shards"]]
-        self.labels = np.concatenate([self._labels(shard["file"]) for shard in content["shards"]])
-        if len(self.labels) != self.length:
+        self.labels_N = np.concatenate([self._labels(shard["file"]) for shard in content["shards"]])
+        if len(self.labels_N) != self.num_images:
             raise ValueError(
-                f"token cache {folder} should hold {self.length} labels but holds {len(self.labels)}: "
-                f"delete the folder"
+                f"token cache {folder} should hold {self.num_images} labels but holds "
+                f"{len(self.labels_N)}: delete the folder"
             )
         self.tokens_per_image = self.shards[0].shape[2]
+
+    def _read_index(self) -> dict[str, Any]:
+        if not (self.folder / INDEX).is_file():
+            raise ValueError(f"token cache {self.folder} is not complete (it has no {INDEX}): build it again")
+        try:
+            content = json.loads((self.folder / INDEX).read_text())
+            if isinstance(content["key"], dict):
+                return content
+        except (ValueError, KeyError, TypeError):
+            pass
+        raise ValueError(f"token cache {self.folder} has a damaged {INDEX}: delete the folder")
 
     def _open(self, name: str, size: int) -> np.ndarray:
         file = self.folder / name
@@ -191,22 +238,26 @@ class TokenDataset(Dataset[dict[str, Any]]):
             raise ValueError(f"token cache {file} cannot be read ({error}): delete the folder") from error
 
     def __reduce__(self) -> tuple[type["TokenDataset"], tuple[Path]]:
-        return TokenDataset, (
-            self.folder,
-        )  # a worker maps the files itself instead of being sent their contents
+        """A worker maps the files itself instead of being sent their contents."""
+        return TokenDataset, (self.folder,)
 
     def __len__(self) -> int:
-        return self.length
+        return self.num_images
 
-    def __getitem__(self, key: Draw | int) -> dict[str, Any]:
-        draw = key if isinstance(key, Draw) else Draw(0, int(key), int(key))
-        if not 0 <= draw.index < self.length:
-            raise IndexError(f"index {draw.index} of a token cache of {self.length} images")
+    def passed_over(self, processes: Processes) -> int:
+        """Pictures that could not be read when the cache was built; the same on every process."""
+        return self.skipped
+
+    def __getitem__(self, key: Draw | int) -> TokenItem:
+        draw = Draw.of(key)
+        if not 0 <= draw.index < self.num_images:
+            raise IndexError(f"index {draw.index} of a token cache of {self.num_images} images")
+
         shard = bisect_right(self.firsts, draw.index) - 1
         tokens_L = self.shards[shard][draw.epoch % self.views, draw.index - self.firsts[shard]]
         return {
             "tokens": torch.from_numpy(tokens_L.astype(np.int64)),
-            "label": int(self.labels[draw.index]),
+            "label": int(self.labels_N[draw.index]),
             "index": draw.index,
             "draw_number": draw.draw_number,
         }

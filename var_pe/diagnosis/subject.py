@@ -13,7 +13,7 @@ from var_pe.models.tokenizer import VQTokenizer
 from var_pe.models.vit import ViTClassifier
 from var_pe.pyramid import Pyramid
 from var_pe.stages.config import Config
-from var_pe.stages.models import held_out_images
+from var_pe.stages.images import held_out_images
 
 IMAGES = 32  # of the test split, through the model up to its first block
 

@@ -1,13 +1,11 @@
 """A trained run's images: its pipeline, loaded and drawing into a folder."""
 
 import hashlib
-import json
 from pathlib import Path
 
 from accelerate import Accelerator
 
 from var_pe.models.generator import VARTransformer
-from var_pe.models.tokenizer import VQTokenizer
 from var_pe.processes import Processes
 from var_pe.progress import Counter
 from var_pe.sampling.drawing import SamplingConfig
@@ -15,17 +13,16 @@ from var_pe.sampling.folder import fill_folder, write_npz
 from var_pe.sampling.pipeline import VARPipeline
 from var_pe.sampling.sheets import write_grid
 from var_pe.stages.config import Config
-from var_pe.stages.models import load_model
+from var_pe.stages.models import load_model, load_tokenizer
+from var_pe.training.notes import TrainingNotes
 
 
 def load_pipeline(config: Config) -> VARPipeline:
     """The run's generator and the tokenizer it was trained with."""
     generator = Path(config.run) / "generator"
     transformer = load_model(VARTransformer, generator)
-    tokenizer = load_model(VQTokenizer, Path(config.tokenizer_run) / "tokenizer")
-    return VARPipeline(
-        tokenizer, transformer, json.loads((generator / "training.json").read_text())["class_names"]
-    )
+    class_names = TrainingNotes.read(generator).class_names or ()
+    return VARPipeline(load_tokenizer(config), transformer, class_names)
 
 
 def draw_folder(
@@ -41,16 +38,18 @@ def draw_folder(
     classes = pipeline.transformer.num_classes
     total = sampling.images_per_class * max(1, classes)
     processes = Processes.of(accelerator)
-    with Counter(total, "drawing", shown=processes.is_main) as counter:
+
+    with Counter(total, "drawing", shown=processes.is_main, processes=processes.world) as counter:
         fill_folder(
             folder,
             pipeline,
             sampling,
             weights=weights_of(pipeline),
             processes=processes,
-            on_progress=lambda number: counter.add(number * processes.world),
+            on_progress=counter.add,
         )
     accelerator.wait_for_everyone()
+
     if accelerator.is_main_process:
         write_grid(folder / "grid.png", folder, sampling, classes)
         if npz:

@@ -1,33 +1,142 @@
-"""The images that scores compare: real ones, their reconstructions, and drawn ones."""
+"""Every set of images that a config amounts to: trained on, held out, drawn, and compared by scores."""
 
+import itertools
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from var_pe.data.images import ImageDataset
+from var_pe.data.image_set import HeldOutImages, ImageItem, stacked
+from var_pe.data.images import Box, ImageDataset, content_box
+from var_pe.data.sampler import Draw
 from var_pe.data.sources import open_source
+from var_pe.data.streams import ImageStream, open_stream
 from var_pe.evaluation.folder import ImageFolder, to_uint8
 from var_pe.models.tokenizer import VQTokenizer
+from var_pe.processes import Processes
+from var_pe.pyramid import Pyramid
 from var_pe.stages.config import Config
-from var_pe.stages.models import held_out_images
+from var_pe.stages.pyramids import at_pyramid
+
+# -------------------------------------------------------------------------------------- trained on, held out
+
+
+def training_images(config: Config, processes: Processes, seed: int) -> ImageDataset | ImageStream:
+    """The training split, or this process's part of an endless stream."""
+    if config.data.streaming:
+        return open_stream(config.data, True, processes, seed=seed, endless=True)
+    return ImageDataset(open_source(config.data, train=True), config.data, train=True, seed=seed)
+
+
+def held_out_images(config: Config, number: int | None = None) -> HeldOutImages:
+    """The test split, or its first images; those of a stream are kept in memory."""
+    if config.data.streaming:
+        return list(itertools.islice(open_stream(config.data, False), number))
+    images = ImageDataset(open_source(config.data, train=False), config.data, train=False, seed=0)
+    return images if number is None else First(images, number)
+
+
+def picture_box(config: Config) -> Box:
+    """Top, left, height and width of what is picture in an image, and not its margin."""
+    if config.data.streaming:
+        return 0, 0, config.data.height, config.data.width
+    return content_box(config.data, open_source(config.data, train=False))
+
+
+def training_images_at(
+    config: Config, pyramids: Sequence[Pyramid], downsampling: int, processes: Processes, seed: int
+) -> dict[Pyramid, ImageDataset | ImageStream]:
+    """The training images of each pyramid, of the size that it ends at."""
+    sized = {pyramid: at_pyramid(config, pyramid, downsampling) for pyramid in pyramids}
+    return {pyramid: training_images(own, processes, seed) for pyramid, own in sized.items()}
+
+
+def held_out_images_at(
+    config: Config, pyramids: Sequence[Pyramid], downsampling: int, number: int | None = None
+) -> dict[Pyramid, tuple[HeldOutImages, Box]]:
+    """The test images of each pyramid, or the first of them, and where in them the picture lies."""
+    sized = {pyramid: at_pyramid(config, pyramid, downsampling) for pyramid in pyramids}
+    return {pyramid: (held_out_images(own, number), picture_box(own)) for pyramid, own in sized.items()}
+
+
+class First(Dataset[ImageItem]):
+    """The first images of a set."""
+
+    def __init__(self, images: HeldOutImages, number: int) -> None:
+        self.images = images
+        self.number = min(number, len(images))
+
+    def __len__(self) -> int:
+        return self.number
+
+    def __getitem__(self, index: int) -> ImageItem:
+        return self.images[index]
+
+
+class DrawnImages(Dataset[ImageItem]):
+    """A folder of scripts/sample.py as a training set; the class stands in the name of an image's folder.
+
+    Raises:
+        ValueError: the folder holds no such images.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        given = f"classifier_training.drawn_images={folder}"
+        try:
+            self.images = ImageFolder(folder / "images" if (folder / "images").is_dir() else folder)
+        except ValueError as error:
+            raise ValueError(f"{given}: {error}") from error
+
+        self.labels = [label_in_name(file) for file in self.images.files]
+        if not self.labels or -1 in self.labels:
+            raise ValueError(f"{given} was not drawn by scripts/sample.py: its folders are not class numbers")
+
+    @property
+    def num_images(self) -> int:
+        return len(self.images)
+
+    def passed_over(self, processes: Processes) -> int:
+        """None: an image that cannot be read is an error here."""
+        return 0
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, key: Draw | int) -> ImageItem:
+        draw = Draw.of(key)
+        return {
+            "image": self.images[draw.index].float() / 127.5 - 1,
+            "label": self.labels[draw.index],
+            "index": draw.index,
+            "draw_number": draw.draw_number,
+        }
+
+
+def label_in_name(file: Path) -> int:
+    """The class that the name of a drawn image's folder says, -1 where it says none."""
+    name = file.parent.name
+    return int(name) if name.isdecimal() else -1
+
+
+# -------------------------------------------------------------------------------------- compared by scores
 
 
 class RealImages(Dataset[tuple[Tensor, int]]):
     """A split as the scores see it: uint8 images of the config's size and channels, with labels."""
 
     def __init__(self, config: Config, train: bool) -> None:
-        if config.data.streaming:
-            if train:
-                raise ValueError(
-                    "evaluation.reference_split train needs images by number: set data.streaming=false"
-                )
-            self.images: Any = held_out_images(config, 2 * (config.evaluation.images or 5000))
-        else:
+        self.images: HeldOutImages
+        if not config.data.streaming:
             source = open_source(config.data, train=train)
             self.images = ImageDataset(source, config.data, train=False, seed=0)
+        elif train:
+            raise ValueError(
+                "evaluation.reference_split train needs images by number: set data.streaming=false"
+            )
+        else:
+            self.images = held_out_images(config, 2 * (config.evaluation.images or 5000))
 
     def __len__(self) -> int:
         return len(self.images)
@@ -42,22 +151,27 @@ class Reconstructions(Dataset[tuple[Tensor, int]]):
 
     def __init__(self, images: RealImages, tokenizer: VQTokenizer, block: int = 256) -> None:
         self.images, self.tokenizer, self.block = images, tokenizer, block
-        self._start, self._held = -1, torch.empty(0)
+        self._first = -1
+        self._images_BCHW = torch.empty(0)
+        self._labels: list[int] = []
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        start = index - index % self.block
-        if start != self._start:
-            items = [self.images.images[i] for i in range(start, min(start + self.block, len(self)))]
-            images_BCHW = torch.stack([item["image"] for item in items]).to(self.tokenizer.device)
-            self._start, self._held = (
-                start,
-                to_uint8(self.tokenizer.decode(self.tokenizer.encode(images_BCHW))).cpu(),
-            )
-            self._labels = [item["label"] for item in items]
-        return self._held[index - start], self._labels[index - start]
+        first = index - index % self.block
+        if first != self._first:
+            self._rebuild(first)
+        return self._images_BCHW[index - first], self._labels[index - first]
+
+    def _rebuild(self, first: int) -> None:
+        items = [self.images.images[i] for i in range(first, min(first + self.block, len(self)))]
+        images_BCHW = stacked(items).to(self.tokenizer.device)
+        rebuilt_BCHW = self.tokenizer.decode(self.tokenizer.encode(images_BCHW))
+
+        self._images_BCHW = to_uint8(rebuilt_BCHW).cpu()
+        self._labels = [item["label"] for item in items]
+        self._first = first
 
 
 class Labelled(Dataset[tuple[Tensor, int]]):
@@ -70,5 +184,5 @@ class Labelled(Dataset[tuple[Tensor, int]]):
         return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        name = self.images.files[index].parent.name if self.images.files else ""
-        return self.images[index], int(name) if name.isdecimal() else -1
+        files = self.images.files
+        return self.images[index], label_in_name(files[index]) if files else -1

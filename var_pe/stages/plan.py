@@ -16,14 +16,14 @@ from var_pe.models.generator import VARTransformer
 from var_pe.models.vit import ViTClassifier
 from var_pe.pyramid import Pyramid
 from var_pe.stages.config import Config
+from var_pe.stages.images import DrawnImages
 from var_pe.stages.models import (
-    DrawnImages,
     build_classifier,
     build_generator,
     build_tokenizer,
     initialise_from,
 )
-from var_pe.stages.tokens import generator_pyramids, tokenizer_pyramids
+from var_pe.stages.pyramids import generator_pyramids, tokenizer_pyramids
 from var_pe.training.loop import TrainingConfig
 
 

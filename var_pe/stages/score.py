@@ -20,10 +20,11 @@ from var_pe.models.vit import ViTClassifier
 from var_pe.processes import Processes
 from var_pe.progress import Counter
 from var_pe.stages.config import Config
-from var_pe.stages.images import Labelled, RealImages, Reconstructions
-from var_pe.stages.models import load_model, picture_box, weights_hash
-from var_pe.stages.tokens import held_out_at, tokenizer_pyramids
-from var_pe.tasks.tokenizer import TokenizerTask
+from var_pe.stages.images import Labelled, RealImages, Reconstructions, held_out_images_at, picture_box
+from var_pe.stages.models import load_model, load_tokenizer, weights_hash
+from var_pe.stages.pyramids import tokenizer_pyramids
+from var_pe.tasks.tokenizer import validate_tokenizer
+from var_pe.training.notes import TrainingNotes
 
 REFERENCES = ("images", "reconstructions")
 
@@ -61,18 +62,25 @@ def score_images(
     known = {} if known is None else known
     if reference not in REFERENCES:
         raise ValueError(f"reference is one of {', '.join(REFERENCES)}, got {reference!r}")
-    evaluation, found = config.evaluation, {}
-    real: Any = RealImages(config, train=evaluation.reference_split == "train")
-    if reference == "reconstructions":
-        tokenizer = load_model(VQTokenizer, Path(config.tokenizer_run) / "tokenizer").to(accelerator.device)
-        real = Reconstructions(real, tokenizer)
+
+    evaluation = config.evaluation
     drawn = Labelled(folder)
+    images = RealImages(config, train=evaluation.reference_split == "train")
+    real: RealImages | Reconstructions = images
+    if reference == "reconstructions":
+        real = Reconstructions(images, load_tokenizer(config).to(accelerator.device))
+    notes = TrainingNotes.read(Path(config.run) / "generator")
+
+    found = {}
     for name in features:
+        # The reference's features are the same for every folder that is scored against it.
         extractor = feature_extractor(name, inception_weights or evaluation.inception_weights)
         key = (reference, f"{extractor.name} {extractor.weights_sha256}")
         if key not in known:
             known[key] = described(extractor, real, accelerator)
         theirs, ours = known[key], described(extractor, drawn, accelerator)
+
+        # One half of the reference is compared with, the other half is the floor.
         count = min(len(ours), evaluation.images or len(ours))
         values = scores(ours, halves(theirs, count)[1], extractor=extractor)
         values |= _recognised(extractor, ours, theirs)
@@ -86,9 +94,11 @@ def score_images(
             floor=floor(theirs, count, extractor=extractor),
             sampler=_sampler_of(folder),
             seeds={"generator": config.seed, "images": config.sampling.seed, "scores": 0},
-            **_weights_of_run(Path(config.run) / "generator"),
+            step=notes.step,
+            ema=notes.ema,
             images=str(folder),
         )
+
     if accelerator.is_main_process:
         write_metrics(Path(config.run) / "metrics.json", found)
     accelerator.wait_for_everyone()
@@ -127,13 +137,13 @@ def _sampler_of(folder: Path) -> dict[str, Any] | None:
     return json.loads(path.read_text()) if path.exists() else None
 
 
-def _weights_of_run(folder: Path) -> dict[str, Any]:
-    notes = json.loads((folder / "training.json").read_text()) if (folder / "training.json").exists() else {}
-    return {"step": notes.get("step"), "ema": notes.get("ema")}
-
-
 def score_tokenizer(
-    config: Config, accelerator: Accelerator, *, features: list[str], inception_weights: str | None = None
+    config: Config,
+    tokenizer: VQTokenizer,
+    accelerator: Accelerator,
+    *,
+    features: Sequence[str] = (),
+    inception_weights: str | None = None,
 ) -> dict[str, Any]:
     """PSNR, usage and perplexity per level on the whole test split; scores of reconstructions against images.
 
@@ -141,14 +151,17 @@ def score_tokenizer(
     compared; the floor is that half's own images against the others.
     """
     folder = Path(config.tokenizer_run)
-    tokenizer = load_model(VQTokenizer, folder / "tokenizer").to(accelerator.device)
+    tokenizer = tokenizer.to(accelerator.device)
+    notes = TrainingNotes.read(folder / "tokenizer")
+
+    # The whole test split, under each pyramid that the tokenizer was trained on.
     real, pyramids = RealImages(config, train=False), tokenizer_pyramids(config)
-    others = held_out_at(config, tokenizer, pyramids[1:])
-    validation = {pyramids[0]: (real.images, picture_box(config)), **others}
-    training = config.tokenizer_training
-    task = TokenizerTask(tokenizer, real.images, pyramids, validation, training, steps=0, seed=0)
-    values = task.validate(tokenizer, accelerator)
-    weights = _weights_of_run(folder / "tokenizer")
+    held_out = {
+        pyramids[0]: (real.images, picture_box(config)),
+        **held_out_images_at(config, pyramids[1:], tokenizer.downsampling),
+    }
+    values = validate_tokenizer(tokenizer, held_out, accelerator)
+
     found: dict[str, Any] = {
         "tokenizer": {
             "values": {name.removeprefix("validation/"): value for name, value in values.items()},
@@ -156,8 +169,8 @@ def score_tokenizer(
             "codebook_size": len(tokenizer.quantizer.codebook_VZ),
             "num_images": len(real),
             "split": "test",
-            "psnr_area": list(validation[pyramids[0]][1]),
-            "weights": weights,
+            "psnr_area": list(held_out[pyramids[0]][1]),
+            "weights": {"step": notes.step, "ema": notes.ema},
         }
     }
     for name in features:
@@ -176,8 +189,10 @@ def score_tokenizer(
             floor=floor(originals, half, extractor=extractor),
             sampler=None,
             seeds={"tokenizer": config.tokenizer_seed, "scores": 0},
-            **weights,
+            step=notes.step,
+            ema=notes.ema,
         )
+
     if accelerator.is_main_process:
         write_metrics(folder / "metrics.json", found)
     accelerator.wait_for_everyone()
@@ -193,13 +208,14 @@ def score_classifier(
         ValueError: the classifier cannot move to `size`.
     """
     folder, name = Path(config.run) / "classifier", "classifier"
-    model = load_model(ViTClassifier, folder)
+    model, notes = load_model(ViTClassifier, folder), TrainingNotes.read(folder)
     if size is not None:
         height, width = size
         model.set_input_size((height, width), resample)
         config = replace(config, data=config.data.at_size(height, width))
         name = f"classifier/{height}x{width}/{resample}"
     extractor = ClassifierFeatures(model, Path(config.run).name, weights_hash(folder))
+
     features = described(extractor, RealImages(config, train=False), accelerator)
     top1 = float((features.logits_NV.argmax(1) == features.labels_N).float().mean())
     found = {
@@ -207,7 +223,7 @@ def score_classifier(
             "values": {"top1": top1},
             "num_images": len(features),
             "split": "test",
-            "weights": _weights_of_run(folder),
+            "weights": {"step": notes.step, "ema": notes.ema},
         }
     }
     if accelerator.is_main_process:

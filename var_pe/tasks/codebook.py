@@ -1,9 +1,10 @@
 """Keeps a codebook alive: it starts from data, and codes that nobody uses start again from data.
 
-Which vectors are taken follows from (seed, step) and from places in the global batch, so any number of
-processes takes the same ones.
+Which vectors are taken follows from (seed, step) and from draw numbers, which count the images of the whole
+run, so any number of processes takes the same ones.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -40,22 +41,26 @@ def perplexity(hits_V: Tensor) -> Tensor:
 
 
 def vectors_at(
-    picks_M2: Tensor, first_place: int, places_B: Tensor, z_BLZ: Tensor, accelerator: Accelerator
+    picks_M2: Tensor, first_draw: int, draw_numbers_B: Tensor, z_BLZ: Tensor, accelerator: Accelerator
 ) -> Tensor:
     """The vectors (M, Z) of (image of the global batch, token) pairs, whichever process holds them.
 
+    `first_draw` is the draw number of the global batch's first image.
+
     Every process fills in the rows it holds and zeros elsewhere; their sum is exact.
     """
-    image_M, token_M = (picks_M2[:, 0] + first_place).to(places_B.device), picks_M2[:, 1].to(places_B.device)
-    here_MB = image_M[:, None] == places_B
+    picks_M2 = picks_M2.to(draw_numbers_B.device)
+    image_M, token_M = picks_M2[:, 0] + first_draw, picks_M2[:, 1]
+    here_MB = image_M[:, None] == draw_numbers_B
     rows_MZ = z_BLZ[here_MB.int().argmax(1), token_M] * here_MB.any(1, keepdim=True)
     return accelerator.reduce(rows_MZ, "sum")
 
 
 def random_picks(number: int, batch: int, length: int, generator: torch.Generator) -> Tensor:
-    """(image, token) pairs, (number, 2); none twice as long as there are enough."""
-    flat = torch.randperm(batch * length, generator=generator)
-    flat = flat.repeat(-(-number // len(flat)))[:number]
+    """(image, token) pairs, (number, 2); none occurs twice as long as there are enough."""
+    order = torch.randperm(batch * length, generator=generator)
+    rounds = math.ceil(number / len(order))
+    flat = order.repeat(rounds)[:number]
     return torch.stack([flat // length, flat % length], dim=1)
 
 
@@ -63,7 +68,7 @@ def random_picks(number: int, batch: int, length: int, generator: torch.Generato
 def start_from_data(
     quantizer: MultiScaleQuantizer,
     f_BZhw: Tensor,
-    places_B: Tensor,
+    draw_numbers_B: Tensor,
     pyramid: Pyramid,
     *,
     batch: int,
@@ -71,16 +76,21 @@ def start_from_data(
     accelerator: Accelerator,
 ) -> None:
     """Fills the codebook with what each level has to round, in order; each gets an equal part of it."""
+    codebook_VZ = quantizer.codebook_VZ
+    bounds = torch.linspace(0, len(codebook_VZ), pyramid.num_levels + 1).round().long().tolist()
     f_hat_BZhw = quantizer.start(len(f_BZhw), pyramid)
-    bounds = torch.linspace(0, len(quantizer.codebook_VZ), pyramid.num_levels + 1).round().long().tolist()
     for level, span in enumerate(pyramid.spans):
+        # What the levels so far leave over, as this level sees it.
         z_BlZ = quantizer.input_for(f_BZhw.float() - f_hat_BZhw, level, pyramid)
+
+        # This level's part of the codebook: vectors drawn from it.
+        first, stop = bounds[level], bounds[level + 1]
         generator = generator_for(seed, "codebook start", level)
-        picks_M2 = random_picks(bounds[level + 1] - bounds[level], batch, span.stop - span.start, generator)
-        rows_MZ = vectors_at(picks_M2, 0, places_B, z_BlZ, accelerator)
-        quantizer.codebook_VZ[bounds[level] : bounds[level + 1]] = rows_MZ
-        own = quantizer.codebook_VZ[: bounds[level + 1]]
-        nearest_Bl = torch.cdist(z_BlZ.flatten(0, 1), own).argmin(1).view(z_BlZ.shape[:2])
+        picks_M2 = random_picks(stop - first, batch, span.stop - span.start, generator)
+        codebook_VZ[first:stop] = vectors_at(picks_M2, 0, draw_numbers_B, z_BlZ, accelerator)
+
+        # Rounded to the codes so far, for the next level to see what is left.
+        nearest_Bl = torch.cdist(z_BlZ.flatten(0, 1), codebook_VZ[:stop]).argmin(1).view(z_BlZ.shape[:2])
         f_hat_BZhw = quantizer.add_level(f_hat_BZhw, nearest_Bl, level, pyramid)
 
 
@@ -88,7 +98,7 @@ def start_from_data(
 def restart_unused(
     quantizer: MultiScaleQuantizer,
     z_BLZ: Tensor,
-    places_B: Tensor,
+    draw_numbers_B: Tensor,
     *,
     below: float,
     batch: int,
@@ -104,8 +114,9 @@ def restart_unused(
     unused = (quantizer.usage_V < below / size).nonzero()[:, 0]
     if not len(unused):
         return 0
+
     generator = generator_for(seed, "code restart", step)
     picks_M2 = random_picks(len(unused), batch, z_BLZ.shape[1], generator)
-    quantizer.codebook_VZ[unused] = vectors_at(picks_M2, step * batch, places_B, z_BLZ, accelerator)
+    quantizer.codebook_VZ[unused] = vectors_at(picks_M2, step * batch, draw_numbers_B, z_BLZ, accelerator)
     quantizer.usage_V[unused] = 1 / size  # time to prove itself
     return len(unused)

@@ -1,23 +1,25 @@
 """Training the generator: its loss under the pyramid of the step, validation and picture."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 from torchvision.utils import save_image
 
+from var_pe.data.image_set import Batch, TrainingSet
 from var_pe.models.generator import VARTransformer
 from var_pe.models.tokenizer import VQTokenizer
+from var_pe.processes import Processes
 from var_pe.pyramid import Pyramid
+from var_pe.sampling.folder import SamplingConfig, draw_images
+from var_pe.sampling.pipeline import VARPipeline
 from var_pe.seeding import mix
 from var_pe.settings.rules import check_numbers
-from var_pe.tasks.losses.terms import per_level, token_losses
+from var_pe.tasks.losses.tokens import per_level, token_losses
 from var_pe.tasks.pyramids import which_pyramid
-from var_pe.tasks.validation import shares
 from var_pe.training.groups import ONE_RATE
 from var_pe.training.loop import TrainingConfig
 
@@ -42,39 +44,44 @@ class GeneratorTraining(TrainingConfig):
 class GeneratorTask:
     """Cross-entropy of every token given all coarser levels and, mostly, the label; a pyramid per step."""
 
+    layers = ONE_RATE
+
     def __init__(
         self,
         model: VARTransformer,
         tokenizer: VQTokenizer,
-        dataset: Dataset[Any],
+        dataset: TrainingSet,
         pyramids: Sequence[Pyramid],
-        validation: dict[Pyramid, tuple[Tensor, Tensor]],
+        validation: Mapping[Pyramid, tuple[Tensor, Tensor]],
         config: GeneratorTraining,
+        sampling: SamplingConfig,
         *,
         seed: int,
-        preview: Callable[[VARTransformer], Tensor],
     ) -> None:
-        """`validation` is (tokens_BL, labels_B) of each pyramid; `preview` draws images in [-1, 1]."""
-        self.model, self.tokenizer, self.dataset, self.validation = model, tokenizer, dataset, validation
-        self.pyramids, self.config, self.seed, self._preview = tuple(pyramids), config, seed, preview
-        self.layers = ONE_RATE
+        """`validation` is (tokens_BL, labels_B) of each pyramid; previews are drawn with `sampling`."""
+        self.model, self.tokenizer, self.dataset = model, tokenizer, dataset
+        self.pyramids, self.validation = tuple(pyramids), validation
+        self.config, self.sampling, self.seed = config, sampling, seed
 
-    def start(self, model: nn.Module, batch: dict[str, Any], accelerator: Accelerator) -> None:
+    def start(self, model: nn.Module, batch: Batch, accelerator: Accelerator) -> None:
         """Nothing: the weights follow from the seed."""
 
-    def loss(self, model: nn.Module, batch: dict[str, Any], step: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, model: nn.Module, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        # Teacher forcing: every level's input is read from the true tokens of the levels before it.
         pyramid = self.pyramids[which_pyramid(self.seed, step, len(self.pyramids))]
         with torch.no_grad():
-            tokens_BL = (
-                batch["tokens"] if "tokens" in batch else self.tokenizer.encode(batch["image"], pyramid)
-            )
+            if "tokens" in batch:
+                tokens_BL = batch["tokens"]
+            else:
+                tokens_BL = self.tokenizer.encode(batch["image"], pyramid)
             inputs_BLZ = self.tokenizer.quantizer.teacher_forcing(tokens_BL, pyramid)
-        dropped_B = label_drops(batch["draw_number"].tolist(), self.config.label_drop, self.seed).to(
-            tokens_BL.device
-        )
-        labels_B = known_labels(batch["label"], self.model.num_classes).masked_fill(
-            dropped_B, self.model.num_classes
-        )
+
+        # Some images lose their label, for guidance (Ho & Salimans 2022).
+        unconditional = self.model.num_classes
+        dropped = label_drops(batch["draw_number"].tolist(), self.config.label_drop, self.seed)
+        labels_B = known_labels(batch["label"], unconditional)
+        labels_B = labels_B.masked_fill(dropped.to(tokens_BL.device), unconditional)
+
         losses_BL = token_losses(model(labels_B, inputs_BLZ, pyramid), tokens_BL)
         return losses_BL.mean(), self._named(losses_BL.detach(), pyramid, "loss")
 
@@ -104,29 +111,37 @@ class GeneratorTask:
         """Of each token of the pyramid over all images, (1, L)."""
         tokens_NL, labels_N = self.validation[pyramid]
         total_L = torch.zeros(tokens_NL.shape[1], device=accelerator.device)
-        for chosen in shares(len(tokens_NL), 256, accelerator):
+        for chosen in Processes.of(accelerator).batches(len(tokens_NL), 256):
             tokens_BL = tokens_NL[chosen.start : chosen.stop].to(accelerator.device)
             labels_B = labels_N[chosen.start : chosen.stop].to(accelerator.device)
             inputs_BLZ = self.tokenizer.quantizer.teacher_forcing(tokens_BL, pyramid)
             total_L += token_losses(model(labels_B, inputs_BLZ, pyramid), tokens_BL).sum(0)
         return accelerator.reduce(total_L, "sum")[None] / len(tokens_NL)
 
-    def preview(self, model: nn.Module, path: str) -> None:
-        """One column per class, the same seeds at every step."""
+    def preview(self, model: nn.Module, path: Path) -> None:
+        """A column for each of the first ten classes, ten rows, the same seeds at every step.
+
+        With the run's own sampler settings, but at the trained size: the finished model is asked for others.
+        """
         assert isinstance(model, VARTransformer)
-        images_BCHW = self._preview(model)
-        save_image((images_BCHW + 1) / 2, path, nrow=max(1, min(10, model.num_classes)))
+        columns = max(1, min(10, model.num_classes))
+        numbers = range(10 * columns)
+        labels = [number % columns if model.num_classes else None for number in numbers]
+        sampling = replace(self.sampling, size=None, levels=None)
+        images_BCHW = draw_images(VARPipeline(self.tokenizer, model), labels, numbers, sampling)
+
+        # By way of [-1, 1], the range of the models, as every picture of a training is written.
+        images_BCHW = images_BCHW.float() / 127.5 - 1
+        save_image((images_BCHW + 1) / 2, path, nrow=columns)
 
 
-def label_drops(places: Sequence[int], share: float, seed: int) -> Tensor:
-    """Which images lose their label: a matter of the seed and the image's place in the run, nothing else."""
-    return torch.tensor([mix(seed, "label drop", place) / 2**63 < share for place in places])
+def label_drops(draw_numbers: Sequence[int], share: float, seed: int) -> Tensor:
+    """Which images lose their label: it follows from the seed and the image's number in the run alone."""
+    return torch.tensor([mix(seed, "label drop", number) / 2**63 < share for number in draw_numbers])
 
 
 def known_labels(labels_B: Tensor, num_classes: int) -> Tensor:
     """Labels with missing ones (-1), or all if there are no classes, turned into the unconditional label."""
-    return (
-        torch.full_like(labels_B, num_classes)
-        if num_classes == 0
-        else labels_B.where(labels_B >= 0, num_classes)
-    )
+    if num_classes == 0:
+        return torch.full_like(labels_B, num_classes)
+    return labels_B.where(labels_B >= 0, num_classes)

@@ -1,18 +1,31 @@
 """Several pyramids in one training: which one a step draws, and whether a generator can follow them all."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Protocol, TypeVar, cast
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from var_pe.data.image_set import TrainingSet, count_unreadable
+from var_pe.data.images import ImageDataset
 from var_pe.data.sampler import Draw
 from var_pe.encodings import PositionEncoding, build_encoding
 from var_pe.encodings.machinery.level import LevelEmbedding
 from var_pe.models.generator import GeneratorConfig
+from var_pe.processes import Processes
 from var_pe.pyramid import Pyramid
 from var_pe.seeding import mix
+
+Item = TypeVar("Item", covariant=True)
+
+
+class NumberedSet(TrainingSet, Protocol[Item]):
+    """Images or tokens that are read by `Draw`."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, key: Draw, /) -> Item: ...
 
 
 def which_pyramid(seed: int, step: int, number: int) -> int:
@@ -20,40 +33,48 @@ def which_pyramid(seed: int, step: int, number: int) -> int:
     return mix(seed, "pyramid", step) % number
 
 
-class OneOfSeveral(Dataset[dict[str, Any]]):
-    """The same images under several pyramids; an image's place in the run says its step, and so which."""
+class OneOfSeveral(Dataset[Item]):
+    """The same images under several pyramids; an image's draw number says its step, and so which one."""
 
-    def __init__(self, datasets: Sequence[Any], batch: int, seed: int) -> None:
+    def __init__(self, datasets: Sequence[NumberedSet[Item]], batch: int, seed: int) -> None:
         """`batch` is the number of images of one optimizer step, over all processes."""
         self.datasets, self.batch, self.seed = datasets, batch, seed
 
     @property
-    def unreadable(self) -> Tensor | None:
-        """Which pictures could not be read so far under any pyramid; None of tokens, whose caches know it."""
-        met = [images.unreadable for images in self.datasets if hasattr(images, "unreadable")]
-        return torch.stack(met).any(0) if met else None
+    def num_images(self) -> int:
+        return len(self.datasets[0])
 
-    @property
-    def skipped(self) -> int:
-        """How many different pictures could not be read when the tokens were made: the same in every set."""
-        return max(getattr(images, "skipped", 0) for images in self.datasets)
+    def passed_over(self, processes: Processes) -> int:
+        """How many different pictures could not be read so far, under any pyramid."""
+        # Pictures have numbers, so that one which cannot be read at any size counts once; caches count alone.
+        unreadable: list[Tensor] = []
+        for images in self.datasets:
+            if isinstance(images, ImageDataset):
+                unreadable.append(images.unreadable)
+        if unreadable:
+            return count_unreadable(torch.stack(unreadable).any(0), processes)
+        return max(dataset.passed_over(processes) for dataset in self.datasets)
 
     def __len__(self) -> int:
         return len(self.datasets[0])
 
-    def __getitem__(self, draw: Draw) -> dict[str, Any]:
-        return self.datasets[which_pyramid(self.seed, draw.draw_number // self.batch, len(self.datasets))][
-            draw
-        ]
+    def __getitem__(self, draw: Draw) -> Item:
+        step = draw.draw_number // self.batch
+        return self.datasets[which_pyramid(self.seed, step, len(self.datasets))][draw]
 
 
-def one_of(sets: Sequence[Any], batch: int, seed: int) -> Any:
-    """The images to train on, `batch` a step: those of each step's pyramid, or of the only one."""
-    return sets[0] if len(sets) == 1 else OneOfSeveral(sets, batch, seed)
+def one_of(datasets: Sequence[TrainingSet], batch: int, seed: int) -> TrainingSet:
+    """What to train on, `batch` images a step: the set of each step's pyramid, or the only one.
+
+    Several are read by number: a config that streams several pyramids is refused.
+    """
+    if len(datasets) == 1:
+        return datasets[0]
+    return OneOfSeveral(cast(Sequence[NumberedSet[object]], datasets), batch, seed)
 
 
 def check_follows(config: GeneratorConfig, own: Pyramid, others: Sequence[Pyramid]) -> None:
-    """Whether a generator made for `own` can be trained on the `others`, asked of one block's worth of it.
+    """Checks that a generator made for `own` can be trained on the `others`, by asking every hook once.
 
     Raises:
         ValueError: the encoding or the level embedding cannot follow one of them.

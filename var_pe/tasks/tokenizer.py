@@ -2,22 +2,24 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 from torchvision.utils import make_grid, save_image
 
+from var_pe.data.image_set import Batch, HeldOutImages, TrainingSet, stacked
+from var_pe.data.images import Box
 from var_pe.models.tokenizer import VQTokenizer
+from var_pe.processes import Processes
 from var_pe.pyramid import Pyramid
 from var_pe.settings.rules import check_numbers
 from var_pe.tasks.codebook import RestartConfig, hits, perplexity, restart_unused, start_from_data
-from var_pe.tasks.losses.terms import reconstruction_terms
+from var_pe.tasks.losses.reconstruction import psnr, reconstruction_terms
 from var_pe.tasks.pyramids import which_pyramid
-from var_pe.tasks.validation import Box, psnr, shares
 from var_pe.training.groups import ONE_RATE
 from var_pe.training.loop import TrainingConfig
 
@@ -38,36 +40,44 @@ class TokenizerTraining(TrainingConfig):
             Pyramid.of(levels)
 
 
+class Seen(NamedTuple):
+    """What the quantizer made of a micro-batch: which images, their tokens, and what was rounded to them."""
+
+    draw_numbers_B: Tensor
+    tokens_BL: Tensor
+    z_BLZ: Tensor
+
+
 class TokenizerTask:
     """Reconstruction and quantizer loss, a pyramid per step; unused codes restart from data."""
+
+    layers = ONE_RATE
 
     def __init__(
         self,
         model: VQTokenizer,
-        dataset: Dataset[Any],
+        dataset: TrainingSet,
         pyramids: Sequence[Pyramid],
-        validation: Mapping[Pyramid, tuple[Dataset[Any], Box]],
+        validation: Mapping[Pyramid, tuple[HeldOutImages, Box]],
         config: TokenizerTraining,
         *,
         steps: int,
         seed: int,
     ) -> None:
         """`validation` is each pyramid's images, and where in them the picture lies."""
-        self.model, self.dataset, self.validation = model, dataset, validation
-        self.pyramids, self.config, self.steps, self.seed = tuple(pyramids), config, steps, seed
-        self.layers = ONE_RATE
-        self._seen: list[
-            tuple[Tensor, Tensor, Tensor]
-        ] = []  # places, tokens and rounded vectors of this step
+        self.model, self.dataset = model, dataset
+        self.pyramids, self.validation = tuple(pyramids), validation
+        self.config, self.steps, self.seed = config, steps, seed
+        self._micro_batches: list[Seen] = []
 
     def pyramid_of(self, step: int) -> Pyramid:
         return self.pyramids[which_pyramid(self.seed, step, len(self.pyramids))]
 
-    def start(self, model: nn.Module, batch: dict[str, Any], accelerator: Accelerator) -> None:
+    def start(self, model: nn.Module, batch: Batch, accelerator: Accelerator) -> None:
+        """The codebook starts from what the untrained encoder makes of the first batch."""
         assert isinstance(model, VQTokenizer)
-        images_BCHW = batch["image"].to(accelerator.device)
         with torch.no_grad():
-            f_BZhw = model.latent(images_BCHW)
+            f_BZhw = model.latent(batch["image"].to(accelerator.device))
         start_from_data(
             model.quantizer,
             f_BZhw,
@@ -78,12 +88,13 @@ class TokenizerTask:
             accelerator=accelerator,
         )
 
-    def loss(self, model: nn.Module, batch: dict[str, Any], step: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def loss(self, model: nn.Module, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         images_BCHW, pyramid = batch["image"], self.pyramid_of(step)
         reconstruction_BCHW, quantized = model(images_BCHW, pyramid)
         terms = reconstruction_terms(reconstruction_BCHW.float(), images_BCHW)
         loss = self.config.l1 * terms["l1"] + self.config.l2 * terms["l2"] + quantized.loss
-        self._seen.append((batch["draw_number"], quantized.tokens_BL, quantized.z_BLZ))
+
+        self._micro_batches.append(Seen(batch["draw_number"], quantized.tokens_BL, quantized.z_BLZ))
         values = {**terms, "quantizer": quantized.loss}
         return loss, {f"{name}{self._tag(pyramid)}": value for name, value in values.items()}
 
@@ -93,74 +104,90 @@ class TokenizerTask:
 
     @torch.no_grad()
     def after_step(self, model: nn.Module, step: int, accelerator: Accelerator) -> dict[str, float]:
+        """Counts how often each code was used, and restarts those that hardly ever are."""
         assert isinstance(model, VQTokenizer)
-        places_B, tokens_BL, z_BLZ = (torch.cat(parts) for parts in zip(*self._seen, strict=True))
-        self._seen.clear()
-        restart, usage_V, pyramid = self.config.restart, model.quantizer.usage_V, self.pyramid_of(step)
-        hits_KV = accelerator.reduce(hits(tokens_BL, pyramid, len(usage_V)), "sum")
+        quantizer, pyramid = model.quantizer, self.pyramid_of(step)
+        seen = Seen(*(torch.cat(parts) for parts in zip(*self._micro_batches, strict=True)))
+        self._micro_batches.clear()
+
+        # The share of each code, averaged over the last steps.
+        restart, size = self.config.restart, len(quantizer.usage_V)
+        hits_KV = accelerator.reduce(hits(seen.tokens_BL, pyramid, size), "sum")
         hits_V = hits_KV.sum(0)
-        usage_V.lerp_(hits_V / hits_V.sum(), 1 / restart.memory)
+        quantizer.usage_V.lerp_(hits_V / hits_V.sum(), 1 / restart.memory)
+
         restarted = 0
-        if restart.every and (step + 1) % restart.every == 0 and step < restart.until * self.steps:
+        due = restart.every and (step + 1) % restart.every == 0
+        if due and step < restart.until * self.steps:
             restarted = restart_unused(
-                model.quantizer,
-                z_BLZ,
-                places_B,
+                quantizer,
+                seen.z_BLZ,
+                seen.draw_numbers_B,
                 below=restart.below,
                 batch=self.config.batch,
                 step=step,
                 seed=self.seed,
                 accelerator=accelerator,
             )
+
         name = f"perplexity{self._tag(pyramid)}"
         logs = {name: float(perplexity(hits_V)), "restarted": float(restarted)}
-        return logs | {f"{name}/level_{k}": float(perplexity(hits_V)) for k, hits_V in enumerate(hits_KV)}
+        return logs | {f"{name}/level_{k}": float(perplexity(level_V)) for k, level_V in enumerate(hits_KV)}
 
-    @torch.no_grad()
     def validate(self, model: nn.Module, accelerator: Accelerator) -> dict[str, float]:
-        """PSNR in dB over the original picture's area, each level's perplexity and share of codes used.
-
-        Of the first pyramid under plain names, of the others under their own: `validation/psnr/1-2-4`.
-        """
         assert isinstance(model, VQTokenizer)
-        found: dict[str, float] = {}
-        for pyramid in self.validation:
-            tag = self._tag(pyramid) if found else ""
-            mean_psnr, hits_KV = self._measured(model, pyramid, accelerator)
-            found[f"validation/psnr{tag}"] = mean_psnr
-            found[f"validation/perplexity{tag}"] = float(perplexity(hits_KV.sum(0)))
-            for level, hits_V in enumerate(hits_KV):
-                found[f"validation/perplexity{tag}/level_{level}"] = float(perplexity(hits_V))
-                found[f"validation/usage{tag}/level_{level}"] = float((hits_V > 0).float().mean())
-        return found
-
-    def _measured(
-        self, model: VQTokenizer, pyramid: Pyramid, accelerator: Accelerator
-    ) -> tuple[float, Tensor]:
-        """The mean PSNR under a pyramid, and how often each code stands in each level, (levels, V)."""
-        images, content = self.validation[pyramid]
-        size = len(model.quantizer.codebook_VZ)
-        hits_KV = torch.zeros(pyramid.num_levels, size, device=accelerator.device)
-        total = torch.zeros(2, device=accelerator.device)
-        for chosen in shares(len(images), 256, accelerator):  # type: ignore[arg-type]
-            images_BCHW = torch.stack([images[i]["image"] for i in chosen]).to(accelerator.device)
-            tokens_BL = model.encode(images_BCHW, pyramid)
-            psnr_B = psnr(model.decode(tokens_BL, pyramid), images_BCHW, content)
-            total += torch.stack([psnr_B.sum(), total.new_tensor(len(chosen))])
-            hits_KV += hits(tokens_BL, pyramid, size)
-        total = accelerator.reduce(total, "sum")
-        return float(total[0] / total[1]), accelerator.reduce(hits_KV, "sum")
+        return validate_tokenizer(model, self.validation, accelerator)
 
     @torch.no_grad()
-    def preview(self, model: nn.Module, path: str) -> None:
+    def preview(self, model: nn.Module, path: Path) -> None:
         """Originals above their reconstructions, of each pyramid below one another."""
         assert isinstance(model, VQTokenizer)
         grids = []
         for pyramid, (images, _) in self.validation.items():
-            number = min(8, len(images))  # type: ignore[arg-type]
-            images_BCHW = torch.stack([images[i]["image"] for i in range(number)]).to(model.device)
+            number = min(8, len(images))
+            images_BCHW = stacked(images[i] for i in range(number)).to(model.device)
             both = torch.cat([images_BCHW, model.decode(model.encode(images_BCHW, pyramid), pyramid)])
             grids.append(make_grid((both + 1) / 2, nrow=number))
+
         width = max(grid_CHW.shape[2] for grid_CHW in grids)
         padded = [F.pad(grid_CHW, (0, width - grid_CHW.shape[2])) for grid_CHW in grids]
         save_image(torch.cat(padded, 1), path)
+
+
+@torch.no_grad()
+def validate_tokenizer(
+    tokenizer: VQTokenizer, held_out: Mapping[Pyramid, tuple[HeldOutImages, Box]], accelerator: Accelerator
+) -> dict[str, float]:
+    """PSNR in dB over the original picture's area, each level's perplexity and share of codes used.
+
+    `held_out` is each pyramid's images, and where in them the picture lies. The first pyramid's values have
+    plain names, the others' their own: `validation/psnr/1-2-4`.
+    """
+    found: dict[str, float] = {}
+    for pyramid, (images, box) in held_out.items():
+        tag = f"/{pyramid}" if found else ""
+        mean_psnr, hits_KV = _measured(tokenizer, pyramid, images, box, accelerator)
+        found[f"validation/psnr{tag}"] = mean_psnr
+        found[f"validation/perplexity{tag}"] = float(perplexity(hits_KV.sum(0)))
+        for level, hits_V in enumerate(hits_KV):
+            found[f"validation/perplexity{tag}/level_{level}"] = float(perplexity(hits_V))
+            found[f"validation/usage{tag}/level_{level}"] = float((hits_V > 0).float().mean())
+    return found
+
+
+def _measured(
+    tokenizer: VQTokenizer, pyramid: Pyramid, images: HeldOutImages, box: Box, accelerator: Accelerator
+) -> tuple[float, Tensor]:
+    """The mean PSNR under a pyramid, and how often each code stands in each level, (levels, V)."""
+    size = len(tokenizer.quantizer.codebook_VZ)
+    hits_KV = torch.zeros(pyramid.num_levels, size, device=accelerator.device)
+    total = torch.zeros(2, device=accelerator.device)
+    for chosen in Processes.of(accelerator).batches(len(images), 256):
+        images_BCHW = stacked(images[i] for i in chosen).to(accelerator.device)
+        tokens_BL = tokenizer.encode(images_BCHW, pyramid)
+        psnr_B = psnr(tokenizer.decode(tokens_BL, pyramid), images_BCHW, box)
+        total += torch.stack([psnr_B.sum(), total.new_tensor(len(chosen))])
+        hits_KV += hits(tokens_BL, pyramid, size)
+
+    total = accelerator.reduce(total, "sum")
+    return float(total[0] / total[1]), accelerator.reduce(hits_KV, "sum")

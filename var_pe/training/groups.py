@@ -1,4 +1,4 @@
-"""What the optimizer is told of each parameter: its layer's share of the learning rate, its weight decay."""
+"""Parameter groups of the optimizer: each layer's share of the learning rate, and who has weight decay."""
 
 import re
 from collections.abc import Iterable
@@ -19,15 +19,18 @@ class LayerRates:
     """
 
     depth: int = 0
-    decay: float = 1.0  # factor from a layer to the one below it (BEiT, Bao et al. 2022)
-    unfreeze_every: int = 0  # steps until the next layer down is trained as well; 0: all are from the start
+    # factor from a layer to the one below it (BEiT, Bao et al. 2022)
+    decay: float = 1.0
+    # steps until the next layer down is trained as well; 0: all are trained from the start
+    unfreeze_every: int = 0
 
     def below_head(self, name: str) -> int:
         """The layer of the parameter called `name`."""
-        block = re.match(r"blocks\.(\d+)\.", name)
-        if block:
-            return self.depth - int(block[1]) if self.depth else 0
-        return 0 if not self.depth or name.startswith(("head.", "norm.")) else self.depth + 1
+        if not self.depth:
+            return 0
+        if block := re.match(r"blocks\.(\d+)\.", name):
+            return self.depth - int(block[1])
+        return 0 if name.startswith(("head.", "norm.")) else self.depth + 1
 
     def share(self, layer: int, step: int) -> float:
         frozen = self.unfreeze_every and layer > step // self.unfreeze_every
@@ -53,10 +56,12 @@ def parameter_groups(
     groups: dict[tuple[int, bool], list[nn.Parameter]] = {
         (layer, decays): [] for layer in layers_of(model, layers) for decays in (True, False)
     }
+
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             decays = parameter.dim() > 1 and not any(word in name for word in spared)
             groups[layers.below_head(name), decays].append(parameter)
+
     return [
         {"params": parameters, "weight_decay": weight_decay if decays else 0.0}
         for (_, decays), parameters in groups.items()
@@ -72,12 +77,16 @@ def set_rates(
         share = layers.share(layer, step)
         for group in groups[2 * index : 2 * index + 2]:
             group["lr"] = rate * share
-            frozen += [] if share else [group]
+            if not share:
+                frozen.append(group)
     return frozen
 
 
 def zero_gradients(groups: Iterable[dict[str, Any]]) -> None:
-    """Of frozen layers, before the norm of all is taken. DDP wants them computed, or processes wait."""
+    """Zeroes the gradients of frozen layers, before the norm of all is taken.
+
+    They are computed all the same: DDP waits for the gradient of every parameter.
+    """
     for group in groups:
         for parameter in group["params"]:
             if parameter.grad is not None:

@@ -2,23 +2,26 @@
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any
+from typing import cast
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import send_to_device, set_seed
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, IterableDataset
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
 
+from var_pe.data.image_set import Batch, TrainingSet
 from var_pe.data.sampler import EndlessSampler
+from var_pe.data.streams import ImageStream
+from var_pe.processes import reset_peak_memory
+from var_pe.progress import StepProgress
 from var_pe.seeding import mix
 from var_pe.settings.rules import RuleError, check_names, check_numbers
 from var_pe.training.ema import EMA
 from var_pe.training.groups import forget_steps, parameter_groups, set_rates, zero_gradients
-from var_pe.training.progress import Progress, reset_peak_memory
 from var_pe.training.run import Run
 from var_pe.training.schedule import SCHEDULES, ema_decay, learning_rate
 from var_pe.training.stopping import Interrupted, stop_signals
@@ -90,142 +93,136 @@ def train(task: Task, config: TrainingConfig, run: Run, *, steps: int, seed: int
     """
     accelerator = run.accelerator
     reset_peak_memory(accelerator.device)  # the log tells this training's peak, not an earlier one's
+
+    # The average is of the model as it is before `prepare`, which may wrap it or cut it into shards.
     ema = EMA(task.model.to(accelerator.device))
-    optimizer: Any = torch.optim.AdamW(
+    optimizer = torch.optim.AdamW(
         parameter_groups(task.model, config.weight_decay, task.layers),
         betas=(config.betas[0], config.betas[1]),
         fused=True,
     )
     model, optimizer = accelerator.prepare(task.model, optimizer)
+    inner = accelerator.unwrap_model(model)
+
+    # A new run may look at its first batch before it starts; any other goes on from its newest checkpoint.
     done = run.load(model, optimizer.optimizer, ema)
-    if done < steps:
-        batches = endless_batches(task.dataset, config, accelerator, seed, done)
-        if done == 0:
-            first = next(endless_batches(task.dataset, config, accelerator, seed, 0))
-            task.start(accelerator.unwrap_model(model), first, accelerator)
-            ema.update(accelerator.unwrap_model(model), 0.0)
-        _steps(task, config, run, model, optimizer, ema, batches, range(done, steps), seed)
-    run.processes.on_main(lambda: None)
-    accelerator.free_memory()
-    return ema
+    batches = endless_batches(task.dataset, config, accelerator, seed, done)
+    if done == 0:
+        first = next(endless_batches(task.dataset, config, accelerator, seed, 0))
+        task.start(inner, first, accelerator)
+        ema.update(inner, 0.0)
 
-
-def _steps(
-    task: Task,
-    config: TrainingConfig,
-    run: Run,
-    model: nn.Module,
-    optimizer: Any,
-    ema: EMA,
-    batches: Iterator[dict[str, Any]],
-    steps: range,
-    seed: int,
-) -> None:
-    accelerator, inner = run.accelerator, run.accelerator.unwrap_model(model)
-    progress = Progress(steps, config.batch, shown=accelerator.is_main_process)
+    progress = StepProgress(range(done, steps), config.batch, shown=accelerator.is_main_process)
     model.train()
     with stop_signals() as stop:
-        for step in steps:
-            # dropout; all else is the image's
+        for step in range(done, steps):
+            # Dropout masks follow from process and step; all else that is random follows from the image.
             set_seed(mix(seed, "step", accelerator.process_index, step) % 2**32)
             rate = learning_rate(
                 step,
                 peak=config.learning_rate,
-                steps=steps.stop,
-                warmup=round(config.warmup * steps.stop),
+                steps=steps,
+                warmup=round(config.warmup * steps),
                 schedule=config.schedule,
                 final_ratio=config.final_ratio,
             )
             frozen = set_rates(optimizer.param_groups, task.model, task.layers, rate, step)
-            logs = _accumulate(task, config, model, batches, step, accelerator)
+
+            # The gradient is the mean over the step's micro-batches; processes exchange it at the last.
+            logs: dict[str, Tensor] = {}
+            for micro in range(config.accumulate):
+                batch = send_to_device(next(batches), accelerator.device)
+                synced = micro + 1 == config.accumulate
+                with nullcontext() if synced else accelerator.no_sync(model):
+                    with in_precision(config, accelerator):
+                        loss, values = task.loss(model, batch, step)
+                    accelerator.backward(loss / config.accumulate)
+                for name, value in {"loss": loss, **values}.items():
+                    logs[name] = logs.get(name, 0) + value.detach() / config.accumulate
+
+            # Nothing is updated by a number that is not finite, so broken weights never exist.
             zero_gradients(frozen)
             norm = accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm)
-            _refuse_non_finite(step, run, loss=logs["loss"], grad_norm=norm)
+            _refuse_non_finite(step, run, {"loss": logs["loss"], "grad_norm": norm})
             optimizer.step()
             forget_steps(frozen, optimizer.optimizer)
             optimizer.zero_grad()
-            extra = task.after_step(inner, step, accelerator)
+            after = task.after_step(inner, step, accelerator)
             ema.update(inner, ema_decay(step, config.ema))
             progress.advance()
 
-            last, stopping = step + 1 == steps.stop, stop.agreed(accelerator)
+            # A run that is asked to stop saves and is gone; it validates when it goes on.
+            last, stopping = step + 1 == steps, stop.agreed(accelerator)
             if step % config.log_every == 0 or last:
-                means = {
-                    name: accelerator.reduce(value.float(), "mean").item() for name, value in logs.items()
-                }
-                entry = {"step": step + 1, **means, **extra, "grad_norm": float(norm), "learning_rate": rate}
+                means = {name: accelerator.reduce(v.float(), "mean").item() for name, v in logs.items()}
+                entry = {"step": step + 1, **means, **after, "grad_norm": float(norm), "learning_rate": rate}
                 _log(run, progress, entry | progress.rates(accelerator.device))
             if not stopping and (last or _due(step, config.validate_every)):
                 _log(run, progress, {"step": step + 1, **task.validate(ema.model, accelerator)})
-            if not stopping and (last or _due(step, config.preview_every)) and accelerator.is_main_process:
-                (run.folder / "samples").mkdir(exist_ok=True)
-                with in_precision(config, accelerator):  # a picture to look at; scores stay float32
-                    task.preview(ema.model, str(run.folder / "samples" / f"step_{step + 1:08d}.png"))
+            if not stopping and (last or _due(step, config.preview_every)):
+                _preview(task, config, run, ema, step)
             if last or stopping or _due(step, config.save_every):
                 run.save(step + 1, model, optimizer.optimizer, ema)
             if stopping and not last:
                 progress.close()
                 raise Interrupted(
                     stop.signum,
-                    f"stopped and saved after step {step + 1} of {steps.stop}; run the same command to go on",
+                    f"stopped and saved after step {step + 1} of {steps}; run the same command to go on",
                 )
+
     progress.close()
-
-
-def _accumulate(
-    task: Task,
-    config: TrainingConfig,
-    model: nn.Module,
-    batches: Iterator[dict[str, Any]],
-    step: int,
-    accelerator: Accelerator,
-) -> dict[str, Tensor]:
-    """Gradients of one optimizer step; the logged values are means over its micro-batches."""
-    totals: dict[str, Tensor] = {}
-    for micro in range(config.accumulate):
-        batch = send_to_device(next(batches), accelerator.device)
-        synced = micro + 1 == config.accumulate
-        with nullcontext() if synced else accelerator.no_sync(model):
-            with in_precision(config, accelerator):
-                loss, logs = task.loss(model, batch, step)
-            accelerator.backward(loss / config.accumulate)
-        for name, value in {"loss": loss, **logs}.items():
-            totals[name] = totals.get(name, 0) + value.detach() / config.accumulate
-    return totals
+    run.processes.wait()
+    accelerator.free_memory()
+    return ema
 
 
 def in_precision(config: TrainingConfig, accelerator: Accelerator) -> torch.autocast:
+    """The type that a training's products are computed in; weights and optimizer stay float32."""
     return torch.autocast(accelerator.device.type, torch.bfloat16, enabled=config.precision == "bf16")
 
 
-def _refuse_non_finite(step: int, run: Run, **values: Tensor) -> None:
+def _refuse_non_finite(step: int, run: Run, values: Mapping[str, Tensor]) -> None:
     bad = {name: float(value) for name, value in values.items() if not math.isfinite(float(value))}
-    if bad:
-        saved = run.steps_saved()
-        kept = (
-            f"the last good state is step {saved[-1]} in {run.checkpoints}"
-            if saved
-            else "nothing was saved yet"
-        )
-        said = ", ".join(f"{name} is {value}" for name, value in bad.items())
-        raise FloatingPointError(f"step {step + 1}: {said}; nothing was updated, {kept}")
+    if not bad:
+        return
+
+    saved = run.steps_saved()
+    kept = "nothing was saved yet"
+    if saved:
+        kept = f"the last good state is step {saved[-1]} in {run.checkpoints}"
+    found = ", ".join(f"{name} is {value}" for name, value in bad.items())
+    raise FloatingPointError(f"step {step + 1}: {found}; nothing was updated, {kept}")
 
 
 def _due(step: int, every: int) -> bool:
     return every > 0 and (step + 1) % every == 0
 
 
-def _log(run: Run, progress: Progress, entry: dict[str, Any]) -> None:
+def _log(run: Run, progress: StepProgress, entry: dict[str, float]) -> None:
+    """To the run's log, its trackers and the screen."""
     run.log(entry)
-    step = entry["step"]
-    run.accelerator.log({name: value for name, value in entry.items() if name != "step"}, step=step)
+    values = {name: value for name, value in entry.items() if name != "step"}
+    run.accelerator.log(values, step=int(entry["step"]))
     progress.say(entry)
 
 
+def _preview(task: Task, config: TrainingConfig, run: Run, ema: EMA, step: int) -> None:
+    """In the training's own precision: it is a picture to look at, while scores stay float32."""
+    if not run.accelerator.is_main_process:
+        return
+    (run.folder / "samples").mkdir(exist_ok=True)
+    with in_precision(config, run.accelerator):
+        task.preview(ema.model, run.folder / "samples" / f"step_{step + 1:08d}.png")
+
+
 def endless_batches(
-    dataset: Dataset[Any], config: TrainingConfig, accelerator: Accelerator, seed: int, step: int
-) -> Iterator[dict[str, Any]]:
-    """This process's micro-batches from optimizer step `step` on, without end."""
+    dataset: TrainingSet, config: TrainingConfig, accelerator: Accelerator, seed: int, step: int
+) -> Iterator[Batch]:
+    """This process's micro-batches from optimizer step `step` on, without end.
+
+    Raises:
+        ValueError: the micro-batch cannot be shared out evenly over the processes.
+    """
     rank, world = accelerator.process_index, accelerator.num_processes
     micro = config.batch // config.accumulate
     if micro % world:
@@ -233,16 +230,21 @@ def endless_batches(
             f"batch / accumulate must be a multiple of the number of processes, "
             f"got {config.batch} / {config.accumulate} = {micro} over {world}"
         )
-    common: dict[str, Any] = dict(num_workers=config.workers, pin_memory=accelerator.device.type == "cuda")
-    if isinstance(dataset, IterableDataset):  # an endless stream, already this process's part of it
-        dataset.set_epoch(step)  # type: ignore[attr-defined]  # a resumed run begins another pass
-        loader = DataLoader(dataset, batch_size=micro // world, **common)
+    pinned = accelerator.device.type == "cuda"
+
+    if isinstance(dataset, ImageStream):  # endless, and already this process's part of it
+        dataset.set_epoch(step)  # a resumed run begins another pass
+        loader = DataLoader(dataset, micro // world, num_workers=config.workers, pin_memory=pinned)
         return _numbered(loader, step * config.batch + rank * micro // world, micro)
-    sampler = EndlessSampler(len(dataset), micro, seed, rank, world, step * config.batch)  # type: ignore[arg-type]
-    return iter(DataLoader(dataset, batch_sampler=sampler, **common))
+
+    # The iterator is made here and now: making it draws from the generator that dropout masks come from.
+    assert dataset.num_images is not None, "only a stream has no length"
+    sampler = EndlessSampler(dataset.num_images, micro, seed, rank, world, step * config.batch)
+    images = cast(Dataset[Batch], dataset)
+    return iter(DataLoader(images, batch_sampler=sampler, num_workers=config.workers, pin_memory=pinned))
 
 
-def _numbered(loader: DataLoader[Any], first: int, stride: int) -> Iterator[dict[str, Any]]:
-    """Gives a stream's images their places in the run, which streams cannot know."""
+def _numbered(loader: Iterable[Batch], first: int, stride: int) -> Iterator[Batch]:
+    """Gives a stream's images their numbers in the run, which streams cannot know."""
     for start, batch in zip(itertools.count(first, stride), loader, strict=False):
         yield {**batch, "draw_number": torch.arange(start, start + len(batch["label"]))}

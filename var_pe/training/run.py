@@ -33,13 +33,15 @@ class Run:
 
     def _take(self) -> None:
         self.checkpoints.mkdir(parents=True, exist_ok=True)
-        self._lock = open(self.folder / ".lock", "w")  # noqa: SIM115  # held until the process ends, however it ends
+        # Held until the process ends, however it ends.
+        self._lock = open(self.folder / ".lock", "w")  # noqa: SIM115
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ValueError(
                 f"{self.folder} is in use by another process; wait for it or choose another run"
             ) from None
+
         for leftover in self.folder.rglob("*.partial"):
             remove(leftover)
 
@@ -56,6 +58,8 @@ class Run:
         if not steps:
             self.processes.on_main(lambda: self._cut_log(0))
             return 0
+
+        # Bits follow from these; what differs is said, and the run goes on.
         folder = self.checkpoints / f"step_{steps[-1]:08d}"
         state = json.loads((folder / "state.json").read_text())
         here = circumstances(self.accelerator)
@@ -63,6 +67,8 @@ class Run:
             self.accelerator.print(
                 f"resuming under other circumstances, not bit for bit: {'; '.join(changed)}"
             )
+
+        # torch's own functions, which gather and scatter the shards of FSDP.
         saved = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
         set_state_dict(
@@ -105,12 +111,14 @@ class Run:
         """Drops what was logged after the checkpoint: those steps are about to be done again."""
         if not self.log_file.exists():
             return
+
         entries = []
         for line in self.log_file.read_text().splitlines():
             try:
                 entries.append(json.loads(line))
             except json.JSONDecodeError:  # the line that a kill cut short
                 break
+
         text = "".join(json.dumps(entry) + "\n" for entry in entries if entry["step"] <= step)
         write_text(self.log_file, text)
 

@@ -1,32 +1,39 @@
 """What the training loop asks of whatever it trains."""
 
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Protocol
 
 from accelerate import Accelerator
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 
+from var_pe.data.image_set import Batch, TrainingSet
 from var_pe.training.groups import LayerRates
 
 
 class Task(Protocol):
     """What is trained: the loop knows nothing of tokenizers or generators."""
 
-    model: nn.Module
-    dataset: Dataset[Any]
-    layers: LayerRates  # of `model`
+    @property
+    def model(self) -> nn.Module: ...
 
-    def start(self, model: nn.Module, batch: dict[str, Any], accelerator: Accelerator) -> None:
-        """Before the first step of a new run, with the first batch."""
+    @property
+    def dataset(self) -> TrainingSet: ...
 
-    def loss(self, model: nn.Module, batch: dict[str, Any], step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """Of one micro-batch, with values to log."""
+    @property
+    def layers(self) -> LayerRates:
+        """The share of the learning rate that each layer of `model` gets."""
+
+    def start(self, model: nn.Module, batch: Batch, accelerator: Accelerator) -> None:
+        """Called before the first step of a new run, with the first batch."""
+
+    def loss(self, model: nn.Module, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of one micro-batch, and values to log."""
 
     def after_step(self, model: nn.Module, step: int, accelerator: Accelerator) -> dict[str, float]:
-        """After the update."""
+        """Called after the update; returns values to log."""
 
     def validate(self, model: nn.Module, accelerator: Accelerator) -> dict[str, float]:
-        """Of the averaged weights, over all processes."""
+        """Scores of the averaged weights, over all processes."""
 
-    def preview(self, model: nn.Module, path: str) -> None:
-        """Writes a picture of what the averaged weights do; on the main process."""
+    def preview(self, model: nn.Module, path: Path) -> None:
+        """Writes a picture of what the averaged weights do; called on the main process."""

@@ -1,1 +1,1 @@
-"""Loss terms of the tasks."""
+"""Loss terms of the tasks, one file for each thing that is compared."""

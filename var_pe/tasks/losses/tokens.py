@@ -1,17 +1,9 @@
-"""Loss terms of the tokenizer and of the generator; perceptual and adversarial terms belong here too."""
+"""How surprising the true tokens are to the generator."""
 
 import torch.nn.functional as F
 from torch import Tensor
 
 from var_pe.pyramid import Pyramid
-
-
-def reconstruction_terms(reconstruction_BCHW: Tensor, images_BCHW: Tensor) -> dict[str, Tensor]:
-    """`l1` and `l2`: mean absolute and mean squared difference, images in [-1, 1]."""
-    return {
-        "l1": F.l1_loss(reconstruction_BCHW, images_BCHW),
-        "l2": F.mse_loss(reconstruction_BCHW, images_BCHW),
-    }
 
 
 def token_losses(logits_BLV: Tensor, tokens_BL: Tensor) -> Tensor:
