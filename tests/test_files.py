@@ -21,7 +21,18 @@ def test_results_are_taken_over_where_they_rest_on_the_same(tmp_path):
     assert json.loads(path.read_text()) == {"weights": "b", "size": [2, 3], "results": {"third": 3}}
 
 
-@pytest.mark.parametrize("text", ["", "junk", "[]", "3", '{"results": {"first": 1}}', '{"weights": "a"}'])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "junk",
+        "[]",
+        "3",
+        '{"weights": "a", "results": []}',
+        '{"results": {"first": 1}}',
+        '{"weights": "a"}',
+    ],
+)
 def test_a_file_that_cannot_be_used_is_made_anew(tmp_path, text):
     """Half a file of an older program must not stop a study."""
     (tmp_path / "kept.json").write_text(text)

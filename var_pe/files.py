@@ -96,7 +96,7 @@ class KeptResults(Generic[Json]):
             results = there.pop(self.name)
         except (OSError, ValueError, LookupError, TypeError, AttributeError):
             return {}  # nothing there, or nothing that was written here
-        return results if there == self.rests_on else {}
+        return results if there == self.rests_on and isinstance(results, dict) else {}
 
     def add(self, results: Mapping[str, Json]) -> None:
         """Keeps further results."""

@@ -144,14 +144,14 @@ def scored(
 ) -> Mapping[str, Record]:
     """Records of the images' scores, made anew if images, data, features or versions have changed."""
     evaluation = config.evaluation
-    asked = {
+    rests_on = {
         "images": json.loads((images.parent / "sampling.json").read_text()),
         "evaluation": asdict(evaluation),
         "data": asdict(config.data),
         "classifiers": [weights_hash(Path(name) / "classifier") for name in evaluation.features],
         "versions": versions(),
     }
-    kept = KeptResults[Record](images.parent / "scores.json", {"asked": asked}, "records")
+    kept = KeptResults[Record](images.parent / "scores.json", {"asked": rests_on}, "records")
     if kept.results:
         return kept.results
 

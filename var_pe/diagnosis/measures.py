@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from var_pe.encodings import REGISTRY, PositionEncoding, TokenEncoding
 from var_pe.pyramid import Grid, Pyramid
 
-PLACES = set("Lhwyx")  # the legend's letters that count places: a parameter with one of them is a table
+POSITION_AXES = set("Lhwyx")  # the legend's letters that count positions: parameters with one are tables
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def cosine(code_LC: Tensor) -> Tensor:
 
 @torch.no_grad()
 def turned(placed: PlacedEncoding) -> Tensor | None:
-    """(L, L): the inner product of one vector turned for two places, mean over heads of the first layer."""
+    """(L, L): the inner product of one vector turned for two positions, mean over heads (first layer)."""
     if not placed.encoding.uses("rotate"):
         return None
     width = placed.dim // placed.num_heads
@@ -57,7 +57,7 @@ def turned(placed: PlacedEncoding) -> Tensor | None:
 
 
 def similarity(placed: PlacedEncoding) -> Tensor | None:
-    """How alike places are, (L, L): by what is added to tokens, else by how queries and keys are turned."""
+    """How alike positions are, (L, L): by what tokens get, else by how queries and keys are turned."""
     code_LC = code(placed)
     return turned(placed) if code_LC is None else cosine(code_LC)
 
@@ -154,9 +154,9 @@ def axes(name: str) -> str:
     return letters if underscore else ""
 
 
-def follows_places(name: str) -> bool:
-    """Whether the parameter of this name is a table, with entries for places."""
-    return bool(PLACES & set(axes(name)))
+def has_position_axis(name: str) -> bool:
+    """Whether the parameter of this name is a table, with entries for positions."""
+    return bool(POSITION_AXES & set(axes(name)))
 
 
 def name_of(encoding: PositionEncoding) -> str:

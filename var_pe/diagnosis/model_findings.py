@@ -20,7 +20,7 @@ from var_pe.diagnosis.measures import (
 from var_pe.diagnosis.subject import Subject
 from var_pe.pyramid import Pyramid
 
-ALIKE = 0.999  # cosine of neighbours above which bf16, with its three digits, sees one place
+ALIKE = 0.999  # cosine of neighbours above which bf16, with its three digits, sees one position
 SMALL = 0.02  # norm of a position over that of a token
 LARGE = 5.0
 STILL = 8  # a channel that turns once in so many grids all but stands still

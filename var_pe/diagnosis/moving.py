@@ -9,7 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from var_pe.diagnosis.measures import PlacedEncoding, bias, code, follows_places, name_of, turned
+from var_pe.diagnosis.measures import PlacedEncoding, bias, code, has_position_axis, name_of, turned
 from var_pe.encodings import PositionEncoding, TokenEncoding
 from var_pe.pyramid import Grid, Positions, Pyramid
 from var_pe.resampling.conventions import Convention, interpolate_levels
@@ -41,7 +41,7 @@ def with_tables(encoding: PositionEncoding, *, kept: bool) -> list[PositionEncod
         for part in encoding.modules()
         if isinstance(part, PositionEncoding)
         and part.keeps_grids is kept
-        and any(follows_places(name) for name, _ in part.named_parameters(recurse=False))
+        and any(has_position_axis(name) for name, _ in part.named_parameters(recurse=False))
     ]
 
 
@@ -98,7 +98,7 @@ def score_tables(here: PlacedEncoding, there: PlacedEncoding, convention: str) -
         if not isinstance(part, PositionEncoding) or isinstance(part, TokenEncoding):
             continue
         for own_name, before in part.named_parameters(recurse=False):
-            if not follows_places(own_name):
+            if not has_position_axis(own_name):
                 continue
             after = back.encoding.get_submodule(name).get_parameter(own_name)
             moved_there = there.encoding.get_submodule(name).get_parameter(own_name)

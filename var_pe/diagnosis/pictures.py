@@ -113,7 +113,7 @@ def wavelength_figure(placed: PlacedEncoding) -> Figure | None:
         turning_F = waves_F[waves_F.isfinite()].sort().values
         axis.semilogy(torch.arange(len(turning_F)), turning_F, ".", label="first layer's channels")
         axis.axhline(side, color="black", linewidth=1, label=f"grid: {side} {name}")
-        axis.axhline(2, color="grey", linestyle=":", linewidth=1, label="2 cells, the fastest to be told")
+        axis.axhline(2, color="grey", linestyle=":", linewidth=1, label="2 cells, the fastest to be seen")
         axis.set_title(f"cells per turn along {name}", fontsize=8)
         axis.legend(fontsize=7)
     return figure
