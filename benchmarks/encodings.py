@@ -8,9 +8,11 @@ Random tokens and pictures at the config's sizes, batch and precision: no data s
 
 import argparse
 from collections.abc import Callable
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
+from annotated_types import Ge
 
 from var_pe.comparison.step_time import StepTime, step_times, training_step
 from var_pe.comparison.trials import check_encodings, with_encoding
@@ -33,7 +35,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 @exit_with_sentence()
 def main() -> None:
     config, arguments = parse_arguments(None, description=__doc__ or "", schema=Config, extra=options)
-    check_options(arguments, rounds="[2, inf)")
+    check_options(arguments, rounds=Annotated[int, Ge(2)])
     check_encodings(config, arguments.encodings)
 
     torch.manual_seed(0)

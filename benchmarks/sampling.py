@@ -18,9 +18,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypedDict
+from typing import Annotated, TypedDict
 
 import torch
+from annotated_types import Ge
 from torch import Tensor, nn
 
 from var_pe import settings
@@ -29,6 +30,7 @@ from var_pe.models.generator import VARTransformer
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.sampling.pipeline import VARPipeline
 from var_pe.settings.command_line import check_options, exit_with_sentence
+from var_pe.settings.fields import Positive, PositiveFloat
 from var_pe.stages.config import Config
 from var_pe.stages.draw import load_pipeline
 
@@ -101,9 +103,8 @@ def check(given: argparse.Namespace) -> None:
     Raises:
         ValueError: an option is out of range or cannot be used here.
     """
-    some = "[1, inf)"
-    check_options(given, batch=some, rounds=some, depth=some, levels=some, channels=some, codes="[2, inf)")
-    check_options(given, guidance="(0, inf)")
+    check_options(given, batch=Positive, rounds=Positive, depth=Positive, levels=list[Positive])
+    check_options(given, channels=Positive, codes=Annotated[int, Ge(2)], guidance=PositiveFloat)
     if given.output is not None and given.output.is_dir():
         raise ValueError(f"--output {given.output} is a folder; name a file")
 

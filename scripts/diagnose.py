@@ -16,6 +16,7 @@ from var_pe.evaluation.evidence import TASKS, read_evidence
 from var_pe.interop.vit.names import THEIRS
 from var_pe.resampling.conventions import CONVENTIONS
 from var_pe.settings.command_line import check_options, exit_with_sentence
+from var_pe.settings.fields import Positive
 
 
 def arguments() -> argparse.Namespace:
@@ -63,7 +64,7 @@ def checkpoint_of(given: argparse.Namespace) -> Checkpoint | None:
         return None
     if None in of_file or given.path.is_dir():
         raise ValueError("--source, --image-size and --num-heads go together, with a file: they describe it")
-    check_options(given, image_size="[1, inf)", num_heads="[1, inf)")
+    check_options(given, image_size=list[Positive], num_heads=Positive)
     return Checkpoint(given.source, tuple(given.image_size), given.num_heads)
 
 

@@ -20,6 +20,7 @@ from var_pe.sampling.png import write_png
 from var_pe.sampling.sheets import write_sheet
 from var_pe.seeding import generator_for
 from var_pe.settings.command_line import check_options, exit_with_sentence, parse_arguments
+from var_pe.settings.fields import NonNegative, Positive, Share
 from var_pe.stages.config import Config
 from var_pe.stages.draw import load_pipeline
 from var_pe.stages.images import held_out_images
@@ -51,7 +52,7 @@ def main() -> None:
     config, arguments = parse_arguments(
         None, description=__doc__ or "", schema=Config, extra=options, runs=True, used_settings=USED_SETTINGS
     )
-    check_options(arguments, each="[1, inf)", strength="[0, 1]", margins="[0, inf)")
+    check_options(arguments, each=Positive, strength=Share, margins=list[NonNegative])
 
     with session() as accelerator:
         if not accelerator.is_main_process:

@@ -17,6 +17,7 @@ from var_pe.comparison.heads import HeadTraining
 from var_pe.evaluation.evidence import write_evidence
 from var_pe.files import write_text
 from var_pe.settings.command_line import check_options, exit_with_sentence, parse_arguments
+from var_pe.settings.fields import Positive
 from var_pe.stages.config import Config
 from var_pe.stages.session import session
 
@@ -31,7 +32,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 @exit_with_sentence()
 def main() -> None:
     config, arguments = parse_arguments(None, description=__doc__ or "", schema=Config, extra=options)
-    check_options(arguments, steps="[1, inf)")
+    check_options(arguments, steps=Positive)
     output = arguments.output or Path(f"{config.run}_resolutions")
 
     with session(config.classifier_training) as accelerator:

@@ -17,6 +17,7 @@ from var_pe.processes import Processes
 from var_pe.progress import Counter
 from var_pe.sampling.likelihood import Bits, Likelihood, bits_of_set, check_same_classes, summarised
 from var_pe.settings.command_line import check_options, exit_with_sentence, parse_arguments
+from var_pe.settings.fields import Positive
 from var_pe.stages.config import Config
 from var_pe.stages.draw import load_pipeline, weights_of
 from var_pe.stages.images import held_out_images
@@ -36,7 +37,7 @@ def main() -> None:
     config, arguments = parse_arguments(
         None, description=__doc__ or "", schema=Config, extra=options, runs=True, used_settings=USED_SETTINGS
     )
-    check_options(arguments, images="[1, inf)", batch="[1, inf)")
+    check_options(arguments, images=Positive, batch=Positive)
     path = arguments.output or Path(config.run) / "likelihood.json"
     if path.is_dir():
         raise ValueError(f"--output {path} is a folder; name a file")

@@ -1,13 +1,16 @@
-"""Geometry: which grids an image is cut into and where every token's centre lies. Imports torch only."""
+"""Geometry: which grids an image is cut into and where every token's centre lies. Imports nothing of ours."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Annotated
 
 import torch
+from pydantic import AfterValidator
 from torch import Tensor
 
 Grid = tuple[int, int]
+MOST_TOKENS = 100_000  # of an image; VAR has 9,451 at 1024 pixels, and scores grow with the square
 
 
 @dataclass(frozen=True)
@@ -127,6 +130,22 @@ class Pyramid:
 
     def __str__(self) -> str:
         return "-".join(str(h) if h == w else f"{h}x{w}" for h, w in self.grids)
+
+
+def checked_levels(levels: list[int | list[int]]) -> list[int | list[int]]:
+    """Levels of a config, once they are known to be a pyramid that attention could bear.
+
+    Raises:
+        ValueError: they are not, or it has more than `MOST_TOKENS`.
+    """
+    tokens = Pyramid.of(levels).num_tokens
+    if tokens > MOST_TOKENS:
+        raise ValueError(f"{levels} are {tokens:,} tokens, at most {MOST_TOKENS:,} are attended to")
+    return levels
+
+
+# levels as settings give them, whose error then names the setting
+Levels = Annotated[list[int | list[int]], AfterValidator(checked_levels)]
 
 
 def sides_of(size: Sequence[object], what: str) -> Grid:

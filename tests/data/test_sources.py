@@ -21,6 +21,7 @@ from var_pe.processes import Processes
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
 
 
 def picture(number: int, size: tuple[int, int] = (32, 32)) -> Image.Image:
@@ -271,7 +272,7 @@ def test_a_stream_has_another_order_each_epoch_and_the_same_when_repeated(tmp_pa
     ("options", "message"),
     [
         ({"source": "mnist"}, "source must be one of shapes, fashion_mnist.* got mnist"),
-        ({"channels": 4}, "channels must be one of 1, 3; got 4"),
+        ({"channels": 4}, "channels must be one of 1, 3, got 4"),
         ({"resize_factor": 0.9}, "resize_factor must be at least 1"),
         ({"source": "parquet"}, "source=parquet needs data.path"),
         ({"source": "hub"}, "source=hub needs data.hub_id"),

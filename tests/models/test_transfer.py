@@ -13,6 +13,7 @@ from torch.utils.data import default_collate
 
 from var_pe import settings
 from var_pe.data.sampler import EndlessSampler
+from var_pe.files import write_text
 from var_pe.models.transfer import ModelStart, start_from
 from var_pe.models.vit import ViTClassifier
 from var_pe.resampling.conventions import resample_table
@@ -332,7 +333,8 @@ def test_a_generator_of_other_codes_is_refused(tmp_path):
         config = settings.load(Config, "shapes_mixed.yaml", [line, f"tokenizer_seed={seed}"])
         build_tokenizer(config).save_pretrained(Path(config.tokenizer_run) / "tokenizer")
     source = settings.load(Config, "shapes_mixed.yaml", [folders["own"], f"run={tmp_path / 'run'}"])
-    settings.save(source, tmp_path / "run" / "config.yaml")
+    (tmp_path / "run").mkdir(exist_ok=True)
+    write_text(tmp_path / "run" / "config.yaml", settings.to_yaml(source))
     build_generator(source, 12).save_pretrained(tmp_path / "run" / "generator")
     for name in folders:
         start = f"model.init_from={tmp_path / 'run'}"

@@ -68,7 +68,7 @@ def test_batches_and_processes_fill_the_same_folder(pipeline, tmp_path):
     [
         ({"guidance_scale": 3.0}, r"guidance_scale 1.5 \(asked: 3.0\)"),
         ({"temperature": 0.5}, r"temperature 1.0 \(asked: 0.5\)"),
-        ({"temperature": [1, 1, 1, 0.5]}, r"temperature 1.0 \(asked: \[1, 1, 1, 0.5\]\)"),
+        ({"temperature": [1, 1, 1, 0.5]}, r"temperature 1.0 \(asked: \[1.0, 1.0, 1.0, 0.5\]\)"),
         ({"guidance_schedule": "constant"}, r"guidance_schedule 'linear' \(asked: 'constant'\)"),
         ({"seed": 1}, r"seed 0 \(asked: 1\)"),
         ({"images_per_class": 4}, r"images_per_class 3 \(asked: 4\)"),
@@ -181,5 +181,5 @@ def test_a_folder_of_another_size(make_generator, make_tokenizer, tmp_path):
     pipe = VARPipeline(make_tokenizer(), model)
     fill(tmp_path, pipe, replace(CONFIG, size=[16, 8], levels=[1, [4, 2], [8, 4]]))
     assert Image.open(image_path(tmp_path, 0, CONFIG)).size == (8, 16)
-    with pytest.raises(ValueError, match=r"size is rows and columns of pixels, got \[16\]"):
+    with pytest.raises(ValueError, match=r"size must be at least 1, 2 of them, got \[16\]"):
         replace(CONFIG, size=[16])

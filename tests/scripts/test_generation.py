@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from var_pe import settings
 from var_pe.data.shapes import Shapes
+from var_pe.files import write_text
 from var_pe.sampling import card, saved
 from var_pe.sampling.inpaint import VARInpaintPipeline
 from var_pe.sampling.pipeline import VARPipeline
@@ -37,7 +38,8 @@ def run(tmp_path) -> Path:
     config = settings.load(
         Config, "shapes_sinusoidal", [*SMALL, *folders, "generator.level_embedding=sinusoidal"]
     )
-    settings.save(config, tmp_path / "run" / "config.yaml")
+    (tmp_path / "run").mkdir(exist_ok=True)
+    write_text(tmp_path / "run" / "config.yaml", settings.to_yaml(config))
     tokenizer = build_tokenizer(config)
     torch.nn.init.normal_(tokenizer.quantizer.codebook_VZ, generator=torch.Generator().manual_seed(0))
     tokenizer.save_pretrained(tmp_path / "tokenizer_run" / "tokenizer")

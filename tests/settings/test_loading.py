@@ -1,54 +1,68 @@
-"""The config mechanism's promises, on toy sections: who wins, what is refused, and in which words."""
+"""The settings' promises, on toy sections: who wins, what is refused, and in which words."""
 
-from dataclasses import asdict, dataclass, field
-from typing import Literal
+import argparse
+from collections.abc import Callable
+from dataclasses import FrozenInstanceError, asdict, field, replace
+from typing import Annotated, Literal
 
 import pytest
 import yaml
+from annotated_types import Len
+from typing_extensions import Doc
 
-from var_pe import settings
 from var_pe.settings import files as config_files
-from var_pe.settings.command_line import describe, exit_with_sentence, parse_arguments
-from var_pe.settings.loading import ConfigError, differences, load, save, to_yaml
+from var_pe.settings.command_line import check_options, describe, exit_with_sentence, parse_arguments
+from var_pe.settings.fields import (
+    CHANGES_NO_WEIGHTS,
+    FilePath,
+    OneOf,
+    Positive,
+    Share,
+    check_choice,
+    section,
+)
+from var_pe.settings.loading import ConfigError, differences, load, to_yaml
+
+FONTS = {"serif": 1, "mono": 2}
 
 
-@dataclass(frozen=True)
+@section(frozen=True)
 class Generator:
-    depth: int = 6  # blocks
-    dim: int = 192  # channels, a multiple of 8
-    encoding: str = "learned"  # one line
-    dropout: float = 0.0
+    depth: Annotated[Positive, Doc("blocks")] = 6
+    dim: Annotated[int, Doc("channels, a multiple of 8")] = 192
+    encoding: Annotated[str, Doc("one line")] = "learned"
+    dropout: Share = 0.0
 
     def __post_init__(self) -> None:
         if self.dim % 8:
             raise ValueError(f"dim must be a multiple of 8, got {self.dim}")
 
 
-@dataclass(frozen=True)
+@section(frozen=True)
 class Classifier:
-    # share of the images whose label is mixed with
-    # another image's
-    mixup: float = 0.8
-    head: Generator | None = None  # a second head
+    mixup: Annotated[float, Doc("share of the images whose label is mixed with another image's")] = 0.8
+    head: Annotated[Generator | None, Doc("a second head")] = None
 
 
-@dataclass(frozen=True)
+@section(frozen=True)
 class Sampling:
-    top_p: float | None = None  # null keeps every token
+    top_p: Annotated[Share | None, Doc("null keeps every token")] = None
     precision: Literal["no", "bf16"] = "no"
 
 
-@dataclass(frozen=True)
+@section(frozen=True)
 class Toy:
-    seed: int = 0  # everything random follows from it
-    path: str | None = None  # a folder
-    flip: bool = False
-    pyramid: list[int] = field(default_factory=lambda: [1, 2, 4])  # sides
+    seed: Annotated[int, Doc("everything random follows from it")] = 0
+    path: Annotated[FilePath | None, Doc("a folder")] = None
+    flip: Annotated[bool, CHANGES_NO_WEIGHTS] = False
+    pyramid: Annotated[list[int], Doc("sides")] = field(default_factory=lambda: [1, 2, 4])
     grids: list[list[int] | int] = field(default_factory=lambda: [1, [2, 3]])
     names: list[str] = field(default_factory=list)
-    generator: Generator = Generator(depth=4)
+    font: Annotated[str, OneOf(FONTS), Doc("of the picture")] = "serif"
+    margins: Annotated[list[Positive], Len(2, 2)] = field(default_factory=lambda: [1, 1])
+    generator: Generator = Generator(depth=4)  # it is frozen
     sampling: Sampling = Sampling()
-    classifier: Classifier | None = None  # trains a classifier
+    classifier: Annotated[Classifier | None, Doc("trains a classifier")] = None
 
 
 @pytest.fixture
@@ -181,7 +195,7 @@ def test_a_file_reads_scalars_as_yaml_1_2_does(write):
         ("generator: {depth: 6.0}", ("generator.depth", "int", "6.0")),
         ("generator: {depth: true}", ("generator.depth", "int", "true")),
         ("generator: {depth: '6'}", ("generator.depth", "int", "'6'")),
-        ("generator: {dropout: .nan}", ("generator.dropout", "float", ".nan")),
+        ("generator: {dropout: .nan}", ("generator.dropout", "in [0, 1]", ".nan")),
         ("generator: {encoding: 12}", ("generator.encoding", "str", "12", "quotes")),
         ("generator: 3", ("generator", "section", "3")),
         ("generator:", ("generator", "section", "null")),
@@ -189,7 +203,10 @@ def test_a_file_reads_scalars_as_yaml_1_2_does(write):
         ("seed: null", ("seed", "int", "null")),
         ("pyramid: [1, two]", ("pyramid", "list of int", "[1, two]")),
         ("grids: [[1, 2.5]]", ("grids", "list of (list of int or int)")),
-        ("sampling: {precision: fp16}", ("sampling.precision", "'no' or bf16", "fp16")),
+        ("sampling: {precision: fp16}", ("sampling.precision", "one of 'no', bf16", "fp16")),
+        ("font: sans", ("font", "one of serif, mono", "sans")),
+        ("margins: [1, 2, 3]", ("margins", "2 of them", "[1, 2, 3]")),
+        ("margins: [0, 2]", ("margins", "at least 1", "[0, 2]")),
         ("sampling: {top_p: high}", ("sampling.top_p", "float or null", "high")),
         ("classifier: true", ("classifier", "section or null", "true")),
     ],
@@ -203,22 +220,53 @@ def test_a_value_of_the_wrong_type_names_key_value_and_type(write, text, parts):
 def test_a_rule_of_a_section_is_reported_with_the_section(write):
     """`dim must be ...` alone does not say whose dim."""
     message = sentence(lambda: load(Toy, write("generator: {dim: 12}")))
-    assert message == "generator: dim must be a multiple of 8, got 12"
+    assert message == "generator.dim must be a multiple of 8, got 12"
 
 
 def test_a_setting_without_default_must_be_given(write):
     """A data set or a tokenizer's folder has no sensible default."""
 
-    @dataclass(frozen=True)
+    @section(frozen=True)
     class Needs:
         folder: str
 
-    @dataclass(frozen=True)
+    @section(frozen=True)
     class Outer:
         needs: Needs
 
     assert "needs.folder" in sentence(lambda: load(Outer, write("")))
     assert load(Outer, write(""), ["needs.folder=a"]).needs.folder == "a"
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: Generator(depth=0), "depth must be at least 1, got 0"),
+        (lambda: Generator(0), "depth must be at least 1, got 0"),
+        (lambda: Generator(depth="6"), "depth must be int, got '6'"),
+        (lambda: Generator(dim=12), "dim must be a multiple of 8, got 12"),
+        (lambda: replace(Generator(), dropout=1.5), r"dropout must be in \[0, 1\], got 1.5"),
+        (lambda: Generator(zzz=3), "unknown key zzz; known are depth, dim, encoding, dropout"),
+        (lambda: Toy(classifier=3), "classifier must be section or null, got 3"),
+    ],
+)
+def test_a_section_made_in_code_is_checked_in_the_same_words(make: Callable[[], object], message: str):
+    """A study changes settings by `replace`, and no file is between it and the training."""
+    with pytest.raises(ConfigError, match=message):
+        make()
+
+
+def test_a_section_cannot_be_changed():
+    with pytest.raises(FrozenInstanceError):
+        Generator().depth = 3
+
+
+def test_a_choice_is_checked_against_the_literal_or_the_table_that_names_it():
+    check_choice("font", "mono", FONTS)
+    with pytest.raises(ValueError, match="font is one of serif, mono, got 'sans'"):
+        check_choice("font", "sans", FONTS)
+    with pytest.raises(ValueError, match="pool is one of a, b, got 3"):
+        check_choice("pool", 3, Literal["a", "b"])
 
 
 # ------------------------------------------------------------------------------------------- refusals
@@ -275,7 +323,17 @@ def test_a_wrong_override_is_refused(write, override, part):
 
 
 @pytest.mark.parametrize(
-    "text", ["a: [1", "a: !!python/object:os.system x", "a: *b", "a: b: c", "[" * 5000, "\0"]
+    "text",
+    [
+        "a: [1",
+        "a: !!python/object:os.system x",
+        "seed: !!timestamp 2026-01-01",
+        "? [a]\n: 1",
+        "a: *b",
+        "a: b: c",
+        "[" * 5000,
+        "\0",
+    ],
 )
 def test_broken_yaml_is_one_sentence_that_names_the_file(write, text):
     """No YAML may end in a parser's trace, and none may run code."""
@@ -323,8 +381,8 @@ def test_a_saved_config_is_read_back_the_same(tmp_path):
         toy = Toy(
             path=text, generator=Generator(dropout=1e-7, encoding=text), names=[text], classifier=Classifier()
         )
-        save(toy, tmp_path / "runs" / "config.yaml")
-        assert load(Toy, tmp_path / "runs" / "config.yaml") == toy
+        (tmp_path / "config.yaml").write_text(to_yaml(toy), encoding="utf-8")
+        assert load(Toy, tmp_path / "config.yaml") == toy
         assert yaml.safe_load(to_yaml(toy))["path"] == text, "plain YAML readers must agree"
 
 
@@ -332,21 +390,7 @@ def test_yaml_is_readable_and_in_the_order_of_the_dataclasses():
     """A person reads it: a line per setting, lists on one line."""
     lines = to_yaml(Toy()).splitlines()
     assert lines[:5] == ["seed: 0", "path: null", "flip: false", "pyramid: [1, 2, 4]", "grids: [1, [2, 3]]"]
-    assert lines[6:9] == ["generator:", "  depth: 4", "  dim: 192"]
-
-
-def test_a_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
-    """A full disk or a kill must not leave half a config in a run folder."""
-    save(Toy(seed=1), tmp_path / "config.yaml")
-
-    def fail(descriptor: int) -> None:
-        raise OSError("no space left")
-
-    monkeypatch.setattr(settings.loading.os, "fsync", fail)
-    with pytest.raises(OSError, match="no space"):
-        save(Toy(seed=2), tmp_path / "config.yaml")
-    assert load(Toy, tmp_path / "config.yaml").seed == 1
-    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+    assert lines[8:11] == ["generator:", "  depth: 4", "  dim: 192"]
 
 
 def test_differences_name_each_key_once():
@@ -364,11 +408,21 @@ def test_differences_name_each_key_once():
     assert not differences(old, yaml.safe_load(to_yaml(Toy())))
 
 
+def test_what_changes_no_weights_is_no_difference(tmp_path, monkeypatch):
+    """A run must not be locked by how often it logs, or by how its folder is spelled."""
+    monkeypatch.chdir(tmp_path)
+    old = asdict(Toy(path="runs/a"))
+    for same in (Toy(path="./runs/a/"), Toy(path=str(tmp_path / "runs/a")), Toy(path="runs/a", flip=True)):
+        assert differences(old, asdict(same), Toy) == []
+    assert differences(old, asdict(Toy(path="runs/b")), Toy) == ["path: runs/a -> runs/b"]
+    assert differences(old, asdict(Toy(path="./runs/a/"))) != [], "without a schema nothing is known of paths"
+
+
 # ------------------------------------------------------------------------------------------- scripts
 
 
-def test_help_shows_every_setting_with_type_default_and_meaning(capsys):
-    """What the source says about a setting is what --help says; it cannot go stale."""
+def test_help_shows_every_setting_with_type_range_choices_default_and_meaning(capsys):
+    """What stands at the field is what --help says; it cannot go stale."""
     with pytest.raises(SystemExit):
         parse_arguments(["--help"], description="Toys with it.", schema=Toy)
     shown = capsys.readouterr().out
@@ -378,14 +432,27 @@ def test_help_shows_every_setting_with_type_default_and_meaning(capsys):
         "everything random follows from it",
         "path: str or null = null",
         "pyramid: list of int = [1, 2, 4]",
+        "font: one of serif, mono = serif",
+        "margins: list of int, at least 1, 2 of them = [1, 1]",
         "generator.dim: int = 192",
+        "generator.dropout: float, in [0, 1] = 0.0",
         "channels, a multiple of 8",
+        "sampling.precision: one of 'no', bf16 = 'no'",
         "classifier: section or null = null",
         "share of the images whose label is mixed with another image's",
-        "classifier.head.depth: int = 6",
+        "classifier.head.depth: int, at least 1 = 6",
     ]:
         assert line in shown
-    assert "generator.depth: int = 4" in shown, "the config's own default, not the section's"
+    assert "generator.depth: int, at least 1 = 4" in shown, "the config's own default, not the section's"
+
+
+def test_a_script_s_own_options_are_checked_like_settings():
+    arguments = argparse.Namespace(each=0, strength=None, margins=[1, -1], image_size=None)
+    check_options(arguments, strength=Share, image_size=list[Positive])
+    with pytest.raises(ValueError, match="--each must be at least 1, got 0"):
+        check_options(arguments, each=Positive)
+    with pytest.raises(ValueError, match=r"--margins must be at least 1, got \[1, -1\]"):
+        check_options(arguments, margins=list[Positive])
 
 
 def test_overrides_may_stand_anywhere_after_the_script_s_name(write):

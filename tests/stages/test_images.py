@@ -47,6 +47,7 @@ SMALL = [
 def cifar(tmp_path, monkeypatch) -> str:
     """Parquet files in CIFAR-100's format."""
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     fine, coarse = ClassLabel(names=[f"fine {i}" for i in range(6)]), ClassLabel(names=["a", "b"])
     features = Features(img=datasets.Image(), fine_label=fine, coarse_label=coarse)
     (tmp_path / "set").mkdir()

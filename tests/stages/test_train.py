@@ -13,6 +13,7 @@ from PIL import Image
 
 from var_pe import settings
 from var_pe.data.sampler import Draw
+from var_pe.files import write_text
 from var_pe.models.generator import VARTransformer
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.models.vit import ViTClassifier
@@ -58,7 +59,7 @@ def test_levels_that_do_not_end_at_the_image_size_are_refused():
 
 def test_changed_settings_are_named(tmp_path):
     """A person who forgot an override sees which one."""
-    settings.save(a_config(), tmp_path / "config.yaml")
+    write_text(tmp_path / "config.yaml", settings.to_yaml(a_config()))
     check_settings(tmp_path, asdict(a_config()))
     with pytest.raises(
         ValueError, match=r"generator.depth: 2 -> 3; seed: 0 -> 1|seed: 0 -> 1; generator.depth: 2 -> 3"
@@ -215,7 +216,7 @@ def test_a_stem_of_convolutions_gives_the_grid_of_plain_patches():
 def test_a_setting_younger_than_a_run_counts_as_its_default(tmp_path):
     """An update of the program must not lock people out of the runs that they have."""
     config = a_config()
-    settings.save(config, tmp_path / "config.yaml")
+    write_text(tmp_path / "config.yaml", settings.to_yaml(config))
     tree = yaml.safe_load((tmp_path / "config.yaml").read_text())
     del tree["generator_training"]["label_drop"]
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(tree))

@@ -4,6 +4,7 @@ import json
 import os
 import signal
 from itertools import pairwise
+from typing import get_args
 
 import pytest
 import torch
@@ -16,7 +17,7 @@ from var_pe.training import run
 from var_pe.training.groups import ONE_RATE, parameter_groups
 from var_pe.training.loop import TrainingConfig, train
 from var_pe.training.run import Run
-from var_pe.training.schedule import SCHEDULES, ema_decay, learning_rate
+from var_pe.training.schedule import Schedule, ema_decay, learning_rate
 from var_pe.training.stopping import Interrupted
 
 
@@ -196,7 +197,7 @@ def test_weight_decay_spares_vectors_and_positions():
     assert all(parameter.dim() > 1 for parameter in decayed)
 
 
-@pytest.mark.parametrize("schedule", SCHEDULES)
+@pytest.mark.parametrize("schedule", get_args(Schedule))
 def test_the_learning_rate_rises_to_its_peak_and_never_again(schedule):
     """diffusers' cosine rises again behind the end; ours is a pure function of the step that does not."""
     rates = [

@@ -4,8 +4,6 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
-import datasets
-from datasets import ClassLabel, Value
 from PIL import Image
 
 from var_pe.data.pictures import CorruptImage, DataError, open_picture
@@ -46,6 +44,8 @@ def classes(
 
     Names are those stored with the column, else the labels that occur in the training split, in order.
     """
+    from datasets import ClassLabel, Value  # not above: it takes 90 MB, and shapes need none of it
+
     if label_column is None:
         return (), {}
 
@@ -133,10 +133,15 @@ class Rows:
 
 def undecoded(dataset: Any, image_column: str) -> Any:
     """The data set with its pictures as stored, so that we open them and can say which one is broken."""
+    import datasets  # not above, as in `classes`
+
     feature = dataset.features[image_column]
     if isinstance(feature, datasets.Image):
         return dataset.cast_column(image_column, datasets.Image(decode=False))
-    stored = isinstance(feature, Value) and feature.dtype.removeprefix("large_") in ("string", "binary")
+    stored = isinstance(feature, datasets.Value) and feature.dtype.removeprefix("large_") in (
+        "string",
+        "binary",
+    )
     if not stored and not (isinstance(feature, dict) and {"bytes", "path"} & set(feature)):
         raise ValueError(f"data.image_column={image_column} must hold pictures, got {feature}")
     return dataset

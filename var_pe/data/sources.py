@@ -6,15 +6,24 @@ read in order, without numbers, are `streams.py`.
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Annotated, Literal, Protocol
 
+from annotated_types import Ge
 from PIL import Image
+from typing_extensions import Doc
 
 from var_pe.data.idx import FashionMNIST
 from var_pe.data.rows import TableSource
 from var_pe.data.shapes import Shapes
 from var_pe.data.tables import Tables
-from var_pe.settings.rules import RuleError, check_names, check_numbers
+from var_pe.settings.fields import (
+    CHANGES_NO_WEIGHTS,
+    FilePath,
+    OneOf,
+    Positive,
+    PositiveFloat,
+    section,
+)
 
 
 @dataclass(frozen=True)
@@ -41,53 +50,72 @@ FASHION_FOLDER = Path("/usr/share/datasets/fashion-mnist")  # Debian's dataset-f
 UNLABELLED = "unlabelled"
 
 
-@dataclass(frozen=True)
+@section(frozen=True)
 class DataConfig:
     """Which pictures a run reads and how they become images of one size."""
 
-    source: str = "shapes"  # shapes, fashion_mnist, cifar10, cifar100, imagenet, imagefolder, parquet or hub
-    path: str | None = (
-        None  # local folder (or one parquet file); null: the hub, or Debian's folder of fashion_mnist
+    source: Annotated[str, OneOf(SOURCES), Doc("a data set known by name, or the kind of what is read")] = (
+        "shapes"
     )
-    hub_id: str | None = None  # data set on the Hugging Face hub; null: the known one
-    hub_config: str | None = None  # configuration of a hub data set that has several; null: its default
-    image_column: str | None = None  # column that holds the pictures; null: the known one, or image
-    label_column: str | None = (
-        None  # column of the classes; null: the known one, or label; unlabelled: use none
+    path: Annotated[
+        FilePath | None,
+        Doc("local folder (or one parquet file); null: the hub, or Debian's folder of fashion_mnist"),
+    ] = None
+    hub_id: Annotated[str | None, Doc("data set on the Hugging Face hub; null: the known one")] = None
+    hub_config: Annotated[
+        str | None, Doc("configuration of a hub data set that has several; null: its default")
+    ] = None
+    image_column: Annotated[
+        str | None, Doc("column that holds the pictures; null: the known one, or image")
+    ] = None
+    label_column: Annotated[
+        str | None, Doc("column of the classes; null: the known one, or label; unlabelled: use none")
+    ] = None
+    train_split: Annotated[str, Doc("split to train on")] = "train"
+    test_split: Annotated[
+        str | None, Doc("split to evaluate on; null: test, for imagenet validation"), CHANGES_NO_WEIGHTS
+    ] = None
+    limit: Annotated[
+        Positive | None, Doc("at most so many pictures of each split, the first ones as stored; null: all")
+    ] = None
+    shapes_train: Annotated[Positive, Doc("pictures in the training split of shapes")] = 50_000
+    shapes_test: Annotated[Positive, Doc("pictures in the test split of shapes"), CHANGES_NO_WEIGHTS] = 10_000
+    height: Annotated[Positive, Doc("pixels of an image from top to bottom")] = 32
+    width: Annotated[Positive, Doc("pixels of an image from left to right")] = 32
+    channels: Annotated[Literal[1, 3], Doc("1 for grey, 3 for colour")] = 3
+    framing: Annotated[
+        Literal["crop", "pad"] | None,
+        Doc("crop: resize, then crop; pad: keep pixels, centre on black; null: pad if native size"),
+    ] = None
+    # below 1, the crop would not be filled
+    resize_factor: Annotated[
+        float, Ge(1), Doc("with crop: the picture is resized to cover so many times the image's sides")
+    ] = 1.125
+    zoom: Annotated[PositiveFloat, Doc("with pad: the picture is resized to so many times its own sides")] = (
+        1.0
     )
-    train_split: str = "train"  # split to train on
-    test_split: str | None = None  # split to evaluate on; null: test, for imagenet validation
-    limit: int | None = None  # at most so many pictures of each split, the first ones as stored; null: all
-    shapes_train: int = 50_000  # pictures in the training split of shapes
-    shapes_test: int = 10_000  # pictures in the test split of shapes
-    height: int = 32  # pixels of an image from top to bottom
-    width: int = 32  # pixels of an image from left to right
-    channels: int = 3  # 1 for grey, 3 for colour
-    framing: str | None = (
-        None  # crop: resize, then crop; pad: keep pixels, centre on black; null: pad if native size
+    random_crop: Annotated[
+        bool, Doc("with crop: crop anywhere in training (evaluation always crops the centre)")
+    ] = True
+    flip: Annotated[bool, Doc("mirror every other picture left to right in training")] = False
+    on_corrupt: Annotated[
+        Literal["stop", "skip"],
+        Doc("at a picture that cannot be read: stop, or skip (the next one takes its place)"),
+    ] = "stop"
+    streaming: Annotated[
+        bool, Doc("read parquet, imagefolder or hub in order while training, without a local copy")
+    ] = False
+    shuffle_buffer: Annotated[Positive, Doc("with streaming: pictures held in memory to shuffle among")] = (
+        1000
     )
-    resize_factor: float = 1.125  # with crop: the picture is resized to cover so many times the image's sides
-    zoom: float = 1.0  # with pad: the picture is resized to so many times its own sides
-    random_crop: bool = True  # with crop: crop anywhere in training (evaluation always crops the centre)
-    flip: bool = False  # mirror every other picture left to right in training
-    on_corrupt: str = "stop"  # at a picture that cannot be read: stop, or skip (the next one takes its place)
-    streaming: bool = False  # read parquet, imagefolder or hub in order while training, without a local copy
-    shuffle_buffer: int = 1000  # with streaming: pictures held in memory to shuffle among
 
     def __post_init__(self) -> None:
-        check_names(
-            self, source=SOURCES, on_corrupt=("stop", "skip"), framing=(None, "crop", "pad"), channels=(1, 3)
-        )
-        some = "[1, inf)"
-        check_numbers(self, height=some, width=some, shapes_train=some, shapes_test=some, limit=some)
-        check_numbers(self, shuffle_buffer=some, zoom="(0, inf)")
-        check_numbers(self, resize_factor="[1, inf)")  # below, the crop would not be filled
         if self.source in ("imagefolder", "parquet") and not self.path:
-            raise RuleError(f"source={self.source} needs data.path, the folder that holds it")
+            raise ValueError(f"source={self.source} needs data.path, the folder that holds it")
         if self.source == "hub" and not self.hub_id:
-            raise RuleError("source=hub needs data.hub_id, such as data.hub_id=uoft-cs/cifar10")
+            raise ValueError("source=hub needs data.hub_id, such as data.hub_id=uoft-cs/cifar10")
         if self.streaming and self.source == "shapes":
-            raise RuleError(
+            raise ValueError(
                 "streaming is for parquet, imagefolder and hub data; source=shapes is made, not read"
             )
 

@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from datasets.distributed import split_dataset_by_node
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
@@ -120,6 +119,8 @@ def open_stream(
     Raises:
         ValueError: the source is not one that streams, or as `open_source`.
     """
+    from datasets.distributed import split_dataset_by_node  # not above: it takes 90 MB
+
     if not config.streaming:
         raise ValueError("open_stream needs data.streaming=true")
     if fashion_folder(config) is not None:

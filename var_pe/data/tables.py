@@ -1,15 +1,15 @@
 """Where tables of pictures are: parquet files, image folders, the hub; errors become sentences."""
 
 import hashlib
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import datasets
-from datasets.exceptions import DatasetNotFoundError
 from huggingface_hub import HfApi
+from huggingface_hub.constants import HF_HOME
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 SPLIT_WORDS = {"train", "training", "test", "testing", "validation", "valid", "val", "dev", "eval"}
@@ -45,8 +45,9 @@ def reach_hub(hub_id: str) -> None:
     Raises:
         ValueError: the hub cannot be reached and no copy lies in the cache, or it does not know the data set.
     """
-    cache = Path(datasets.config.HF_DATASETS_CACHE) / hub_id.replace("/", "___")
-    if cache.is_dir():
+    # where `datasets` keeps what it fetched; to import it just for asking would take 90 MB
+    cache = Path(os.environ.get("HF_DATASETS_CACHE", Path(HF_HOME) / "datasets"))
+    if (cache / hub_id.replace("/", "___")).is_dir():
         return
 
     try:
@@ -92,6 +93,9 @@ class Tables:
         return splits[split]
 
     def _load(self, builder: str, **options: Any) -> Mapping[str, Any]:
+        import datasets  # not above: it takes 90 MB, and shapes need none of it
+        from datasets.exceptions import DatasetNotFoundError
+
         try:
             return datasets.load_dataset(builder, streaming=self.streaming, **options)
         except (ConnectionError, DatasetNotFoundError) as error:

@@ -6,28 +6,28 @@ Letters: `B` images of a batch, `N` images of a set, `F` features, `V` classes.
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
+from typing_extensions import Doc
 
-from var_pe.settings.rules import check_names, check_numbers
+from var_pe.settings.fields import NonNegative, section
 
 
-@dataclass(frozen=True)
+@section(frozen=True)
 class EvaluationConfig:
-    features: list[str] = field(
-        default_factory=lambda: ["efficientnet_lite0"]
-    )  # each of: inception | efficientnet_lite0 | the folder of a classifier's run
-    inception_weights: str | None = None  # a local file with torch-fidelity's weights; null: downloaded
-    reference_split: str = "test"  # train | test: the real images to compare with
-    images: int = (
-        5000  # real images at most, 0: all; the floor compares two disjoint sets of at most half of them all
-    )
-
-    def __post_init__(self) -> None:
-        check_names(self, reference_split=("train", "test"))
-        check_numbers(self, images="[0, inf)")
+    features: Annotated[
+        list[str], Doc("each of: inception | efficientnet_lite0 | the folder of a classifier's run")
+    ] = field(default_factory=lambda: ["efficientnet_lite0"])
+    inception_weights: Annotated[
+        str | None, Doc("a local file with torch-fidelity's weights; null: downloaded")
+    ] = None
+    reference_split: Annotated[Literal["train", "test"], Doc("the real images to compare with")] = "test"
+    images: Annotated[
+        NonNegative,
+        Doc("real images at most, 0: all; the floor compares two disjoint sets of at most half of them all"),
+    ] = 5000
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,12 @@
 from collections.abc import Sequence
 from math import isfinite
 from numbers import Real
-from typing import TypeGuard
+from typing import Literal, TypeGuard, get_args
 
 import torch
 from torch import Tensor
 
-from var_pe.settings.rules import RuleError
-
-SCHEDULES = ("linear", "constant")
+GuidanceSchedule = Literal["linear", "constant"]
 
 
 def _plain(given: object) -> object:
@@ -47,9 +45,8 @@ def guidance_per_level(
 
     # One factor per level
     if not isinstance(factors, list | tuple) or len(factors) != num_levels:
-        raise ValueError(
-            f"guidance_schedule is one of {', '.join(SCHEDULES)} or {num_levels} factors, got {factors!r}"
-        )
+        known = ", ".join(get_args(GuidanceSchedule))
+        raise ValueError(f"guidance_schedule is one of {known} or {num_levels} factors, got {factors!r}")
     if not all(_finite(factor) and factor >= 0 for factor in factors):
         raise ValueError(f"guidance_schedule's factors must be finite and at least 0, got {factors!r}")
     return [largest * factor for factor in factors]
@@ -78,12 +75,12 @@ def check_choice(*, top_k: int, top_p: float) -> None:
     """Whether the cuts that a drawing makes are in their ranges.
 
     Raises:
-        RuleError: one is not.
+        ValueError: one is not.
     """
     if top_k < 0:
-        raise RuleError(f"top_k must be at least 0 (all tokens), got {top_k}")
+        raise ValueError(f"top_k must be at least 0 (all tokens), got {top_k}")
     if not 0 <= top_p <= 1:
-        raise RuleError(f"top_p must lie in [0, 1] (0 and 1: all tokens), got {top_p}")
+        raise ValueError(f"top_p must lie in [0, 1] (0 and 1: all tokens), got {top_p}")
 
 
 def check_finite(all_finite: Tensor) -> None:

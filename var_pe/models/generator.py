@@ -2,16 +2,17 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import cast
+from typing import Annotated, cast
 
 import torch
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.modeling_utils import ModelMixin  # noqa: F401  # pipelines look for it in this module
 from torch import Tensor, nn
+from typing_extensions import Doc
 
 from var_pe.encodings import build_encoding
 from var_pe.encodings.machinery.codes import standard_deviation
-from var_pe.encodings.machinery.level import LevelEmbedding
+from var_pe.encodings.machinery.level import LevelEmbedding, LevelKind
 from var_pe.models.adaln import AdaLNBlock
 from var_pe.models.choice import (
     check_choice,
@@ -27,36 +28,41 @@ from var_pe.models.choice import (
 from var_pe.models.initialisation import initialise
 from var_pe.models.layers import LevelCache, PositionContext
 from var_pe.models.resizable import Resizable
+from var_pe.models.tokenizer import DEFAULTS as TOKENIZER_DEFAULTS
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.pyramid import Grid, Positions, Pyramid, sides_of
-from var_pe.settings.rules import RuleError, check_numbers
+from var_pe.settings.fields import NonNegativeFloat, Positive, PositiveFloat, ShareBelowOne, section
 
 
-@dataclass(frozen=True)
+@section(frozen=True)
 class GeneratorConfig:
-    encoding: str = (
-        "learned"  # position encoding, one line: learned, sinusoidal, mixed(learned=0.7, sinusoidal=0.3) ...
-    )
-    level_embedding: str = "learned"  # learned | sinusoidal | none
-    dim: int = 192  # width
-    depth: int = 6  # blocks
-    num_heads: int = 6  # attention heads
-    mlp_ratio: float = 4.0  # hidden width of the feed-forward layers, as a multiple of dim
-    drop_path: float = (
-        0.0  # stochastic depth of the last block, growing linearly from 0; VAR: 0.1 * depth / 24
-    )
-    dropout: float = 0.0  # in attention and feed-forward layers
-    qk_norm: bool = True  # cosine attention with a learned temperature per head
-    shared_adaln: bool = (
-        False  # one modulation for all blocks plus an offset each (VAR-d36) instead of one each
-    )
-    adaln_init: float = 1e-3  # the gates' initial weights are multiplied by it (VAR-d16: 1e-3)
+    encoding: Annotated[
+        str,
+        Doc("position encoding, one line: learned, sinusoidal, mixed(learned=0.7, sinusoidal=0.3) ..."),
+    ] = "learned"
+    level_embedding: Annotated[LevelKind, Doc("which code a level's tokens get")] = "learned"
+    dim: Annotated[Positive, Doc("width")] = 192
+    depth: Annotated[Positive, Doc("blocks")] = 6
+    num_heads: Annotated[Positive, Doc("attention heads")] = 6
+    mlp_ratio: Annotated[
+        PositiveFloat, Doc("hidden width of the feed-forward layers, as a multiple of dim")
+    ] = 4.0
+    drop_path: Annotated[
+        ShareBelowOne,
+        Doc("stochastic depth of the last block, growing linearly from 0; VAR: 0.1 * depth / 24"),
+    ] = 0.0
+    dropout: Annotated[ShareBelowOne, Doc("in attention and feed-forward layers")] = 0.0
+    qk_norm: Annotated[bool, Doc("cosine attention with a learned temperature per head")] = True
+    shared_adaln: Annotated[
+        bool, Doc("one modulation for all blocks plus an offset each (VAR-d36) instead of one each")
+    ] = False
+    adaln_init: Annotated[
+        NonNegativeFloat, Doc("the gates' initial weights are multiplied by it (VAR-d16: 1e-3)")
+    ] = 1e-3
 
     def __post_init__(self) -> None:
-        if self.dim % max(1, self.num_heads):
-            raise RuleError(f"dim must be a multiple of num_heads, got {self.dim} and {self.num_heads}")
-        check_numbers(self, dim="[1, inf)", depth="[1, inf)", num_heads="[1, inf)", mlp_ratio="(0, inf)")
-        check_numbers(self, drop_path="[0, 1)", dropout="[0, 1)", adaln_init="[0, inf)")
+        if self.dim % self.num_heads:
+            raise ValueError(f"dim must be a multiple of num_heads, got {self.dim} and {self.num_heads}")
 
 
 @dataclass(frozen=True)
@@ -92,21 +98,21 @@ class VARTransformer(Resizable):
     @register_to_config
     def __init__(
         self,
-        levels: Sequence[int | Sequence[int]] = (1, 2, 3, 4),
-        codebook_size: int = 512,
-        latent_channels: int = 16,
+        levels: Sequence[int | Sequence[int]] = tuple(TOKENIZER_DEFAULTS.levels),
+        codebook_size: int = TOKENIZER_DEFAULTS.codebook_size,
+        latent_channels: int = TOKENIZER_DEFAULTS.latent_channels,
         num_classes: int = 10,
-        encoding: str = "learned",
-        level_embedding: str = "learned",
-        dim: int = 192,
-        depth: int = 6,
-        num_heads: int = 6,
-        mlp_ratio: float = 4.0,
-        drop_path: float = 0.0,
-        dropout: float = 0.0,
-        qk_norm: bool = True,
-        shared_adaln: bool = False,
-        adaln_init: float = 1e-3,
+        encoding: str = GeneratorConfig.encoding,
+        level_embedding: LevelKind = GeneratorConfig.level_embedding,
+        dim: int = GeneratorConfig.dim,
+        depth: int = GeneratorConfig.depth,
+        num_heads: int = GeneratorConfig.num_heads,
+        mlp_ratio: float = GeneratorConfig.mlp_ratio,
+        drop_path: float = GeneratorConfig.drop_path,
+        dropout: float = GeneratorConfig.dropout,
+        qk_norm: bool = GeneratorConfig.qk_norm,
+        shared_adaln: bool = GeneratorConfig.shared_adaln,
+        adaln_init: float = GeneratorConfig.adaln_init,
         seed: int = 0,
         kept_grids: Sequence[Grid] | None = None,
     ) -> None:

@@ -13,6 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from var_pe.encodings import PositionEncoding
 from var_pe.encodings.base import Context
+from var_pe.settings.fields import check_choice
 
 GELUS = {"tanh": "tanh", "exact": "none"}  # torch's names for them
 
@@ -175,8 +176,7 @@ class MLP(nn.Module):
 
     def __init__(self, dim: int, ratio: float = 4.0, dropout: float = 0.0, gelu: str = "tanh") -> None:
         super().__init__()
-        if gelu not in GELUS:
-            raise ValueError(f"gelu is one of {', '.join(GELUS)}, got {gelu!r}")
+        check_choice("gelu", gelu, GELUS)
         self.approximate = GELUS[gelu]
         self.fc1 = nn.Linear(dim, round(dim * ratio))
         self.fc2 = nn.Linear(round(dim * ratio), dim)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from functools import lru_cache
 from itertools import pairwise
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -11,8 +12,9 @@ from torch import Tensor, nn
 from var_pe.pyramid import Grid
 from var_pe.resampling.conventions import Convention, interpolate_table
 from var_pe.resampling.derived import DerivedCache
+from var_pe.settings.fields import check_choice
 
-STEMS = ("patch", "convolutions")
+Stem = Literal["patch", "convolutions"]
 
 
 def resample_patch_kernel(kernel_OIhw: Tensor, new: Grid, convention: str | Convention = "timm") -> Tensor:
@@ -72,15 +74,14 @@ class PatchEmbedding(nn.Conv2d):
 
 
 def build_stem(
-    stem: str, image_channels: int, dim: int, patch_size: int, kernel: int | None = None
+    stem: Stem, image_channels: int, dim: int, patch_size: int, kernel: int | None = None
 ) -> nn.Module:
     """Images to a grid of `patch_size` times fewer rows and columns, (B, dim, h, w).
 
     A few convolutions instead of one linear map a patch make small ViTs learn faster (Xiao et al. 2021), but
     their zero padding tells the transformer where the border is, whatever the position encoding.
     """
-    if stem not in STEMS:
-        raise ValueError(f"stem is one of {', '.join(STEMS)}, got {stem!r}")
+    check_choice("stem", stem, Stem)
 
     if stem == "patch":
         return PatchEmbedding(image_channels, dim, kernel or patch_size, patch_size)

@@ -1,45 +1,50 @@
 """Multi-scale VQ tokenizer: images to a pyramid of tokens and back."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
+from typing import Annotated
 
 import torch
+from annotated_types import Ge
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.autoencoders.vae import Decoder, Encoder
 from diffusers.models.modeling_utils import ModelMixin  # noqa: F401  # pipelines look for it in this module
 from torch import Tensor, nn
+from typing_extensions import Doc
 
 from var_pe.models.folder import SavedModel
 from var_pe.models.initialisation import initialise
 from var_pe.models.quantizers.residual import MultiScaleQuantizer, Quantized
-from var_pe.pyramid import Pyramid
-from var_pe.settings.rules import check_numbers
+from var_pe.pyramid import Levels, Pyramid
+from var_pe.settings.fields import NonNegative, NonNegativeFloat, Positive, Share, section
 
 
-@dataclass(frozen=True)
+@section(frozen=True)
 class TokenizerConfig:
-    levels: list[int | list[int]] = field(
+    levels: Annotated[Levels, Doc("grids from coarse to fine: a side, or rows and columns")] = field(
         default_factory=lambda: [1, 2, 3, 4]
-    )  # grids from coarse to fine: a side, or rows and columns
-    codebook_size: int = 512  # codes
-    latent_channels: int = 16  # width of a code
-    channels: int = 64  # width of the autoencoder at full resolution
-    channel_multipliers: list[int] = field(
-        default_factory=lambda: [1, 1, 2, 2]
-    )  # width per resolution, as multiples of channels; each but the first halves the sides
-    blocks_per_resolution: int = 1  # residual blocks of the encoder; the decoder has one more
-    attention: bool = True  # self-attention at the lowest resolution
-    num_phi: int = 4  # smoothing convolutions: 1 shared, 4 partly shared (VAR), as many as levels, 0 none
-    phi_ratio: float = 0.5  # share of the smoothing convolution, the rest is the identity
-    commitment: float = 0.25  # weight of the encoder's term of the quantizer loss
-    norm_groups: int = 32  # groups of the group norms
+    )
+    codebook_size: Annotated[int, Ge(2), Doc("codes")] = 512
+    latent_channels: Annotated[Positive, Doc("width of a code")] = 16
+    channels: Annotated[Positive, Doc("width of the autoencoder at full resolution")] = 64
+    channel_multipliers: Annotated[
+        list[Positive],
+        Doc("width per resolution, as multiples of channels; each but the first halves the sides"),
+    ] = field(default_factory=lambda: [1, 1, 2, 2])
+    blocks_per_resolution: Annotated[
+        Positive, Doc("residual blocks of the encoder; the decoder has one more")
+    ] = 1
+    attention: Annotated[bool, Doc("self-attention at the lowest resolution")] = True
+    num_phi: Annotated[
+        NonNegative,
+        Doc("smoothing convolutions: 1 shared, 4 partly shared (VAR), as many as levels, 0 none"),
+    ] = 4
+    phi_ratio: Annotated[Share, Doc("share of the smoothing convolution, the rest is the identity")] = 0.5
+    commitment: Annotated[NonNegativeFloat, Doc("weight of the encoder's term of the quantizer loss")] = 0.25
+    norm_groups: Annotated[Positive, Doc("groups of the group norms")] = 32
 
-    def __post_init__(self) -> None:
-        some = "[1, inf)"
-        check_numbers(self, latent_channels=some, channels=some, norm_groups=some, codebook_size="[2, inf)")
-        check_numbers(self, channel_multipliers=some, blocks_per_resolution=some, num_phi="[0, inf)")
-        check_numbers(self, phi_ratio="[0, 1]", commitment="[0, inf)")
-        Pyramid.of(self.levels)
+
+DEFAULTS = TokenizerConfig()
 
 
 class VQTokenizer(SavedModel):
@@ -56,18 +61,18 @@ class VQTokenizer(SavedModel):
     @register_to_config
     def __init__(
         self,
-        levels: Sequence[int | Sequence[int]] = (1, 2, 3, 4),
+        levels: Sequence[int | Sequence[int]] = tuple(DEFAULTS.levels),
         image_channels: int = 3,
-        codebook_size: int = 512,
-        latent_channels: int = 16,
-        channels: int = 64,
-        channel_multipliers: Sequence[int] = (1, 1, 2, 2),
-        blocks_per_resolution: int = 1,
-        attention: bool = True,
-        num_phi: int = 4,
-        phi_ratio: float = 0.5,
-        commitment: float = 0.25,
-        norm_groups: int = 32,
+        codebook_size: int = DEFAULTS.codebook_size,
+        latent_channels: int = DEFAULTS.latent_channels,
+        channels: int = DEFAULTS.channels,
+        channel_multipliers: Sequence[int] = tuple(DEFAULTS.channel_multipliers),
+        blocks_per_resolution: int = DEFAULTS.blocks_per_resolution,
+        attention: bool = DEFAULTS.attention,
+        num_phi: int = DEFAULTS.num_phi,
+        phi_ratio: float = DEFAULTS.phi_ratio,
+        commitment: float = DEFAULTS.commitment,
+        norm_groups: int = DEFAULTS.norm_groups,
         seed: int = 0,
     ) -> None:
         super().__init__()

@@ -1,27 +1,30 @@
 """Going on from a trained model at another size: of images for a classifier, of pyramid for a generator."""
 
 import copy
-from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from typing_extensions import Doc
 
 from var_pe.models.resizable import Resizable
 from var_pe.resampling.conventions import CONVENTIONS
+from var_pe.settings.fields import FilePath, OneOf, section
 from var_pe.settings.loading import differences
-from var_pe.settings.rules import check_names
 
 MAY_DIFFER = ("image_size", "levels", "kept_grids", "num_classes", "drop_path", "dropout", "seed", "dynamic")
 
 
-@dataclass(frozen=True)
+@section(frozen=True)
 class ModelStart:
-    init_from: str | None = (
-        None  # folder of a trained run whose generator or classifier to go on from, of any size
-    )
-    resample: str = "timm"  # convention under which its position tables move to this config's size
-
-    def __post_init__(self) -> None:
-        check_names(self, resample=tuple(CONVENTIONS))
+    init_from: Annotated[
+        FilePath | None,
+        Doc("folder of a trained run whose generator or classifier to go on from, of any size"),
+    ] = None
+    resample: Annotated[
+        str,
+        OneOf(CONVENTIONS),
+        Doc("convention under which its position tables move to this config's size"),
+    ] = "timm"
 
 
 @torch.no_grad()

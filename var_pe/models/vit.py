@@ -1,51 +1,67 @@
 """ViT classifier: a patch grid is a pyramid of one level, so every position encoding serves it unchanged."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import Annotated, Literal
 
 import torch
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
+from typing_extensions import Doc
 
 from var_pe.encodings import build_encoding
 from var_pe.models.initialisation import initialise
-from var_pe.models.layers import MLP, Attention, LayerScale, PositionContext
-from var_pe.models.patches import PatchEmbedding, build_stem
+from var_pe.models.layers import GELUS, MLP, Attention, LayerScale, PositionContext
+from var_pe.models.patches import PatchEmbedding, Stem, build_stem
 from var_pe.models.resizable import Resizable
 from var_pe.pyramid import Grid, Pyramid, sides_of
-from var_pe.settings.rules import RuleError, check_names, check_numbers
+from var_pe.settings.fields import (
+    NonNegative,
+    NonNegativeFloat,
+    OneOf,
+    Positive,
+    PositiveFloat,
+    ShareBelowOne,
+    check_choice,
+    section,
+)
 
-POOLS = ("class_token", "mean")
-FINAL_NORMS = ("tokens", "pooled")
+Pool = Literal["class_token", "mean"]
+FinalNorm = Literal["tokens", "pooled"]
 
 
-@dataclass(frozen=True)
+@section(frozen=True)
 class ClassifierConfig:
-    encoding: str = "learned"  # position encoding, one line, as for the generator
-    patch_size: int = 4  # pixels
-    stem: str = "patch"  # patch (one linear map a patch) | convolutions (3x3, stride 2: learns faster)
-    dim: int = 192  # width
-    depth: int = 6  # blocks
-    num_heads: int = 6  # attention heads
-    mlp_ratio: float = 4.0  # hidden width of the feed-forward layers, as a multiple of dim
-    pool: str = "mean"  # class_token | mean (over the patches)
-    registers: int = 0  # extra tokens without a place (Darcet et al. 2024)
-    drop_path: float = 0.0  # stochastic depth of the last block, growing linearly from 0
-    dropout: float = 0.0  # in attention and feed-forward layers
-    qk_norm: bool = True  # cosine attention with a learned temperature per head
-    dynamic: bool = False  # every batch has its images' own size, where the encoding can follow
-    gelu: str = "tanh"  # tanh | exact
-    layer_scale: float = 0.0  # initial gain of each branch's channels (Touvron et al. 2021); 0: none
-    final_norm: str = "tokens"  # tokens | pooled (after the mean, timm's fc_norm)
+    encoding: Annotated[str, Doc("position encoding, one line, as for the generator")] = "learned"
+    patch_size: Annotated[Positive, Doc("pixels")] = 4
+    stem: Annotated[
+        Stem, Doc("patch: one linear map a patch; convolutions: 3x3, stride 2, which learn faster")
+    ] = "patch"
+    dim: Annotated[Positive, Doc("width")] = 192
+    depth: Annotated[Positive, Doc("blocks")] = 6
+    num_heads: Annotated[Positive, Doc("attention heads")] = 6
+    mlp_ratio: Annotated[
+        PositiveFloat, Doc("hidden width of the feed-forward layers, as a multiple of dim")
+    ] = 4.0
+    pool: Annotated[Pool, Doc("what the classes are read from; mean: over the patches")] = "mean"
+    registers: Annotated[NonNegative, Doc("extra tokens without a place (Darcet et al. 2024)")] = 0
+    drop_path: Annotated[
+        ShareBelowOne, Doc("stochastic depth of the last block, growing linearly from 0")
+    ] = 0.0
+    dropout: Annotated[ShareBelowOne, Doc("in attention and feed-forward layers")] = 0.0
+    qk_norm: Annotated[bool, Doc("cosine attention with a learned temperature per head")] = True
+    dynamic: Annotated[bool, Doc("every batch has its images' own size, where the encoding can follow")] = (
+        False
+    )
+    gelu: Annotated[str, OneOf(GELUS), Doc("exact, or its tanh approximation")] = "tanh"
+    layer_scale: Annotated[
+        NonNegativeFloat, Doc("initial gain of each branch's channels (Touvron et al. 2021); 0: none")
+    ] = 0.0
+    final_norm: Annotated[FinalNorm, Doc("pooled: after the mean, timm's fc_norm")] = "tokens"
 
     def __post_init__(self) -> None:
-        if self.dim % max(1, self.num_heads):
-            raise RuleError(f"dim must be a multiple of num_heads, got {self.dim} and {self.num_heads}")
-        some, none = "[1, inf)", "[0, inf)"
-        check_numbers(self, patch_size=some, dim=some, depth=some, num_heads=some, mlp_ratio="(0, inf)")
-        check_numbers(self, registers=none, drop_path="[0, 1)", dropout="[0, 1)", layer_scale=none)
-        check_names(self, pool=POOLS, final_norm=FINAL_NORMS)
+        if self.dim % self.num_heads:
+            raise ValueError(f"dim must be a multiple of num_heads, got {self.dim} and {self.num_heads}")
 
 
 class Block(nn.Module):
@@ -59,8 +75,8 @@ class Block(nn.Module):
         drop_path: float,
         dropout: float,
         qk_norm: bool,
-        gelu: str = "tanh",
-        layer_scale: float = 0.0,
+        gelu: str,
+        layer_scale: float,
     ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
@@ -101,31 +117,29 @@ class ViTClassifier(Resizable):
         image_size: Sequence[int] = (32, 32),
         image_channels: int = 3,
         num_classes: int = 10,
-        encoding: str = "learned",
-        patch_size: int = 4,
-        stem: str = "patch",
-        dim: int = 192,
-        depth: int = 6,
-        num_heads: int = 6,
-        mlp_ratio: float = 4.0,
-        pool: str = "mean",
-        registers: int = 0,
-        drop_path: float = 0.0,
-        dropout: float = 0.0,
-        qk_norm: bool = True,
+        encoding: str = ClassifierConfig.encoding,
+        patch_size: int = ClassifierConfig.patch_size,
+        stem: Stem = ClassifierConfig.stem,
+        dim: int = ClassifierConfig.dim,
+        depth: int = ClassifierConfig.depth,
+        num_heads: int = ClassifierConfig.num_heads,
+        mlp_ratio: float = ClassifierConfig.mlp_ratio,
+        pool: Pool = ClassifierConfig.pool,
+        registers: int = ClassifierConfig.registers,
+        drop_path: float = ClassifierConfig.drop_path,
+        dropout: float = ClassifierConfig.dropout,
+        qk_norm: bool = ClassifierConfig.qk_norm,
         seed: int = 0,
-        dynamic: bool = False,
-        gelu: str = "tanh",
-        layer_scale: float = 0.0,
-        final_norm: str = "tokens",
+        dynamic: bool = ClassifierConfig.dynamic,
+        gelu: str = ClassifierConfig.gelu,
+        layer_scale: float = ClassifierConfig.layer_scale,
+        final_norm: FinalNorm = ClassifierConfig.final_norm,
         patch_kernel: int | None = None,
         kept_grids: Sequence[Grid] | None = None,
     ) -> None:
         super().__init__()
-        if pool not in POOLS:
-            raise ValueError(f"pool is one of {', '.join(POOLS)}, got {pool!r}")
-        if final_norm not in FINAL_NORMS:
-            raise ValueError(f"final_norm is one of {', '.join(FINAL_NORMS)}, got {final_norm!r}")
+        check_choice("pool", pool, Pool)
+        check_choice("final_norm", final_norm, FinalNorm)
         if num_classes < 0 or num_classes == 1:
             raise ValueError(
                 f"a classifier needs at least two classes, got {num_classes} (0: features alone)"

@@ -1,46 +1,42 @@
 """Images drawn by a config's settings, each following from its own number."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import cast
+from typing import Annotated, cast
 
 import torch
+from annotated_types import Len
 from torch import Tensor
+from typing_extensions import Doc
 
-from var_pe.models.choice import SCHEDULES, check_choice
-from var_pe.pyramid import Pyramid
+from var_pe.models.choice import GuidanceSchedule
+from var_pe.pyramid import Levels
 from var_pe.sampling.pipeline import VARPipeline, VARPipelineOutput
 from var_pe.seeding import generator_for
-from var_pe.settings.rules import RuleError, check_names, check_numbers
+from var_pe.settings.fields import NonNegative, NonNegativeFloat, Positive, PositiveFloat, Share, section
 
 
-@dataclass(frozen=True)
+@section(frozen=True)
 class SamplingConfig:
-    guidance_scale: float = 1.5  # VAR's convention: 0 is none; in diffusers' convention the weight is 1 + it
-    guidance_schedule: str | list[float] = (
-        "linear"  # linear (from 0 at the first level) | constant | a factor of the scale for each level
-    )
-    temperature: float | list[float] = 1.0  # above 0; below 1 is more cautious; one, or one for each level
-    top_k: int = 0  # draw among the likeliest k codes; 0: all
-    top_p: float = 0.0  # draw among the likeliest codes of this mass together; 0: all
-    images_per_class: int = 100  # images of each class; without classes, of the whole
-    batch: int = 100  # images drawn together; does not change them
-    seed: int = 0  # of the images
-    size: list[int] | None = None  # rows and columns of pixels; null: as trained
-    levels: list[int | list[int]] | None = None  # grids from coarse to fine; null: the trained ones, to size
-
-    def __post_init__(self) -> None:
-        if self.size is not None and len(self.size) != 2:
-            raise RuleError(f"size is rows and columns of pixels, got {self.size}")
-        check_numbers(self, size="[1, inf)", images_per_class="[1, inf)", batch="[1, inf)", seed="[0, inf)")
-        check_numbers(self, guidance_scale="[0, inf)", temperature="(0, inf)")
-        if isinstance(self.guidance_schedule, str):
-            check_names(self, guidance_schedule=SCHEDULES)
-        else:
-            check_numbers(self, guidance_schedule="[0, inf)")
-        if self.levels is not None:
-            Pyramid.of(self.levels)
-        check_choice(top_k=self.top_k, top_p=self.top_p)
+    guidance_scale: Annotated[
+        NonNegativeFloat, Doc("VAR's convention: 0 is none; in diffusers' convention the weight is 1 + it")
+    ] = 1.5
+    guidance_schedule: Annotated[
+        GuidanceSchedule | list[NonNegativeFloat],
+        Doc("linear: from 0 at the first level; or a factor of the scale for each level"),
+    ] = "linear"
+    temperature: Annotated[
+        PositiveFloat | list[PositiveFloat],
+        Doc("below 1 is more cautious; one, or one for each level"),
+    ] = 1.0
+    top_k: Annotated[NonNegative, Doc("draw among the likeliest k codes; 0: all")] = 0
+    top_p: Annotated[Share, Doc("draw among the likeliest codes of this mass together; 0: all")] = 0.0
+    images_per_class: Annotated[Positive, Doc("images of each class; without classes, of the whole")] = 100
+    batch: Annotated[Positive, Doc("images drawn together; does not change them")] = 100
+    seed: Annotated[NonNegative, Doc("of the images")] = 0
+    size: Annotated[
+        Annotated[list[Positive], Len(2, 2)] | None, Doc("rows and columns of pixels; null: as trained")
+    ] = None
+    levels: Annotated[Levels | None, Doc("grids from coarse to fine; null: the trained ones, to size")] = None
 
 
 def draw_images(

@@ -1,82 +1,38 @@
 """Command lines: `--config FILE key.sub=value`, `--help` with every setting, errors as one sentence."""
 
 import argparse
-import ast
 import contextlib
-import inspect
-import io
 import re
 import sys
 import textwrap
-import tokenize
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import MISSING, is_dataclass
-from functools import cache
+from dataclasses import MISSING
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pydantic import TypeAdapter, ValidationError
+
+from var_pe.settings.fields import all_settings, meaning_of, range_of, section_of, type_name
 from var_pe.settings.files import ConfigError, show
-from var_pe.settings.loading import all_settings, last, load
-from var_pe.settings.rules import RuleError, check_numbers
-from var_pe.settings.types import section_of, type_name
+from var_pe.settings.loading import load
 
 T = TypeVar("T")
 
 FOLDERS = ("run", "tokenizer_run")  # where a config's models are
 
 
-def comments_in(source: str) -> dict[int, tuple[str, bool]]:
-    """The comments of a source by line: text, and whether the comment has the line to itself."""
-    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
-    return {
-        token.start[0]: (token.string.lstrip("#").strip(), not token.line[: token.start[1]].strip())
-        for token in tokens
-        if token.type == tokenize.COMMENT
-    }
-
-
-@cache  # asked for every setting of it
-def meanings(schema: type) -> dict[str, str]:
-    """What each field of a dataclass means: the comment after it, or the lines of comment right above it."""
-    found: dict[str, str] = {}
-    for owner in reversed([kind for kind in schema.__mro__ if is_dataclass(kind)]):
-        try:
-            source = textwrap.dedent(inspect.getsource(owner))
-        except OSError:  # made at run time: there is no source to read
-            continue
-        comments = comments_in(source)
-        for node in ast.parse(source).body[0].body:  # type: ignore[attr-defined]
-            if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-                found[node.target.id] = meaning_of(node, comments)
-    return found
-
-
-def meaning_of(node: ast.AnnAssign, comments: dict[int, tuple[str, bool]]) -> str:
-    after = [comments[line][0] for line in range(node.lineno, (node.end_lineno or 0) + 1) if line in comments]
-    if after:
-        return " ".join(after)
-    above: list[str] = []
-    line = node.lineno - 1
-    while line in comments and comments[line][1]:
-        above, line = [comments[line][0], *above], line - 1
-    return " ".join(above)
-
-
 def describe(schema: type, used_settings: Sequence[str] = ()) -> str:
-    """Every setting (or those of `used_settings`) with its key, type, default and meaning."""
+    """Every setting (or those of `used_settings`) with its key, type, range, default and meaning."""
     lines = []
     for setting in all_settings(schema):
         if used_settings and not is_among(setting.key, used_settings):
             continue
+        words = ", ".join(filter(None, [type_name(setting.hint), range_of(setting.hint)]))
+        if setting.default is not MISSING and not (section_of(setting.hint) and setting.default):
+            words += f" = {show(setting.default)}"
         indent = "  " * (1 + setting.key.count("."))
-        if setting.hint is section_of(setting.hint):
-            lines.append(f"{indent}{setting.key}:")
-        else:
-            on = section_of(setting.hint) and setting.default
-            default = "" if on or setting.default is MISSING else f" = {show(setting.default)}"
-            lines.append(f"{indent}{setting.key}: {type_name(setting.hint)}{default}")
-        meaning = meanings(setting.owner).get(last(setting.key), "")
-        lines += [f"{indent}    {line}" for line in textwrap.wrap(meaning, width=100)]
+        lines.append(f"{indent}{setting.key}: {words}")
+        lines += [f"{indent}    {line}" for line in textwrap.wrap(meaning_of(setting.hint), width=100)]
     return "\n".join(lines)
 
 
@@ -98,13 +54,19 @@ def refuse_unused(overrides: Sequence[str], used_settings: Sequence[str], where:
             )
 
 
-def check_options(arguments: argparse.Namespace, **intervals: str) -> None:
-    """As `check_numbers`, of a script's own options."""
-    try:
-        check_numbers(arguments, **intervals)
-    except RuleError as error:
-        name, _, rule = str(error).partition(" ")
-        raise ValueError(f"--{name.replace('_', '-')} {rule}") from error
+def check_options(arguments: argparse.Namespace, **types: Any) -> None:
+    """Checks a script's own options as settings are: `check_options(arguments, steps=Positive)`.
+
+    Raises:
+        ValueError: an option that is given does not lie where its type says.
+    """
+    for name, hint in types.items():
+        value = getattr(arguments, name)
+        try:
+            TypeAdapter(hint | None).validate_python(value)
+        except ValidationError:
+            option = name.replace("_", "-")
+            raise ValueError(f"--{option} must be {range_of(hint) or type_name(hint)}, got {value}") from None
 
 
 def overrides_first(argv: Sequence[str]) -> list[str]:
@@ -147,19 +109,18 @@ def parse_arguments(
     if extra:
         extra(parser)
     arguments = parser.parse_intermixed_args(overrides_first(sys.argv[1:] if argv is None else argv))
-    file, first, folders = arguments.config, list[str](), list(FOLDERS)
+
+    file, before = arguments.config, list[str]()
+    folders: Sequence[str] = FOLDERS
     if runs and arguments.run is not None:
-        file, first, folders = (
-            Path(arguments.run) / "config.yaml",
-            [f"run={arguments.run}"],
-            list(FOLDERS[1:]),
-        )
+        file, before, folders = Path(arguments.run) / "config.yaml", [f"run={arguments.run}"], FOLDERS[1:]
         if not file.exists():
             parser.error(f"--run {arguments.run} is not the folder of a run: it has no config.yaml")
     for option, lines in (instead or {}).items():
         if getattr(arguments, option.removeprefix("--")) is not None:
-            first, folders = list(lines), []
-    config = load(schema, file, [*first, *arguments.overrides])
+            before, folders = list(lines), ()
+
+    config = load(schema, file, [*before, *arguments.overrides])
     if used_settings:
         refuse_unused(arguments.overrides, [*used_settings, *folders])
     return config, arguments
@@ -167,9 +128,10 @@ def parse_arguments(
 
 def sentence_of(error: ValueError | OSError) -> str:
     if isinstance(error, OSError) and error.filename:
-        missing = isinstance(error, FileNotFoundError)
         name = error.filename2 or error.filename  # of a renaming: what was to be there
-        return f"{name} does not exist" if missing else f"{name}: {error.strerror}"
+        return (
+            f"{name} does not exist" if isinstance(error, FileNotFoundError) else f"{name}: {error.strerror}"
+        )
     return " ".join(str(error).split()) or type(error).__name__
 
 
@@ -180,7 +142,7 @@ def exit_with_sentence() -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         sys.exit(130)
-    except FloatingPointError as error:  # a training that went wrong: nobody's typing, and no bug to trace
+    except FloatingPointError as error:  # a training that went wrong: neither a wrong setting nor a bug
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     except (ValueError, OSError) as error:  # an output that is a file, a picture that is none, a full disk

@@ -29,16 +29,21 @@ SCALARS = {
 class Loader(yaml.SafeLoader):
     """`yaml.safe_load` with the scalars above, which refuses a key that is given twice."""
 
-    yaml_implicit_resolvers: dict[str, list[Any]] = {}  # noqa: RUF012 (PyYAML's own name)
+    # PyYAML's own names; a tag such as !!set or !!timestamp would make what no setting can be
+    yaml_implicit_resolvers: dict[str, list[Any]] = {}  # noqa: RUF012
+    yaml_constructors = {
+        f"tag:yaml.org,2002:{kind}": yaml.SafeLoader.yaml_constructors[f"tag:yaml.org,2002:{kind}"]
+        for kind in ("null", "bool", "int", "float", "str", "seq", "map")
+    } | {None: yaml.SafeLoader.yaml_constructors[None]}
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
-        for key_node, _ in node.value:
-            if isinstance(key_node, yaml.ScalarNode) and key_node.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    problem=f"the key {key_node.value} is given twice", problem_mark=key_node.start_mark
-                )
-            seen.add(key_node.value if isinstance(key_node, yaml.ScalarNode) else id(key_node))
+        for key, _ in node.value:
+            word = key.value if isinstance(key, yaml.ScalarNode) else None
+            if word is None or word in seen:
+                problem = "a key must be a word" if word is None else f"the key {word} is given twice"
+                raise yaml.constructor.ConstructorError(problem=problem, problem_mark=key.start_mark)
+            seen.add(word)
         return super().construct_mapping(node, deep)
 
 
@@ -60,24 +65,24 @@ READABLE: Any = {"sort_keys": False, "allow_unicode": True}
 
 
 def parse_yaml(text: str, where: str) -> Any:
-    """The plain value of a YAML text; `where` ("in fashion.yaml") is for the error's sentence."""
+    """The plain value of a YAML text; `where` (" in fashion.yaml") is for the error's sentence."""
     try:
         value = yaml.load(text, Loader)
         refuse_interpolation(value, where)
     except yaml.MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark and "\n" in text else ""
-        raise ConfigError(f"cannot read the YAML {where}{line}: {error.problem}") from None
+        raise ConfigError(f"cannot read the YAML{where}{line}: {error.problem}") from None
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         if isinstance(error, ConfigError):
             raise
-        raise ConfigError(f"cannot read the YAML {where}: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"cannot read the YAML{where}: {' '.join(str(error).split())}") from None
     return value
 
 
 def refuse_interpolation(value: Any, where: str) -> None:
     """A `${...}` would stay in the text as it is, and its writer believes that it does not."""
     if isinstance(value, str) and "${" in value:
-        raise ConfigError(f"{value} {where} is an interpolation: write the value itself")
+        raise ConfigError(f"{value}{where} is an interpolation: write the value itself")
     if isinstance(value, dict | list):
         for part in [*value, *value.values()] if isinstance(value, dict) else value:
             refuse_interpolation(part, where)
@@ -109,7 +114,7 @@ def read_layers(path: Path, included_by: tuple[Path, ...] = ()) -> list[tuple[st
     if path in included_by:
         raise ConfigError(f"config files include each other: {' -> '.join(link.name for link in chain)}")
     try:
-        tree = parse_yaml(path.read_text(encoding="utf-8"), f"in {path.name}")
+        tree = parse_yaml(path.read_text(encoding="utf-8"), f" in {path.name}")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read {path}: {error}") from None
     if not isinstance(tree, dict | None):

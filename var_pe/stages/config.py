@@ -1,38 +1,94 @@
 """The whole of a run's settings: the dataclasses that stand beside what they configure, put together."""
 
-from dataclasses import dataclass, field
+from dataclasses import field
+from typing import Annotated
+
+from typing_extensions import Doc
 
 from var_pe.data.sources import DataConfig
 from var_pe.evaluation.features import EvaluationConfig
 from var_pe.models.generator import GeneratorConfig
+from var_pe.models.size import (
+    refuse_oversized,
+    size_of_classifier,
+    size_of_generator,
+    size_of_tokenizer,
+)
 from var_pe.models.tokenizer import TokenizerConfig
 from var_pe.models.transfer import ModelStart
 from var_pe.models.vit import ClassifierConfig
+from var_pe.pyramid import MOST_TOKENS, Pyramid
 from var_pe.sampling.drawing import SamplingConfig
-from var_pe.settings.rules import check_numbers
+from var_pe.settings.fields import CHANGES_NO_WEIGHTS, FilePath, NonNegative, section
 from var_pe.tasks.classifier import ClassifierTraining
 from var_pe.tasks.generator import GeneratorTraining
 from var_pe.tasks.tokenizer import TokenizerTraining
 
 
-@dataclass(frozen=True)
+@section(frozen=True)
 class Config:
-    run: str  # folder of this run
-    tokenizer_run: (
-        str  # the tokenizer's folder, shared by all encodings of a data set; trained if not there yet
-    )
-    seed: int = 0  # of the generator or classifier: weights, order, augmentation, label drop
-    tokenizer_seed: int = 0  # the same of the tokenizer
+    run: Annotated[str, Doc("folder of this run"), CHANGES_NO_WEIGHTS]
+    tokenizer_run: Annotated[
+        FilePath,
+        Doc("the tokenizer's folder, shared by all encodings of a data set; trained if not there yet"),
+    ]
+    seed: Annotated[
+        NonNegative, Doc("of the generator or classifier: weights, order, augmentation, label drop")
+    ] = 0
+    tokenizer_seed: Annotated[NonNegative, Doc("the same of the tokenizer")] = 0
     data: DataConfig = field(default_factory=DataConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     tokenizer_training: TokenizerTraining = field(default_factory=TokenizerTraining)
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
     generator_training: GeneratorTraining = field(default_factory=GeneratorTraining)
     model: ModelStart = field(default_factory=ModelStart)
-    classifier: ClassifierConfig | None = None  # with it, the run trains a ViT classifier and nothing else
+    classifier: Annotated[
+        ClassifierConfig | None, Doc("with it, the run trains a ViT classifier and nothing else")
+    ] = None
     classifier_training: ClassifierTraining = field(default_factory=ClassifierTraining)
-    sampling: SamplingConfig = field(default_factory=SamplingConfig)
-    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    sampling: Annotated[SamplingConfig, CHANGES_NO_WEIGHTS] = field(default_factory=SamplingConfig)
+    evaluation: Annotated[EvaluationConfig, CHANGES_NO_WEIGHTS] = field(default_factory=EvaluationConfig)
 
     def __post_init__(self) -> None:
-        check_numbers(self, seed="[0, inf)", tokenizer_seed="[0, inf)")
+        """Numbers that no machine could build a model of are refused before one tries."""
+        of_tokenizer, of_generator = self.tokenizer, self.generator
+        if self.classifier is None:
+            refuse_oversized("tokenizer", size_of_tokenizer(of_tokenizer), named("tokenizer", of_tokenizer))
+            tokens = Pyramid.of(of_tokenizer.levels).num_tokens
+            size = size_of_generator(of_generator, of_tokenizer, tokens)
+            given = named("generator", of_generator) | named("tokenizer", of_tokenizer)
+            refuse_oversized("generator", size, given)
+            return
+
+        patch = self.classifier.patch_size
+        rows, columns = self.data.height // patch, self.data.width // patch
+        size = size_of_classifier(self.classifier, rows * columns)
+        given = named("classifier", self.classifier) | named("data", self.data)
+        refuse_oversized("classifier", size, given)
+        if rows * columns > MOST_TOKENS:
+            raise ValueError(
+                f"data.height={self.data.height} and data.width={self.data.width} make {rows * columns:,} "
+                f"patches of classifier.patch_size={patch}; at most {MOST_TOKENS:,} are attended to"
+            )
+
+
+SIZES = (
+    "channels",
+    "channel_multipliers",
+    "blocks_per_resolution",
+    "num_phi",
+    "latent_channels",
+    "codebook_size",
+    "dim",
+    "depth",
+    "mlp_ratio",
+    "patch_size",
+    "registers",
+    "height",
+    "width",
+)
+
+
+def named(section: str, config: object) -> dict[str, object]:
+    """The settings of a section that a model's size follows from, by their whole keys."""
+    return {f"{section}.{name}": getattr(config, name) for name in SIZES if hasattr(config, name)}

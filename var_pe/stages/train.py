@@ -17,7 +17,7 @@ from var_pe import settings
 from var_pe.data.augmented import Augmented
 from var_pe.data.image_set import TrainingSet
 from var_pe.data.images import ImageDataset
-from var_pe.files import into_place
+from var_pe.files import into_place, write_text
 from var_pe.models.folder import SavedModel
 from var_pe.models.generator import VARTransformer
 from var_pe.models.tokenizer import VQTokenizer
@@ -49,10 +49,9 @@ from var_pe.training.loop import TrainingConfig, train
 from var_pe.training.notes import TrainingNotes
 from var_pe.training.run import Run
 
-# The settings that each kind of weights follows from; the generator's are all but these sections.
+# The settings that a tokenizer's and a classifier's weights follow from; a generator's may be any.
 TOKENIZER_SETTINGS = ("data", "tokenizer", "tokenizer_training", "tokenizer_seed")
 CLASSIFIER_SETTINGS = ("data", "model", "classifier", "classifier_training", "seed")
-NOT_OF_GENERATOR = ("run", "sampling", "evaluation")
 
 
 def train_tokenizer(config: Config, accelerator: Accelerator) -> VQTokenizer:
@@ -94,7 +93,7 @@ def train_generator(config: Config, tokenizer: VQTokenizer, accelerator: Acceler
     """
     folder = Path(config.run)
     training, seed = config.generator_training, config.seed
-    check_settings(folder, {k: value for k, value in asdict(config).items() if k not in NOT_OF_GENERATOR})
+    check_settings(folder, asdict(config))
     if (folder / "generator").exists():
         return load_model(VARTransformer, folder / "generator")
 
@@ -182,7 +181,9 @@ def check_generator(config: Config) -> list[Pyramid]:
 
 
 def check_settings(folder: Path, mine: dict[str, Any]) -> None:
-    """Refuses to go on in a folder of other settings. One that is younger than the run counts as its default.
+    """Refuses to go on in a folder of other settings, but for those that change no weights.
+
+    A setting that is younger than the run counts as its default.
 
     Raises:
         ValueError: the run folder was made with other settings, which are named.
@@ -191,7 +192,7 @@ def check_settings(folder: Path, mine: dict[str, Any]) -> None:
     if not path.exists():
         return
     saved = asdict(settings.load(Config, path))
-    if changed := settings.differences({key: saved.get(key) for key in mine}, mine):
+    if changed := settings.differences({key: saved.get(key) for key in mine}, mine, Config):
         raise ValueError(
             f"{folder} was made with other settings: {'; '.join(changed)}; "
             f"choose another folder or set them back"
@@ -207,7 +208,7 @@ def claim(
         ValueError: another process holds the folder.
     """
     run = Run(folder, accelerator)
-    run.processes.on_main(lambda: settings.save(config, folder / "config.yaml"))
+    run.processes.on_main(lambda: write_text(folder / "config.yaml", settings.to_yaml(config)))
     if training.trackers:
         accelerator.project_configuration.logging_dir = str(folder)
         accelerator.init_trackers("tracking")

@@ -1,38 +1,43 @@
 """Training a classifier: its loss, its layers' rates, validation and picture."""
 
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
+from annotated_types import Ge, Gt, Le
 from torch import Tensor, nn
 from torchvision.transforms import v2
 from torchvision.utils import save_image
+from typing_extensions import Doc
 
 from var_pe.data.image_set import Batch, HeldOutImages, TrainingSet, stacked
 from var_pe.models.vit import ViTClassifier
 from var_pe.processes import Processes
-from var_pe.settings.rules import check_numbers
+from var_pe.settings.fields import FilePath, NonNegative, NonNegativeFloat, ShareBelowOne, section
 from var_pe.training.groups import ONE_RATE, LayerRates
 from var_pe.training.loop import TrainingConfig
 
 
-@dataclass(frozen=True)
+@section(frozen=True)
 class ClassifierTraining(TrainingConfig):
-    rand_augment: int = 0  # magnitude of torchvision's RandAugment, up to 30, two operations an image; 0: off
-    mixup: float = 0.0  # alpha of torchvision's MixUp; 0: off
-    label_smoothing: float = 0.0  # share of the target spread over all classes
-    layer_decay: float = 1.0  # learning rate of a layer over that of the one above it; 1: the same
-    unfreeze_every: int = (
-        0  # steps until the next layer, from the head down, is trained too; 0: none is frozen
-    )
-    drawn_images: str | None = None  # train on this folder of scripts/sample.py instead of the training split
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_numbers(self, rand_augment="[0, 30]", mixup="[0, inf)", label_smoothing="[0, 1)")
-        check_numbers(self, layer_decay="(0, 1]", unfreeze_every="[0, inf)")
+    rand_augment: Annotated[
+        int, Ge(0), Le(30), Doc("magnitude of torchvision's RandAugment, two operations an image; 0: off")
+    ] = 0
+    mixup: Annotated[NonNegativeFloat, Doc("alpha of torchvision's MixUp; 0: off")] = 0.0
+    label_smoothing: Annotated[ShareBelowOne, Doc("share of the target spread over all classes")] = 0.0
+    layer_decay: Annotated[
+        float, Gt(0), Le(1), Doc("learning rate of a layer over that of the one above it; 1: the same")
+    ] = 1.0
+    unfreeze_every: Annotated[
+        NonNegative,
+        Doc("steps until the next layer, from the head down, is trained too; 0: none is frozen"),
+    ] = 0
+    drawn_images: Annotated[
+        FilePath | None,
+        Doc("train on this folder of scripts/sample.py instead of the training split"),
+    ] = None
 
 
 class ClassifierTask:

@@ -5,27 +5,28 @@ run, so any number of processes takes the same ones.
 """
 
 import math
-from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 from accelerate import Accelerator
+from annotated_types import Gt, Lt
 from torch import Tensor
+from typing_extensions import Doc
 
 from var_pe.models.quantizers.residual import MultiScaleQuantizer
 from var_pe.pyramid import Pyramid
 from var_pe.seeding import generator_for
-from var_pe.settings.rules import check_numbers
+from var_pe.settings.fields import NonNegative, Positive, Share, section
 
 
-@dataclass(frozen=True)
+@section(frozen=True)
 class RestartConfig:
-    every: int = 25  # steps between restarts; 0: never
-    until: float = 0.8  # share of the run after which no code is restarted
-    below: float = 0.1  # codes used less than this share of the mean are restarted, in (0, 1)
-    memory: int = 30  # steps over which use is averaged
-
-    def __post_init__(self) -> None:
-        check_numbers(self, every="[0, inf)", until="[0, 1]", below="(0, 1)", memory="[1, inf)")
+    every: Annotated[NonNegative, Doc("steps between restarts; 0: never")] = 25
+    until: Annotated[Share, Doc("share of the run after which no code is restarted")] = 0.8
+    below: Annotated[
+        float, Gt(0), Lt(1), Doc("codes used less than this share of the mean are restarted")
+    ] = 0.1
+    memory: Annotated[Positive, Doc("steps over which use is averaged")] = 30
 
 
 def hits(tokens_BL: Tensor, pyramid: Pyramid, codebook_size: int) -> Tensor:

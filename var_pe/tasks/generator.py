@@ -1,44 +1,44 @@
 """Training the generator: its loss under the pyramid of the step, validation and picture."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from pathlib import Path
+from typing import Annotated
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torchvision.utils import save_image
+from typing_extensions import Doc
 
 from var_pe.data.image_set import Batch, TrainingSet
 from var_pe.models.generator import VARTransformer
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.processes import Processes
-from var_pe.pyramid import Pyramid
+from var_pe.pyramid import Levels, Pyramid
 from var_pe.sampling.folder import SamplingConfig, draw_images
 from var_pe.sampling.pipeline import VARPipeline
 from var_pe.seeding import mix
-from var_pe.settings.rules import check_numbers
+from var_pe.settings.fields import NonNegative, ShareBelowOne, section
 from var_pe.tasks.losses.tokens import per_level, token_losses
 from var_pe.tasks.pyramids import which_pyramid
 from var_pe.training.groups import ONE_RATE
 from var_pe.training.loop import TrainingConfig
 
 
-@dataclass(frozen=True)
+@section(frozen=True)
 class GeneratorTraining(TrainingConfig):
-    views: int = (
-        1  # augmented views of each image in the token cache; 0: no cache, images are encoded on the fly
-    )
-    label_drop: float = 0.1  # share of the images trained without their label, for guidance
-    pyramids: list[list[int | list[int]]] = field(
-        default_factory=list
-    )  # levels, one of which is drawn per step, tokenizer.levels first; []: tokenizer.levels alone
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_numbers(self, views="[0, inf)", label_drop="[0, 1)")
-        for levels in self.pyramids:
-            Pyramid.of(levels)
+    views: Annotated[
+        NonNegative,
+        Doc("augmented views of each image in the token cache; 0: no cache, images are encoded on the fly"),
+    ] = 1
+    label_drop: Annotated[
+        ShareBelowOne, Doc("share of the images trained without their label, for guidance")
+    ] = 0.1
+    pyramids: Annotated[
+        list[Levels],
+        Doc("levels, one of which is drawn per step, tokenizer.levels first; []: tokenizer.levels alone"),
+    ] = field(default_factory=list)
 
 
 class GeneratorTask:

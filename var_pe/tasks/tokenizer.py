@@ -1,22 +1,23 @@
 """Training the tokenizer: its loss, the restart of unused codes, validation and picture."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torchvision.utils import make_grid, save_image
+from typing_extensions import Doc
 
 from var_pe.data.image_set import Batch, HeldOutImages, TrainingSet, stacked
 from var_pe.data.images import Box
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.processes import Processes
-from var_pe.pyramid import Pyramid
-from var_pe.settings.rules import check_numbers
+from var_pe.pyramid import Levels, Pyramid
+from var_pe.settings.fields import NonNegativeFloat, section
 from var_pe.tasks.codebook import RestartConfig, hits, perplexity, restart_unused, start_from_data
 from var_pe.tasks.losses.reconstruction import psnr, reconstruction_terms
 from var_pe.tasks.pyramids import which_pyramid
@@ -24,20 +25,15 @@ from var_pe.training.groups import ONE_RATE
 from var_pe.training.loop import TrainingConfig
 
 
-@dataclass(frozen=True)
+@section(frozen=True)
 class TokenizerTraining(TrainingConfig):
-    l1: float = 1.0  # weight of the mean absolute difference
-    l2: float = 1.0  # weight of the mean squared difference
-    pyramids: list[list[int | list[int]]] = field(
-        default_factory=list
-    )  # levels, one of which is drawn per step, tokenizer.levels first; []: tokenizer.levels alone
+    l1: Annotated[NonNegativeFloat, Doc("weight of the mean absolute difference")] = 1.0
+    l2: Annotated[NonNegativeFloat, Doc("weight of the mean squared difference")] = 1.0
+    pyramids: Annotated[
+        list[Levels],
+        Doc("levels, one of which is drawn per step, tokenizer.levels first; []: tokenizer.levels alone"),
+    ] = field(default_factory=list)
     restart: RestartConfig = field(default_factory=RestartConfig)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_numbers(self, l1="[0, inf)", l2="[0, inf)")
-        for levels in self.pyramids:
-            Pyramid.of(levels)
 
 
 class Seen(NamedTuple):

@@ -4,14 +4,16 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field
-from typing import cast
+from dataclasses import field
+from typing import Annotated, Literal, cast
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import send_to_device, set_seed
+from annotated_types import Len
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
+from typing_extensions import Doc
 
 from var_pe.data.image_set import Batch, TrainingSet
 from var_pe.data.sampler import EndlessSampler
@@ -19,55 +21,62 @@ from var_pe.data.streams import ImageStream
 from var_pe.processes import reset_peak_memory
 from var_pe.progress import StepProgress
 from var_pe.seeding import mix
-from var_pe.settings.rules import RuleError, check_names, check_numbers
+from var_pe.settings.fields import (
+    CHANGES_NO_WEIGHTS,
+    NonNegative,
+    NonNegativeFloat,
+    Positive,
+    PositiveFloat,
+    Share,
+    ShareBelowOne,
+    section,
+)
 from var_pe.training.ema import EMA
 from var_pe.training.groups import forget_steps, parameter_groups, set_rates, zero_gradients
 from var_pe.training.run import Run
-from var_pe.training.schedule import SCHEDULES, ema_decay, learning_rate
+from var_pe.training.schedule import Schedule, ema_decay, learning_rate
 from var_pe.training.stopping import Interrupted, stop_signals
 from var_pe.training.task import Task
 
-PRECISIONS = ("float32", "bf16")
-TRACKERS = ("tensorboard", "wandb")
 
-
-@dataclass(frozen=True)
+@section(frozen=True)
 class TrainingConfig:
-    steps: int = 0  # optimizer steps; 0: as many as `epochs` takes
-    epochs: float = 1.0  # passes over the training set, if steps is 0
-    batch: int = 256  # images per optimizer step, over all processes and micro-batches
-    accumulate: int = 1  # micro-batches per optimizer step
-    learning_rate: float = 3e-4  # peak
-    schedule: str = "cosine"  # cosine | linear | constant
-    warmup: float = 0.02  # share of the steps over which the learning rate rises
-    final_ratio: float = 0.0  # learning rate at the end, as a share of the peak
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.95])  # of AdamW
-    weight_decay: float = 0.05  # not on biases, norms, positions, levels and codes
-    max_grad_norm: float = 2.0  # gradients are clipped to it
-    ema: float = 0.999  # longest memory of the weights' moving average
-    precision: str = "float32"  # float32 | bf16 (processors and GPUs that have it)
-    log_every: int = 50  # steps
-    save_every: int = 500  # steps between checkpoints; the last two are kept
-    validate_every: int = 500  # steps; 0: only at the end
-    preview_every: int = 500  # steps between pictures; 0: only at the end
-    validation_images: int = 2000  # of the test split
-    workers: int = 0  # data loading processes per training process
-    trackers: list[str] = field(default_factory=lambda: ["tensorboard"])  # tensorboard, wandb
+    steps: Annotated[NonNegative, Doc("optimizer steps; 0: as many as `epochs` takes")] = 0
+    epochs: Annotated[PositiveFloat, Doc("passes over the training set, if steps is 0")] = 1.0
+    batch: Annotated[Positive, Doc("images per optimizer step, over all processes and micro-batches")] = 256
+    accumulate: Annotated[Positive, Doc("micro-batches per optimizer step")] = 1
+    learning_rate: Annotated[PositiveFloat, Doc("peak")] = 3e-4
+    schedule: Annotated[Schedule, Doc("how the learning rate goes from its peak to its end")] = "cosine"
+    warmup: Annotated[ShareBelowOne, Doc("share of the steps over which the learning rate rises")] = 0.02
+    final_ratio: Annotated[Share, Doc("learning rate at the end, as a share of the peak")] = 0.0
+    betas: Annotated[list[ShareBelowOne], Len(2, 2), Doc("of AdamW")] = field(
+        default_factory=lambda: [0.9, 0.95]
+    )
+    weight_decay: Annotated[NonNegativeFloat, Doc("not on biases, norms, positions, levels and codes")] = 0.05
+    max_grad_norm: Annotated[PositiveFloat, Doc("gradients are clipped to it")] = 2.0
+    ema: Annotated[ShareBelowOne, Doc("longest memory of the weights' moving average")] = 0.999
+    precision: Annotated[Literal["float32", "bf16"], Doc("bf16: on processors and GPUs that have it")] = (
+        "float32"
+    )
+    log_every: Annotated[Positive, Doc("steps"), CHANGES_NO_WEIGHTS] = 50
+    save_every: Annotated[
+        Positive, Doc("steps between checkpoints; the last two are kept"), CHANGES_NO_WEIGHTS
+    ] = 500
+    validate_every: Annotated[NonNegative, Doc("steps; 0: only at the end"), CHANGES_NO_WEIGHTS] = 500
+    preview_every: Annotated[
+        NonNegative, Doc("steps between pictures; 0: only at the end"), CHANGES_NO_WEIGHTS
+    ] = 500
+    validation_images: Annotated[Positive, Doc("of the test split"), CHANGES_NO_WEIGHTS] = 2000
+    workers: Annotated[
+        NonNegative, Doc("data loading processes per training process"), CHANGES_NO_WEIGHTS
+    ] = 0
+    trackers: Annotated[
+        list[Literal["tensorboard", "wandb"]], Doc("what gets the logged values as well"), CHANGES_NO_WEIGHTS
+    ] = field(default_factory=lambda: ["tensorboard"])
 
     def __post_init__(self) -> None:
-        none, some = "[0, inf)", "[1, inf)"
-        check_numbers(self, steps=none, epochs="(0, inf)", batch=some, accumulate=some)
-        check_numbers(self, learning_rate="(0, inf)", warmup="[0, 1)", final_ratio="[0, 1]", betas="[0, 1)")
-        check_numbers(self, weight_decay=none, max_grad_norm="(0, inf)", ema="[0, 1)", workers=none)
-        check_numbers(self, log_every=some, save_every=some, validate_every=none, preview_every=none)
-        check_numbers(self, validation_images=some)
-        check_names(self, schedule=tuple(SCHEDULES), precision=PRECISIONS)
-        if len(self.betas) != 2:
-            raise RuleError(f"betas must be two numbers, got {self.betas}")
         if self.batch % self.accumulate:
-            raise RuleError(f"accumulate must be a divisor of batch ({self.batch}), got {self.accumulate}")
-        if not set(self.trackers) <= set(TRACKERS):
-            raise RuleError(f"trackers must be among {', '.join(TRACKERS)}, got {self.trackers}")
+            raise ValueError(f"accumulate must be a divisor of batch ({self.batch}), got {self.accumulate}")
 
     def steps_for(self, length: int | None) -> int:
         """Optimizer steps for a training set of `length` images (None: a stream, of unknown length).

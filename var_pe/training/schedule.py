@@ -1,12 +1,19 @@
 """Everything scheduled, as a pure function of the step."""
 
 import math
+from typing import Literal
 
-SCHEDULES = ("cosine", "linear", "constant")
+Schedule = Literal["cosine", "linear", "constant"]
 
 
 def learning_rate(
-    step: int, *, peak: float, steps: int, warmup: int, schedule: str = "cosine", final_ratio: float = 0.0
+    step: int,
+    *,
+    peak: float,
+    steps: int,
+    warmup: int,
+    schedule: Schedule = "cosine",
+    final_ratio: float = 0.0,
 ) -> float:
     """Rises from peak / 200 over `warmup` steps (VAR), falls to `final_ratio * peak` at the last step."""
     if step < warmup:

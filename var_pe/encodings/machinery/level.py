@@ -1,14 +1,16 @@
 """Which level a token belongs to, told apart from where it lies in it."""
 
 from functools import lru_cache
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from var_pe.encodings.machinery.codes import sinusoidal_code, standard_deviation
 from var_pe.pyramid import Grid, Positions, Pyramid
+from var_pe.settings.fields import check_choice
 
-KINDS = ("learned", "sinusoidal", "none")
+LevelKind = Literal["learned", "sinusoidal", "none"]
 
 
 class LevelEmbedding(nn.Module):
@@ -17,10 +19,9 @@ class LevelEmbedding(nn.Module):
     The sinusoidal code knows levels it has not seen; a learned one is an error beyond the trained levels.
     """
 
-    def __init__(self, kind: str, *, dim: int, pyramid: Pyramid) -> None:
+    def __init__(self, kind: LevelKind, *, dim: int, pyramid: Pyramid) -> None:
         super().__init__()
-        if kind not in KINDS:
-            raise ValueError(f"level_embedding is one of {', '.join(KINDS)}, got {kind!r}")
+        check_choice("level_embedding", kind, LevelKind)
         if kind == "sinusoidal" and dim % 4:
             raise ValueError(f"level_embedding sinusoidal needs a width that is a multiple of 4, got {dim}")
 

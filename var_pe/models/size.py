@@ -1,0 +1,69 @@
+"""How large a model would be, by formula: known before anything of it is built.
+
+Matrices and convolutions are counted, biases and norms are not: the numbers are good to a few per cent.
+"""
+
+from dataclasses import dataclass
+
+from var_pe.models.generator import GeneratorConfig
+from var_pe.models.tokenizer import TokenizerConfig
+from var_pe.models.vit import ClassifierConfig
+
+# The largest VAR has 2 billion parameters in 36 blocks. Ten billion are 40 GB in float32; a thousand layers
+# are built in seconds.
+MOST_PARAMETERS = 10_000_000_000
+MOST_LAYERS = 1_000
+
+
+@dataclass(frozen=True)
+class Size:
+    parameters: float
+    layers: int
+
+
+def size_of_tokenizer(config: TokenizerConfig) -> Size:
+    codes, latent = as_float(config.codebook_size), as_float(config.latent_channels)
+    widths = [as_float(config.channels * multiplier) for multiplier in config.channel_multipliers]
+
+    # encoder and decoder, whose middle has two blocks and an attention each; a block is two convolutions
+    blocks = 2 * config.blocks_per_resolution + 1
+    resolutions = sum(18 * as_float(blocks) * width**2 for width in widths)
+    middle = 2 * (36 + 4) * max(widths, default=0) ** 2
+    latents = (18 + 9 * as_float(config.num_phi)) * latent**2 + codes * latent
+    return Size(resolutions + middle + latents, blocks * len(widths) + config.num_phi)
+
+
+def size_of_generator(config: GeneratorConfig, tokenizer: TokenizerConfig, tokens: int) -> Size:
+    """`tokens` are those of an image, for which an encoding may learn a table."""
+    dim, codes, latent = (
+        as_float(config.dim),
+        as_float(tokenizer.codebook_size),
+        as_float(tokenizer.latent_channels),
+    )
+    modulation = 0 if config.shared_adaln else 6
+    block = (4 + 2 * config.mlp_ratio + modulation) * dim**2
+    return Size(as_float(config.depth) * block + dim * (codes + latent + tokens + 8 * dim), config.depth)
+
+
+def size_of_classifier(config: ClassifierConfig, tokens: int) -> Size:
+    dim, patch = as_float(config.dim), as_float(config.patch_size)
+    block = (4 + 2 * config.mlp_ratio) * dim**2
+    rest = dim * (3 * patch**2 + as_float(config.registers) + as_float(tokens))
+    return Size(as_float(config.depth) * block + rest, config.depth)
+
+
+def as_float(number: int) -> float:
+    """Also of a number beyond all floats: its products are then too large by any measure."""
+    return float(min(number, 10**30))
+
+
+def refuse_oversized(model: str, size: Size, settings: dict[str, object]) -> None:
+    """Raises:
+    ValueError: the model could not be built; the sentence names the settings that its size follows from."""
+    if size.parameters <= MOST_PARAMETERS and size.layers <= MOST_LAYERS:
+        return
+    given = ", ".join(f"{key}={value}" for key, value in settings.items())
+    raise ValueError(
+        f"{given} would make a {model} of about {size.parameters:.2g} parameters in {size.layers:,} layers; "
+        f"at most {MOST_PARAMETERS:,} in {MOST_LAYERS:,} are built"
+    )
