@@ -58,7 +58,7 @@ def random(*shape: int) -> Tensor:
 
 
 def test_the_index_is_swin_s():
-    """positions.md 1.2: delta is query minus key, rows before columns."""
+    """As in timm: delta is query minus key, rows before columns."""
     pyramid = Pyramid(((2, 3),))
     encoding = built("relative_bias", pyramid, heads=1)
     with torch.no_grad():
@@ -235,7 +235,7 @@ def test_a_following_table_still_learns():
 @torch.no_grad()
 @pytest.mark.parametrize("size", [(6, 16), (12, 8), (16, 24)], ids=str)
 def test_a_moved_classifier_is_saved_and_loaded(size, make_vit, make_loud, tmp_path):
-    """timm cannot reload a rectangular window; positions.md 1.3 number 8."""
+    """timm cannot reload a rectangular window."""
     vit, images = make_loud(make_vit("relative_bias")), random(2, 3, *size)
     vit.save_pretrained(tmp_path / "old")
     vit.set_input_size(size, "swin")
@@ -362,7 +362,7 @@ def test_log_coordinates_are_swin_v2_s(grid, trained):
 
 
 def test_the_range_is_that_of_the_paper():
-    """positions.md 1.2: up to 1.057 at the trained size, 1.383 at twice it."""
+    """As in Swin v2: up to 1.057 at the trained size, 1.383 at twice it."""
     assert log_coordinates((12, 12), torch.tensor([12, 12])).max().item() == pytest.approx(1.057, abs=5e-4)
     assert log_coordinates((24, 24), torch.tensor([12, 12])).max().item() == pytest.approx(1.383, abs=5e-4)
 

@@ -286,7 +286,7 @@ def test_a_coarse_centre_is_where_resizing_puts_it(resizing, pyramid):
     ],
 )
 def test_where_each_map_puts_coarse_tokens(kind, levels):
-    """On a finest level of 16, the numbers of positions.md, section 4."""
+    """Where the tokens of each level lie, in cells of a finest level of 16."""
     yx_L2 = places(f"rope(coordinates={kind})")
     for level, expected in enumerate(levels):
         side = len(expected)

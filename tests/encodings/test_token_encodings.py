@@ -267,7 +267,7 @@ def test_raw_indices_in_timm_s_order_are_timm_s_code(grid, temperature):
 
 
 def test_timm_s_fixture():
-    """positions.md 1.2: token (0, 1) of a grid of 2x3 at width 8."""
+    """As in timm: token (0, 1) of a grid of 2x3 at width 8."""
     token_C = code(built("sinusoidal(coordinates=index)", dim=8), Pyramid(((2, 3),)))[1]
     expected_C = torch.tensor([0, 0, 0.8415, 0.0100, 1, 1, 0.5403, 0.9999])
     torch.testing.assert_close(token_C, expected_C, atol=1e-4, rtol=0)

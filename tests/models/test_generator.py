@@ -156,7 +156,7 @@ def test_no_two_parameters_start_alike(make_generator):
 
 @torch.no_grad()
 def test_initial_values_are_var_s():
-    """var.md 1.7: one deviation for all, then small gates, head and residual branches."""
+    """As in VAR: one deviation for all, then small gates, head and residual branches."""
     model = VARTransformer(
         dim=128, depth=8, num_heads=2, codebook_size=256, latent_channels=32, num_classes=50
     )

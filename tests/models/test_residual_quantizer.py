@@ -15,7 +15,7 @@ PYRAMIDS = [
     Pyramid.square(1, 2, 3, 4, 5, 6, 8),
     Pyramid(((2, 1), (1, 4), (5, 4))),
 ]
-FOUR = {  # var.md 1.5: which of four phis serves each of K levels, as the published code says
+FOUR = {  # which of four phis serves each of K levels, as VAR's published code says
     2: [0, 3],
     3: [0, 2, 3],
     4: [0, 1, 2, 3],
@@ -44,7 +44,7 @@ def latent(pyramid: Pyramid, batch: int = 3) -> Tensor:
 
 
 def published(quantizer: MultiScaleQuantizer, f_Zhw: Tensor, pyramid: Pyramid) -> tuple[list, Tensor, Tensor]:
-    """var.md 1.5 for one image, line by line: tokens, reconstruction, inputs of levels 2..K, loss."""
+    """VAR, algorithms 1 and 2 and equation 5, line by line for one image."""
     rest, f_hat, tokens, inputs, loss = f_Zhw[None], torch.zeros_like(f_Zhw[None]), [], [], 0.0
     for k, grid in enumerate(pyramid.grids):
         z = rest if grid == pyramid.finest else F.interpolate(rest, size=grid, mode="area")
