@@ -4,14 +4,15 @@ Letters: `N` images of a set, `Y` labels (every class, then the unconditional on
 """
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from math import log
-from typing import Any, NotRequired, TypedDict
+from typing import NotRequired, TypedDict
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from var_pe.data.image_set import HeldOutImages, stacked
 from var_pe.models.generator import VARTransformer
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.processes import Processes
@@ -78,7 +79,7 @@ def likeliest_class(bits_BYK: Tensor) -> Tensor:
 def bits_of_set(
     transformer: VARTransformer,
     tokenizer: VQTokenizer,
-    images: Sequence[Mapping[str, Any]],
+    images: HeldOutImages,
     pyramid: Pyramid | None = None,
     *,
     batch: int = 100,
@@ -108,7 +109,7 @@ def bits_of_set(
                 f"the generator has {transformer.num_classes} classes"
             )
 
-        tokens_BL = tokenizer.encode(torch.stack([item["image"] for item in items]).to(device), pyramid)
+        tokens_BL = tokenizer.encode(stacked(items).to(device), pyramid)
         labels_BY = labels_1Y.expand(len(items), -1)
         parts.append((bits_per_level(transformer, tokenizer, tokens_BL, labels_BY, pyramid).cpu(), own_B))
         on_progress(len(items))
