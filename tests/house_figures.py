@@ -170,19 +170,13 @@ def line_figures(sources: Sequence[Source]) -> Iterator[Figure]:
 
 
 def imports(source: Source) -> dict[str, str]:
-    """What each local name of a file stands for, dotted in full; imports for type checkers alone left out."""
+    """What each local name of a file stands for, dotted in full."""
     found: dict[str, str] = {}
-    waiting: list[ast.AST] = [source.tree]
-    while waiting:
-        node = waiting.pop()
+    for node in ast.walk(source.tree):
         if isinstance(node, ast.Import):
             found |= {alias.asname or alias.name: alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
-            package = source.module.split(".") + ["_"] * source.path.endswith("__init__.py")
-            base = [*package[: -node.level], *filter(None, [node.module])] if node.level else [node.module]
-            found |= {a.asname or a.name: ".".join(map(str, [*base, a.name])) for a in node.names}
-        unused = node.body if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test) else []
-        waiting += [child for child in ast.iter_child_nodes(node) if child not in unused]
+            found |= {alias.asname or alias.name: f"{node.module}.{alias.name}" for alias in node.names}
     return found
 
 
