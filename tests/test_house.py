@@ -97,6 +97,15 @@ def test_every_function_that_a_page_names_is_there(page):
     assert not missing
 
 
+@pytest.mark.parametrize("room", ["stages", "tasks", "training", "models", "settings"])
+def test_the_rooms_that_one_enters_first_are_told_file_by_file(room):
+    """A file that the page leaves out is one that a newcomer has to guess at."""
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    section = text.partition(f"**{room}/**")[2].partition("\n**")[0].partition("\n## ")[0]
+    files = [path.name for path in (ROOT / "var_pe" / room).glob("*.py") if path.name != "__init__.py"]
+    assert not [name for name in files if f"`{name}`" not in section]
+
+
 def defined_in(path):
     """The functions and classes of a file, those of a class with its name before them."""
     names = set()
