@@ -257,10 +257,12 @@ def failed_test(folder: Path, tests: Sequence[str]) -> str | None:
         ValueError: the tests do not run at all.
     """
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-rfE", "-p", "no:cacheprovider", "-m", "not slow"]
+    # without a path that would import the working tree instead of the copy
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     done = subprocess.run([*command, *tests], cwd=folder, env=environment, capture_output=True, text=True)
     if done.returncode == 0:
         return None
+
     named = re.search(r"^(?:FAILED|ERROR) (\S+::.*?)(?: - .*)?$", done.stdout, re.MULTILINE)
     if done.returncode != 1 or named is None:
         raise ValueError(f"{' '.join(tests)} did not run: {done.stdout[-2000:]}{done.stderr[-2000:]}")
@@ -279,17 +281,27 @@ def check(mistakes: Sequence[Mistake]) -> list[Mistake]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         copy_project(folder)
-        if failed := failed_test(folder, sorted({test for mistake in mistakes for test in mistake.tests})):
+
+        # A test that fails anyway would notice everything.
+        tests = sorted({test for mistake in mistakes for test in mistake.tests})
+        failed = failed_test(folder, tests)
+        if failed:
             raise ValueError(f"{failed} fails without any mistake")
+
         for mistake in mistakes:
             file = folder / mistake.file
             right = file.read_text()
             file.write_text(apply(mistake, right))
             noticed = failed_test(folder, mistake.tests)
             file.write_text(right)
-            survivors += [] if noticed else [mistake]
-            verdict = f"noticed by {noticed}" if noticed else f"SURVIVES {' '.join(mistake.tests)}"
+
+            if noticed:
+                verdict = f"noticed by {noticed}"
+            else:
+                verdict = f"SURVIVES {' '.join(mistake.tests)}"
+                survivors.append(mistake)
             print(f"{mistake.name} ({mistake.how}): {verdict}", flush=True)
+
     return survivors
 
 
@@ -300,10 +312,12 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("names", nargs="*", metavar="MISTAKE", help=f"default: all; {', '.join(names)}")
-    asked = parser.parse_args().names or names
-    if unknown := [name for name in asked if name not in names]:
+    wanted = parser.parse_args().names or names
+    unknown = [name for name in wanted if name not in names]
+    if unknown:
         raise ValueError(f"there is no mistake {unknown[0]!r}; there are {', '.join(names)}")
-    survivors = check([mistake for mistake in MISTAKES if mistake.name in asked])
+
+    survivors = check([mistake for mistake in MISTAKES if mistake.name in wanted])
     if survivors:
         print(f"{len(survivors)} survive")
         sys.exit(1)

@@ -115,7 +115,7 @@ def test_nasty_lines_are_one_sentence_and_run_nothing(line, tmp_path, monkeypatc
         ("mixed(learned=1, none=1)", "mixed takes encodings that are added to tokens"),
     ],
 )
-def test_a_wrong_line_is_told_what_is_wrong(line, sentence):
+def test_a_wrong_line_is_met_with_what_is_wrong(line, sentence):
     with pytest.raises(ValueError, match=sentence):
         build_encoding(line, **MODEL)
 

@@ -1,4 +1,4 @@
-"""What each encoding means: the numbers a token gets for its place, told apart from the network around it."""
+"""What each encoding means: the numbers a token gets for its position, apart from the network around it."""
 
 import json
 
@@ -56,7 +56,7 @@ def test_sinusoidal_is_timm_s_code_half_a_cell_on(grid, temperature):
 
 
 def test_coarse_cells_count_in_cells_of_the_finest_level():
-    """A coarse token's code is the one of the place where its centre lies, so that coarse and fine agree."""
+    """A coarse token's code is the one of the point where its centre lies, so that coarse and fine agree."""
     pyramid = Pyramid(((1, 1), (1, 2), (2, 3), (3, 9), (6, 9)))
     code_LC, here = code(built("sinusoidal", pyramid), pyramid), pyramid.positions()
     band_F = 10000.0 ** -(torch.arange(16) / 16)
@@ -85,7 +85,7 @@ def test_neighbours_can_be_told_apart(side):
 
 
 def test_inner_products_depend_on_the_displacement_only():
-    """The reason to take sines: attention can learn "two to the left" once for all places."""
+    """The reason to take sines: attention can learn "two to the left" once for all positions."""
     map_hwC = code(built("sinusoidal", Pyramid.square(6)), Pyramid.square(6)).view(6, 6, -1)
     for dy, dx in [(0, 1), (2, 0), (1, 3), (0, 0)]:
         product_hw = (map_hwC[dy:, dx:] * map_hwC[: 6 - dy, : 6 - dx]).sum(-1)
@@ -266,7 +266,7 @@ def test_a_mixture_is_finite_where_places_do_not_differ(levels):
 
 @pytest.mark.parametrize("line", TOKEN_LINES)
 def test_scale_multiplies_the_code(line):
-    """Amplitude can be told apart from kind."""
+    """Amplitude can be set apart from kind."""
     scaled = line[:-1] + ", scale=3)" if line.endswith(")") else f"{line}(scale=3)"
     torch.testing.assert_close(code(built(scaled)), 3 * code(built(line)))
 

@@ -130,7 +130,7 @@ def test_it_acts_after_the_chosen_blocks_only(after, acts):
 
 @pytest.mark.parametrize("line", LINES)
 def test_prefix_tokens_are_left_alone(line, make_vit, monkeypatch):
-    """They have no place on the map: one among the patches would shift every row."""
+    """They have no position on the map: one among the patches would shift every row."""
     vit, seen = make_vit(line, registers=3), []
     refine = vit.position_encoding.refine
     monkeypatch.setattr(

@@ -99,7 +99,7 @@ def test_fractions_between_levels_are_read_bilinearly():
 
 
 def test_the_level_term_tells_concentric_tokens_apart():
-    """1x1 and the middle of 3x3 sit at the same place; only their levels differ."""
+    """1x1 and the middle of 3x3 sit at the same point; only their levels differ."""
     pyramid = Pyramid.square(1, 3)
     encoding = built("relative_bias", pyramid)
     whole, middle = 0, 1 + 4
@@ -431,7 +431,7 @@ def test_local_hides_what_is_far_in_the_own_level_and_nothing_else(radius):
 
 @torch.no_grad()
 def test_local_stops_influence_beyond_its_radius(make_generator, make_loud):
-    """One block: a token hears of its neighbours and of every coarser token, not of a far one."""
+    """One block: a token is reached by its neighbours and by every coarser token, not by a far one."""
     model = make_loud(make_generator("local(radius=1)", depth=1))
     inputs_BLZ, finest = random(1, 29, 4), model.pyramid.spans[-1].start
     before_BLV = model(torch.tensor([0]), inputs_BLZ)

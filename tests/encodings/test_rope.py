@@ -1,4 +1,4 @@
-"""Rotary encodings: what turned queries and keys know of each other's places, and where tokens are."""
+"""Rotary encodings: what turned queries and keys know of each other's positions, and where tokens are."""
 
 import math
 
@@ -248,10 +248,10 @@ def test_compiles_as_one_graph(line):
         torch.testing.assert_close(eager, traced)
 
 
-# places across levels
+# points across levels
 
 
-def places(line: str, pyramid: Pyramid = NESTED, training: bool = False) -> Tensor:
+def points(line: str, pyramid: Pyramid = NESTED, training: bool = False) -> Tensor:
     return built(line, pyramid).train(training).coordinates(pyramid.positions()).detach()
 
 
@@ -265,7 +265,7 @@ def test_a_coarse_centre_is_where_resizing_puts_it(resizing, pyramid):
     VAR's, agrees for any grids. (Over cells cut in two, a mean of centres is not the centre: 5/6, not 3/4,
     of a cell for the first of two over three.)"""
     for kind in ("center", "start", "corner", "index"):
-        yx_L2 = places(f"rope(coordinates={kind})", pyramid)
+        yx_L2 = points(f"rope(coordinates={kind})", pyramid)
         fine_12hw = yx_L2[pyramid.spans[-1]].T.unflatten(1, pyramid.finest)[None]
         for grid, span in zip(pyramid.grids[:-1], pyramid.spans, strict=False):
             resized_L2 = F.interpolate(fine_12hw, size=grid, mode=resizing)[0].flatten(1).T
@@ -287,7 +287,7 @@ def test_a_coarse_centre_is_where_resizing_puts_it(resizing, pyramid):
 )
 def test_where_each_map_puts_coarse_tokens(kind, levels):
     """Where the tokens of each level lie, in cells of a finest level of 16."""
-    yx_L2 = places(f"rope(coordinates={kind})")
+    yx_L2 = points(f"rope(coordinates={kind})")
     for level, expected in enumerate(levels):
         side = len(expected)
         map_hw2 = yx_L2[NESTED.spans[level]].view(side, side, 2)
@@ -298,7 +298,7 @@ def test_where_each_map_puts_coarse_tokens(kind, levels):
 @pytest.mark.parametrize("kind", ["center", "start", "corner", "index"])
 def test_neighbours_on_the_finest_level_are_one_cell_apart(kind):
     for pyramid in (NESTED, LADDER):
-        fine_hw2 = places(f"rope(coordinates={kind})", pyramid)[pyramid.spans[-1]].view(*pyramid.finest, 2)
+        fine_hw2 = points(f"rope(coordinates={kind})", pyramid)[pyramid.spans[-1]].view(*pyramid.finest, 2)
         steps = fine_hw2[1:, :, 0] - fine_hw2[:-1, :, 0], fine_hw2[:, 1:, 1] - fine_hw2[:, :-1, 1]
         for step in steps:
             torch.testing.assert_close(step, torch.ones_like(step))
@@ -307,8 +307,8 @@ def test_neighbours_on_the_finest_level_are_one_cell_apart(kind):
 @pytest.mark.parametrize("pyramid", [NESTED, LADDER, Pyramid.square(1)], ids=str)
 def test_the_unit_image_is_the_picture_s_own_square(pyramid):
     """Distances then shrink where a grid grows, while those in cells stay."""
-    torch.testing.assert_close(places("rope(unit=image)", pyramid), pyramid.positions().yx_L2)
-    assert places("rope(unit=image, coordinates=start)", pyramid).min() == -1
+    torch.testing.assert_close(points("rope(unit=image)", pyramid), pyramid.positions().yx_L2)
+    assert points("rope(unit=image, coordinates=start)", pyramid).min() == -1
 
 
 def test_learned_coordinates_start_as_centres_and_are_trained():
@@ -331,7 +331,7 @@ def test_learned_coordinates_refuse_another_number_of_levels(name):
 
 
 def test_learned_coordinates_scale_by_an_exponential_and_shift_each_axis_apart():
-    coordinates, centre_L2 = built("rope(coordinates=learned)").coordinates, places("rope", LADDER)
+    coordinates, centre_L2 = built("rope(coordinates=learned)").coordinates, points("rope", LADDER)
     with torch.no_grad():
         coordinates.log_scale_K2.zero_()[3] = torch.tensor([math.log(2), math.log(0.5)])
         coordinates.offset_K2.zero_()[3] = torch.tensor([5.0, -1.0])
@@ -353,12 +353,12 @@ def test_learned_coordinates_refuse_a_move_to_other_levels(name):
 
 def test_training_moves_all_places_by_one_draw():
     """DINOv3's: shift, then a factor per axis, then one for both; none of it outside training."""
-    line, plain_L2 = "rope(unit=image, shift=0.5, jitter=1.5, rescale=2)", places("rope(unit=image)")
-    assert torch.equal(places(line), plain_L2)
+    line, plain_L2 = "rope(unit=image, shift=0.5, jitter=1.5, rescale=2)", points("rope(unit=image)")
+    assert torch.equal(points(line), plain_L2)
     factors = []
     for seed in range(40):
         torch.manual_seed(seed)
-        moved_L2 = places(line, training=True)
+        moved_L2 = points(line, training=True)
         corner, other = NESTED.spans[-1].start, NESTED.spans[-1].stop - 1
         factor_2 = (moved_L2[other] - moved_L2[corner]) / (plain_L2[other] - plain_L2[corner])
         shift_2 = moved_L2[0] / factor_2
@@ -375,7 +375,7 @@ def test_training_moves_all_places_by_one_draw():
 @pytest.mark.parametrize("option", ["jitter", "rescale"])
 def test_jitter_is_per_axis_and_rescale_for_both(option):
     torch.manual_seed(0)
-    ratio_L2 = places(f"rope({option}=3)", training=True) / places("rope")
+    ratio_L2 = points(f"rope({option}=3)", training=True) / points("rope")
     assert torch.allclose(ratio_L2[:, 0], ratio_L2[:, 1]) == (option == "rescale")
 
 

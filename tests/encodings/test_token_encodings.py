@@ -45,7 +45,7 @@ def rms(code_LC: Tensor) -> float:
 
 @pytest.mark.parametrize("line", FOLLOWING)
 def test_they_follow_any_pyramid(line):
-    """Other sizes, aspects and level counts, in slices as in one piece; and a place keeps its code."""
+    """Other sizes, aspects and level counts, in slices as in one piece; and a point keeps its code."""
     encoding = built(line)
     for pyramid in (UNEVEN, Pyramid.square(1), Pyramid.square(1, 2, 3, 4, 5, 6, 9), Pyramid(((1, 6),))):
         positions, full_LC = pyramid.positions(), code(encoding, pyramid)
@@ -70,7 +70,7 @@ def test_codes_are_float32_and_scaled(line):
 
 @pytest.mark.parametrize("line", ["learned", "factorized", "fourier", "coordinate"])
 def test_learned_codes_start_as_large_as_a_table(line):
-    """Amplitude and kind are told apart: all start at the size of a learned table, on every level."""
+    """Amplitude and kind are set apart: all start at the size of a learned table, on every level."""
     code_LC = code(built(line, dim=512))
     assert rms(code_LC[LADDER.spans[-1]]) == pytest.approx(standard_deviation(512), rel=0.15)
     if line in ("learned", "fourier"):
@@ -197,7 +197,7 @@ def test_log_linear_features_are_octaves_of_the_centre():
     encoding = built("fourier(bands=3)", UNEVEN, dim=8)
     places_L2, expected = UNEVEN.positions().yx_L2, []
     for y, x in places_L2.tolist():
-        angles = [2**k * torch.pi * place for place in (y, x) for k in range(3)]
+        angles = [2**k * torch.pi * centre for centre in (y, x) for k in range(3)]
         features_F = torch.tensor(angles + angles)
         features_F[:6], features_F[6:] = features_F[:6].sin(), features_F[6:].cos()
         expected.append(features_F @ encoding.map_FC.detach())
@@ -248,7 +248,7 @@ def test_coordinate_is_a_network_of_the_centre():
 
 
 def test_coordinate_is_smooth():
-    """The nearer two places, the more alike their codes: what sets it apart from a table."""
+    """The nearer two points, the more alike their codes: what sets it apart from a table."""
     pyramid = Pyramid.square(32)
     map_hwC = code(built("coordinate", pyramid), pyramid).view(32, 32, -1)
     steps = [(map_hwC[:, step:] - map_hwC[:, :-step]).norm(dim=-1).mean() for step in (1, 4, 16)]

@@ -91,7 +91,7 @@ def test_no_level_sees_a_finer_one(generator):
 
 @torch.no_grad()
 def test_a_level_sees_all_of_itself_and_of_coarser_ones(generator):
-    """The first token of the finest level hears of the last token of every level."""
+    """The first token of the finest level is reached by the last token of every level."""
     labels_B, inputs_BLZ = asked(generator)
     before_BLV, finest = generator(labels_B, inputs_BLZ), generator.pyramid.spans[-1].start
     for span in generator.pyramid.spans[1:]:
@@ -254,7 +254,7 @@ def test_other_sizes_are_refused_where_it_cannot(make_generator):
 
 @torch.no_grad()
 def test_learned_positions_with_fixed_levels_are_one_line(make_generator, make_loud):
-    """The two are chosen apart: a table for places, a code that knows unseen levels for levels."""
+    """The two are chosen apart: a table for positions, a code that knows unseen levels for levels."""
     hybrid = make_loud(make_generator("learned", level_embedding="sinusoidal"))
     names = [name for name, _ in hybrid.named_parameters()]
     assert "position_encoding.table_LC" in names
@@ -346,18 +346,18 @@ def test_without_guidance_there_is_no_unconditional_half(settings, rows, make_ge
 
 @pytest.mark.parametrize("levels", PYRAMIDS, ids=str)
 def test_any_pyramid_is_drawn(levels, make_generator, make_tokenizer):
-    model, tokenizer, told = make_generator("sinusoidal", levels), make_tokenizer(levels), []
+    model, tokenizer, seen = make_generator("sinusoidal", levels), make_tokenizer(levels), []
     drawn = model.generate(
         tokenizer,
         torch.tensor([0, 1]),
         generators=numbers(0, 1),
         guidance_scale=1.0,
-        on_level=lambda level, f_hat_BZhw: told.append((level, f_hat_BZhw.clone())),
+        on_level=lambda level, f_hat_BZhw: seen.append((level, f_hat_BZhw.clone())),
     )
     assert drawn.tokens_BL.shape == (2, model.pyramid.num_tokens)
     assert drawn.f_hat_BZhw.shape == (2, 4, *model.pyramid.finest)
-    assert [level for level, _ in told] == list(range(model.pyramid.num_levels))
-    assert torch.equal(told[-1][1], drawn.f_hat_BZhw)
+    assert [level for level, _ in seen] == list(range(model.pyramid.num_levels))
+    assert torch.equal(seen[-1][1], drawn.f_hat_BZhw)
 
 
 def test_another_size_is_drawn(make_generator, tokenizer):

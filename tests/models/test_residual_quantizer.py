@@ -123,7 +123,7 @@ def test_what_was_rounded_is_nearest_to_its_code(make_quantizer):
 
 
 def test_gradients_pass_straight_through(make_quantizer):
-    """The encoder hears from the decoder as if nothing had been rounded; codebook and phis from the loss."""
+    """The encoder learns as if nothing had been rounded; codebook and phis learn from the loss."""
     quantizer, pyramid = make_quantizer(), PYRAMIDS[0]
     f_BZhw = latent(pyramid).requires_grad_()
     quantized = quantizer(f_BZhw, pyramid)

@@ -38,7 +38,7 @@ RULES = dict(batch=4, trackers=[], log_every=1, schedule="constant", warmup=0.0,
 
 
 class Pictures:
-    """Sixteen small pictures of three classes, asked by draw or by number."""
+    """Sixteen small pictures of three classes, read by draw or by number."""
 
     def __init__(self) -> None:
         self.images = torch.rand(16, 3, 8, 12, generator=torch.Generator().manual_seed(0)) * 2 - 1

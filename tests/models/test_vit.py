@@ -1,4 +1,4 @@
-"""The classifier's promises: every encoding serves it unchanged, and tokens without a place have none."""
+"""The classifier's promises: every encoding serves it unchanged, and tokens without a position have none."""
 
 import pytest
 import torch

@@ -40,7 +40,7 @@ def table(encoding: PositionEncoding) -> torch.nn.Parameter:
 
 @pytest.mark.parametrize("line", FOLLOWING)
 def test_as_many_tokens_in_another_grid_get_another_table(line):
-    """196 of 14x14 and 196 of 7x28: read as they lie, nearly every place would be another one's."""
+    """196 of 14x14 and 196 of 7x28: read as they lie, nearly every cell would be another one's."""
     encoding = built(line)
     there = answer(encoding)
     assert there.shape == answer(encoding, HERE).shape

@@ -1,4 +1,7 @@
-"""Position encodings: one file each, and `machinery/`, which they share; `build_encoding` reads a line."""
+"""Position encodings. Every file here but `base` is one encoding; what they share is in `machinery/`.
+
+`build_encoding` turns a config's line into a module.
+"""
 
 from collections.abc import Sequence
 from dataclasses import replace

@@ -17,7 +17,7 @@ class RopeMixed(Rope):
 
     They start, as in RoPE-ViT, with lengths base^(-k / (D / 4)) (2 pi times that with `unit=image`) along
     one random direction per layer and head for the first D / 4 pairs, and at right angles to it for the
-    rest. Diagonal displacements can thus be told from axial ones.
+    rest. Diagonal displacements thus differ from axial ones.
 
     Coordinates, augmentations, layout and prefix tokens as in `rope`. Flash kernels stay; angles, cosines
     and sines take N H L D / 2 floats each, as every layer and head has its own (22 MB for 680 tokens, 16

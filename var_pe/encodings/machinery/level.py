@@ -1,4 +1,4 @@
-"""Which level a token belongs to, told apart from where it lies in it."""
+"""A code for the level that a token belongs to, apart from its position: `level_embedding` of a config."""
 
 from functools import lru_cache
 from typing import Literal
