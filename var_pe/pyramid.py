@@ -17,14 +17,16 @@ MOST_TOKENS = 100_000  # of an image; VAR has 9,451 at 1024 pixels, and scores g
 class Positions:
     """Where each token of some consecutive levels of a pyramid sits.
 
-    `cell_L2` is its row and column in its own grid (int64), `level_L` its level (int64), `yx_L2` its centre
-    in [-1, 1] x [-1, 1], y first (float32). `grids` are all grids of the pyramid, `levels` the ones at hand:
-    both are plain Python values, so that shapes never have to be read back from a device.
+    `grids` and `levels` are plain Python values, so that shapes never have to be read back from a device.
     """
 
+    # row and column in the token's own grid, int64
     cell_L2: Tensor
+    # its level, int64
     level_L: Tensor
+    # its centre in [-1, 1] x [-1, 1], y first, float32
     yx_L2: Tensor
+    # all grids of the pyramid, and which of them are at hand
     grids: tuple[Grid, ...]
     levels: range
 

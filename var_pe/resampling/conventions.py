@@ -18,17 +18,17 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # fewer 
 class Convention:
     """How `torch.nn.functional.interpolate` is asked to resample.
 
-    `antialias` is more than a matter of quality: torch's kernel with it takes the cubic coefficient -0.5,
-    the one without it -0.75, so that bicubic results differ even where a table grows. With an `offset` the
-    scale per axis is given as (new + offset) / old, which shifts every sample; with 0 the size is given.
-
     Raises:
         ValueError: the mode is not known, or the options do not go together.
     """
 
     mode: str
     align_corners: bool = False
+    # More than a matter of quality: torch's kernel with it takes the cubic coefficient -0.5, the one without
+    # it -0.75, so that bicubic results differ even where a table grows.
     antialias: bool = False
+    # With one, torch gets the scale (new + offset) / old per axis, which shifts every sample; with 0 it gets
+    # the size.
     offset: float = 0.0
 
     def __post_init__(self) -> None:

@@ -14,10 +14,12 @@ Value = int | float | bool | str | None | tuple["Value", ...]
 
 @dataclass(frozen=True)
 class Member:
-    """A name with its options: `parts` are the encodings given in brackets, `options` the keywords."""
+    """An encoding as a line writes it."""
 
     name: str
+    # the encodings given in its brackets
     parts: tuple["Member", ...] = ()
+    # the keywords
     options: dict[str, Value] = field(default_factory=dict)
 
 
