@@ -67,6 +67,51 @@ def test_changed_settings_are_named(tmp_path):
         check_settings(tmp_path, asdict(a_config("generator.depth=3", "seed=1")))
 
 
+FREE = [
+    "run=elsewhere",
+    "sampling.seed=3",
+    "evaluation.images=7",
+    "data.shapes_test=9",
+    *(
+        f"{training}_training.{change}"
+        for training in ("tokenizer", "generator", "classifier")
+        for change in (
+            "log_every=7",
+            "save_every=7",
+            "validate_every=7",
+            "preview_every=7",
+            "validation_images=7",
+            "workers=1",
+            "trackers=[]",
+        )
+    ),
+]
+
+
+@pytest.mark.parametrize("change", FREE)
+def test_what_changes_no_weights_never_locks_a_run(change, tmp_path):
+    """A person who wants to see more of a run must be able to go on with it."""
+    write_text(tmp_path / "config.yaml", settings.to_yaml(a_config()))
+    check_settings(tmp_path, asdict(a_config(change)))
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["generator_training.batch=8", "generator_training.ema=0.9", "data.limit=5", "tokenizer_run=other"],
+)
+def test_what_changes_weights_locks_a_run(change, tmp_path):
+    write_text(tmp_path / "config.yaml", settings.to_yaml(a_config()))
+    with pytest.raises(ValueError, match=change.partition("=")[0]):
+        check_settings(tmp_path, asdict(a_config(change)))
+
+
+def test_a_folder_written_in_another_way_is_the_same_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_text(tmp_path / "config.yaml", settings.to_yaml(a_config("tokenizer_run=runs/a")))
+    for same in ("./runs/a/", str(tmp_path / "runs" / "a"), "runs/b/../a"):
+        check_settings(tmp_path, asdict(a_config(f"tokenizer_run={same}")))
+
+
 def test_a_model_folder_must_hold_what_is_asked_for(tmp_path):
     """diffusers loads another class's folder, or one without weights, and says nothing."""
     with pytest.raises(ValueError, match="holds no trained model"):

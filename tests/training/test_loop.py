@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from dataclasses import replace
 from itertools import pairwise
 from typing import get_args
 
@@ -13,6 +14,7 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from var_pe import files
+from var_pe.settings.fields import CHANGES_NO_WEIGHTS, hints_of, said_at
 from var_pe.training import run
 from var_pe.training.groups import ONE_RATE, parameter_groups
 from var_pe.training.loop import TrainingConfig, train
@@ -93,6 +95,19 @@ def test_a_killed_run_ends_with_the_same_bits(tmp_path, step, save_every):
     logs = [(tmp_path / name / "log.jsonl").read_text().splitlines() for name in ("whole", "killed")]
     losses = [[json.loads(line).get("loss") for line in lines] for lines in logs]
     assert losses[0] == losses[1]
+
+
+@pytest.mark.parametrize(
+    "name", ["log_every", "save_every", "validate_every", "preview_every", "validation_images", "workers"]
+)
+def test_what_is_said_to_change_no_weights_changes_none_of_a_resumed_run(tmp_path, name):
+    """The mark at the field is a promise: such a setting may change while a run is under way."""
+    config = TrainingConfig(batch=4, log_every=1, save_every=1, trackers=[])
+    whole = go(tmp_path / "whole", config=config)
+    with pytest.raises(KeyError):
+        go(tmp_path / "killed", Toy(die_at(2)), config)
+    assert CHANGES_NO_WEIGHTS in said_at(hints_of(TrainingConfig)[name])
+    assert equal(go(tmp_path / "killed", config=replace(config, **{name: 1 + (name != "workers")})), whole)
 
 
 @pytest.mark.parametrize(("module", "name"), [(run, "save_file"), (files, "flush"), (files, "remove")])
