@@ -306,7 +306,7 @@ def test_interpolations_are_refused_in_files(write, text):
 @pytest.mark.parametrize(
     ("override", "part"),
     [
-        ("path=${seed}", "interpolation"),
+        ("path=${seed}", "${seed} of path on the command line is an interpolation"),
         ("names=['${seed}']", "interpolation"),
         ("generator.encodng=a", "did you mean generator.encoding?"),
         ("seed.sub=1", "unknown key seed.sub on the command line"),

@@ -92,7 +92,7 @@ def read_override(schema: type, tree: Tree, override: str) -> Tree:
     key = key.strip()
     if not equals or not key:
         raise ConfigError(f"an override is written key.sub=value, got {override!r}{COMMAND_LINE}")
-    refuse_interpolation(text, COMMAND_LINE)
+    refuse_interpolation(text, f" of {key}{COMMAND_LINE}")
     hints = {setting.key: setting.hint for setting in all_settings(schema)}
     if key not in hints:
         raise ConfigError(unknown_key(schema, key, COMMAND_LINE))
