@@ -16,6 +16,7 @@ from torch import Tensor
 
 from var_pe.sampling.inpaint import VARInpaintPipeline
 from var_pe.sampling.masks import PARTS, RULES, outpainting, part, pictures
+from var_pe.sampling.pipeline import VARPipelineOutput
 from var_pe.sampling.png import write_png
 from var_pe.sampling.sheets import write_sheet
 from var_pe.seeding import generator_for
@@ -160,6 +161,8 @@ def edit(
             ],
             output_type="pt",
         )
+        assert isinstance(output, VARPipelineOutput)
+        assert isinstance(output.images, Tensor)
         found.append(output.images.cpu().unflatten(0, (len(image_NCHW), arguments.each)))
 
     return torch.cat(found, dim=1)

@@ -14,6 +14,7 @@ from var_pe.resampling.conventions import CONVENTIONS
 from var_pe.settings.command_line import FOLDERS, exit_with_sentence, parse_arguments, refuse_unused
 from var_pe.stages.config import Config
 from var_pe.stages.draw import draw_folder, load_pipeline
+from var_pe.stages.models import load_tokenizer
 from var_pe.stages.score import (
     REFERENCES,
     feature_extractor,
@@ -70,7 +71,9 @@ def main() -> None:
     weights = arguments.inception_weights or config.evaluation.inception_weights
     with session() as accelerator:
         if arguments.of == "tokenizer":
-            found = score_tokenizer(config, accelerator, features=features, inception_weights=weights)
+            found = score_tokenizer(
+                config, load_tokenizer(config), accelerator, features=features, inception_weights=weights
+            )
         elif arguments.of == "classifier":
             found = score_classifier(config, accelerator, arguments.size, arguments.resample or "timm")
         else:

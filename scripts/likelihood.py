@@ -52,7 +52,7 @@ def main() -> None:
         path.parent.mkdir(parents=True, exist_ok=True)  # fails before the work, not after it
 
         began = time.monotonic()
-        with Counter(len(images), "scoring", shown=processes.is_main) as counter:
+        with Counter(len(images), "scoring", shown=processes.is_main, processes=processes.world) as counter:
             bits_NYK, labels_N = bits_of_set(
                 pipeline.transformer,
                 pipeline.tokenizer,
@@ -60,7 +60,7 @@ def main() -> None:
                 pyramid,
                 batch=arguments.batch,
                 processes=processes,
-                on_progress=lambda number: counter.add(number * processes.world),
+                on_progress=counter.add,
             )
 
         found = summarised(bits_NYK, labels_N, pyramid)

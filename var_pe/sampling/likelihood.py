@@ -102,7 +102,7 @@ def bits_of_set(
     parts = []
     for start in range(share.start, share.stop, batch):
         items = [images[number] for number in range(start, min(start + batch, share.stop))]
-        own_B = torch.tensor([int(item["label"]) for item in items])
+        own_B = torch.tensor([item["label"] for item in items])
         if 0 < transformer.num_classes <= int(own_B.max()):
             raise ValueError(
                 f"an image has the label {int(own_B.max())}, "

@@ -39,6 +39,7 @@ def feature_extractor(name: str, inception_weights: str | None = None) -> Featur
         raise ValueError(
             f"features are inception, efficientnet_lite0 or the folder of a classifier's run, got {name!r}"
         )
+
     folder = Path(name) / "classifier"
     return ClassifierFeatures(load_model(ViTClassifier, folder), Path(name).name, weights_hash(folder))
 
@@ -108,14 +109,9 @@ def score_images(
 def described(extractor: FeatureExtractor, images: ScoredImages, accelerator: Accelerator) -> FeatureSet:
     """Features of all images, in order, each process computing its share."""
     processes = Processes.of(accelerator)
-    with Counter(len(images), f"features of {extractor.name}", shown=processes.is_main) as counter:
-        return extract(
-            extractor,
-            images,
-            batch_size=128,
-            processes=processes,
-            on_progress=lambda number: counter.add(number * processes.world),
-        )
+    what = f"features of {extractor.name}"
+    with Counter(len(images), what, shown=processes.is_main, processes=processes.world) as counter:
+        return extract(extractor, images, batch_size=128, processes=processes, on_progress=counter.add)
 
 
 def _recognised(extractor: FeatureExtractor, ours: FeatureSet, theirs: FeatureSet) -> dict[str, float]:
@@ -123,13 +119,14 @@ def _recognised(extractor: FeatureExtractor, ours: FeatureSet, theirs: FeatureSe
     if not isinstance(extractor, ClassifierFeatures) or int(ours.labels_N.min()) < 0:
         return {}
     return {
-        f"accuracy_generated_{extractor.name}": float(
-            (ours.logits_NV.argmax(1) == ours.labels_N).float().mean()
-        ),
-        f"accuracy_reference_{extractor.name}": float(
-            (theirs.logits_NV.argmax(1) == theirs.labels_N).float().mean()
-        ),
+        f"accuracy_generated_{extractor.name}": _top1(ours),
+        f"accuracy_reference_{extractor.name}": _top1(theirs),
     }
+
+
+def _top1(features: FeatureSet) -> float:
+    """How often the likeliest class is the right one."""
+    return float((features.logits_NV.argmax(1) == features.labels_N).float().mean())
 
 
 def _sampler_of(folder: Path) -> dict[str, Any] | None:
@@ -177,6 +174,7 @@ def score_tokenizer(
         extractor = feature_extractor(name, inception_weights or config.evaluation.inception_weights)
         originals = described(extractor, real, accelerator)
         rebuilt = described(extractor, Reconstructions(real, tokenizer), accelerator)
+
         half = len(real) // 2
         values = scores(halves(rebuilt, half)[0], halves(originals, half)[1], extractor=extractor)
         found[f"tokenizer/{extractor.name}"] = record(
@@ -217,10 +215,9 @@ def score_classifier(
     extractor = ClassifierFeatures(model, Path(config.run).name, weights_hash(folder))
 
     features = described(extractor, RealImages(config, train=False), accelerator)
-    top1 = float((features.logits_NV.argmax(1) == features.labels_N).float().mean())
     found = {
         name: {
-            "values": {"top1": top1},
+            "values": {"top1": _top1(features)},
             "num_images": len(features),
             "split": "test",
             "weights": {"step": notes.step, "ema": notes.ema},
