@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from var_pe.data.image_set import HeldOutImages
 from var_pe.sampling.inpaint import VARInpaintPipeline
 from var_pe.sampling.masks import PARTS, RULES, outpainting, part, pictures
 from var_pe.sampling.pipeline import VARPipelineOutput
@@ -97,15 +98,20 @@ def chosen(config: Config, words: list[str]) -> list[Image.Image | Tensor]:
         ValueError: a number is too large, or a file cannot be read.
     """
     numbers = [int(word) for word in words if word.isdecimal()]
-    held_out = held_out_images(config, max(numbers) + 1) if numbers else []
-    if numbers and max(numbers) >= len(held_out):
-        raise ValueError(
-            f"--images: the test split has {len(held_out)} images (numbers from 0), got number {max(numbers)}"
-        )
+
+    # The data are opened only where a number asks for them.
+    held_out: HeldOutImages | None = None
+    if numbers:
+        held_out = held_out_images(config, max(numbers) + 1)
+        if max(numbers) >= len(held_out):
+            raise ValueError(
+                f"--images: the test split has {len(held_out)} images (numbers from 0), "
+                f"got number {max(numbers)}"
+            )
 
     found: list[Image.Image | Tensor] = []
     for word in words:
-        if word.isdecimal():
+        if held_out is not None and word.isdecimal():
             found.append(held_out[int(word)]["image"] / 2 + 0.5)
         else:
             found.append(opened("--images", word, "a number of the test split, from 0"))

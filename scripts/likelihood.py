@@ -46,8 +46,9 @@ def main() -> None:
         processes = Processes.of(accelerator)
         pipeline = load_pipeline(config).to(processes.device)
         images = held_out_images(config, arguments.images)
-        names = getattr(getattr(images, "images", images), "class_names", ())  # not known of a stream
-        check_same_classes(pipeline.class_names, pipeline.transformer.num_classes, names, config.data.source)
+        known, number = pipeline.class_names, pipeline.transformer.num_classes
+        check_same_classes(known, number, images.class_names, config.data.source)
+
         pyramid = pipeline.pyramid_for(config.data.height, config.data.width)
         path.parent.mkdir(parents=True, exist_ok=True)  # fails before the work, not after it
 

@@ -3,7 +3,6 @@
 What is finished is reused, so an interrupted study goes on by the same call.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from var_pe.evaluation.records import Record, versions
 from var_pe.files import KeptResults
 from var_pe.processes import Processes, reset_peak_memory
 from var_pe.sampling.drawing import SamplingConfig
-from var_pe.sampling.folder import image_path
+from var_pe.sampling.folder import drawn_with, image_path
 from var_pe.stages.config import Config
 from var_pe.stages.draw import draw_folder, load_pipeline
 from var_pe.stages.models import weights_hash
@@ -145,7 +144,7 @@ def scored(
     """Records of the images' scores, made anew if images, data, features or versions have changed."""
     evaluation = config.evaluation
     rests_on = {
-        "images": json.loads((images.parent / "sampling.json").read_text()),
+        "images": drawn_with(images.parent),
         "evaluation": asdict(evaluation),
         "data": asdict(config.data),
         "classifiers": [weights_hash(Path(name) / "classifier") for name in evaluation.features],

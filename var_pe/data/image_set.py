@@ -28,6 +28,10 @@ class ImageItem(TypedDict):
 class HeldOutImages(Protocol):
     """Images that are read by their number alone, for validation and scores."""
 
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """By label; empty where there are no labels."""
+
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int, /) -> ImageItem: ...
@@ -45,10 +49,6 @@ class TrainingSet(Protocol):
 
 class ImageSet(HeldOutImages, TrainingSet, Protocol):
     """Images of one split by number, each as a draw of the run augments it."""
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """By label; empty where there are no labels."""
 
     def __getitem__(self, key: Draw | int, /) -> ImageItem: ...
 

@@ -71,22 +71,33 @@ def claim(folder: Path, settings: Mapping[str, object]) -> None:
     write_text(path, json.dumps(settings, indent=2))
 
 
-def check_claim(folder: Path, settings: Mapping[str, object]) -> None:
-    """Refuses a folder whose images are drawn with other settings, or with settings that cannot be read.
+def drawn_with(folder: Path) -> dict[str, object] | None:
+    """The settings and the weights that a folder's images are drawn with; None where nobody wrote them down.
 
     Raises:
-        ValueError: it is such a folder.
+        ValueError: the file that says so is damaged.
     """
     path = folder / SETTINGS
     if not path.exists():
-        return
-
+        return None
     try:
         there = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         there = None
     if not isinstance(there, dict):
         raise ValueError(f"{path} is damaged: it does not say what the images beside it are drawn with")
+    return there
+
+
+def check_claim(folder: Path, settings: Mapping[str, object]) -> None:
+    """Refuses a folder whose images are drawn with other settings, or with settings that cannot be read.
+
+    Raises:
+        ValueError: it is such a folder.
+    """
+    there = drawn_with(folder)
+    if there is None:
+        return
 
     changed = []
     for name, value in settings.items():

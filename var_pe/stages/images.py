@@ -33,7 +33,7 @@ def training_images(config: Config, processes: Processes, seed: int) -> ImageDat
 def held_out_images(config: Config, number: int | None = None) -> HeldOutImages:
     """The test split, or its first images; those of a stream are kept in memory."""
     if config.data.streaming:
-        return list(itertools.islice(open_stream(config.data, False), number))
+        return InMemory(open_stream(config.data, False), number)
     images = ImageDataset(open_source(config.data, train=False), config.data, train=False, seed=0)
     return images if number is None else First(images, number)
 
@@ -65,7 +65,7 @@ class First(Dataset[ImageItem]):
     """The first images of a set."""
 
     def __init__(self, images: HeldOutImages, number: int) -> None:
-        self.images = images
+        self.images, self.class_names = images, images.class_names
         self.number = min(number, len(images))
 
     def __len__(self) -> int:
@@ -73,6 +73,20 @@ class First(Dataset[ImageItem]):
 
     def __getitem__(self, index: int) -> ImageItem:
         return self.images[index]
+
+
+class InMemory(Dataset[ImageItem]):
+    """The first images of a stream, or all of them, kept: a stream has no numbers to read them by again."""
+
+    def __init__(self, stream: ImageStream, number: int | None) -> None:
+        self.items = list(itertools.islice(stream, number))
+        self.class_names = stream.class_names
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, index: int) -> ImageItem:
+        return self.items[index]
 
 
 class DrawnImages(Dataset[ImageItem]):

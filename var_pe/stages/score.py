@@ -1,6 +1,5 @@
 """What a trained run is worth: the scores of its images, the tokenizer's and classifier's own."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +18,7 @@ from var_pe.models.tokenizer import VQTokenizer
 from var_pe.models.vit import ViTClassifier
 from var_pe.processes import Processes
 from var_pe.progress import Counter
+from var_pe.sampling.folder import drawn_with
 from var_pe.stages.config import Config
 from var_pe.stages.images import Labelled, RealImages, Reconstructions, held_out_images_at, picture_box
 from var_pe.stages.models import load_model, load_tokenizer, weights_hash
@@ -93,7 +93,7 @@ def score_images(
             reference_split=evaluation.reference_split,
             num_reference=min(count, len(theirs) // 2),
             floor=floor(theirs, count, extractor=extractor),
-            sampler=_sampler_of(folder),
+            sampler=drawn_with(folder.parent),
             seeds={"generator": config.seed, "images": config.sampling.seed, "scores": 0},
             step=notes.step,
             ema=notes.ema,
@@ -127,11 +127,6 @@ def _recognised(extractor: FeatureExtractor, ours: FeatureSet, theirs: FeatureSe
 def _top1(features: FeatureSet) -> float:
     """How often the likeliest class is the right one."""
     return float((features.logits_NV.argmax(1) == features.labels_N).float().mean())
-
-
-def _sampler_of(folder: Path) -> dict[str, Any] | None:
-    path = folder.parent / "sampling.json"
-    return json.loads(path.read_text()) if path.exists() else None
 
 
 def score_tokenizer(
