@@ -195,7 +195,7 @@ def test_a_setting_that_a_script_does_not_look_at_is_refused(script, words, hear
 
 def test_help_of_a_script_shows_the_settings_that_it_looks_at(command):
     said = command("edit", "--help")
-    assert "sampling.seed: int = 0" in said
+    assert "sampling.seed: int, at least 0 = 0" in said
     assert "data.limit" in said
     assert "sampling.size" not in said
     assert "generator.depth" not in said
