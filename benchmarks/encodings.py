@@ -18,9 +18,10 @@ from var_pe.comparison.step_time import StepTime, step_times, training_step
 from var_pe.comparison.trials import check_encodings, with_encoding
 from var_pe.encodings import REGISTRY
 from var_pe.pages.tables import markdown_table
-from var_pe.settings.command_line import check_options, exit_with_sentence, parse_arguments
+from var_pe.settings.command_line import check_options, parse_arguments
 from var_pe.stages.config import Config
 from var_pe.stages.models import build_classifier, build_generator
+from var_pe.stages.session import exit_with_sentence
 
 LINES = {"mixed": "mixed(learned=0.7, sinusoidal=0.3)"}  # the others are lines by their bare name
 CLASSES = 10

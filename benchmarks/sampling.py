@@ -29,10 +29,11 @@ from var_pe.interop.var.conversion import to_var
 from var_pe.models.generator import VARTransformer
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.sampling.pipeline import VARPipeline
-from var_pe.settings.command_line import check_options, exit_with_sentence
+from var_pe.settings.command_line import check_options
 from var_pe.settings.fields import Positive, PositiveFloat
 from var_pe.stages.config import Config
 from var_pe.stages.draw import load_pipeline
+from var_pe.stages.session import exit_with_sentence
 
 VAR_LEVELS = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
 DTYPES = {"float32": None, "bfloat16": torch.bfloat16}

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from var_pe.comparison.generator_study import compare
 from var_pe.comparison.report import FILES, as_text, write_report
-from var_pe.settings.command_line import exit_with_sentence, parse_arguments
+from var_pe.settings.command_line import parse_arguments
 from var_pe.stages.config import Config
-from var_pe.stages.session import session
+from var_pe.stages.session import exit_with_sentence, session
 
 
 def options(parser: argparse.ArgumentParser) -> None:

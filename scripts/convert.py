@@ -18,7 +18,7 @@ from var_pe.interop.files import read_state
 from var_pe.interop.var.conversion import convert, to_var
 from var_pe.interop.var.settings import published_patch_nums
 from var_pe.sampling.pipeline import VARPipeline
-from var_pe.settings.command_line import exit_with_sentence
+from var_pe.stages.session import exit_with_sentence
 
 
 def arguments() -> argparse.Namespace:

@@ -15,8 +15,9 @@ from var_pe.diagnosis.report import as_text, write_page
 from var_pe.evaluation.evidence import TASKS, read_evidence
 from var_pe.interop.vit.names import THEIRS
 from var_pe.resampling.conventions import CONVENTIONS
-from var_pe.settings.command_line import check_options, exit_with_sentence
+from var_pe.settings.command_line import check_options
 from var_pe.settings.fields import Positive
+from var_pe.stages.session import exit_with_sentence
 
 
 def arguments() -> argparse.Namespace:

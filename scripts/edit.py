@@ -21,12 +21,12 @@ from var_pe.sampling.pipeline import VARPipelineOutput
 from var_pe.sampling.png import write_png
 from var_pe.sampling.sheets import write_sheet
 from var_pe.seeding import generator_for
-from var_pe.settings.command_line import check_options, exit_with_sentence, parse_arguments
+from var_pe.settings.command_line import check_options, parse_arguments
 from var_pe.settings.fields import NonNegative, Positive, Share
 from var_pe.stages.config import Config
 from var_pe.stages.draw import load_pipeline
 from var_pe.stages.images import held_out_images
-from var_pe.stages.session import session
+from var_pe.stages.session import exit_with_sentence, session
 
 CHOICE = ("guidance_scale", "guidance_schedule", "temperature", "top_k", "top_p", "seed")
 USED_SETTINGS = ("data", *(f"sampling.{name}" for name in CHOICE))  # settings that change what it does

@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 
 from var_pe.resampling.conventions import CONVENTIONS
-from var_pe.settings.command_line import FOLDERS, exit_with_sentence, parse_arguments, refuse_unused
+from var_pe.settings.command_line import FOLDERS, parse_arguments, refuse_unused
 from var_pe.stages.config import Config
 from var_pe.stages.draw import draw_folder, load_pipeline
 from var_pe.stages.models import load_tokenizer
@@ -23,7 +23,7 @@ from var_pe.stages.score import (
     score_tokenizer,
     summary,
 )
-from var_pe.stages.session import session
+from var_pe.stages.session import exit_with_sentence, session
 
 # settings that change what it does
 USED_SETTINGS = {

@@ -16,10 +16,10 @@ from var_pe.comparison.head_study import as_markdown, study_heads
 from var_pe.comparison.heads import HeadTraining
 from var_pe.evaluation.evidence import write_evidence
 from var_pe.files import write_text
-from var_pe.settings.command_line import check_options, exit_with_sentence, parse_arguments
+from var_pe.settings.command_line import check_options, parse_arguments
 from var_pe.settings.fields import Positive
 from var_pe.stages.config import Config
-from var_pe.stages.session import session
+from var_pe.stages.session import exit_with_sentence, session
 
 
 def options(parser: argparse.ArgumentParser) -> None:

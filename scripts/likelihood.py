@@ -16,12 +16,12 @@ from var_pe.files import write_json
 from var_pe.processes import Processes
 from var_pe.progress import Counter
 from var_pe.sampling.likelihood import Bits, Likelihood, bits_of_set, check_same_classes, summarised
-from var_pe.settings.command_line import check_options, exit_with_sentence, parse_arguments
+from var_pe.settings.command_line import check_options, parse_arguments
 from var_pe.settings.fields import Positive
 from var_pe.stages.config import Config
 from var_pe.stages.draw import load_pipeline, weights_of
 from var_pe.stages.images import held_out_images
-from var_pe.stages.session import session
+from var_pe.stages.session import exit_with_sentence, session
 
 USED_SETTINGS = ("data",)  # settings that change what it does
 

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from var_pe.comparison.resolution_study import as_markdown, parse_size, study_resolutions
 from var_pe.files import write_json, write_text
-from var_pe.settings.command_line import exit_with_sentence, parse_arguments
+from var_pe.settings.command_line import parse_arguments
 from var_pe.stages.config import Config
-from var_pe.stages.session import session
+from var_pe.stages.session import exit_with_sentence, session
 
 
 def options(parser: argparse.ArgumentParser) -> None:

@@ -15,10 +15,10 @@ from var_pe.sampling.card import publish, save_with_card
 from var_pe.sampling.pipeline import VARPipeline
 from var_pe.sampling.saved import check_free
 from var_pe.sampling.sheets import write_levels
-from var_pe.settings.command_line import exit_with_sentence, parse_arguments
+from var_pe.settings.command_line import parse_arguments
 from var_pe.stages.config import Config
 from var_pe.stages.draw import draw_folder, load_pipeline
-from var_pe.stages.session import session
+from var_pe.stages.session import exit_with_sentence, session
 
 PIPELINE = {"--pipeline": ("run=.", "tokenizer_run=.")}  # a saved pipeline in place of a run
 USED_SETTINGS = ("sampling",)  # settings that change what it does

@@ -7,11 +7,11 @@ To resume after a kill or a stop, run the same command again.
 
 import argparse
 
-from var_pe.settings.command_line import exit_with_sentence, parse_arguments
+from var_pe.settings.command_line import parse_arguments
 from var_pe.stages.config import Config
 from var_pe.stages.plan import plan
 from var_pe.stages.score import score_classifier, score_tokenizer
-from var_pe.stages.session import session
+from var_pe.stages.session import exit_with_sentence, session
 from var_pe.stages.train import check_generator, train_classifier, train_generator, train_tokenizer
 
 STAGES = ("all", "tokenizer", "generator", "classifier")

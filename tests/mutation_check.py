@@ -19,7 +19,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from var_pe.settings.command_line import exit_with_sentence
+from var_pe.stages.session import exit_with_sentence
 
 ROOT = Path(__file__).resolve().parents[1]
 COPIED = ("var_pe", "tests", "scripts", "configs", "pyproject.toml", "README.md")

@@ -8,12 +8,12 @@ from typing import Annotated, Literal
 import pytest
 import yaml
 from annotated_types import Len
-from typing_extensions import Doc
 
 from var_pe.settings import files as config_files
-from var_pe.settings.command_line import check_options, describe, exit_with_sentence, parse_arguments
+from var_pe.settings.command_line import check_options, describe, parse_arguments
 from var_pe.settings.fields import (
     CHANGES_NO_WEIGHTS,
+    Doc,
     FilePath,
     OneOf,
     Positive,
@@ -22,6 +22,7 @@ from var_pe.settings.fields import (
     section,
 )
 from var_pe.settings.loading import ConfigError, differences, load, to_yaml
+from var_pe.stages.session import exit_with_sentence
 
 FONTS = {"serif": 1, "mono": 2}
 

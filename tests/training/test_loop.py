@@ -14,7 +14,8 @@ from torch import nn
 from torch.utils.data import Dataset
 
 from var_pe import files
-from var_pe.settings.fields import CHANGES_NO_WEIGHTS, hints_of, said_at
+from var_pe.settings import all_settings
+from var_pe.settings.sentences import is_marked
 from var_pe.training import run
 from var_pe.training.groups import ONE_RATE, parameter_groups
 from var_pe.training.loop import TrainingConfig, train
@@ -106,7 +107,8 @@ def test_what_is_said_to_change_no_weights_changes_none_of_a_resumed_run(tmp_pat
     whole = go(tmp_path / "whole", config=config)
     with pytest.raises(KeyError):
         go(tmp_path / "killed", Toy(die_at(2)), config)
-    assert CHANGES_NO_WEIGHTS in said_at(hints_of(TrainingConfig)[name])
+    (node,) = (setting.node for setting in all_settings(TrainingConfig) if setting.key == name)
+    assert is_marked(node, "changes_no_weights")
     assert equal(go(tmp_path / "killed", config=replace(config, **{name: 1 + (name != "workers")})), whole)
 
 

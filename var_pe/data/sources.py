@@ -10,7 +10,6 @@ from typing import Annotated, Literal, Protocol
 
 from annotated_types import Ge
 from PIL import Image
-from typing_extensions import Doc
 
 from var_pe.data.idx import FashionMNIST
 from var_pe.data.rows import TableSource
@@ -18,6 +17,7 @@ from var_pe.data.shapes import Shapes
 from var_pe.data.tables import Tables
 from var_pe.settings.fields import (
     CHANGES_NO_WEIGHTS,
+    Doc,
     FilePath,
     OneOf,
     Positive,

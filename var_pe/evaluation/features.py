@@ -10,9 +10,8 @@ from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
-from typing_extensions import Doc
 
-from var_pe.settings.fields import NonNegative, section
+from var_pe.settings.fields import Doc, NonNegative, section
 
 
 @section(frozen=True)

@@ -8,7 +8,6 @@ import torch
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.modeling_utils import ModelMixin  # noqa: F401  # pipelines look for it in this module
 from torch import Tensor, nn
-from typing_extensions import Doc
 
 from var_pe.encodings import build_encoding
 from var_pe.encodings.machinery.codes import standard_deviation
@@ -31,7 +30,7 @@ from var_pe.models.resizable import Resizable
 from var_pe.models.tokenizer import DEFAULTS as TOKENIZER_DEFAULTS
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.pyramid import Grid, Positions, Pyramid, sides_of
-from var_pe.settings.fields import NonNegativeFloat, Positive, PositiveFloat, ShareBelowOne, section
+from var_pe.settings.fields import Doc, NonNegativeFloat, Positive, PositiveFloat, ShareBelowOne, section
 
 
 @section(frozen=True)

@@ -10,13 +10,12 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.models.autoencoders.vae import Decoder, Encoder
 from diffusers.models.modeling_utils import ModelMixin  # noqa: F401  # pipelines look for it in this module
 from torch import Tensor, nn
-from typing_extensions import Doc
 
 from var_pe.models.folder import SavedModel
 from var_pe.models.initialisation import initialise
 from var_pe.models.quantizers.residual import MultiScaleQuantizer, Quantized
 from var_pe.pyramid import Levels, Pyramid
-from var_pe.settings.fields import NonNegative, NonNegativeFloat, Positive, Share, section
+from var_pe.settings.fields import Doc, NonNegative, NonNegativeFloat, Positive, Share, section
 
 
 @section(frozen=True)

@@ -4,11 +4,10 @@ import copy
 from typing import Annotated
 
 import torch
-from typing_extensions import Doc
 
 from var_pe.models.resizable import Resizable
 from var_pe.resampling.conventions import CONVENTIONS
-from var_pe.settings.fields import FilePath, OneOf, section
+from var_pe.settings.fields import Doc, FilePath, OneOf, section
 from var_pe.settings.loading import differences
 
 MAY_DIFFER = ("image_size", "levels", "kept_grids", "num_classes", "drop_path", "dropout", "seed", "dynamic")

@@ -7,7 +7,6 @@ import torch
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
-from typing_extensions import Doc
 
 from var_pe.encodings import build_encoding
 from var_pe.models.initialisation import initialise
@@ -16,6 +15,7 @@ from var_pe.models.patches import PatchEmbedding, Stem, build_stem
 from var_pe.models.resizable import Resizable
 from var_pe.pyramid import Grid, Pyramid, sides_of
 from var_pe.settings.fields import (
+    Doc,
     NonNegative,
     NonNegativeFloat,
     OneOf,

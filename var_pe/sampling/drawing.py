@@ -6,13 +6,12 @@ from typing import Annotated, cast
 import torch
 from annotated_types import Len
 from torch import Tensor
-from typing_extensions import Doc
 
 from var_pe.models.choice import GuidanceSchedule
 from var_pe.pyramid import Levels
 from var_pe.sampling.pipeline import VARPipeline, VARPipelineOutput
 from var_pe.seeding import generator_for
-from var_pe.settings.fields import NonNegative, NonNegativeFloat, Positive, PositiveFloat, Share, section
+from var_pe.settings.fields import Doc, NonNegative, NonNegativeFloat, Positive, PositiveFloat, Share, section
 
 
 @section(frozen=True)

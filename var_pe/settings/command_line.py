@@ -1,20 +1,19 @@
-"""Command lines: `--config FILE key.sub=value`, `--help` with every setting, errors as one sentence."""
+"""Command lines: `--config FILE key.sub=value`, and `--help` with every setting."""
 
 import argparse
-import contextlib
 import re
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import MISSING
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
-from var_pe.settings.fields import all_settings, meaning_of, range_of, section_of, type_name
 from var_pe.settings.files import ConfigError, show
 from var_pe.settings.loading import load
+from var_pe.settings.sentences import MISSING, all_settings, range_of, type_of
 
 T = TypeVar("T")
 
@@ -27,12 +26,13 @@ def describe(schema: type, used_settings: Sequence[str] = ()) -> str:
     for setting in all_settings(schema):
         if used_settings and not is_among(setting.key, used_settings):
             continue
-        words = ", ".join(filter(None, [type_name(setting.hint), range_of(setting.hint)]))
-        if setting.default is not MISSING and not (section_of(setting.hint) and setting.default):
-            words += f" = {show(setting.default)}"
+        words = ", ".join(filter(None, [type_of(setting.node), range_of(setting.node)]))
+        has_default = setting.default is not MISSING and not is_dataclass(setting.default)
+        line = f"{setting.key}: {words}{f' = {show(setting.default)}' if has_default else ''}"
+
         indent = "  " * (1 + setting.key.count("."))
-        lines.append(f"{indent}{setting.key}: {words}")
-        lines += [f"{indent}    {line}" for line in textwrap.wrap(meaning_of(setting.hint), width=100)]
+        meaning = textwrap.wrap(setting.node.get("description", ""), width=100)
+        lines += [f"{indent}{line}", *(f"{indent}    {text}" for text in meaning)]
     return "\n".join(lines)
 
 
@@ -65,8 +65,9 @@ def check_options(arguments: argparse.Namespace, **types: Any) -> None:
         try:
             TypeAdapter(hint | None).validate_python(value)
         except ValidationError:
+            node = TypeAdapter(hint).json_schema()
             option = name.replace("_", "-")
-            raise ValueError(f"--{option} must be {range_of(hint) or type_name(hint)}, got {value}") from None
+            raise ValueError(f"--{option} must be {range_of(node) or type_of(node)}, got {value}") from None
 
 
 def overrides_first(argv: Sequence[str]) -> list[str]:
@@ -124,27 +125,3 @@ def parse_arguments(
     if used_settings:
         refuse_unused(arguments.overrides, [*used_settings, *folders])
     return config, arguments
-
-
-def sentence_of(error: ValueError | OSError) -> str:
-    if isinstance(error, OSError) and error.filename:
-        name = error.filename2 or error.filename  # of a renaming: what was to be there
-        return (
-            f"{name} does not exist" if isinstance(error, FileNotFoundError) else f"{name}: {error.strerror}"
-        )
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-@contextlib.contextmanager
-def exit_with_sentence() -> Iterator[None]:
-    """Around a script's main: what a person caused ends in one line and status 2, a bug keeps its trace."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        sys.exit(130)
-    except FloatingPointError as error:  # a training that went wrong: neither a wrong setting nor a bug
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
-    except (ValueError, OSError) as error:  # an output that is a file, a picture that is none, a full disk
-        print(f"error: {sentence_of(error)}", file=sys.stderr)
-        sys.exit(2)

@@ -17,27 +17,13 @@ class ConfigError(ValueError):
     """A setting, a config file or an override is wrong; the message is one sentence for whoever wrote it."""
 
 
-# YAML 1.2's core schema. PyYAML follows 1.1, where 1e-4 is text, `no` is false and 1:30 is ninety.
-SCALARS = {
-    "null": r"~|null|Null|NULL|",
-    "bool": r"true|True|TRUE|false|False|FALSE",
-    "int": r"[-+]?(0|[1-9][0-9_]*)",
-    "float": r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9_]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf)|\.(nan|NaN)",
-}
-
-
 class Loader(yaml.SafeLoader):
-    """`yaml.safe_load` with the scalars above, which refuses a key that is given twice."""
+    """`yaml.safe_load` of YAML 1.2's core schema, which refuses a key that is given twice."""
 
-    # PyYAML's own names; a tag such as !!set or !!timestamp would make what no setting can be
-    yaml_implicit_resolvers: dict[str, list[Any]] = {}  # noqa: RUF012
-    yaml_constructors = {
-        f"tag:yaml.org,2002:{kind}": yaml.SafeLoader.yaml_constructors[f"tag:yaml.org,2002:{kind}"]
-        for kind in ("null", "bool", "int", "float", "str", "seq", "map")
-    } | {None: yaml.SafeLoader.yaml_constructors[None]}
+    yaml_implicit_resolvers: dict[str, list[Any]] = {}  # noqa: RUF012  # PyYAML's own name
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
+        seen: set[str] = set()
         for key, _ in node.value:
             word = key.value if isinstance(key, yaml.ScalarNode) else None
             if word is None or word in seen:
@@ -53,39 +39,44 @@ class Dumper(yaml.SafeDumper):
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
+    def represent_list(self, data: Any) -> yaml.SequenceNode:
+        return self.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=True)
 
-for name, pattern in SCALARS.items():
-    Loader.add_implicit_resolver(f"tag:yaml.org,2002:{name}", re.compile(rf"({pattern})\Z"), None)
-    Dumper.add_implicit_resolver(f"tag:yaml.org,2002:{name}", re.compile(rf"({pattern})\Z"), None)
+
+UNDEFINED = yaml.SafeLoader.yaml_constructors[None]
+
+# YAML 1.2's core schema. PyYAML follows 1.1, where 1e-4 is text, `no` is false and 1:30 is ninety.
+for tag, pattern in {
+    "null": r"~|null|Null|NULL|",
+    "bool": r"true|True|TRUE|false|False|FALSE",
+    "int": r"[-+]?(0|[1-9][0-9_]*)",
+    "float": r"[-+]?(\.[0-9]+|[0-9][0-9_]*(\.[0-9_]*)?)([eE][-+]?[0-9]+)?|[-+]?\.(inf|Inf)|\.(nan|NaN)",
+}.items():
+    Loader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(rf"({pattern})\Z"), None)
+    Dumper.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(rf"({pattern})\Z"), None)
+for tag in ("set", "timestamp", "binary", "omap", "pairs"):  # would make what no setting can be
+    Loader.yaml_constructors = {**Loader.yaml_constructors, f"tag:yaml.org,2002:{tag}": UNDEFINED}
 for kind in (list, tuple):
-    Dumper.add_representer(
-        kind, lambda dumper, data: dumper.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=True)
-    )
+    Dumper.add_representer(kind, Dumper.represent_list)
 READABLE: Any = {"sort_keys": False, "allow_unicode": True}
 
 
 def parse_yaml(text: str, where: str) -> Any:
     """The plain value of a YAML text; `where` (" in fashion.yaml") is for the error's sentence."""
+    refuse_interpolation(text, where)
     try:
-        value = yaml.load(text, Loader)
-        refuse_interpolation(value, where)
-    except yaml.MarkedYAMLError as error:
-        line = f", line {error.problem_mark.line + 1}" if error.problem_mark and "\n" in text else ""
-        raise ConfigError(f"cannot read the YAML{where}{line}: {error.problem}") from None
+        return yaml.load(text, Loader)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        if isinstance(error, ConfigError):
-            raise
-        raise ConfigError(f"cannot read the YAML{where}: {' '.join(str(error).split())}") from None
-    return value
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+        line = f", line {mark.line + 1}" if mark and "\n" in text else ""
+        reason = problem or " ".join(str(error).split())
+        raise ConfigError(f"cannot read the YAML{where}{line}: {reason}") from None
 
 
-def refuse_interpolation(value: Any, where: str) -> None:
+def refuse_interpolation(text: str, where: str) -> None:
     """A `${...}` would stay in the text as it is, and its writer believes that it does not."""
-    if isinstance(value, str) and "${" in value:
-        raise ConfigError(f"{value}{where} is an interpolation: write the value itself")
-    if isinstance(value, dict | list):
-        for part in [*value, *value.values()] if isinstance(value, dict) else value:
-            refuse_interpolation(part, where)
+    if found := re.search(r"^(?!\s*#).*?(\$\{[^}\n]*\}?)", text, re.MULTILINE):
+        raise ConfigError(f"{found[1]}{where} is an interpolation: write the value itself")
 
 
 def show(value: Any) -> str:
@@ -101,10 +92,12 @@ def find_file(name: str | Path, folder: Path) -> Path:
     for candidate in [place / f"{wanted}{suffix}" for place in folders for suffix in ("", ".yaml")]:
         if candidate.is_file():
             return candidate.resolve()
+
     places = [(place / wanted).parent for place in folders]
     known = sorted({path.name for place in [*places, CONFIGS] for path in place.glob("*.yaml")})
     near = difflib.get_close_matches(f"{wanted.stem}.yaml", known, n=1, cutoff=0.7)
-    hint, where = f"did you mean {near[0]}? " if near else "", " or ".join(map(str, places))
+    hint = f"did you mean {near[0]}? " if near else ""
+    where = " or ".join(map(str, places))
     raise ConfigError(f"there is no config file {name} in {where}; {hint}there are {', '.join(known)}")
 
 
@@ -114,13 +107,14 @@ def read_layers(path: Path, included_by: tuple[Path, ...] = ()) -> list[tuple[st
     if path in included_by:
         raise ConfigError(f"config files include each other: {' -> '.join(link.name for link in chain)}")
     try:
-        tree = parse_yaml(path.read_text(encoding="utf-8"), f" in {path.name}")
+        tree = parse_yaml(path.read_text(encoding="utf-8"), f" in {path.name}") or {}
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read {path}: {error}") from None
-    if not isinstance(tree, dict | None):
+    if not isinstance(tree, dict):
         raise ConfigError(f"{path.name} must hold lines of the form `key: value`, got {show(tree)[:60]}")
-    base = (tree or {}).pop("base", None)
+
+    base = tree.pop("base", None)
     if not isinstance(base, str | None):
         raise ConfigError(f"base in {path.name} must be the name of one file, got {show(base)}")
     below = read_layers(find_file(base, path.parent), chain) if base else []
-    return [*below, (path.name, tree or {})]
+    return [*below, (path.name, tree)]

@@ -1,34 +1,18 @@
 """From files and overrides to a checked config, back to YAML, and what differs between two configs.
 
-YAML says what JSON can say, so pydantic reads the merged tree as JSON: strictly, but a list may become a
-section's list and an int a float.
+YAML says what JSON can say, so pydantic reads the merged tree as JSON: strictly, but an int may be a float.
 """
 
 import json
 import os.path
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from types import NoneType
 from typing import Any, TypeVar
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from var_pe.settings.fields import (
-    CHANGES_NO_WEIGHTS,
-    IS_A_PATH,
-    all_settings,
-    defaults,
-    dotted,
-    hints_of,
-    is_text,
-    kinds_of,
-    said_at,
-    section_of,
-    sentence_of,
-    unknown_key,
-)
 from var_pe.settings.files import (
     READABLE,
     ConfigError,
@@ -39,6 +23,15 @@ from var_pe.settings.files import (
     read_layers,
     refuse_interpolation,
     show,
+)
+from var_pe.settings.sentences import (
+    MISSING,
+    all_settings,
+    dotted,
+    is_marked,
+    kinds_of,
+    sentence_of,
+    unknown_key,
 )
 
 T = TypeVar("T")
@@ -51,39 +44,45 @@ def load(schema: type[T], file: str | Path | None, overrides: Sequence[str] = ()
     Raises:
         ConfigError: a file, key, value, type or rule is wrong.
     """
-    tree, where = defaults(schema), dict[str, str]()
+    tree, origins = defaults(schema), dict[str, str]()
     for name, layer in [] if file is None else read_layers(find_file(file, Path())):
-        tree = merged(schema, tree, layer, f" in {name}", where)
+        lay_over(tree, layer, f" in {name}", origins)
     for override in overrides:
-        tree = merged(schema, tree, read_override(schema, tree, override), COMMAND_LINE, where)
+        lay_over(tree, read_override(schema, tree, override), COMMAND_LINE, origins)
 
     try:
         return TypeAdapter(schema).validate_json(json.dumps(tree))
     except ValidationError as error:
-        raise ConfigError(sentence_of(schema, tree, error, where)) from None
+        raise ConfigError(sentence_of(schema, error, tree, origins)) from None
 
 
-def merged(
-    schema: type, below: Tree, above: Tree, origin: str, where: dict[str, str], prefix: str = ""
-) -> Tree:
-    """`above` over `below`, section by section; a section that was off comes on with its own defaults.
+def defaults(schema: type) -> Tree:
+    """What is so where nothing is said, as a tree; a section that is off is None."""
+    given = [setting for setting in all_settings(schema) if "." not in setting.key]
+    tree = {setting.key: setting.default for setting in given if setting.default is not MISSING}
+    sections: Tree = {
+        setting.key: {} for setting in given if setting.default is MISSING and "$ref" in setting.node
+    }
+    return {key: plain(value) for key, value in {**tree, **sections}.items()}
 
-    `where` learns that the keys of `above` come from `origin`.
-    """
-    tree = dict(below)
+
+def plain(value: Any) -> Any:
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+
+
+def lay_over(tree: Tree, above: Tree, origin: str, origins: dict[str, str], prefix: str = "") -> None:
+    """Lays `above` over `tree`, section by section; `origins` remembers where each key comes from."""
     for name, value in above.items():
-        key = dotted(prefix, str(name))
-        where[key] = origin
+        key = dotted(prefix, name)
+        origins[key] = origin
         if "." in str(name):
             raise ConfigError(f"write {key}{origin} as nested sections, not with a dot")
-        section = section_of(hints_of(schema).get(name))
-        if section and isinstance(value, dict):
+        if isinstance(value, dict):
             there = tree.get(name)
-            start = there if isinstance(there, dict) else defaults(section)
-            tree[name] = merged(section, start, value, origin, where, key)
+            tree[name] = dict(there) if isinstance(there, dict) else {}
+            lay_over(tree[name], value, origin, origins, key)
         else:
             tree[name] = value
-    return tree
 
 
 def read_override(schema: type, tree: Tree, override: str) -> Tree:
@@ -92,26 +91,27 @@ def read_override(schema: type, tree: Tree, override: str) -> Tree:
     key = key.strip()
     if not equals or not key:
         raise ConfigError(f"an override is written key.sub=value, got {override!r}{COMMAND_LINE}")
+    known = {setting.key: setting for setting in all_settings(schema)}
     refuse_interpolation(text, f" of {key}{COMMAND_LINE}")
-    hints = {setting.key: setting.hint for setting in all_settings(schema)}
-    if key not in hints:
+    if key not in known:
         raise ConfigError(unknown_key(schema, key, COMMAND_LINE))
 
+    # A section that is off has no settings to change.
     *sections, name = key.split(".")
     here: Any = tree
     for depth, section in enumerate(sections, start=1):
-        here = here[section]
-        if not isinstance(here, dict):
-            off = ".".join(sections[:depth])
-            raise ConfigError(
-                f"{key}{COMMAND_LINE} needs the section {off}, which is off: put {off}={{}} before it"
-            )
+        path = ".".join(sections[:depth])
+        here = (here or {}).get(section, known[path].default)
+        if here is None:
+            said = f"needs the section {path}, which is off: put {path}={{}} before it"
+            raise ConfigError(f"{key}{COMMAND_LINE} {said}")
+        here = here if isinstance(here, dict) else {}
 
-    value: Any = text
-    if not is_text(hints[key]):
+    # Text is taken as it stands, all else is read as YAML.
+    kinds = kinds_of(known[key].node)
+    value: Any = None if text == "null" and "null" in kinds else text
+    if not kinds <= {"string", "null"}:
         value = parse_yaml(text, f" of {key}{COMMAND_LINE}")
-    elif text == "null" and NoneType in kinds_of(hints[key]):
-        value = None
     for part in reversed([*sections, name]):
         value = {part: value}
     return value
@@ -129,22 +129,21 @@ def differences(
 
     With their `schema`, what changes no weights is left out, and paths to the same place are equal.
     """
-    lines = []
-    for name in [*old, *(name for name in new if name not in old)]:
-        key, before, after = dotted(prefix, name), old.get(name), new.get(name)
-        hint = hints_of(schema).get(name) if schema else None
-        marks = list(said_at(hint))
-        if CHANGES_NO_WEIGHTS in marks:
+    nodes = {setting.key: setting.node for setting in all_settings(schema)} if schema else {}
+    lines: list[str] = []
+    for name in {**old, **new}:
+        key, node = dotted(prefix, name), nodes.get(dotted(prefix, name), {})
+        before, after = old.get(name), new.get(name)
+        if is_marked(node, "changes_no_weights"):
             continue
         if isinstance(before, Mapping) and isinstance(after, Mapping):
-            lines += differences(before, after, section_of(hint), key)
+            lines += differences(before, after, schema, key)
             continue
 
         shown = [show(tree[name]) if name in tree else "absent" for tree in (old, new)]
-        if IS_A_PATH in marks and before is not None and after is not None:
-            places = {os.path.abspath(os.path.expanduser(path)) for path in (before, after)}
-            if len(places) == 1:
-                continue
-        if shown[0] != shown[1]:
-            lines.append(f"{key}: {shown[0]} -> {shown[1]}")
+        compared = shown
+        if is_marked(node, "is_a_path") and before and after:
+            compared = [os.path.abspath(os.path.expanduser(path)) for path in (before, after)]
+        if compared[0] != compared[1]:
+            lines.append(f"{key}: {' -> '.join(shown)}")
     return lines

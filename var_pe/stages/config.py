@@ -3,8 +3,6 @@
 from dataclasses import field
 from typing import Annotated
 
-from typing_extensions import Doc
-
 from var_pe.data.sources import DataConfig
 from var_pe.evaluation.features import EvaluationConfig
 from var_pe.models.generator import GeneratorConfig
@@ -19,7 +17,7 @@ from var_pe.models.transfer import ModelStart
 from var_pe.models.vit import ClassifierConfig
 from var_pe.pyramid import MOST_TOKENS, Pyramid
 from var_pe.sampling.drawing import SamplingConfig
-from var_pe.settings.fields import CHANGES_NO_WEIGHTS, FilePath, NonNegative, section
+from var_pe.settings.fields import CHANGES_NO_WEIGHTS, Doc, FilePath, NonNegative, section
 from var_pe.tasks.classifier import ClassifierTraining
 from var_pe.tasks.generator import GeneratorTraining
 from var_pe.tasks.tokenizer import TokenizerTraining

@@ -31,7 +31,8 @@ def build_tokenizer(config: Config) -> VQTokenizer:
     if (rows, columns) != (config.data.height, config.data.width):
         raise ValueError(
             f"tokenizer.levels ends at {model.pyramid.finest}, which at {model.downsampling}x downsampling "
-            f"means images of {rows}x{columns}, but data says {config.data.height}x{config.data.width}"
+            f"means images of {rows}x{columns}, but data.height and data.width say "
+            f"{config.data.height}x{config.data.width}"
         )
     return model
 

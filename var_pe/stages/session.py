@@ -1,4 +1,4 @@
-"""What stands around every command's work: the accelerator, and its end on every process."""
+"""What stands around every command's work: errors as one sentence, and the accelerator."""
 
 import os
 import sys
@@ -46,3 +46,27 @@ def start_accelerator(*trainings: TrainingConfig) -> Accelerator:
             f"on processors without a GPU set ACCELERATE_USE_CPU=true before accelerate launch"
         )
     return accelerator
+
+
+def sentence_of(error: ValueError | OSError) -> str:
+    """What a person reads of an error: the system's own ones name the file first."""
+    if isinstance(error, OSError) and error.filename:
+        name = error.filename2 or error.filename  # of a renaming: what was to be there
+        missing = isinstance(error, FileNotFoundError)
+        return f"{name} does not exist" if missing else f"{name}: {error.strerror}"
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+@contextmanager
+def exit_with_sentence() -> Iterator[None]:
+    """Around a script's main: what a person caused ends in one line and status 2, a bug keeps its trace."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except FloatingPointError as error:  # a training that went wrong: neither a wrong setting nor a bug
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except (ValueError, OSError) as error:  # an output that is a file, a picture that is none, a full disk
+        print(f"error: {sentence_of(error)}", file=sys.stderr)
+        sys.exit(2)

@@ -10,12 +10,11 @@ from annotated_types import Ge, Gt, Le
 from torch import Tensor, nn
 from torchvision.transforms import v2
 from torchvision.utils import save_image
-from typing_extensions import Doc
 
 from var_pe.data.image_set import Batch, HeldOutImages, TrainingSet, stacked
 from var_pe.models.vit import ViTClassifier
 from var_pe.processes import Processes
-from var_pe.settings.fields import FilePath, NonNegative, NonNegativeFloat, ShareBelowOne, section
+from var_pe.settings.fields import Doc, FilePath, NonNegative, NonNegativeFloat, ShareBelowOne, section
 from var_pe.training.groups import ONE_RATE, LayerRates
 from var_pe.training.loop import TrainingConfig
 

@@ -11,12 +11,11 @@ import torch
 from accelerate import Accelerator
 from annotated_types import Gt, Lt
 from torch import Tensor
-from typing_extensions import Doc
 
 from var_pe.models.quantizers.residual import MultiScaleQuantizer
 from var_pe.pyramid import Pyramid
 from var_pe.seeding import generator_for
-from var_pe.settings.fields import NonNegative, Positive, Share, section
+from var_pe.settings.fields import Doc, NonNegative, Positive, Share, section
 
 
 @section(frozen=True)

@@ -9,7 +9,6 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torchvision.utils import save_image
-from typing_extensions import Doc
 
 from var_pe.data.image_set import Batch, TrainingSet
 from var_pe.models.generator import VARTransformer
@@ -19,7 +18,7 @@ from var_pe.pyramid import Levels, Pyramid
 from var_pe.sampling.folder import SamplingConfig, draw_images
 from var_pe.sampling.pipeline import VARPipeline
 from var_pe.seeding import mix
-from var_pe.settings.fields import NonNegative, ShareBelowOne, section
+from var_pe.settings.fields import Doc, NonNegative, ShareBelowOne, section
 from var_pe.tasks.losses.tokens import per_level, token_losses
 from var_pe.tasks.pyramids import which_pyramid
 from var_pe.training.groups import ONE_RATE

@@ -10,14 +10,13 @@ import torch.nn.functional as F
 from accelerate import Accelerator
 from torch import Tensor, nn
 from torchvision.utils import make_grid, save_image
-from typing_extensions import Doc
 
 from var_pe.data.image_set import Batch, HeldOutImages, TrainingSet, stacked
 from var_pe.data.images import Box
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.processes import Processes
 from var_pe.pyramid import Levels, Pyramid
-from var_pe.settings.fields import NonNegativeFloat, section
+from var_pe.settings.fields import Doc, NonNegativeFloat, section
 from var_pe.tasks.codebook import RestartConfig, hits, perplexity, restart_unused, start_from_data
 from var_pe.tasks.losses.reconstruction import psnr, reconstruction_terms
 from var_pe.tasks.pyramids import which_pyramid

@@ -13,7 +13,6 @@ from accelerate.utils import send_to_device, set_seed
 from annotated_types import Len
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
-from typing_extensions import Doc
 
 from var_pe.data.image_set import Batch, TrainingSet
 from var_pe.data.sampler import EndlessSampler
@@ -23,6 +22,7 @@ from var_pe.progress import StepProgress
 from var_pe.seeding import mix
 from var_pe.settings.fields import (
     CHANGES_NO_WEIGHTS,
+    Doc,
     NonNegative,
     NonNegativeFloat,
     Positive,
