@@ -53,7 +53,7 @@ def test_a_plan_says_parameters_tokens_and_steps():
 
 def test_levels_that_do_not_end_at_the_image_size_are_refused():
     """The finest grid times the downsampling factor is the image, or nothing fits."""
-    with pytest.raises(ValueError, match=r"8x downsampling.* 40x40.* data says 32x32"):
+    with pytest.raises(ValueError, match=r"8x downsampling.* 40x40.* data.height and data.width say 32x32"):
         build_tokenizer(a_config("tokenizer.levels=[1, 2, 5]"))
 
 

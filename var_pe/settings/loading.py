@@ -58,12 +58,15 @@ def load(schema: type[T], file: str | Path | None, overrides: Sequence[str] = ()
 
 def defaults(schema: type) -> Tree:
     """What is so where nothing is said, as a tree; a section that is off is None."""
-    given = [setting for setting in all_settings(schema) if "." not in setting.key]
-    tree = {setting.key: setting.default for setting in given if setting.default is not MISSING}
-    sections: Tree = {
-        setting.key: {} for setting in given if setting.default is MISSING and "$ref" in setting.node
-    }
-    return {key: plain(value) for key, value in {**tree, **sections}.items()}
+    tree: Tree = {}
+    for setting in all_settings(schema):
+        if "." not in setting.key and setting.default is not MISSING:
+            tree[setting.key] = plain(setting.default)
+        elif (
+            "." not in setting.key and "$ref" in setting.node
+        ):  # required, but its settings may have defaults
+            tree[setting.key] = {}
+    return tree
 
 
 def plain(value: Any) -> Any:
