@@ -106,11 +106,13 @@ def sentence_of(
         return f"the settings cannot be read: {first['msg']}"
 
     # The location begins with the setting's key; what follows are items of lists and kinds of unions.
+    nodes = {setting.key: setting.node for setting in all_settings(schema)}
     key, depth = "", 0
     value: Any = given
-    while isinstance(value, Mapping) and depth < len(first["loc"]):
+    while depth < len(first["loc"]) and (not key or "object" in kinds_of(nodes.get(key, {}))):
         name = first["loc"][depth]
-        key, value, depth = dotted(key, name), value.get(name, MISSING), depth + 1
+        value = value.get(name, MISSING) if isinstance(value, Mapping) else MISSING
+        key, depth = dotted(key, name), depth + 1
     origin = (origins or {}).get(key, "")
 
     if first["type"] == "unexpected_keyword_argument":
@@ -121,7 +123,7 @@ def sentence_of(
         rule = str(first["ctx"]["error"])
         return dotted(key, rule) if isinstance(value, Mapping) else f"{key}: {rule}"
 
-    node = {setting.key: setting.node for setting in all_settings(schema)}[key]
+    node = nodes[key]
     if OUTSIDE & {entry["type"] for entry in entries if entry["loc"][:depth] == first["loc"][:depth]}:
         return f"{key} must be {range_of(node) or type_of(node)}, got {show(value)}"
     quotes = " (put text in quotes)" if first["type"] == "string_type" else ""
