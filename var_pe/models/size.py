@@ -58,10 +58,14 @@ def as_float(number: int) -> float:
 
 
 def refuse_oversized(model: str, size: Size, settings: dict[str, object]) -> None:
-    """Raises:
-    ValueError: the model could not be built; the sentence names the settings that its size follows from."""
+    """Checks that a model of this size can be built; `settings` are those that its size follows from.
+
+    Raises:
+        ValueError: it cannot; the sentence names the settings.
+    """
     if size.parameters <= MOST_PARAMETERS and size.layers <= MOST_LAYERS:
         return
+
     given = ", ".join(f"{key}={value}" for key, value in settings.items())
     raise ValueError(
         f"{given} would make a {model} of about {size.parameters:.2g} parameters in {size.layers:,} layers; "
