@@ -263,7 +263,7 @@ def log_in(file: Path) -> list[dict[str, Any]]:
 
 def model_in(folder: Path) -> Texts:
     """A saved model: its weights, its settings, and the notes of its training."""
-    found = {}
+    found: Texts = {}
     for file in sorted(folder.iterdir()):
         if file.suffix == ".safetensors":
             found[file.name] = tensors_in(file)
@@ -276,7 +276,7 @@ def model_in(folder: Path) -> Texts:
 
 def run_in(folder: Path) -> Texts:
     """A run: its models, settings, log without timings, and the pictures drawn while it was trained."""
-    found = {}
+    found: Texts = {}
     for model in ("tokenizer", "generator", "classifier"):
         if (folder / model).is_dir():
             found |= model_in(folder / model)
@@ -742,7 +742,8 @@ def differences(before: dict[str, Any], after: dict[str, Any], names: Sequence[s
         if None in texts:
             print(f"    is only in the {'second' if texts[0] is None else 'first'} record")
             continue
-        lines = difflib.unified_diff(*(text.splitlines() for text in texts), n=0, lineterm="")
+        first, second = (text.splitlines() for text in texts)
+        lines = difflib.unified_diff(first, second, n=0, lineterm="")
         changed = [line for line in lines if not line.startswith(("---", "+++", "@@"))]
         for line in changed[:6]:
             print(f"    {line[:200]}")
