@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from torch.utils.data import default_collate
 
 from var_pe import settings
-from var_pe.data.sampler import EndlessSampler
+from var_pe.data.sampler import Draw, EndlessSampler
 from var_pe.files import write_text
 from var_pe.models.transfer import ModelStart, start_from
 from var_pe.models.vit import ViTClassifier
@@ -40,6 +40,8 @@ RULES = dict(batch=4, trackers=[], log_every=1, schedule="constant", warmup=0.0,
 class Pictures:
     """Sixteen small pictures of three classes, read by draw or by number."""
 
+    num_images = 16
+
     def __init__(self) -> None:
         self.images = torch.rand(16, 3, 8, 12, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
@@ -47,9 +49,9 @@ class Pictures:
         return 16
 
     def __getitem__(self, key):
-        index = getattr(key, "index", key)
-        place = getattr(key, "place", 0)
-        return {"image": self.images[index], "label": index % 3, "draw_number": place}
+        draw = Draw.of(key)
+        label = draw.index % 3
+        return {"image": self.images[draw.index], "label": label, "draw_number": draw.draw_number}
 
 
 def go(folder, model, pictures=None, steps=STEPS, **rules):
@@ -339,6 +341,6 @@ def test_a_generator_of_other_codes_is_refused(tmp_path):
     for name in folders:
         start = f"model.init_from={tmp_path / 'run'}"
         config = settings.load(Config, "shapes_mixed.yaml", [folders[name], start])
-        said = pytest.raises(ValueError, match=r"speaks the codes of .*own, not those of .*other")
+        said = pytest.raises(ValueError, match=r"was trained on the codes of .*own, not on those of .*other")
         with said if name == "other" else nullcontext():
             initialise_from(config, build_generator(config, 12))
