@@ -17,8 +17,9 @@ from var_pe import files
 from var_pe.settings import all_settings
 from var_pe.settings.sentences import is_marked
 from var_pe.training import run
+from var_pe.training.config import TrainingConfig
 from var_pe.training.groups import ONE_RATE, parameter_groups
-from var_pe.training.loop import TrainingConfig, train
+from var_pe.training.loop import train
 from var_pe.training.run import Run
 from var_pe.training.schedule import Schedule, ema_decay, learning_rate
 from var_pe.training.stopping import Interrupted

@@ -24,7 +24,7 @@ from var_pe.stages.models import (
     initialise_from,
 )
 from var_pe.stages.pyramids import generator_pyramids, tokenizer_pyramids
-from var_pe.training.loop import TrainingConfig
+from var_pe.training.config import TrainingConfig
 
 
 def plan(config: Config) -> str:

@@ -8,7 +8,7 @@ from importlib.util import find_spec
 
 from accelerate import Accelerator
 
-from var_pe.training.loop import TrainingConfig
+from var_pe.training.config import TrainingConfig
 from var_pe.training.stopping import Interrupted
 
 

@@ -45,7 +45,8 @@ from var_pe.tasks.classifier import ClassifierTask
 from var_pe.tasks.generator import GeneratorTask
 from var_pe.tasks.pyramids import one_of
 from var_pe.tasks.tokenizer import TokenizerTask
-from var_pe.training.loop import TrainingConfig, train
+from var_pe.training.config import TrainingConfig
+from var_pe.training.loop import train
 from var_pe.training.notes import TrainingNotes
 from var_pe.training.run import Run
 

@@ -15,8 +15,8 @@ from var_pe.data.image_set import Batch, HeldOutImages, TrainingSet, stacked
 from var_pe.models.vit import ViTClassifier
 from var_pe.processes import Processes
 from var_pe.settings.fields import Doc, FilePath, NonNegative, NonNegativeFloat, ShareBelowOne, section
+from var_pe.training.config import TrainingConfig
 from var_pe.training.groups import ONE_RATE, LayerRates
-from var_pe.training.loop import TrainingConfig
 
 
 @section(frozen=True)

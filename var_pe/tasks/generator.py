@@ -21,8 +21,8 @@ from var_pe.seeding import mix
 from var_pe.settings.fields import Doc, NonNegative, ShareBelowOne, section
 from var_pe.tasks.losses.tokens import per_level, token_losses
 from var_pe.tasks.pyramids import which_pyramid
+from var_pe.training.config import TrainingConfig
 from var_pe.training.groups import ONE_RATE
-from var_pe.training.loop import TrainingConfig
 
 
 @section(frozen=True)

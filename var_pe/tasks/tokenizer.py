@@ -20,8 +20,8 @@ from var_pe.settings.fields import Doc, NonNegativeFloat, section
 from var_pe.tasks.codebook import RestartConfig, hits, perplexity, restart_unused, start_from_data
 from var_pe.tasks.losses.reconstruction import psnr, reconstruction_terms
 from var_pe.tasks.pyramids import which_pyramid
+from var_pe.training.config import TrainingConfig
 from var_pe.training.groups import ONE_RATE
-from var_pe.training.loop import TrainingConfig
 
 
 @section(frozen=True)
