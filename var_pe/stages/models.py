@@ -72,7 +72,10 @@ def initialise_from(
 
     run = Path(config.model.init_from)
     kind = "generator" if isinstance(model, VARTransformer) else "classifier"
-    source = load_model(type(model), run / kind)
+    try:
+        source = load_model(type(model), run / kind)
+    except ValueError as error:
+        raise ValueError(f"model.init_from={run}: {error}") from error
     if isinstance(model, VARTransformer):
         _check_codes(config, run)
 
