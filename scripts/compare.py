@@ -3,9 +3,10 @@
     python scripts/compare.py --config fashion_learned.yaml --encodings learned sinusoidal \\
         "mixed(learned=0.7, sinusoidal=0.3)" --seeds 0 1 2
 
-All share one tokenizer, which is in the config's tokenizer_run, wherever --output is, and is trained there
-if it is not. The report (comparison.md, .html, .json, pictures) is in the output folder beside the runs. To
-go on after a stop, run the same command again; more encodings or seeds add to what is there.
+All runs share one tokenizer. It lies in the config's tokenizer_run, whatever --output is, and is trained if
+it is not there yet. The report (comparison.md, .html, .json, pictures) is written into the output folder,
+beside the runs. To go on after a stop, run the same command again; more encodings or seeds add to what is
+there.
 """
 
 import argparse
@@ -22,21 +23,27 @@ from var_pe.stages.session import exit_with_sentence, session
 
 def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--encodings", nargs="+", required=True, metavar="LINE", help="the first is the one compared with"
+        "--encodings",
+        nargs="+",
+        required=True,
+        metavar="LINE",
+        help="the others are compared with the first",
     )
+
     parser.add_argument(
         "--seeds",
         nargs="+",
         type=int,
         default=[0],
         metavar="N",
-        help="at least two show a spread; default: 0",
+        help="give at least two to see a spread; default: 0",
     )
+
     parser.add_argument(
         "--output",
         type=Path,
-        help="folder of runs and report, not of the tokenizer they share, which the config's tokenizer_run "
-        "names; default: the config's run + _comparison",
+        help="folder of the runs and the report; the tokenizer that they share stays in the config's "
+        "tokenizer_run; default: the config's run + _comparison",
     )
 
 

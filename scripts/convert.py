@@ -25,23 +25,33 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
+
+    # From VAR's files to a pipeline
     parser.add_argument("--vqvae", type=Path, metavar="FILE", help="VAR's tokenizer: .pth or .safetensors")
     parser.add_argument(
-        "--var", type=Path, metavar="FILE", help="VAR's transformer: .pth or .safetensors, or of its training"
+        "--var",
+        type=Path,
+        metavar="FILE",
+        help="VAR's transformer: .pth or .safetensors, or a checkpoint of its training",
     )
     parser.add_argument(
         "--patch-nums",
         type=level,
         nargs="+",
         metavar="SIDE",
-        help="grids of the levels, coarse to fine; default: the published ones with as many tokens "
+        help="grids of the levels, coarse to fine; default: the published grids with as many tokens "
         "(256 pixels: 680, 512: 2240, 1024: 9451)",
     )
+
+    # And back
     parser.add_argument(
-        "--to-var", type=Path, metavar="DIR", help="a pipeline folder: write its vae.pth and var.pth"
+        "--to-var",
+        type=Path,
+        metavar="DIR",
+        help="a pipeline folder, of which vae.pth and var.pth are written",
     )
     parser.add_argument(
-        "--output", type=Path, required=True, metavar="DIR", help="a folder that is not there"
+        "--output", type=Path, required=True, metavar="DIR", help="a folder that does not exist yet"
     )
     given = parser.parse_args()
 
@@ -58,7 +68,7 @@ def main() -> None:
     if given.output.exists():
         raise ValueError(f"--output {given.output} exists already; choose another or remove it")
 
-    # Reads and checks everything first: a folder is only written when nothing is wrong with the files.
+    # Everything is read and checked first: the folder is written only if nothing is wrong with the files.
     if given.to_var:
         write = to_var_files(given.to_var)
     else:

@@ -1,8 +1,8 @@
-"""The whole path in small, in minutes on two processor cores: made-up pictures, three encodings, one seed.
+"""Runs the whole path in minutes on two processor cores: made-up pictures, three encodings, one seed.
 
     python scripts/demo.py [key.sub=value ...]
 
-It is a call of scripts/compare.py with settings that are far too short for good pictures.
+Calls scripts/compare.py with trainings that are far too short for good pictures.
 """
 
 import shlex

@@ -3,7 +3,8 @@
     python scripts/diagnose.py runs/fashion_vit --size 56 56 --task classification
     python scripts/diagnose.py vit.pth --source timm --image-size 224 224 --num-heads 12 --size 384 384
 
-The first may be a run, a saved model's or pipeline's folder, or a state dict of timm, torchvision or DINOv2.
+The first argument is a run, the folder of a saved model or pipeline, or a file with a state dict of timm,
+torchvision or DINOv2.
 """
 
 import argparse
@@ -25,16 +26,22 @@ def arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("path", type=Path, metavar="RUN_OR_CHECKPOINT")
-    parser.add_argument("--size", nargs=2, type=int, metavar=("H", "W"), help="pixels that it shall work at")
-    parser.add_argument("--resample", choices=CONVENTIONS, default="timm", help="how a table moves there")
-    parser.add_argument("--task", choices=TASKS, help="what it shall be used for")
     parser.add_argument(
-        "--evidence", type=Path, help="the table of what was measured; default: docs/task_evidence.json"
+        "--size", nargs=2, type=int, metavar=("H", "W"), help="size in pixels to check it for"
     )
-    parser.add_argument("--output", type=Path, help="the page; default: diagnosis.html beside the model")
-    parser.add_argument("--source", choices=THEIRS, help="of a file: the library it is from")
-    parser.add_argument("--image-size", nargs=2, type=int, metavar=("H", "W"), help="of a file: its images")
-    parser.add_argument("--num-heads", type=int, metavar="N", help="of a file: its attention heads")
+    parser.add_argument("--resample", choices=CONVENTIONS, default="timm", help="how tables move to --size")
+    parser.add_argument("--task", choices=TASKS, help="what the model is to be used for")
+    parser.add_argument(
+        "--evidence", type=Path, help="table of measured scores; default: docs/task_evidence.json"
+    )
+    parser.add_argument("--output", type=Path, help="page to write; default: diagnosis.html beside the model")
+    parser.add_argument("--source", choices=THEIRS, help="for a file: the library it is from")
+    parser.add_argument(
+        "--image-size", nargs=2, type=int, metavar=("H", "W"), help="for a file: size of its images"
+    )
+    parser.add_argument(
+        "--num-heads", type=int, metavar="N", help="for a file: number of its attention heads"
+    )
     return parser.parse_args()
 
 
@@ -59,12 +66,13 @@ def main() -> None:
 
 
 def checkpoint_of(given: argparse.Namespace) -> Checkpoint | None:
-    """What is said of a file, or None for a folder, which says it itself."""
+    """The description of a file that the options give; None for a folder, whose config describes it."""
     of_file = (given.source, given.image_size, given.num_heads)
     if of_file == (None, None, None):
         return None
     if None in of_file or given.path.is_dir():
         raise ValueError("--source, --image-size and --num-heads go together, with a file: they describe it")
+
     check_options(given, image_size=list[Positive], num_heads=Positive)
     return Checkpoint(given.source, tuple(given.image_size), given.num_heads)
 

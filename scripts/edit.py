@@ -3,8 +3,9 @@
     python scripts/edit.py --run runs/fashion_learned --images 0 1 2 --mask top
     python scripts/edit.py --run runs/fashion_learned --images shoe.png --mask all --strength 0.75 --class Bag
 
-Pictures are numbers of the test split or files. Writes every result and sheet.png: a row for each picture,
-with the picture, its masked part in grey, and the results, `--each` for each class.
+Pictures are given as numbers of test images or as files. Writes every result, and sheet.png with a row for
+each picture: the picture itself, the picture with its masked part in grey, and the results, `--each` for each
+class.
 """
 
 import argparse
@@ -29,7 +30,7 @@ from var_pe.stages.images import held_out_images
 from var_pe.stages.session import exit_with_sentence, session
 
 CHOICE = ("guidance_scale", "guidance_schedule", "temperature", "top_k", "top_p", "seed")
-USED_SETTINGS = ("data", *(f"sampling.{name}" for name in CHOICE))  # settings that change what it does
+USED_SETTINGS = ("data", *(f"sampling.{name}" for name in CHOICE))  # settings that change the result
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -37,16 +38,18 @@ def options(parser: argparse.ArgumentParser) -> None:
     add("--images", nargs="+", required=True, help="numbers of test images, or picture files")
 
     mask = parser.add_mutually_exclusive_group(required=True)
-    mask.add_argument("--mask", help=f"{' | '.join(PARTS)}, or a file: white is repainted")
+    parts = " | ".join(PARTS)
+    mask.add_argument("--mask", help=f"{parts}, or a picture file, in which white is repainted")
     sides = ("TOP", "BOTTOM", "LEFT", "RIGHT")
-    mask.add_argument("--margins", type=int, nargs=4, metavar=sides, help="out-paint so many pixels")
+    mask.add_argument("--margins", type=int, nargs=4, metavar=sides, help="out-paint by so many pixels")
 
-    add("--class", dest="classes", nargs="+", default=[None], help="names or numbers; default: none")
+    add("--class", dest="classes", nargs="+", default=[None], help="names or numbers; default: no class")
     add("--each", type=int, default=1, help="results for each picture and class")
     add("--strength", type=float, default=1.0, help="share of the levels, finest first, that may change")
-    add("--rule", default="half", help=f"how much of a cell must be masked: {' | '.join(RULES)}")
+    rules = " | ".join(RULES)
+    add("--rule", default="half", help=f"how much of a cell must be masked: {rules}")
     add("--keep-unmasked", action="store_true", help="paste the original's pixels back outside the mask")
-    add("--output", type=Path, help="a folder; default: edited in the run's folder")
+    add("--output", type=Path, help="folder to write; default: edited in the run's folder")
 
 
 @exit_with_sentence()
@@ -59,6 +62,7 @@ def main() -> None:
     with session() as accelerator:
         if not accelerator.is_main_process:
             return
+
         pipeline = load_pipeline(config)
         editor = VARInpaintPipeline(pipeline.tokenizer, pipeline.transformer, pipeline.class_names)
         image_NCHW, mask_N1HW = inputs(config, arguments)
@@ -77,12 +81,12 @@ def main() -> None:
 
 
 def inputs(config: Config, arguments: argparse.Namespace) -> tuple[Tensor, Tensor]:
-    """The pictures and their masks; with margins, the larger pictures."""
+    """The pictures and their masks; with --margins, the pictures with their margins."""
     channels = config.data.channels
     image_NCHW = pictures(chosen(config, arguments.images), channels, "--images")
     if arguments.margins:
-        top, bottom, left, right = arguments.margins
-        return outpainting(image_NCHW, channels, top=top, bottom=bottom, left=left, right=right)
+        margins = dict(zip(("top", "bottom", "left", "right"), arguments.margins, strict=True))
+        return outpainting(image_NCHW, channels, **margins)
 
     if arguments.mask in PARTS:
         mask_11HW = part(arguments.mask, image_NCHW.shape[2], image_NCHW.shape[3])
@@ -99,7 +103,7 @@ def chosen(config: Config, words: list[str]) -> list[Image.Image | Tensor]:
     """
     numbers = [int(word) for word in words if word.isdecimal()]
 
-    # The data are opened only where a number asks for them.
+    # The data set is opened only if a number asks for one of its images.
     held_out: HeldOutImages | None = None
     if numbers:
         held_out = held_out_images(config, max(numbers) + 1)
@@ -119,10 +123,10 @@ def chosen(config: Config, words: list[str]) -> list[Image.Image | Tensor]:
 
 
 def opened(option: str, word: str, known: str) -> Image.Image:
-    """The picture file that an option names, which could also have been `known`.
+    """The picture in the file that an option names; `known` says what else the word could have been.
 
     Raises:
-        ValueError: there is none, or it cannot be read.
+        ValueError: the file does not exist or cannot be read.
     """
     if not Path(word).is_file():
         raise ValueError(f"{option} {word} is neither {known}, nor a picture file: there is no such file")
@@ -131,7 +135,7 @@ def opened(option: str, word: str, known: str) -> Image.Image:
         picture = Image.open(word)
         picture.load()  # a file that was cut short shows it only at its end
     except (OSError, SyntaxError) as error:
-        raise ValueError(f"{option} {word} is a file, but no picture that can be read: {error}") from error
+        raise ValueError(f"{option} {word} is a file, but not a picture that can be read: {error}") from error
     return picture
 
 
@@ -142,8 +146,10 @@ def edit(
     image_NCHW: Tensor,
     mask_N1HW: Tensor,
 ) -> Tensor:
-    """(N, classes * each, C, H, W) in [0, 1]; every result has its own generator."""
+    """The results (N, classes * each, C, H, W) in [0, 1]; every one has its own generator."""
     sampling = config.sampling
+    draws = [(picture, n) for picture in arguments.images for n in range(arguments.each)]
+
     found = []
     for word in arguments.classes:
         is_number = word is not None and word.isdecimal()
@@ -160,13 +166,10 @@ def edit(
             temperature=sampling.temperature,
             top_k=sampling.top_k,
             top_p=sampling.top_p,
-            generator=[
-                generator_for(sampling.seed, "edit", picture, n)
-                for picture in arguments.images
-                for n in range(arguments.each)
-            ],
+            generator=[generator_for(sampling.seed, "edit", picture, n) for picture, n in draws],
             output_type="pt",
         )
+
         assert isinstance(output, VARPipelineOutput)
         assert isinstance(output.images, Tensor)
         found.append(output.images.cpu().unflatten(0, (len(image_NCHW), arguments.each)))

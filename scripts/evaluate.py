@@ -4,7 +4,7 @@
     python scripts/evaluate.py --run runs/fashion_learned --of tokenizer
     python scripts/evaluate.py --run runs/fashion_vit --of classifier --size 56 56
 
-Images that are not there yet are drawn first.
+Images that do not exist yet are drawn first.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from var_pe.stages.score import (
 )
 from var_pe.stages.session import exit_with_sentence, session
 
-# settings that change what it does
+# settings that change the scores
 USED_SETTINGS = {
     "generator": ("data", "sampling", "evaluation"),
     "tokenizer": ("data", "evaluation"),
@@ -34,23 +34,36 @@ USED_SETTINGS = {
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--of", choices=tuple(USED_SETTINGS), default="generator")
+    parser.add_argument(
+        "--of", choices=tuple(USED_SETTINGS), default="generator", help="model to score; default: generator"
+    )
+
+    # What is compared
     parser.add_argument(
         "--features",
         nargs="+",
-        help="inception, efficientnet_lite0 or a classifier's run; default: evaluation.features",
+        help="inception, efficientnet_lite0 or the run of a classifier; default: evaluation.features",
     )
-    parser.add_argument("--inception-weights", help="a local file with the weights that FID needs")
+    parser.add_argument("--inception-weights", help="local file with the weights that FID needs")
     parser.add_argument(
-        "--reference", choices=REFERENCES, default="images", help="real images or reconstructions"
+        "--reference",
+        choices=REFERENCES,
+        default="images",
+        help="compare with real images or with their reconstructions",
     )
-    parser.add_argument(
-        "--size", nargs=2, type=int, metavar=("ROWS", "COLUMNS"), help="of a classifier: ask it at this size"
-    )
-    parser.add_argument("--resample", choices=CONVENTIONS, help="how its tables move there; default: timm")
     parser.add_argument(
         "--images", type=Path, help="score this folder (or .npz) instead of the run's own images"
     )
+
+    # A classifier at another size
+    parser.add_argument(
+        "--size",
+        nargs=2,
+        type=int,
+        metavar=("ROWS", "COLUMNS"),
+        help="for a classifier: size of the images in pixels",
+    )
+    parser.add_argument("--resample", choices=CONVENTIONS, help="how tables move to --size; default: timm")
 
 
 @exit_with_sentence()
@@ -74,15 +87,20 @@ def main() -> None:
             found = score_tokenizer(
                 config, load_tokenizer(config), accelerator, features=features, inception_weights=weights
             )
+
         elif arguments.of == "classifier":
             found = score_classifier(config, accelerator, arguments.size, arguments.resample or "timm")
+
         else:
+            # A wrong name must fail before anything is drawn.
             for name in features:
-                feature_extractor(name, weights)  # an error in a name comes before anything is drawn
+                feature_extractor(name, weights)
+
             folder = arguments.images
             if folder is None:
                 drawn = Path(config.run) / "drawn"
                 folder = draw_folder(load_pipeline(config), config.sampling, drawn, accelerator)
+
             found = score_images(
                 config,
                 folder,
@@ -96,13 +114,13 @@ def main() -> None:
 
 
 def check_together(arguments: argparse.Namespace) -> None:
-    """Refuses options that would do nothing beside the others."""
+    """Refuses options that would have no effect together with the others."""
     if arguments.size is not None and arguments.of != "classifier":
-        raise ValueError("--size asks a classifier at another size: give --of classifier")
+        raise ValueError("--size scores a classifier at another size: give --of classifier")
     if arguments.resample is not None and arguments.size is None:
         raise ValueError("--resample says how tables move to another size: give --size")
     if arguments.of != "generator" and (arguments.images or arguments.reference != REFERENCES[0]):
-        raise ValueError(f"--images and --reference are of drawn images, but --of is {arguments.of}")
+        raise ValueError(f"--images and --reference concern drawn images, but --of is {arguments.of}")
     if arguments.of == "classifier" and arguments.features:
         raise ValueError("--of classifier measures its accuracy, for which there are no --features")
 

@@ -1,10 +1,9 @@
-"""How many bits the generator needs for held-out images, and how well it classifies them by that.
+"""Measures how many bits the generator needs for held-out images, and how well these bits classify them.
 
     python scripts/likelihood.py --run runs/fashion_learned --images 1000
 
-Bits are those of an image's tokens, under its own class and under none. Writes likelihood.json into the run's
-folder. At another data.height or data.width the levels are the trained ones, scaled, where the encoding can
-follow.
+Bits are those of an image's tokens, given its class and without a class. Writes likelihood.json into the
+run's folder. At another data.height or data.width the trained levels are scaled, if the encoding can follow.
 """
 
 import argparse
@@ -23,11 +22,11 @@ from var_pe.stages.draw import load_pipeline, weights_of
 from var_pe.stages.images import held_out_images
 from var_pe.stages.session import exit_with_sentence, session
 
-USED_SETTINGS = ("data",)  # settings that change what it does
+USED_SETTINGS = ("data",)  # settings that change the result
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--images", type=int, default=1000, help="so many of the test split, from its start")
+    parser.add_argument("--images", type=int, default=1000, help="number of test images, from the first on")
     parser.add_argument("--batch", type=int, default=100, help="images at once; does not change the result")
     parser.add_argument("--output", type=Path, help="default: likelihood.json in the run's folder")
 
@@ -50,7 +49,7 @@ def main() -> None:
         check_same_classes(known, number, images.class_names, config.data.source)
 
         pyramid = pipeline.pyramid_for(config.data.height, config.data.width)
-        path.parent.mkdir(parents=True, exist_ok=True)  # fails before the work, not after it
+        path.parent.mkdir(parents=True, exist_ok=True)  # a wrong path fails before the work
 
         began = time.monotonic()
         with Counter(len(images), "scoring", shown=processes.is_main, processes=processes.world) as counter:
@@ -82,7 +81,7 @@ def main() -> None:
 
 
 def report(found: Likelihood) -> str:
-    """The bits and the accuracy as lines."""
+    """The bits and the accuracy as lines of text."""
     lines = [line_of("unconditional", found["unconditional"])]
     if "own_class" in found:
         lines.insert(0, line_of("own_class", found["own_class"]))
@@ -101,7 +100,7 @@ def line_of(name: str, bits: Bits) -> str:
 
 
 def within(error: float | None) -> str:
-    """A standard error in words; a single image has none."""
+    """A standard error in brackets; nothing for a single image, which has no standard error."""
     return "" if error is None else f" (standard error {error:.2g})"
 
 

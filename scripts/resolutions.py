@@ -3,8 +3,9 @@
     python scripts/resolutions.py --config shapes_vit.yaml --seeds 0 1 2 --sizes 16 24 32 48 64 32x64 \\
         --encodings none learned sinusoidal "mixed(learned=0.7, sinusoidal=0.3)" rope relative_bias peg
 
-Nothing is fine-tuned at the other sizes: tables are resampled by the named convention, the rest follows by
-itself. Writes resolutions.json and resolutions.md. To go on after a stop, run the same command again.
+Nothing is fine-tuned at the other sizes: tables are resampled under the named convention, everything else
+follows by itself. Writes resolutions.json and resolutions.md. To go on after a stop, run the same command
+again.
 """
 
 import argparse

@@ -2,8 +2,8 @@
 
     python scripts/sample.py --run runs/fashion_learned sampling.images_per_class=500
 
-To go on after a stop, run the same command again. Other sizes than the trained one, where the encoding can
-follow: --size ROWS COLUMNS, or sampling.size and sampling.levels.
+To go on after a stop, run the same command again. --size ROWS COLUMNS, or sampling.size and sampling.levels,
+draw at another size than the trained one, if the encoding can follow.
 """
 
 import argparse
@@ -21,15 +21,16 @@ from var_pe.stages.draw import draw_folder, load_pipeline
 from var_pe.stages.session import exit_with_sentence, session
 
 PIPELINE = {"--pipeline": ("run=.", "tokenizer_run=.")}  # a saved pipeline in place of a run
-USED_SETTINGS = ("sampling",)  # settings that change what it does
+USED_SETTINGS = ("sampling",)  # settings that change the images
 
 
 def options(parser: argparse.ArgumentParser) -> None:
+    # The folder of images
     parser.add_argument(
         "--output", type=Path, help="folder of the images; default: drawn in the run's folder"
     )
     parser.add_argument(
-        "--npz", action="store_true", help="also one .npz of all images, as ADM's evaluator reads"
+        "--npz", action="store_true", help="also write all images into one .npz, as ADM's evaluator reads it"
     )
     parser.add_argument(
         "--size",
@@ -38,11 +39,13 @@ def options(parser: argparse.ArgumentParser) -> None:
         metavar=("ROWS", "COLUMNS"),
         help="short for sampling.size=[ROWS, COLUMNS]",
     )
+
+    # Or something else instead
     parser.add_argument(
         "--levels",
         type=Path,
         metavar="PNG",
-        help="only a picture of one image of each class after every level, coarse to fine",
+        help="only write a picture: one image of each class after every level, coarse to fine",
     )
     parser.add_argument(
         "--save-pipeline",
@@ -66,17 +69,20 @@ def main() -> None:
         instead=PIPELINE,
         used_settings=USED_SETTINGS,
     )
+
     if arguments.push_to_hub and arguments.save_pipeline is None:
         raise ValueError("--push-to-hub uploads the folder of --save-pipeline: give that, too")
+
     sampling = config.sampling if arguments.size is None else replace(config.sampling, size=arguments.size)
 
     with session() as accelerator:
-        # One process is enough for these two; another one could look while the folder is being written.
+        # One process saves alone: another one could find the folder half written.
         if arguments.save_pipeline is not None:
             if accelerator.is_main_process:
                 check_free(arguments.save_pipeline, "--save-pipeline")
                 save(opened(config, arguments.pipeline), config, arguments)
             return
+
         pipeline = opened(config, arguments.pipeline)
         if arguments.levels is not None:
             if accelerator.is_main_process:
@@ -90,13 +96,14 @@ def main() -> None:
 
 
 def opened(config: Config, saved: str | None) -> VARPipeline:
-    """The run's pipeline, or a saved one."""
+    """The run's pipeline, or the saved one that --pipeline names."""
     return load_pipeline(config) if saved is None else VARPipeline.from_folder(Path(saved), "--pipeline")
 
 
 def save(pipeline: VARPipeline, config: Config, arguments: argparse.Namespace) -> None:
-    """The pipeline's folder; its card is of the run's settings and scores, or the one it came with."""
+    """Saves the pipeline's folder, with a card of the run's settings and scores or the card it came with."""
     folder, name = arguments.save_pipeline, arguments.push_to_hub
+
     if arguments.pipeline is None:
         metrics = read_metrics(Path(config.run) / "metrics.json")
         save_with_card(pipeline, folder, asdict(config), metrics, name)

@@ -1,4 +1,4 @@
-"""Trains what a config describes: the tokenizer if it is missing, the token cache, the generator; or a ViT.
+"""Trains what a config describes: a tokenizer (unless it exists) and a generator, or a ViT classifier.
 
     accelerate launch scripts/train.py --config cifar_mixed.yaml [key.sub=value ...]
 
@@ -25,10 +25,10 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 
 def stage_of(config: Config, asked: str) -> str:
-    """Which one the config asks for, where `asked` is "all".
+    """The stage to run; "all" is the classifier or the generator, whichever the config trains.
 
     Raises:
-        ValueError: the config is of the other kind.
+        ValueError: the config cannot run the stage that was asked for.
     """
     of_classifier = config.classifier is not None
     if asked == "all":
@@ -51,21 +51,26 @@ def main() -> None:
     if arguments.dry_run:
         print(plan(config))
         return
+
     trainings = config.tokenizer_training, config.generator_training, config.classifier_training
     with session(*trainings) as accelerator:
         if stage == "classifier":
             train_classifier(config, accelerator)
             score_classifier(config, accelerator)
+
         elif stage == "tokenizer":
             tokenizer = train_tokenizer(config, accelerator)
             score_tokenizer(config, tokenizer, accelerator)
+
         else:
-            check_generator(config)  # its own mistakes, before hours of training the tokenizer
+            # A mistake in the generator's settings must be found before hours of training the tokenizer.
+            check_generator(config)
             tokenizer = train_tokenizer(config, accelerator)
             score_tokenizer(config, tokenizer, accelerator)
             train_generator(config, tokenizer, accelerator)
 
-        accelerator.print(f"finished: {config.tokenizer_run if stage == 'tokenizer' else config.run}")
+        folder = config.tokenizer_run if stage == "tokenizer" else config.run
+        accelerator.print(f"finished: {folder}")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, whenever their writer is killed; results kept in such files."""
+"""Files that are written whole or not at all, even if the writer is killed; results kept in such files."""
 
 import hashlib
 import json
@@ -10,15 +10,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Generic, TypeVar
 
-Json = TypeVar("Json")  # what json writes and reads back: dictionaries, lists, text, numbers, null
+# What json writes and reads back: dictionaries, lists, text, numbers, null
+Json = TypeVar("Json")
 
 
 @contextmanager
 def written_whole(path: Path, *, flushed: bool = True) -> Iterator[Path]:
-    """A path to write to that becomes `path` when the block ends well, and vanishes when it does not.
+    """A draft to write to: it becomes `path` when the block succeeds and is removed when the block fails.
 
-    Its name is its own, since two programs may write the same file at once. With `flushed` it outlives a
-    power cut, too; each flush takes milliseconds, too long for thousands of small files.
+    The draft has a unique name, since two programs may write the same file at once. With `flushed` the file
+    survives a power cut, too; a flush takes milliseconds, which is too long for thousands of small files.
     """
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     try:
@@ -30,7 +31,7 @@ def written_whole(path: Path, *, flushed: bool = True) -> Iterator[Path]:
         draft.unlink(missing_ok=True)
 
     if flushed:
-        flush(path.parent)  # the new name is on the disk only once the folder is
+        flush(path.parent)  # The new name reaches the disk with the folder.
 
 
 def write_text(path: Path, text: str) -> None:
@@ -45,7 +46,7 @@ def write_json(path: Path, value: object) -> None:
 
 
 def into_place(folder: Path, fill: Callable[[Path], None]) -> None:
-    """Lets `fill` write into a new folder beside `folder`, flushes it and renames it: all or nothing."""
+    """Lets `fill` write into a new folder beside `folder`, flushes it and renames it to `folder`."""
     partial = folder.with_name(folder.name + ".partial")
     remove(partial)
     partial.mkdir(parents=True)
@@ -68,7 +69,7 @@ def flush(path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Removes a file or a whole folder, if it is there."""
+    """Removes a file or a whole folder, if it exists."""
     if path.is_dir():
         shutil.rmtree(path)
     else:
@@ -76,17 +77,17 @@ def remove(path: Path) -> None:
 
 
 class KeptResults(Generic[Json]):
-    """Results by name in one JSON file, beside everything that all of them rest on.
+    """Results by name in one JSON file, together with everything that they rest on.
 
-    `rests_on` is what the results follow from: hashes of weights, settings, versions. Results of a file that
-    rests on anything else, or cannot be read, are not taken over. What is added is on the disk at once, so a
-    study that is stopped goes on where it was.
+    `rests_on` is what the results follow from: hashes of weights, settings, versions. Results in a file that
+    cannot be read, or that rest on anything else, are ignored. Every addition is written at once, so a study
+    that was stopped continues where it was.
     """
 
     def __init__(self, path: Path, rests_on: Mapping[str, object], name: str = "results") -> None:
         self.path = path
         self.rests_on = json.loads(json.dumps(rests_on))
-        # under which the results stand in the file
+        # the key of the results in the file
         self.name = name
         self.results: dict[str, Json] = self._read()
 
@@ -95,7 +96,7 @@ class KeptResults(Generic[Json]):
             there = json.loads(self.path.read_text(encoding="utf-8"))
             results = there.pop(self.name)
         except (OSError, ValueError, LookupError, TypeError, AttributeError):
-            return {}  # nothing there, or nothing that was written here
+            return {}  # no file, or not one of ours
         return results if there == self.rests_on and isinstance(results, dict) else {}
 
     def add(self, results: Mapping[str, Json]) -> None:

@@ -1,4 +1,4 @@
-"""The processes of a run: which share of the work is whose, what they exchange, what memory each holds."""
+"""The processes of a run: how they share the work, what they exchange, how much memory each uses."""
 
 import contextlib
 import ctypes
@@ -20,9 +20,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Processes:
-    """This process among those of a run. `Processes()` is alone and needs no launcher.
+    """This process among those of a run. `Processes()` is a single process and needs no launcher.
 
-    Without an accelerator, `rank` and `world` say which share is this one's, and nothing is exchanged.
+    Without an accelerator, `rank` and `world` still determine this process's share, but nothing is exchanged.
     """
 
     rank: int = 0
@@ -42,11 +42,11 @@ class Processes:
         return torch.device("cpu") if self.accelerator is None else self.accelerator.device
 
     def share(self, length: int) -> range:
-        """One contiguous part of `length` things for each process, in the order of ranks."""
+        """This process's contiguous part of `length` things; parts are in the order of ranks."""
         return range(length * self.rank // self.world, length * (self.rank + 1) // self.world)
 
     def batches(self, length: int, size: int) -> Iterator[range]:
-        """Every `world`-th of the ranges of at most `size` numbers below `length`."""
+        """This process's batches: every `world`-th range of at most `size` of the numbers below `length`."""
         for start in range(self.rank * size, length, self.world * size):
             yield range(start, min(start + size, length))
 
@@ -56,11 +56,11 @@ class Processes:
         return gather_object(parts) if exchanged else parts
 
     def sum(self, tensor: Tensor) -> Tensor:
-        """Over all processes, on every one of them."""
+        """The sum of the tensors of all processes, on every process."""
         return tensor if self.accelerator is None else self.accelerator.reduce(tensor, "sum")
 
     def wait(self) -> None:
-        """Until every process is here."""
+        """Returns when every process has called it."""
         if self.accelerator is not None:
             self.accelerator.wait_for_everyone()
 
@@ -70,7 +70,7 @@ class Processes:
             print(sentence, flush=True)
 
     def on_main(self, action: Callable[[], None]) -> None:
-        """Runs `action` on the main process; every process waits for it, and raises if it failed there."""
+        """Runs `action` on the main process; every process waits for it, and raises an error if it failed."""
         failure: Exception | None = None
         if self.is_main:
             try:
@@ -89,26 +89,31 @@ class Processes:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Bytes: the most that this process has held since `reset_peak_memory`, on the GPU if it uses one."""
+    """The most bytes that this process has held since `reset_peak_memory`, on the GPU if it uses one."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def reset_peak_memory(device: torch.device) -> bool:
-    """Lets `peak_memory` start again from what is held now; False where it cannot (Linux and CUDA can).
+    """Restarts `peak_memory` from what is held now; False if the system cannot (Linux and CUDA can).
 
-    What an earlier training in this process left behind is given back first, as far as it can be.
+    Memory that an earlier training in this process left behind is released first, as far as possible.
     """
     gc.collect()
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         return True
+
+    # glibc keeps what was freed: 160 MB after a small training.
     with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)  # glibc keeps what was freed: 160 MB after a small training
+        ctypes.CDLL(None).malloc_trim(0)
+
+    # 5 resets the resident set's high-water mark, see proc(5).
     try:
-        Path("/proc/self/clear_refs").write_text("5")  # 5: the resident set's high-water mark, see proc(5)
+        Path("/proc/self/clear_refs").write_text("5")
     except OSError:
         return False
     return True

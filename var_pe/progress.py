@@ -1,4 +1,4 @@
-"""What a person sees of long work: a bar on a terminal, a plain line now and then elsewhere."""
+"""Progress of long work: a bar on a terminal; elsewhere, now and then a line of text."""
 
 import sys
 import time
@@ -14,9 +14,9 @@ SECONDS_BETWEEN_LINES = 30.0
 
 
 class Counter:
-    """Counts towards `total` of something, as a context manager; `shown` is for the main process.
+    """Counts towards `total`, as a context manager; only the main process should have `shown`.
 
-    Where `processes` work at equal shares and only the main one counts, what it adds stands for all of them.
+    Where `processes` work on equal shares, each count of the main process stands for one of every process.
     """
 
     def __init__(
@@ -26,16 +26,16 @@ class Counter:
         self.shown, self.processes = shown, processes
         self.bar = tqdm(total=total, desc=what, unit=unit) if shown and sys.stderr.isatty() else None
         self.count, self.began = 0, time.monotonic()
-        self.said = self.began
+        self.last_line = self.began
 
     def add(self, number: int = 1) -> None:
         number *= self.processes
         self.count += number
         if self.bar is not None:
             self.bar.update(number)
-        elif self.shown and time.monotonic() - self.said > SECONDS_BETWEEN_LINES:
-            self.said = time.monotonic()
-            rate = self.count / (self.said - self.began)
+        elif self.shown and time.monotonic() - self.last_line > SECONDS_BETWEEN_LINES:
+            self.last_line = time.monotonic()
+            rate = self.count / (self.last_line - self.began)
             left = (self.total - self.count) / rate / 60
             done = f"{self.what}: {self.count} of {self.total} {self.unit}s"
             print(f"{done}, {rate:.4g}/s, {left:.1f} minutes left", file=sys.stderr, flush=True)
@@ -49,15 +49,14 @@ class Counter:
 
 
 class StepProgress:
-    """Counts steps; `rates` gives images per second, time left and peak memory since the last call."""
+    """Counts steps; `rates` gives images per second since its last call, the time left and peak memory."""
 
     def __init__(self, steps: range, batch: int, *, shown: bool) -> None:
         self.steps, self.batch, self.shown = steps, batch, shown
-        self.bar = (
-            tqdm(total=steps.stop, initial=steps.start, unit="step")
-            if shown and sys.stderr.isatty()
-            else None
-        )
+        self.bar = None
+        if shown and sys.stderr.isatty():
+            self.bar = tqdm(total=steps.stop, initial=steps.start, unit="step")
+
         self.count = self.counted = steps.start
         self.since = self.began = time.monotonic()
 
@@ -77,13 +76,16 @@ class StepProgress:
         }
 
     def say(self, entry: Mapping[str, float]) -> None:
-        """One line, on the screen's own rhythm; values per level stay in the log file."""
+        """Prints one line with the values of a step; values per level stay in the log file."""
         if not self.shown:
             return
-        named = {name: value for name, value in entry.items() if name != "step" and "/level_" not in name}
-        line = f"step {entry['step']}/{self.steps.stop}  " + "  ".join(
-            f"{n} {v:.4g}" for n, v in named.items()
-        )
+
+        values = []
+        for name, value in entry.items():
+            if name != "step" and "/level_" not in name:
+                values.append(f"{name} {value:.4g}")
+        line = "  ".join([f"step {entry['step']}/{self.steps.stop}", *values])
+
         if self.bar is not None:
             self.bar.write(line, file=sys.stderr)
         else:

@@ -1,4 +1,4 @@
-"""Geometry: which grids an image is cut into and where every token's centre lies. Imports nothing of ours."""
+"""Geometry: the grids that an image is cut into, and the centre of every token. Imports no other module."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,14 +10,16 @@ from pydantic import AfterValidator
 from torch import Tensor
 
 Grid = tuple[int, int]
-MOST_TOKENS = 100_000  # of an image; VAR has 9,451 at 1024 pixels, and scores grow with the square
+
+# Largest number of tokens of an image. VAR has 9,451 at 1024 pixels; memory grows with the square.
+MOST_TOKENS = 100_000
 
 
 @dataclass(frozen=True)
 class Positions:
-    """Where each token of some consecutive levels of a pyramid sits.
+    """The position of each token of some consecutive levels of a pyramid.
 
-    `grids` and `levels` are plain Python values, so that shapes never have to be read back from a device.
+    `grids` and `levels` are plain Python values, so shapes never have to be read back from a device.
     """
 
     # row and column in the token's own grid, int64
@@ -26,8 +28,9 @@ class Positions:
     level_L: Tensor
     # its centre in [-1, 1] x [-1, 1], y first, float32
     yx_L2: Tensor
-    # all grids of the pyramid, and which of them are at hand
+    # all grids of the pyramid
     grids: tuple[Grid, ...]
+    # the levels whose tokens are here
     levels: range
 
     @property
@@ -36,15 +39,15 @@ class Positions:
 
     @property
     def grids_here(self) -> tuple[Grid, ...]:
-        """The grids of the levels at hand."""
+        """The grids of the levels that are here."""
         return self.grids[self.levels.start : self.levels.stop]
 
     def only(self, first: int, stop: int) -> "Positions":
-        """The tokens of levels `first` to `stop - 1`, cut out exactly as a level's tokens are."""
+        """The positions of the tokens of levels `first` to `stop - 1`."""
         if not self.levels.start <= first < stop <= self.levels.stop:
             raise ValueError(f"levels {first}..{stop - 1} are not among the levels {self.levels} at hand")
 
-        # Tokens at hand begin with those of the first level at hand.
+        # The tokens here begin with those of the first level here.
         sizes = [h * w for h, w in self.grids]
         start = sum(sizes[self.levels.start : first])
         span = slice(start, start + sum(sizes[first:stop]))
@@ -126,8 +129,8 @@ class Pyramid:
         return Pyramid.of(grids)
 
     def positions(self, device: torch.device | str = "cpu") -> Positions:
-        """Where all tokens are. Kept for later calls."""
-        exact = torch.empty(0, device=device).device  # with its index, if it has one
+        """The positions of all tokens, kept for later calls."""
+        exact = torch.empty(0, device=device).device  # "cuda" as "cuda:0"
         return positions_on(self.grids, exact)
 
     def __str__(self) -> str:
@@ -135,26 +138,26 @@ class Pyramid:
 
 
 def checked_levels(levels: list[int | list[int]]) -> list[int | list[int]]:
-    """Levels of a config, once they are known to be a pyramid that attention could bear.
+    """The levels of a config, unchanged, if attention can handle their pyramid.
 
     Raises:
-        ValueError: they are not, or it has more than `MOST_TOKENS`.
+        ValueError: they are not a pyramid, or it has more than `MOST_TOKENS` tokens.
     """
     tokens = Pyramid.of(levels).num_tokens
     if tokens > MOST_TOKENS:
-        raise ValueError(f"{levels} are {tokens:,} tokens, at most {MOST_TOKENS:,} are attended to")
+        raise ValueError(f"{levels} are {tokens:,} tokens; attention takes at most {MOST_TOKENS:,}")
     return levels
 
 
-# levels as settings give them, whose error then names the setting
+# The type of levels in settings: an error names the setting.
 Levels = Annotated[list[int | list[int]], AfterValidator(checked_levels)]
 
 
 def sides_of(size: Sequence[object], what: str) -> Grid:
-    """A height and a width as a pair.
+    """A height and a width as a pair; the error's sentence calls the argument `what`.
 
     Raises:
-        ValueError: `size`, called `what` in the sentence, is not two whole numbers of at least 1.
+        ValueError: `size` is not two whole numbers of at least 1.
     """
     given = size if isinstance(size, list | tuple) else ()
     sides = [side for side in given if type(side) is int and side >= 1]
@@ -183,9 +186,9 @@ def _spans(grids: tuple[Grid, ...]) -> tuple[slice, ...]:
 
 
 @lru_cache(maxsize=64)
-@torch.inference_mode(False)  # kept for later calls, which may train
+@torch.inference_mode(False)  # later calls may train
 def positions_on(grids: tuple[Grid, ...], device: torch.device) -> Positions:
-    """`Pyramid.positions`. Kept per device: a copy to another one waits for it."""
+    """`Pyramid.positions`, kept per device: copying to a device has to wait for it."""
     cells = []
     levels = []
     centres = []

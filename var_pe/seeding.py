@@ -1,4 +1,4 @@
-"""Seeds: all that is random comes from a generator seeded from named numbers, never from global state."""
+"""Seeds: everything random comes from a generator seeded from numbers and names, never from global state."""
 
 import hashlib
 

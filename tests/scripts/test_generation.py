@@ -159,7 +159,7 @@ def test_edit_names_the_picture_that_is_damaged(share, command, tmp_path):
     data = (tmp_path / "mine.png").read_bytes()
     (tmp_path / "mine.png").write_bytes(data[: int(len(data) * share)])
     said = command("edit", "--images", tmp_path / "mine.png", "--mask", "top")
-    assert f"--images {tmp_path / 'mine.png'} is a file, but no picture that can be read" in said
+    assert f"--images {tmp_path / 'mine.png'} is a file, but not a picture that can be read" in said
 
 
 def test_sample_draws_other_sizes_and_remembers_them(command, run, tmp_path):
@@ -203,7 +203,7 @@ def test_help_of_a_script_shows_the_settings_that_it_looks_at(command):
 
 def test_wrong_features_are_said_before_anything_is_drawn(command, run):
     assert "features are inception" in command("evaluate", "--features", "nope")
-    assert "--images and --reference are of drawn images" in command(
+    assert "--images and --reference concern drawn images" in command(
         "evaluate", "--of", "tokenizer", "--images", run
     )
     assert not (run / "drawn").exists()

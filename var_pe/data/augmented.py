@@ -1,4 +1,4 @@
-"""RandAugment on a classifier's training images, drawn from (seed, epoch, index) as all augmentation is."""
+"""RandAugment on a classifier's training images, drawn from (seed, epoch, index) like all augmentation."""
 
 import torch
 from torch.utils.data import Dataset
@@ -34,7 +34,10 @@ class Augmented(Dataset[ImageItem]):
         draw = Draw.of(key)
         item = self.images[draw]
         pixels_CHW = ((item["image"] + 1) * 127.5).round().to(torch.uint8)
-        with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator
+
+        # torchvision draws from the global generator, so that one is seeded here and restored afterwards.
+        with torch.random.fork_rng(devices=[]):
             torch.manual_seed(mix(self.seed, "rand augment", draw.epoch, draw.index))
             pixels_CHW = self.augment(pixels_CHW)
+
         return {**item, "image": pixels_CHW.float() / 127.5 - 1}

@@ -20,14 +20,14 @@ def find_idx(folder: Path, name: str) -> Path:
     for file in (folder / name, folder / f"{name}.gz"):
         if file.is_file():
             return file
-    raise ValueError(f"fashion_mnist needs {name} or {name}.gz in {folder}, which holds neither")
+    raise ValueError(f"fashion_mnist needs {name} or {name}.gz in {folder}, but neither is there")
 
 
 def read_idx(file: Path, axes: int) -> NDArray[np.uint8]:
-    """The unsigned bytes of an IDX file as an array of so many axes.
+    """The unsigned bytes of an IDX file as an array with `axes` axes.
 
     Raises:
-        ValueError: the header, the number of axes or the length is not what the format says.
+        ValueError: the file cannot be read, or its header, number of axes or length is wrong.
     """
     try:
         content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
@@ -38,7 +38,9 @@ def read_idx(file: Path, axes: int) -> NDArray[np.uint8]:
     start = 4 + 4 * axes
     magic = bytes([0, 0, 8, axes])
     if content[:4] != magic or len(content) < start:
-        raise ValueError(f"{file} is no IDX file of {axes} axes of bytes: it begins with {content[:4].hex()}")
+        raise ValueError(
+            f"{file} is not an IDX file of {axes} axes of bytes: it begins with {content[:4].hex()}"
+        )
 
     shape = tuple(np.frombuffer(content, ">u4", axes, offset=4).tolist())
     if len(content) != start + math.prod(shape):

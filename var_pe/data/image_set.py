@@ -1,4 +1,4 @@
-"""What a set of images is to everybody who reads one: protocols, and the form of what they give."""
+"""What every set of images offers to its readers: protocols, and the form of one image."""
 
 from collections.abc import Iterable
 from typing import Protocol, TypedDict
@@ -17,11 +17,11 @@ class ImageItem(TypedDict):
 
     # float32 (channels, height, width) in [-1, 1]
     image: Tensor
-    # -1: none
+    # number of its class; -1: it has none
     label: int
-    # which picture of its split
+    # number of the picture in its split
     index: int
-    # counts every image that the run has drawn, on all processes
+    # number of this draw among all images that the run has drawn, on all processes
     draw_number: int
 
 
@@ -30,7 +30,7 @@ class HeldOutImages(Protocol):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """By label; empty where there are no labels."""
+        """Names of the classes by label; empty if there are no labels."""
 
     def __len__(self) -> int: ...
 
@@ -48,13 +48,13 @@ class TrainingSet(Protocol):
 
 
 class ImageSet(HeldOutImages, TrainingSet, Protocol):
-    """Images of one split by number, each as a draw of the run augments it."""
+    """Images of one split by number, each augmented as its draw prescribes."""
 
     def __getitem__(self, key: Draw | int, /) -> ImageItem: ...
 
 
 def count_unreadable(unreadable_N: Tensor, processes: Processes) -> int:
-    """Pictures that some process could not read; one that several met counts once."""
+    """How many pictures some process could not read; a picture that several met counts once."""
     met_N = processes.sum(unreadable_N.int().to(processes.device))
     return int((met_N > 0).sum())
 

@@ -1,4 +1,4 @@
-"""Images of one size in [-1, 1] from a source's pictures, each augmented as (seed, epoch, index) say."""
+"""Images of one size in [-1, 1] from a source's pictures; augmentation follows from (seed, epoch, index)."""
 
 import hashlib
 from collections.abc import Callable
@@ -22,21 +22,24 @@ Box = tuple[int, int, int, int]  # top, left, height and width in pixels
 
 
 def resize_to_cover(picture: Image.Image, height: int, width: int) -> Image.Image:
-    """The picture, its aspect kept, just large enough to cover height x width; untouched if it is."""
+    """The picture, resized to just cover height x width; its aspect is kept."""
     scale = max(height / picture.height, width / picture.width)
     size = max(width, round(picture.width * scale)), max(height, round(picture.height * scale))
     return picture if size == picture.size else picture.resize(size, Image.Resampling.LANCZOS)
 
 
 def crop(picture: Image.Image, config: DataConfig, chance: int | None) -> Pixels:
-    """Resized to cover `resize_factor` times the image, then cut: by `chance`, or at the centre."""
+    """The picture resized to cover `resize_factor` times the image, cropped by `chance` or at the centre."""
     target = round(config.height * config.resize_factor), round(config.width * config.resize_factor)
     picture = resize_to_cover(picture, *target)
+
+    # Where the crop begins
     free_y, free_x = picture.height - config.height, picture.width - config.width
     if chance is None:
         y, x = free_y // 2, free_x // 2
     else:
         y, x = chance % (free_y + 1), (chance >> 24) % (free_x + 1)
+
     return np.asarray(picture.crop((x, y, x + config.width, y + config.height)))
 
 
@@ -54,6 +57,7 @@ def pad(pixels: Pixels, config: DataConfig) -> Pixels:
     """The picture at its own pixel size, centred on black."""
     if pixels.shape[:2] == (config.height, config.width):
         return pixels
+
     height, width = pixels.shape[:2]
     top, left = padding(height, width, config)
     canvas = np.zeros((config.height, config.width, *pixels.shape[2:]), np.uint8)
@@ -68,7 +72,7 @@ def zoomed(picture: Image.Image, zoom: float) -> Image.Image:
 
 
 def first_picture(config: DataConfig, source: ImageSource) -> Image.Image:
-    """With on_corrupt=skip, the first that can be read."""
+    """The first picture of the source; with on_corrupt=skip, the first that can be read."""
     for index in range(len(source)):
         try:
             return source.read(index)[0]
@@ -79,9 +83,10 @@ def first_picture(config: DataConfig, source: ImageSource) -> Image.Image:
 
 
 def content_box(config: DataConfig, source: ImageSource) -> Box:
-    """The area that holds picture, not margin (with pad: the first one's)."""
+    """The area of an image that shows the picture and not its margin; with pad, that of the first image."""
     if config.frames_by == "crop":
         return 0, 0, config.height, config.width
+
     picture = zoomed(first_picture(config, source), config.zoom)
     top, left = padding(picture.height, picture.width, config)
     return top, left, picture.height, picture.width
@@ -96,7 +101,7 @@ def to_tensor(pixels: Pixels, channels: int) -> Tensor:
 
 
 class Framer:
-    """Turns one picture into one image tensor, as the config and three numbers say."""
+    """Turns a picture into an image tensor, as the config and (seed, epoch, index) prescribe."""
 
     def __init__(self, config: DataConfig, train: bool, seed: int) -> None:
         self.config, self.train, self.seed = config, train, seed
@@ -106,6 +111,7 @@ class Framer:
     def __call__(self, picture: Image.Image | Pixels, epoch: int, index: int) -> Tensor:
         """Float32 (channels, height, width) in [-1, 1]."""
         config = self.config
+
         # 63 random bits, more than are needed: the top one mirrors, the lower ones place the crop.
         chance = mix("augment", self.seed, epoch, index) if self.augments else 0
 
@@ -129,17 +135,16 @@ class Framer:
         # Mirrored before padding: an odd margin must not move the picture.
         if self.train and config.flip and chance >> 62:
             pixels = pixels[:, ::-1]
+
         if config.frames_by == "pad":
             pixels = pad(pixels, config)
         return to_tensor(pixels, config.channels)
 
 
 class ImageDataset(Dataset[ImageItem]):
-    """A source as image tensors, asked by `Draw` (or by plain index: epoch 0, draw number = index).
+    """A source as image tensors, read by `Draw` (or by plain index: epoch 0, draw number = index).
 
-    An item is {"image": float32 (channels, height, width) in [-1, 1], "label": int or -1, "index",
-    "draw_number"}.
-    With on_corrupt=skip the next picture that can be read stands in for one that cannot, label and all.
+    With on_corrupt=skip the next readable picture and its label take the place of one that cannot be read.
     """
 
     def __init__(
@@ -166,12 +171,14 @@ class ImageDataset(Dataset[ImageItem]):
 
     @property
     def fingerprint(self) -> str:
-        """Of all that determines an image, its augmentation included."""
+        """A hash of everything that determines an image, including its augmentation."""
         config = self.config
+
         framing = (config.height, config.width, config.channels, config.frames_by, config.on_corrupt)
         cropping = (config.resize_factor, self.frame.random_crop) if config.frames_by == "crop" else ()
         zoom = (config.zoom,) if config.frames_by == "pad" and config.zoom != 1 else ()
         chance = (config.flip, self.frame.seed) if self.augments else ()
+
         parts = repr((self.source.fingerprint, framing, cropping or zoom, chance))
         return hashlib.blake2b(parts.encode(), digest_size=16).hexdigest()
 
@@ -187,7 +194,7 @@ class ImageDataset(Dataset[ImageItem]):
         if not 0 <= draw.index < len(self):  # also ends `for item in dataset`
             raise IndexError(f"index {draw.index} of a data set of {len(self)} images")
 
-        # Where a picture cannot be read and may be passed over, the next one that can stands in for it.
+        # If a picture cannot be read and may be skipped, the next readable one takes its place.
         for step in range(len(self)):
             index = (draw.index + step) % len(self)
             try:

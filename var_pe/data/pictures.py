@@ -8,9 +8,10 @@ from PIL import Image, ImageOps
 
 
 class DataError(ValueError):
-    """What is wrong with the data, in one sentence, also when a data worker found it.
+    """What is wrong with the data, in one sentence, even if a data worker found it.
 
-    `DataLoader` raises a worker's error anew with its trace as the message; the sentence is the last line.
+    `DataLoader` raises a worker's error anew with the whole trace as its message, whose last line is the
+    sentence.
     """
 
     def __init__(self, message: str) -> None:
@@ -28,7 +29,7 @@ def open_picture(content: bytes | str | Path, where: str) -> Image.Image:
     """The decoded picture, turned upright; `where` names it in the error.
 
     Raises:
-        CorruptImage: the file is missing, cut short or no picture.
+        CorruptImage: the file is missing, cut short or not a picture.
     """
     try:
         picture = Image.open(BytesIO(content) if isinstance(content, bytes) else content)
@@ -42,7 +43,7 @@ def open_picture(content: bytes | str | Path, where: str) -> Image.Image:
 
 
 def to_channels(picture: Image.Image, channels: int, where: str = "") -> Image.Image:
-    """The picture in mode L or RGB. What is transparent becomes white, 16-bit grey keeps its upper 8 bits."""
+    """The picture in mode L or RGB; transparent parts become white, 16-bit grey keeps its upper 8 bits."""
     mode = "L" if channels == 1 else "RGB"
     if picture.mode == mode:
         return picture
@@ -55,12 +56,13 @@ def to_channels(picture: Image.Image, channels: int, where: str = "") -> Image.I
 
 
 def opaque(picture: Image.Image) -> Image.Image:
-    """On white where it is transparent, with 8 bits a channel, in a mode from which PIL converts."""
+    """The picture with 8 bits a channel and without transparency, in a mode that PIL can convert."""
     if picture.mode.startswith("I;16"):
         return Image.fromarray((np.asarray(picture).astype(np.uint16) >> 8).astype(np.uint8))
     if picture.mode == "LAB":
         return picture.convert("RGB")
     if not picture.has_transparency_data:
         return picture
+
     picture = picture.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")

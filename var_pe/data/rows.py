@@ -1,4 +1,4 @@
-"""Rows of a table as pictures and labels: which columns hold them, what the classes are called."""
+"""Rows of a table as pictures and labels: their columns, and the names of the classes."""
 
 import hashlib
 from collections.abc import Mapping
@@ -13,10 +13,10 @@ from var_pe.data.tables import Tables
 def check_columns(
     tables: Tables, features: Mapping[str, Any], image_column: str, label_column: str | None
 ) -> None:
-    """Checks that both columns are there.
+    """Checks that the table has both columns.
 
     Raises:
-        ValueError: one is not.
+        ValueError: one of them is missing.
     """
     found = ", ".join(features)
     if image_column not in features:
@@ -40,11 +40,12 @@ def check_columns(
 def classes(
     tables: Tables, features: Mapping[str, Any], label_column: str | None, train_split: str
 ) -> tuple[tuple[str, ...], dict[Any, int]]:
-    """Names of the classes, and the number of each stored label (empty where the labels are these numbers).
+    """Names of the classes, and the number of each stored label (empty if the labels are numbers already).
 
-    Names are those stored with the column, else the labels that occur in the training split, in order.
+    The names are stored with the column; otherwise they are the labels in the training split, sorted.
     """
-    from datasets import ClassLabel, Value  # not above: it takes 90 MB, and shapes need none of it
+    # Imported here because it takes 90 MB, which `shapes` does not need.
+    from datasets import ClassLabel, Value
 
     if label_column is None:
         return (), {}
@@ -54,6 +55,7 @@ def classes(
     countable = isinstance(kind, Value) and (
         kind.dtype in ("string", "large_string", "bool") or "int" in kind.dtype
     )
+
     if isinstance(kind, ClassLabel):
         names = tuple(kind.names)
     elif countable:
@@ -61,6 +63,7 @@ def classes(
             raise ValueError(
                 f"data.label_column={label_column} stores no class names, which data.streaming=true needs"
             )
+
         found = tables.load(train_split).unique(label_column)
         labels = sorted(label for label in found if label is not None and label != -1)
         numbers = {label: number for number, label in enumerate(labels)}
@@ -98,7 +101,7 @@ class Rows:
         """The picture and the label of a row.
 
         Raises:
-            CorruptImage: the picture cannot be read; its file or row is named.
+            CorruptImage: the picture cannot be read; the message names its file or row.
         """
         label = self.label(row[self.label_column], index) if self.label_column else -1
 
@@ -110,6 +113,7 @@ class Rows:
             path, content = value, None
         else:
             path, content = None, value
+
         if isinstance(content, Image.Image):
             return content, label
 
@@ -126,14 +130,14 @@ class Rows:
         if not 0 <= label < len(self.class_names):
             raise DataError(
                 f"image {index} of {self.location} has label {value}, "
-                f"which is none of the {len(self.class_names)} classes of the training split"
+                f"which is not one of the {len(self.class_names)} classes of the training split"
             )
         return label
 
 
 def undecoded(dataset: Any, image_column: str) -> Any:
-    """The data set with its pictures as stored, so that we open them and can say which one is broken."""
-    import datasets  # not above, as in `classes`
+    """The data set with its pictures undecoded: we open them ourselves, to name the one that is broken."""
+    import datasets  # here for the same reason as in `classes`
 
     feature = dataset.features[image_column]
     if isinstance(feature, datasets.Image):

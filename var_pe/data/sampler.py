@@ -10,7 +10,7 @@ from var_pe.seeding import generator_for
 
 
 class Draw(NamedTuple):
-    """One draw from a data set: `draw_number` counts every image the run has drawn, on all processes."""
+    """One draw from a data set; `draw_number` counts all images that the run draws, on all processes."""
 
     epoch: int
     index: int  # type: ignore[assignment]  # hides tuple.index
@@ -18,7 +18,7 @@ class Draw(NamedTuple):
 
     @classmethod
     def of(cls, key: "Draw | int") -> "Draw":
-        """A plain index is asked for outside a training run: epoch 0, its own number."""
+        """A draw for a plain index, as used outside a training run: epoch 0, the index as draw number."""
         return key if isinstance(key, Draw) else cls(0, int(key), int(key))
 
 

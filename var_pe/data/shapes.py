@@ -1,8 +1,7 @@
-"""The made-up set `shapes`: one coloured shape on a shaded ground, drawn from its number alone.
+"""The made-up set `shapes`: one coloured shape on a shaded ground, drawn from the picture's number alone.
 
-Seven factors, uniform and independent, say all there is to know about a picture, so the information in it is
-known to the bit. The first factor is the class; four of the twelve classes differ from another only in
-*where* the shape is.
+Seven uniform, independent factors determine a picture, so its information content is known to the bit. The
+first factor is the class; four of the twelve classes differ from another class only in *where* the shape is.
 """
 
 import math
@@ -17,7 +16,7 @@ from var_pe.seeding import mix
 
 Array = NDArray[np.floating]
 
-# Class -> (kind, part of the height, part of the width); the centre's row and column divide that part.
+# Class -> (kind, part of the height, part of the width); the centre lies in this part, on a grid of cells.
 WHOLE, FIRST, SECOND = (0.0, 1.0), (0.0, 0.5), (0.5, 1.0)
 CLASSES = {
     "disc in the upper half": ("disc", FIRST, WHOLE),
@@ -49,11 +48,13 @@ GROUNDS = np.array(
     ],
     np.float32,
 )  # fmt: skip
-LIGHTS = ((-1, -1), (-1, 1), (1, -1), (1, 1))  # corner (down, right) towards which the ground grows brighter
+
+# The corner (down, right) towards which the ground grows brighter
+LIGHTS = ((-1, -1), (-1, 1), (1, -1), (1, 1))
 
 
 class Factors(NamedTuple):
-    """All that determines a picture; each counts from 0. Row and column lie in the part the class allows."""
+    """Everything that determines a picture, counted from 0; row and column are those of the class's part."""
 
     label: int
     row: int
@@ -68,19 +69,21 @@ SPACE = Factors(len(CLASSES), ROWS, COLUMNS, len(RADII), len(COLOURS), len(GROUN
 
 
 def entropy_bits() -> float:
-    """Bits in the factors of one picture; no code that keeps the pictures apart can be shorter on average."""
+    """Bits in the factors of a picture: no lossless code of the pictures can be shorter on average."""
     return math.log2(math.prod(SPACE))
 
 
 @dataclass(frozen=True)
 class ShapePicture:
-    """A picture and the truth about it."""
+    """A picture with its labels for every task."""
 
     image: Image.Image
     label: int
     factors: Factors
-    box: tuple[int, int, int, int]  # y0, x0, height, width of the mask, in pixels
-    mask: NDArray[np.bool_]  # pixels at least half covered by the shape
+    # y0, x0, height, width of the mask, in pixels
+    box: tuple[int, int, int, int]
+    # pixels at least half covered by the shape
+    mask: NDArray[np.bool_]
 
 
 def distance(kind: str, y: Array, x: Array, radius: float) -> Array:
@@ -97,7 +100,9 @@ def distance(kind: str, y: Array, x: Array, radius: float) -> Array:
 
     if kind in ("square", "frame"):
         square = np.maximum(ay, ax) - 0.85 * radius
-        return np.maximum(square, -square - 0.42 * radius) if kind == "frame" else square
+        if kind == "frame":
+            return np.maximum(square, -square - 0.42 * radius)
+        return square
 
     if kind == "diamond":
         return (ay + ax - radius) * math.sqrt(0.5)
@@ -147,7 +152,8 @@ class Shapes:
     def __init__(self, count: int, height: int, width: int, split: str) -> None:
         if min(height, width) < 8:
             raise ValueError(f"shapes need 8 pixels a side to be told apart, got {height} x {width}")
-        self.count, self.height, self.width, self.split = count, height, width, split
+        self.count, self.split = count, split
+        self.height, self.width = height, width
         self.fingerprint = f"shapes-1-{split}-{count}-{height}x{width}"
 
     def __len__(self) -> int:

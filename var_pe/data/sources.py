@@ -1,7 +1,7 @@
-"""What pictures there are: `DataConfig` names a source, `open_source` opens one of its splits.
+"""Sources of pictures: `DataConfig` names one, `open_source` opens one of its splits.
 
-A source gives a picture and a label by number. How pictures are cut to size is `images.py`; sources that are
-read in order, without numbers, are `streams.py`.
+A source gives a picture and its label by number. `images.py` brings pictures to one size; `streams.py` reads
+sources in order, without numbers.
 """
 
 from dataclasses import dataclass, replace
@@ -28,7 +28,7 @@ from var_pe.settings.fields import (
 
 @dataclass(frozen=True)
 class Known:
-    """A data set we know by name: where the hub has it, its columns there, and what was published."""
+    """A data set known by name: its place and columns on the hub, and its published size."""
 
     hub_id: str
     image_column: str
@@ -45,8 +45,11 @@ KNOWN = {
     "imagenet": Known("ILSVRC/imagenet-1k", "image", "label", 1000, 1_281_167, test_split="validation"),
 }
 SOURCES = ("shapes", *KNOWN, "imagefolder", "parquet", "hub")
-NATIVE = ("shapes", "fashion_mnist")  # sources whose pictures are small enough to stay as they are
-FASHION_FOLDER = Path("/usr/share/datasets/fashion-mnist")  # Debian's dataset-fashion-mnist
+
+# Sources whose pictures are small enough to keep their size
+NATIVE = ("shapes", "fashion_mnist")
+# Where Debian's package dataset-fashion-mnist puts its files
+FASHION_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 UNLABELLED = "unlabelled"
 
 
@@ -87,7 +90,7 @@ class DataConfig:
         Literal["crop", "pad"] | None,
         Doc("crop: resize, then crop; pad: keep pixels, centre on black; null: pad if native size"),
     ] = None
-    # below 1, the crop would not be filled
+    # Below 1, the picture would not fill the crop.
     resize_factor: Annotated[
         float, Ge(1), Doc("with crop: the picture is resized to cover so many times the image's sides")
     ] = 1.125
@@ -121,7 +124,7 @@ class DataConfig:
 
     @property
     def frames_by(self) -> str:
-        """crop or pad, once null is resolved."""
+        """crop or pad: `framing`, or what null stands for."""
         return self.framing or ("pad" if self.source in NATIVE else "crop")
 
     @property
@@ -130,32 +133,39 @@ class DataConfig:
         return self.flip or (self.frames_by == "crop" and self.random_crop)
 
     def at_size(self, height: int, width: int) -> "DataConfig":
-        """The same pictures as images of another size: cropped anew, or padded with their margins to scale.
+        """The same pictures as images of another size.
 
-        A picture that is padded is shown whole, so the rest of another shape is margin; `shapes` are drawn.
+        Crops are made anew. A padded picture is zoomed as far as it stays whole; the rest is margin. `shapes`
+        are drawn at the new size.
         """
-        fits = min(height / self.height, width / self.width)
-        zoom = self.zoom * fits if self.frames_by == "pad" and self.source != "shapes" else self.zoom
+        zoom = self.zoom
+        if self.frames_by == "pad" and self.source != "shapes":
+            zoom *= min(height / self.height, width / self.width)
         return replace(self, height=height, width=width, zoom=zoom)
 
     def split(self, train: bool) -> str:
-        known = KNOWN.get(self.source)
-        return self.train_split if train else self.test_split or (known.test_split if known else "test")
+        """The name of the training or of the test split."""
+        if train:
+            return self.train_split
+        if self.test_split:
+            return self.test_split
+        return KNOWN[self.source].test_split if self.source in KNOWN else "test"
 
 
 class ImageSource(Protocol):
     """Pictures of one split by number. One that holds arrays also has `array(index) -> (pixels, label)`."""
 
-    fingerprint: str  # changes when the pictures, their order or their labels do
+    # changes when the pictures, their order or their labels change
+    fingerprint: str
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Empty where there are no labels."""
+        """Names of the classes by label; empty if there are no labels."""
 
     def __len__(self) -> int: ...
 
     def read(self, index: int) -> tuple[Image.Image, int]:
-        """Picture, in whatever size and mode it has, and label (-1: none).
+        """A picture, in its own size and mode, and its label (-1: none).
 
         Raises:
             CorruptImage: the picture cannot be read.
@@ -167,13 +177,14 @@ def find_tables(config: DataConfig) -> Tables:
     if config.path is None:
         hub_id = config.hub_id or KNOWN[config.source].hub_id
         return Tables("hub", hub_id, config.hub_config, config.streaming)
+
     path = Path(config.path).expanduser()
     if not path.exists():
         raise ValueError(f"data.path={config.path} does not exist")
     if path.is_dir() and not any(path.iterdir()):
         raise ValueError(f"data.path={config.path} is an empty folder")
 
-    # A known set that lies in a local folder may be stored either way.
+    # A local copy of a known data set may be stored either way.
     kind = config.source
     if kind not in ("imagefolder", "parquet"):
         kind = "parquet" if path.suffix == ".parquet" or any(path.rglob("*.parquet")) else "imagefolder"
@@ -181,19 +192,21 @@ def find_tables(config: DataConfig) -> Tables:
 
 
 def columns(config: DataConfig, kind: str) -> tuple[str, str | None]:
-    """Names of the image column and of the label column (None: no labels wanted)."""
-    known = KNOWN.get(config.source)
-    image, label = (
-        (known.image_column, known.label_column) if known and kind != "imagefolder" else ("image", "label")
-    )
-    wanted = config.label_column or label
-    return config.image_column or image, None if wanted == UNLABELLED else wanted
+    """Names of the image column and of the label column (None: labels are not wanted)."""
+    image, label = "image", "label"
+    if config.source in KNOWN and kind != "imagefolder":
+        image, label = KNOWN[config.source].image_column, KNOWN[config.source].label_column
+
+    image = config.image_column or image
+    label = config.label_column or label
+    return image, None if label == UNLABELLED else label
 
 
 def fashion_folder(config: DataConfig) -> Path | None:
-    """The folder with Fashion-MNIST's IDX files, or None if it is to be read as a table."""
+    """The folder with Fashion-MNIST's IDX files, or None if the data are read as a table."""
     if config.source != "fashion_mnist":
         return None
+
     folder = Path(config.path).expanduser() if config.path else FASHION_FOLDER
     return folder if any(folder.glob("*-ubyte*")) and not config.hub_id else None
 
@@ -202,7 +215,7 @@ def open_source(config: DataConfig, train: bool) -> ImageSource:
     """One split of the configured source.
 
     Raises:
-        ValueError: it is missing, offline, empty, or has other splits, columns or classes than asked for.
+        ValueError: the data are missing, empty or cannot be reached, or they lack a split or a column.
     """
     if config.source == "shapes":
         count = config.shapes_train if train else config.shapes_test

@@ -1,4 +1,4 @@
-"""Images read in order while they arrive, for sets too large to copy; items as from `images.ImageDataset`."""
+"""Images read in order as they arrive, for sets too large to copy; items as from `images.ImageDataset`."""
 
 import itertools
 from collections.abc import Iterator
@@ -17,14 +17,15 @@ from var_pe.data.tables import first_line
 from var_pe.processes import Processes
 from var_pe.seeding import mix
 
-MAX_WORKERS = 256  # data workers of one process that count skipped pictures apart
+# Data workers of one process that have a counter of skipped pictures of their own
+MAX_WORKERS = 256
 
 
 class ImageStream(IterableDataset[ImageItem]):
     """This process's share of one split, shuffled anew each epoch among the buffer's pictures.
 
-    A picture has no number of its own here: `index` counts what this epoch has drawn and `draw_number` what
-    this iteration has, such that no two processes or workers share one. With `endless`, epoch follows epoch.
+    The pictures of a stream have no numbers: `index` counts the pictures of this epoch and `draw_number`
+    those of this iteration; no two processes or workers give the same one. `endless` starts epoch on epoch.
     """
 
     def __init__(
@@ -63,11 +64,11 @@ class ImageStream(IterableDataset[ImageItem]):
                 yield {"image": image, "label": label, "index": index, "draw_number": number}
                 drawn += 1
 
-            # Without this check it would look for a picture for ever.
+            # Without this check, the loop would look for a picture for ever.
             if self.endless and drawn == before:
                 worker = get_worker_info()
                 if worker and worker.id:
-                    return  # fewer files than workers: the others read on
+                    return  # There are fewer files than workers; the others go on.
                 raise DataError(
                     f"{self.rows.location} has no picture for process {self.rank} of {self.world}"
                 )
@@ -80,7 +81,7 @@ class ImageStream(IterableDataset[ImageItem]):
         return count * self.world + self.rank
 
     def _rows(self) -> Iterator[Any]:
-        """What the library raises half-way, for a file or a connection, as a sentence."""
+        """The rows; an error of the library on the way, of a file or a connection, becomes a sentence."""
         try:
             yield from self.dataset
         except Exception as error:
@@ -109,7 +110,7 @@ class ImageStream(IterableDataset[ImageItem]):
 def open_stream(
     config: DataConfig,
     train: bool,
-    processes: Processes = Processes(),  # frozen: nobody can change it
+    processes: Processes = Processes(),
     *,
     seed: int = 0,
     endless: bool = False,
@@ -117,15 +118,17 @@ def open_stream(
     """One split of a parquet, image folder or hub source as a stream; only training streams are shuffled.
 
     Raises:
-        ValueError: the source is not one that streams, or as `open_source`.
+        ValueError: the source cannot be streamed, or as `open_source`.
     """
-    from datasets.distributed import split_dataset_by_node  # not above: it takes 90 MB
+    # Imported here because it takes 90 MB.
+    from datasets.distributed import split_dataset_by_node
 
     if not config.streaming:
         raise ValueError("open_stream needs data.streaming=true")
     if fashion_folder(config) is not None:
         raise ValueError("fashion_mnist's IDX files are read whole: set data.streaming=false")
 
+    # The rows, with our two columns and undecoded pictures
     tables, split = find_tables(config), config.split(train)
     image_column, label_column = columns(config, tables.kind)
     dataset = tables.load(split)
@@ -137,10 +140,11 @@ def open_stream(
     if config.limit:
         dataset = dataset.take(config.limit)
     if train:
-        # Files that are mixed in the buffer; mixing a single one costs a pause of 5 s an epoch.
+        # How many files are mixed in the buffer; mixing a single file would cost a pause of 5 s an epoch.
         files = min(10, dataset.num_shards)
         dataset = dataset.shuffle(
             seed=mix("stream", seed) >> 32, buffer_size=config.shuffle_buffer, max_buffer_input_shards=files
         )
+
     dataset = split_dataset_by_node(dataset, processes.rank, processes.world)
     return ImageStream(config, rows, dataset, Framer(config, train, seed), processes, endless)

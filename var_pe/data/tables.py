@@ -1,4 +1,4 @@
-"""Where tables of pictures are: parquet files, image folders, the hub; errors become sentences."""
+"""Finds and opens tables of pictures: parquet files, image folders, the hub; errors become sentences."""
 
 import hashlib
 import os
@@ -16,18 +16,23 @@ SPLIT_WORDS = {"train", "training", "test", "testing", "validation", "valid", "v
 
 
 def split_of(file: Path, root: Path) -> str:
-    """The split's usual name in a file's or folder's name; else the letters it begins with, or its folder."""
+    """The split that a file belongs to: a usual split name in its own or its folders' names.
+
+    Without one, the letters that the file's name begins with, or the name of its folder.
+    """
     for part in (file.stem, *reversed(file.relative_to(root).parts[:-1])):
         if named := [word for word in re.split(r"[^A-Za-z]+", part) if word in SPLIT_WORDS]:
             return named[0]
+
     start = re.match(r"[A-Za-z]+", file.stem)
     return start[0] if start and start[0] not in ("part", "data") else file.parent.name
 
 
 def parquet_splits(path: Path) -> dict[str, list[str]]:
-    """Parquet files by split; `train-0-of-2.parquet`, `train.parquet`, `train/0.parquet` are all of train."""
+    """Parquet files by split; `train-0-of-2.parquet`, `train.parquet`, `train/0.parquet` belong to train."""
     if path.is_file():
         return {"train": [str(path)]}
+
     splits: dict[str, list[str]] = {}
     for file in sorted(path.rglob("*.parquet")):
         splits.setdefault(split_of(file, path), []).append(str(file))
@@ -40,12 +45,12 @@ FOLDER_HINT = "; an image folder holds a folder per class, below one per split s
 
 
 def reach_hub(hub_id: str) -> None:
-    """Asks the hub once whether it has the data set, where `load_dataset` would retry for 23 seconds.
+    """Asks the hub once whether it has the data set; `load_dataset` would retry for 23 seconds.
 
     Raises:
-        ValueError: the hub cannot be reached and no copy lies in the cache, or it does not know the data set.
+        ValueError: the hub does not know the data set, or cannot be reached and the cache has no copy.
     """
-    # where `datasets` keeps what it fetched; to import it just for asking would take 90 MB
+    # The cache of `datasets`, found without importing `datasets`, which would take 90 MB.
     cache = Path(os.environ.get("HF_DATASETS_CACHE", Path(HF_HOME) / "datasets"))
     if (cache / hub_id.replace("/", "___")).is_dir():
         return
@@ -54,7 +59,7 @@ def reach_hub(hub_id: str) -> None:
         HfApi().dataset_info(hub_id, timeout=10)
     except HFValidationError as error:
         raise ValueError(
-            f"hub_id={hub_id} is no name of a data set on the hub, such as uoft-cs/cifar10"
+            f"hub_id={hub_id} is not the name of a data set on the hub, such as uoft-cs/cifar10"
         ) from error
     except HfHubHTTPError as error:
         raise ValueError(f"the hub refuses data set {hub_id}: {first_line(error)}") from error
@@ -71,10 +76,13 @@ def first_line(error: Exception) -> str:
 
 @dataclass(frozen=True)
 class Tables:
-    """Where a data set's tables are: kind is parquet, imagefolder or hub; location its path or hub id."""
+    """Where a data set's tables are."""
 
+    # parquet, imagefolder or hub
     kind: str
+    # path or hub id
     location: str
+    # configuration of a hub data set that has several
     subset: str | None
     streaming: bool
 
@@ -84,6 +92,7 @@ class Tables:
             files = parquet_splits(Path(self.location))
             self._check_split(split, files)
             return self._load("parquet", data_files={split: files[split]})[split]
+
         if self.kind == "imagefolder":
             splits = self._load("imagefolder", data_dir=self.location)
         else:
@@ -93,7 +102,8 @@ class Tables:
         return splits[split]
 
     def _load(self, builder: str, **options: Any) -> Mapping[str, Any]:
-        import datasets  # not above: it takes 90 MB, and shapes need none of it
+        # Imported here because it takes 90 MB, which `shapes` does not need.
+        import datasets
         from datasets.exceptions import DatasetNotFoundError
 
         try:
@@ -116,9 +126,10 @@ class Tables:
             )
 
     def fingerprint(self, split: str, dataset: Any) -> str:
-        """Of the files' names, sizes and last bytes (parquet's index of its contents), wherever they lie."""
+        """A hash of the files' names, sizes and last bytes (parquet's index of its contents)."""
+        # On the hub: of commit, configuration and split
         if self.kind == "hub":
-            return f"{self.location}-{dataset._fingerprint}"  # of the hub's commit, configuration and split
+            return f"{self.location}-{dataset._fingerprint}"
 
         root = Path(self.location)
         if self.kind == "parquet":

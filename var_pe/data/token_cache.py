@@ -1,7 +1,7 @@
-"""The training set as tokens: encoded once by a finished tokenizer, memory-mapped ever after.
+"""The training set as tokens: encoded once by a finished tokenizer, then read through a memory map.
 
-A cache is a folder named after the hash of its key, so another tokenizer, data set or augmentation is another
-folder. Each process writes one shard; `index.json`, written last, is what makes the cache complete.
+A cache is a folder named after the hash of its key, so another tokenizer, data set or augmentation gets
+another folder. Each process writes one shard; `index.json` is written last and marks the cache as complete.
 """
 
 import hashlib
@@ -28,7 +28,7 @@ INDEX = "index.json"
 def full_key(
     images: ImageDataset, views: int, vocabulary: int, key: Mapping[str, object]
 ) -> dict[str, object]:
-    """The caller's key and what the cache adds, as JSON reads it back (tuples as lists)."""
+    """The caller's key with what the cache adds to it, as JSON reads it back (tuples become lists)."""
     own = {"data": images.fingerprint, "images": len(images), "views": views, "vocabulary": vocabulary}
     return json.loads(json.dumps({**key, "cache": own}, sort_keys=True))
 
@@ -39,7 +39,7 @@ def cache_folder(folder: Path, key: Mapping[str, object]) -> Path:
 
 
 def check_tokens(tokens_BL: Tensor, vocabulary: int) -> None:
-    """Refuses what an encoder cannot have meant, since the file's type would wrap it around."""
+    """Refuses tokens that are not in the vocabulary: the file's integer type would wrap them around."""
     if tokens_BL.min() < 0 or tokens_BL.max() >= vocabulary:
         raise ValueError(
             f"tokens must lie in 0 .. vocabulary - 1 = {vocabulary - 1}, "
@@ -58,7 +58,7 @@ def write_shard(
     vocabulary: int,
     on_progress: Callable[[int], object] | None,
 ) -> None:
-    """Tokens of these images, (views, images, L), in one .npy file, and their labels in another beside it."""
+    """Writes the tokens of these images, (views, images, L), into a .npy file, their labels into another."""
     chunks = [indices[i : i + batch_size] for i in range(0, len(indices), batch_size)]
     draws = [[Draw(view, index, index) for index in chunk] for view in range(views) for chunk in chunks]
     labels_N = np.full(len(indices), -1, np.int64)
@@ -85,6 +85,7 @@ def write_shard(
         assert tokens_VNL is not None, "a shard holds at least one image"
         tokens_VNL.flush()
 
+    # Beside the tokens: the labels, and how many pictures could not be read
     with written_whole(labels_file(shard)) as draft, draft.open("wb") as stream:
         np.save(stream, labels_N)
     unreadable = images.unreadable[indices.start : indices.stop]
@@ -96,7 +97,7 @@ def labels_file(shard: Path) -> Path:
 
 
 def skipped_file(shard: Path) -> Path:
-    """How many of the shard's pictures could not be read."""
+    """The file with the number of the shard's pictures that could not be read."""
     return shard.with_name(shard.name.replace("tokens-", "skipped-")).with_suffix(".txt")
 
 
@@ -104,7 +105,7 @@ def build_token_cache(
     folder: Path,
     images: ImageDataset,
     encode: Callable[[Tensor], Tensor],
-    processes: Processes = Processes(),  # frozen: nobody can change it
+    processes: Processes = Processes(),
     *,
     key: Mapping[str, object],
     vocabulary: int,
@@ -112,14 +113,14 @@ def build_token_cache(
     batch_size: int = 256,
     on_progress: Callable[[int], object] | None = None,
 ) -> Path:
-    """Encodes each image once per view, unless that is done; returns the cache's own folder below `folder`.
+    """Encodes each image once per view, unless the cache exists; returns its own folder below `folder`.
 
-    `encode` maps images (B, C, H, W) to int64 tokens (B, L) below `vocabulary`. View v is that of epoch v.
-    `key` says what else the tokens depend on: the tokenizer's hash, the pyramid. `on_progress(n)` is called
-    when this process has encoded n more images.
+    `encode` maps images (B, C, H, W) to int64 tokens (B, L) below `vocabulary`. View v is augmented as in
+    epoch v. `key` holds what else the tokens depend on: the tokenizer's hash, the pyramid. `on_progress(n)`
+    is called when this process has encoded n more images.
 
     Raises:
-        ValueError: there are no views, or several that would be equal.
+        ValueError: the number of views is below 1, or all views would be equal.
     """
     if views < 1:
         raise ValueError(f"views must be at least 1 to build a token cache, got {views}")
@@ -131,14 +132,16 @@ def build_token_cache(
     if (target / INDEX).is_file():
         return target
 
-    # Each process writes the shard of its own share, if there is an image for it.
-    target.mkdir(parents=True, exist_ok=True)
+    # The shards: one for each process that has at least one image
     shares = [Processes(rank, processes.world).share(len(images)) for rank in range(processes.world)]
     shards = {
         target / f"tokens-{rank:05d}-of-{processes.world:05d}.npy": share
         for rank, share in enumerate(shares)
         if share
     }
+
+    # Each process writes its own.
+    target.mkdir(parents=True, exist_ok=True)
     for shard, share in shards.items():
         if share == shares[processes.rank]:
             write_shard(
@@ -169,7 +172,7 @@ def build_token_cache(
 
 
 class TokenItem(TypedDict):
-    """The tokens of one image, (L,), int64, and what `ImageItem` says of the image."""
+    """The tokens of one image, int64 (L,), with the other entries of `ImageItem`."""
 
     tokens: Tensor
     label: int
@@ -178,9 +181,9 @@ class TokenItem(TypedDict):
 
 
 class TokenDataset(Dataset[TokenItem]):
-    """A finished token cache, asked by `Draw`; an epoch reads the view epoch % views.
+    """A finished token cache, read by `Draw`; epoch e reads view e % views.
 
-    How many processes wrote it does not matter.
+    The number of processes that wrote the cache does not matter.
 
     Raises:
         ValueError: the cache is not complete, is damaged, or belongs to another key.
@@ -191,15 +194,14 @@ class TokenDataset(Dataset[TokenItem]):
         content = self._read_index()
         self.key = content["key"]
         if cache_folder(self.folder.parent, self.key).name != self.folder.absolute().name:
-            raise ValueError(
-                f"token cache {folder} was made from something else than its name says: delete it"
-            )
+            raise ValueError(f"token cache {folder} was not made from what its name stands for: delete it")
 
-        # An older index does not say how many pictures could not be read.
+        # Older indices lack the number of pictures that could not be read.
         self.skipped: int = content.get("skipped", 0)
         self.views: int = self.key["cache"]["views"]
         self.num_images: int = self.key["cache"]["images"]
 
+        # The shards, memory-mapped, and all labels
         self.firsts = [shard["first"] for shard in content["shards"]]
         self.shards = [self._open(shard["file"], shard["bytes"]) for shard in content["shards"]]
         self.labels_N = np.concatenate([self._labels(shard["file"]) for shard in content["shards"]])
@@ -238,14 +240,14 @@ class TokenDataset(Dataset[TokenItem]):
             raise ValueError(f"token cache {file} cannot be read ({error}): delete the folder") from error
 
     def __reduce__(self) -> tuple[type["TokenDataset"], tuple[Path]]:
-        """A worker maps the files itself instead of being sent their contents."""
+        """How a data worker gets the cache: it maps the files itself; their contents are not sent to it."""
         return TokenDataset, (self.folder,)
 
     def __len__(self) -> int:
         return self.num_images
 
     def passed_over(self, processes: Processes) -> int:
-        """Pictures that could not be read when the cache was built; the same on every process."""
+        """How many pictures could not be read when the cache was built; the same on every process."""
         return self.skipped
 
     def __getitem__(self, key: Draw | int) -> TokenItem:

@@ -17,7 +17,8 @@ from var_pe.settings.sentences import MISSING, all_settings, range_of, type_of
 
 T = TypeVar("T")
 
-FOLDERS = ("run", "tokenizer_run")  # where a config's models are
+# The settings that say where a config's models are
+FOLDERS = ("run", "tokenizer_run")
 
 
 def describe(schema: type, used_settings: Sequence[str] = ()) -> str:
@@ -26,25 +27,30 @@ def describe(schema: type, used_settings: Sequence[str] = ()) -> str:
     for setting in all_settings(schema):
         if used_settings and not is_among(setting.key, used_settings):
             continue
-        words = ", ".join(filter(None, [type_of(setting.node), range_of(setting.node)]))
-        has_default = setting.default is not MISSING and not is_dataclass(setting.default)
-        line = f"{setting.key}: {words}{f' = {show(setting.default)}' if has_default else ''}"
 
-        indent = "  " * (1 + setting.key.count("."))
+        words = ", ".join(filter(None, [type_of(setting.node), range_of(setting.node)]))
+        line = f"{setting.key}: {words}"
+        if setting.default is not MISSING and not is_dataclass(setting.default):
+            line += f" = {show(setting.default)}"
+
+        # Settings of a section stand below it, farther right.
         meaning = textwrap.wrap(setting.node.get("description", ""), width=100)
-        lines += [f"{indent}{line}", *(f"{indent}    {text}" for text in meaning)]
+        paragraph = "\n".join([line, *(f"    {text}" for text in meaning)])
+        depth = 1 + setting.key.count(".")
+        lines.append(textwrap.indent(paragraph, "  " * depth))
     return "\n".join(lines)
 
 
 def is_among(key: str, used_settings: Sequence[str]) -> bool:
+    """Whether a key is one of the settings and sections, or belongs to one of these sections."""
     return any(f"{key}.".startswith(f"{name}.") for name in used_settings)
 
 
 def refuse_unused(overrides: Sequence[str], used_settings: Sequence[str], where: str = "here") -> None:
-    """A setting that a command does not look at would change nothing, and its writer believes otherwise.
+    """Refuses overrides of settings that a command does not use, since they would change nothing.
 
     Raises:
-        ConfigError: one is neither of the keys and sections in `used_settings` nor below one of them.
+        ConfigError: an override is neither one of `used_settings` nor belongs to one of these sections.
     """
     for override in overrides:
         if not is_among(override.partition("=")[0].strip(), used_settings):
@@ -55,10 +61,10 @@ def refuse_unused(overrides: Sequence[str], used_settings: Sequence[str], where:
 
 
 def check_options(arguments: argparse.Namespace, **types: Any) -> None:
-    """Checks a script's own options as settings are: `check_options(arguments, steps=Positive)`.
+    """Checks a script's own options like settings: `check_options(arguments, steps=Positive)`.
 
     Raises:
-        ValueError: an option that is given does not lie where its type says.
+        ValueError: an option is given and its value is not in the range of its type.
     """
     for name, hint in types.items():
         value = getattr(arguments, name)
@@ -71,7 +77,7 @@ def check_options(arguments: argparse.Namespace, **types: Any) -> None:
 
 
 def overrides_first(argv: Sequence[str]) -> list[str]:
-    """`--seeds 0 1 key=value`: argparse would take the setting for another seed."""
+    """The words with all overrides first: in `--seeds 0 1 key=value` argparse would take one for a seed."""
     return sorted(argv, key=lambda word: re.match(r"[A-Za-z_][\w.]*=", word) is None)
 
 
@@ -87,9 +93,9 @@ def parse_arguments(
 ) -> tuple[T, argparse.Namespace]:
     """Reads `--config FILE [key.sub=value ...]`; `extra(parser)` adds a script's own options.
 
-    With `runs`, `--run DIR` may stand in place of it: the config saved in that folder, wherever it is now.
-    So may each option of `instead`, with which the config is the defaults and the overrides given here.
-    `used_settings` are the sections and settings that the script looks at, if not at all of them.
+    With `runs`, `--run DIR` may be given instead of `--config`: the config saved in that folder, wherever the
+    folder is now. Each option of `instead` may be given, too; the config is then the defaults under the
+    overrides listed there. `used_settings` are the settings and sections that the script uses; (): all.
     """
     shown = describe(schema, [*FOLDERS, *used_settings] if used_settings else ())
     parser = argparse.ArgumentParser(
@@ -98,12 +104,16 @@ def parse_arguments(
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+
+    # Where the config comes from
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--config", metavar="FILE", help="a YAML file; a bare name may be in configs/")
     if runs:
         which.add_argument("--run", metavar="DIR", help="the folder of a run: its own config")
     for option in instead or {}:
         which.add_argument(option, metavar="DIR")
+
+    # Its overrides, and the script's own options
     parser.add_argument(
         "overrides", nargs="*", metavar="key.sub=value", help="settings that differ from FILE"
     )
@@ -111,6 +121,7 @@ def parse_arguments(
         extra(parser)
     arguments = parser.parse_intermixed_args(overrides_first(sys.argv[1:] if argv is None else argv))
 
+    # The file, the overrides that come before the given ones, and the folders that may still be set
     file, before = arguments.config, list[str]()
     folders: Sequence[str] = FOLDERS
     if runs and arguments.run is not None:

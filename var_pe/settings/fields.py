@@ -1,10 +1,10 @@
-"""How a section of the settings is written: all that is to be said of a setting stands at its field.
+"""How a section of the settings is written: everything about a setting is defined at its field.
 
     @section(frozen=True)
     class GeneratorConfig:
         dim: Annotated[Positive, Doc("width of the residual stream")] = 192
 
-Type, range, choices, default and meaning: checks, sentences of errors and `--help` are made of these.
+Checks, error sentences and `--help` are made from its type, range, choices, default and meaning.
 """
 
 import functools
@@ -27,20 +27,20 @@ NonNegativeFloat = Annotated[float, Ge(0)]
 Share = Annotated[float, Ge(0), Le(1)]
 ShareBelowOne = Annotated[float, Ge(0), Lt(1)]
 
-# It may differ in a run that is there: what is learned does not depend on it.
+# The setting may change when a run is resumed: the weights do not depend on it.
 CHANGES_NO_WEIGHTS = Field(json_schema_extra={"changes_no_weights": True})
-# The same place may be written in several ways.
+# Two different texts may be the same path.
 FilePath = Annotated[str, Field(json_schema_extra={"is_a_path": True})]
 
 
 def Doc(meaning: str) -> Any:
-    """What a setting means, for `--help`."""
+    """The meaning of a setting, for `--help`."""
     return Field(description=meaning)
 
 
 @dataclass(frozen=True)
 class OneOf:
-    """Choices that are the keys of a table in the code, where `Literal` would be a second list of them."""
+    """Choices that are the keys of a table in the code; a `Literal` would repeat the table's keys."""
 
     names: Collection[str]
 
@@ -49,10 +49,10 @@ class OneOf:
 
 
 def check_choice(name: str, value: object, choices: Any) -> None:
-    """Checks an argument of a constructor against the choices of the setting: a `Literal`, or names.
+    """Checks an argument of a constructor against the choices of its setting: a `Literal`, or names.
 
     Raises:
-        ValueError: it is none of them.
+        ValueError: the value is not one of the choices.
     """
     allowed = get_args(choices) or tuple(choices)
     if value not in allowed:
@@ -64,7 +64,7 @@ if TYPE_CHECKING:  # mypy knows the standard library's dataclasses best: `replac
 else:
 
     def section(*, frozen: bool):
-        """A pydantic dataclass, strict about types; what is wrong is one sentence, also without `load`."""
+        """A pydantic dataclass, strict about types, whose errors are one sentence even without `load`."""
 
         def make(cls: type) -> type:
             strict = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)

@@ -1,4 +1,4 @@
-"""Config files: YAML text as plain values and back, files by name, each after what its `base` says."""
+"""Config files: YAML text as plain values and back, finding files by name, following their `base`."""
 
 import difflib
 import re
@@ -8,17 +8,18 @@ from typing import Any
 
 import yaml
 
-Tree = dict[str, Any]  # a section as nested plain values, keys without dots
+# A section as nested plain values, keys without dots
+Tree = dict[str, Any]
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 class ConfigError(ValueError):
-    """A setting, a config file or an override is wrong; the message is one sentence for whoever wrote it."""
+    """A setting, a config file or an override is wrong; the message is one sentence for its author."""
 
 
 class Loader(yaml.SafeLoader):
-    """`yaml.safe_load` of YAML 1.2's core schema, which refuses a key that is given twice."""
+    """`yaml.SafeLoader` for YAML 1.2's core schema; it refuses a key that is given twice."""
 
     yaml_implicit_resolvers: dict[str, list[Any]] = {}  # noqa: RUF012  # PyYAML's own name
 
@@ -54,15 +55,18 @@ for tag, pattern in {
 }.items():
     Loader.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(rf"({pattern})\Z"), None)
     Dumper.add_implicit_resolver(f"tag:yaml.org,2002:{tag}", re.compile(rf"({pattern})\Z"), None)
-for tag in ("set", "timestamp", "binary", "omap", "pairs"):  # would make what no setting can be
+
+# Their values could not be settings.
+for tag in ("set", "timestamp", "binary", "omap", "pairs"):
     Loader.yaml_constructors = {**Loader.yaml_constructors, f"tag:yaml.org,2002:{tag}": UNDEFINED}
+
 for kind in (list, tuple):
     Dumper.add_representer(kind, Dumper.represent_list)
 READABLE: Any = {"sort_keys": False, "allow_unicode": True}
 
 
 def parse_yaml(text: str, where: str) -> Any:
-    """The plain value of a YAML text; `where` (" in fashion.yaml") is for the error's sentence."""
+    """The plain value of a YAML text; error sentences contain `where`, such as " in fashion.yaml"."""
     refuse_interpolation(text, where)
     try:
         return yaml.load(text, Loader)
@@ -74,25 +78,31 @@ def parse_yaml(text: str, where: str) -> Any:
 
 
 def refuse_interpolation(text: str, where: str) -> None:
-    """A `${...}` would stay in the text as it is, and its writer believes that it does not."""
-    if found := re.search(r"^(?!\s*#).*?(\$\{[^}\n]*\}?)", text, re.MULTILINE):
+    """Refuses `${...}`, which this YAML would keep as text though its author expects a value.
+
+    Raises:
+        ConfigError: there is one outside a comment.
+    """
+    found = re.search(r"^(?!\s*#).*?(\$\{[^}\n]*\}?)", text, re.MULTILINE)
+    if found:
         raise ConfigError(f"{found[1]}{where} is an interpolation: write the value itself")
 
 
 def show(value: Any) -> str:
-    """A value on one line, as it would stand in a config file."""
+    """A value on one line, as it would be written in a config file."""
     text = yaml.dump(value, Dumper=Dumper, default_flow_style=True, width=sys.maxsize, **READABLE)
     return text.removesuffix("\n").removesuffix("...").removesuffix("\n")
 
 
 def find_file(name: str | Path, folder: Path) -> Path:
-    """The config file of that name in `folder`, or of that bare name in configs/; `.yaml` may be left out."""
+    """The config file `name` in `folder`, or in configs/ if it is a bare name; `.yaml` may be left out."""
     wanted = Path(name).expanduser()
     folders = [folder, CONFIGS] if wanted.name == str(wanted) else [folder]
     for candidate in [place / f"{wanted}{suffix}" for place in folders for suffix in ("", ".yaml")]:
         if candidate.is_file():
             return candidate.resolve()
 
+    # There is none: name one that is written alike.
     places = [(place / wanted).parent for place in folders]
     known = sorted({path.name for place in [*places, CONFIGS] for path in place.glob("*.yaml")})
     near = difflib.get_close_matches(f"{wanted.stem}.yaml", known, n=1, cutoff=0.7)
@@ -102,10 +112,11 @@ def find_file(name: str | Path, folder: Path) -> Path:
 
 
 def read_layers(path: Path, included_by: tuple[Path, ...] = ()) -> list[tuple[str, Tree]]:
-    """What a file says, after what its `base` says: names and settings, the lowest base first."""
+    """The names and settings of a file and of the files below it (its `base` and so on), lowest first."""
     chain = (*included_by, path)
     if path in included_by:
         raise ConfigError(f"config files include each other: {' -> '.join(link.name for link in chain)}")
+
     try:
         tree = parse_yaml(path.read_text(encoding="utf-8"), f" in {path.name}") or {}
     except (OSError, UnicodeDecodeError) as error:

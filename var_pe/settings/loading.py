@@ -1,6 +1,7 @@
-"""From files and overrides to a checked config, back to YAML, and what differs between two configs.
+"""From files and overrides to a checked config, from a config to YAML, and the difference of two configs.
 
-YAML says what JSON can say, so pydantic reads the merged tree as JSON: strictly, but an int may be a float.
+The merged tree has values that JSON can express, too, and pydantic reads it as JSON: strictly, except that an
+int may be given for a float.
 """
 
 import json
@@ -39,7 +40,7 @@ COMMAND_LINE = " on the command line"
 
 
 def load(schema: type[T], file: str | Path | None, overrides: Sequence[str] = ()) -> T:
-    """The settings of `file` (if any) over the defaults of `schema` and under the overrides.
+    """The config: defaults of `schema`, replaced by the settings of `file` (if any), then by the overrides.
 
     Raises:
         ConfigError: a file, key, value, type or rule is wrong.
@@ -57,14 +58,16 @@ def load(schema: type[T], file: str | Path | None, overrides: Sequence[str] = ()
 
 
 def defaults(schema: type) -> Tree:
-    """What is so where nothing is said, as a tree; a section that is off is None."""
+    """The defaults as a tree; a section that is off is None."""
     tree: Tree = {}
     for setting in all_settings(schema):
-        if "." not in setting.key and setting.default is not MISSING:
+        if "." in setting.key:
+            continue
+
+        # A section without a default is required, but its settings may have defaults.
+        if setting.default is not MISSING:
             tree[setting.key] = plain(setting.default)
-        elif (
-            "." not in setting.key and "$ref" in setting.node
-        ):  # required, but its settings may have defaults
+        elif "$ref" in setting.node:
             tree[setting.key] = {}
     return tree
 
@@ -80,6 +83,7 @@ def lay_over(tree: Tree, above: Tree, origin: str, origins: dict[str, str], pref
         origins[key] = origin
         if "." in str(name):
             raise ConfigError(f"write {key}{origin} as nested sections, not with a dot")
+
         if isinstance(value, dict):
             there = tree.get(name)
             tree[name] = dict(there) if isinstance(there, dict) else {}
@@ -89,11 +93,12 @@ def lay_over(tree: Tree, above: Tree, origin: str, origins: dict[str, str], pref
 
 
 def read_override(schema: type, tree: Tree, override: str) -> Tree:
-    """`key.sub=value` as a tree with that one setting, `tree` being what it will be laid over."""
+    """`key.sub=value` as a tree with that one setting; `tree` holds the settings that it overrides."""
     key, equals, text = override.partition("=")
     key = key.strip()
     if not equals or not key:
         raise ConfigError(f"an override is written key.sub=value, got {override!r}{COMMAND_LINE}")
+
     known = {setting.key: setting for setting in all_settings(schema)}
     refuse_interpolation(text, f" of {key}{COMMAND_LINE}")
     if key not in known:
@@ -106,15 +111,19 @@ def read_override(schema: type, tree: Tree, override: str) -> Tree:
         path = ".".join(sections[:depth])
         here = (here or {}).get(section, known[path].default)
         if here is None:
-            said = f"needs the section {path}, which is off: put {path}={{}} before it"
-            raise ConfigError(f"{key}{COMMAND_LINE} {said}")
+            raise ConfigError(
+                f"{key}{COMMAND_LINE} needs the section {path}, which is off: put {path}={{}} before it"
+            )
         here = here if isinstance(here, dict) else {}
 
-    # Text is taken as it stands, all else is read as YAML.
+    # Text is taken literally, everything else is read as YAML.
     kinds = kinds_of(known[key].node)
-    value: Any = None if text == "null" and "null" in kinds else text
-    if not kinds <= {"string", "null"}:
+    value: Any = text
+    if text == "null" and "null" in kinds:
+        value = None
+    elif not kinds <= {"string", "null"}:
         value = parse_yaml(text, f" of {key}{COMMAND_LINE}")
+
     for part in reversed([*sections, name]):
         value = {part: value}
     return value
@@ -128,11 +137,14 @@ def to_yaml(config: Any) -> str:
 def differences(
     old: Mapping[str, Any], new: Mapping[str, Any], schema: type | None = None, prefix: str = ""
 ) -> list[str]:
-    """What differs between two configs as nested dictionaries, a line each: `generator.depth: 6 -> 8`.
+    """The differences of two configs, given as nested dictionaries, a line each: `generator.depth: 6 -> 8`.
 
-    With their `schema`, what changes no weights is left out, and paths to the same place are equal.
+    With their `schema`, settings that change no weights are left out, and paths to the same place are equal.
     """
-    nodes = {setting.key: setting.node for setting in all_settings(schema)} if schema else {}
+    nodes = {}
+    if schema:
+        nodes = {setting.key: setting.node for setting in all_settings(schema)}
+
     lines: list[str] = []
     for name in {**old, **new}:
         key, node = dotted(prefix, name), nodes.get(dotted(prefix, name), {})

@@ -1,4 +1,4 @@
-"""What the settings are, in words: read from the schema that pydantic makes of their dataclasses."""
+"""The settings in words for `--help` and errors, read from pydantic's schema of their dataclasses."""
 
 import difflib
 import functools
@@ -10,12 +10,16 @@ from pydantic import TypeAdapter, ValidationError
 
 from var_pe.settings.files import show
 
-Node = dict[str, Any]  # a setting in JSON schema
-MISSING: Any = object()  # no default: the setting must be given
+# A setting in JSON schema
+Node = dict[str, Any]
+# The default of a setting that must be given
+MISSING: Any = object()
 TYPES = {"integer": "int", "number": "float", "string": "str", "boolean": "bool", "null": "null"}
 LIMITS = ("minimum", "exclusiveMinimum", "maximum", "exclusiveMaximum", "maxItems")
+
+# pydantic's names for the errors that `range_of` puts into words
 OUTSIDE = {"finite_number", "greater_than", "greater_than_equal", "less_than", "less_than_equal"}
-OUTSIDE |= {"too_short", "too_long"}  # pydantic's names for what `range_of` puts into words
+OUTSIDE |= {"too_short", "too_long"}
 
 
 @dataclass(frozen=True)
@@ -32,7 +36,7 @@ def all_settings(schema: type) -> tuple[Setting, ...]:
 
 
 def _settings(schema: Any, prefix: str, section: object) -> Iterator[Setting]:
-    """`section` is what the dataclass around it takes for this one, if it takes one."""
+    """`all_settings` below `prefix`; `section` is the outer dataclass's default for this section, or None."""
     nodes = TypeAdapter(schema).json_schema()["properties"]
     for name, field in schema.__pydantic_fields__.items():
         default = MISSING if field.is_required() else field.get_default(call_default_factory=True)
@@ -48,19 +52,21 @@ def dotted(prefix: str, name: object) -> str:
 
 
 def parts_of(node: Node) -> Iterator[Node]:
-    """A setting's node, and those of the kinds and items that it is made of."""
+    """A setting's node, and the nodes of its alternatives and items."""
     yield node
-    for part in [*node.get("anyOf", ()), *([node["items"]] if "items" in node else ())]:
-        yield from parts_of(part)
+    for alternative in node.get("anyOf", ()):
+        yield from parts_of(alternative)
+    if "items" in node:
+        yield from parts_of(node["items"])
 
 
 def is_marked(node: Node, mark: str) -> bool:
-    """Whether a setting, or a kind of value that it may have, bears a mark of `fields`."""
+    """Whether a setting, or one of its alternatives, has a mark of `fields`."""
     return any(part.get(mark) for part in parts_of(node))
 
 
 def kinds_of(node: Node) -> set[str]:
-    """JSON's names for the kinds of value that a setting may have."""
+    """JSON's names for the types of value that a setting may have."""
     return {part.get("type", "object") for part in parts_of(node) if "anyOf" not in part}
 
 
@@ -79,18 +85,20 @@ def type_of(node: Node) -> str:
 
 
 def range_of(node: Node) -> str:
-    """Where a setting's numbers lie, and how many a list has: `at least 1`, `in [0, 1), 2 of them`."""
+    """The range of a setting's numbers, and how many a list has: `at least 1`, `in [0, 1), 2 of them`."""
     limits = {name: part[name] for part in parts_of(node) for name in LIMITS if name in part}
     low = limits.get("minimum", limits.get("exclusiveMinimum"))
     high = limits.get("maximum", limits.get("exclusiveMaximum"))
 
     words = []
     if high is not None:
-        opening, closing = "[" if "minimum" in limits else "(", "]" if "maximum" in limits else ")"
+        opening = "[" if "minimum" in limits else "("
+        closing = "]" if "maximum" in limits else ")"
         words.append(f"in {opening}{low:g}, {high:g}{closing}")
     elif low is not None:
         finite = " and finite" if "float" in type_of(node) else ""
-        words.append(f"{'at least' if 'minimum' in limits else 'above'} {low:g}{finite}")
+        bound = "at least" if "minimum" in limits else "above"
+        words.append(f"{bound} {low:g}{finite}")
     if "maxItems" in limits:
         words.append(f"{limits['maxItems']} of them")
     return ", ".join(words)
@@ -99,13 +107,13 @@ def range_of(node: Node) -> str:
 def sentence_of(
     schema: type, error: ValidationError, given: Mapping[str, Any], origins: Mapping[str, str] | None = None
 ) -> str:
-    """The first thing that is wrong: the whole key, the rule and the value; `origins` say who set a key."""
+    """The first error in one sentence: whole key, rule and value; `origins` say where a key comes from."""
     entries = error.errors(include_url=False)
     first = entries[0]
     if first["type"] == "json_invalid":
         return f"the settings cannot be read: {first['msg']}"
 
-    # The location begins with the setting's key; what follows are items of lists and kinds of unions.
+    # The location begins with the setting's key; the rest are items of lists and alternatives.
     nodes = {setting.key: setting.node for setting in all_settings(schema)}
     key, depth = "", 0
     value: Any = given
@@ -119,22 +127,25 @@ def sentence_of(
         return unknown_key(schema, key, origin)
     if first["type"] == "missing":
         return f"{key} has no default: give it in the config file or as {key}=value"
-    if first["type"] == "value_error":  # of a section, whose sentence begins with a setting, or of a setting
+
+    # Our own checks: the sentence of a section begins with a setting, that of a setting does not.
+    if first["type"] == "value_error":
         rule = str(first["ctx"]["error"])
         return dotted(key, rule) if isinstance(value, Mapping) else f"{key}: {rule}"
 
     node = nodes[key]
     if OUTSIDE & {entry["type"] for entry in entries if entry["loc"][:depth] == first["loc"][:depth]}:
         return f"{key} must be {range_of(node) or type_of(node)}, got {show(value)}"
+
     quotes = " (put text in quotes)" if first["type"] == "string_type" else ""
     return f"{key}{origin} must be {type_of(node)}, got {show(value)}{quotes}"
 
 
 def unknown_key(schema: type, key: str, origin: str) -> str:
-    """The sentence for a key that does not exist, with the nearest one that does."""
+    """The sentence about a key that does not exist, with the key that is most like it."""
 
     def likeness(known: str) -> float:
-        """Of the whole keys, or of the last words: the right name may stand in the wrong section."""
+        """Likeness of whole keys plus that of last words: the right name may be in a wrong section."""
         whole = difflib.SequenceMatcher(None, key, known).ratio()
         last = difflib.SequenceMatcher(None, key.rpartition(".")[2], known.rpartition(".")[2]).ratio()
         return whole + last

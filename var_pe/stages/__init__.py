@@ -1,1 +1,1 @@
-"""What a config amounts to: images, tokens and models made from it; training, drawing, scoring, planning."""
+"""From a config to images, tokens and models; training, drawing, scoring and planning with them."""

@@ -1,4 +1,4 @@
-"""The whole of a run's settings: the dataclasses that stand beside what they configure, put together."""
+"""All settings of a run: the sections, each defined beside the code that it configures, put together."""
 
 from dataclasses import field
 from typing import Annotated
@@ -28,12 +28,12 @@ class Config:
     run: Annotated[str, Doc("folder of this run"), CHANGES_NO_WEIGHTS]
     tokenizer_run: Annotated[
         FilePath,
-        Doc("the tokenizer's folder, shared by all encodings of a data set; trained if not there yet"),
+        Doc("folder of the tokenizer, shared by all encodings of a data set; trained if it does not exist"),
     ]
     seed: Annotated[
-        NonNegative, Doc("of the generator or classifier: weights, order, augmentation, label drop")
+        NonNegative, Doc("seed of the generator or classifier: weights, order, augmentation, label drop")
     ] = 0
-    tokenizer_seed: Annotated[NonNegative, Doc("the same of the tokenizer")] = 0
+    tokenizer_seed: Annotated[NonNegative, Doc("seed of the tokenizer")] = 0
     data: DataConfig = field(default_factory=DataConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     tokenizer_training: TokenizerTraining = field(default_factory=TokenizerTraining)
@@ -41,17 +41,18 @@ class Config:
     generator_training: GeneratorTraining = field(default_factory=GeneratorTraining)
     model: ModelStart = field(default_factory=ModelStart)
     classifier: Annotated[
-        ClassifierConfig | None, Doc("with it, the run trains a ViT classifier and nothing else")
+        ClassifierConfig | None, Doc("if given, the run trains a ViT classifier and nothing else")
     ] = None
     classifier_training: ClassifierTraining = field(default_factory=ClassifierTraining)
     sampling: Annotated[SamplingConfig, CHANGES_NO_WEIGHTS] = field(default_factory=SamplingConfig)
     evaluation: Annotated[EvaluationConfig, CHANGES_NO_WEIGHTS] = field(default_factory=EvaluationConfig)
 
     def __post_init__(self) -> None:
-        """Numbers that no machine could build a model of are refused before one tries."""
+        """Refuses models that are too large for any machine, before one is built."""
         of_tokenizer, of_generator = self.tokenizer, self.generator
         if self.classifier is None:
             refuse_oversized("tokenizer", size_of_tokenizer(of_tokenizer), named("tokenizer", of_tokenizer))
+
             tokens = Pyramid.of(of_tokenizer.levels).num_tokens
             size = size_of_generator(of_generator, of_tokenizer, tokens)
             given = named("generator", of_generator) | named("tokenizer", of_tokenizer)
@@ -66,10 +67,11 @@ class Config:
         if rows * columns > MOST_TOKENS:
             raise ValueError(
                 f"data.height={self.data.height} and data.width={self.data.width} make {rows * columns:,} "
-                f"patches of classifier.patch_size={patch}; at most {MOST_TOKENS:,} are attended to"
+                f"patches of classifier.patch_size={patch}; attention takes at most {MOST_TOKENS:,}"
             )
 
 
+# Settings that determine the size of a model
 SIZES = (
     "channels",
     "channel_multipliers",
@@ -88,5 +90,5 @@ SIZES = (
 
 
 def named(section: str, config: object) -> dict[str, object]:
-    """The settings of a section that a model's size follows from, by their whole keys."""
+    """The settings of a section that determine the size of its model, by their whole keys."""
     return {f"{section}.{name}": getattr(config, name) for name in SIZES if hasattr(config, name)}

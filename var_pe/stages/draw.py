@@ -1,4 +1,4 @@
-"""A trained run's images: its pipeline, loaded and drawing into a folder."""
+"""Draws images of a trained run into a folder."""
 
 import hashlib
 from pathlib import Path
@@ -18,7 +18,7 @@ from var_pe.training.notes import TrainingNotes
 
 
 def load_pipeline(config: Config) -> VARPipeline:
-    """The run's generator and the tokenizer it was trained with."""
+    """The pipeline of the run's generator and the tokenizer that it was trained with."""
     generator = Path(config.run) / "generator"
     transformer = load_model(VARTransformer, generator)
     class_names = TrainingNotes.read(generator).class_names or ()
@@ -33,7 +33,7 @@ def draw_folder(
     *,
     npz: bool = False,
 ) -> Path:
-    """Fills `folder/images`, on all processes together, and returns it; writes `folder/grid.png`."""
+    """Fills `folder/images` on all processes together, writes `folder/grid.png`, returns `folder/images`."""
     pipeline.to(accelerator.device)
     classes = pipeline.transformer.num_classes
     total = sampling.images_per_class * max(1, classes)

@@ -1,4 +1,4 @@
-"""Every set of images that a config amounts to: trained on, held out, drawn, and compared by scores."""
+"""Every set of images that a run uses: for training, held out, drawn, and for scores."""
 
 import itertools
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from var_pe.pyramid import Pyramid
 from var_pe.stages.config import Config
 from var_pe.stages.pyramids import at_pyramid
 
-# -------------------------------------------------------------------------------------- trained on, held out
+# ------------------------------------------------------------------------------------ for training, held out
 
 
 def training_images(config: Config, processes: Processes, seed: int) -> ImageDataset | ImageStream:
@@ -39,7 +39,7 @@ def held_out_images(config: Config, number: int | None = None) -> HeldOutImages:
 
 
 def picture_box(config: Config) -> Box:
-    """Top, left, height and width of what is picture in an image, and not its margin."""
+    """Top, left, height and width of the picture in an image, without its margin."""
     if config.data.streaming:
         return 0, 0, config.data.height, config.data.width
     return content_box(config.data, open_source(config.data, train=False))
@@ -48,7 +48,7 @@ def picture_box(config: Config) -> Box:
 def training_images_at(
     config: Config, pyramids: Sequence[Pyramid], downsampling: int, processes: Processes, seed: int
 ) -> dict[Pyramid, ImageDataset | ImageStream]:
-    """The training images of each pyramid, of the size that it ends at."""
+    """The training images for each pyramid, of the size of its finest level."""
     sized = {pyramid: at_pyramid(config, pyramid, downsampling) for pyramid in pyramids}
     return {pyramid: training_images(own, processes, seed) for pyramid, own in sized.items()}
 
@@ -56,7 +56,7 @@ def training_images_at(
 def held_out_images_at(
     config: Config, pyramids: Sequence[Pyramid], downsampling: int, number: int | None = None
 ) -> dict[Pyramid, tuple[HeldOutImages, Box]]:
-    """The test images of each pyramid, or the first of them, and where in them the picture lies."""
+    """The test images for each pyramid, or the first `number`, and the box in them that shows the picture."""
     sized = {pyramid: at_pyramid(config, pyramid, downsampling) for pyramid in pyramids}
     return {pyramid: (held_out_images(own, number), picture_box(own)) for pyramid, own in sized.items()}
 
@@ -76,7 +76,7 @@ class First(Dataset[ImageItem]):
 
 
 class InMemory(Dataset[ImageItem]):
-    """The first images of a stream, or all of them, kept: a stream has no numbers to read them by again."""
+    """The first images of a stream, or all of them, in memory, since a stream has no numbers to read by."""
 
     def __init__(self, stream: ImageStream, number: int | None) -> None:
         self.items = list(itertools.islice(stream, number))
@@ -90,7 +90,7 @@ class InMemory(Dataset[ImageItem]):
 
 
 class DrawnImages(Dataset[ImageItem]):
-    """A folder of scripts/sample.py as a training set; the class stands in the name of an image's folder.
+    """A folder written by scripts/sample.py as a training set; the folders' names are class numbers.
 
     Raises:
         ValueError: the folder holds no such images.
@@ -112,7 +112,7 @@ class DrawnImages(Dataset[ImageItem]):
         return len(self.images)
 
     def passed_over(self, processes: Processes) -> int:
-        """None: an image that cannot be read is an error here."""
+        """Always 0, since a drawn image that cannot be read is an error."""
         return 0
 
     def __len__(self) -> int:
@@ -129,16 +129,16 @@ class DrawnImages(Dataset[ImageItem]):
 
 
 def label_in_name(file: Path) -> int:
-    """The class that the name of a drawn image's folder says, -1 where it says none."""
+    """The class number that is the name of a drawn image's folder; -1 if the name is not a number."""
     name = file.parent.name
     return int(name) if name.isdecimal() else -1
 
 
-# -------------------------------------------------------------------------------------- compared by scores
+# -------------------------------------------------------------------------------------- for scores
 
 
 class RealImages(Dataset[tuple[Tensor, int]]):
-    """A split as the scores see it: uint8 images of the config's size and channels, with labels."""
+    """A split for scoring: uint8 images of the config's size and channels, with labels."""
 
     def __init__(self, config: Config, train: bool) -> None:
         self.images: HeldOutImages
@@ -161,7 +161,7 @@ class RealImages(Dataset[tuple[Tensor, int]]):
 
 
 class Reconstructions(Dataset[tuple[Tensor, int]]):
-    """The same images through the tokenizer, as the generator could draw them at best; computed in blocks."""
+    """Images encoded and decoded by the tokenizer, the best that a generator could draw; made in blocks."""
 
     def __init__(self, images: RealImages, tokenizer: VQTokenizer, block: int = 256) -> None:
         self.images, self.tokenizer, self.block = images, tokenizer, block
@@ -189,7 +189,7 @@ class Reconstructions(Dataset[tuple[Tensor, int]]):
 
 
 class Labelled(Dataset[tuple[Tensor, int]]):
-    """A folder of drawn images, whose class stands in the name of their folder."""
+    """A folder of drawn images with labels, which are the names of their folders."""
 
     def __init__(self, folder: Path) -> None:
         self.images = ImageFolder(folder)
@@ -199,4 +199,5 @@ class Labelled(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         files = self.images.files
-        return self.images[index], label_in_name(files[index]) if files else -1
+        label = label_in_name(files[index]) if files else -1
+        return self.images[index], label

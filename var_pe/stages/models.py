@@ -1,4 +1,4 @@
-"""The models that a config amounts to: built anew, loaded, or started from another run's weights."""
+"""The models of a run: built anew, loaded, or started from the weights of another run."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -27,6 +27,7 @@ def build_tokenizer(config: Config) -> VQTokenizer:
     model = VQTokenizer(
         **asdict(config.tokenizer), image_channels=config.data.channels, seed=config.tokenizer_seed
     )
+
     rows, columns = (side * model.downsampling for side in model.pyramid.finest)
     if (rows, columns) != (config.data.height, config.data.width):
         raise ValueError(
@@ -65,7 +66,7 @@ def initialise_from(
     """Gives `model` the weights of the trained run that the config names, if it names one.
 
     Raises:
-        ValueError: there is no such run, it is another model, or a generator of another tokenizer's codes.
+        ValueError: the run does not exist, has another kind of model, or its generator knows other codes.
     """
     if config.model.init_from is None:
         return
@@ -79,16 +80,23 @@ def initialise_from(
     if isinstance(model, VARTransformer):
         _check_codes(config, run)
 
-    # Where the classes of either are not known by name, their number decides.
+    # Without names of both models' classes, their number decides.
     trained = TrainingNotes.read(run / kind).class_names
     same_classes = not trained or not class_names or trained == tuple(class_names)
     start_from(model, source, config.model.resample, same_classes=same_classes)
 
 
 def _check_codes(config: Config, run: Path) -> None:
-    """A token means another code under another tokenizer; unchecked where one of the two is not there."""
+    """Checks that a generator's run used this config's tokenizer: under another, tokens mean other codes.
+
+    Nothing is checked if one of the two tokenizers does not exist here.
+
+    Raises:
+        ValueError: the run used another tokenizer.
+    """
     if not (run / "config.yaml").exists():
         return
+
     theirs = settings.load(Config, run / "config.yaml").tokenizer_run
     folders = [Path(folder) / "tokenizer" for folder in (theirs, config.tokenizer_run)]
     if all(folder.exists() for folder in folders) and len(set(map(weights_hash, folders))) > 1:
@@ -102,7 +110,7 @@ def load_model(cls: type[M], folder: Path) -> M:
     """A model from its diffusers folder, on the CPU, in evaluation mode.
 
     Raises:
-        ValueError: the folder is missing, damaged or not a `cls`; its weights do not fit.
+        ValueError: the folder is missing or damaged, holds another kind of model, or its weights do not fit.
     """
     if not (folder / "config.json").exists():
         others = sorted(path.parent.name for path in folder.parent.glob("*/config.json"))
@@ -114,7 +122,7 @@ def load_model(cls: type[M], folder: Path) -> M:
     check_folder(cls, folder)
     try:
         return cls.from_pretrained(folder, local_files_only=True).eval()
-    except ValueError as error:  # grids that a table is stored for
+    except ValueError as error:  # a table that is stored for other grids
         raise ValueError(f"{folder}: {error}") from error
 
 
@@ -124,5 +132,5 @@ def load_tokenizer(config: Config) -> VQTokenizer:
 
 
 def weights_hash(folder: Path) -> str:
-    """SHA-256 of a diffusers folder's weight files."""
+    """SHA-256 of the weight files in a diffusers folder."""
     return hash_of_files(*sorted(folder.glob("*.safetensors")))

@@ -1,4 +1,4 @@
-"""What a config amounts to, before anything is trained: parameters, tokens, steps."""
+"""What `--dry-run` prints: the parameters, tokens and steps that a config leads to."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -28,25 +28,31 @@ from var_pe.training.config import TrainingConfig
 
 
 def plan(config: Config) -> str:
-    """The resolved config and, below it, what it means; nothing is trained or written."""
+    """The resolved config and, below it, what it leads to; nothing is trained or written."""
     images, classes, counted = _data(config)
     lines = [settings.to_yaml(config), _folders(config), counted]
     pyramids = dict.fromkeys(generator_pyramids(config)) if config.classifier is None else {}
+
+    # With model.init_from the model is really built, which shows whether those weights can be used.
     started: VARTransformer | ViTClassifier | None = None
-    if config.model.init_from:  # what cannot be gone on from is said before anything is trained
+    if config.model.init_from:
         build = build_generator if config.classifier is None else build_classifier
         started = build(config, classes)
         initialise_from(config, started)
         lines += [f"training starts from {config.model.init_from}"]
+
+    # All other models are built without memory.
     with torch.device("meta"):
         if config.classifier is not None:
             classifier = started or build_classifier(config, classes)
             lines += _model("classifier", classifier, config.classifier_training, images)
             lines += _encoding(config.classifier.encoding, classifier.position_encoding)
+
         else:
             tokenizer, generator = build_tokenizer(config), started or build_generator(config, classes)
             lines += _model("tokenizer", tokenizer, config.tokenizer_training, images)
             lines += [_sizes(tokenizer_pyramids(config), tokenizer.downsampling)]
+
             lines += [_tokens(pyramid) for pyramid in pyramids]
             lines += _model("generator", generator, config.generator_training, images)
             lines += _encoding(config.generator.encoding, generator.position_encoding)
@@ -54,33 +60,39 @@ def plan(config: Config) -> str:
 
 
 def _sizes(pyramids: Sequence[Pyramid], downsampling: int) -> str:
-    """What the tokenizer sees: the images' sizes and the levels that each is cut into."""
-    sizes = [(downsampling * p.finest[0], downsampling * p.finest[1], p) for p in dict.fromkeys(pyramids)]
-    said = ", ".join(f"{height}x{width} ({p})" for height, width, p in sizes)
-    return f"tokenizer: trained on {said}{'; one of them a step' if len(sizes) > 1 else ''}"
+    """The sizes of images that the tokenizer is trained on, with the levels of each."""
+    sizes = []
+    for pyramid in dict.fromkeys(pyramids):
+        height, width = (downsampling * side for side in pyramid.finest)
+        sizes.append(f"{height}x{width} ({pyramid})")
+
+    one_a_step = "; one of them a step" if len(sizes) > 1 else ""
+    return f"tokenizer: trained on {', '.join(sizes)}{one_a_step}"
 
 
 def _folders(config: Config) -> str:
     if config.classifier is not None:
         return f"writes: {config.run}"
+
     there = (Path(config.tokenizer_run) / "tokenizer").exists()
-    todo = "is there and is taken" if there else "is trained first"
+    todo = "exists and is used" if there else "is trained first"
     return f"writes: {config.run}; the tokenizer, which runs share, {todo}, in {config.tokenizer_run}"
 
 
 def _data(config: Config) -> tuple[int | None, int, str]:
-    """Training images (None: a stream), classes, and both in words."""
+    """The number of training images (None: a stream), that of classes, and a line about both."""
     images, classes, note = _source(config.data)
-    if config.classifier is not None and (drawn := config.classifier_training.drawn_images):
+    drawn = config.classifier_training.drawn_images
+    if config.classifier is not None and drawn:
         images, note = len(DrawnImages(Path(drawn))), f", drawn ones in {drawn}{note}"
     known = "a stream of" if images is None else images
     return images, classes, f"data: {known} training images, {classes or 'no'} classes{note}"
 
 
 def _source(data: DataConfig) -> tuple[int | None, int, str]:
-    """Images and classes of the training split; of a known set that is not here, as it was published."""
+    """Images and classes of the training split; the published numbers if a known data set is not here."""
     try:
-        source: Any = (open_stream if data.streaming else open_source)(data, True)
+        source: Any = open_stream(data, True) if data.streaming else open_source(data, True)
     except ValueError as error:
         own = data.path or data.hub_id or data.label_column or data.train_split != "train"
         if own or data.source not in KNOWN:
@@ -88,6 +100,7 @@ def _source(data: DataConfig) -> tuple[int | None, int, str]:
         known = KNOWN[data.source]
         images = None if data.streaming else min(known.train_images, data.limit or known.train_images)
         return images, known.classes, f" as published, not counted: {error}"
+
     return None if data.streaming else len(source), len(source.class_names), ""
 
 
@@ -105,9 +118,10 @@ def _model(name: str, model: nn.Module, training: TrainingConfig, images: int | 
 
 def _encoding(line: str, encoding: PositionEncoding) -> list[str]:
     hooks = [hook for hook in HOOKS if encoding.uses(hook)]
-    attention = (
-        "flash attention is lost: scores get a bias" if "bias" in hooks else "attention is left as it is"
-    )
+    attention = "attention is not changed"
+    if "bias" in hooks:
+        attention = "flash attention is lost, because scores get a bias"
+
     parameters = sum(p.numel() for p in encoding.parameters())
     return [
         f"encoding {line}: {parameters:,} parameters; acts on {', '.join(hooks) or 'nothing'}; {attention}"

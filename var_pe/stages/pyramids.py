@@ -1,4 +1,4 @@
-"""Which pyramids a config trains on, and the images that each asks for."""
+"""The pyramids that a config trains on, and the images that each of them needs."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -9,19 +9,19 @@ from var_pe.tasks.pyramids import check_follows
 
 
 def tokenizer_pyramids(config: Config) -> list[Pyramid]:
-    """Those that the tokenizer's training draws from: its own levels, alone or as the first.
+    """The pyramids of the tokenizer's training: its own levels, alone or first among several.
 
     Raises:
-        ValueError: they are not the first, or the data are a stream.
+        ValueError: its own levels do not come first, or there are several and the data are a stream.
     """
     return _own_levels_first(config, "tokenizer_training", config.tokenizer_training.pyramids)
 
 
 def generator_pyramids(config: Config) -> list[Pyramid]:
-    """Those that the generator's training draws from: the tokenizer's levels, alone or as the first.
+    """The pyramids of the generator's training: the tokenizer's levels, alone or first among several.
 
     Raises:
-        ValueError: they are not the first, the data are a stream, or the generator cannot follow one.
+        ValueError: as in `tokenizer_pyramids`, or the generator cannot follow one of them.
     """
     pyramids = _own_levels_first(config, "generator_training", config.generator_training.pyramids)
     check_follows(config.generator, pyramids[0], pyramids[1:])
@@ -31,11 +31,12 @@ def generator_pyramids(config: Config) -> list[Pyramid]:
 def _own_levels_first(
     config: Config, section: str, given: Sequence[Sequence[int | Sequence[int]]]
 ) -> list[Pyramid]:
+    """The given pyramids, checked; the tokenizer's levels if none are given."""
     own = Pyramid.of(config.tokenizer.levels)
     pyramids = [Pyramid.of(levels) for levels in given] or [own]
     if pyramids[0] != own:
         raise ValueError(
-            f"{section}.pyramids must begin with tokenizer.levels {own}, for which the run's images "
+            f"{section}.pyramids must begin with tokenizer.levels {own}, at which the run's images "
             f"are drawn, got {pyramids[0]}"
         )
     if config.data.streaming and len(pyramids) > 1:
@@ -44,6 +45,6 @@ def _own_levels_first(
 
 
 def at_pyramid(config: Config, pyramid: Pyramid, downsampling: int) -> Config:
-    """The config with images of the size that `pyramid` ends at, `downsampling` pixels a cell."""
+    """The config with images of the size of the pyramid's finest level, at `downsampling` pixels a cell."""
     height, width = (side * downsampling for side in pyramid.finest)
     return replace(config, data=config.data.at_size(height, width))

@@ -1,4 +1,4 @@
-"""What a trained run is worth: the scores of its images, the tokenizer's and classifier's own."""
+"""Scores of a trained run: of its drawn images, its tokenizer and its classifier."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -30,7 +30,7 @@ REFERENCES = ("images", "reconstructions")
 
 
 def feature_extractor(name: str, inception_weights: str | None = None) -> FeatureExtractor:
-    """`inception`, `efficientnet_lite0`, or the classifier of a run folder."""
+    """The extractor called `inception` or `efficientnet_lite0`, or the classifier in a run's folder."""
     if name == "inception":
         return InceptionFeatures(Path(inception_weights) if inception_weights else None)
     if name == "efficientnet_lite0":
@@ -54,37 +54,40 @@ def score_images(
     inception_weights: str | None = None,
     known: dict[tuple[str, str], FeatureSet] | None = None,
 ) -> dict[str, Any]:
-    """Scores a folder of images against a real split, or against its reconstructions; adds to metrics.json.
+    """Scores a folder of images against a real split or its reconstructions; adds the scores to metrics.json.
 
-    As many reference images as generated ones (at most half of the split, and `evaluation.images`), so that
-    the floor, the other half against the same reference, is at the same count. `known` keeps the reference's
-    features from one call to the next with the same data.
+    The number of reference images is that of the generated ones, at most half of the split and at most
+    `evaluation.images`. So the floor, the other half against the same reference, has the same number of
+    images. `known` keeps the reference's features for later calls with the same data.
     """
     known = {} if known is None else known
     if reference not in REFERENCES:
         raise ValueError(f"reference is one of {', '.join(REFERENCES)}, got {reference!r}")
 
+    # The drawn images and the reference
     evaluation = config.evaluation
     drawn = Labelled(folder)
     images = RealImages(config, train=evaluation.reference_split == "train")
     real: RealImages | Reconstructions = images
     if reference == "reconstructions":
         real = Reconstructions(images, load_tokenizer(config).to(accelerator.device))
+
     notes = TrainingNotes.read(Path(config.run) / "generator")
 
     found = {}
     for name in features:
-        # The reference's features are the same for every folder that is scored against it.
+        # Every folder is scored against the same features of the reference.
         extractor = feature_extractor(name, inception_weights or evaluation.inception_weights)
         key = (reference, f"{extractor.name} {extractor.weights_sha256}")
         if key not in known:
             known[key] = described(extractor, real, accelerator)
         theirs, ours = known[key], described(extractor, drawn, accelerator)
 
-        # One half of the reference is compared with, the other half is the floor.
+        # One half of the reference is compared with the drawn images, and with the other half for the floor.
         count = min(len(ours), evaluation.images or len(ours))
         values = scores(ours, halves(theirs, count)[1], extractor=extractor)
         values |= _recognised(extractor, ours, theirs)
+
         found[f"{folder.parent.name}/{reference}/{extractor.name}"] = record(
             values,
             extractor=extractor,
@@ -107,7 +110,7 @@ def score_images(
 
 
 def described(extractor: FeatureExtractor, images: ScoredImages, accelerator: Accelerator) -> FeatureSet:
-    """Features of all images, in order, each process computing its share."""
+    """The features of all images in order; each process computes its share."""
     processes = Processes.of(accelerator)
     what = f"features of {extractor.name}"
     with Counter(len(images), what, shown=processes.is_main, processes=processes.world) as counter:
@@ -115,7 +118,7 @@ def described(extractor: FeatureExtractor, images: ScoredImages, accelerator: Ac
 
 
 def _recognised(extractor: FeatureExtractor, ours: FeatureSet, theirs: FeatureSet) -> dict[str, float]:
-    """Top-1 of a classifier of these very classes, on the drawn and on the reference images."""
+    """Top-1 of a classifier on drawn and reference images; nothing for other extractors or without labels."""
     if not isinstance(extractor, ClassifierFeatures) or int(ours.labels_N.min()) < 0:
         return {}
     return {
@@ -125,7 +128,7 @@ def _recognised(extractor: FeatureExtractor, ours: FeatureSet, theirs: FeatureSe
 
 
 def _top1(features: FeatureSet) -> float:
-    """How often the likeliest class is the right one."""
+    """How often the most probable class is the right one."""
     return float((features.logits_NV.argmax(1) == features.labels_N).float().mean())
 
 
@@ -139,8 +142,8 @@ def score_tokenizer(
 ) -> dict[str, Any]:
     """PSNR, usage and perplexity per level on the whole test split; scores of reconstructions against images.
 
-    Reconstructions of one half of the split against the images of the other half, as generated images are
-    compared; the floor is that half's own images against the others.
+    Like generated images, the reconstructions of one half of the split are compared with the images of the
+    other half. The floor compares the images of both halves.
     """
     folder = Path(config.tokenizer_run)
     tokenizer = tokenizer.to(accelerator.device)
@@ -170,6 +173,7 @@ def score_tokenizer(
         originals = described(extractor, real, accelerator)
         rebuilt = described(extractor, Reconstructions(real, tokenizer), accelerator)
 
+        # One half against the other
         half = len(real) // 2
         values = scores(halves(rebuilt, half)[0], halves(originals, half)[1], extractor=extractor)
         found[f"tokenizer/{extractor.name}"] = record(
@@ -195,7 +199,7 @@ def score_tokenizer(
 def score_classifier(
     config: Config, accelerator: Accelerator, size: Sequence[int] | None = None, resample: str = "timm"
 ) -> dict[str, Any]:
-    """Top-1 on the whole test split; at another size (rows and columns of pixels) nothing is trained.
+    """Top-1 on the whole test split; `size` (rows and columns of pixels) scores at a size without training.
 
     Raises:
         ValueError: the classifier cannot move to `size`.
@@ -225,7 +229,7 @@ def score_classifier(
 
 
 def summary(found: dict[str, Any]) -> str:
-    """The values of some records as lines, each with its floor where it has one."""
+    """The values of records as lines of text, each with its floor if there is one."""
     lines = []
     for key, entry in found.items():
         lines.append(key)

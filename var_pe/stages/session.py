@@ -1,4 +1,4 @@
-"""What stands around every command's work: errors as one sentence, and the accelerator."""
+"""What every command needs around its work: the accelerator, and errors as one sentence."""
 
 import os
 import sys
@@ -14,7 +14,7 @@ from var_pe.training.stopping import Interrupted
 
 @contextmanager
 def session(*trainings: TrainingConfig) -> Iterator[Accelerator]:
-    """An accelerator for a command; ended on every process, without which gloo aborts now and then."""
+    """An accelerator for a command; it is ended on every process, as gloo sometimes aborts otherwise."""
     accelerator = start_accelerator(*trainings)
     try:
         yield accelerator
@@ -31,11 +31,11 @@ def start_accelerator(*trainings: TrainingConfig) -> Accelerator:
     """One accelerator for all stages of a command, with the trackers of its trainings.
 
     Raises:
-        ValueError: a tracker is not installed, or the launcher started several processes that do not know of
-            each other.
+        ValueError: a tracker is not installed, or the launcher started processes that do not find each other.
     """
     trackers = sorted({tracker for training in trainings for tracker in training.trackers})
-    if missing := [tracker for tracker in trackers if find_spec(tracker) is None]:
+    missing = [tracker for tracker in trackers if find_spec(tracker) is None]
+    if missing:
         raise ValueError(f"trackers: {', '.join(missing)} is not installed (pip install {' '.join(missing)})")
 
     accelerator = Accelerator(log_with=trackers or None, project_dir=".")
@@ -49,9 +49,9 @@ def start_accelerator(*trainings: TrainingConfig) -> Accelerator:
 
 
 def sentence_of(error: ValueError | OSError) -> str:
-    """What a person reads of an error: the system's own ones name the file first."""
+    """An error as one sentence; errors of the operating system begin with the file's name."""
     if isinstance(error, OSError) and error.filename:
-        name = error.filename2 or error.filename  # of a renaming: what was to be there
+        name = error.filename2 or error.filename  # the new name, where renaming failed
         missing = isinstance(error, FileNotFoundError)
         return f"{name} does not exist" if missing else f"{name}: {error.strerror}"
     return " ".join(str(error).split()) or type(error).__name__
@@ -59,14 +59,14 @@ def sentence_of(error: ValueError | OSError) -> str:
 
 @contextmanager
 def exit_with_sentence() -> Iterator[None]:
-    """Around a script's main: what a person caused ends in one line and status 2, a bug keeps its trace."""
+    """Turns errors that a user can cause into one line and status 2; a bug keeps its traceback."""
     try:
         yield
     except KeyboardInterrupt:
         sys.exit(130)
-    except FloatingPointError as error:  # a training that went wrong: neither a wrong setting nor a bug
+    except FloatingPointError as error:  # a training that diverged: neither a wrong setting nor a bug
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
-    except (ValueError, OSError) as error:  # an output that is a file, a picture that is none, a full disk
+    except (ValueError, OSError) as error:  # a wrong setting or file, a full disk
         print(f"error: {sentence_of(error)}", file=sys.stderr)
         sys.exit(2)

@@ -1,4 +1,4 @@
-"""The tokens that a config amounts to: what the generator is trained on, and what it is validated on."""
+"""The tokens that a generator is trained on and validated on."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,13 +24,14 @@ def training_tokens(
 ) -> dict[Pyramid, TokenDataset]:
     """The tokens of the training images under each pyramid, encoded by all processes together.
 
-    They are encoded once and shared by every generator of the tokenizer's folder.
+    They are encoded once and shared by all generators of the tokenizer.
     """
     folder, views = Path(config.tokenizer_run), config.generator_training.views
     weights = weights_hash(folder / "tokenizer")
+
     tokens: dict[Pyramid, TokenDataset] = {}
     for pyramid, own in images.items():
-        assert isinstance(own, ImageDataset), "a stream has no token cache: the stage has checked it"
+        assert isinstance(own, ImageDataset), "check_generator refuses to cache a stream"
 
         def encode(images_BCHW: Tensor, pyramid: Pyramid = pyramid) -> Tensor:
             return tokenizer.encode(images_BCHW.to(tokenizer.device), pyramid).cpu()
@@ -48,6 +49,7 @@ def training_tokens(
                 views=views,
                 on_progress=counter.add,
             )
+
         say_passed_over(own, processes)
         tokens[pyramid] = TokenDataset(cache)
     return tokens
@@ -56,20 +58,23 @@ def training_tokens(
 def held_out_tokens(
     config: Config, tokenizer: VQTokenizer, pyramids: Sequence[Pyramid], number: int
 ) -> dict[Pyramid, tuple[Tensor, Tensor]]:
-    """Tokens and labels of the first test images under each pyramid; label -1 is that of no class."""
+    """Tokens and labels of the first test images under each pyramid; label -1 means no class."""
     found: dict[Pyramid, tuple[Tensor, Tensor]] = {}
     for pyramid in pyramids:
         images = held_out_images(at_pyramid(config, pyramid, tokenizer.downsampling), number)
+
         tokens, labels = [], []
         for indices in Processes().batches(len(images), 256):
             items = [images[i] for i in indices]
             tokens.append(tokenizer.encode(stacked(items).to(tokenizer.device), pyramid))
             labels += [item["label"] for item in items]
+
         found[pyramid] = torch.cat(tokens), torch.tensor(labels, device=tokenizer.device)
     return found
 
 
 def say_passed_over(images: TrainingSet, processes: Processes) -> None:
-    """How many pictures could not be read; with data.on_corrupt=stop there are none."""
-    if number := images.passed_over(processes):
+    """Prints how many pictures could not be read, if any; with data.on_corrupt=stop there are none."""
+    number = images.passed_over(processes)
+    if number:
         processes.say(f"{number} pictures could not be read and were passed over (data.on_corrupt=skip)")

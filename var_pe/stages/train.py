@@ -1,8 +1,8 @@
-"""Training what a config names: the tokenizer, the generator or the classifier, each written straight down.
+"""Trains the tokenizer, the generator or the classifier of a config, each in one function.
 
-A stage returns the finished model where its folder holds one. Else it makes images, tokens, model and task,
-claims the run folder (not before, so that a config that is refused leaves no trace), trains, and puts the
-result in place.
+A stage returns the finished model if its folder holds one. Otherwise it makes images, tokens, model and task,
+claims the run folder, trains, and puts the result in place. The folder is claimed last, so that a config that
+is refused leaves no trace.
 """
 
 from collections.abc import Mapping
@@ -50,16 +50,16 @@ from var_pe.training.loop import train
 from var_pe.training.notes import TrainingNotes
 from var_pe.training.run import Run
 
-# The settings that a tokenizer's and a classifier's weights follow from; a generator's may be any.
+# The settings that a tokenizer's and a classifier's weights depend on; a generator's depend on all.
 TOKENIZER_SETTINGS = ("data", "tokenizer", "tokenizer_training", "tokenizer_seed")
 CLASSIFIER_SETTINGS = ("data", "model", "classifier", "classifier_training", "seed")
 
 
 def train_tokenizer(config: Config, accelerator: Accelerator) -> VQTokenizer:
-    """The tokenizer that the config names: loaded if its folder is complete, else trained (or resumed).
+    """The tokenizer that the config names: loaded if it is finished, else trained (or resumed).
 
     Raises:
-        ValueError: the folder holds a tokenizer of other settings.
+        ValueError: the folder holds a tokenizer with other settings.
     """
     folder = Path(config.tokenizer_run)
     training, seed = config.tokenizer_training, config.tokenizer_seed
@@ -68,7 +68,7 @@ def train_tokenizer(config: Config, accelerator: Accelerator) -> VQTokenizer:
     if (folder / "tokenizer").exists():
         return load_model(VQTokenizer, folder / "tokenizer")
 
-    # The images of each pyramid that a step may train on, of the size that it ends at.
+    # Images for each pyramid that a step may train on
     pyramids, model = tokenizer_pyramids(config), build_tokenizer(config)
     cell = model.downsampling
     images = training_images_at(config, pyramids, cell, Processes.of(accelerator), seed)
@@ -87,10 +87,10 @@ def train_tokenizer(config: Config, accelerator: Accelerator) -> VQTokenizer:
 
 
 def train_generator(config: Config, tokenizer: VQTokenizer, accelerator: Accelerator) -> VARTransformer:
-    """The generator of the run's folder: loaded if complete, else trained on the tokenizer's codes.
+    """The generator in the run's folder: loaded if it is finished, else trained on the tokenizer's codes.
 
     Raises:
-        ValueError: the folder holds a generator of other settings, or it cannot be trained as asked.
+        ValueError: the folder holds a generator with other settings, or this one cannot be trained.
     """
     folder = Path(config.run)
     training, seed = config.generator_training, config.seed
@@ -98,14 +98,14 @@ def train_generator(config: Config, tokenizer: VQTokenizer, accelerator: Acceler
     if (folder / "generator").exists():
         return load_model(VARTransformer, folder / "generator")
 
-    # Images of each pyramid that a step may train on; augmented as the tokenizer's were, so seeded by it.
+    # Images for each pyramid that a step may train on, augmented from the tokenizer's seed as its images were
     pyramids = check_generator(config)
     processes = Processes.of(accelerator)
     tokenizer = tokenizer.to(accelerator.device)
     cell = tokenizer.downsampling
     images = training_images_at(config, pyramids, cell, processes, config.tokenizer_seed)
 
-    # Their tokens: encoded once and cached, or on the fly where there are no views.
+    # Their tokens, encoded once and cached; without views, every batch is encoded when it is used.
     first = images[pyramids[0]]
     steps = training.steps_for(first.num_images)
     sets: Mapping[Pyramid, TrainingSet] = images
@@ -126,10 +126,10 @@ def train_generator(config: Config, tokenizer: VQTokenizer, accelerator: Acceler
 
 
 def train_classifier(config: Config, accelerator: Accelerator) -> ViTClassifier:
-    """The classifier of the run's folder: loaded if complete, else trained.
+    """The classifier in the run's folder: loaded if it is finished, else trained.
 
     Raises:
-        ValueError: the folder holds a classifier of other settings, or there are fewer than two classes.
+        ValueError: the folder holds a classifier with other settings, or there are fewer than two classes.
     """
     assert config.classifier is not None, "only a config with a classifier section trains one"
     folder = Path(config.run)
@@ -146,7 +146,7 @@ def train_classifier(config: Config, accelerator: Accelerator) -> ViTClassifier:
             f"a classifier needs at least two classes, {config.data.source} has {len(class_names)}"
         )
 
-    # The training split as it is, augmented further, or drawn images in its place.
+    # The training split, with or without RandAugment, or drawn images instead
     dataset: TrainingSet = images
     if training.rand_augment:
         if not isinstance(images, ImageDataset):
@@ -171,10 +171,10 @@ def train_classifier(config: Config, accelerator: Accelerator) -> ViTClassifier:
 
 
 def check_generator(config: Config) -> list[Pyramid]:
-    """The pyramids that the generator's training draws from; asked before the tokenizer is trained, too.
+    """The pyramids of the generator's training, checked; also called before the tokenizer is trained.
 
     Raises:
-        ValueError: the generator cannot follow one, or a stream would have to be cached as tokens.
+        ValueError: the generator cannot follow one of them, or a stream would have to be cached as tokens.
     """
     if config.data.streaming and config.generator_training.views:
         raise ValueError("data.streaming has no token cache: set generator_training.views=0")
@@ -182,18 +182,20 @@ def check_generator(config: Config) -> list[Pyramid]:
 
 
 def check_settings(folder: Path, mine: dict[str, Any]) -> None:
-    """Refuses to go on in a folder of other settings, but for those that change no weights.
+    """Checks that a run folder was made with these settings; those that change no weights may differ.
 
-    A setting that is younger than the run counts as its default.
+    A setting that was added after the run was made counts as its default.
 
     Raises:
-        ValueError: the run folder was made with other settings, which are named.
+        ValueError: the folder was made with other settings; the sentence names them.
     """
     path = folder / "config.yaml"
     if not path.exists():
         return
+
     saved = asdict(settings.load(Config, path))
-    if changed := settings.differences({key: saved.get(key) for key in mine}, mine, Config):
+    changed = settings.differences({key: saved.get(key) for key in mine}, mine, Config)
+    if changed:
         raise ValueError(
             f"{folder} was made with other settings: {'; '.join(changed)}; "
             f"choose another folder or set them back"
@@ -213,12 +215,13 @@ def claim(
     if training.trackers:
         accelerator.project_configuration.logging_dir = str(folder)
         accelerator.init_trackers("tracking")
+
     run.processes.say(f"training the {kind} in {folder}: {steps} steps of {training.batch} images")
     return run
 
 
 def put_in_place(run: Run, kind: str, model: nn.Module, dataset: TrainingSet, notes: TrainingNotes) -> None:
-    """Saves the averaged weights as the folder's finished model, whole or not at all, and releases it."""
+    """Saves the averaged weights as the folder's finished model, whole or not at all; releases the folder."""
     assert isinstance(model, SavedModel)
     say_passed_over(dataset, run.processes)
 

@@ -1,4 +1,4 @@
-"""Training a classifier: its loss, its layers' rates, validation and picture."""
+"""Training a classifier: its loss, the learning rates of its layers, validation and preview."""
 
 from pathlib import Path
 from typing import Annotated
@@ -31,7 +31,7 @@ class ClassifierTraining(TrainingConfig):
     ] = 1.0
     unfreeze_every: Annotated[
         NonNegative,
-        Doc("steps until the next layer, from the head down, is trained too; 0: none is frozen"),
+        Doc("steps until the next layer, from the head down, is trained too; 0: no layer is frozen"),
     ] = 0
     drawn_images: Annotated[
         FilePath | None,
@@ -40,7 +40,7 @@ class ClassifierTraining(TrainingConfig):
 
 
 class ClassifierTask:
-    """Cross-entropy of the label; mixup and label smoothing where the config asks for them."""
+    """Cross-entropy of the label, with mixup and label smoothing if the config asks for them."""
 
     def __init__(
         self,
@@ -61,16 +61,17 @@ class ClassifierTask:
             self.mixup = v2.MixUp(alpha=config.mixup, num_classes=model.head.out_features)
 
     def start(self, model: nn.Module, batch: Batch, accelerator: Accelerator) -> None:
-        """Nothing: the weights follow from the seed."""
+        """Does nothing: the initial weights follow from the seed."""
 
     def loss(self, model: nn.Module, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         images_BCHW, target = batch["image"], batch["label"]
         if self.mixup is not None:
             images_BCHW, target = self.mixup(images_BCHW, target)
+
         logits_BV = model(images_BCHW)
         loss = F.cross_entropy(logits_BV, target, label_smoothing=self.config.label_smoothing)
 
-        # A mixed target is a row of shares, of which the largest counts.
+        # A mixed target is a row of shares; its label is the largest one.
         label_B = target if target.dim() == 1 else target.argmax(1)
         return loss, {"accuracy": (logits_BV.argmax(1) == label_B).float().mean()}
 
@@ -86,6 +87,7 @@ class ClassifierTask:
             items = [self.validation[i] for i in chosen]
             logits_BV = model(stacked(items).to(accelerator.device))
             labels_B = torch.tensor([item["label"] for item in items], device=accelerator.device)
+
             right = (logits_BV.argmax(1) == labels_B).sum()
             loss = F.cross_entropy(logits_BV, labels_B, reduction="sum")
             totals += torch.stack([right, loss, totals.new_tensor(len(items))])
@@ -95,7 +97,7 @@ class ClassifierTask:
 
     @torch.no_grad()
     def preview(self, model: nn.Module, path: Path) -> None:
-        """Test images in rows by the class that the model gives them: a wrong one stands out."""
+        """Draws test images in the order of their predicted classes, so that wrong ones stand out."""
         assert isinstance(model, ViTClassifier)
         number = min(64, len(self.validation))
         images_BCHW = stacked(self.validation[i] for i in range(number))

@@ -1,7 +1,7 @@
-"""Keeps a codebook alive: it starts from data, and codes that nobody uses start again from data.
+"""Keeps all codes of a codebook in use: it starts from data, and unused codes are replaced by data.
 
-Which vectors are taken follows from (seed, step) and from draw numbers, which count the images of the whole
-run, so any number of processes takes the same ones.
+The choice of vectors follows from (seed, step) and from draw numbers, which count the images of the whole
+run, so it does not depend on the number of processes.
 """
 
 import math
@@ -29,13 +29,13 @@ class RestartConfig:
 
 
 def hits(tokens_BL: Tensor, pyramid: Pyramid, codebook_size: int) -> Tensor:
-    """How often each code stands in each level, float32 (levels, V)."""
+    """How often each code occurs in each level, float32 (levels, V)."""
     levels = [torch.bincount(tokens_BL[:, span].flatten(), minlength=codebook_size) for span in pyramid.spans]
     return torch.stack(levels).float()
 
 
 def perplexity(hits_V: Tensor) -> Tensor:
-    """exp of the entropy of the codes' frequencies: the number of codes in use if all were used equally."""
+    """exp of the entropy of the codes' frequencies: n if n codes are used equally often."""
     share_V = hits_V / hits_V.sum().clamp(min=1)
     return torch.special.entr(share_V).sum().exp()
 
@@ -45,9 +45,8 @@ def vectors_at(
 ) -> Tensor:
     """The vectors (M, Z) of (image of the global batch, token) pairs, whichever process holds them.
 
-    `first_draw` is the draw number of the global batch's first image.
-
-    Every process fills in the rows it holds and zeros elsewhere; their sum is exact.
+    `first_draw` is the draw number of the first image in the global batch. Every process fills in the rows
+    that it holds and zeros elsewhere, so the sum over processes is exact.
     """
     picks_M2 = picks_M2.to(draw_numbers_B.device)
     image_M, token_M = picks_M2[:, 0] + first_draw, picks_M2[:, 1]
@@ -57,7 +56,7 @@ def vectors_at(
 
 
 def random_picks(number: int, batch: int, length: int, generator: torch.Generator) -> Tensor:
-    """(image, token) pairs, (number, 2); none occurs twice as long as there are enough."""
+    """Random (image, token) pairs, (number, 2); no pair occurs twice if there are enough of them."""
     order = torch.randperm(batch * length, generator=generator)
     rounds = math.ceil(number / len(order))
     flat = order.repeat(rounds)[:number]
@@ -75,21 +74,22 @@ def start_from_data(
     seed: int,
     accelerator: Accelerator,
 ) -> None:
-    """Fills the codebook with what each level has to round, in order; each gets an equal part of it."""
+    """Fills the codebook with vectors that the levels have to round; each level fills an equal part of it."""
     codebook_VZ = quantizer.codebook_VZ
     bounds = torch.linspace(0, len(codebook_VZ), pyramid.num_levels + 1).round().long().tolist()
     f_hat_BZhw = quantizer.start(len(f_BZhw), pyramid)
+
     for level, span in enumerate(pyramid.spans):
-        # What the levels so far leave over, as this level sees it.
+        # What the levels so far leave over, at this level's size
         z_BlZ = quantizer.input_for(f_BZhw.float() - f_hat_BZhw, level, pyramid)
 
-        # This level's part of the codebook: vectors drawn from it.
+        # Random vectors of it become this level's part of the codebook.
         first, stop = bounds[level], bounds[level + 1]
         generator = generator_for(seed, "codebook start", level)
         picks_M2 = random_picks(stop - first, batch, span.stop - span.start, generator)
         codebook_VZ[first:stop] = vectors_at(picks_M2, 0, draw_numbers_B, z_BlZ, accelerator)
 
-        # Rounded to the codes so far, for the next level to see what is left.
+        # Rounded to the codes so far, so that the next level gets what is left.
         nearest_Bl = torch.cdist(z_BlZ.flatten(0, 1), codebook_VZ[:stop]).argmin(1).view(z_BlZ.shape[:2])
         f_hat_BZhw = quantizer.add_level(f_hat_BZhw, nearest_Bl, level, pyramid)
 
@@ -106,9 +106,9 @@ def restart_unused(
     seed: int,
     accelerator: Accelerator,
 ) -> int:
-    """Gives codes used less than `below` times the mean a random vector of this step's batch.
+    """Replaces codes used less than `below` times the mean by random vectors of this step's batch.
 
-    Returns how many there were.
+    Returns the number of these codes.
     """
     size = len(quantizer.codebook_VZ)
     unused = (quantizer.usage_V < below / size).nonzero()[:, 0]
@@ -118,5 +118,5 @@ def restart_unused(
     generator = generator_for(seed, "code restart", step)
     picks_M2 = random_picks(len(unused), batch, z_BLZ.shape[1], generator)
     quantizer.codebook_VZ[unused] = vectors_at(picks_M2, step * batch, draw_numbers_B, z_BLZ, accelerator)
-    quantizer.usage_V[unused] = 1 / size  # time to prove itself
+    quantizer.usage_V[unused] = 1 / size  # so that they are not replaced again at once
     return len(unused)

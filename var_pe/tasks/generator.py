@@ -1,4 +1,4 @@
-"""Training the generator: its loss under the pyramid of the step, validation and picture."""
+"""Training the generator: its loss under the pyramid of the step, validation and preview."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import field, replace
@@ -41,7 +41,7 @@ class GeneratorTraining(TrainingConfig):
 
 
 class GeneratorTask:
-    """Cross-entropy of every token given all coarser levels and, mostly, the label; a pyramid per step."""
+    """Cross-entropy of every token given all coarser levels and mostly the label, one pyramid per step."""
 
     layers = ONE_RATE
 
@@ -57,13 +57,13 @@ class GeneratorTask:
         *,
         seed: int,
     ) -> None:
-        """`validation` is (tokens_BL, labels_B) of each pyramid; previews are drawn with `sampling`."""
+        """`validation` holds (tokens_BL, labels_B) for each pyramid; previews are drawn with `sampling`."""
         self.model, self.tokenizer, self.dataset = model, tokenizer, dataset
         self.pyramids, self.validation = tuple(pyramids), validation
         self.config, self.sampling, self.seed = config, sampling, seed
 
     def start(self, model: nn.Module, batch: Batch, accelerator: Accelerator) -> None:
-        """Nothing: the weights follow from the seed."""
+        """Does nothing: the initial weights follow from the seed."""
 
     def loss(self, model: nn.Module, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         # Teacher forcing: every level's input is read from the true tokens of the levels before it.
@@ -85,9 +85,10 @@ class GeneratorTask:
         return losses_BL.mean(), self._named(losses_BL.detach(), pyramid, "loss")
 
     def _named(self, losses_BL: Tensor, pyramid: Pyramid, name: str) -> dict[str, Tensor]:
-        """Losses by level; where there are several pyramids, under the pyramid's name and with its mean."""
+        """Losses by level; with several pyramids, under the pyramid's name and with its mean."""
         if len(self.pyramids) == 1:
             return per_level(losses_BL, pyramid, name)
+
         name = f"{name}/{pyramid}"
         return {name: losses_BL.mean(), **per_level(losses_BL, pyramid, name)}
 
@@ -96,51 +97,57 @@ class GeneratorTask:
 
     @torch.no_grad()
     def validate(self, model: nn.Module, accelerator: Accelerator) -> dict[str, float]:
-        """Nats per token on the test split, every label given: under the first pyramid, and under each."""
+        """Nats per token on the test split, given the labels: of the first pyramid, then of all in detail."""
         assert isinstance(model, VARTransformer)
         found: dict[str, float] = {}
         for pyramid in self.validation:
             mean_1L = self._mean_losses(model, pyramid, accelerator)
             found.setdefault("validation/loss", float(mean_1L.mean()))
+
             values = self._named(mean_1L, pyramid, "validation/loss")
             found |= {name: float(value) for name, value in values.items()}
         return found
 
     def _mean_losses(self, model: VARTransformer, pyramid: Pyramid, accelerator: Accelerator) -> Tensor:
-        """Of each token of the pyramid over all images, (1, L)."""
+        """The mean loss of each token of the pyramid over all validation images, (1, L)."""
         tokens_NL, labels_N = self.validation[pyramid]
         total_L = torch.zeros(tokens_NL.shape[1], device=accelerator.device)
         for chosen in Processes.of(accelerator).batches(len(tokens_NL), 256):
             tokens_BL = tokens_NL[chosen.start : chosen.stop].to(accelerator.device)
             labels_B = labels_N[chosen.start : chosen.stop].to(accelerator.device)
+
             inputs_BLZ = self.tokenizer.quantizer.teacher_forcing(tokens_BL, pyramid)
             total_L += token_losses(model(labels_B, inputs_BLZ, pyramid), tokens_BL).sum(0)
+
         return accelerator.reduce(total_L, "sum")[None] / len(tokens_NL)
 
     def preview(self, model: nn.Module, path: Path) -> None:
-        """A column for each of the first ten classes, ten rows, the same seeds at every step.
+        """Draws a column for each of the first ten classes, ten rows, with the same seeds at every step.
 
-        With the run's own sampler settings, but at the trained size: the finished model is asked for others.
+        Uses the run's sampling settings, but always the trained size.
         """
         assert isinstance(model, VARTransformer)
         columns = max(1, min(10, model.num_classes))
         numbers = range(10 * columns)
-        labels = [number % columns if model.num_classes else None for number in numbers]
+        labels: list[int | None] = [None] * len(numbers)
+        if model.num_classes:
+            labels = [number % columns for number in numbers]
+
         sampling = replace(self.sampling, size=None, levels=None)
         images_BCHW = draw_images(VARPipeline(self.tokenizer, model), labels, numbers, sampling)
 
-        # By way of [-1, 1], the range of the models, as every picture of a training is written.
+        # Converted to [-1, 1] and back, as all pictures of a training are.
         images_BCHW = images_BCHW.float() / 127.5 - 1
         save_image((images_BCHW + 1) / 2, path, nrow=columns)
 
 
 def label_drops(draw_numbers: Sequence[int], share: float, seed: int) -> Tensor:
-    """Which images lose their label: it follows from the seed and the image's number in the run alone."""
+    """Which images lose their label; this follows from the seed and the image's draw number alone."""
     return torch.tensor([mix(seed, "label drop", number) / 2**63 < share for number in draw_numbers])
 
 
 def known_labels(labels_B: Tensor, num_classes: int) -> Tensor:
-    """Labels with missing ones (-1), or all if there are no classes, turned into the unconditional label."""
+    """The labels; missing ones (-1) become the unconditional label, without classes all of them do."""
     if num_classes == 0:
         return torch.full_like(labels_B, num_classes)
     return labels_B.where(labels_B >= 0, num_classes)

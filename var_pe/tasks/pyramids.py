@@ -1,4 +1,4 @@
-"""Several pyramids in one training: which one a step draws, and whether a generator can follow them all."""
+"""Several pyramids in one training: which one each step draws, and whether a generator can follow them."""
 
 from collections.abc import Sequence
 from typing import Protocol, TypeVar, cast
@@ -29,12 +29,12 @@ class NumberedSet(TrainingSet, Protocol[Item]):
 
 
 def which_pyramid(seed: int, step: int, number: int) -> int:
-    """Which of `number` pyramids optimizer step `step` trains on; the same on every process."""
+    """The index, among `number` pyramids, of the one that `step` trains on; the same on every process."""
     return mix(seed, "pyramid", step) % number
 
 
 class OneOfSeveral(Dataset[Item]):
-    """The same images under several pyramids; an image's draw number says its step, and so which one."""
+    """The same images under several pyramids; the draw number gives the step, and the step the pyramid."""
 
     def __init__(self, datasets: Sequence[NumberedSet[Item]], batch: int, seed: int) -> None:
         """`batch` is the number of images of one optimizer step, over all processes."""
@@ -46,7 +46,8 @@ class OneOfSeveral(Dataset[Item]):
 
     def passed_over(self, processes: Processes) -> int:
         """How many different pictures could not be read so far, under any pyramid."""
-        # Pictures have numbers, so that one which cannot be read at any size counts once; caches count alone.
+        # Images are known by number, so a picture that fails at several sizes counts once. Token caches only
+        # know how many failed.
         unreadable: list[Tensor] = []
         for images in self.datasets:
             if isinstance(images, ImageDataset):
@@ -64,17 +65,16 @@ class OneOfSeveral(Dataset[Item]):
 
 
 def one_of(datasets: Sequence[TrainingSet], batch: int, seed: int) -> TrainingSet:
-    """What to train on, `batch` images a step: the set of each step's pyramid, or the only one.
-
-    Several are read by number: a config that streams several pyramids is refused.
-    """
+    """The set to train on, `batch` images a step: that of each step's pyramid, or the only one."""
     if len(datasets) == 1:
         return datasets[0]
+
+    # Several sets are read by number: a config that streams several pyramids has been refused.
     return OneOfSeveral(cast(Sequence[NumberedSet[object]], datasets), batch, seed)
 
 
 def check_follows(config: GeneratorConfig, own: Pyramid, others: Sequence[Pyramid]) -> None:
-    """Checks that a generator made for `own` can be trained on the `others`, by asking every hook once.
+    """Checks that a generator made for `own` can be trained on the `others`, by calling every hook once.
 
     Raises:
         ValueError: the encoding or the level embedding cannot follow one of them.
@@ -83,6 +83,7 @@ def check_follows(config: GeneratorConfig, own: Pyramid, others: Sequence[Pyrami
         config.encoding, dim=config.dim, num_heads=config.num_heads, depth=config.depth, pyramid=own
     ).eval()
     levels = LevelEmbedding(config.level_embedding, dim=config.dim, pyramid=own)
+
     for pyramid in others:
         try:
             ask_each_hook(encoding, config, pyramid)
@@ -93,7 +94,7 @@ def check_follows(config: GeneratorConfig, own: Pyramid, others: Sequence[Pyrami
 
 @torch.no_grad()
 def ask_each_hook(encoding: PositionEncoding, config: GeneratorConfig, pyramid: Pyramid) -> None:
-    """Every hook once: a member may refuse other grids in any of them."""
+    """Calls every hook once, since an encoding may refuse other grids in any of them."""
     context = encoding.prepare(pyramid.positions())
     x_BLC = torch.zeros(1, pyramid.num_tokens, config.dim)
     encoding.embed(x_BLC, context)

@@ -1,4 +1,4 @@
-"""Training the tokenizer: its loss, the restart of unused codes, validation and picture."""
+"""Training the tokenizer: its loss, the restart of unused codes, validation and preview."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import field
@@ -36,7 +36,7 @@ class TokenizerTraining(TrainingConfig):
 
 
 class Seen(NamedTuple):
-    """What the quantizer made of a micro-batch: which images, their tokens, and what was rounded to them."""
+    """A micro-batch in the quantizer: its images, their tokens, and the vectors rounded to them."""
 
     draw_numbers_B: Tensor
     tokens_BL: Tensor
@@ -44,7 +44,7 @@ class Seen(NamedTuple):
 
 
 class TokenizerTask:
-    """Reconstruction and quantizer loss, a pyramid per step; unused codes restart from data."""
+    """Reconstruction and quantizer loss, one pyramid per step; unused codes restart from data."""
 
     layers = ONE_RATE
 
@@ -59,7 +59,7 @@ class TokenizerTask:
         steps: int,
         seed: int,
     ) -> None:
-        """`validation` is each pyramid's images, and where in them the picture lies."""
+        """`validation` holds each pyramid's images, and the box in them that shows the picture."""
         self.model, self.dataset = model, dataset
         self.pyramids, self.validation = tuple(pyramids), validation
         self.config, self.steps, self.seed = config, steps, seed
@@ -69,10 +69,11 @@ class TokenizerTask:
         return self.pyramids[which_pyramid(self.seed, step, len(self.pyramids))]
 
     def start(self, model: nn.Module, batch: Batch, accelerator: Accelerator) -> None:
-        """The codebook starts from what the untrained encoder makes of the first batch."""
+        """Starts the codebook from what the untrained encoder makes of the first batch."""
         assert isinstance(model, VQTokenizer)
         with torch.no_grad():
             f_BZhw = model.latent(batch["image"].to(accelerator.device))
+
         start_from_data(
             model.quantizer,
             f_BZhw,
@@ -91,10 +92,11 @@ class TokenizerTask:
 
         self._micro_batches.append(Seen(batch["draw_number"], quantized.tokens_BL, quantized.z_BLZ))
         values = {**terms, "quantizer": quantized.loss}
-        return loss, {f"{name}{self._tag(pyramid)}": value for name, value in values.items()}
+        tag = self._tag(pyramid)
+        return loss, {f"{name}{tag}": value for name, value in values.items()}
 
     def _tag(self, pyramid: Pyramid) -> str:
-        """Tells a pyramid's values from the others'; nothing where there is but one."""
+        """The end of the names of a pyramid's values; empty if there is only one pyramid."""
         return f"/{pyramid}" if len(self.pyramids) > 1 else ""
 
     @torch.no_grad()
@@ -105,12 +107,13 @@ class TokenizerTask:
         seen = Seen(*(torch.cat(parts) for parts in zip(*self._micro_batches, strict=True)))
         self._micro_batches.clear()
 
-        # The share of each code, averaged over the last steps.
+        # The share of each code, averaged over the last steps
         restart, size = self.config.restart, len(quantizer.usage_V)
         hits_KV = accelerator.reduce(hits(seen.tokens_BL, pyramid, size), "sum")
         hits_V = hits_KV.sum(0)
         quantizer.usage_V.lerp_(hits_V / hits_V.sum(), 1 / restart.memory)
 
+        # Rarely used codes start again.
         restarted = 0
         due = restart.every and (step + 1) % restart.every == 0
         if due and step < restart.until * self.steps:
@@ -127,7 +130,9 @@ class TokenizerTask:
 
         name = f"perplexity{self._tag(pyramid)}"
         logs = {name: float(perplexity(hits_V)), "restarted": float(restarted)}
-        return logs | {f"{name}/level_{k}": float(perplexity(level_V)) for k, level_V in enumerate(hits_KV)}
+        for level, level_V in enumerate(hits_KV):
+            logs[f"{name}/level_{level}"] = float(perplexity(level_V))
+        return logs
 
     def validate(self, model: nn.Module, accelerator: Accelerator) -> dict[str, float]:
         assert isinstance(model, VQTokenizer)
@@ -135,7 +140,7 @@ class TokenizerTask:
 
     @torch.no_grad()
     def preview(self, model: nn.Module, path: Path) -> None:
-        """Originals above their reconstructions, of each pyramid below one another."""
+        """Draws originals above their reconstructions, one pyramid below the other."""
         assert isinstance(model, VQTokenizer)
         grids = []
         for pyramid, (images, _) in self.validation.items():
@@ -155,15 +160,17 @@ def validate_tokenizer(
 ) -> dict[str, float]:
     """PSNR in dB over the original picture's area, each level's perplexity and share of codes used.
 
-    `held_out` is each pyramid's images, and where in them the picture lies. The first pyramid's values have
-    plain names, the others' their own: `validation/psnr/1-2-4`.
+    `held_out` holds each pyramid's images, and the box in them that shows the picture. Values of the first
+    pyramid have plain names, those of the others end with the pyramid's: `validation/psnr/1-2-4`.
     """
     found: dict[str, float] = {}
     for pyramid, (images, box) in held_out.items():
         tag = f"/{pyramid}" if found else ""
         mean_psnr, hits_KV = _measured(tokenizer, pyramid, images, box, accelerator)
+
         found[f"validation/psnr{tag}"] = mean_psnr
         found[f"validation/perplexity{tag}"] = float(perplexity(hits_KV.sum(0)))
+
         for level, hits_V in enumerate(hits_KV):
             found[f"validation/perplexity{tag}/level_{level}"] = float(perplexity(hits_V))
             found[f"validation/usage{tag}/level_{level}"] = float((hits_V > 0).float().mean())
@@ -173,7 +180,7 @@ def validate_tokenizer(
 def _measured(
     tokenizer: VQTokenizer, pyramid: Pyramid, images: HeldOutImages, box: Box, accelerator: Accelerator
 ) -> tuple[float, Tensor]:
-    """The mean PSNR under a pyramid, and how often each code stands in each level, (levels, V)."""
+    """The mean PSNR under a pyramid, and how often each code occurs in each level, (levels, V)."""
     size = len(tokenizer.quantizer.codebook_VZ)
     hits_KV = torch.zeros(pyramid.num_levels, size, device=accelerator.device)
     total = torch.zeros(2, device=accelerator.device)

@@ -26,33 +26,39 @@ class TrainingConfig:
     epochs: Annotated[PositiveFloat, Doc("passes over the training set, if steps is 0")] = 1.0
     batch: Annotated[Positive, Doc("images per optimizer step, over all processes and micro-batches")] = 256
     accumulate: Annotated[Positive, Doc("micro-batches per optimizer step")] = 1
-    learning_rate: Annotated[PositiveFloat, Doc("peak")] = 3e-4
+    learning_rate: Annotated[PositiveFloat, Doc("its peak")] = 3e-4
     schedule: Annotated[Schedule, Doc("how the learning rate goes from its peak to its end")] = "cosine"
-    warmup: Annotated[ShareBelowOne, Doc("share of the steps over which the learning rate rises")] = 0.02
+    warmup: Annotated[ShareBelowOne, Doc("share of the steps in which the learning rate rises")] = 0.02
     final_ratio: Annotated[Share, Doc("learning rate at the end, as a share of the peak")] = 0.0
-    betas: Annotated[list[ShareBelowOne], Len(2, 2), Doc("of AdamW")] = field(
+    betas: Annotated[list[ShareBelowOne], Len(2, 2), Doc("AdamW's betas")] = field(
         default_factory=lambda: [0.9, 0.95]
     )
-    weight_decay: Annotated[NonNegativeFloat, Doc("not on biases, norms, positions, levels and codes")] = 0.05
-    max_grad_norm: Annotated[PositiveFloat, Doc("gradients are clipped to it")] = 2.0
+    weight_decay: Annotated[
+        NonNegativeFloat, Doc("for all but biases, norms, positions, levels and codes")
+    ] = 0.05
+    max_grad_norm: Annotated[PositiveFloat, Doc("gradients are clipped to this norm")] = 2.0
     ema: Annotated[ShareBelowOne, Doc("longest memory of the weights' moving average")] = 0.999
     precision: Annotated[Literal["float32", "bf16"], Doc("bf16: on processors and GPUs that have it")] = (
         "float32"
     )
-    log_every: Annotated[Positive, Doc("steps"), CHANGES_NO_WEIGHTS] = 50
+    log_every: Annotated[Positive, Doc("steps between log entries"), CHANGES_NO_WEIGHTS] = 50
     save_every: Annotated[
         Positive, Doc("steps between checkpoints; the last two are kept"), CHANGES_NO_WEIGHTS
     ] = 500
-    validate_every: Annotated[NonNegative, Doc("steps; 0: only at the end"), CHANGES_NO_WEIGHTS] = 500
+    validate_every: Annotated[
+        NonNegative, Doc("steps between validations; 0: only at the end"), CHANGES_NO_WEIGHTS
+    ] = 500
     preview_every: Annotated[
         NonNegative, Doc("steps between pictures; 0: only at the end"), CHANGES_NO_WEIGHTS
     ] = 500
-    validation_images: Annotated[Positive, Doc("of the test split"), CHANGES_NO_WEIGHTS] = 2000
+    validation_images: Annotated[Positive, Doc("test images to validate on"), CHANGES_NO_WEIGHTS] = 2000
     workers: Annotated[
         NonNegative, Doc("data loading processes per training process"), CHANGES_NO_WEIGHTS
     ] = 0
     trackers: Annotated[
-        list[Literal["tensorboard", "wandb"]], Doc("what gets the logged values as well"), CHANGES_NO_WEIGHTS
+        list[Literal["tensorboard", "wandb"]],
+        Doc("where logged values go besides log.jsonl"),
+        CHANGES_NO_WEIGHTS,
     ] = field(default_factory=lambda: ["tensorboard"])
 
     def __post_init__(self) -> None:
@@ -63,7 +69,7 @@ class TrainingConfig:
         """Optimizer steps for a training set of `length` images (None: a stream, of unknown length).
 
         Raises:
-            ValueError: neither steps nor a length are known.
+            ValueError: the steps are not set and the length is not known.
         """
         if length is None and not self.steps:
             raise ValueError(

@@ -8,7 +8,7 @@ from torch.distributed.tensor import DTensor
 
 
 class EMA:
-    """Holds a full copy of the model, which can be evaluated, sampled from and saved like the model itself.
+    """Holds a full, averaged copy of the model, which can be evaluated, sampled from and saved like it.
 
     Under FSDP every process holds the whole copy, and an update gathers the shards.
     """
@@ -29,5 +29,5 @@ class EMA:
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """A tensor that FSDP keeps in shards, put together; any other as it is."""
+    """The whole of a tensor that FSDP keeps in shards; any other tensor unchanged."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

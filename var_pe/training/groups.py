@@ -1,4 +1,4 @@
-"""Parameter groups of the optimizer: each layer's share of the learning rate, and who has weight decay."""
+"""Parameter groups of the optimizer: each layer's learning rate, and the parameters with weight decay."""
 
 import re
 from collections.abc import Iterable
@@ -11,17 +11,17 @@ from torch import nn
 
 @dataclass(frozen=True)
 class LayerRates:
-    """The share of the learning rate that each layer gets, a pure function of the step; 0: it is frozen.
+    """Each layer's share of the learning rate, a pure function of the step; a share of 0 freezes the layer.
 
-    Layers count from the head down: 0 is the head with its norm, 1 the last of `depth` blocks, `depth` the
-    first, `depth` + 1 what stands before it (patches, positions, class token). A model that is one layer has
-    depth 0.
+    Layers are counted from the head down: 0 is the head with its norm, 1 the last of `depth` blocks, `depth`
+    the first block, `depth` + 1 everything before it (patches, positions, class token). With depth 0 the
+    whole model is one layer.
     """
 
     depth: int = 0
-    # factor from a layer to the one below it (BEiT, Bao et al. 2022)
+    # share of a layer over the share of the layer above it (BEiT, Bao et al. 2022)
     decay: float = 1.0
-    # steps until the next layer down is trained as well; 0: all are trained from the start
+    # steps until the next layer down is trained, too; 0: all layers are trained from the start
     unfreeze_every: int = 0
 
     def below_head(self, name: str) -> int:
@@ -30,7 +30,9 @@ class LayerRates:
             return 0
         if block := re.match(r"blocks\.(\d+)\.", name):
             return self.depth - int(block[1])
-        return 0 if name.startswith(("head.", "norm.")) else self.depth + 1
+        if name.startswith(("head.", "norm.")):
+            return 0
+        return self.depth + 1
 
     def share(self, layer: int, step: int) -> float:
         frozen = self.unfreeze_every and layer > step // self.unfreeze_every
@@ -48,9 +50,9 @@ def layers_of(model: nn.Module, layers: LayerRates) -> list[int]:
 def parameter_groups(
     model: nn.Module, weight_decay: float, layers: LayerRates = ONE_RATE
 ) -> list[dict[str, Any]]:
-    """Two for each layer: weight decay is on matrices only.
+    """Two groups for each layer, with and without weight decay.
 
-    Not on biases, norms, positions, levels, class tokens or codebook.
+    Weight decay is for matrices: not for biases, norms, positions, levels, class tokens and the codebook.
     """
     spared = ("position_encoding", "level_embed", "modulation_6C", "token", "codebook")
     groups: dict[tuple[int, bool], list[nn.Parameter]] = {
@@ -83,9 +85,9 @@ def set_rates(
 
 
 def zero_gradients(groups: Iterable[dict[str, Any]]) -> None:
-    """Zeroes the gradients of frozen layers, before the norm of all is taken.
+    """Sets the gradients of frozen layers to zero, before the norm of all gradients is taken.
 
-    They are computed all the same: DDP waits for the gradient of every parameter.
+    They have been computed, because DDP waits for the gradient of every parameter.
     """
     for group in groups:
         for parameter in group["params"]:
@@ -94,7 +96,7 @@ def zero_gradients(groups: Iterable[dict[str, Any]]) -> None:
 
 
 def forget_steps(groups: Iterable[dict[str, Any]], optimizer: torch.optim.Optimizer) -> None:
-    """Lets AdamW's bias correction begin when a layer does: its moments were zero until then."""
+    """Restarts AdamW's bias correction for frozen layers, whose moments stay zero until they are trained."""
     for group in groups:
         for parameter in group["params"]:
             if parameter in optimizer.state:

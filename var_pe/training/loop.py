@@ -33,13 +33,13 @@ def train(task: Task, config: TrainingConfig, run: Run, *, steps: int, seed: int
     Returns the averaged weights.
 
     Raises:
-        FloatingPointError: a loss or gradient is not finite; nothing has been updated or saved since.
-        Interrupted: SIGTERM or Ctrl-C came; the step is finished and saved.
+        FloatingPointError: a loss or gradient is not finite; the step has updated and saved nothing.
+        Interrupted: SIGTERM or Ctrl-C came; the step has been finished and saved.
     """
     accelerator = run.accelerator
-    reset_peak_memory(accelerator.device)  # the log tells this training's peak, not an earlier one's
+    reset_peak_memory(accelerator.device)  # so that the log has this training's peak, not an earlier one's
 
-    # The average is of the model as it is before `prepare`, which may wrap it or cut it into shards.
+    # The average copies the model before `prepare`, which may wrap it or cut it into shards.
     ema = EMA(task.model.to(accelerator.device))
     optimizer = torch.optim.AdamW(
         parameter_groups(task.model, config.weight_decay, task.layers),
@@ -49,7 +49,7 @@ def train(task: Task, config: TrainingConfig, run: Run, *, steps: int, seed: int
     model, optimizer = accelerator.prepare(task.model, optimizer)
     inner = accelerator.unwrap_model(model)
 
-    # A new run may look at its first batch before it starts; any other goes on from its newest checkpoint.
+    # A run goes on from its newest checkpoint. A new one may use its first batch before the first step.
     done = run.load(model, optimizer.optimizer, ema)
     batches = endless_batches(task.dataset, config, accelerator, seed, done)
     if done == 0:
@@ -61,7 +61,7 @@ def train(task: Task, config: TrainingConfig, run: Run, *, steps: int, seed: int
     model.train()
     with stop_signals() as stop:
         for step in range(done, steps):
-            # Dropout masks follow from process and step; all else that is random follows from the image.
+            # Dropout masks follow from process and step, all other randomness from the image.
             set_seed(mix(seed, "step", accelerator.process_index, step) % 2**32)
             rate = learning_rate(
                 step,
@@ -73,7 +73,7 @@ def train(task: Task, config: TrainingConfig, run: Run, *, steps: int, seed: int
             )
             frozen = set_rates(optimizer.param_groups, task.model, task.layers, rate, step)
 
-            # The gradient is the mean over the step's micro-batches; processes exchange it at the last.
+            # The gradient is the mean over the step's micro-batches; processes exchange it at the last one.
             logs: dict[str, Tensor] = {}
             for micro in range(config.accumulate):
                 batch = send_to_device(next(batches), accelerator.device)
@@ -85,18 +85,19 @@ def train(task: Task, config: TrainingConfig, run: Run, *, steps: int, seed: int
                 for name, value in {"loss": loss, **values}.items():
                     logs[name] = logs.get(name, 0) + value.detach() / config.accumulate
 
-            # Nothing is updated by a number that is not finite, so broken weights never exist.
+            # A loss or gradient that is not finite stops the run before it can damage the weights.
             zero_gradients(frozen)
             norm = accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm)
             _refuse_non_finite(step, run, {"loss": logs["loss"], "grad_norm": norm})
             optimizer.step()
             forget_steps(frozen, optimizer.optimizer)
             optimizer.zero_grad()
+
             after = task.after_step(inner, step, accelerator)
             ema.update(inner, ema_decay(step, config.ema))
             progress.advance()
 
-            # A run that is asked to stop saves and is gone; it validates when it goes on.
+            # Logs, validation, preview, checkpoint. A run that is asked to stop only logs and saves.
             last, stopping = step + 1 == steps, stop.agreed(accelerator)
             if step % config.log_every == 0 or last:
                 means = {name: accelerator.reduce(v.float(), "mean").item() for name, v in logs.items()}
@@ -108,6 +109,7 @@ def train(task: Task, config: TrainingConfig, run: Run, *, steps: int, seed: int
                 _preview(task, config, run, ema, step)
             if last or stopping or _due(step, config.save_every):
                 run.save(step + 1, model, optimizer.optimizer, ema)
+
             if stopping and not last:
                 progress.close()
                 raise Interrupted(
@@ -122,11 +124,12 @@ def train(task: Task, config: TrainingConfig, run: Run, *, steps: int, seed: int
 
 
 def in_precision(config: TrainingConfig, accelerator: Accelerator) -> torch.autocast:
-    """The type that a training's products are computed in; weights and optimizer stay float32."""
+    """Autocast to the precision that a training computes in; weights and optimizer stay float32."""
     return torch.autocast(accelerator.device.type, torch.bfloat16, enabled=config.precision == "bf16")
 
 
 def _refuse_non_finite(step: int, run: Run, values: Mapping[str, Tensor]) -> None:
+    """Stops the training if one of the values is NaN or infinite."""
     bad = {name: float(value) for name, value in values.items() if not math.isfinite(float(value))}
     if not bad:
         return
@@ -144,7 +147,7 @@ def _due(step: int, every: int) -> bool:
 
 
 def _log(run: Run, progress: StepProgress, entry: dict[str, float]) -> None:
-    """To the run's log, its trackers and the screen."""
+    """Writes an entry to the run's log, its trackers and the screen."""
     run.log(entry)
     values = {name: value for name, value in entry.items() if name != "step"}
     run.accelerator.log(values, step=int(entry["step"]))
@@ -152,9 +155,10 @@ def _log(run: Run, progress: StepProgress, entry: dict[str, float]) -> None:
 
 
 def _preview(task: Task, config: TrainingConfig, run: Run, ema: EMA, step: int) -> None:
-    """In the training's own precision: it is a picture to look at, while scores stay float32."""
+    """Writes the task's picture, in the precision of the training; scores are computed in float32."""
     if not run.accelerator.is_main_process:
         return
+
     (run.folder / "samples").mkdir(exist_ok=True)
     with in_precision(config, run.accelerator):
         task.preview(ema.model, run.folder / "samples" / f"step_{step + 1:08d}.png")
@@ -166,7 +170,7 @@ def endless_batches(
     """This process's micro-batches from optimizer step `step` on, without end.
 
     Raises:
-        ValueError: the micro-batch cannot be shared out evenly over the processes.
+        ValueError: the micro-batch cannot be divided evenly among the processes.
     """
     rank, world = accelerator.process_index, accelerator.num_processes
     micro = config.batch // config.accumulate
@@ -177,12 +181,13 @@ def endless_batches(
         )
     pinned = accelerator.device.type == "cuda"
 
-    if isinstance(dataset, ImageStream):  # endless, and already this process's part of it
-        dataset.set_epoch(step)  # a resumed run begins another pass
+    # A stream is endless and holds this process's part only. A resumed run begins another pass.
+    if isinstance(dataset, ImageStream):
+        dataset.set_epoch(step)
         loader = DataLoader(dataset, micro // world, num_workers=config.workers, pin_memory=pinned)
         return _numbered(loader, step * config.batch + rank * micro // world, micro)
 
-    # The iterator is made here and now: making it draws from the generator that dropout masks come from.
+    # The iterator is made at once, because making it draws from the generator of the dropout masks.
     assert dataset.num_images is not None, "only a stream has no length"
     sampler = EndlessSampler(dataset.num_images, micro, seed, rank, world, step * config.batch)
     images = cast(Dataset[Batch], dataset)
@@ -190,6 +195,6 @@ def endless_batches(
 
 
 def _numbered(loader: Iterable[Batch], first: int, stride: int) -> Iterator[Batch]:
-    """Gives a stream's images their numbers in the run, which streams cannot know."""
+    """Numbers a stream's images by their draws in the run, which the stream does not know."""
     for start, batch in zip(itertools.count(first, stride), loader, strict=False):
         yield {**batch, "draw_number": torch.arange(start, start + len(batch["label"]))}

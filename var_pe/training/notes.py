@@ -11,20 +11,20 @@ FILE = "training.json"
 
 @dataclass(frozen=True)
 class TrainingNotes:
-    """How a folder's weights were trained; None stands for what is not known."""
+    """How a folder's weights were trained; None means unknown."""
 
     # number of optimizer steps
     step: int | None = None
-    # whether the weights are the moving average of those that were trained
+    # whether the weights are the moving average of the trained ones
     ema: bool | None = None
-    # what the initial weights and the order of images follow from
+    # seed of the initial weights and of the order of images
     seed: int | None = None
-    # by label; empty where the data's classes have no names
+    # names of the classes by label; empty if they have no names
     class_names: tuple[str, ...] | None = None
 
     @classmethod
     def read(cls, folder: Path) -> "TrainingNotes":
-        """The notes beside the weights in `folder`; nothing is known where the file or an entry is missing.
+        """The notes beside the weights in `folder`; what is missing there is unknown.
 
         Raises:
             ValueError: the file is damaged.

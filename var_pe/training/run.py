@@ -18,7 +18,9 @@ from var_pe.training.ema import EMA
 
 
 class Run:
-    """One training run's folder. A checkpoint is written beside the older ones, flushed, renamed into place.
+    """The folder of one training run, locked while the run lives.
+
+    A checkpoint is written beside the older ones, flushed to the disk and renamed into place.
 
     Raises:
         ValueError: another process holds the folder.
@@ -32,8 +34,10 @@ class Run:
         self.processes.on_main(self._take)
 
     def _take(self) -> None:
+        """Locks the folder, and removes what a killed run left half written."""
         self.checkpoints.mkdir(parents=True, exist_ok=True)
-        # Held until the process ends, however it ends.
+
+        # The lock is held until the process ends, however it ends.
         self._lock = open(self.folder / ".lock", "w")  # noqa: SIM115
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -59,11 +63,12 @@ class Run:
             self.processes.on_main(lambda: self._cut_log(0))
             return 0
 
-        # Bits follow from these; what differs is said, and the run goes on.
+        # The same bits need the same circumstances; if some differ, the run prints them and goes on.
         folder = self.checkpoints / f"step_{steps[-1]:08d}"
         state = json.loads((folder / "state.json").read_text())
         here = circumstances(self.accelerator)
-        if changed := [f"{key} {state[key]} -> {here[key]}" for key in here if state.get(key) != here[key]]:
+        changed = [f"{key} {state[key]} -> {here[key]}" for key in here if state.get(key) != here[key]]
+        if changed:
             self.accelerator.print(
                 f"resuming under other circumstances, not bit for bit: {'; '.join(changed)}"
             )
@@ -85,7 +90,7 @@ class Run:
     def save(
         self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, ema: EMA, keep: int = 2
     ) -> None:
-        """Writes a checkpoint of all that the next step depends on; older ones go once it is complete."""
+        """Writes a checkpoint with everything that the next step depends on, then removes old ones."""
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
         model_state, optimizer_state = get_state_dict(model, optimizer, options=options)
 
@@ -108,7 +113,7 @@ class Run:
                 file.write(json.dumps(entry) + "\n")
 
     def _cut_log(self, step: int) -> None:
-        """Drops what was logged after the checkpoint: those steps are about to be done again."""
+        """Removes log entries after the checkpoint, whose steps will be done again."""
         if not self.log_file.exists():
             return
 
@@ -116,7 +121,7 @@ class Run:
         for line in self.log_file.read_text().splitlines():
             try:
                 entries.append(json.loads(line))
-            except json.JSONDecodeError:  # the line that a kill cut short
+            except json.JSONDecodeError:  # the last line, cut short by a kill
                 break
 
         text = "".join(json.dumps(entry) + "\n" for entry in entries if entry["step"] <= step)

@@ -1,4 +1,4 @@
-"""Everything scheduled, as a pure function of the step."""
+"""The schedules of learning rate and moving average, as pure functions of the step."""
 
 import math
 from typing import Literal
@@ -18,6 +18,7 @@ def learning_rate(
     """Rises from peak / 200 over `warmup` steps (VAR), falls to `final_ratio * peak` at the last step."""
     if step < warmup:
         return peak * (0.005 + 0.995 * step / warmup)
+
     done = min(1.0, (step - warmup) / max(1, steps - 1 - warmup))
     if schedule == "constant":
         return peak
@@ -27,5 +28,5 @@ def learning_rate(
 
 
 def ema_decay(step: int, longest: float) -> float:
-    """Short memory at first, `longest` later: min(longest, (1 + step) / (10 + step)), TensorFlow's rule."""
+    """The average's memory, short at first: min(longest, (1 + step) / (10 + step)), as in TensorFlow."""
     return min(longest, (1 + step) / (10 + step))

@@ -1,4 +1,4 @@
-"""Training that is asked to stop: the signals, heard on any process, and the exit that follows."""
+"""How a training is stopped: the signals, which may come to any process, and the exit that follows."""
 
 import signal
 import sys
@@ -11,7 +11,7 @@ from accelerate import Accelerator
 
 
 class Interrupted(SystemExit):
-    """Training was asked to stop, has saved, and can go on; the exit code is the signal's."""
+    """A training was asked to stop and has saved, so it can be resumed; the exit code is the signal's."""
 
     def __init__(self, signum: int, sentence: str) -> None:
         super().__init__(128 + signum)
@@ -32,7 +32,7 @@ class StopRequest:
         self.signum = signum
 
     def agreed(self, accelerator: Accelerator) -> bool:
-        """The same answer on every process, at the cost of one number's reduction."""
+        """Whether any process was asked to stop, the same on every process; gathers one number."""
         if accelerator.num_processes > 1:
             signums = accelerator.gather(torch.tensor([self.signum], device=accelerator.device))
             self.signum = int(signums.max())
@@ -41,6 +41,7 @@ class StopRequest:
 
 @contextmanager
 def stop_signals() -> Iterator[StopRequest]:
+    """Turns SIGTERM and SIGINT into a request while the block runs."""
     request = StopRequest()
     before = {number: signal.signal(number, request) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

@@ -1,4 +1,4 @@
-"""What the training loop asks of whatever it trains."""
+"""The interface between the training loop and what it trains."""
 
 from pathlib import Path
 from typing import Protocol
@@ -11,7 +11,7 @@ from var_pe.training.groups import LayerRates
 
 
 class Task(Protocol):
-    """What is trained: the loop knows nothing of tokenizers or generators."""
+    """What the loop trains; the loop itself knows neither tokenizers nor generators."""
 
     @property
     def model(self) -> nn.Module: ...
@@ -36,4 +36,4 @@ class Task(Protocol):
         """Scores of the averaged weights, over all processes."""
 
     def preview(self, model: nn.Module, path: Path) -> None:
-        """Writes a picture of what the averaged weights do; called on the main process."""
+        """Writes a picture that shows what the averaged weights do; called on the main process."""

@@ -15,9 +15,11 @@ def reconstruction_terms(reconstruction_BCHW: Tensor, images_BCHW: Tensor) -> di
 
 
 def psnr(reconstruction_BCHW: Tensor, images_BCHW: Tensor, content: Box) -> Tensor:
-    """Peak signal-to-noise ratio (dB) of each image in [-1, 1], over the box that holds picture."""
-    top, left, height, width = content
+    """Peak signal-to-noise ratio (dB) of each image in [-1, 1], over the box that shows the picture."""
+    top, left = content[:2]
+    height, width = content[2:]
     area = (slice(None), slice(None), slice(top, top + height), slice(left, left + width))
+
     error_BCHW = (reconstruction_BCHW.float()[area] - images_BCHW.float()[area]) / 2
     error_B = error_BCHW.square().mean((1, 2, 3))
     return -10 * error_B.clamp(min=1e-10).log10()

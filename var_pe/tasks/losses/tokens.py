@@ -1,4 +1,4 @@
-"""How surprising the true tokens are to the generator."""
+"""Cross-entropy of the true tokens under the generator."""
 
 import torch.nn.functional as F
 from torch import Tensor
