@@ -78,7 +78,7 @@ def test_labels_of_every_type_become_numbers_from_zero(tmp_path, labels, kind, n
 def test_a_class_that_training_does_not_have_is_named(tmp_path):
     path = table(tmp_path / "t", ["dog", "cat"], Value("string"))
     table(tmp_path / "t", ["cow", "cat"], Value("string"), "test.parquet")
-    with pytest.raises(ValueError, match=r"image 0 of .* has label cow, which is none of the 2 classes"):
+    with pytest.raises(ValueError, match=r"image 0 of .* has label cow, which is not one of the 2 classes"):
         opened(path, train=False).read(0)
 
 
@@ -137,7 +137,7 @@ def test_a_hub_set_is_read_by_its_mapped_columns(monkeypatch):
 @pytest.mark.parametrize(
     ("hub_id", "error", "message"),
     [
-        ("no such/name!", None, "hub_id=no such/name! is no name of a data set"),
+        ("no such/name!", None, "hub_id=no such/name! is not the name of a data set"),
         ("me/birds", "404", "the hub refuses data set me/birds: 404"),
         ("me/birds", "offline", r"me/birds is not in the cache and the hub cannot be reached \(OSError\)"),
     ],
