@@ -33,10 +33,6 @@ def test_a_restart_continues_as_if_nothing_had_happened():
     assert draws(3, start=4 * 4, **options) == draws(7, **options)[4 * 4 :]
 
 
-def test_without_shuffling_images_come_as_stored():
-    assert [d.index for d in draws(2, length=5, batch=4, seed=0, shuffle=False)] == [0, 1, 2, 3, 4, 0, 1, 2]
-
-
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [({"batch": 5, "world": 2}, "5 over 2"), ({"length": 0}, "length 0"), ({"rank": 1}, "rank 1 of world 1")],

@@ -37,7 +37,6 @@ class EndlessSampler:
         rank: int = 0,
         world: int = 1,
         start: int = 0,
-        shuffle: bool = True,
     ) -> None:
         if length < 1:
             raise ValueError(f"a sampler needs at least one image to draw from, got length {length}")
@@ -51,13 +50,11 @@ class EndlessSampler:
             raise ValueError(f"start must not be negative, got {start}")
 
         self.length, self.batch, self.start = length, batch, start
-        self.seed, self.shuffle = seed, shuffle
+        self.seed = seed
         self.rank, self.world = rank, world
 
     def order(self, epoch: int) -> Tensor:
         """Indices in the order in which this epoch visits them."""
-        if not self.shuffle:
-            return torch.arange(self.length)
         return torch.randperm(self.length, generator=generator_for("order", self.seed, epoch))
 
     def __iter__(self) -> Iterator[list[Draw]]:

@@ -13,13 +13,14 @@ from var_pe.pyramid import Positions
 class Coordinate(TokenEncoding):
     """`gelu(v @ in + bias) @ out` of the centre v = (y, x) in [-1, 1] x [-1, 1]: a network of two layers.
 
-    What recipes for detection mean by handing the network its absolute position. A smooth function of the
-    centre: it starts by telling halves of the picture apart and takes long to learn neighbours (Tancik et al.
-    2020), unlike `fourier`. A centre is a fraction of the picture, so any pyramid reads the same function.
+    A smooth function of the centre: it starts by telling halves of the picture apart and takes long to learn
+    neighbours (Tancik et al. 2020), unlike `fourier`. A centre is a fraction of the picture, so any pyramid
+    reads the same function.
 
-    The first layer starts normal, weights with deviation 1.5 and biases with 0.75, so that most kinks cross
-    the picture; the second such that the code's root mean square is about sqrt(1 / (3 C)), `learned`'s. Costs
-    an addition to the tokens and a network on L coordinates per forward; attention's kernels stay.
+    The first layer starts normal, weights with deviation 1.5 and biases with 0.75, so that most units bend
+    within the picture; the second such that the code's root mean square is about sqrt(1 / (3 C)), that of
+    `learned`. Costs an addition to the tokens and a network on L coordinates per forward; attention's kernels
+    stay.
 
     Args:
         hidden: units between the two layers, at least 1; none takes the width.

@@ -25,7 +25,7 @@ class EvaluationConfig:
     reference_split: Annotated[Literal["train", "test"], Doc("the real images to compare with")] = "test"
     images: Annotated[
         NonNegative,
-        Doc("real images at most, 0: all; the floor compares two disjoint sets of at most half of them all"),
+        Doc("reference images at most, 0: as many as were drawn; never over half the split, for the floor"),
     ] = 5000
 
 
@@ -62,11 +62,11 @@ class FeatureExtractor(nn.Module):
     Always float32, without autocast and TF32: rounding would enter the score as a difference between sets.
     """
 
-    # goes into the scores' names unless these compare with papers
+    # stands in the names of scores, unless they are `comparable`
     name: str
     weights_sha256: str
 
-    # with papers: whether its Frechet distance may be called FID
+    # true of FID's Inception alone: its scores may be set beside published ones
     comparable: bool = False
 
     def describe(self, images_BCHW: Tensor) -> Features:

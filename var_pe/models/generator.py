@@ -195,8 +195,8 @@ class VARTransformer(Resizable):
         """`set_pyramid` to the model's levels scaled so that the finest has `size` rows and columns.
 
         Those are an image's sides over the tokenizer's downsampling factor, which a generator does not know.
-        What is scaled are the levels that it was built with, loaded with or last set to as such: one size
-        after another rounds once, and the way back leads home.
+        The original levels are scaled, those of the constructor or of `set_pyramid`: sizes that are set one
+        after another do not add up their rounding, and the first size gives the first levels again.
         """
         rows, columns = sides_of(size, "a generator's input size")
         self._move(self.ladder.for_size(rows, columns), resample)

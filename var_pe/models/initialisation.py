@@ -33,7 +33,7 @@ def initialise(model: nn.Module, seed: int, *, std: float | None = None) -> None
             if hasattr(module, "init_buffer") and not buffer.is_meta:
                 module.init_buffer(name, buffer, generator_for(seed, f"{path}.{name}"))
 
-    # Parts before what is made of them
+    # Children first: a mixture is calibrated from its finished parts.
     for module in reversed(list(model.modules())):
         if isinstance(module, PositionEncoding):
             module.calibrate()

@@ -28,9 +28,9 @@ class ModelStart:
 
 @torch.no_grad()
 def start_from(model: Resizable, source: Resizable, resample: str, same_classes: bool = True) -> None:
-    """Copies a trained model into `model`, its tables moved to the model's size; `source` is moved.
+    """Copies a trained model into `model`, its tables moved to the model's size; `source` itself is moved.
 
-    With other classes, in number or by what is known of them, what belongs to the classes stays as it is.
+    Where the classes differ, in number or by name (`same_classes`), their own weights are not copied.
 
     Raises:
         ValueError: the two differ in more than size, classes and regularisation, or a table cannot move.
@@ -39,7 +39,7 @@ def start_from(model: Resizable, source: Resizable, resample: str, same_classes:
     if lines:
         raise ValueError(f"model.init_from holds another model: {'; '.join(lines)}")
 
-    # The encoding is taken whole, with what of it moved and what did not.
+    # The source moves to the new size, then its whole encoding is copied.
     old_size = source.config[source.size_argument]
     new_size = model.config[model.size_argument]
     source.move_to(new_size, resample)

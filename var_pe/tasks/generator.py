@@ -136,9 +136,7 @@ class GeneratorTask:
         sampling = replace(self.sampling, size=None, levels=None)
         images_BCHW = draw_images(VARPipeline(self.tokenizer, model), labels, numbers, sampling)
 
-        # Converted to [-1, 1] and back, as all pictures of a training are.
-        images_BCHW = images_BCHW.float() / 127.5 - 1
-        save_image((images_BCHW + 1) / 2, path, nrow=columns)
+        save_image(images_BCHW.float() / 255, path, nrow=columns)
 
 
 def label_drops(draw_numbers: Sequence[int], share: float, seed: int) -> Tensor:

@@ -15,7 +15,10 @@ def learning_rate(
     schedule: Schedule = "cosine",
     final_ratio: float = 0.0,
 ) -> float:
-    """Rises from peak / 200 over `warmup` steps (VAR), falls to `final_ratio * peak` at the last step."""
+    """Rises from peak / 200 over `warmup` steps (VAR), then falls to `final_ratio * peak` at the last step.
+
+    `constant` does not fall.
+    """
     if step < warmup:
         return peak * (0.005 + 0.995 * step / warmup)
 
