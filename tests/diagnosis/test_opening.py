@@ -62,7 +62,7 @@ def test_a_checkpoint_of_timm_tells_of_its_prefix_rows(tmp_path, prefix):
     found = diagnose(tmp_path / "vit.pth", Checkpoint("timm", (32, 48), 2), size=(48, 48))
     assert f"has {6 + prefix} rows for 6 patches, {prefix} of them" in said(found.sections["Weights"])
     assert ("The position of a prefix token" in said(found.sections["Weights"])) == bool(prefix)
-    with pytest.raises(ValueError, match="say --source, --image-size and --num-heads"):
+    with pytest.raises(ValueError, match="give --source, --image-size and --num-heads"):
         diagnose(tmp_path / "vit.pth")
 
 
@@ -154,10 +154,10 @@ def settings(**changed):
         (lambda folder: (folder / "config.json").write_bytes(b"\xff\xfe"), "config.json is not JSON"),
         (settings(image_size=[16, 16]), "table_LC is 24x32, not 64x32.*such as image_size was changed"),
         (settings(image_size=[6, 16]), "stored for the grids 4x6, this model's are 3x8"),
-        (settings(image_size=[7, 16]), "describes no ViTClassifier: image sides must be multiples"),
-        (settings(encoding=5), "describes no ViTClassifier: a setting is of the wrong type"),
-        (settings(num_heads=3), "describes no ViTClassifier: the width must be a multiple"),
-        (settings(encoding="rope2"), "describes no ViTClassifier: encoding 'rope2'"),
+        (settings(image_size=[7, 16]), "does not describe a ViTClassifier: image sides must be multiples"),
+        (settings(encoding=5), "does not describe a ViTClassifier: a setting is of the wrong type"),
+        (settings(num_heads=3), "does not describe a ViTClassifier: the width must be a multiple"),
+        (settings(encoding="rope2"), "does not describe a ViTClassifier: encoding 'rope2'"),
         (lambda folder: planted(folder, "norm.weight", lambda t: t[:3]), "norm.weight is 3, not 32"),
         (lambda folder: planted(folder, "position_encoding.grids_K2", lambda t: -t), "a positive side"),
     ],

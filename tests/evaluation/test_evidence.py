@@ -18,7 +18,7 @@ def test_a_table_that_was_named_must_be_one(tmp_path, monkeypatch):
     lists = [json.dumps([row | change]) for change in wrong]
     for junk in ("junk", "{}", '{"a": 1}', "3", '[{"encoding": "rope"}]', "[[]]", *lists):
         (tmp_path / "junk.json").write_text(junk)
-        with pytest.raises(ValueError, match=r"junk.json is no table of scripts/heads.py"):
+        with pytest.raises(ValueError, match=r"junk.json is not a table of scripts/heads.py"):
             read_evidence(tmp_path / "junk.json")
     (tmp_path / "good.json").write_text(json.dumps([row]))
     assert [found.mean for found in read_evidence(tmp_path / "good.json")] == [0.5]

@@ -80,7 +80,7 @@ def difference_sentence(comparison: Comparison, column: Column) -> str:
 def difference_text(found: Difference, column: Column) -> str:
     """The size of a difference to the first encoding, and what it means."""
     if found.half_width is None:
-        return "cannot be told (one seed)"
+        return "unknown (one seed)"
 
     sign = "+" if found.mean > 0 else ""
     size = rounded(found.mean * column.factor, found.half_width * column.factor, sign)
@@ -89,7 +89,7 @@ def difference_text(found: Difference, column: Column) -> str:
         verdict = "better" if falls == (column.better == "lower") else "worse"
         return f"{size}: {verdict}, more than the spread"
     if not found.half_width:
-        return f"{size}: no spread seen, cannot be told"
+        return f"{size}: no spread seen, so significance is unknown"
     return f"{size}: within the spread"
 
 
@@ -107,7 +107,7 @@ def floor_sentences(comparison: Comparison) -> list[str]:
 
 
 def notes(comparison: Comparison) -> list[str]:
-    """What the numbers rest on and what they cannot say."""
+    """What the numbers rest on, and what they do not show."""
     about = comparison.about
     sampler = [f"{name} {value}" for name, value in about["sampling"].items() if name != "batch"]
     machine = f"{about['processes']} x {about['device']}, {about['threads']} threads"

@@ -40,14 +40,14 @@ class About(TypedDict):
     device: str
     processes: int
     threads: int
-    # whether each training's peak could be told from that of the training before
+    # whether the peak of memory is known for each training alone
     peak_memory_comparable: bool
     versions: Mapping[str, str]
 
 
 @dataclass(frozen=True)
 class Result:
-    """What one trial came to."""
+    """The results of one trial."""
 
     encoding: str
     seed: int
@@ -97,8 +97,8 @@ def compare(
     for name in config.evaluation.features:
         feature_extractor(name, config.evaluation.inception_weights)
 
-    # Everything is trained before anything is scored: what the feature extractors leave behind in memory is
-    # no part of a training's peak.
+    # Everything is trained before anything is scored, so that memory which feature extractors leave behind
+    # does not count in a training's peak.
     peak_is_resettable = reset_peak_memory(accelerator.device)
     tokenizer = train_tokenizer(planned[0].config, accelerator)
     for number, trial in enumerate(planned, start=1):
@@ -178,7 +178,7 @@ def chosen_pictures(
 
 
 def circumstances(config: Config, accelerator: Accelerator, peak_is_resettable: bool) -> About:
-    """What all trials have in common."""
+    """The facts that all trials have in common."""
     return {
         "tokenizer_run": config.tokenizer_run,
         "sampling": asdict(config.sampling),

@@ -74,18 +74,23 @@ def study_heads(
 
 
 def head_scores(trial: Trial, heads: HeadTraining) -> list[SeedScore]:
-    """The scores of all heads on a trained classifier; those that its folder has are not trained again."""
+    """The scores of all heads on a trained classifier; those found in its folder are not trained again."""
     key = {"weights": weights_hash(trial.run / "classifier"), "heads": asdict(heads)}
     kept = KeptResults[list[dict[str, Any]]](trial.run / "tasks.json", {"key": key}, "scores")
     for task in HEADS:
         for frozen in (True, False):
-            name = f"{task} {'frozen' if frozen else 'fine-tuned'}"
+            name = f"{task} {way_of_training(frozen)}"
             if name not in kept.results:
                 scores = train_and_score(trial, task, heads, frozen=frozen)
                 kept.add({name: [asdict(score) for score in scores]})
 
     rows = [row for scores in kept.results.values() for row in scores]
     return [SeedScore(**(row | {"size": tuple(row["size"])})) for row in rows]
+
+
+def way_of_training(frozen: bool | None) -> str:
+    """Whether the classifier below a head was trained with it."""
+    return "frozen" if frozen else "fine-tuned"
 
 
 def train_and_score(trial: Trial, task: str, heads: HeadTraining, *, frozen: bool) -> list[SeedScore]:
@@ -105,12 +110,12 @@ def train_and_score(trial: Trial, task: str, heads: HeadTraining, *, frozen: boo
 
 @lru_cache(maxsize=4)
 def shapes(count: int, size: Grid, split: str) -> Annotated:
-    """Drawn once for all classifiers."""
+    """`annotated_shapes`, drawn once for all classifiers."""
     return annotated_shapes(count, size, split)
 
 
 def accuracies(trial: Trial) -> list[SeedScore]:
-    """Of classification, as far as the study of resolutions has measured this run's classifier."""
+    """The classification accuracies that the study of resolutions has measured for this run."""
     return [
         SeedScore(trial.encoding, trial.seed, CLASSIFICATION, None, answer.size, answer.accuracy)
         for answer in kept_answers(trial)
@@ -144,12 +149,12 @@ def over_seeds(scores: Sequence[SeedScore]) -> list[TaskScore]:
 
 def as_markdown(table: Sequence[TaskScore]) -> str:
     """A row per encoding, a column per task of a head, size and way of training; percent."""
-    of_heads = [score for score in table if score.task != CLASSIFICATION]  # resolutions.md has the others
+    of_heads = [score for score in table if score.task != CLASSIFICATION]  # the others are in resolutions.md
 
     columns = list(dict.fromkeys((score.task, score.frozen, score.size) for score in of_heads))
     header = ["encoding"]
     for task, frozen, (height, width) in columns:
-        header.append(f"{task}, {'frozen' if frozen else 'fine-tuned'}, {height}x{width}")
+        header.append(f"{task}, {way_of_training(frozen)}, {height}x{width}")
 
     rows = []
     for encoding in dict.fromkeys(score.encoding for score in of_heads):

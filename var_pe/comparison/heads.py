@@ -1,4 +1,4 @@
-"""What else than the class a classifier's tokens know: a segmentation and a detection head on made-up shapes.
+"""Segmentation and detection heads on a classifier's tokens, for pictures of made-up shapes.
 
 The heads are as small as they can be, so that what they find was in the tokens.
 """
@@ -53,7 +53,8 @@ def annotated_shapes(count: int, size: Grid, split: str) -> Annotated:
         picture = source.describe(index)
         classes.append(torch.from_numpy(picture.mask).long() * (1 + picture.label))
 
-        top, left, h, w = picture.box
+        top, left = picture.box[:2]
+        h, w = picture.box[2:]
         boxes.append([(top + h / 2) / height, (left + w / 2) / width, h / height, w / width])
 
     return Annotated(torch.stack(images), torch.stack(classes), torch.tensor(boxes))
@@ -94,7 +95,7 @@ class SegmentationHead(nn.Module):
         hit_V = counts_VV.diagonal()
         union_V = counts_VV.sum(0) + counts_VV.sum(1) - hit_V
         iou_V = hit_V / union_V.clamp(min=1)
-        return float(iou_V[1:].mean())  # the ground is no shape
+        return float(iou_V[1:].mean())  # without the ground, which is not a shape
 
 
 class DetectionHead(nn.Module):
@@ -112,7 +113,7 @@ class DetectionHead(nn.Module):
         initialise(self, seed)
 
     def loss(self, x_BLC: Tensor, grid: Grid, truth: Annotated) -> Tensor:
-        """Cross entropy of the cell and the L1 distance of what is said there of the box."""
+        """Cross entropy of the cell, plus the L1 distance of the box that is predicted in it."""
         # The cell that holds the centre, by row and column and by its number.
         grid_2 = torch.tensor(grid, dtype=torch.float32)
         yx_B2 = truth.boxes_N4[:, :2] * grid_2

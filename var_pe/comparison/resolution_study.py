@@ -125,7 +125,7 @@ def study_resolutions(
 
 
 def answers_of(trial: Trial, sizes: Sequence[Grid], conventions: Sequence[str]) -> list[Answer]:
-    """A trained run's answers; those that its folder has are not measured again."""
+    """A trained run's answers; answers in its folder are not measured again."""
     kept = _kept(trial)
     found = []
     for height, width in sizes:
@@ -138,7 +138,7 @@ def answers_of(trial: Trial, sizes: Sequence[Grid], conventions: Sequence[str]) 
 
 
 def kept_answers(trial: Trial) -> list[Answer]:
-    """The answers in a trained run's folder; none of other weights."""
+    """The answers in a trained run's folder that were measured with its present weights."""
     return [_answer(row) for row in _kept(trial).results.values()]
 
 

@@ -43,7 +43,7 @@ def summary(values: Sequence[float]) -> Summary:
     """Mean and spread.
 
     Raises:
-        ValueError: there is no value.
+        ValueError: there are no values.
     """
     if not values:
         raise ValueError("a mean needs at least one value, got none")

@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 import torch
 
-NULL = "none"  # what every encoding is held against
+NULL = "none"  # what every encoding is compared with
 
 
 @dataclass(frozen=True)
 class StepTime:
-    """The time of a training step, held against that of `none` in the same round.
+    """The time of a training step, compared with that of `none` in the same round.
 
     The pair `none` against `none` shows what is noise.
     """

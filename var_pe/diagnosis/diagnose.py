@@ -45,7 +45,7 @@ def diagnose(
     """Everything about the model at `path`; one whose files do not fit each other is not loaded.
 
     Raises:
-        ValueError: there is no such model, or `size` is none that it can have.
+        ValueError: there is no such model, or it cannot have this `size`.
     """
     folder = model_folder(path)
     if folder is not None:

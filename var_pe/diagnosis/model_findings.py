@@ -26,7 +26,7 @@ LARGE = 5.0
 STILL = 8  # a channel that turns once in so many grids all but stands still
 ALONE = 0.97  # share of a mixture above which the other parts hardly matter
 
-# Hooks that act between tokens: no token carries what they say.
+# Hooks that act between tokens, so that no token carries its position.
 BETWEEN_TOKENS = {"bias": "the bias of attention", "refine": "convolutions between blocks"}
 
 
@@ -50,11 +50,12 @@ def weights(subject: Subject) -> Iterator[Finding]:
 
 
 def grids(subject: Subject) -> Iterator[Finding]:
-    """The stored grids of tables against the model's; loading has refused tables that cannot be meant."""
+    """The stored grids of tables against the model's; loading has refused tables that cannot fit."""
     own = subject.model.pyramid
     for name, buffer in subject.model.named_buffers():
         if not name.endswith("grids_K2"):
             continue
+
         stored = Pyramid.of(buffer.tolist())
         said = f"{name.removesuffix('.grids_K2')} holds a table for the grids {stored}"
         if stored == own:
@@ -127,7 +128,7 @@ def norms(placed: PlacedEncoding, tokens_BLC: Tensor, what: str) -> Iterator[Fin
 
 
 def neighbourhood(placed: PlacedEncoding) -> Iterator[Finding]:
-    """Whether neighbours can be told apart."""
+    """Whether neighbours can be distinguished."""
     similarity_LL = similarity(placed)
     if similarity_LL is None:
         yield between_tokens(placed)
@@ -144,13 +145,13 @@ def neighbourhood(placed: PlacedEncoding) -> Iterator[Finding]:
 
 
 def between_tokens(placed: PlacedEncoding) -> Finding:
-    """How positions are told where tokens carry none."""
+    """How attention gets positions if tokens carry none."""
     hooks = [said for hook, said in BETWEEN_TOKENS.items() if placed.encoding.uses(hook)]
     if hooks:
         return Finding(
             "note",
-            f"Positions are told by {' and '.join(hooks)} alone; tokens carry none.",
-            "See what was measured (--task); where this falls behind, join a code to it with +, such as "
+            f"Attention knows positions by {' and '.join(hooks)} alone; tokens carry none.",
+            "See what was measured (--task); if this falls behind, join a code to it with +, such as "
             "sinusoidal.",
         )
     return Finding(

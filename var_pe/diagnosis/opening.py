@@ -18,7 +18,7 @@ from var_pe.stages.models import load_model
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a state dict of another library does not say of itself."""
+    """What is not in the state dict of another library and must be given."""
 
     # timm | torchvision | dinov2
     source: str
@@ -31,13 +31,11 @@ def open_subject(path: Path, checkpoint: Checkpoint | None = None) -> Subject:
     """A run's folder, a saved model's or pipeline's, or with `checkpoint` the file of another library.
 
     Raises:
-        ValueError: it is none of these, is damaged, or its weights do not fit.
+        ValueError: the path is something else, a file is damaged, or the weights do not fit.
     """
     if path.is_file():
         if checkpoint is None:
-            raise ValueError(
-                f"{path} is a file of weights: say --source, --image-size and --num-heads as well"
-            )
+            raise ValueError(f"{path} is a file of weights: give --source, --image-size and --num-heads, too")
         return of_checkpoint(path, checkpoint)
 
     if (path / "config.yaml").exists():

@@ -1,4 +1,4 @@
-"""What a saved model's files say before it is built: a table that does not fit would only fail to load."""
+"""Findings in a saved model's files before it is built: a table that does not fit would only fail to load."""
 
 from collections.abc import Iterator, Mapping
 from pathlib import Path

@@ -20,7 +20,7 @@ IMAGES = 32  # of the test split, through the model up to its first block
 
 @dataclass(frozen=True)
 class Subject:
-    """A model with its positions, where it came from, and what that says of it."""
+    """A model with its positions, its origin, and what the origin tells about it."""
 
     name: str
     model: VARTransformer | ViTClassifier
@@ -109,7 +109,7 @@ def _images(subject: Subject) -> tuple[Tensor, str]:
             images = held_out_images(subject.config, IMAGES)
             return torch.stack([images[i]["image"] for i in range(len(images))]), "test images"
         except (ValueError, OSError):
-            pass  # the data are elsewhere: what is said of the tokens says so
+            pass  # the data are elsewhere, which the description of the tokens mentions
 
     model = subject.model
     if isinstance(model, ViTClassifier):
@@ -120,7 +120,7 @@ def _images(subject: Subject) -> tuple[Tensor, str]:
         height, width = rows * subject.tokenizer.downsampling, columns * subject.tokenizer.downsampling
         channels = subject.tokenizer.config["image_channels"]
     else:
-        height, width, channels = 1, 1, 1  # they only say how many inputs a generator gets
+        height, width, channels = 1, 1, 1  # only the number of a generator's inputs matters
 
     generator = torch.Generator().manual_seed(0)
     noise_BCHW = torch.rand(IMAGES, channels, height, width, generator=generator) * 2 - 1

@@ -36,8 +36,8 @@ def nothing_measured(line: str, task: str, table: Sequence[TaskScore]) -> Findin
 
     return Finding(
         "note",
-        f"{task}: nothing was measured of {line}, so nothing is said of whether it suits{others}.",
-        "scripts/heads.py measures; --evidence takes its table, docs/task_evidence.json is the default.",
+        f"{task}: {line} was not measured, so whether it suits is unknown{others}.",
+        "scripts/heads.py measures it; --evidence takes its table, by default docs/task_evidence.json.",
     )
 
 
@@ -53,7 +53,7 @@ def beside_the_best(line: str, task: str, table: Sequence[TaskScore]) -> list[tu
 
 
 def clearly_below(own: TaskScore, best: TaskScore) -> bool:
-    """Whether means differ by more than both spreads together; without spreads nothing can be said."""
+    """Whether means differ by more than both spreads together; without spreads this is unknown: False."""
     if own.spread is None or best.spread is None:
         return False
     return best.mean - own.mean > own.spread + best.spread
@@ -64,7 +64,9 @@ def circumstances(score: TaskScore) -> str:
     height, width = score.size
     if score.frozen is None:
         return f"as trained, {height}x{width}"
-    return f"{'frozen' if score.frozen else 'fine-tuned'}, {height}x{width}"
+
+    trained = "frozen" if score.frozen else "fine-tuned"
+    return f"{trained}, {height}x{width}"
 
 
 def shown(score: TaskScore) -> str:

@@ -81,7 +81,7 @@ class PositionEncoding(nn.Module, Generic[Context]):
 
     def init_parameter(self, name: str, parameter: nn.Parameter, generator: torch.Generator) -> None:
         """Draws the initial value of the parameter called `name` here from `generator`, in place."""
-        raise ValueError(f"{type(self).__name__} does not say how its parameter {name} starts")
+        raise ValueError(f"{type(self).__name__} does not define how its parameter {name} starts")
 
     def calibrate(self) -> None:
         """Called once after all initial values are drawn: fixes what depends on them."""
@@ -96,7 +96,7 @@ class PositionEncoding(nn.Module, Generic[Context]):
         """
 
     def uses(self, hook: str) -> bool:
-        """Whether this member overrides `hook`; models skip hooks that nobody uses."""
+        """Whether this member overrides `hook`; models skip hooks that are not overridden."""
         return getattr(type(self), hook) is not getattr(PositionEncoding, hook)
 
 

@@ -1,4 +1,4 @@
-"""A weighted sum of token encodings, whose parts really have the shares that the weights say."""
+"""A weighted sum of token encodings, scaled so that every part has the share that its weight gives."""
 
 from collections.abc import Callable
 from typing import Self, cast

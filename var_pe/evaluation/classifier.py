@@ -1,4 +1,4 @@
-"""A classifier of our own as a feature extractor: it knows what ImageNet's networks never saw."""
+"""A classifier of our own as a feature extractor, for pictures unlike those of ImageNet."""
 
 from torch import Tensor
 

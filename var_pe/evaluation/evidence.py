@@ -55,7 +55,7 @@ def read_evidence(path: Path | None = None) -> list[TaskScore]:
     """Without a path the table of docs/, which an installed package lacks: then it is empty.
 
     Raises:
-        ValueError: the file that was named is not there, or no such table.
+        ValueError: the file does not exist or does not hold such a table.
     """
     if path is None and not DEFAULT_TABLE.exists():
         return []
@@ -69,7 +69,7 @@ def read_evidence(path: Path | None = None) -> list[TaskScore]:
         raise ValueError(f"the evidence {path} cannot be read: {error.strerror}") from error
     except (ValueError, TypeError, LookupError) as error:
         raise ValueError(
-            f"the evidence {path} is no table of scripts/heads.py (task_evidence.json)"
+            f"the evidence {path} is not a table of scripts/heads.py (task_evidence.json)"
         ) from error
 
 

@@ -100,7 +100,7 @@ def _full_precision(device_type: str) -> Iterator[None]:
         (matmul, "allow_tf32", False),
         (convolution, "allow_tf32", False),
     ]
-    if hasattr(matmul, "fp32_precision"):  # torch 2.9 renamed them and does not bear a mixture
+    if hasattr(matmul, "fp32_precision"):  # torch 2.9 renamed them and refuses a mixture of old and new names
         switches = [(matmul, "fp32_precision", "ieee"), (convolution.conv, "fp32_precision", "ieee")]
 
     before = [getattr(owner, switch) for owner, switch, _ in switches]

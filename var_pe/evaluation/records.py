@@ -1,4 +1,4 @@
-"""metrics.json: scores by key, each with what it needs beside it to be believed."""
+"""metrics.json: scores by key, each with the facts that it rests on."""
 
 import fcntl
 import json
@@ -75,7 +75,7 @@ def record(
     ema: bool | None,
     images: str | None = None,
 ) -> Record:
-    """An entry of metrics.json: `values` is what `scores` returned, `floor` what `floor` did."""
+    """An entry of metrics.json; `values` come from `metrics.scores`, `floor` from `metrics.floor`."""
     made = Record(
         values=dict(values),
         floor=None if floor is None else dict(floor),
@@ -91,13 +91,14 @@ def record(
         weights=WeightsOfRecord(step=step, ema=ema),
         versions=versions(),
     )
+
     if images is not None:
         made["images"] = images
     return made
 
 
 def versions() -> dict[str, str]:
-    """The versions of Python and of the libraries that have a part in a score."""
+    """The versions of Python and of the libraries that compute the scores."""
     return {"python": platform.python_version()} | {name: metadata.version(name) for name in LIBRARIES}
 
 
@@ -107,7 +108,7 @@ def write_metrics(path: Path | str, records: Mapping[str, Mapping[str, object]])
     The file is replaced in one step, under a lock: neither a kill nor a second evaluation loses an entry.
 
     Raises:
-        ValueError: the file there is not a JSON object, a record is no mapping, or a value is NaN.
+        ValueError: the file is not a JSON object, a record is not a mapping, or a value is NaN.
     """
     path = Path(path)
     for key, value in records.items():

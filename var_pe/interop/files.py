@@ -15,7 +15,7 @@ def read_state(path: Path) -> Any:
     """What a `.safetensors` file, or one written by `torch.save` under any name, holds: tensors, on the CPU.
 
     Raises:
-        ValueError: it is no such file, is damaged, or holds objects that could run code.
+        ValueError: the file has another format, is damaged, or holds objects that could run code.
     """
     if not path.is_file():
         raise ValueError(f"{path} is not a file")

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 class SavedModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # both declare `dtype` and the like
     """A model that diffusers saves as a folder: config.json with the constructor's arguments, and weights."""
 
-    # the constructor's argument that says the size
+    # the constructor's argument that sets the size
     size_argument: ClassVar[str] = "levels"
 
 
@@ -55,15 +55,15 @@ def check_folder(cls: type[SavedModel], folder: Path) -> None:
 
 
 def _shapes_of(cls: type[SavedModel], config: dict[str, object], file: Path) -> dict[str, tuple[int, ...]]:
-    """The weights of the model that a config describes, which is built without memory."""
+    """The shapes of the weights of the model that a config describes; it is built without memory."""
     try:
         with torch.device("meta"):
             model = cast(nn.Module, cls.from_config(config))
     except ValueError as error:
-        raise ValueError(f"{file} describes no {cls.__name__}: {error}") from error
+        raise ValueError(f"{file} does not describe a {cls.__name__}: {error}") from error
     except Exception as error:  # settings of any type fail in every way there is
         raise ValueError(
-            f"{file} describes no {cls.__name__}: a setting is of the wrong type ({error})"
+            f"{file} does not describe a {cls.__name__}: a setting is of the wrong type ({error})"
         ) from error
 
     return {name: tuple(value.shape) for name, value in model.state_dict().items()}

@@ -16,7 +16,7 @@ class Resizable(SavedModel):
 
     pyramid: Pyramid
     position_encoding: PositionEncoding
-    # how names of parameters begin that belong to the classes
+    # beginnings of the names of parameters that belong to the classes
     class_parameters: ClassVar[str]
 
     def move_to(self, size: Sequence[int | Sequence[int]], resample: str | None) -> None:

@@ -84,7 +84,7 @@ class VQTokenizer(SavedModel):
                 f"got {widths}"
             )
 
-        # The autoencoder: plain blocks but at the lowest resolution, which may have attention.
+        # The autoencoder has plain blocks, except at the lowest resolution, which may have attention.
         plain = len(widths) - 1
         lowest = "Attn" if attention else ""
         self.encoder = Encoder(
@@ -97,6 +97,7 @@ class VQTokenizer(SavedModel):
             double_z=False,
             mid_block_add_attention=attention,
         )
+
         self.decoder = Decoder(
             in_channels=latent_channels,
             out_channels=image_channels,
@@ -107,7 +108,7 @@ class VQTokenizer(SavedModel):
             mid_block_add_attention=attention,
         )
 
-        # Between it and the tokens, as in VAR.
+        # Between the autoencoder and the tokens, as in VAR
         self.quant_conv = nn.Conv2d(latent_channels, latent_channels, 3, padding=1)
         self.post_quant_conv = nn.Conv2d(latent_channels, latent_channels, 3, padding=1)
         self.quantizer = MultiScaleQuantizer(

@@ -10,7 +10,7 @@ from var_pe.pyramid import Pyramid
 
 
 class GridBound(nn.Module):
-    """Keeps `pyramid` and, in `grids_K2` (int64, K levels), what a checkpoint says of it; first among bases.
+    """Keeps `pyramid` and, for checkpoints, its grids in `grids_K2` (int64, K levels); first among the bases.
 
     Shapes alone do not tell 2x8 from 4x4, or the levels 1-4 from 2-4.
     """

@@ -72,10 +72,10 @@ def claim(folder: Path, settings: Mapping[str, object]) -> None:
 
 
 def drawn_with(folder: Path) -> dict[str, object] | None:
-    """The settings and the weights that a folder's images are drawn with; None where nobody wrote them down.
+    """The settings and weights that a folder's images were drawn with; None if it has no sampling.json.
 
     Raises:
-        ValueError: the file that says so is damaged.
+        ValueError: sampling.json is damaged.
     """
     path = folder / SETTINGS
     if not path.exists():
@@ -85,7 +85,7 @@ def drawn_with(folder: Path) -> dict[str, object] | None:
     except ValueError:
         there = None
     if not isinstance(there, dict):
-        raise ValueError(f"{path} is damaged: it does not say what the images beside it are drawn with")
+        raise ValueError(f"{path} is damaged: it must hold what the images beside it were drawn with")
     return there
 
 

@@ -103,7 +103,7 @@ def bits_of_set(
     for start in range(share.start, share.stop, batch):
         items = [images[number] for number in range(start, min(start + batch, share.stop))]
         own_B = torch.tensor([item["label"] for item in items])
-        if 0 < transformer.num_classes <= int(own_B.max()):
+        if transformer.num_classes and int(own_B.max()) >= transformer.num_classes:
             raise ValueError(
                 f"an image has the label {int(own_B.max())}, "
                 f"the generator has {transformer.num_classes} classes"

@@ -72,7 +72,8 @@ PARTS = {
 
 def part(name: str, height: int, width: int) -> Tensor:
     """The mask (1, 1, H, W) of one of `PARTS`."""
-    top, left, bottom, right = PARTS[name]
+    top, left = PARTS[name][:2]
+    bottom, right = PARTS[name][2:]
     rows = slice(round(top * height), round(bottom * height))
     columns = slice(round(left * width), round(right * width))
 

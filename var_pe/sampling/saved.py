@@ -34,7 +34,7 @@ class SavedPipeline(DiffusionPipeline):
         """diffusers' loader; what it leaves empty or cannot read in a local folder is an error.
 
         Raises:
-            ValueError: a folder is no pipeline of ours, or is not whole.
+            ValueError: a folder does not hold a pipeline of this package, or a file in it is missing.
         """
         folder = Path(pretrained_model_name_or_path)
         local = folder.is_dir()
@@ -42,14 +42,14 @@ class SavedPipeline(DiffusionPipeline):
             raise ValueError(f"{folder} has no {INDEX} of a pipeline of var_pe: not a saved pipeline")
         if local:
             for part, cls_of_part in PARTS.items():
-                if part not in kwargs:  # else it is given, not read
+                if part not in kwargs:  # otherwise the caller gives it, and it is not read
                     check_folder(cls_of_part, folder / part)
 
         pipeline = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
         for part in PARTS:
             check_whole(getattr(pipeline, part), f"{pretrained_model_name_or_path}/{part}")
 
-        # What lies beside the weights, where these came from: this folder, another one, the hub's cache.
+        # VAR's statistics lie beside the tokenizer's weights: in this folder, another one or the hub's cache.
         came_from = pipeline.tokenizer.config.get("_name_or_path")
         if came_from:
             load_hits(pipeline.tokenizer, Path(came_from))

@@ -179,7 +179,7 @@ def test_the_published_ladders_are_known_by_their_tokens(tokens, ladder):
     state = {"pos_1LC": torch.empty(1, tokens, 8), "lvl_embed.weight": torch.empty(len(ladder), 8)}
     assert published_patch_nums({f"module.{key}": value for key, value in state.items()}) == ladder
     state["lvl_embed.weight"] = torch.empty(9, 8)
-    with pytest.raises(ValueError, match=f"has {tokens} tokens on 9 levels, as none of the published ones"):
+    with pytest.raises(ValueError, match=f"has {tokens} tokens on 9 levels, unlike all published grids"):
         published_patch_nums(state)
 
 

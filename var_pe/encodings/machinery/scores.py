@@ -12,7 +12,7 @@ from var_pe.encodings.machinery.coordinates import in_finest_cells
 from var_pe.pyramid import Grid, Positions
 
 Result = TypeVar("Result")
-# What a member's `geometry` says of queries and keys.
+# The type of a member's `geometry` of queries and keys
 Geometry = TypeVar("Geometry")
 
 

@@ -1,6 +1,6 @@
 """The public VAR code's checkpoints as our models, and back, bit for bit.
 
-What no file says is taken to be as published: a phi is half convolution (`quant_resi=0.5`), codes are
+What no file contains is assumed to be as published: a phi is half convolution (`quant_resi=0.5`), codes are
 compared by distance (`using_znorm=False`), group norms have 32 groups.
 """
 
@@ -104,7 +104,7 @@ def _tokenizer(state: dict[str, Tensor], pyramid: Pyramid) -> VQTokenizer:
     check_state(state, _vqvae_state(tokenizer) | {HITS: hits_SV}, VQVAE)
     attach_hits(tokenizer, state[HITS])
 
-    # VAR's file says nothing of our own count of code use; it starts as if all were used alike.
+    # VAR's file does not have our count of code use, which starts as if all codes were used equally.
     weights = to_ours(tokenizer, tokenizer_keys(tokenizer), state)
     usage_V = state[HITS].new_full((codes,), 1 / codes)
     tokenizer.load_state_dict(weights | {"quantizer.usage_V": usage_V}, assign=True)

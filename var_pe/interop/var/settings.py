@@ -61,7 +61,7 @@ def published_patch_nums(var_state: Mapping[str, object]) -> tuple[int, ...]:
         if Pyramid.square(*ladder).num_tokens == tokens and len(ladder) == levels:
             return ladder
     raise ValueError(
-        f"{VAR} has {tokens} tokens on {levels} levels, as none of the published ones: give patch_nums"
+        f"{VAR} has {tokens} tokens on {levels} levels, unlike all published grids: give patch_nums"
     )
 
 

@@ -104,7 +104,9 @@ def _stem(
     if mean is not None and std is not None:
         kernel_OIhw, bias_C = _normalising(kernel_OIhw, bias_C, mean, std)
     elif mean is not None or std is not None:
-        raise ValueError(f"mean and std go together, got {'std' if mean is None else 'mean'} alone")
+        given = "std" if mean is None else "mean"
+        raise ValueError(f"mean and std go together, got {given} alone")
+
     ours |= {"patch_embed.weight": kernel_OIhw, "patch_embed.bias": bias_C}
     return {"dim": kernel_OIhw.shape[0], "image_channels": kernel_OIhw.shape[1], "patch_size": patch_size}
 

@@ -42,7 +42,7 @@ def read_positions(
     if not without_positions and not parts:
         raise ValueError(
             f"the {weights.source} state dict lacks {weights.theirs('pos_embed')}, and its blocks have no "
-            f"relative tables; without_positions=True says that the model was built with pos_embed='none' "
+            f"relative tables; without_positions=True means that the model was built with pos_embed='none' "
             f"(and does not turn queries and keys, as DINOv3 does)"
         )
 
