@@ -92,7 +92,7 @@ class PositionEncoding(nn.Module, Generic[Context]):
         Parameters that move are new ones: an optimizer is made afterwards. Here there is nothing to move.
 
         Raises:
-            ValueError: something has to be resampled and no `convention` says how.
+            ValueError: something has to be resampled and no `convention` is given.
         """
 
     def uses(self, hook: str) -> bool:

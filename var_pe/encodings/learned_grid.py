@@ -50,4 +50,4 @@ class LearnedGrid(Learned):
         super().__init__(own, init=init, scale=scale, resample=resample)
 
     def set_pyramid(self, pyramid: Pyramid, convention: str | Convention | None = None) -> None:
-        """Nothing moves: the table keeps its grid, and `resample` says how every pyramid reads it."""
+        """Moves nothing: the table keeps its grid, and every pyramid reads it under `resample`."""

@@ -53,7 +53,7 @@ class RelativeBias(GridBound, ScoreEncoding[TableCells]):
         resample: name of a convention (`swin`, `timm`, ...) under which other grids get the table resampled
             in the forward pass; the stored table stays as it is. None: they are an error.
     Raises:
-        ValueError: asked for other grids, or to move to them, and no convention says how.
+        ValueError: other grids are used, or the table is to move to them, without a convention.
     """
 
     what = "a relative_bias table"

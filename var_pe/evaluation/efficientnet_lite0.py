@@ -172,7 +172,7 @@ def find_weights() -> Path:
 
 
 def load_efficientnet_lite0() -> EfficientNetLite0:
-    """The trained network, ready for inference and for nothing else."""
+    """The trained network, ready for inference only."""
     model = EfficientNetLite0().eval()
     model.load_state_dict(torch.load(find_weights(), map_location="cpu", weights_only=True))
     fold_norms(model)

@@ -1,4 +1,4 @@
-"""What a score looks at: features and logits of images, and the class that every extractor of them extends.
+"""Features and logits of images, from which scores are computed, and the base class of their extractors.
 
 Letters: `B` images of a batch, `N` images of a set, `F` features, `V` classes.
 """

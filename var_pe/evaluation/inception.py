@@ -97,5 +97,5 @@ class InceptionFeatures(FeatureExtractor):
 
     def describe(self, images_BCHW: Tensor) -> Features:
         images_BCHW = images_BCHW.expand(-1, 3, -1, -1)
-        features_BF, logits_BV = self.model(images_BCHW.to(torch.uint8))  # it takes bytes only
+        features_BF, logits_BV = self.model(images_BCHW.to(torch.uint8))  # the network takes only bytes
         return Features(features_BF, logits_BV)

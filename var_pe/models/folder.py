@@ -1,6 +1,6 @@
-"""A saved model's folder, looked at before it is loaded: what is wrong is one sentence that names the file.
+"""Checks a saved model's folder before it is loaded; an error is one sentence that names the file.
 
-diffusers' own sentences are written for programmers, and it leaves those weights empty that a file lacks.
+diffusers' own errors are written for programmers, and it leaves weights empty that a file lacks.
 """
 
 import json

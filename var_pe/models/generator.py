@@ -186,7 +186,7 @@ class VARTransformer(Resizable):
         Tables that move are new parameters: make the optimizer afterwards.
 
         Raises:
-            ValueError: a table has to move and no `resample` says how, or levels are embedded that it lacks.
+            ValueError: a table has to move without a `resample`, or the level embedding lacks a level.
         """
         self._move(pyramid, resample)
         self.ladder = pyramid
@@ -287,7 +287,7 @@ class VARTransformer(Resizable):
             FloatingPointError: logits or latent maps are not finite; found once at the end, so that no level
                 waits for the device.
         """
-        # Every level's settings
+        # The settings of every level
         pyramid = pyramid or self.pyramid
         temperatures = temperature_per_level(temperature, pyramid.num_levels)
         guidance = guidance_per_level(guidance_scale, guidance_schedule, pyramid.num_levels)
@@ -301,7 +301,7 @@ class VARTransformer(Resizable):
         tokens = []
         maps = []
 
-        # The first level starts from the class alone. With guidance, a second half of the batch has none.
+        # The first level starts from the class alone. With guidance, a second half of the batch has no class.
         if guided:
             labels_B = torch.cat([labels_B, torch.full_like(labels_B, self.num_classes)])
         positions = pyramid.positions(labels_B.device)
@@ -323,7 +323,7 @@ class VARTransformer(Resizable):
             if given_BL is not None:
                 logits_BlV = given_logits(logits_BlV, given_BL[:, span])
 
-            # The draw, or a mixture of codes in its stead
+            # The draw, or a mixture of codes instead
             if smooth:
                 mix_BlV = gumbel_mix(logits_BlV, generators, level / max(1, pyramid.num_levels - 1))
                 tokens.append(mix_BlV.argmax(-1))

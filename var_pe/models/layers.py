@@ -1,4 +1,4 @@
-"""Attention and feed-forward layers of generator and ViT, and what attention is given about positions."""
+"""Attention and feed-forward layers of generator and ViT, and what attention gets about positions."""
 
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -123,7 +123,7 @@ class Attention(nn.Module):
         qkv_BLC = F.linear(x_BLC, self.qkv.weight, bias)
         q_BHLD, k_BHLD, v_BHLD = rearrange(qkv_BLC, "B L (K H D) -> K B H L D", K=3, H=self.num_heads)
 
-        # Cosine attention: norms go, and a temperature per head comes in their stead.
+        # Cosine attention: a temperature per head replaces the norms of queries and keys.
         if self.log_scale_H is not None:
             scale_H11 = self.log_scale_H.clamp(max=self.max_log_scale).exp()[:, None, None]
             q_BHLD = unit(q_BHLD, scale_H11)
@@ -134,7 +134,7 @@ class Attention(nn.Module):
         if cache is not None:
             k_BHLD, v_BHLD = cache.append(layer, k_BHLD, v_BHLD)
 
-        # The CPU's fused kernel is slower than plain products where sequences are short and gradients wanted.
+        # The CPU's fused kernel is slower than plain products if sequences are short and have gradients.
         plain = x_BLC.device.type == "cpu" and torch.is_grad_enabled()
         with sdpa_kernel(SDPBackend.MATH) if plain else nullcontext():
             y_BHLD = F.scaled_dot_product_attention(

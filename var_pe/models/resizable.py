@@ -16,7 +16,7 @@ class Resizable(SavedModel):
 
     pyramid: Pyramid
     position_encoding: PositionEncoding
-    # beginnings of the names of parameters that belong to the classes
+    # how the names of parameters begin that belong to the classes
     class_parameters: ClassVar[str]
 
     def move_to(self, size: Sequence[int | Sequence[int]], resample: str | None) -> None:
@@ -61,8 +61,8 @@ class Resizable(SavedModel):
         `resample` names the convention under which tables move to it.
 
         Raises:
-            ValueError: a stored table belongs to other grids than the saved config says, or has to move and
-                no `resample` says how.
+            ValueError: a stored table belongs to other grids than the saved config, or a table has to move
+                without a `resample`.
         """
         size = kwargs.pop(cls.size_argument, None)
         resample = kwargs.pop("resample", None)

@@ -1,4 +1,4 @@
-"""How large a model would be, by formula: known before anything of it is built.
+"""How large a model would be, computed by formula before anything is built.
 
 Matrices and convolutions are counted, biases and norms are not: the numbers are good to a few per cent.
 """

@@ -1,4 +1,4 @@
-"""Going on from a trained model at another size: of images for a classifier, of pyramid for a generator."""
+"""Starts from a trained model at another size: of images for a classifier, of the pyramid for a generator."""
 
 import copy
 from typing import Annotated

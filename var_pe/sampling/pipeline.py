@@ -177,7 +177,7 @@ class VARPipeline(SavedPipeline):
 
         Raises:
             ValueError: a label, a setting or the number of generators is wrong; the encoding cannot follow.
-            FloatingPointError: a weight is NaN or infinite, so that there is nothing to draw from or to show.
+            FloatingPointError: a weight is NaN or infinite, so there is nothing to draw from.
         """
         if output_type not in OUTPUT_TYPES:
             raise ValueError(f"output_type is one of {', '.join(OUTPUT_TYPES)}, got {output_type!r}")

@@ -1,9 +1,9 @@
-"""Codes of positions that several members and the level embedding start from, and how large codes are."""
+"""Position codes that several encodings and the level embedding start from, and the amplitude of codes."""
 
 import torch
 from torch import Tensor
 
-# Orders of the channels of a sinusoidal code; `Sinusoidal` says what each is.
+# Orders of the channels of a sinusoidal code, explained in `Sinusoidal`
 ORDERS = ("timm", "mae", "big_vision")
 
 

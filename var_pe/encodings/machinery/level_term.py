@@ -1,4 +1,4 @@
-"""A learned score for every pair of levels: what displacements alone cannot tell of a query and a key."""
+"""A learned score for every pair of levels, which displacements between tokens do not contain."""
 
 from dataclasses import dataclass
 

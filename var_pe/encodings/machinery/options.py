@@ -1,4 +1,4 @@
-"""The options of a config's line, held against the constructor that takes them."""
+"""Checks the options of a config's line against the constructor that takes them."""
 
 import difflib
 import inspect
