@@ -16,7 +16,7 @@ SECONDS_BETWEEN_LINES = 30.0
 class Counter:
     """Counts towards `total`, as a context manager; only the main process should have `shown`.
 
-    Where `processes` work on equal shares, each count of the main process stands for one of every process.
+    If `processes` work on equal shares, what the main process adds counts once for each of them.
     """
 
     def __init__(

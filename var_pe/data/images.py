@@ -115,7 +115,7 @@ class Framer:
         # 63 random bits, more than are needed: the top one mirrors, the lower ones place the crop.
         chance = mix("augment", self.seed, epoch, index) if self.augments else 0
 
-        # An array is taken as it is, unless it has to be resized or made grey.
+        # An array stays an array, unless it has to be resized or made grey.
         if isinstance(picture, np.ndarray):
             resized = config.frames_by == "crop" or config.zoom != 1
             made_grey = picture.ndim == 3 and config.channels == 1
