@@ -48,7 +48,7 @@ def test_a_plan_says_parameters_tokens_and_steps():
     parameters = sum(p.numel() for p in build_generator(a_config(), 12).parameters())
     assert f"generator: {parameters:,} parameters; 7 steps of" in said
     assert "tokens: 30 an image (1x1: 1, 2x2: 4, 3x3: 9, 4x4: 16)" in said
-    assert "acts on embed; attention is not changed" in said
+    assert "acts on embed; attention is left as it is" in said
 
 
 def test_levels_that_do_not_end_at_the_image_size_are_refused():
@@ -187,7 +187,7 @@ def test_a_plan_says_where_it_writes(tmp_path):
     where = f"tokenizer_run={tmp_path}"
     assert f"which runs share, is trained first, in {tmp_path}" in plan(a_config(where))
     (tmp_path / "tokenizer").mkdir()
-    assert f"which runs share, exists and is used, in {tmp_path}" in plan(a_config(where))
+    assert f"which runs share, is there and is taken, in {tmp_path}" in plan(a_config(where))
 
 
 def test_a_known_set_that_is_not_here_is_planned_as_published(monkeypatch):

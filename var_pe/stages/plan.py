@@ -75,7 +75,7 @@ def _folders(config: Config) -> str:
         return f"writes: {config.run}"
 
     there = (Path(config.tokenizer_run) / "tokenizer").exists()
-    todo = "exists and is used" if there else "is trained first"
+    todo = "is there and is taken" if there else "is trained first"
     return f"writes: {config.run}; the tokenizer, which runs share, {todo}, in {config.tokenizer_run}"
 
 
@@ -118,9 +118,9 @@ def _model(name: str, model: nn.Module, training: TrainingConfig, images: int | 
 
 def _encoding(line: str, encoding: PositionEncoding) -> list[str]:
     hooks = [hook for hook in HOOKS if encoding.uses(hook)]
-    attention = "attention is not changed"
+    attention = "attention is left as it is"
     if "bias" in hooks:
-        attention = "flash attention is lost, because scores get a bias"
+        attention = "flash attention is lost: scores get a bias"
 
     parameters = sum(p.numel() for p in encoding.parameters())
     return [
