@@ -40,9 +40,9 @@ def write_text(path: Path, text: str) -> None:
         draft.write_text(text, encoding="utf-8")
 
 
-def write_json(path: Path, value: object) -> None:
-    """`write_text` of JSON, indented for people; NaN and infinity are an error, as in the format."""
-    write_text(path, json.dumps(value, indent=2, allow_nan=False) + "\n")
+def write_json(path: Path, value: object, *, allow_nan: bool = True) -> None:
+    """`write_text` of JSON, indented for people; the format itself has no NaN and no infinity."""
+    write_text(path, json.dumps(value, indent=2, allow_nan=allow_nan) + "\n")
 
 
 def into_place(folder: Path, fill: Callable[[Path], None]) -> None:

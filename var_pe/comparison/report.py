@@ -6,7 +6,7 @@ from var_pe.comparison.description import Description, describe
 from var_pe.comparison.generator_study import Comparison
 from var_pe.comparison.pictures import loss_curves, samples
 from var_pe.comparison.table import as_json
-from var_pe.files import write_json, write_text
+from var_pe.files import write_json, write_text, written_whole
 from var_pe.pages.charts import png
 from var_pe.pages.html import embedded, render
 from var_pe.pages.tables import aligned_table, markdown_table
@@ -20,9 +20,10 @@ def write_report(comparison: Comparison, folder: Path) -> Description:
     description = describe(comparison)
     pictures = {"loss_curves": png(loss_curves(comparison)), "samples": png(samples(comparison))}
     for name, data in pictures.items():
-        (folder / f"{name}.png").write_bytes(data)
+        with written_whole(folder / f"{name}.png") as draft:
+            draft.write_bytes(data)
 
-    write_json(folder / "comparison.json", as_json(comparison))
+    write_json(folder / "comparison.json", as_json(comparison), allow_nan=False)
     write_text(folder / "comparison.md", as_markdown(description))
     write_text(folder / "comparison.html", as_html(description, pictures))
     return description

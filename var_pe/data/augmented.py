@@ -4,8 +4,7 @@ import torch
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
-from var_pe.data.image_set import ImageItem
-from var_pe.data.images import ImageDataset
+from var_pe.data.image_set import ImageItem, ImageSet
 from var_pe.data.sampler import Draw
 from var_pe.processes import Processes
 from var_pe.seeding import mix
@@ -14,7 +13,7 @@ from var_pe.seeding import mix
 class Augmented(Dataset[ImageItem]):
     """Images after two of torchvision's RandAugment operations (Cubuk et al. 2020), filled up with black."""
 
-    def __init__(self, images: ImageDataset, magnitude: int, seed: int) -> None:
+    def __init__(self, images: ImageSet, magnitude: int, seed: int) -> None:
         self.images, self.seed = images, seed
         self.augment = v2.RandAugment(num_ops=2, magnitude=magnitude, fill=0)
 

@@ -50,6 +50,18 @@ class TrainingSet(Protocol):
 class ImageSet(HeldOutImages, TrainingSet, Protocol):
     """Images of one split by number, each augmented as its draw prescribes."""
 
+    @property
+    def fingerprint(self) -> str:
+        """It stands for all that an image depends on, its augmentation included."""
+
+    @property
+    def augments(self) -> bool:
+        """Whether an image looks different in another epoch."""
+
+    @property
+    def unreadable(self) -> Tensor:
+        """Which pictures could not be read so far, bool (N,)."""
+
     def __getitem__(self, key: Draw | int, /) -> ImageItem: ...
 
 

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from var_pe.data.image_set import ImageItem, count_unreadable
 from var_pe.data.pictures import CorruptImage, DataError, to_channels
 from var_pe.data.sampler import Draw
-from var_pe.data.sources import DataConfig, ImageSource
+from var_pe.data.sources import ArraySource, DataConfig, ImageSource
 from var_pe.processes import Processes
 from var_pe.seeding import mix
 
@@ -186,8 +186,7 @@ class ImageDataset(Dataset[ImageItem]):
         return len(self.source)
 
     def _read(self, index: int) -> tuple[Image.Image | Pixels, int]:
-        array = getattr(self.source, "array", None)
-        return array(index) if array else self.source.read(index)
+        return self.source.array(index) if isinstance(self.source, ArraySource) else self.source.read(index)
 
     def __getitem__(self, key: Draw | int) -> ImageItem:
         draw = Draw.of(key)

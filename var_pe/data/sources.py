@@ -6,9 +6,11 @@ sources in order, without numbers.
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Literal, Protocol, runtime_checkable
 
+import numpy as np
 from annotated_types import Ge
+from numpy.typing import NDArray
 from PIL import Image
 
 from var_pe.data.idx import FashionMNIST
@@ -22,6 +24,7 @@ from var_pe.settings.fields import (
     OneOf,
     Positive,
     PositiveFloat,
+    WholeNumber,
     section,
 )
 
@@ -85,7 +88,7 @@ class DataConfig:
     shapes_test: Annotated[Positive, Doc("pictures in the test split of shapes"), CHANGES_NO_WEIGHTS] = 10_000
     height: Annotated[Positive, Doc("pixels of an image from top to bottom")] = 32
     width: Annotated[Positive, Doc("pixels of an image from left to right")] = 32
-    channels: Annotated[Literal[1, 3], Doc("1 for grey, 3 for colour")] = 3
+    channels: Annotated[Literal[1, 3], WholeNumber, Doc("1 for grey, 3 for colour")] = 3
     framing: Annotated[
         Literal["crop", "pad"] | None,
         Doc("crop: resize, then crop; pad: keep pixels, centre on black; null: pad if native size"),
@@ -153,7 +156,7 @@ class DataConfig:
 
 
 class ImageSource(Protocol):
-    """Pictures of one split by number. One that holds arrays also has `array(index) -> (pixels, label)`."""
+    """Pictures of one split by number."""
 
     # changes when the pictures, their order or their labels change
     fingerprint: str
@@ -170,6 +173,14 @@ class ImageSource(Protocol):
         Raises:
             CorruptImage: the picture cannot be read.
         """
+
+
+@runtime_checkable
+class ArraySource(Protocol):
+    """A source that holds its pictures as arrays, which need not become pictures first."""
+
+    def array(self, index: int) -> tuple[NDArray[np.uint8], int]:
+        """Pixels (h, w) or (h, w, 3), and the label."""
 
 
 def find_tables(config: DataConfig) -> Tables:

@@ -9,7 +9,7 @@ import json
 from bisect import bisect_right
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from numpy.lib.format import open_memmap
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from var_pe.data.images import ImageDataset
+from var_pe.data.image_set import ImageItem, ImageSet
 from var_pe.data.sampler import Draw
 from var_pe.files import write_text, written_whole
 from var_pe.processes import Processes
@@ -25,9 +25,7 @@ from var_pe.processes import Processes
 INDEX = "index.json"
 
 
-def full_key(
-    images: ImageDataset, views: int, vocabulary: int, key: Mapping[str, object]
-) -> dict[str, object]:
+def full_key(images: ImageSet, views: int, vocabulary: int, key: Mapping[str, object]) -> dict[str, object]:
     """The caller's key with what the cache adds to it, as JSON reads it back (tuples become lists)."""
     own = {"data": images.fingerprint, "images": len(images), "views": views, "vocabulary": vocabulary}
     return json.loads(json.dumps({**key, "cache": own}, sort_keys=True))
@@ -49,7 +47,7 @@ def check_tokens(tokens_BL: Tensor, vocabulary: int) -> None:
 
 def write_shard(
     shard: Path,
-    images: ImageDataset,
+    images: ImageSet,
     indices: range,
     encode: Callable[[Tensor], Tensor],
     *,
@@ -64,8 +62,10 @@ def write_shard(
     labels_N = np.full(len(indices), -1, np.int64)
     tokens_VNL = None
 
+    loader = DataLoader(cast(Dataset[ImageItem], images), batch_sampler=draws)
+
     with written_whole(shard) as draft, torch.inference_mode():
-        for drawn, batch in zip(draws, DataLoader(images, batch_sampler=draws), strict=True):
+        for drawn, batch in zip(draws, loader, strict=True):
             tokens_BL = encode(batch["image"]).cpu()
             check_tokens(tokens_BL, vocabulary)
 
@@ -103,7 +103,7 @@ def skipped_file(shard: Path) -> Path:
 
 def build_token_cache(
     folder: Path,
-    images: ImageDataset,
+    images: ImageSet,
     encode: Callable[[Tensor], Tensor],
     processes: Processes = Processes(),
     *,

@@ -55,15 +55,15 @@ class LogCPB(ScoreEncoding[NetworkInputs]):
         hidden: width of the network; 512 in the paper.
         shared: one network for all layers instead of one each.
     Raises:
-        ValueError: `hidden` is below 1; built for one level, it is asked for several.
+        ValueError: `hidden` is below 1 or above 65536; built for one level, it is asked for several.
     """
 
     trained_2: Tensor
 
     def __init__(self, shape: ModelShape, *, hidden: int = 512, shared: bool = False) -> None:
         super().__init__()
-        if hidden < 1:
-            raise ValueError(f"log_cpb: hidden must be at least 1, got {hidden}")
+        if not 1 <= hidden <= 65536:
+            raise ValueError(f"log_cpb: hidden is a whole number from 1 to 65536, got {hidden}")
 
         self.per_layer = not shared
         networks = 1 if shared else shape.depth

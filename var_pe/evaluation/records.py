@@ -118,7 +118,7 @@ def write_metrics(path: Path | str, records: Mapping[str, Mapping[str, object]])
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path.with_name(f".{path.name}.lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        write_json(path, read_metrics(path) | dict(records))
+        write_json(path, read_metrics(path) | dict(records), allow_nan=False)
 
 
 def read_metrics(path: Path | str) -> dict[str, Any]:

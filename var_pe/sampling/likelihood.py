@@ -157,7 +157,7 @@ def check_same_classes(generator: Sequence[str], number: int, data: Sequence[str
     """An image's own class must be the generator's of that number; spelling by case and signs is free.
 
     `generator` are the names of the generator's classes, of which there are `number` though they may have no
-    names, and `data` those of `source`, which are not known of a stream.
+    names, and `data` those of `source`, empty where it has no labels.
 
     Raises:
         ValueError: the generator has other classes than the data.

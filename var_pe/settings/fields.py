@@ -13,12 +13,19 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 from annotated_types import Ge, Gt, Le, Lt
-from pydantic import ConfigDict, Field, ValidationError
+from pydantic import BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 from pydantic_core import CoreSchema, core_schema
 
 from var_pe.settings.files import ConfigError
 from var_pe.settings.sentences import sentence_of
+
+
+def whole_number(value: object) -> object:
+    if type(value) is not int:
+        raise ValueError(f"must be a whole number, got {value}")
+    return value
+
 
 Positive = Annotated[int, Ge(1)]
 NonNegative = Annotated[int, Ge(0)]
@@ -30,6 +37,8 @@ ShareBelowOne = Annotated[float, Ge(0), Lt(1)]
 # The setting may change when a run is resumed: the weights do not depend on it.
 CHANGES_NO_WEIGHTS = Field(json_schema_extra={"changes_no_weights": True})
 # Two different texts may be the same path.
+# Strictly so: pydantic alone takes `true` and 1.0 for a `Literal` of 1.
+WholeNumber = BeforeValidator(whole_number)
 FilePath = Annotated[str, Field(json_schema_extra={"is_a_path": True})]
 
 
@@ -73,11 +82,14 @@ else:
 
             @functools.wraps(construct)
             def checked(self: object, *given: object, **named: object) -> None:
-                settings = dict(zip(made.__pydantic_fields__, given, strict=False)) | named
+                names = list(made.__pydantic_fields__)
+                if len(given) > len(names):
+                    raise TypeError(f"{cls.__name__} has {len(names)} settings, got {len(given)}")
+                settings = dict(zip(names, given, strict=False)) | named
                 try:
                     construct(self, **settings)
                 except ValidationError as error:
-                    raise ConfigError(sentence_of(made, error, settings)) from None
+                    raise ConfigError(sentence_of(made, error.errors(include_url=False), settings)) from None
 
             made.__init__ = checked
             return made

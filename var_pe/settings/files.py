@@ -62,30 +62,35 @@ for tag in ("set", "timestamp", "binary", "omap", "pairs"):
 
 for kind in (list, tuple):
     Dumper.add_representer(kind, Dumper.represent_list)
+Dumper.add_multi_representer(object, lambda dumper, value: dumper.represent_str(repr(value)))  # for sentences
 READABLE: Any = {"sort_keys": False, "allow_unicode": True}
 
 
 def parse_yaml(text: str, where: str) -> Any:
     """The plain value of a YAML text; error sentences contain `where`, such as " in fashion.yaml"."""
-    refuse_interpolation(text, where)
     try:
-        return yaml.load(text, Loader)
+        value = yaml.load(text, Loader)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
         line = f", line {mark.line + 1}" if mark and "\n" in text else ""
         reason = problem or " ".join(str(error).split())
         raise ConfigError(f"cannot read the YAML{where}{line}: {reason}") from None
 
+    refuse_interpolation(value, where)
+    return value
 
-def refuse_interpolation(text: str, where: str) -> None:
+
+def refuse_interpolation(value: Any, where: str) -> None:
     """Refuses `${...}`, which this YAML would keep as text though its author expects a value.
 
     Raises:
-        ConfigError: there is one outside a comment.
+        ConfigError: there is one in the value, or in a part of it.
     """
-    found = re.search(r"^(?!\s*#).*?(\$\{[^}\n]*\}?)", text, re.MULTILINE)
-    if found:
-        raise ConfigError(f"{found[1]}{where} is an interpolation: write the value itself")
+    if isinstance(value, str) and "${" in value:
+        raise ConfigError(f"{value}{where} is an interpolation: write the value itself")
+    if isinstance(value, dict | list):
+        for part in [*value, *value.values()] if isinstance(value, dict) else value:
+            refuse_interpolation(part, where)
 
 
 def show(value: Any) -> str:
@@ -118,9 +123,10 @@ def read_layers(path: Path, included_by: tuple[Path, ...] = ()) -> list[tuple[st
         raise ConfigError(f"config files include each other: {' -> '.join(link.name for link in chain)}")
 
     try:
-        tree = parse_yaml(path.read_text(encoding="utf-8"), f" in {path.name}") or {}
+        tree = parse_yaml(path.read_text(encoding="utf-8"), f" in {path.name}")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read {path}: {error}") from None
+    tree = {} if tree is None else tree
     if not isinstance(tree, dict):
         raise ConfigError(f"{path.name} must hold lines of the form `key: value`, got {show(tree)[:60]}")
 

@@ -30,6 +30,7 @@ from var_pe.settings.sentences import (
     all_settings,
     dotted,
     is_marked,
+    is_rule,
     kinds_of,
     sentence_of,
     unknown_key,
@@ -48,13 +49,28 @@ def load(schema: type[T], file: str | Path | None, overrides: Sequence[str] = ()
     tree, origins = defaults(schema), dict[str, str]()
     for name, layer in [] if file is None else read_layers(find_file(file, Path())):
         lay_over(tree, layer, f" in {name}", origins)
+        checked(schema, tree, origins, types_alone=True)  # a later layer must not hide a wrong value
     for override in overrides:
         lay_over(tree, read_override(schema, tree, override), COMMAND_LINE, origins)
 
+    config = checked(schema, tree, origins)
+    assert isinstance(config, schema)
+    return config
+
+
+def checked(schema: type, tree: Tree, origins: Mapping[str, str], *, types_alone: bool = False) -> object:
+    """The config that a tree says, or None if `types_alone` are right and a rule is not yet kept.
+
+    Raises:
+        ConfigError: a key is unknown, or a value is of the wrong type or breaks a rule.
+    """
     try:
         return TypeAdapter(schema).validate_json(json.dumps(tree))
     except ValidationError as error:
-        raise ConfigError(sentence_of(schema, error, tree, origins)) from None
+        wrong = [entry for entry in error.errors(include_url=False) if not (types_alone and is_rule(entry))]
+        if wrong:
+            raise ConfigError(sentence_of(schema, wrong, tree, origins)) from None
+        return None
 
 
 def defaults(schema: type) -> Tree:
@@ -158,7 +174,7 @@ def differences(
         shown = [show(tree[name]) if name in tree else "absent" for tree in (old, new)]
         compared = shown
         if is_marked(node, "is_a_path") and before and after:
-            compared = [os.path.abspath(os.path.expanduser(path)) for path in (before, after)]
+            compared = [os.path.realpath(path) for path in (before, after)]
         if compared[0] != compared[1]:
             lines.append(f"{key}: {' -> '.join(shown)}")
     return lines

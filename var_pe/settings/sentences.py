@@ -2,11 +2,12 @@
 
 import difflib
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, is_dataclass
 from typing import Any, get_args
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
+from pydantic_core import ErrorDetails
 
 from var_pe.settings.files import show
 
@@ -104,11 +105,18 @@ def range_of(node: Node) -> str:
     return ", ".join(words)
 
 
+def is_rule(entry: ErrorDetails) -> bool:
+    """Whether an error is about a range or a rule, and not about a key or a type."""
+    return entry["type"] in {*OUTSIDE, "missing", "value_error"}
+
+
 def sentence_of(
-    schema: type, error: ValidationError, given: Mapping[str, Any], origins: Mapping[str, str] | None = None
+    schema: type,
+    entries: Sequence[ErrorDetails],
+    given: Mapping[str, Any],
+    origins: Mapping[str, str] | None = None,
 ) -> str:
     """The first error in one sentence: whole key, rule and value; `origins` say where a key comes from."""
-    entries = error.errors(include_url=False)
     first = entries[0]
     if first["type"] == "json_invalid":
         return f"the settings cannot be read: {first['msg']}"
@@ -131,7 +139,9 @@ def sentence_of(
     # Our own checks: the sentence of a section begins with a setting, that of a setting does not.
     if first["type"] == "value_error":
         rule = str(first["ctx"]["error"])
-        return dotted(key, rule) if isinstance(value, Mapping) else f"{key}: {rule}"
+        if isinstance(value, Mapping):
+            return dotted(key, rule)
+        return f"{key} {rule}" if rule.startswith("must ") else f"{key}: {rule}"
 
     node = nodes[key]
     if OUTSIDE & {entry["type"] for entry in entries if entry["loc"][:depth] == first["loc"][:depth]}:
@@ -150,7 +160,7 @@ def unknown_key(schema: type, key: str, origin: str) -> str:
         last = difflib.SequenceMatcher(None, key.rpartition(".")[2], known.rpartition(".")[2]).ratio()
         return whole + last
 
-    known = [setting.key for setting in all_settings(schema)]
+    known = [one.key for one in all_settings(schema) if not key.startswith(f"{one.key}.")]
     near = max(known, key=likeness)
     if likeness(near) > 1.2:
         return f"unknown key {key}{origin}; did you mean {near}?"

@@ -23,7 +23,8 @@ from var_pe.stages.models import (
     build_tokenizer,
     initialise_from,
 )
-from var_pe.stages.pyramids import generator_pyramids, tokenizer_pyramids
+from var_pe.stages.pyramids import tokenizer_pyramids
+from var_pe.stages.train import check_generator
 from var_pe.training.config import TrainingConfig
 
 
@@ -31,7 +32,7 @@ def plan(config: Config) -> str:
     """The resolved config and, below it, what it leads to; nothing is trained or written."""
     images, classes, counted = _data(config)
     lines = [settings.to_yaml(config), _folders(config), counted]
-    pyramids = dict.fromkeys(generator_pyramids(config)) if config.classifier is None else {}
+    pyramids = dict.fromkeys(check_generator(config)) if config.classifier is None else {}
 
     # With model.init_from the model is really built, which shows whether those weights can be used.
     started: VARTransformer | ViTClassifier | None = None
@@ -49,7 +50,8 @@ def plan(config: Config) -> str:
             lines += _encoding(config.classifier.encoding, classifier.position_encoding)
 
         else:
-            tokenizer, generator = build_tokenizer(config), started or build_generator(config, classes)
+            tokenizer = build_tokenizer(config)
+            generator = started or build_generator(config, classes)
             lines += _model("tokenizer", tokenizer, config.tokenizer_training, images)
             lines += [_sizes(tokenizer_pyramids(config), tokenizer.downsampling)]
 

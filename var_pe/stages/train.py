@@ -50,8 +50,16 @@ from var_pe.training.loop import train
 from var_pe.training.notes import TrainingNotes
 from var_pe.training.run import Run
 
-# The settings that a tokenizer's and a classifier's weights depend on; a generator's depend on all.
+# The settings that each kind of weights depends on
 TOKENIZER_SETTINGS = ("data", "tokenizer", "tokenizer_training", "tokenizer_seed")
+GENERATOR_SETTINGS = (
+    *TOKENIZER_SETTINGS,
+    "tokenizer_run",
+    "generator",
+    "generator_training",
+    "model",
+    "seed",
+)
 CLASSIFIER_SETTINGS = ("data", "model", "classifier", "classifier_training", "seed")
 
 
@@ -94,7 +102,8 @@ def train_generator(config: Config, tokenizer: VQTokenizer, accelerator: Acceler
     """
     folder = Path(config.run)
     training, seed = config.generator_training, config.seed
-    check_settings(folder, asdict(config))
+    everything = asdict(config)
+    check_settings(folder, {key: everything[key] for key in GENERATOR_SETTINGS})
     if (folder / "generator").exists():
         return load_model(VARTransformer, folder / "generator")
 

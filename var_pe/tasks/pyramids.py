@@ -79,10 +79,12 @@ def check_follows(config: GeneratorConfig, own: Pyramid, others: Sequence[Pyrami
     Raises:
         ValueError: the encoding or the level embedding cannot follow one of them.
     """
-    encoding = build_encoding(
-        config.encoding, dim=config.dim, num_heads=config.num_heads, depth=config.depth, pyramid=own
-    ).eval()
-    levels = LevelEmbedding(config.level_embedding, dim=config.dim, pyramid=own)
+    # Where no others are asked for, only the line is checked, which takes no memory.
+    with torch.device("cpu" if others else "meta"):
+        encoding = build_encoding(
+            config.encoding, dim=config.dim, num_heads=config.num_heads, depth=config.depth, pyramid=own
+        ).eval()
+        levels = LevelEmbedding(config.level_embedding, dim=config.dim, pyramid=own)
 
     for pyramid in others:
         try:

@@ -51,7 +51,9 @@ def train(task: Task, config: TrainingConfig, run: Run, *, steps: int, seed: int
 
     # A run goes on from its newest checkpoint. A new one may use its first batch before the first step.
     done = run.load(model, optimizer.optimizer, ema)
-    batches = endless_batches(task.dataset, config, accelerator, seed, done)
+    batches: Iterator[Batch] = iter(())
+    if done < steps:
+        batches = endless_batches(task.dataset, config, accelerator, seed, done)
     if done == 0:
         first = next(endless_batches(task.dataset, config, accelerator, seed, 0))
         task.start(inner, first, accelerator)

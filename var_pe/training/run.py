@@ -46,8 +46,10 @@ class Run:
                 f"{self.folder} is in use by another process; wait for it or choose another run"
             ) from None
 
-        for leftover in self.folder.rglob("*.partial"):
-            remove(leftover)
+        # What a killed process of this run left; deeper folders may belong to a process that is alive.
+        for folder in (self.folder, self.checkpoints):
+            for leftover in folder.glob("*.partial"):
+                remove(leftover)
 
     def release(self) -> None:
         if self.accelerator.is_main_process:
