@@ -34,7 +34,8 @@ FOUR = {  # which of four phis serves each of K levels, as VAR's published code 
 @pytest.fixture
 def make_quantizer(make_loud):
     def make(num_phi: int = 4, **options) -> MultiScaleQuantizer:
-        return make_loud(MultiScaleQuantizer(32, 4, num_phi=num_phi, **options))
+        given = dict(num_phi=num_phi, phi_ratio=0.5, commitment=0.25)
+        return make_loud(MultiScaleQuantizer(32, 4, **(given | options)))
 
     return make
 
@@ -189,8 +190,9 @@ def test_mixed_codes_stay_float32_whatever_the_autocast(make_quantizer):
     "options", [{"codebook_size": 1}, {"num_phi": -1}, {"phi_ratio": 1.5}, {"phi_ratio": float("nan")}]
 )
 def test_sizes_that_make_no_quantizer_are_named(options):
+    given = dict(codebook_size=8, latent_channels=4, num_phi=4, phi_ratio=0.5, commitment=0.25)
     with pytest.raises(ValueError, match=r"codebook_size >= 2, num_phi >= 0 and phi_ratio in \[0, 1\], got"):
-        MultiScaleQuantizer(**(dict(codebook_size=8, latent_channels=4) | options))
+        MultiScaleQuantizer(**(given | options))
 
 
 @torch.no_grad()

@@ -26,7 +26,7 @@ def accelerator():
 
 def a_quantizer(size=24):
     torch.manual_seed(0)
-    quantizer = MultiScaleQuantizer(size, 4)
+    quantizer = MultiScaleQuantizer(size, 4, num_phi=4, phi_ratio=0.5, commitment=0.25)
     torch.nn.init.normal_(quantizer.codebook_VZ)
     return quantizer
 

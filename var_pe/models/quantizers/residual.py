@@ -47,9 +47,9 @@ class MultiScaleQuantizer(nn.Module):
         codebook_size: int,
         latent_channels: int,
         *,
-        num_phi: int = 4,
-        phi_ratio: float = 0.5,
-        commitment: float = 0.25,
+        num_phi: int,
+        phi_ratio: float,
+        commitment: float,
     ) -> None:
         super().__init__()
         if codebook_size < 2 or num_phi < 0 or not 0 <= phi_ratio <= 1:
