@@ -459,7 +459,7 @@ def test_a_wide_radius_is_no_limit(make_vit, make_loud):
     ("line", "sentence"),
     [
         ("local(radius=0.5)", "radius must be at least 1 cell, got 0.5"),
-        ("log_cpb(hidden=0)", "hidden must be at least 1, got 0"),
+        ("log_cpb(hidden=0)", "hidden is a whole number from 1 to 65536, got 0"),
         ("relative_bias(shared=2)", "shared is a bool, got 2"),
     ],
 )
