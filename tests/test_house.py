@@ -27,10 +27,8 @@ LIMITS = {
 # Files that a page may name without their being here: a person or a run makes them.
 MADE_LATER = {"config.yaml", "my.yaml"}
 
-# Notes that lie outside the repository, or machines that its readers do not have.
-OUTSIDE = re.compile(
-    r"\bDESIGN\b|\bSTYLE\.md|(?<!docs/)\bvar\.md\b|positions\.md|training_and_metrics|/work/"
-)
+# Notes that lie outside the repository
+OUTSIDE = re.compile(r"\bDESIGN\b|\bSTYLE\.md|(?<!docs/)\bvar\.md\b|positions\.md|training_and_metrics")
 
 
 @pytest.fixture(scope="module")
