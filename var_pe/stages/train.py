@@ -117,10 +117,10 @@ def train_generator(config: Config, tokenizer: VQTokenizer, accelerator: Acceler
     # Their tokens, encoded once and cached; without views, every batch is encoded when it is used.
     first = images[pyramids[0]]
     steps = training.steps_for(first.num_images)
-    sets: Mapping[Pyramid, TrainingSet] = images
+    training_sets: Mapping[Pyramid, TrainingSet] = images
     if training.views:
-        sets = training_tokens(config, tokenizer, images, processes)
-    dataset = one_of([sets[pyramid] for pyramid in pyramids], training.batch, seed)
+        training_sets = training_tokens(config, tokenizer, images, processes)
+    dataset = one_of([training_sets[pyramid] for pyramid in pyramids], training.batch, seed)
     held_out = held_out_tokens(config, tokenizer, list(images), training.validation_images)
 
     model = build_generator(config, len(first.class_names))
