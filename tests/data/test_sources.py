@@ -186,6 +186,26 @@ def test_missing_and_empty_folders_are_named(tmp_path):
             open_source(DataConfig(source=source, path=str(tmp_path / "pets")), train=True)
 
 
+@pytest.mark.parametrize("source", ["shapes", "fashion_mnist", "imagefolder", "cifar100", "unlabelled"])
+def test_all_labels_are_known_without_reading_a_picture(tmp_path, source, monkeypatch):
+    """Classes are counted, and images of all of them chosen, before anything is decoded."""
+    options = {"shapes_train": 9}
+    if source == "fashion_mnist":
+        write_idx(tmp_path)
+        options["path"] = str(tmp_path)
+    elif source == "cifar100":
+        options["path"] = write_cifar100(tmp_path / "c")
+    elif source != "shapes":
+        options["path"] = write_folder(tmp_path / "pets")
+    if source == "unlabelled":
+        source, options["label_column"] = "imagefolder", "unlabelled"
+
+    opened = open_source(DataConfig(source=source, **options), train=True)
+    labels = [opened.read(i)[1] for i in range(len(opened))]
+    monkeypatch.setattr(Image, "open", None)
+    assert opened.labels_N.tolist() == labels
+
+
 def test_a_single_class_is_refused_unless_no_labels_are_wanted(tmp_path):
     """Class-conditional training on one class is most often a wrong path."""
     path = write_folder(tmp_path / "pets", classes=("cat",))

@@ -52,6 +52,7 @@ class FashionMNIST:
     """Grey 28 x 28 pictures of clothes in memory (47 MB for the training split)."""
 
     class_names = FASHION_CLASSES
+    remarks: tuple[str, ...] = ()
 
     def __init__(self, folder: Path, train: bool, limit: int | None = None) -> None:
         prefix = "train" if train else "t10k"
@@ -76,6 +77,10 @@ class FashionMNIST:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    @property
+    def labels_N(self) -> NDArray[np.int64]:
+        return self.labels.astype(np.int64)
 
     def array(self, index: int) -> tuple[NDArray[np.uint8], int]:
         return self.images[index], int(self.labels[index])

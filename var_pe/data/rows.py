@@ -4,6 +4,8 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from var_pe.data.pictures import CorruptImage, DataError, open_picture
@@ -154,6 +156,8 @@ def undecoded(dataset: Any, image_column: str) -> Any:
 class TableSource:
     """One split of a table as an image source."""
 
+    remarks: tuple[str, ...] = ()
+
     def __init__(
         self,
         tables: Tables,
@@ -179,6 +183,15 @@ class TableSource:
 
     def __len__(self) -> int:
         return len(self.dataset)
+
+    @property
+    def labels_N(self) -> NDArray[np.int64]:
+        column = self.rows.label_column
+        if column is None:
+            return np.full(len(self), -1, np.int64)
+        stored = self.dataset.select_columns([column])[:][column]
+        labels = [self.rows.label(value, index) for index, value in enumerate(stored)]
+        return np.array(labels, np.int64)
 
     def read(self, index: int) -> tuple[Image.Image, int]:
         return self.rows.read(self.dataset[index], index)

@@ -148,6 +148,7 @@ class Shapes:
     """The set as an image source: picture i of a split is the same on every machine and in every run."""
 
     class_names = tuple(CLASSES)
+    remarks: tuple[str, ...] = ()
 
     def __init__(self, count: int, height: int, width: int, split: str) -> None:
         if min(height, width) < 8:
@@ -158,6 +159,10 @@ class Shapes:
 
     def __len__(self) -> int:
         return self.count
+
+    @property
+    def labels_N(self) -> NDArray[np.int64]:
+        return np.array([self.factors(index).label for index in range(self.count)], np.int64)
 
     def factors(self, index: int) -> Factors:
         number = mix("shapes", self.split, index) % math.prod(SPACE)

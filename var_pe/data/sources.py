@@ -158,12 +158,21 @@ class DataConfig:
 class ImageSource(Protocol):
     """Pictures of one split by number."""
 
-    # changes when the pictures, their order or their labels change
-    fingerprint: str
+    @property
+    def fingerprint(self) -> str:
+        """Changes when the pictures, their order or their labels change."""
 
     @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes by label; empty if there are no labels."""
+
+    @property
+    def labels_N(self) -> NDArray[np.int64]:
+        """The label of every picture (-1: none); no picture is read for it."""
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What a person should know before training on these pictures, a sentence each."""
 
     def __len__(self) -> int: ...
 

@@ -115,6 +115,7 @@ class GeneratorTask:
         for chosen in Processes.of(accelerator).batches(len(tokens_NL), 256):
             tokens_BL = tokens_NL[chosen.start : chosen.stop].to(accelerator.device)
             labels_B = labels_N[chosen.start : chosen.stop].to(accelerator.device)
+            labels_B = known_labels(labels_B, model.num_classes)
 
             inputs_BLZ = self.tokenizer.quantizer.teacher_forcing(tokens_BL, pyramid)
             total_L += token_losses(model(labels_B, inputs_BLZ, pyramid), tokens_BL).sum(0)
