@@ -156,8 +156,12 @@ def a_task(tokenizer, validation, seed=0) -> TokenizerTask:
     return TokenizerTask(tokenizer, [], list(validation), validation, config, steps=1, seed=seed)
 
 
-def held_out(height: int, width: int) -> list[dict]:
-    return [{"image": torch.rand(3, height, width) * 2 - 1} for _ in range(4)]
+class Images(list):
+    class_names = ("one", "other")
+
+
+def held_out(height: int, width: int) -> Images:
+    return Images({"image": torch.rand(3, height, width) * 2 - 1, "label": label} for label in (0, 0, 1, 1))
 
 
 PYRAMIDS = [Pyramid.square(1, 2, 3, 4), Pyramid.square(1, 4), Pyramid(((1, 2), (4, 6)))]
@@ -192,11 +196,15 @@ def test_the_codebook_starts_from_the_levels_of_the_first_step(make_tokenizer):
     assert torch.equal(one.quantizer.codebook_VZ, other.quantizer.codebook_VZ)
 
 
-def test_a_picture_shows_every_pyramid(make_tokenizer, tmp_path):
-    tokenizer = make_tokenizer()
-    validation = {p: (held_out(8, 2 * p.finest[1]), (0, 0, 8, 8)) for p in PYRAMIDS}
-    a_task(tokenizer, validation).preview(tokenizer, tmp_path / "all.png")
-    assert Image.open(tmp_path / "all.png").size == (4 * (12 + 2) + 2, 3 * (2 * (8 + 2) + 2))
+def test_a_sheet_shows_every_pyramid(make_tokenizer):
+    """One pyramid below the other, each with its own pictures."""
+    tokenizer, heights = make_tokenizer(), []
+    for number in (1, 2, 3):
+        validation = {p: (held_out(8, 2 * p.finest[1]), (0, 0, 8, 8)) for p in PYRAMIDS[:number]}
+        heights.append(a_task(tokenizer, validation).preview(tokenizer).height)
+    first, second, third = heights
+    assert second == 2 * first
+    assert third > second + 2 * 64
 
 
 def test_a_generator_and_scores_follow_the_tokenizer_to_every_size(tmp_path):

@@ -125,7 +125,17 @@ def train_generator(config: Config, tokenizer: VQTokenizer, accelerator: Acceler
 
     model = build_generator(config, len(first.class_names))
     initialise_from(config, model, first.class_names)
-    task = GeneratorTask(model, tokenizer, dataset, pyramids, held_out, training, config.sampling, seed=seed)
+    task = GeneratorTask(
+        model,
+        tokenizer,
+        dataset,
+        pyramids,
+        held_out,
+        training,
+        config.sampling,
+        seed=seed,
+        class_names=first.class_names,
+    )
 
     run = claim(folder, "generator", config, training, steps, accelerator)
     ema = train(task, training, run, steps=steps, seed=seed)
@@ -221,6 +231,7 @@ def claim(
     """
     run = Run(folder, accelerator)
     run.processes.on_main(lambda: write_text(folder / "config.yaml", settings.to_yaml(config)))
+    accelerator.trackers = []  # those of the stage before, whose folder is another
     if training.trackers:
         accelerator.project_configuration.logging_dir = str(folder)
         accelerator.init_trackers("tracking")

@@ -1,18 +1,21 @@
 """Training a classifier: its loss, the learning rates of its layers, validation and preview."""
 
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Annotated
 
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
 from annotated_types import Ge, Gt, Le
+from PIL import Image
 from torch import Tensor, nn
 from torchvision.transforms import v2
-from torchvision.utils import save_image
 
+from var_pe.data.classes import from_all_classes, labels_of
 from var_pe.data.image_set import Batch, HeldOutImages, TrainingSet, stacked
+from var_pe.evaluation.folder import to_uint8
 from var_pe.models.vit import ViTClassifier
+from var_pe.pages.sheets import Cell, Section, class_name, sheet
 from var_pe.processes import Processes
 from var_pe.settings.fields import Doc, FilePath, NonNegative, NonNegativeFloat, ShareBelowOne, section
 from var_pe.training.config import TrainingConfig
@@ -39,6 +42,10 @@ class ClassifierTraining(TrainingConfig):
     ] = None
 
 
+SHOWN = 64  # images of all classes that a preview shows
+WORST = 16  # images with the highest loss
+
+
 class ClassifierTask:
     """Cross-entropy of the label, with mixup and label smoothing if the config asks for them."""
 
@@ -51,6 +58,10 @@ class ClassifierTask:
     ) -> None:
         self.model, self.dataset, self.validation = model, dataset, validation
         self.config = config
+
+        # For previews: which images show all classes, and each image's loss at the last validation
+        self._shown: list[int] = []
+        self._losses_N: Tensor | None = None
 
         self.layers = ONE_RATE
         if config.layer_decay < 1 or config.unfreeze_every:
@@ -83,6 +94,7 @@ class ClassifierTask:
         """Top-1 accuracy and loss on the test split."""
         assert isinstance(model, ViTClassifier)
         totals = torch.zeros(3, device=accelerator.device)
+        losses_N = torch.zeros(len(self.validation), device=accelerator.device)
         for chosen in Processes.of(accelerator).batches(len(self.validation), 256):
             items = [self.validation[i] for i in chosen]
             logits_BV = model(stacked(items).to(accelerator.device))
@@ -90,16 +102,37 @@ class ClassifierTask:
 
             right = (logits_BV.argmax(1) == labels_B).sum()
             loss = F.cross_entropy(logits_BV, labels_B, reduction="sum")
+            losses_N[chosen.start : chosen.stop] = F.cross_entropy(logits_BV, labels_B, reduction="none")
             totals += torch.stack([right, loss, totals.new_tensor(len(items))])
 
+        # Every process has filled in the losses of its own images and zeros elsewhere.
+        self._losses_N = accelerator.reduce(losses_N, "sum").cpu()
         right, loss, number = accelerator.reduce(totals, "sum").tolist()
         return {"validation/accuracy": right / number, "validation/loss": loss / number}
 
-    @torch.no_grad()
-    def preview(self, model: nn.Module, path: Path) -> None:
-        """Draws test images in the order of their predicted classes, so that wrong ones stand out."""
+    def preview(self, model: nn.Module) -> Image.Image:
+        """Test images with what they are taken for: the same of all classes each time, then the worst."""
         assert isinstance(model, ViTClassifier)
-        number = min(64, len(self.validation))
-        images_BCHW = stacked(self.validation[i] for i in range(number))
-        order = model(images_BCHW.to(model.device)).argmax(1).argsort(stable=True).cpu()
-        save_image((images_BCHW[order] + 1) / 2, path, nrow=8)
+        if not self._shown:
+            self._shown = from_all_classes(labels_of(self.validation), SHOWN, seed=0)
+        title = "Test images of every class, below each what it was taken for if that is wrong"
+        sections = [Section(title, self._cells(model, self._shown))]
+
+        # Nothing is added where all images are shown above.
+        if self._losses_N is not None and len(self.validation) > len(self._shown):
+            worst = self._losses_N.argsort(descending=True, stable=True)[:WORST].tolist()
+            title = f"The {len(worst)} of {len(self.validation)} with the highest loss at the last validation"
+            sections.append(Section(title, self._cells(model, worst)))
+        return sheet(sections)
+
+    @torch.no_grad()
+    def _cells(self, model: ViTClassifier, numbers: Sequence[int]) -> list[Cell]:
+        items = [self.validation[number] for number in numbers]
+        names = self.validation.class_names
+        cells = []
+        guesses = model(stacked(items).to(model.device)).argmax(1).tolist()
+        for item, guess in zip(items, guesses, strict=True):
+            note = "" if guess == item["label"] else f"→ {class_name(names, guess)}"
+            picture = to_uint8(item["image"]).permute(1, 2, 0).numpy()
+            cells.append(Cell([picture], class_name(names, item["label"]), note))
+        return cells

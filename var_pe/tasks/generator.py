@@ -2,17 +2,18 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import field, replace
-from pathlib import Path
 from typing import Annotated
 
 import torch
 from accelerate import Accelerator
+from PIL import Image
 from torch import Tensor, nn
-from torchvision.utils import save_image
 
+from var_pe.data.classes import from_all_classes
 from var_pe.data.image_set import Batch, TrainingSet
 from var_pe.models.generator import VARTransformer
 from var_pe.models.tokenizer import VQTokenizer
+from var_pe.pages.sheets import Cell, Section, class_name, sheet
 from var_pe.processes import Processes
 from var_pe.pyramid import Levels, Pyramid
 from var_pe.sampling.folder import SamplingConfig, draw_images
@@ -40,6 +41,9 @@ class GeneratorTraining(TrainingConfig):
     ] = field(default_factory=list)
 
 
+SHOWN = 100  # images that a preview draws at most
+
+
 class GeneratorTask:
     """Cross-entropy of every token given all coarser levels and mostly the label, one pyramid per step."""
 
@@ -56,11 +60,16 @@ class GeneratorTask:
         sampling: SamplingConfig,
         *,
         seed: int,
+        class_names: Sequence[str] = (),
     ) -> None:
-        """`validation` holds (tokens_BL, labels_B) for each pyramid; previews are drawn with `sampling`."""
+        """`validation` holds (tokens_BL, labels_B) for each pyramid; previews are drawn with `sampling`.
+
+        `class_names` stand in previews; empty if the classes have no names.
+        """
         self.model, self.tokenizer, self.dataset = model, tokenizer, dataset
         self.pyramids, self.validation = tuple(pyramids), validation
         self.config, self.sampling, self.seed = config, sampling, seed
+        self.class_names = tuple(class_names)
 
     def start(self, model: nn.Module, batch: Batch, accelerator: Accelerator) -> None:
         """Does nothing: the initial weights follow from the seed."""
@@ -122,22 +131,35 @@ class GeneratorTask:
 
         return accelerator.reduce(total_L, "sum")[None] / len(tokens_NL)
 
-    def preview(self, model: nn.Module, path: Path) -> None:
-        """Draws a column for each of the first ten classes, ten rows, with the same seeds at every step.
+    def preview(self, model: nn.Module) -> Image.Image:
+        """A column of drawn images for each class, with the same seeds at every step.
 
-        Uses the run's sampling settings, but always the trained size.
+        Of more than `SHOWN` classes some are shown, always the same. Uses the run's sampling settings, but
+        always the trained size.
         """
         assert isinstance(model, VARTransformer)
-        columns = max(1, min(10, model.num_classes))
-        numbers = range(10 * columns)
-        labels: list[int | None] = [None] * len(numbers)
+        labels: list[int | None] = [None] * 20
+        title = "Drawn images"
+        each = 1
         if model.num_classes:
-            labels = [number % columns for number in numbers]
+            shown = from_all_classes(range(model.num_classes), SHOWN, seed=0)
+            each = min(10, SHOWN // len(shown))
+            labels = [label for label in shown for _ in range(each)]
+            title = "Drawn images of every class"
+            if len(shown) < model.num_classes:
+                title = f"Drawn images of {len(shown)} of {model.num_classes} classes"
 
         sampling = replace(self.sampling, size=None, levels=None)
-        images_BCHW = draw_images(VARPipeline(self.tokenizer, model), labels, numbers, sampling)
+        pipeline = VARPipeline(self.tokenizer, model)
+        images_BCHW = draw_images(pipeline, labels, range(len(labels)), sampling)
+        pictures = list(images_BCHW.permute(0, 2, 3, 1).numpy())
 
-        save_image(images_BCHW.float() / 255, path, nrow=columns)
+        cells = []
+        for first in range(0, len(labels), each):
+            label = labels[first]
+            name = "" if label is None else class_name(self.class_names, label)
+            cells.append(Cell(pictures[first : first + each], name))
+        return sheet([Section(f"{title}, guidance {self.sampling.guidance_scale:g}", cells)])
 
 
 def label_drops(draw_numbers: Sequence[int], share: float, seed: int) -> Tensor:

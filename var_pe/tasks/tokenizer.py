@@ -2,18 +2,19 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import field
-from pathlib import Path
 from typing import Annotated, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
+from PIL import Image
 from torch import Tensor, nn
-from torchvision.utils import make_grid, save_image
 
+from var_pe.data.classes import from_all_classes, labels_of
 from var_pe.data.image_set import Batch, HeldOutImages, TrainingSet, stacked
 from var_pe.data.images import Box
+from var_pe.evaluation.folder import to_uint8
 from var_pe.models.tokenizer import VQTokenizer
+from var_pe.pages.sheets import Cell, Section, class_name, sheet
 from var_pe.processes import Processes
 from var_pe.pyramid import Levels, Pyramid
 from var_pe.settings.fields import Doc, NonNegativeFloat, section
@@ -33,6 +34,9 @@ class TokenizerTraining(TrainingConfig):
         Doc("levels, one of which is drawn per step, tokenizer.levels first; []: tokenizer.levels alone"),
     ] = field(default_factory=list)
     restart: RestartConfig = field(default_factory=RestartConfig)
+
+
+WORST = 8  # images of the lowest PSNR that a preview shows
 
 
 class Seen(NamedTuple):
@@ -64,6 +68,10 @@ class TokenizerTask:
         self.pyramids, self.validation = tuple(pyramids), validation
         self.config, self.steps, self.seed = config, steps, seed
         self._micro_batches: list[Seen] = []
+
+        # For previews: which images show all classes, and each image's PSNR at the last validation
+        self._shown: dict[Pyramid, list[int]] = {}
+        self._psnr: dict[Pyramid, Tensor] = {}
 
     def pyramid_of(self, step: int) -> Pyramid:
         return self.pyramids[which_pyramid(self.seed, step, len(self.pyramids))]
@@ -136,25 +144,69 @@ class TokenizerTask:
 
     def validate(self, model: nn.Module, accelerator: Accelerator) -> dict[str, float]:
         assert isinstance(model, VQTokenizer)
-        return validate_tokenizer(model, self.validation, accelerator)
+        measured = measure_tokenizer(model, self.validation, accelerator)
+        self._psnr = {pyramid: found.psnr_N for pyramid, found in measured.items()}
+        return in_values(measured)
 
-    @torch.no_grad()
-    def preview(self, model: nn.Module, path: Path) -> None:
-        """Draws originals above their reconstructions, one pyramid below the other."""
+    def preview(self, model: nn.Module) -> Image.Image:
+        """Originals above their reconstructions: the same images of all classes each time, then the worst.
+
+        The worst are those of the last validation; before the first one none are shown.
+        """
         assert isinstance(model, VQTokenizer)
-        grids = []
-        for pyramid, (images, _) in self.validation.items():
-            number = min(8, len(images))
-            images_BCHW = stacked(images[i] for i in range(number)).to(model.device)
-            both = torch.cat([images_BCHW, model.decode(model.encode(images_BCHW, pyramid), pyramid)])
-            grids.append(make_grid((both + 1) / 2, nrow=number))
+        sections = []
+        for pyramid, (images, box) in self.validation.items():
+            if pyramid not in self._shown:
+                self._shown[pyramid] = of_all_classes(images)
+            shown = self._shown[pyramid]
+            classes = len(images.class_names)
+            of_how_many = f", of {len(shown)} of {classes} classes" if classes > len(shown) else ""
+            title = f"Test images above their reconstructions ({pyramid}){of_how_many}; PSNR"
+            sections.append(Section(title, pairs(model, pyramid, images, shown, box)))
 
-        width = max(grid_CHW.shape[2] for grid_CHW in grids)
-        padded = [F.pad(grid_CHW, (0, width - grid_CHW.shape[2])) for grid_CHW in grids]
-        save_image(torch.cat(padded, 1), path)
+            # Nothing is added where all images are shown above.
+            if pyramid in self._psnr and len(images) > len(shown):
+                worst = self._psnr[pyramid].argsort(stable=True)[:WORST].tolist()
+                title = f"The {len(worst)} of {len(images)} with the lowest PSNR at the last validation"
+                sections.append(Section(title, pairs(model, pyramid, images, worst, box)))
+        return sheet(sections)
+
+
+def of_all_classes(images: HeldOutImages) -> list[int]:
+    """The numbers of the images that a preview shows: about 16, each class as often, at most 64 classes."""
+    classes = max(1, len(images.class_names))
+    number = min(64, classes * max(1, 16 // classes))
+    return from_all_classes(labels_of(images), number, seed=0)
 
 
 @torch.no_grad()
+def pairs(
+    tokenizer: VQTokenizer, pyramid: Pyramid, images: HeldOutImages, numbers: Sequence[int], box: Box
+) -> list[Cell]:
+    """Images of these numbers above their reconstructions, with class and PSNR over the box."""
+    items = [images[number] for number in numbers]
+    images_BCHW = stacked(items).to(tokenizer.device)
+    rebuilt_BCHW = tokenizer.decode(tokenizer.encode(images_BCHW, pyramid), pyramid)
+
+    cells = []
+    quality = psnr(rebuilt_BCHW, images_BCHW, box).tolist()
+    for item, rebuilt_CHW, decibels in zip(items, rebuilt_BCHW, quality, strict=True):
+        pictures = [to_uint8(image).permute(1, 2, 0).cpu().numpy() for image in (item["image"], rebuilt_CHW)]
+        cells.append(Cell(pictures, class_name(images.class_names, item["label"]), f"{decibels:.1f} dB"))
+    return cells
+
+
+class Measured(NamedTuple):
+    """How a tokenizer does under one pyramid."""
+
+    # dB, of each image, over the area of the picture
+    psnr_N: Tensor
+    # their mean
+    mean_psnr: float
+    # how often each code occurs in each level
+    hits_KV: Tensor
+
+
 def validate_tokenizer(
     tokenizer: VQTokenizer, held_out: Mapping[Pyramid, tuple[HeldOutImages, Box]], accelerator: Accelerator
 ) -> dict[str, float]:
@@ -163,33 +215,53 @@ def validate_tokenizer(
     `held_out` holds each pyramid's images, and the box in them that shows the picture. Values of the first
     pyramid have plain names, those of the others end with the pyramid's: `validation/psnr/1-2-4`.
     """
+    return in_values(measure_tokenizer(tokenizer, held_out, accelerator))
+
+
+def in_values(measured: Mapping[Pyramid, Measured]) -> dict[str, float]:
+    """What was measured, by the names of a log."""
     found: dict[str, float] = {}
-    for pyramid, (images, box) in held_out.items():
+    for pyramid, quality in measured.items():
         tag = f"/{pyramid}" if found else ""
-        mean_psnr, hits_KV = _measured(tokenizer, pyramid, images, box, accelerator)
+        found[f"validation/psnr{tag}"] = quality.mean_psnr
+        found[f"validation/perplexity{tag}"] = float(perplexity(quality.hits_KV.sum(0)))
 
-        found[f"validation/psnr{tag}"] = mean_psnr
-        found[f"validation/perplexity{tag}"] = float(perplexity(hits_KV.sum(0)))
-
-        for level, hits_V in enumerate(hits_KV):
+        for level, hits_V in enumerate(quality.hits_KV):
             found[f"validation/perplexity{tag}/level_{level}"] = float(perplexity(hits_V))
             found[f"validation/usage{tag}/level_{level}"] = float((hits_V > 0).float().mean())
     return found
 
 
+def measure_tokenizer(
+    tokenizer: VQTokenizer, held_out: Mapping[Pyramid, tuple[HeldOutImages, Box]], accelerator: Accelerator
+) -> dict[Pyramid, Measured]:
+    """Each pyramid's images through the tokenizer, over all processes."""
+    found = {}
+    for pyramid, (images, box) in held_out.items():
+        found[pyramid] = _measured(tokenizer, pyramid, images, box, accelerator)
+    return found
+
+
+@torch.no_grad()
 def _measured(
     tokenizer: VQTokenizer, pyramid: Pyramid, images: HeldOutImages, box: Box, accelerator: Accelerator
-) -> tuple[float, Tensor]:
-    """The mean PSNR under a pyramid, and how often each code occurs in each level, (levels, V)."""
+) -> Measured:
     size = len(tokenizer.quantizer.codebook_VZ)
     hits_KV = torch.zeros(pyramid.num_levels, size, device=accelerator.device)
+    psnr_N = torch.zeros(len(images), device=accelerator.device)
     total = torch.zeros(2, device=accelerator.device)
     for chosen in Processes.of(accelerator).batches(len(images), 256):
         images_BCHW = stacked(images[i] for i in chosen).to(accelerator.device)
         tokens_BL = tokenizer.encode(images_BCHW, pyramid)
         psnr_B = psnr(tokenizer.decode(tokens_BL, pyramid), images_BCHW, box)
+        psnr_N[chosen.start : chosen.stop] = psnr_B
         total += torch.stack([psnr_B.sum(), total.new_tensor(len(chosen))])
         hits_KV += hits(tokens_BL, pyramid, size)
 
     total = accelerator.reduce(total, "sum")
-    return float(total[0] / total[1]), accelerator.reduce(hits_KV, "sum")
+    return Measured(
+        # Every process has filled in its own images and zeros elsewhere.
+        psnr_N=accelerator.reduce(psnr_N, "sum").cpu(),
+        mean_psnr=float(total[0] / total[1]),
+        hits_KV=accelerator.reduce(hits_KV, "sum"),
+    )

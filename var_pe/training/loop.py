@@ -157,13 +157,11 @@ def _log(run: Run, progress: StepProgress, entry: dict[str, float]) -> None:
 
 
 def _preview(task: Task, config: TrainingConfig, run: Run, ema: EMA, step: int) -> None:
-    """Writes the task's picture, in the precision of the training; scores are computed in float32."""
-    if not run.accelerator.is_main_process:
-        return
-
-    (run.folder / "samples").mkdir(exist_ok=True)
-    with in_precision(config, run.accelerator):
-        task.preview(ema.model, run.folder / "samples" / f"step_{step + 1:08d}.png")
+    """Shows the task's sheet, made in the precision of the training; scores are computed in float32."""
+    if run.accelerator.is_main_process:
+        with in_precision(config, run.accelerator):
+            sheet = task.preview(ema.model)
+        run.show(sheet, step + 1)
 
 
 def endless_batches(

@@ -6,13 +6,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
-from var_pe.files import into_place, remove, write_text
+from var_pe.files import into_place, remove, write_text, written_whole
 from var_pe.processes import Processes
 from var_pe.training.ema import EMA
 
@@ -113,6 +115,21 @@ class Run:
         if self.accelerator.is_main_process:
             with open(self.log_file, "a") as file:
                 file.write(json.dumps(entry) + "\n")
+
+    def show(self, sheet: Image.Image, step: int) -> None:
+        """Writes a sheet of pictures into the folder and hands it to the trackers; on the main process."""
+        path = self.folder / "samples" / f"step_{step:08d}.png"
+        path.parent.mkdir(exist_ok=True)
+        with written_whole(path) as draft:
+            sheet.save(draft, format="PNG")
+
+        pixels_1HWC = np.asarray(sheet)[None]
+        for tracker in self.accelerator.trackers:
+            if tracker.name == "tensorboard":
+                tracker.log_images({"samples": pixels_1HWC}, step=step, dataformats="NHWC")
+                tracker.tracker.flush()  # a training ends with a sheet, and nothing else would write it out
+            else:
+                tracker.log_images({"samples": pixels_1HWC}, step=step)
 
     def _cut_log(self, step: int) -> None:
         """Removes log entries after the checkpoint, whose steps will be done again."""

@@ -1,9 +1,9 @@
 """The interface between the training loop and what it trains."""
 
-from pathlib import Path
 from typing import Protocol
 
 from accelerate import Accelerator
+from PIL import Image
 from torch import Tensor, nn
 
 from var_pe.data.image_set import Batch, TrainingSet
@@ -35,5 +35,8 @@ class Task(Protocol):
     def validate(self, model: nn.Module, accelerator: Accelerator) -> dict[str, float]:
         """Scores of the averaged weights, over all processes."""
 
-    def preview(self, model: nn.Module, path: Path) -> None:
-        """Writes a picture that shows what the averaged weights do; called on the main process."""
+    def preview(self, model: nn.Module) -> Image.Image:
+        """A sheet that shows what the averaged weights do; called on the main process.
+
+        Takes nothing from torch's own generators, so that a run's weights do not depend on its previews.
+        """
