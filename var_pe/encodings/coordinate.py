@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from var_pe.encodings.base import ModelShape, TokenEncoding, register
 from var_pe.encodings.machinery.codes import standard_deviation
 from var_pe.pyramid import Positions
+from var_pe.resampling.precision import full_precision
 
 
 @register("coordinate")
@@ -48,6 +49,6 @@ class Coordinate(TokenEncoding):
 
     def code_LC(self, positions: Positions) -> Tensor:
         yx_L2 = positions.yx_L2
-        with torch.autocast(yx_L2.device.type, enabled=False):
+        with full_precision(yx_L2):
             hidden_LU = F.gelu(yx_L2 @ self.in_2U.float() + self.bias_U.float(), approximate="tanh")
             return hidden_LU @ self.out_UC.float()

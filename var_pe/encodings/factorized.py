@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from var_pe.encodings.base import ModelShape, TokenEncoding, register
 from var_pe.encodings.machinery.codes import standard_deviation
 from var_pe.pyramid import Positions
+from var_pe.resampling.precision import full_precision
 
 
 @register("factorized")
@@ -40,7 +41,7 @@ class Factorized(TokenEncoding):
 
     def code_LC(self, positions: Positions) -> Tensor:
         y_L, x_L = positions.yx_L2.unbind(-1)
-        with torch.autocast(y_L.device.type, enabled=False):
+        with full_precision(y_L):
             return _read(self.rows_hC.float(), y_L) + _read(self.columns_wC.float(), x_L)
 
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from var_pe.encodings.base import ModelShape, TokenEncoding, register
 from var_pe.encodings.machinery.codes import standard_deviation
 from var_pe.pyramid import Positions
+from var_pe.resampling.precision import full_precision
 
 FEATURES = ("log_linear", "gaussian")
 
@@ -81,7 +82,7 @@ class Fourier(TokenEncoding):
 
     def code_LC(self, positions: Positions) -> Tensor:
         yx_L2 = positions.yx_L2
-        with torch.autocast(yx_L2.device.type, enabled=False):
+        with full_precision(yx_L2):
             if self.features == "gaussian":
                 angle_LF = 2 * pi * yx_L2 @ self.direction_2F.float()
             else:

@@ -13,6 +13,7 @@ from var_pe.encodings.machinery.line import Member
 from var_pe.encodings.machinery.options import check_options
 from var_pe.pyramid import Positions, Pyramid
 from var_pe.resampling.conventions import Convention
+from var_pe.resampling.precision import full_precision
 
 
 @register("mixed")
@@ -165,7 +166,7 @@ class Mixed(TokenEncoding):
         if not self.gate:
             return super().embed(x_BLC, context)
 
-        with torch.autocast(x_BLC.device.type, enabled=False):
+        with full_precision(x_BLC):
             gate_BLP = 2 * torch.sigmoid(x_BLC.float() @ self.gate_CP.float() + self.gate_bias_P.float())
             terms = [
                 share_BL1 * code_LC

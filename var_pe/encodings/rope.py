@@ -11,6 +11,7 @@ from var_pe.encodings.machinery.coordinates import Coordinates
 from var_pe.encodings.machinery.turn import LAYOUTS, Angles, turn
 from var_pe.pyramid import Positions, Pyramid
 from var_pe.resampling.conventions import Convention
+from var_pe.resampling.precision import full_precision
 
 
 @register("rope")
@@ -93,7 +94,7 @@ class Rope(PositionEncoding[Any]):  # `rope_mixed` prepares angles for each laye
     def prepare(self, positions: Positions) -> Any:
         """`Angles` (L, P) with P = D / 2."""
         yx_L2 = self.coordinates(positions)
-        with torch.autocast(yx_L2.device.type, enabled=False):  # bf16 angles would make neighbours coincide
+        with full_precision(yx_L2):
             return Angles.of((yx_L2[:, :, None] * self.frequencies(yx_L2.device)).flatten(1))
 
     def rotate(self, x_BHLD: Tensor, context: Any, layer: int) -> Tensor:

@@ -9,6 +9,7 @@ from var_pe.encodings.base import ModelShape, register
 from var_pe.encodings.machinery.turn import Angles, turn
 from var_pe.encodings.rope import Rope
 from var_pe.pyramid import Positions
+from var_pe.resampling.precision import full_precision
 
 
 @register("rope_mixed")
@@ -67,7 +68,7 @@ class RopeMixed(Rope):
     def prepare(self, positions: Positions) -> list[Angles]:
         """`Angles` (H, L, P) for each layer."""
         yx_L2 = self.coordinates(positions)
-        with torch.autocast(yx_L2.device.type, enabled=False):
+        with full_precision(yx_L2):
             y_L1, x_L1 = yx_L2.split(1, dim=1)
             along_y, along_x = self.frequency_2NHP.float()[..., None, :]
             angle_NHLP = y_L1 * along_y + x_L1 * along_x

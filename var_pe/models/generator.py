@@ -30,6 +30,7 @@ from var_pe.models.resizable import Resizable
 from var_pe.models.tokenizer import DEFAULTS as TOKENIZER_DEFAULTS
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.pyramid import Grid, Positions, Pyramid, sides_of
+from var_pe.resampling.precision import full_precision
 from var_pe.settings.fields import Doc, NonNegativeFloat, Positive, PositiveFloat, ShareBelowOne, section
 
 
@@ -241,7 +242,7 @@ class VARTransformer(Resizable):
     ) -> Tensor:
         # Positions and levels, in float32
         dtype = _compute_dtype(x_BLC)
-        with torch.autocast(x_BLC.device.type, enabled=False):
+        with full_precision(x_BLC):
             x_BLC = self.position_encoding.embed(x_BLC.float(), position_context.query)
             level_LC = self.level_embed(positions)
             x_BLC = x_BLC if level_LC is None else x_BLC + level_LC

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from var_pe.pyramid import Grid
 from var_pe.resampling.conventions import Convention, interpolate_table
 from var_pe.resampling.derived import DerivedCache
+from var_pe.resampling.precision import full_precision
 from var_pe.settings.fields import check_choice
 
 Stem = Literal["patch", "convolutions"]
@@ -30,7 +31,7 @@ def resample_patch_kernel(kernel_OIhw: Tensor, new: Grid, convention: str | Conv
         return kernel_OIhw
 
     matrix_NP = _inverse_resize(old, new, convention, str(kernel_OIhw.device))
-    with torch.autocast(kernel_OIhw.device.type, enabled=False):
+    with full_precision(kernel_OIhw):
         kernel_OIN = kernel_OIhw.flatten(2).float() @ matrix_NP.T
     return kernel_OIN.unflatten(2, new).to(kernel_OIhw.dtype)
 

@@ -14,6 +14,7 @@ from var_pe.models.layers import GELUS, MLP, Attention, LayerScale, PositionCont
 from var_pe.models.patches import PatchEmbedding, Stem, build_stem
 from var_pe.models.resizable import Resizable
 from var_pe.pyramid import Grid, Pyramid, sides_of
+from var_pe.resampling.precision import full_precision
 from var_pe.settings.fields import (
     Doc,
     NonNegative,
@@ -249,7 +250,7 @@ class ViTClassifier(Resizable):
         pyramid = self._pyramid_of(images_BCHW)
         patches_BChw = self.patch_embed(images_BCHW)
         context = self.position_encoding.prepare(pyramid.positions(images_BCHW.device))
-        with torch.autocast(images_BCHW.device.type, enabled=False):
+        with full_precision(images_BCHW):
             x_BLC = self.position_encoding.embed(patches_BChw.flatten(2).transpose(1, 2).float(), context)
         x_BLC = x_BLC.to(self.norm.weight.dtype)  # of a half model; under autocast the weights are float32
 

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from var_pe.pyramid import Grid, Pyramid
+from var_pe.resampling.precision import full_precision
 
 MODES = ("bilinear", "bicubic", "area")
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)  # fewer bits have no arithmetic
@@ -113,7 +114,7 @@ def _grid(grid: Grid, what: str) -> Grid:
 
 
 def check_table(table_LC: Tensor, name: str) -> None:
-    """Whether a table can be resampled; waits for the device.
+    """Whether a table can be resampled; waits for the device. One on the meta device has no values to check.
 
     Raises:
         ValueError: it is not a table of floating-point numbers, or one of them is NaN or infinite.
@@ -123,17 +124,17 @@ def check_table(table_LC: Tensor, name: str) -> None:
             f"{name} must be rows of floating-point codes, got {tuple(table_LC.shape)} {table_LC.dtype} "
             f"(at least a number a row, of 16 bits or more)"
         )
-    if not table_LC.isfinite().all():
+    if not table_LC.is_meta and not table_LC.isfinite().all():
         raise ValueError(f"{name} holds NaN or infinite values and cannot be resampled")
 
 
 def check_moved(moved: Tensor, name: str) -> None:
-    """Whether a table survived its resampling; waits for the device.
+    """Whether a table survived its resampling; waits for the device. On the meta device there is no value.
 
     Raises:
         ValueError: a finite table went beyond its type: cubic curves overshoot its largest values.
     """
-    if not moved.isfinite().all():
+    if not moved.is_meta and not moved.isfinite().all():
         raise ValueError(f"{name} goes beyond {moved.dtype} when it is resampled; float32 holds more")
 
 
@@ -154,7 +155,7 @@ def interpolate_table(
     fine = torch.promote_types(table_LC.dtype, torch.float32)
     table_1Chw = table_LC[prefix:].to(fine).unflatten(0, old)[None].permute(0, 3, 1, 2)
 
-    with torch.autocast(table_LC.device.type, enabled=False):
+    with full_precision(table_LC):
         moved_1Chw = F.interpolate(
             table_1Chw,
             size=None if scale else new,

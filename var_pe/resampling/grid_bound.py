@@ -29,20 +29,24 @@ class GridBound(nn.Module):
         self.pyramid = pyramid
         self.register_buffer("grids_K2", grids_K2 if keep else None)
 
-    def check_grids(self) -> None:
+    def check_grids(self, stored_K2: Tensor | None = None) -> None:
         """Whether what was loaded was made for this pyramid; for diffusers' loader, which runs no load hooks.
+
+        `stored_K2` are the grids in a file whose weights are not loaded.
 
         Raises:
             ValueError: what was loaded was made for other grids than this module was built for.
         """
         if self.grids_K2 is None:
             return
-        error = self._other_grids(self.grids_K2)
+        error = self._other_grids(self.grids_K2 if stored_K2 is None else stored_K2)
         if error:
             raise ValueError(error)
 
     def _other_grids(self, stored_K2: Tensor) -> str | None:
-        """The sentence about stored grids that are not this module's."""
+        """The sentence about stored grids that are not this module's; on the meta device they are unknown."""
+        if stored_K2.is_meta:
+            return None
         grids = Pyramid.of(stored_K2.tolist())
         if grids == self.pyramid:
             return None

@@ -3,15 +3,18 @@
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
+
+import torch
 
 from var_pe import settings
 from var_pe.files import hash_of_files
-from var_pe.models.folder import SavedModel, check_folder
+from var_pe.models.folder import SavedModel, check_folder, read_config, stored, weight_files
 from var_pe.models.generator import VARTransformer
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.models.transfer import start_from
 from var_pe.models.vit import ViTClassifier
+from var_pe.resampling.grid_bound import GridBound
 from var_pe.stages.config import Config
 from var_pe.training.notes import TrainingNotes
 
@@ -65,6 +68,9 @@ def initialise_from(
 ) -> None:
     """Gives `model` the weights of the trained run that the config names, if it names one.
 
+    A model on the meta device has no weights to give: whether it could have them is found out from the run's
+    config.json and the headers of its weight files.
+
     Raises:
         ValueError: the run does not exist, has another kind of model, or its generator knows other codes.
     """
@@ -73,8 +79,9 @@ def initialise_from(
 
     run = Path(config.model.init_from)
     kind = "generator" if isinstance(model, VARTransformer) else "classifier"
+    read = described_model if model.device.type == "meta" else load_model
     try:
-        source = load_model(type(model), run / kind)
+        source = read(type(model), run / kind)
     except ValueError as error:
         raise ValueError(f"model.init_from={run}: {error}") from error
     if isinstance(model, VARTransformer):
@@ -112,6 +119,35 @@ def load_model(cls: type[M], folder: Path) -> M:
     Raises:
         ValueError: the folder is missing or damaged, holds another kind of model, or its weights do not fit.
     """
+    _check_trained(cls, folder)
+    try:
+        return cls.from_pretrained(folder, local_files_only=True).eval()
+    except ValueError as error:  # a table that is stored for other grids
+        raise ValueError(f"{folder}: {error}") from error
+
+
+def described_model(cls: type[M], folder: Path) -> M:
+    """The model that `load_model` would load, on the meta device: its shapes without its weights.
+
+    Raises:
+        ValueError: as in `load_model`, as far as the headers of the weight files tell.
+    """
+    _check_trained(cls, folder)
+    with torch.device("meta"):
+        model = cast(M, cls.from_config(read_config(folder))).eval()
+
+    # Tables are stored beside the grids that they were made for.
+    for file in weight_files(folder):
+        _, grids = stored(file)
+        for name, stored_K2 in grids.items():
+            table = model.get_submodule(name.rpartition(".")[0])
+            assert isinstance(table, GridBound)
+            table.check_grids(stored_K2)
+    return model
+
+
+def _check_trained(cls: type[SavedModel], folder: Path) -> None:
+    """Checks that a folder holds a whole trained model of this class, without reading its weights."""
     if not (folder / "config.json").exists():
         others = sorted(path.parent.name for path in folder.parent.glob("*/config.json"))
         hint = "train it first (scripts/train.py)"
@@ -120,10 +156,6 @@ def load_model(cls: type[M], folder: Path) -> M:
         raise ValueError(f"{folder} holds no trained model; {hint}")
 
     check_folder(cls, folder)
-    try:
-        return cls.from_pretrained(folder, local_files_only=True).eval()
-    except ValueError as error:  # a table that is stored for other grids
-        raise ValueError(f"{folder}: {error}") from error
 
 
 def load_tokenizer(config: Config) -> VQTokenizer:

@@ -12,8 +12,6 @@ from var_pe.data.sources import KNOWN, DataConfig, open_source
 from var_pe.data.streams import open_stream
 from var_pe.encodings import PositionEncoding
 from var_pe.encodings.base import HOOKS
-from var_pe.models.generator import VARTransformer
-from var_pe.models.vit import ViTClassifier
 from var_pe.pyramid import Pyramid
 from var_pe.stages.config import Config
 from var_pe.stages.images import DrawnImages
@@ -34,24 +32,21 @@ def plan(config: Config) -> str:
     lines = [settings.to_yaml(config), _folders(config), counted]
     pyramids = dict.fromkeys(check_generator(config)) if config.classifier is None else {}
 
-    # With model.init_from the model is really built, which shows whether those weights can be used.
-    started: VARTransformer | ViTClassifier | None = None
-    if config.model.init_from:
-        build = build_generator if config.classifier is None else build_classifier
-        started = build(config, classes)
-        initialise_from(config, started)
-        lines += [f"training starts from {config.model.init_from}"]
-
-    # All other models are built without memory.
+    # Models are built without memory, and of those to start from the headers are read.
+    start = [f"training starts from {config.model.init_from}"] if config.model.init_from else []
     with torch.device("meta"):
         if config.classifier is not None:
-            classifier = started or build_classifier(config, classes)
+            classifier = build_classifier(config, classes)
+            initialise_from(config, classifier)
+            lines += start
             lines += _model("classifier", classifier, config.classifier_training, images)
             lines += _encoding(config.classifier.encoding, classifier.position_encoding)
 
         else:
             tokenizer = build_tokenizer(config)
-            generator = started or build_generator(config, classes)
+            generator = build_generator(config, classes)
+            initialise_from(config, generator)
+            lines += start
             lines += _model("tokenizer", tokenizer, config.tokenizer_training, images)
             lines += [_sizes(tokenizer_pyramids(config), tokenizer.downsampling)]
 

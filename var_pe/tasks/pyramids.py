@@ -76,11 +76,12 @@ def one_of(datasets: Sequence[TrainingSet], batch: int, seed: int) -> TrainingSe
 def check_follows(config: GeneratorConfig, own: Pyramid, others: Sequence[Pyramid]) -> None:
     """Checks that a generator made for `own` can be trained on the `others`, by calling every hook once.
 
+    All of it happens on the meta device, where shapes are computed and no memory is taken.
+
     Raises:
         ValueError: the encoding or the level embedding cannot follow one of them.
     """
-    # Where no others are asked for, only the line is checked, which takes no memory.
-    with torch.device("cpu" if others else "meta"):
+    with torch.device("meta"):
         encoding = build_encoding(
             config.encoding, dim=config.dim, num_heads=config.num_heads, depth=config.depth, pyramid=own
         ).eval()
@@ -89,16 +90,16 @@ def check_follows(config: GeneratorConfig, own: Pyramid, others: Sequence[Pyrami
     for pyramid in others:
         try:
             ask_each_hook(encoding, config, pyramid)
-            levels(pyramid.positions())
+            levels(pyramid.positions("meta"))
         except ValueError as error:
             raise ValueError(f"generator_training.pyramids has {pyramid}, but {error}") from error
 
 
 @torch.no_grad()
 def ask_each_hook(encoding: PositionEncoding, config: GeneratorConfig, pyramid: Pyramid) -> None:
-    """Calls every hook once, since an encoding may refuse other grids in any of them."""
-    context = encoding.prepare(pyramid.positions())
-    x_BLC = torch.zeros(1, pyramid.num_tokens, config.dim)
+    """Calls every hook of an encoding on the meta device: it may refuse other grids in any of them."""
+    context = encoding.prepare(pyramid.positions("meta"))
+    x_BLC = torch.zeros(1, pyramid.num_tokens, config.dim, device="meta")
     encoding.embed(x_BLC, context)
     encoding.rotate(x_BLC.unflatten(2, (config.num_heads, -1)).transpose(1, 2), context, 0)
     encoding.bias(context, context, 0)

@@ -3,13 +3,15 @@
 import torch
 from torch import Tensor
 
+from var_pe.resampling.precision import full_precision
+
 # Orders of the channels of a sinusoidal code, explained in `Sinusoidal`
 ORDERS = ("timm", "mae", "big_vision")
 
 
 def sinusoidal_code(yx_L2: Tensor, dim: int, temperature: float, order: str = "timm") -> Tensor:
     """The fixed 2-D code of the given coordinates, float32 (L, dim), in one of `ORDERS`."""
-    with torch.autocast(yx_L2.device.type, enabled=False):  # bf16 angles would make neighbours coincide
+    with full_precision(yx_L2):
         last = dim // 4 - 1 if order == "big_vision" else dim // 4
         exponent_F = torch.arange(dim // 4, dtype=torch.float32, device=yx_L2.device) / last
         angle_L2F = yx_L2.float()[:, :, None] * temperature**-exponent_F

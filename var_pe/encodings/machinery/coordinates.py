@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from var_pe.pyramid import Grid, Positions, Pyramid
+from var_pe.resampling.precision import full_precision
 
 MAPS = ("center", "start", "corner", "index", "learned")
 UNITS = ("cells", "image")
@@ -84,7 +85,7 @@ class Coordinates(nn.Module):
     def forward(self, positions: Positions) -> Tensor:
         """Float32 (L, 2), y first."""
         device = positions.cell_L2.device
-        with torch.autocast(device.type, enabled=False):
+        with full_precision(positions.cell_L2):
             scale_K2, offset_K2 = self._maps(positions.grids, device)
             yx_L2 = positions.cell_L2 * scale_K2[positions.level_L] + offset_K2[positions.level_L]
 

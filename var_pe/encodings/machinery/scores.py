@@ -10,6 +10,7 @@ from torch import Tensor
 from var_pe.encodings.base import PositionEncoding
 from var_pe.encodings.machinery.coordinates import in_finest_cells
 from var_pe.pyramid import Grid, Positions
+from var_pe.resampling.precision import full_precision
 
 Result = TypeVar("Result")
 # The type of a member's `geometry` of queries and keys
@@ -40,7 +41,7 @@ class ScoreEncoding(PositionEncoding[ScoreQuery[Geometry]]):
         return ScoreQuery(positions)
 
     def bias(self, query: ScoreQuery[Geometry], key: ScoreQuery[Geometry], layer: int) -> Tensor:
-        with torch.autocast(query.positions.yx_L2.device.type, enabled=False):
+        with full_precision(query.positions.yx_L2):
             geometry = _once(
                 query.geometries, key.positions, lambda: self.geometry(query.positions, key.positions)
             )

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from var_pe.pyramid import Pyramid
+from var_pe.resampling.precision import full_precision
 
 
 @dataclass(frozen=True)
@@ -80,13 +81,13 @@ class MultiScaleQuantizer(nn.Module):
 
     def add_mixed(self, f_hat_BZhw: Tensor, share_BlV: Tensor, level: int, pyramid: Pyramid) -> Tensor:
         """`add_level` for weighted means of codes."""
-        with torch.autocast(f_hat_BZhw.device.type, enabled=False):
+        with full_precision(f_hat_BZhw):
             codes_BlZ = share_BlV.float() @ self.codebook_VZ.float()
         return self.add_codes(f_hat_BZhw, codes_BlZ, level, pyramid)
 
     def add_codes(self, f_hat_BZhw: Tensor, codes_BlZ: Tensor, level: int, pyramid: Pyramid) -> Tensor:
         """`add_level` for code vectors that need not be in the codebook."""
-        with torch.autocast(f_hat_BZhw.device.type, enabled=False):
+        with full_precision(f_hat_BZhw):
             h_BZhw = codes_BlZ.float().transpose(1, 2).unflatten(2, pyramid.grids[level])
             if pyramid.grids[level] != pyramid.finest:
                 h_BZhw = F.interpolate(h_BZhw, size=pyramid.finest, mode="bicubic")
@@ -130,7 +131,7 @@ class MultiScaleQuantizer(nn.Module):
         The loss is the mean over levels of mse(f_hat_k, sg(f)) + commitment * mse(sg(f_hat_k), f) on the
         running reconstruction f_hat_k (VAR, equation 5).
         """
-        with torch.autocast(f_BZhw.device.type, enabled=False):
+        with full_precision(f_BZhw):
             f_BZhw = f_BZhw.float()
             f_hat_BZhw = self.start(len(f_BZhw), pyramid)
             loss = f_BZhw.new_zeros(())

@@ -1,0 +1,79 @@
+"""What a config leads to is found out without building it: seconds and little memory, however large the model."""
+
+import json
+import os
+import subprocess
+import sys
+from math import prod
+from pathlib import Path
+
+import pytest
+import torch
+
+from var_pe import settings
+from var_pe.stages.config import Config
+from var_pe.stages.models import build_classifier, build_generator
+from var_pe.stages.plan import plan
+
+ROOT = Path(__file__).parents[2]
+LARGE = ["data.source=shapes", "generator.dim=1920", "generator.depth=30", "generator.num_heads=30"]
+SIZES = ["generator_training.pyramids=[[1, 2, 3, 4], [1, 2, 3, 4, 6, 9, 13, 18, 24, 32]]"]
+ENCODINGS = ["learned(resample=timm)", "sinusoidal + relative_bias", "rope_mixed + log_cpb", "pyramid_peg"]
+
+
+def a_run_of_holes(folder: Path, kind: str, config: Config) -> None:
+    """A trained run as far as headers tell: its weight file is as long as a real one and nearly empty."""
+    with torch.device("meta"):
+        build = build_generator if kind == "generator" else build_classifier
+        model = build(config, 12)
+    (folder / kind).mkdir(parents=True)
+    model.save_config(folder / kind)
+
+    header, grids, end = {}, {}, 0
+    for name, value in model.state_dict().items():
+        size = prod(value.shape) * value.element_size()
+        words = {torch.float32: "F32", torch.int64: "I64"}
+        header[name] = {"dtype": words[value.dtype], "shape": [*value.shape], "data_offsets": [end, end + size]}
+        if name.endswith("grids_K2"):
+            grids[end] = torch.tensor(model.pyramid.grids).numpy().tobytes()
+        end += size
+
+    text = json.dumps(header).encode()
+    with open(folder / kind / "diffusion_pytorch_model.safetensors", "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + end)
+        for start, data in grids.items():
+            file.seek(8 + len(text) + start)
+            file.write(data)
+
+
+def dry_run(*words: str) -> tuple[str, float, float]:
+    """What `--dry-run` prints, the processor's seconds and the most gigabytes that it held."""
+    command = [sys.executable, "scripts/train.py", "--dry-run", *words]
+    here = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen(command, cwd=ROOT, env=here, text=True, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        said = process.stdout.read()
+        _, status, used = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    assert process.returncode == 0
+    unit = 1 if sys.platform == "darwin" else 1024
+    return said, used.ru_utime + used.ru_stime, used.ru_maxrss * unit / 1e9
+
+
+@pytest.mark.parametrize("kind", ["generator", "classifier"])
+def test_a_plan_reads_no_weights_to_start_from(tmp_path, kind):
+    """Two billion parameters are 8 GB; whether they fit is in the first kilobytes of their file."""
+    file, more = "shapes_learned.yaml", LARGE
+    if kind == "classifier":
+        file = "shapes_vit.yaml"
+        more = [word.replace("generator", "classifier") for word in LARGE] + ["data.height=64", "data.width=64"]
+    small = [word for word in more if "height" not in word and "width" not in word]
+    a_run_of_holes(tmp_path / "trained", kind, settings.load(Config, file, small))
+
+    where = [f"run={tmp_path / 'run'}", f"tokenizer_run={tmp_path / 'tokenizer'}"]
+    start = f"model.init_from={tmp_path / 'trained'}"
+    said, seconds, gigabytes = dry_run("--config", file, *more, *where, start)
+    assert f"training starts from {tmp_path / 'trained'}" in said
+    assert seconds < 10
+    assert gigabytes < 1
