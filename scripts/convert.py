@@ -1,22 +1,27 @@
-"""Turns checkpoints of the public VAR code into a pipeline folder, or a pipeline into such checkpoints.
+"""Turns checkpoints of the public VAR code into a pipeline folder, or back; another library's ViT into ours.
 
     python scripts/convert.py --vqvae vae_ch160v4096z32.pth --var var_d16.pth --output var_d16
     python scripts/convert.py --to-var var_d16 --output back
+    python scripts/convert.py --vit vit.pth --architecture vit_small_patch16_224.augreg_in1k --output vit
 
-Weights are kept bit for bit. The way back writes vae.pth and var.pth, which VAR's code loads strictly.
+VAR's weights are kept bit for bit. The way back writes vae.pth and var.pth, which VAR's code loads strictly.
+A ViT is written as a classifier that takes images in [-1, 1]; its outputs are compared with the library's.
 """
 
 import argparse
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
 
 from var_pe.files import into_place
-from var_pe.interop.files import read_state
+from var_pe.interop.files import read_folder, read_state
 from var_pe.interop.var.conversion import convert, to_var
 from var_pe.interop.var.settings import published_patch_nums
+from var_pe.interop.vit.architecture import CONFIG, normalisation_of, of_architecture, with_weights
+from var_pe.interop.vit.conversion import convert as convert_vit
+from var_pe.interop.vit.names import THEIRS, ViTWeights
 from var_pe.sampling.pipeline import VARPipeline
 from var_pe.stages.session import exit_with_sentence
 
@@ -43,6 +48,35 @@ def arguments() -> argparse.Namespace:
         "(256 pixels: 680, 512: 2240, 1024: 9451)",
     )
 
+    # Another library's ViT
+    parser.add_argument(
+        "--vit",
+        type=Path,
+        metavar="PATH",
+        help="a ViT's file of weights, or a folder as timm and the hub have it",
+    )
+    parser.add_argument(
+        "--source", choices=THEIRS, default="timm", help="the library it is from; default: timm"
+    )
+    parser.add_argument(
+        "--architecture",
+        metavar="NAME",
+        help="of timm: a name, best with its tag, or a folder with its config.json; default: --vit",
+    )
+    parser.add_argument(
+        "--image-size",
+        type=int,
+        nargs=2,
+        metavar=("H", "W"),
+        help="its images' size, if it is not the usual one",
+    )
+    parser.add_argument("--num-heads", type=int, metavar="N", help="for torchvision and dinov2")
+    parser.add_argument("--mean", type=float, nargs="+", help="of its images in [0, 1], one number a channel")
+    parser.add_argument("--std", type=float, nargs="+", help="of its images in [0, 1], one number a channel")
+    parser.add_argument(
+        "--entry", metavar="NAME", help="which of several sets of weights, such as state_dict_ema"
+    )
+
     # And back
     parser.add_argument(
         "--to-var",
@@ -55,10 +89,16 @@ def arguments() -> argparse.Namespace:
     )
     given = parser.parse_args()
 
-    if given.to_var is None and (given.vqvae is None or given.var is None):
-        parser.error("give --vqvae and --var, or --to-var")
-    if given.to_var is not None and (given.vqvae or given.var or given.patch_nums):
+    from_var = bool(given.vqvae or given.var or given.patch_nums)
+    if given.to_var is not None and (from_var or given.vit):
         parser.error("--to-var goes with --output only")
+    if given.vit is not None and from_var:
+        parser.error("--vit does not go with --vqvae, --var and --patch-nums")
+    if given.to_var is None and given.vit is None and (given.vqvae is None or given.var is None):
+        parser.error("give --vqvae and --var, or --to-var, or --vit")
+    for option in ("architecture", "image_size", "num_heads", "mean", "std", "entry"):
+        if getattr(given, option) is not None and given.vit is None:
+            parser.error(f"--{option.replace('_', '-')} describes a ViT: give --vit")
     return given
 
 
@@ -71,6 +111,8 @@ def main() -> None:
     # Everything is read and checked first: the folder is written only if nothing is wrong with the files.
     if given.to_var:
         write = to_var_files(given.to_var)
+    elif given.vit:
+        write = to_classifier(given)
     else:
         write = to_pipeline(given.vqvae, given.var, given.patch_nums)
     into_place(given.output, write)
@@ -102,6 +144,61 @@ def to_var_files(pipeline: Path) -> Callable[[Path], None]:
         torch.save(var_state, folder / "var.pth")
 
     return write
+
+
+def to_classifier(given: argparse.Namespace) -> Callable[[Path], None]:
+    """A function that writes another library's ViT as our classifier into a folder."""
+    entry = given.entry.split(".") if given.entry else ()
+    state = read_folder(given.vit) if given.vit.is_dir() else read_state(given.vit)
+    weights = ViTWeights(state, given.source, entry)
+
+    # The library's model says what the weights do not show, and its outputs are compared with ours.
+    architecture = given.architecture or (given.vit if (given.vit / CONFIG).exists() else None)
+    theirs = None
+    if given.source == "timm":
+        if architecture is None:
+            raise ValueError(
+                "--architecture: weights do not show the activation, what is pooled, and the epsilon and "
+                "place of norms; give the name of timm's architecture, or a folder with its config.json"
+            )
+        like = of_architecture(
+            architecture, weights.classes, weights.channels, given.image_size, device="cpu"
+        )
+        theirs = with_weights(like, weights.state)
+    elif given.architecture is not None:
+        raise ValueError(f"--architecture is a name of timm, but --source is {given.source}")
+
+    mean, std = normalisation(given, architecture)
+    model = convert_vit(
+        state,
+        source=given.source,
+        like=theirs,
+        verify=theirs,
+        image_size=given.image_size,
+        num_heads=given.num_heads,
+        mean=mean,
+        std=std,
+        entry=entry,
+    )
+    return model.save_pretrained
+
+
+def normalisation(
+    given: argparse.Namespace, architecture: str | Path | None
+) -> tuple[Sequence[float], Sequence[float]]:
+    """Mean and standard deviation of the images, as given or as the model's config says."""
+    if given.mean is not None and given.std is not None:
+        return given.mean, given.std
+    if given.mean is not None or given.std is not None:
+        raise ValueError("--mean and --std go together")
+
+    told = None if architecture is None else normalisation_of(architecture)
+    if told is None:
+        raise ValueError(
+            "--mean and --std: weights do not show how images were normalised; a name with its tag does, "
+            "such as vit_small_patch16_224.augreg_in1k, and timm's config.json"
+        )
+    return told
 
 
 def level(word: str) -> int | tuple[int, int]:

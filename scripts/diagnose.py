@@ -1,7 +1,8 @@
 """Says in plain words whether a model's positions fit its weights, another size and a task; writes a page.
 
     python scripts/diagnose.py runs/fashion_vit --size 56 56 --task classification
-    python scripts/diagnose.py vit.pth --source timm --image-size 224 224 --num-heads 12 --size 384 384
+    python scripts/diagnose.py vit.pth --source timm --architecture vit_base_patch16_224 --size 384 384
+    python scripts/diagnose.py vit.pth --source dinov2 --image-size 518 518 --num-heads 12
 
 The first argument is a run, the folder of a saved model or pipeline, or a file with a state dict of timm,
 torchvision or DINOv2.
@@ -37,6 +38,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--output", type=Path, help="page to write; default: diagnosis.html beside the model")
     parser.add_argument("--source", choices=THEIRS, help="for a file: the library it is from")
     parser.add_argument(
+        "--architecture",
+        metavar="NAME",
+        help="for a file of timm: its name, or a folder with its config.json",
+    )
+    parser.add_argument(
         "--image-size", nargs=2, type=int, metavar=("H", "W"), help="for a file: size of its images"
     )
     parser.add_argument(
@@ -67,14 +73,19 @@ def main() -> None:
 
 def checkpoint_of(given: argparse.Namespace) -> Checkpoint | None:
     """The description of a file that the options give; None for a folder, whose config describes it."""
-    of_file = (given.source, given.image_size, given.num_heads)
-    if of_file == (None, None, None):
+    of_file = (given.source, given.architecture, given.image_size, given.num_heads)
+    if of_file == (None, None, None, None):
         return None
-    if None in of_file or given.path.is_dir():
-        raise ValueError("--source, --image-size and --num-heads go together, with a file: they describe it")
+    if given.source is None or given.path.is_dir():
+        raise ValueError("--source, --architecture, --image-size and --num-heads go together, with a file")
+    if given.source == "timm" and given.architecture is None:
+        raise ValueError("--source timm: give --architecture, which its weights do not show")
+    if given.source != "timm" and (given.architecture or None in (given.image_size, given.num_heads)):
+        raise ValueError(f"--source {given.source}: give --image-size and --num-heads, and no --architecture")
 
     check_options(given, image_size=list[Positive], num_heads=Positive)
-    return Checkpoint(given.source, tuple(given.image_size), given.num_heads)
+    image_size = None if given.image_size is None else tuple(given.image_size)
+    return Checkpoint(given.source, image_size, given.num_heads, given.architecture)
 
 
 if __name__ == "__main__":

@@ -106,6 +106,17 @@ class KeptResults(Generic[Json]):
         write_json(self.path, {**self.rests_on, self.name: self.results})
 
 
+def no_weights(file: Path) -> str | None:
+    """What a file is that only has the name of one with weights, in words; None: perhaps it has them."""
+    with file.open("rb") as there:
+        start = there.read(64)
+    if start.startswith(b"version https://git-lfs"):
+        return "is a pointer of Git LFS, not the weights; git lfs pull fetches them"
+    if start.lstrip().lower().startswith((b"<!doctype", b"<html")):
+        return "is a web page, not weights; it was saved by a link to the page of the file"
+    return None
+
+
 def hash_of_files(*files: Path) -> str:
     """SHA-256 of the contents of files, one after another."""
     digest = hashlib.sha256()

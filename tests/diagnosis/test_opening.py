@@ -55,14 +55,17 @@ def test_a_checkpoint_of_timm_tells_of_its_prefix_rows(tmp_path, prefix):
     """Our model has none: they were folded into the class token, which the stored table still shows."""
     timm = pytest.importorskip("timm")
     torch.manual_seed(0)
-    model = timm.models.VisionTransformer(
+    arguments = dict(
         img_size=(32, 48), patch_size=16, embed_dim=32, depth=1, num_heads=2, no_embed_class=not prefix
     )
+    model = timm.models.VisionTransformer(**arguments)
     torch.save(model.state_dict(), tmp_path / "vit.pth")
-    found = diagnose(tmp_path / "vit.pth", Checkpoint("timm", (32, 48), 2), size=(48, 48))
+    said_of_it = {"architecture": "vit_tiny_patch16_224", "model_args": arguments, "pretrained_cfg": {}}
+    (tmp_path / "config.json").write_text(json.dumps(said_of_it))
+    found = diagnose(tmp_path / "vit.pth", Checkpoint("timm", None, None, tmp_path), size=(48, 48))
     assert f"has {6 + prefix} rows for 6 patches, {prefix} of them" in said(found.sections["Weights"])
     assert ("The position of a prefix token" in said(found.sections["Weights"])) == bool(prefix)
-    with pytest.raises(ValueError, match="give --source, --image-size and --num-heads"):
+    with pytest.raises(ValueError, match="give --source timm and --architecture, or an"):
         diagnose(tmp_path / "vit.pth")
 
 
@@ -194,7 +197,7 @@ def test_a_missing_weight_is_named(tmp_path, make_vit):
     [
         ([1, 2], "must map names to tensors, got list"),
         ({1: torch.zeros(2)}, "must map names to tensors, got 1: Tensor"),
-        ({"model": {"a": torch.zeros(1)}}, "must map names to tensors, got model: dict"),
+        ({"model": {"a": [1]}}, "must map names to tensors, got a: list"),
         (
             {"patch_embed.proj.weight": torch.tensor(1.0)},
             "width x channels x side x side, it is a single number",
@@ -206,4 +209,4 @@ def test_a_missing_weight_is_named(tmp_path, make_vit):
 def test_a_file_of_something_else_is_one_sentence_too(tmp_path, state, words):
     torch.save(state, tmp_path / "vit.pth")
     with pytest.raises(ValueError, match=rf"vit\.pth.*{words}"):
-        diagnose(tmp_path / "vit.pth", Checkpoint("timm", (8, 12), 4))
+        diagnose(tmp_path / "vit.pth", Checkpoint("timm", (8, 12), 4, "test_vit"))

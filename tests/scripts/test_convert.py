@@ -9,11 +9,14 @@ from argparse import Namespace
 from pathlib import Path
 
 import pytest
+import timm
 import torch
 from safetensors.torch import load_file, save_file
 
+from tests.interop.vit.reference import loud
 from var_pe.interop.var.conversion import to_var
 from var_pe.interop.var.settings import LADDERS
+from var_pe.models.vit import ViTClassifier
 from var_pe.pyramid import Pyramid
 from var_pe.sampling.pipeline import VARPipeline
 
@@ -274,3 +277,119 @@ def test_a_bad_pipeline_folder_is_one_sentence(kind, make_generator, make_tokeni
     }
     assert reasons[kind] in said
     assert leftovers(tmp_path) == ["pipeline"]
+
+
+# another library's ViT
+
+ARGUMENTS = dict(img_size=32, patch_size=8, embed_dim=32, depth=2, num_heads=4)
+NORMED = {"mean": [0.1, 0.2, 0.3], "std": [0.5, 0.6, 0.7]}
+
+
+@pytest.fixture
+def vit(tmp_path):
+    """timm's model, and its folder as the hub has it."""
+    theirs = loud(
+        timm.create_model("vit_tiny_patch16_224", num_classes=5, act_layer="gelu_tanh", **ARGUMENTS)
+    )
+    arguments = ARGUMENTS | {"act_layer": "gelu_tanh"}
+    config = {"architecture": "vit_tiny_patch16_224", "model_args": arguments, "pretrained_cfg": NORMED}
+    folder = tmp_path / "timm"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    save_file(theirs.state_dict(), folder / "model.safetensors")
+    return theirs, folder
+
+
+def check_converted(theirs, folder: Path) -> None:
+    """Our classifier sees in [-1, 1] what theirs sees normalised."""
+    unit = torch.rand(2, 3, 32, 32)
+    mean, std = (torch.tensor(NORMED[name])[:, None, None] for name in ("mean", "std"))
+    with torch.no_grad():
+        ours = ViTClassifier.from_pretrained(folder).eval()(2 * unit - 1)
+        torch.testing.assert_close(ours, theirs((unit - mean) / std), atol=1e-5, rtol=0)
+
+
+def test_a_folder_of_timm_becomes_a_classifier(run, vit, tmp_path):
+    theirs, folder = vit
+    run("--vit", folder, "--output", tmp_path / "ours")
+    check_converted(theirs, tmp_path / "ours")
+
+    # The same weights as a pickle, as half of a checkpoint, and in shards
+    torch.save({"state_dict": {}, "model_ema": theirs.state_dict()}, tmp_path / "a.bin")
+    more = ["--architecture", folder, "--entry", "model_ema"]
+    run("--vit", tmp_path / "a.bin", *more, "--output", tmp_path / "again")
+    check_converted(theirs, tmp_path / "again")
+
+    names = sorted(theirs.state_dict())
+    in_shards(folder, {name: f"{name.split('.')[0]}.safetensors" for name in names}, theirs.state_dict())
+    run("--vit", folder, "--output", tmp_path / "whole")
+    check_converted(theirs, tmp_path / "whole")
+
+
+def in_shards(folder: Path, weight_map: dict[str, str], state: dict[str, torch.Tensor]) -> None:
+    (folder / "model.safetensors").unlink()
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    for shard in set(weight_map.values()):
+        save_file({name: state[name] for name in weight_map if weight_map[name] == shard}, folder / shard)
+
+
+def test_a_missing_shard_is_named(sentence, vit, tmp_path):
+    theirs, folder = vit
+    in_shards(
+        folder,
+        {name: f"{name.split('.')[0]}.safetensors" for name in theirs.state_dict()},
+        theirs.state_dict(),
+    )
+    (folder / "blocks.safetensors").unlink()
+    said = sentence("--vit", folder, "--output", tmp_path / "ours")
+    assert said.endswith("lacks blocks.safetensors, which model.safetensors.index.json names")
+
+
+@pytest.mark.parametrize(
+    ("written", "why"),
+    [
+        (
+            b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
+            "is a pointer of Git LFS",
+        ),
+        (b"<!doctype html><html>", "is a web page, not weights"),
+        (b"", "is not a safetensors file, or a damaged one"),
+    ],
+)
+def test_what_is_no_file_of_weights_is_named(sentence, vit, tmp_path, written, why):
+    (vit[1] / "model.safetensors").write_bytes(written)
+    assert why in sentence("--vit", vit[1], "--output", tmp_path / "ours")
+    assert not (tmp_path / "ours").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        ([], "--architecture: weights do not show the activation, what is pooled"),
+        (
+            ["--architecture", "vit_tiny_patch16_224"],
+            "another architecture or another image size",
+        ),
+        (["--architecture", "resnet18"], "timm cannot build resnet18|is not among the weights"),
+        (["--architecture", "."], "timm cannot build ."),
+        (
+            ["--source", "dinov2", "--architecture", "x"],
+            "--architecture is a name of timm, but --source is dinov2",
+        ),
+        (["--source", "dinov2"], "--mean and --std: weights do not show how images were normalised"),
+        (["--source", "dinov2", "--mean", "0.5"], "--mean and --std go together"),
+        (["--source", "torchvision"], "its patch_embed.proj.weight is a name of source timm or dinov2"),
+        (["--entry", "ema"], "the timm state dict has no entry ema"),
+        (["--var", "x"], "--vit does not go with --vqvae, --var and --patch-nums"),
+    ],
+    ids=str,
+)
+def test_what_a_vit_needs_beside_its_weights_is_said(sentence, vit, tmp_path, words, why):
+    torch.save(vit[0].state_dict(), tmp_path / "vit.pth")
+    assert re.search(why, sentence("--vit", tmp_path / "vit.pth", *words, "--output", tmp_path / "ours"))
+    assert not (tmp_path / "ours").exists()
+
+
+def test_options_of_a_vit_need_one(sentence, tmp_path):
+    said = sentence("--vqvae", "x", "--var", "y", "--mean", 1, "--output", tmp_path / "out")
+    assert "--mean describes a ViT: give --vit" in said

@@ -22,9 +22,11 @@ class Checkpoint:
 
     # timm | torchvision | dinov2
     source: str
-    # that the position table was made for, in pixels
-    image_size: tuple[int, int]
-    num_heads: int
+    # that the position table was made for, in pixels; None: the architecture's
+    image_size: tuple[int, int] | None
+    num_heads: int | None
+    # timm's name, or a folder with its config.json; None for the other libraries
+    architecture: str | Path | None = None
 
 
 def open_subject(path: Path, checkpoint: Checkpoint | None = None) -> Subject:
@@ -35,7 +37,10 @@ def open_subject(path: Path, checkpoint: Checkpoint | None = None) -> Subject:
     """
     if path.is_file():
         if checkpoint is None:
-            raise ValueError(f"{path} is a file of weights: give --source, --image-size and --num-heads, too")
+            raise ValueError(
+                f"{path} is a file of weights: give --source timm and --architecture, "
+                f"or another --source, --image-size and --num-heads"
+            )
         return of_checkpoint(path, checkpoint)
 
     if (path / "config.yaml").exists():
@@ -75,6 +80,7 @@ def of_checkpoint(path: Path, checkpoint: Checkpoint) -> Subject:
         model = convert(
             state,
             source=checkpoint.source,
+            like=checkpoint.architecture,
             image_size=checkpoint.image_size,
             patch_size=patch_side(weights),
             num_heads=checkpoint.num_heads,

@@ -1,14 +1,49 @@
 """Files of weights from elsewhere, read without running anything that is in them."""
 
+import json
 import pickle
 import warnings
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
+from torch import Tensor
+
+from var_pe.files import no_weights
+
+# what the weights in a folder are called, in the order of preference
+NAMES = ("model.safetensors", "pytorch_model.safetensors", "open_clip_model.safetensors", "pytorch_model.bin")
+INDICES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
+
+
+def read_folder(folder: Path) -> dict[str, Tensor]:
+    """The weights of a folder as the hub has them: one file, or an index and its shards.
+
+    Raises:
+        ValueError: there are none, or a shard is missing or damaged.
+    """
+    for name in NAMES:
+        if (folder / name).exists():
+            return cast(dict[str, Tensor], read_state(folder / name))
+
+    indices = [folder / name for name in INDICES if (folder / name).exists()]
+    if not indices:
+        raise ValueError(f"{folder} has no weights: none of {', '.join(NAMES)}; name the file itself")
+    try:
+        shards = sorted(set(json.loads(indices[0].read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ValueError(f"{indices[0]} must say which file holds which weight (weight_map)") from error
+
+    missing = [shard for shard in shards if not (folder / shard).exists()]
+    if missing:
+        raise ValueError(f"{folder} lacks {', '.join(missing)}, which {indices[0].name} names")
+    state: dict[str, Tensor] = {}
+    for shard in shards:
+        state |= read_state(folder / shard)
+    return state
 
 
 def read_state(path: Path) -> Any:
@@ -23,6 +58,9 @@ def read_state(path: Path) -> Any:
         path.open("rb").close()
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror or error}") from error
+    other = no_weights(path)
+    if other is not None:
+        raise ValueError(f"{path} {other}")
 
     try:
         return load_file(path) if path.suffix == ".safetensors" else _unpickled(path)

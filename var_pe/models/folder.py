@@ -13,6 +13,8 @@ from diffusers.models.modeling_utils import ModelMixin
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
+from var_pe.files import no_weights
+
 
 class SavedModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # both declare `dtype` and the like
     """A model that diffusers saves as a folder: config.json with the constructor's arguments, and weights."""
@@ -118,6 +120,9 @@ def stored(file: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, Tensor]]:
     Raises:
         ValueError: it is damaged or something else.
     """
+    other = no_weights(file)
+    if other is not None:
+        raise ValueError(f"{file} {other}")
     try:
         with safe_open(file, framework="pt") as tensors:
             shapes = {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118

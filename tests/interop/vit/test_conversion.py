@@ -19,8 +19,8 @@ def check_same(ours: ViTClassifier, theirs, size: tuple[int, int]) -> None:
     torch.testing.assert_close(ours(pictures(*size)), logits, atol=1e-5, rtol=0)
 
 
-def converted(theirs: torch.nn.Module, source: str = "timm", size=(32, 48), **options) -> ViTClassifier:
-    return convert(theirs.state_dict(), source=source, image_size=size, patch_size=8, num_heads=4, **options)
+def converted(theirs: torch.nn.Module, source: str = "timm", **options) -> ViTClassifier:
+    return convert(theirs.state_dict(), source=source, like=theirs, verify=theirs, **options)
 
 
 TIMM = [
@@ -37,16 +37,21 @@ TIMM = [
     {"init_values": 1e-5},
     {"mlp_ratio": 2.5, "num_classes": 0},
     {"pos_embed": "none"},
+    {"act_layer": "gelu_tanh"},
+    {"global_pool": "avg", "fc_norm": False},
+    {"global_pool": "token", "fc_norm": True},
+    {"global_pool": "avg", "class_token": False, "pool_include_prefix": True},
+    {"dynamic_img_size": True, "dynamic_img_pad": True},
 ]
 
 
 @pytest.mark.parametrize("options", TIMM, ids=str)
 def test_a_timm_vit_has_timm_s_logits(options):
     """At its size, and moved as timm moves it: another size, another aspect ratio, as many tokens."""
-    theirs, said = timm_vit(**options), {"without_positions": options.get("pos_embed") == "none"}
-    check_same(converted(theirs, **said), theirs, (32, 48))
+    theirs = timm_vit(**options)
+    check_same(converted(theirs), theirs, (32, 48))
     for size in [(48, 32), (64, 24), (24, 64)]:
-        ours, moved = converted(theirs, **said), move_timm(timm_vit(**options), size)
+        ours, moved = converted(theirs), move_timm(timm_vit(**options), size)
         ours.set_input_size(size, resample="timm")
         check_same(ours, moved, size)
 
@@ -62,16 +67,10 @@ def move_timm(model: TimmViT, size: tuple[int, int]) -> TimmViT:
     return model
 
 
-def test_the_pool_can_be_said():
-    """The mean over tokens that were normed before, beside a class token, looks like the class token's."""
-    theirs = timm_vit(global_pool="avg", fc_norm=False)
-    check_same(converted(theirs, pool="mean"), theirs, (32, 48))
-
-
 def test_the_library_s_normalisation_moves_into_the_patch_kernel():
     mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
     theirs = timm_vit()
-    ours = converted(theirs, mean=mean, std=std)
+    ours = converted(theirs, mean=mean, std=std)  # which verifies it, too
     unit = pictures(32, 48).sigmoid()
     normalised = (unit - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
     with torch.no_grad():
@@ -88,7 +87,7 @@ def rectangular(model: TorchvisionViT, images: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("size", [(32, 32), (48, 48), (24, 64), (64, 16)], ids=str)
 def test_a_torchvision_vit_has_torchvision_s_logits(size):
     theirs, new = torchvision_vit(), (size[0] // 8, size[1] // 8)
-    ours = converted(theirs, "torchvision", 32)
+    ours = converted(theirs, "torchvision")
     ours.set_input_size(size, resample="torchvision")
     table_1LC = theirs.encoder.pos_embedding.data
     map_1Chw = table_1LC[:, 1:].permute(0, 2, 1).reshape(1, 32, 4, 4)
@@ -114,7 +113,7 @@ def test_torchvision_s_old_names_are_read():
 def test_a_dinov2_backbone_has_its_features(size, registers):
     """Without registers the published code gives the scale (n + 0.1) / 4, with them the size, antialiased."""
     theirs, state = dinov2_state(registers)
-    ours = convert(state, source="dinov2", image_size=32, patch_size=8, num_heads=4)
+    ours = convert(state, source="dinov2", image_size=32, num_heads=4, verify=theirs)
     ours.set_input_size(size, resample="dinov2_reg" if registers else "dinov2")
     new = (size[0] // 8, size[1] // 8)
     map_1Chw = theirs.pos_embed.data.permute(0, 2, 1).reshape(1, 32, 4, 4)
@@ -139,10 +138,11 @@ def test_class_rows_of_a_relative_table_are_folded_or_refused(absolute):
     """A class token's bias to itself is its bias to the patches: then it changes nothing. Else, refused."""
     with pytest.raises(ValueError, match=r"blocks.0.attn.relative_position_bias_table has class rows"):
         converted(beit(foldable=False))
-    nearly = beit().state_dict()
+    theirs = beit()
+    nearly = theirs.state_dict()
     nearly["blocks.1.attn.relative_position_bias_table"][-1, 2] += 1e-4
     with pytest.raises(ValueError, match=r"blocks.1.attn.relative_position_bias_table has class rows"):
-        convert(nearly, source="timm", image_size=(32, 48), patch_size=8, num_heads=4)
+        convert(nearly, source="timm", like=theirs)
     theirs = beit(use_abs_pos_emb=absolute)
     ours = converted(theirs)
     assert ours.config.encoding == ("learned + relative_bias" if absolute else "relative_bias")

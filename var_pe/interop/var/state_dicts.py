@@ -1,11 +1,11 @@
 """The state dicts of VAR's files: unwrapped, measured, and compared with what the public code would hold."""
 
-import re
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
+from var_pe.interop.state_dicts import plain_weights
 from var_pe.pyramid import Pyramid
 
 # the two kinds of state dicts, as sentences name them
@@ -25,7 +25,7 @@ HITS = "quantize.ema_vocab_hit_SV"
 
 
 def plain_state(state: object, what: str) -> dict[str, Tensor]:
-    """Names to tensors: taken out of a training checkpoint, without the prefixes of DDP and `torch.compile`.
+    """Names to tensors: taken out of VAR's training checkpoint or another one, without prefixes of wrappers.
 
     Raises:
         ValueError: the state is something else.
@@ -39,18 +39,7 @@ def plain_state(state: object, what: str) -> dict[str, Tensor]:
             f"got {type(state).__name__}{empty}"
         )
 
-    plain: dict[str, Tensor] = {}
-    for key, value in state.items():
-        if not isinstance(key, str) or not isinstance(value, Tensor):
-            raise ValueError(f"{what} must map names to tensors, got {key!s:.60}: {type(value).__name__}")
-        if value.layout != torch.strided:
-            raise ValueError(f"{what}: {key:.80} must be a dense tensor, got {value.layout}")
-        unwrapped = re.sub(r"^(module\.)+", "", key.replace("_orig_mod.", ""))  # wrapped twice, named twice
-        plain[unwrapped] = value
-
-    if len(plain) < len(state):
-        raise ValueError(f"{what} has a name twice, with and without the prefix module. or _orig_mod.")
-
+    plain = plain_weights(state, what)
     other, mark = OTHERS[what]
     if mark in plain:
         raise ValueError(f"{what} is {other}: are the two exchanged, or is one given twice?")

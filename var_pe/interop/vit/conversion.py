@@ -1,14 +1,18 @@
 """ViTs of timm, torchvision and DINOv2 as our classifier, with the same logits."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from var_pe.interop.vit.architecture import of_architecture
 from var_pe.interop.vit.names import ViTWeights
 from var_pe.interop.vit.positions import read_positions
-from var_pe.models.vit import ViTClassifier
+from var_pe.interop.vit.unseen import Unseen, unseen_in
+from var_pe.interop.vit.verification import check_same_outputs
+from var_pe.models.vit import Pool, ViTClassifier
 from var_pe.pyramid import Pyramid
 
 Settings = dict[str, Any]  # keyword arguments of ViTClassifier
@@ -19,76 +23,145 @@ SCALES = (("ls1.gamma", "ls2.gamma"), ("gamma_1", "gamma_2"))
 
 
 def convert(
-    state_dict: Mapping[str, object],
+    state_dict: object,
     *,
     source: str,
-    image_size: int | Sequence[int],
-    patch_size: int,
-    num_heads: int,
+    like: nn.Module | str | Path | None = None,
+    verify: nn.Module | None = None,
+    image_size: int | Sequence[int] | None = None,
+    patch_size: int | None = None,
+    num_heads: int | None = None,
     pool: str | None = None,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
-    without_positions: bool = False,
+    entry: Sequence[str] = (),
 ) -> ViTClassifier:
     """A classifier with copies of the weights, float32, in evaluation mode; without a head, its features.
 
-    `image_size` is the one that the position table was made for (2x8 and 4x4 have equal tables);
-    `set_input_size(..., resample=...)` then moves it, by the library's own convention: `timm`,
+    Weights do not show everything: the number of heads, the shape of the grid (2x8 and 4x4 have equal
+    tables), the activation, what is pooled, the norms' epsilon and place. For timm `like` says it all.
+    torchvision and dinov2 publish one form of it, beside which `image_size` and `num_heads` are said.
+    `set_input_size(..., resample=...)` then moves the model by the library's own convention: `timm`,
     `torchvision`, and `dinov2` or, with registers, `dinov2_reg`.
 
     A file that lost a weight is refused, unless what is left is another model's: one without a head, with
     fewer blocks, without `pos_embed` beside relative tables, without tokens that have no row in it.
 
     Args:
+        state_dict: names to tensors, or a training checkpoint with them; see `plain_weights`.
         source: `timm` (VisionTransformer, VisionTransformerRelPos with tables, BEiT), `torchvision`
             (VisionTransformer) or `dinov2` (the backbone).
-        pool: `class_token` or `mean`; by default the mean where there is an fc_norm or no class token, which
-            is not always right: the weights need not show it.
+        like: the library's model, of which only the form is read; or the name of timm's architecture, or
+            the folder of timm's config.json, at `image_size` if that is given.
+        verify: the library's model with these weights, whose outputs on random pictures must be ours.
+        image_size: in pixels, that the position table was made for.
+        pool: `class_token` or `mean`; by default as `like`, or the class token.
         mean: with `std`, per channel, what the library normalises images in [0, 1] by: it moves into the
             patch kernel, and the classifier takes images in [-1, 1]. None: images as the library's model.
-        without_positions: the model has none, timm's `pos_embed="none"`. It must be given: weights without
-            any table are also those of a file that lost it, and of models that turn queries and keys.
+        entry: the names that lead to the weights in a checkpoint that has several sets of them.
     Raises:
-        ValueError: a weight is missing, unknown, not finite or of another shape, the source is another, or
-            an argument is out of its range.
+        ValueError: a weight is missing, unknown, not finite or of another shape, the source is another, an
+            argument is out of its range or not what `like` has, or `verify` gives other outputs.
     """
-    weights = ViTWeights(state_dict, source)
-    height, width = _sides(image_size, patch_size, num_heads)
-    pyramid = Pyramid(((height // patch_size, width // patch_size),))
+    weights = ViTWeights(state_dict, source, entry)
+    unseen = _unseen(weights, like, image_size, patch_size, num_heads, pool)
+    pyramid = _grid(unseen)
 
     # Each part reads its weights into `ours` and returns the settings that follow from their shapes.
     ours: dict[str, Tensor] = {}
-    settings = _stem(weights, patch_size, mean, std, ours)
-    settings |= _tokens(weights, settings["dim"], pool, ours)
-    settings |= read_positions(weights, pyramid, num_heads, without_positions, ours)
+    settings = _stem(weights, unseen.patch_size, mean, std, ours)
+    settings |= _tokens(weights, settings["dim"], unseen.pool, ours)
+    settings |= read_positions(weights, pyramid, unseen.num_heads, unseen.positions, ours)
     settings |= _blocks(weights, settings["dim"], ours)
     settings |= _head(weights, settings["dim"], ours)
     weights.check_all_taken()
 
     with torch.device("meta"):
         model = ViTClassifier(
-            image_size=(height, width), num_heads=num_heads, qk_norm=False, gelu="exact", **settings
+            image_size=unseen.image_size,
+            num_heads=unseen.num_heads,
+            qk_norm=False,
+            gelu=unseen.gelu,
+            **settings,
         )
     model.load_state_dict(ours, assign=True)
-    return model.eval()
+    model.eval()
+    if verify is not None:
+        check_same_outputs(model, verify, mean, std)
+    return model
 
 
-def _sides(image_size: int | Sequence[int], patch_size: int, num_heads: int) -> tuple[int, int]:
-    """Height and width in pixels, checked together with the two numbers."""
-    for name, value in (("patch_size", patch_size), ("num_heads", num_heads)):
-        if type(value) is not int or value < 1:
-            raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+def _unseen(
+    weights: ViTWeights,
+    like: nn.Module | str | Path | None,
+    image_size: int | Sequence[int] | None,
+    patch_size: int | None,
+    num_heads: int | None,
+    pool: str | None,
+) -> Unseen:
+    """What `like` says, or for the other sources their published form and the arguments."""
+    for name, number in (("patch_size", patch_size), ("num_heads", num_heads)):
+        if number is not None and (type(number) is not int or number < 1):
+            raise ValueError(f"{name} must be a whole number of at least 1, got {number!r}")
+    if pool not in (None, *get_args(Pool)):
+        raise ValueError(f"pool is one of {', '.join(get_args(Pool))}, got {pool!r}")
+    sides = None if image_size is None else _sides(image_size)
 
+    if like is None:
+        return _as_published(weights, sides, patch_size, num_heads, pool)
+    if not isinstance(like, nn.Module):
+        like = of_architecture(like, weights.classes, weights.channels, sides)
+
+    unseen = unseen_in(like, weights.source)
+    asked: dict[str, object] = {
+        "image_size": sides,
+        "patch_size": patch_size,
+        "num_heads": num_heads,
+        "pool": pool,
+    }
+    for name, wanted in asked.items():
+        if wanted is not None and wanted != getattr(unseen, name):
+            raise ValueError(f"{name} {wanted} is not what like= has: {getattr(unseen, name)}")
+    return unseen
+
+
+def _as_published(
+    weights: ViTWeights,
+    sides: tuple[int, int] | None,
+    patch_size: int | None,
+    num_heads: int | None,
+    pool: str | None,
+) -> Unseen:
+    """The one form of torchvision's and DINOv2's ViTs: exact GELU, class token, a table."""
+    if weights.source == "timm":
+        raise ValueError(
+            "like: the weights of a timm model do not show its activation, what it pools, its norms' epsilon "
+            "and place, and its number of heads; give like=, the model, the name of its architecture, or the "
+            "folder with its config.json"
+        )
+    if sides is None or num_heads is None:
+        raise ValueError(f"image_size and num_heads must be given: {weights.source} weights do not show them")
+
+    kernel = patch_size or int(weights.shape("patch_embed.proj.weight")[-1])
+    return Unseen(sides, kernel, num_heads, pool or "class_token", "exact", positions=True)
+
+
+def _sides(image_size: int | Sequence[int]) -> tuple[int, int]:
+    """Height and width in pixels."""
     sides = tuple(image_size) if isinstance(image_size, Sequence) else (image_size, image_size)
     if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
         raise ValueError(
             f"image_size must be a side or two (height, width) of at least 1, got {image_size!r}"
         )
+    return sides[0], sides[1]
 
-    height, width = sides
-    if height % patch_size or width % patch_size:
-        raise ValueError(f"image sides must be multiples of patch_size {patch_size}, got {height}x{width}")
-    return height, width
+
+def _grid(unseen: Unseen) -> Pyramid:
+    """The patches of an image; timm's own models drop a rest, ours have none."""
+    (height, width), side = unseen.image_size, unseen.patch_size
+    if height % side or width % side:
+        raise ValueError(f"image sides must be multiples of patch_size {side}, got {height}x{width}")
+    return Pyramid(((height // side, width // side),))
 
 
 def _stem(
@@ -140,11 +213,8 @@ def _pools_first(weights: ViTWeights) -> bool:
     return "fc_norm.weight" in weights or "fc_norm.bias" in weights
 
 
-def _tokens(weights: ViTWeights, dim: int, pool: str | None, ours: dict[str, Tensor]) -> Settings:
+def _tokens(weights: ViTWeights, dim: int, pool: str, ours: dict[str, Tensor]) -> Settings:
     """Class token, then registers; a class token that is not read at the end is one more register."""
-    if pool is None:
-        pool = "class_token" if "cls_token" in weights and not _pools_first(weights) else "mean"
-
     names = [name for name in ("cls_token", "reg_token") if name in weights]
     if pool == "class_token" and "cls_token" not in names:
         raise ValueError(

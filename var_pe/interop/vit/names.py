@@ -1,10 +1,12 @@
 """The names of a ViT's weights in timm, torchvision and DINOv2, and reading a state dict by them."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+from var_pe.interop.state_dicts import plain_weights
 
 # Weights are asked for by timm's names; here is what the others call these parts, innermost last.
 THEIRS: dict[str, list[tuple[str, str]]] = {
@@ -36,38 +38,50 @@ ALWAYS = {
 IGNORED = {"timm": r"relative_position_index$", "torchvision": r"^$", "dinov2": r"^mask_token$"}
 
 
+# a name by which other checkpoints are known, and what a sentence says about them
+OTHERS = {
+    "embeddings.patch_embeddings.projection.weight": "Hugging Face transformers, which is not read",
+    "visual.conv1.weight": "OpenAI's CLIP or open_clip, which are not read",
+    "encoder.conv1.weight": "a convolutional network, not of a ViT",
+    "conv_proj.weight": "source torchvision",
+    "patch_embed.proj.weight": "source timm or dinov2",
+}
+
+
 class ViTWeights:
     """A state dict read by timm's names, whatever its source; error sentences use the source's own names.
+
+    Wrappers are taken off, as `plain_weights` does, and `entry` goes there.
 
     Raises:
         ValueError: the source is not known, or the state dict is none or another library's.
     """
 
-    def __init__(self, state_dict: Mapping[str, object], source: str) -> None:
+    def __init__(self, state_dict: object, source: str, entry: Sequence[str] = ()) -> None:
         if source not in tuple(THEIRS):
             raise ValueError(f"source is one of {', '.join(THEIRS)}, got {source!r}")
-        if not isinstance(state_dict, Mapping):
-            raise ValueError(
-                f"the {source} state dict must map names to tensors, got {type(state_dict).__name__}"
-            )
 
         self.source = source
         self.taken: set[str] = set()
         self.state: dict[str, Tensor] = {}
-        for key, value in state_dict.items():
-            if not isinstance(key, str) or not isinstance(value, Tensor):
-                raise ValueError(
-                    f"the {source} state dict must map names to tensors, "
-                    f"got {key!s:.60}: {type(value).__name__}"
-                )
+        for key, value in plain_weights(state_dict, f"the {source} state dict", entry).items():
             if not re.search(IGNORED[source], key):
                 self.state[_as_of_today(key)] = value
 
         for name in ALWAYS[source]:
             if name not in self:
-                raise ValueError(
-                    f"the {source} state dict lacks {self.theirs(name)}; is it another library's?"
-                )
+                raise ValueError(f"the {source} state dict lacks {self.theirs(name)}; {self._instead(name)}")
+
+    def _instead(self, name: str) -> str:
+        """What the names that are there speak for."""
+        below = [key for key in self.state if key.endswith(f".{self.theirs(name)}")]
+        if below:
+            return f"it has {below[0]}, but not all names begin so"
+        for mark, words in OTHERS.items():
+            found = [key for key in self.state if key == mark or key.endswith(f".{mark}")]
+            if found and self.source not in words:
+                return f"its {found[0]} is a name of {words}"
+        return "is it another library's?"
 
     def theirs(self, name: str) -> str:
         for pattern, replacement in THEIRS[self.source]:
@@ -83,6 +97,28 @@ class ViTWeights:
         start = self.theirs("blocks.0.").removesuffix("0.")
         numbers = [re.match(re.escape(start) + r"(\d+)\.", key) for key in self.state]
         return 1 + max((int(number[1]) for number in numbers if number), default=-1)
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a weight that is there, with a length in every axis.
+
+        Raises:
+            ValueError: it has no axis, or one of no length.
+        """
+        found = tuple(self.state[self.theirs(name)].shape)
+        if not found or 0 in found:
+            raise ValueError(f"the {self.source} state dict: {self.theirs(name)} is no weight, got {found}")
+        return found
+
+    @property
+    def channels(self) -> int:
+        """Of the images."""
+        kernel = self.shape("patch_embed.proj.weight")
+        return kernel[1] if len(kernel) == 4 else 0
+
+    @property
+    def classes(self) -> int:
+        """How many the head tells apart; 0 without a head."""
+        return self.shape("head.weight")[0] if "head.weight" in self else 0
 
     def form(self, *forms: tuple[str, ...]) -> tuple[str, ...]:
         """Of several ways to name parts of a block the first that any block uses at all; () if none does.

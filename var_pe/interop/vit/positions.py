@@ -16,10 +16,13 @@ def read_positions(
     weights: ViTWeights,
     pyramid: Pyramid,
     num_heads: int,
-    without_positions: bool,
+    expected: bool,
     ours: dict[str, Tensor],
 ) -> dict[str, str]:
     """Reads tables into `ours` and adds the rows of prefix tokens to these; returns the encoding's line.
+
+    `expected`: whether the library's model has a table. Weights without any are also those of a file that
+    lost it, and of models that turn queries and keys.
 
     Raises:
         ValueError: there is no table though there must be one, or the other way round; one does not belong
@@ -35,15 +38,14 @@ def read_positions(
     if names:
         parts[line] = {"table_NHyx": _relative(weights, names, pyramid, num_heads, len(tokens_PC))}
 
-    if without_positions and parts:
+    if parts and not expected:
         raise ValueError(
-            f"without_positions=True: the {weights.source} state dict has {' and '.join(parts)} positions"
+            f"like= has no positions, but the {weights.source} state dict has {' and '.join(parts)} ones"
         )
-    if not without_positions and not parts:
+    if expected and not parts:
         raise ValueError(
             f"the {weights.source} state dict lacks {weights.theirs('pos_embed')}, and its blocks have no "
-            f"relative tables; without_positions=True means that the model was built with pos_embed='none' "
-            f"(and does not turn queries and keys, as DINOv3 does)"
+            f"relative tables"
         )
 
     for index, tensors in enumerate(parts.values()):
