@@ -26,7 +26,7 @@ from var_pe.settings.command_line import check_options, parse_arguments
 from var_pe.settings.fields import NonNegative, Positive, Share
 from var_pe.stages.config import Config
 from var_pe.stages.draw import load_pipeline
-from var_pe.stages.images import held_out_images
+from var_pe.stages.images import numbered_images
 from var_pe.stages.session import exit_with_sentence, session
 
 CHOICE = ("guidance_scale", "guidance_schedule", "temperature", "top_k", "top_p", "seed")
@@ -106,7 +106,7 @@ def chosen(config: Config, words: list[str]) -> list[Image.Image | Tensor]:
     # The data set is opened only if a number asks for one of its images.
     held_out: HeldOutImages | None = None
     if numbers:
-        held_out = held_out_images(config, max(numbers) + 1)
+        held_out = numbered_images(config, max(numbers))
         if max(numbers) >= len(held_out):
             raise ValueError(
                 f"--images: the test split has {len(held_out)} images (numbers from 0), "

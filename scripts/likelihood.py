@@ -26,7 +26,9 @@ USED_SETTINGS = ("data",)  # settings that change the result
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--images", type=int, default=1000, help="number of test images, from the first on")
+    parser.add_argument(
+        "--images", type=int, default=1000, help="number of test images, drawn over all of them"
+    )
     parser.add_argument("--batch", type=int, default=100, help="images at once; does not change the result")
     parser.add_argument("--output", type=Path, help="default: likelihood.json in the run's folder")
 

@@ -1,5 +1,8 @@
 """Stages on the data that people bring: local parquet files, folders with a damaged picture, streams."""
 
+import time
+from dataclasses import replace
+
 import datasets
 import numpy as np
 import pytest
@@ -8,11 +11,14 @@ import yaml
 from accelerate import Accelerator
 from datasets import ClassLabel, Features
 from PIL import Image
+from torch.utils.data import DataLoader
 
 from tests.runs import train_both
 from var_pe import settings
+from var_pe.data.streams import open_stream
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.stages.config import Config
+from var_pe.stages.images import held_out_images
 from var_pe.stages.models import load_model
 from var_pe.stages.train import train_classifier, train_tokenizer
 
@@ -92,6 +98,72 @@ def test_a_stream_without_steps_or_with_views_is_refused(tmp_path, cifar):
         train_both(a_config(tmp_path, cifar, *streamed))
     with pytest.raises(ValueError, match="a stream has no length"):
         train_tokenizer(a_config(tmp_path, cifar, *streamed, "tokenizer_training.steps=0"), Accelerator())
+
+
+@pytest.fixture
+def by_class(tmp_path, monkeypatch) -> str:
+    """Four files a split, each of 30 pictures of one class; a picture's red is its number."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    features = Features(image=datasets.Image(), label=ClassLabel(names=["a", "b", "c", "d"]))
+    (tmp_path / "sorted").mkdir()
+    for split in ("train", "test"):
+        for label in range(4):
+            pictures = [Image.new("RGB", (16, 16), (30 * label + i, 0, 0)) for i in range(30)]
+            table = datasets.Dataset.from_dict({"image": pictures, "label": [label] * 30}, features=features)
+            table.to_parquet(str(tmp_path / "sorted" / f"{split}-{label:05d}-of-00004.parquet"))
+    return str(tmp_path / "sorted")
+
+
+def sorted_config(tmp_path, path: str, *more: str) -> Config:
+    columns = ["data.source=parquet", "data.label_column=label", "data.random_crop=false", "data.limit=null"]
+    return a_config(tmp_path, path, *columns, *more)
+
+
+def numbers_of(images) -> set[int]:
+    """The numbers of the pictures of `by_class`."""
+    return {round(float(images[i]["image"][0, 0, 0] + 1) * 127.5) for i in range(len(images))}
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_images_to_validate_on_are_of_all_classes_and_the_same_for_every_run(tmp_path, by_class, streaming):
+    """Two encodings, seeds or days must be measured on the same images, and not on the first class alone."""
+    more = [f"data.streaming={str(streaming).lower()}", "generator_training.views=0"]
+    config = sorted_config(tmp_path, by_class, *more)
+    other = sorted_config(tmp_path, by_class, *more, "seed=7", "tokenizer_seed=7")
+    few, again, many = held_out_images(config, 12), held_out_images(other, 12), held_out_images(config, 40)
+    assert {few[i]["label"] for i in range(12)} == {0, 1, 2, 3}
+    assert all(torch.equal(few[i]["image"], again[i]["image"]) for i in range(12))
+    assert len(numbers_of(many)) == 40
+    assert numbers_of(few) < numbers_of(many)
+    another = replace(config, data=replace(config.data, subset_seed=1))
+    assert numbers_of(held_out_images(another, 12)) != numbers_of(few)
+
+
+def test_a_limited_stream_reads_several_files_and_says_what_it_takes(tmp_path, by_class):
+    config = sorted_config(tmp_path, by_class, "data.streaming=true", "data.limit=12")
+    stream = open_stream(config.data, train=True)
+    epochs = []
+    for epoch in range(2):
+        stream.set_epoch(epoch)
+        epochs.append(sorted((item["label"], float(item["image"].sum())) for item in stream))
+    assert epochs[0] == epochs[1]
+    assert {label for label, _ in epochs[0]} == {0, 1, 2, 3}
+    (remark,) = stream.remarks
+    assert "data.limit=12 of a stream takes the first pictures of up to 10 files" in remark
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_stream_of_several_files_goes_on_without_a_pause(tmp_path, by_class, workers):
+    """The library's readers sleep for 5 s at the end of each epoch; a small set has many epochs."""
+    config = sorted_config(tmp_path, by_class, "data.streaming=true", "data.shuffle_buffer=20")
+    stream = open_stream(config.data, train=True, endless=True)
+    loader = iter(DataLoader(stream, batch_size=4, num_workers=workers))
+    next(loader)
+    began = time.monotonic()
+    for _ in range(70):  # more than two epochs
+        next(loader)
+    assert time.monotonic() - began < 4.5
 
 
 def test_skipped_pictures_are_counted_where_a_person_sees_it(tmp_path, cifar, capsys):

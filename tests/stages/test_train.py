@@ -105,6 +105,22 @@ def test_what_changes_weights_locks_a_run(change, tmp_path):
         check_settings(tmp_path, asdict(a_config(change)))
 
 
+def test_a_limited_run_goes_on_with_the_images_it_began_with(tmp_path):
+    """Runs from before `subset_seed` took the first images; another part of the set would be another set."""
+    early = yaml.safe_load(settings.to_yaml(a_config("data.limit=20")))
+    del early["data"]["subset_seed"]
+    write_text(tmp_path / "config.yaml", yaml.safe_dump(early))
+    with pytest.raises(ValueError, match=r"data.subset_seed: null -> 0; choose another folder or set them"):
+        check_settings(tmp_path, asdict(a_config("data.limit=20")))
+    check_settings(tmp_path, asdict(a_config("data.limit=20", "data.subset_seed=null")))
+
+    # A run on the whole set is trained on the same images whatever the seed says.
+    early["data"]["limit"] = None
+    write_text(tmp_path / "config.yaml", yaml.safe_dump(early))
+    for seed in ("0", "3", "null"):
+        check_settings(tmp_path, asdict(a_config(f"data.subset_seed={seed}")))
+
+
 def test_a_folder_written_in_another_way_is_the_same_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_text(tmp_path / "config.yaml", settings.to_yaml(a_config("tokenizer_run=runs/a")))

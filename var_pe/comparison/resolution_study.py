@@ -181,7 +181,7 @@ def measure(trial: Trial, size: Grid, convention: str) -> Answer:
 
 
 def images_at(config: Config, size: Grid) -> tuple[Tensor, Tensor]:
-    """The first `validation_images` of the test split at another size.
+    """The `validation_images` of the test split at another size.
 
     Shapes are drawn anew. Other pictures are enlarged or shrunk, their aspect kept (bicubic with
     antialiasing), and centred on black: in a wider image they are further from the border, and no wider.

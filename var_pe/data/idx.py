@@ -54,12 +54,12 @@ class FashionMNIST:
     class_names = FASHION_CLASSES
     remarks: tuple[str, ...] = ()
 
-    def __init__(self, folder: Path, train: bool, limit: int | None = None) -> None:
+    def __init__(self, folder: Path, train: bool) -> None:
         prefix = "train" if train else "t10k"
         image_file = find_idx(folder, f"{prefix}-images-idx3-ubyte")
         label_file = find_idx(folder, f"{prefix}-labels-idx1-ubyte")
-        self.images = read_idx(image_file, 3)[:limit]
-        self.labels = read_idx(label_file, 1)[:limit]
+        self.images = read_idx(image_file, 3)
+        self.labels = read_idx(label_file, 1)
 
         if len(self.images) != len(self.labels):
             raise ValueError(

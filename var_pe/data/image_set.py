@@ -1,15 +1,55 @@
 """What every set of images offers to its readers: protocols, and the form of one image."""
 
 from collections.abc import Iterable
-from typing import Protocol, TypedDict
+from typing import Protocol, TypedDict, runtime_checkable
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from var_pe.data.sampler import Draw
 from var_pe.processes import Processes
 
 Batch = dict[str, Tensor]  # what a data loader makes of items: their values stacked, by name
+
+
+class ImageSource(Protocol):
+    """Pictures of one split by number."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes when the pictures, their order or their labels change."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes by label; empty if there are no labels."""
+
+    @property
+    def labels_N(self) -> NDArray[np.int64]:
+        """The label of every picture (-1: none); no picture is read for it."""
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What a person should know before training on these pictures, a sentence each."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int) -> tuple[Image.Image, int]:
+        """A picture, in its own size and mode, and its label (-1: none).
+
+        Raises:
+            CorruptImage: the picture cannot be read.
+        """
+
+
+@runtime_checkable
+class ArraySource(Protocol):
+    """A source that holds its pictures as arrays, which need not become pictures first."""
+
+    def array(self, index: int) -> tuple[NDArray[np.uint8], int]:
+        """Pixels (h, w) or (h, w, 3), and the label."""
 
 
 class ImageItem(TypedDict):

@@ -10,10 +10,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from var_pe.data.image_set import ImageItem, count_unreadable
+from var_pe.data.image_set import ArraySource, ImageItem, ImageSource, count_unreadable
 from var_pe.data.pictures import CorruptImage, DataError, to_channels
 from var_pe.data.sampler import Draw
-from var_pe.data.sources import ArraySource, DataConfig, ImageSource
+from var_pe.data.sources import DataConfig
 from var_pe.processes import Processes
 from var_pe.seeding import mix
 

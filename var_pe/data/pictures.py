@@ -1,10 +1,24 @@
 """One picture: opened from a file or from bytes, and brought to one or three channels."""
 
+import struct
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
+
+ORIENTATION = 0x0112  # the tag of EXIF and of TIFF
+
+# What turns a picture upright, by its orientation (EXIF 2.32, section 4.6.4)
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class DataError(ValueError):
@@ -26,26 +40,65 @@ class CorruptImage(DataError):
 
 
 def open_picture(content: bytes | str | Path, where: str) -> Image.Image:
-    """The decoded picture, turned upright; `where` names it in the error.
+    """The decoded picture, turned upright; of an animation the first frame. `where` names it in the error.
 
     Raises:
         CorruptImage: the file is missing, cut short or not a picture.
     """
     try:
-        picture = Image.open(BytesIO(content) if isinstance(content, bytes) else content)
+        stored = content if isinstance(content, bytes) else Path(content).read_bytes()
+        picture = Image.open(BytesIO(stored))
         picture.load()
-        return ImageOps.exif_transpose(picture)
     except MemoryError:
         raise
     except Exception as error:  # decoders raise what they meet: OSError, SyntaxError, struct.error ...
         reason = "not a picture" if isinstance(error, Image.UnidentifiedImageError) else str(error)
         raise CorruptImage(f"corrupt image {where}: {reason}") from error
 
+    turn = UPRIGHT.get(orientation(picture))
+    return picture if turn is None else picture.transpose(turn)
+
+
+def orientation(picture: Image.Image) -> int:
+    """How the camera was held, 1 .. 8; 1, upright, if nothing readable says so.
+
+    No other entry of EXIF matters here, so a faulty one makes no picture corrupt, and hides no orientation.
+    """
+    try:
+        found = picture.getexif().get(ORIENTATION, 1)
+    except Exception:  # the parser raises whatever the faulty entry leads to
+        exif = picture.info.get("exif")
+        found = orientation_in(exif) if isinstance(exif, bytes) else 1
+    return int(found) if found in UPRIGHT else 1
+
+
+def orientation_in(exif: bytes) -> int:
+    """The orientation among the first entries of an EXIF block; 1 if it is not there."""
+    tiff = exif.removeprefix(b"Exif\0\0")
+    order = "<" if tiff[:2] == b"II" else ">"
+    try:
+        (first,) = struct.unpack_from(f"{order}I", tiff, 4)
+        (count,) = struct.unpack_from(f"{order}H", tiff, first)
+
+        # Twelve bytes an entry: tag, type, how many values, and the value itself if it is short
+        for entry in range(first + 2, first + 2 + 12 * count, 12):
+            tag, kind = struct.unpack_from(f"{order}HH", tiff, entry)
+            if tag == ORIENTATION:
+                code = {1: "B", 3: "H", 4: "I"}[kind]
+                return int(struct.unpack_from(order + code, tiff, entry + 8)[0])
+    except (struct.error, KeyError):
+        pass  # cut short, or no whole number
+    return 1
+
 
 def to_channels(picture: Image.Image, channels: int, where: str = "") -> Image.Image:
-    """The picture in mode L or RGB; transparent parts become white, 16-bit grey keeps its upper 8 bits."""
+    """The picture in mode L or RGB; transparent parts become white, 16-bit grey keeps its upper 8 bits.
+
+    Raises:
+        CorruptImage: the picture's mode has no known range of brightness, or cannot be converted.
+    """
     mode = "L" if channels == 1 else "RGB"
-    if picture.mode == mode:
+    if picture.mode == mode and not picture.has_transparency_data:
         return picture
     if picture.mode in ("I", "F"):
         raise CorruptImage(f"image {where} has mode {picture.mode}, whose range of brightness is not stated")
@@ -58,7 +111,7 @@ def to_channels(picture: Image.Image, channels: int, where: str = "") -> Image.I
 def opaque(picture: Image.Image) -> Image.Image:
     """The picture with 8 bits a channel and without transparency, in a mode that PIL can convert."""
     if picture.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(picture).astype(np.uint16) >> 8).astype(np.uint8))
+        return upper_bits(picture)
     if picture.mode == "LAB":
         return picture.convert("RGB")
     if not picture.has_transparency_data:
@@ -66,3 +119,10 @@ def opaque(picture: Image.Image) -> Image.Image:
 
     picture = picture.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
+
+
+def upper_bits(picture: Image.Image) -> Image.Image:
+    """The upper 8 bits of 16-bit grey; the grey that counts as transparent becomes white."""
+    pixels = np.asarray(picture).astype(np.uint16)
+    clear = pixels == picture.info.get("transparency", -1)
+    return Image.fromarray(np.where(clear, 255, pixels >> 8).astype(np.uint8))

@@ -165,11 +165,9 @@ class TableSource:
         train_split: str,
         image_column: str,
         label_column: str | None,
-        limit: int | None,
     ) -> None:
         dataset = tables.load(split)
-        count = min(len(dataset), limit or len(dataset))
-        if not count:
+        if not len(dataset):
             raise ValueError(f"split {split} of {tables.location} holds no images")
 
         self.rows = Rows(tables, dataset.features, image_column, label_column, train_split)
@@ -177,8 +175,8 @@ class TableSource:
 
         parts = repr((tables.fingerprint(split, dataset), self.rows.columns(), self.class_names))
         digest = hashlib.blake2b(parts.encode(), digest_size=8).hexdigest()
-        self.fingerprint = f"{tables.kind}-{split}-{count}-{digest}"
-        chosen = dataset.select(range(count)).select_columns(self.rows.columns())
+        self.fingerprint = f"{tables.kind}-{split}-{len(dataset)}-{digest}"
+        chosen = dataset.select_columns(self.rows.columns())
         self.dataset = undecoded(chosen, image_column)
 
     def __len__(self) -> int:

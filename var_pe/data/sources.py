@@ -6,14 +6,13 @@ sources in order, without numbers.
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Annotated, Literal, Protocol, runtime_checkable
+from typing import Annotated, Literal
 
-import numpy as np
 from annotated_types import Ge
-from numpy.typing import NDArray
-from PIL import Image
 
 from var_pe.data.idx import FashionMNIST
+from var_pe.data.image_set import ImageSource
+from var_pe.data.part import drawn, part_of
 from var_pe.data.rows import TableSource
 from var_pe.data.shapes import Shapes
 from var_pe.data.tables import Tables
@@ -21,6 +20,7 @@ from var_pe.settings.fields import (
     CHANGES_NO_WEIGHTS,
     Doc,
     FilePath,
+    NonNegative,
     OneOf,
     Positive,
     PositiveFloat,
@@ -82,8 +82,13 @@ class DataConfig:
         str | None, Doc("split to evaluate on; null: test, for imagenet validation"), CHANGES_NO_WEIGHTS
     ] = None
     limit: Annotated[
-        Positive | None, Doc("at most so many pictures of each split, the first ones as stored; null: all")
+        Positive | None,
+        Doc("at most so many pictures of each split, drawn over all of it; of a stream the first; null: all"),
     ] = None
+    subset_seed: Annotated[
+        NonNegative | None,
+        Doc("seed by which some of the images are drawn, as for limit; null: the first ones as stored"),
+    ] = 0
     shapes_train: Annotated[Positive, Doc("pictures in the training split of shapes")] = 50_000
     shapes_test: Annotated[Positive, Doc("pictures in the test split of shapes"), CHANGES_NO_WEIGHTS] = 10_000
     height: Annotated[Positive, Doc("pixels of an image from top to bottom")] = 32
@@ -155,43 +160,6 @@ class DataConfig:
         return KNOWN[self.source].test_split if self.source in KNOWN else "test"
 
 
-class ImageSource(Protocol):
-    """Pictures of one split by number."""
-
-    @property
-    def fingerprint(self) -> str:
-        """Changes when the pictures, their order or their labels change."""
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Names of the classes by label; empty if there are no labels."""
-
-    @property
-    def labels_N(self) -> NDArray[np.int64]:
-        """The label of every picture (-1: none); no picture is read for it."""
-
-    @property
-    def remarks(self) -> tuple[str, ...]:
-        """What a person should know before training on these pictures, a sentence each."""
-
-    def __len__(self) -> int: ...
-
-    def read(self, index: int) -> tuple[Image.Image, int]:
-        """A picture, in its own size and mode, and its label (-1: none).
-
-        Raises:
-            CorruptImage: the picture cannot be read.
-        """
-
-
-@runtime_checkable
-class ArraySource(Protocol):
-    """A source that holds its pictures as arrays, which need not become pictures first."""
-
-    def array(self, index: int) -> tuple[NDArray[np.uint8], int]:
-        """Pixels (h, w) or (h, w, 3), and the label."""
-
-
 def find_tables(config: DataConfig) -> Tables:
     """Where the config's parquet files, image folder or hub data set are."""
     if config.path is None:
@@ -232,14 +200,21 @@ def fashion_folder(config: DataConfig) -> Path | None:
 
 
 def open_source(config: DataConfig, train: bool) -> ImageSource:
-    """One split of the configured source.
+    """One split of the configured source, or the part of it that data.limit asks for.
 
     Raises:
         ValueError: the data are missing, empty or cannot be reached, or they lack a split or a column.
     """
+    source = open_split(config, train)
+    if config.limit is None or config.limit >= len(source):
+        return source
+    return part_of(source, drawn(len(source), config.limit, config.subset_seed))
+
+
+def open_split(config: DataConfig, train: bool) -> ImageSource:
+    """The whole split, whatever data.limit says."""
     if config.source == "shapes":
         count = config.shapes_train if train else config.shapes_test
-        count = min(count, config.limit or count)
         return Shapes(count, config.height, config.width, "train" if train else "test")
 
     if config.streaming:
@@ -248,10 +223,8 @@ def open_source(config: DataConfig, train: bool) -> ImageSource:
         )
     folder = fashion_folder(config)
     if folder is not None:
-        return FashionMNIST(folder, train, config.limit)
+        return FashionMNIST(folder, train)
 
     tables = find_tables(config)
     image_column, label_column = columns(config, tables.kind)
-    return TableSource(
-        tables, config.split(train), config.train_split, image_column, label_column, config.limit
-    )
+    return TableSource(tables, config.split(train), config.train_split, image_column, label_column)

@@ -19,6 +19,7 @@ from var_pe.seeding import mix
 
 # Data workers of one process that have a counter of skipped pictures of their own
 MAX_WORKERS = 256
+FILES_AT_ONCE = 10  # that are read in turn while a stream is shuffled
 
 
 class ImageStream(IterableDataset[ImageItem]):
@@ -40,9 +41,10 @@ class ImageStream(IterableDataset[ImageItem]):
         self.config, self.rows, self.dataset = config, rows, dataset
         self.rank, self.world = processes.rank, processes.world
         self.frame, self.endless = frame, endless
-        self.class_names = rows.class_names
+        self.class_names, self.remarks = rows.class_names, remarks_on(config)
         self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # workers that persist see it change
         self.skipped_by_worker = torch.zeros(MAX_WORKERS, dtype=torch.int64).share_memory_()
+        self.unlabelled_by_worker = torch.zeros(MAX_WORKERS, dtype=torch.int64).share_memory_()
 
     @property
     def num_images(self) -> None:
@@ -51,6 +53,10 @@ class ImageStream(IterableDataset[ImageItem]):
     def passed_over(self, processes: Processes) -> int:
         """How many pictures could not be read so far, on all processes and their workers."""
         return int(processes.sum(self.skipped_by_worker.sum().to(processes.device)))
+
+    def left_out(self, processes: Processes) -> int:
+        """How many times a picture came that has no label, on all processes and their workers."""
+        return int(processes.sum(self.unlabelled_by_worker.sum().to(processes.device)))
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch.fill_(epoch)
@@ -69,9 +75,13 @@ class ImageStream(IterableDataset[ImageItem]):
                 worker = get_worker_info()
                 if worker and worker.id:
                     return  # There are fewer files than workers; the others go on.
-                raise DataError(
-                    f"{self.rows.location} has no picture for process {self.rank} of {self.world}"
-                )
+                raise DataError(f"{self.nothing()} for process {self.rank} of {self.world}")
+
+    def nothing(self) -> str:
+        """Why no image came, as the beginning of a sentence."""
+        unlabelled = int(self.unlabelled_by_worker.sum())
+        without = f" with a label ({unlabelled} have none)" if unlabelled else ""
+        return f"{self.rows.location} has no picture{without}"
 
     def _numbered(self, count: int) -> int:
         """A number that no other process or worker gives to any of its pictures."""
@@ -96,15 +106,33 @@ class ImageStream(IterableDataset[ImageItem]):
             index = self._numbered(count)
             try:
                 picture, label = self.rows.read(row, index)
+                if label < 0 and self.class_names:
+                    self.unlabelled_by_worker[self._counter()] += 1
+                    continue
                 image = self.frame(picture, epoch, index)
             except CorruptImage:
                 if self.config.on_corrupt == "stop":
                     raise
-                worker = get_worker_info()
-                self.skipped_by_worker[worker.id % MAX_WORKERS if worker else 0] += 1
+                self.skipped_by_worker[self._counter()] += 1
                 continue
 
             yield image, label, index
+
+    def _counter(self) -> int:
+        """The place of this worker in the counts."""
+        worker = get_worker_info()
+        return worker.id % MAX_WORKERS if worker else 0
+
+
+def remarks_on(config: DataConfig) -> tuple[str, ...]:
+    """What a person should know about the pictures of a stream, a sentence each."""
+    if config.limit is None:
+        return ()
+    first = "of up to 10 files drawn by data.subset_seed" if config.subset_seed is not None else "as stored"
+    return (
+        f"data.limit={config.limit} of a stream takes the first pictures {first}, each data worker those of "
+        f"its own files; they may show few of the classes (data.streaming=false draws over the whole split)",
+    )
 
 
 def open_stream(
@@ -114,8 +142,12 @@ def open_stream(
     *,
     seed: int = 0,
     endless: bool = False,
+    mixed: bool = False,
 ) -> ImageStream:
-    """One split of a parquet, image folder or hub source as a stream; only training streams are shuffled.
+    """One split of a parquet, image folder or hub source as a stream.
+
+    A training stream is shuffled by `seed`, anew each epoch; a test stream is read as stored or, `mixed`,
+    shuffled by data.subset_seed, so that its first images show as many classes as the buffer can hold.
 
     Raises:
         ValueError: the source cannot be streamed, or as `open_source`.
@@ -137,13 +169,17 @@ def open_stream(
     rows = Rows(tables, dataset.features, image_column, label_column, config.train_split)
     dataset = undecoded(dataset.select_columns(rows.columns()), image_column)
 
+    # Ten files are read in turn, so that files of one class each are mixed, too.
+    files = min(FILES_AT_ONCE, dataset.num_shards)
+    chosen = None if config.subset_seed is None else mix("some of the images", config.subset_seed) >> 32
     if config.limit:
+        if chosen is not None:
+            dataset = dataset.shuffle(seed=chosen, buffer_size=1, max_buffer_input_shards=files)
         dataset = dataset.take(config.limit)
-    if train:
-        # How many files are mixed in the buffer; mixing a single file would cost a pause of 5 s an epoch.
-        files = min(10, dataset.num_shards)
+    order = mix("stream", seed) >> 32 if train else chosen
+    if order is not None and (train or mixed):
         dataset = dataset.shuffle(
-            seed=mix("stream", seed) >> 32, buffer_size=config.shuffle_buffer, max_buffer_input_shards=files
+            seed=order, buffer_size=config.shuffle_buffer, max_buffer_input_shards=files
         )
 
     dataset = split_dataset_by_node(dataset, processes.rank, processes.world)

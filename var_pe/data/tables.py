@@ -107,7 +107,14 @@ class Tables:
         from datasets.exceptions import DatasetNotFoundError
 
         try:
-            return datasets.load_dataset(builder, streaming=self.streaming, **options)
+            if not self.streaming:
+                return datasets.load_dataset(builder, streaming=False, **options)
+
+            # Readers of parquet would wait 5 s at the end of each epoch, for threads to end that a program
+            # must not exit beside (github.com/apache/arrow/issues/45214); a training goes on.
+            maker = datasets.load_dataset_builder(builder, **options)
+            maker.SLEEP_ON_THREADS_SHUTDOWNS = False
+            return maker.as_streaming_dataset()
         except (ConnectionError, DatasetNotFoundError) as error:
             raise ValueError(f"data set {self.location} cannot be fetched: {first_line(error)}") from error
         except Exception as error:  # by builder: DatasetGenerationError, FileNotFoundError, pyarrow's own ...

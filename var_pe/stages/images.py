@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 
 from var_pe.data.image_set import HeldOutImages, ImageItem, stacked
 from var_pe.data.images import Box, ImageDataset, content_box
+from var_pe.data.part import drawn
 from var_pe.data.sampler import Draw
 from var_pe.data.sources import open_source
 from var_pe.data.streams import ImageStream, open_stream
@@ -31,11 +32,21 @@ def training_images(config: Config, processes: Processes, seed: int) -> ImageDat
 
 
 def held_out_images(config: Config, number: int | None = None) -> HeldOutImages:
-    """The test split, or its first images; those of a stream are kept in memory."""
+    """The test split, or `number` of its images, drawn over all of it by data.subset_seed.
+
+    A stream's images are kept in memory; `number` of them are the first that come out of its shuffle buffer.
+    """
     if config.data.streaming:
-        return InMemory(open_stream(config.data, False), number)
+        return InMemory(open_stream(config.data, False, mixed=number is not None), number)
     images = ImageDataset(open_source(config.data, train=False), config.data, train=False, seed=0)
-    return images if number is None else First(images, number)
+    return images if number is None else Some(images, drawn(len(images), number, config.data.subset_seed))
+
+
+def numbered_images(config: Config, largest: int) -> HeldOutImages:
+    """The test split, to be read by the numbers that its images have there, up to `largest`."""
+    if config.data.streaming:
+        return InMemory(open_stream(config.data, False), largest + 1)
+    return held_out_images(config)
 
 
 def picture_box(config: Config) -> Box:
@@ -56,30 +67,36 @@ def training_images_at(
 def held_out_images_at(
     config: Config, pyramids: Sequence[Pyramid], downsampling: int, number: int | None = None
 ) -> dict[Pyramid, tuple[HeldOutImages, Box]]:
-    """The test images for each pyramid, or the first `number`, and the box in them that shows the picture."""
+    """The test images for each pyramid, or `number` of them, and the box in them that shows the picture."""
     sized = {pyramid: at_pyramid(config, pyramid, downsampling) for pyramid in pyramids}
     return {pyramid: (held_out_images(own, number), picture_box(own)) for pyramid, own in sized.items()}
 
 
-class First(Dataset[ImageItem]):
-    """The first images of a set."""
+class Some(Dataset[ImageItem]):
+    """The images of these numbers."""
 
-    def __init__(self, images: HeldOutImages, number: int) -> None:
-        self.images, self.class_names = images, images.class_names
-        self.number = min(number, len(images))
+    def __init__(self, images: HeldOutImages, numbers: Sequence[int]) -> None:
+        self.images, self.numbers = images, numbers
+        self.class_names = images.class_names
 
     def __len__(self) -> int:
-        return self.number
+        return len(self.numbers)
 
     def __getitem__(self, index: int) -> ImageItem:
-        return self.images[index]
+        return self.images[self.numbers[index]]  # also ends `for item in images`
 
 
 class InMemory(Dataset[ImageItem]):
-    """The first images of a stream, or all of them, in memory, since a stream has no numbers to read by."""
+    """The first images of a stream, or all of them, in memory, since a stream has no numbers to read by.
+
+    Raises:
+        ValueError: the stream holds no images.
+    """
 
     def __init__(self, stream: ImageStream, number: int | None) -> None:
         self.items = list(itertools.islice(stream, number))
+        if not self.items:
+            raise ValueError(f"{stream.nothing()} to validate on")
         self.class_names = stream.class_names
 
     def __len__(self) -> int:

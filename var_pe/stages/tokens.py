@@ -58,7 +58,7 @@ def training_tokens(
 def held_out_tokens(
     config: Config, tokenizer: VQTokenizer, pyramids: Sequence[Pyramid], number: int
 ) -> dict[Pyramid, tuple[Tensor, Tensor]]:
-    """Tokens and labels of the first test images under each pyramid; label -1 means no class."""
+    """Tokens and labels of `number` test images under each pyramid; label -1 means no class."""
     found: dict[Pyramid, tuple[Tensor, Tensor]] = {}
     for pyramid in pyramids:
         images = held_out_images(at_pyramid(config, pyramid, tokenizer.downsampling), number)

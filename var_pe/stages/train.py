@@ -10,6 +10,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import yaml
 from accelerate import Accelerator
 from torch import nn
 
@@ -213,6 +214,14 @@ def check_settings(folder: Path, mine: dict[str, Any]) -> None:
         return
 
     saved = asdict(settings.load(Config, path))
+
+    # Runs from before data.subset_seed took the first images as stored, as null does. Without a limit it
+    # chooses only what is validated on.
+    if "subset_seed" not in (yaml.safe_load(path.read_text(encoding="utf-8")).get("data") or {}):
+        saved["data"]["subset_seed"] = None
+    if "data" in mine and mine["data"]["limit"] is None:
+        saved["data"]["subset_seed"] = mine["data"]["subset_seed"]
+
     changed = settings.differences({key: saved.get(key) for key in mine}, mine, Config)
     if changed:
         raise ValueError(

@@ -1,0 +1,74 @@
+"""Some of many images: which ones, and a part of a source as a source of its own.
+
+Files are often sorted by class, so the first images of a set may show a single one. Wherever N of the images
+are wanted, they are therefore drawn over the whole set, by a seed that is not the training's: models of
+different seeds are validated on the same images.
+"""
+
+import hashlib
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from var_pe.data.image_set import ArraySource, ImageSource
+from var_pe.seeding import generator_for
+
+
+def drawn(length: int, number: int, seed: int | None) -> Sequence[int]:
+    """The numbers of `number` of `length` images, ascending; without a seed the first ones.
+
+    Fewer images are always among more of the same seed: the first 100 of an order are among its first 200.
+    """
+    if number >= length:
+        return range(length)
+    if seed is None:
+        return range(number)
+    order = torch.randperm(length, generator=generator_for(seed, "some of the images"))
+    return sorted(order[:number].tolist())
+
+
+class Part:
+    """The pictures of these numbers, as a source."""
+
+    def __init__(self, source: ImageSource, numbers: Sequence[int]) -> None:
+        self.source, self.numbers = source, numbers
+
+        digest = hashlib.blake2b(repr(list(numbers)).encode(), digest_size=8).hexdigest()
+        self.fingerprint = f"{source.fingerprint}-{len(numbers)}-{digest}"
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.source.class_names
+
+    @property
+    def labels_N(self) -> NDArray[np.int64]:
+        return self.source.labels_N[list(self.numbers)]
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        return self.source.remarks
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def read(self, index: int) -> tuple[Image.Image, int]:
+        return self.source.read(self.numbers[index])
+
+
+class PartOfArrays(Part):
+    """A part of a source that holds its pictures as arrays."""
+
+    def __init__(self, source: ImageSource, arrays: ArraySource, numbers: Sequence[int]) -> None:
+        super().__init__(source, numbers)
+        self.arrays = arrays
+
+    def array(self, index: int) -> tuple[NDArray[np.uint8], int]:
+        return self.arrays.array(self.numbers[index])
+
+
+def part_of(source: ImageSource, numbers: Sequence[int]) -> Part:
+    """The pictures of these numbers, as a source of the same kind."""
+    return PartOfArrays(source, source, numbers) if isinstance(source, ArraySource) else Part(source, numbers)
