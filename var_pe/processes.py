@@ -2,13 +2,15 @@
 
 import contextlib
 import ctypes
+import errno
 import gc
+import os
 import resource
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import TextIO, TypeVar
 
 import torch
 from accelerate import Accelerator
@@ -67,7 +69,7 @@ class Processes:
     def say(self, sentence: str) -> None:
         """Prints on the main process."""
         if self.is_main:
-            print(sentence, flush=True)
+            say(sentence, sys.stdout)
 
     def on_main(self, action: Callable[[], None]) -> None:
         """Runs `action` on the main process; every process waits for it, and raises an error if it failed."""
@@ -86,6 +88,21 @@ class Processes:
             raise failure
         if sentence[0] is not None:
             raise ValueError(sentence[0])
+
+
+def say(sentence: str, file: TextIO) -> None:
+    """Prints a line; if nobody is there to read it any more, this and what follows is lost, but no work is.
+
+    Ctrl-C in `train.py | tee log` ends `tee` at once; a closed terminal takes no more text either.
+    """
+    try:
+        print(sentence, file=file, flush=True)
+    except OSError as error:
+        if error.errno not in (errno.EPIPE, errno.EIO):
+            raise
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, file.fileno())
+        os.close(nowhere)
 
 
 def peak_memory(device: torch.device) -> int:

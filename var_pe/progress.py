@@ -8,7 +8,7 @@ from types import TracebackType
 import torch
 from tqdm import tqdm
 
-from var_pe.processes import peak_memory
+from var_pe.processes import peak_memory, say
 
 SECONDS_BETWEEN_LINES = 30.0
 
@@ -38,7 +38,7 @@ class Counter:
             rate = self.count / (self.last_line - self.began)
             left = (self.total - self.count) / rate / 60
             done = f"{self.what}: {self.count} of {self.total} {self.unit}s"
-            print(f"{done}, {rate:.4g}/s, {left:.1f} minutes left", file=sys.stderr, flush=True)
+            say(f"{done}, {rate:.4g}/s, {left:.1f} minutes left", sys.stderr)
 
     def __enter__(self) -> "Counter":
         return self
@@ -89,7 +89,7 @@ class StepProgress:
         if self.bar is not None:
             self.bar.write(line, file=sys.stderr)
         else:
-            print(line, file=sys.stderr, flush=True)
+            say(line, sys.stderr)
 
     def close(self) -> None:
         if self.bar is not None:

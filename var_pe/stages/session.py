@@ -1,6 +1,7 @@
 """What every command needs around its work: the accelerator, and errors as one sentence."""
 
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,23 +9,33 @@ from importlib.util import find_spec
 
 from accelerate import Accelerator
 
+from var_pe.processes import say
+from var_pe.stages.launcher import follow_launcher
 from var_pe.training.config import TrainingConfig
 from var_pe.training.stopping import Interrupted
 
 
 @contextmanager
 def session(*trainings: TrainingConfig) -> Iterator[Accelerator]:
-    """An accelerator for a command; it is ended on every process, as gloo sometimes aborts otherwise."""
+    """An accelerator for a command; it is ended on every process, as gloo sometimes aborts otherwise.
+
+    Ctrl-C ends the process at once, as SIGTERM does, even while it waits for other processes. Only a training
+    (`training/stopping.py`) has something to finish.
+    """
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    follow_launcher()
     accelerator = start_accelerator(*trainings)
     try:
         yield accelerator
     except Interrupted as stopped:
         if accelerator.is_main_process:
-            print(stopped.sentence, file=sys.stderr)
+            say(stopped.sentence, sys.stderr)
         raise
     finally:
         accelerator.free_memory()
         accelerator.end_training()
+        if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+            signal.signal(signal.SIGINT, before)
 
 
 def start_accelerator(*trainings: TrainingConfig) -> Accelerator:

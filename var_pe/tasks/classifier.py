@@ -16,10 +16,10 @@ from var_pe.data.image_set import Batch, HeldOutImages, TrainingSet, stacked
 from var_pe.evaluation.folder import to_uint8
 from var_pe.models.vit import ViTClassifier
 from var_pe.pages.sheets import Cell, Section, class_name, sheet
-from var_pe.processes import Processes
 from var_pe.settings.fields import Doc, FilePath, NonNegative, NonNegativeFloat, ShareBelowOne, section
 from var_pe.training.config import TrainingConfig
 from var_pe.training.groups import ONE_RATE, LayerRates
+from var_pe.training.stopping import held_out_batches
 
 
 @section(frozen=True)
@@ -95,7 +95,7 @@ class ClassifierTask:
         assert isinstance(model, ViTClassifier)
         totals = torch.zeros(3, device=accelerator.device)
         losses_N = torch.zeros(len(self.validation), device=accelerator.device)
-        for chosen in Processes.of(accelerator).batches(len(self.validation), 256):
+        for chosen in held_out_batches(len(self.validation), 256, accelerator):
             items = [self.validation[i] for i in chosen]
             logits_BV = model(stacked(items).to(accelerator.device))
             labels_B = torch.tensor([item["label"] for item in items], device=accelerator.device)

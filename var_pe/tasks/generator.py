@@ -14,7 +14,6 @@ from var_pe.data.image_set import Batch, TrainingSet
 from var_pe.models.generator import VARTransformer
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.pages.sheets import Cell, Section, class_name, sheet
-from var_pe.processes import Processes
 from var_pe.pyramid import Levels, Pyramid
 from var_pe.sampling.folder import SamplingConfig, draw_images
 from var_pe.sampling.pipeline import VARPipeline
@@ -24,6 +23,7 @@ from var_pe.tasks.losses.tokens import per_level, token_losses
 from var_pe.tasks.pyramids import which_pyramid
 from var_pe.training.config import TrainingConfig
 from var_pe.training.groups import ONE_RATE
+from var_pe.training.stopping import held_out_batches
 
 
 @section(frozen=True)
@@ -121,7 +121,7 @@ class GeneratorTask:
         """The mean loss of each token of the pyramid over all validation images, (1, L)."""
         tokens_NL, labels_N = self.validation[pyramid]
         total_L = torch.zeros(tokens_NL.shape[1], device=accelerator.device)
-        for chosen in Processes.of(accelerator).batches(len(tokens_NL), 256):
+        for chosen in held_out_batches(len(tokens_NL), 256, accelerator):
             tokens_BL = tokens_NL[chosen.start : chosen.stop].to(accelerator.device)
             labels_B = labels_N[chosen.start : chosen.stop].to(accelerator.device)
             labels_B = known_labels(labels_B, model.num_classes)

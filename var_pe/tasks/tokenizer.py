@@ -15,7 +15,6 @@ from var_pe.data.images import Box
 from var_pe.evaluation.folder import to_uint8
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.pages.sheets import Cell, Section, class_name, sheet
-from var_pe.processes import Processes
 from var_pe.pyramid import Levels, Pyramid
 from var_pe.settings.fields import Doc, NonNegativeFloat, section
 from var_pe.tasks.codebook import RestartConfig, hits, perplexity, restart_unused, start_from_data
@@ -23,6 +22,7 @@ from var_pe.tasks.losses.reconstruction import psnr, reconstruction_terms
 from var_pe.tasks.pyramids import which_pyramid
 from var_pe.training.config import TrainingConfig
 from var_pe.training.groups import ONE_RATE
+from var_pe.training.stopping import held_out_batches
 
 
 @section(frozen=True)
@@ -250,7 +250,7 @@ def _measured(
     hits_KV = torch.zeros(pyramid.num_levels, size, device=accelerator.device)
     psnr_N = torch.zeros(len(images), device=accelerator.device)
     total = torch.zeros(2, device=accelerator.device)
-    for chosen in Processes.of(accelerator).batches(len(images), 256):
+    for chosen in held_out_batches(len(images), 256, accelerator):
         images_BCHW = stacked(images[i] for i in chosen).to(accelerator.device)
         tokens_BL = tokenizer.encode(images_BCHW, pyramid)
         psnr_B = psnr(tokenizer.decode(tokens_BL, pyramid), images_BCHW, box)

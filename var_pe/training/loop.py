@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from typing import cast
 
 import torch
@@ -23,7 +23,13 @@ from var_pe.training.ema import EMA
 from var_pe.training.groups import forget_steps, parameter_groups, set_rates, zero_gradients
 from var_pe.training.run import Run
 from var_pe.training.schedule import ema_decay, learning_rate
-from var_pe.training.stopping import Interrupted, stop_signals
+from var_pe.training.stopping import (
+    AskedToStop,
+    Interrupted,
+    follow_training,
+    signals_held_back,
+    stop_signals,
+)
 from var_pe.training.task import Task
 
 
@@ -34,7 +40,7 @@ def train(task: Task, config: TrainingConfig, run: Run, *, steps: int, seed: int
 
     Raises:
         FloatingPointError: a loss or gradient is not finite; the step has updated and saved nothing.
-        Interrupted: SIGTERM or Ctrl-C came; the step has been finished and saved.
+        Interrupted: a signal to stop came; the step has been finished and saved.
     """
     accelerator = run.accelerator
     reset_peak_memory(accelerator.device)  # so that the log has this training's peak, not an earlier one's
@@ -51,6 +57,8 @@ def train(task: Task, config: TrainingConfig, run: Run, *, steps: int, seed: int
 
     # A run goes on from its newest checkpoint. A new one may use its first batch before the first step.
     done = run.load(model, optimizer.optimizer, ema)
+    if done:
+        run.processes.say(f"resuming after step {done} of {steps}")
     batches: Iterator[Batch] = iter(())
     if done < steps:
         batches = endless_batches(task.dataset, config, accelerator, seed, done)
@@ -62,6 +70,17 @@ def train(task: Task, config: TrainingConfig, run: Run, *, steps: int, seed: int
     progress = StepProgress(range(done, steps), config.batch, shown=accelerator.is_main_process)
     model.train()
     with stop_signals() as stop:
+        # A run that was stopped after the newest checkpoint's step makes up for what was due there.
+        with suppress(AskedToStop):
+            last, step = done == steps, done - 1
+            if done and (last or _due(step, config.validate_every)) and not run.is_validated(done):
+                _log(run, progress, {"step": done, **task.validate(ema.model, accelerator)})
+            if done and (last or _due(step, config.preview_every)) and not run.picture(done).exists():
+                with stop.breaking_off():
+                    _preview(task, config, run, ema, step)
+        if stop.agreed(accelerator):
+            raise Interrupted.after(stop.agreed_on, done, steps)
+
         for step in range(done, steps):
             # Dropout masks follow from process and step, all other randomness from the image.
             set_seed(mix(seed, "step", accelerator.process_index, step) % 2**32)
@@ -99,25 +118,25 @@ def train(task: Task, config: TrainingConfig, run: Run, *, steps: int, seed: int
             ema.update(inner, ema_decay(step, config.ema))
             progress.advance()
 
-            # Logs, validation, preview, checkpoint. A run that is asked to stop only logs and saves.
-            last, stopping = step + 1 == steps, stop.agreed(accelerator)
+            # Logs, validation, preview, checkpoint. A signal breaks off validation and preview.
+            last = step + 1 == steps
             if step % config.log_every == 0 or last:
                 means = {name: accelerator.reduce(v.float(), "mean").item() for name, v in logs.items()}
                 entry = {"step": step + 1, **means, **after, "grad_norm": float(norm), "learning_rate": rate}
                 _log(run, progress, entry | progress.rates(accelerator.device))
-            if not stopping and (last or _due(step, config.validate_every)):
-                _log(run, progress, {"step": step + 1, **task.validate(ema.model, accelerator)})
-            if not stopping and (last or _due(step, config.preview_every)):
-                _preview(task, config, run, ema, step)
+            with suppress(AskedToStop):
+                if last or _due(step, config.validate_every):
+                    _log(run, progress, {"step": step + 1, **task.validate(ema.model, accelerator)})
+                if last or _due(step, config.preview_every):
+                    with stop.breaking_off():
+                        _preview(task, config, run, ema, step)
+
+            stopping = stop.agreed(accelerator)
             if last or stopping or _due(step, config.save_every):
                 run.save(step + 1, model, optimizer.optimizer, ema)
-
-            if stopping and not last:
+            if stopping or (last and stop.agreed(accelerator)):
                 progress.close()
-                raise Interrupted(
-                    stop.signum,
-                    f"stopped and saved after step {step + 1} of {steps}; run the same command to go on",
-                )
+                raise Interrupted.after(stop.agreed_on, step + 1, steps)
 
     progress.close()
     run.processes.wait()
@@ -184,17 +203,34 @@ def endless_batches(
     # A stream is endless and holds this process's part only. A resumed run begins another pass.
     if isinstance(dataset, ImageStream):
         dataset.set_epoch(step)
-        loader = DataLoader(dataset, micro // world, num_workers=config.workers, pin_memory=pinned)
+        loader = DataLoader(
+            dataset,
+            micro // world,
+            num_workers=config.workers,
+            pin_memory=pinned,
+            worker_init_fn=follow_training,
+        )
         return _numbered(loader, step * config.batch + rank * micro // world, micro)
 
     # The iterator is made at once, because making it draws from the generator of the dropout masks.
     assert dataset.num_images is not None, "only a stream has no length"
     sampler = EndlessSampler(dataset.num_images, micro, seed, rank, world, step * config.batch)
     images = cast(Dataset[Batch], dataset)
-    return iter(DataLoader(images, batch_sampler=sampler, num_workers=config.workers, pin_memory=pinned))
+    with signals_held_back():
+        return iter(
+            DataLoader(
+                images,
+                batch_sampler=sampler,
+                num_workers=config.workers,
+                pin_memory=pinned,
+                worker_init_fn=follow_training,
+            )
+        )
 
 
 def _numbered(loader: Iterable[Batch], first: int, stride: int) -> Iterator[Batch]:
     """Numbers a stream's images by their draws in the run, which the stream does not know."""
-    for start, batch in zip(itertools.count(first, stride), loader, strict=False):
+    with signals_held_back():
+        batches = iter(loader)
+    for start, batch in zip(itertools.count(first, stride), batches, strict=False):
         yield {**batch, "draw_number": torch.arange(start, start + len(batch["label"]))}

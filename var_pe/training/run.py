@@ -1,5 +1,6 @@
 """Run folders: resolved config, checkpoints that survive a kill at any moment, log, finished weights."""
 
+import contextlib
 import fcntl
 import json
 from collections.abc import Mapping
@@ -116,9 +117,13 @@ class Run:
             with open(self.log_file, "a") as file:
                 file.write(json.dumps(entry) + "\n")
 
+    def picture(self, step: int) -> Path:
+        """The file of the sheet after `step`."""
+        return self.folder / "samples" / f"step_{step:08d}.png"
+
     def show(self, sheet: Image.Image, step: int) -> None:
         """Writes a sheet of pictures into the folder and hands it to the trackers; on the main process."""
-        path = self.folder / "samples" / f"step_{step:08d}.png"
+        path = self.picture(step)
         path.parent.mkdir(exist_ok=True)
         with written_whole(path) as draft:
             sheet.save(draft, format="PNG")
@@ -131,20 +136,30 @@ class Run:
             else:
                 tracker.log_images({"samples": pixels_1HWC}, step=step)
 
+    def is_validated(self, step: int) -> bool:
+        """Whether the log has a validation of the weights after `step`; the same on every process."""
+        here = self.processes.is_main and any(
+            entry["step"] == step and any(name.startswith("validation/") for name in entry)
+            for entry in self._logged()
+        )
+        return any(self.processes.gather([here]))
+
+    def _logged(self) -> list[dict[str, Any]]:
+        """The entries of the log; a line that a kill cut short is passed over."""
+        entries = []
+        if self.log_file.exists():
+            for line in self.log_file.read_text(errors="replace").splitlines():
+                with contextlib.suppress(ValueError):
+                    entry = json.loads(line)
+                    if isinstance(entry, dict) and isinstance(entry.get("step"), int):
+                        entries.append(entry)
+        return entries
+
     def _cut_log(self, step: int) -> None:
         """Removes log entries after the checkpoint, whose steps will be done again."""
-        if not self.log_file.exists():
-            return
-
-        entries = []
-        for line in self.log_file.read_text().splitlines():
-            try:
-                entries.append(json.loads(line))
-            except json.JSONDecodeError:  # the last line, cut short by a kill
-                break
-
-        text = "".join(json.dumps(entry) + "\n" for entry in entries if entry["step"] <= step)
-        write_text(self.log_file, text)
+        if self.log_file.exists():
+            kept = [entry for entry in self._logged() if entry["step"] <= step]
+            write_text(self.log_file, "".join(json.dumps(entry) + "\n" for entry in kept))
 
 
 def circumstances(accelerator: Accelerator) -> dict[str, Any]:

@@ -1,13 +1,31 @@
-"""How a training is stopped: the signals, which may come to any process, and the exit that follows."""
+"""How a training is stopped: the signals, which may come to any process, and the exit that follows.
 
+While a training runs, a signal is a request: all processes agree on it, save and leave together. At any other
+time there is nothing to save, and a signal ends the process at once, as it ends any other program.
+"""
+
+import ctypes
+import itertools
+import math
+import os
 import signal
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 import torch
 from accelerate import Accelerator
+
+from var_pe.processes import Processes
+
+# A service manager, a queue or `kill` stops by SIGTERM, Ctrl-C by SIGINT, a closed terminal by SIGHUP.
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+# Seconds in which a further SIGINT is the same Ctrl-C: it may come from the terminal and from the launcher.
+SAME_CTRL_C = 3.0
 
 
 class Interrupted(SystemExit):
@@ -17,35 +35,163 @@ class Interrupted(SystemExit):
         super().__init__(128 + signum)
         self.sentence = sentence
 
+    @classmethod
+    def after(cls, signum: int, step: int, steps: int) -> "Interrupted":
+        if not step:
+            return cls(signum, f"stopped before the first of {steps} steps")
+        return cls(signum, f"stopped and saved after step {step} of {steps}; run the same command to go on")
+
+
+class AskedToStop(Exception):
+    """Work that changes no weights is broken off, because a process was asked to stop."""
+
 
 class StopRequest:
-    """Whether SIGTERM or SIGINT has come to any process; a second Ctrl-C stops at once."""
+    """The handler of all signals while a training runs; a later Ctrl-C ends the process at once."""
 
     def __init__(self) -> None:
+        # the first signal that came to this process; 0: none came
         self.signum = 0
+        # the signal that all processes know of
+        self.agreed_on = 0
+        # whether a signal raises AskedToStop here and now
+        self.breaks = False
+        self.came = 0.0
 
     def __call__(self, signum: int, frame: FrameType | None) -> None:
-        if self.signum == signal.SIGINT and signum == signal.SIGINT:
-            raise KeyboardInterrupt
+        again = self.signum and time.monotonic() - self.came > SAME_CTRL_C
+        if signum == signal.SIGINT and again:
+            end_by(signum)
+
         if not self.signum:
-            print("finishing the step, then saving", file=sys.stderr, flush=True)
-        self.signum = signum
+            self.signum, self.came = signum, time.monotonic()
+            # Not print: the signal may have come in the middle of another one.
+            write_to_stderr(b"finishing the step, then saving\n")
+        if self.breaks:
+            self.breaks = False
+            raise AskedToStop
 
     def agreed(self, accelerator: Accelerator) -> bool:
-        """Whether any process was asked to stop, the same on every process; gathers one number."""
+        """Whether any process was asked to stop, the same on every process; gathers one number.
+
+        A signal that comes while numbers are gathered counts from the next call on.
+        """
+        signum = self.signum
         if accelerator.num_processes > 1:
-            signums = accelerator.gather(torch.tensor([self.signum], device=accelerator.device))
-            self.signum = int(signums.max())
-        return self.signum > 0
+            signum = int(accelerator.gather(torch.tensor([signum], device=accelerator.device)).max())
+        self.agreed_on = signum
+        return signum > 0
+
+    @contextmanager
+    def breaking_off(self) -> Iterator[None]:
+        """A signal breaks the block off; it may exchange nothing with other processes and change no weights.
+
+        Raises:
+            AskedToStop: a signal came, or had come before.
+        """
+        self.breaks = True
+        try:
+            if self.signum:
+                raise AskedToStop
+            yield
+        finally:
+            self.breaks = False
 
 
 @contextmanager
 def stop_signals() -> Iterator[StopRequest]:
-    """Turns SIGTERM and SIGINT into a request while the block runs."""
+    """Turns signals into a request while the block runs; once agreed on, for the rest of the process's life.
+
+    Raises:
+        Interrupted: an exchange with the other processes failed after a signal, as they have ended already.
+    """
     request = StopRequest()
-    before = {number: signal.signal(number, request) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, request) for number in SIGNALS if not is_ignored(number)}
     try:
         yield request
+    except RuntimeError as error:
+        if not request.signum:
+            raise
+        request.agreed_on = request.signum
+        raise Interrupted(request.signum, f"stopped without saving: {error}") from error
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        if not request.agreed_on:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            if request.signum:  # It came after the processes' last question, when all was saved.
+                end_by(request.signum)
+
+
+def is_ignored(number: signal.Signals) -> bool:
+    """Whether a signal is none of this training's business: SIGHUP under nohup, which no torchrun passes on.
+
+    Shells ignore Ctrl-C for commands in the background, but these may be stopped by `kill -INT` all the same.
+    """
+    ignored = signal.getsignal(number) is signal.SIG_IGN
+    return ignored and number == signal.SIGHUP and "TORCHELASTIC_RUN_ID" not in os.environ
+
+
+def held_out_batches(length: int, size: int, accelerator: Accelerator) -> Iterator[range]:
+    """This process's batches of held-out images, at most `size` each; every process goes through its own.
+
+    Raises:
+        AskedToStop: a training is going on and was asked to stop; raised on every process at the same batch.
+    """
+    processes, request = Processes.of(accelerator), signal.getsignal(signal.SIGTERM)
+    mine = processes.batches(length, size)
+    for _ in range(math.ceil(length / (size * processes.world))):
+        if isinstance(request, StopRequest) and request.agreed(accelerator):
+            raise AskedToStop
+        yield from itertools.islice(mine, 1)
+
+
+def end_by(signum: int) -> None:
+    """Ends this process by a signal, as if nothing had handled it."""
+    signal.signal(signum, signal.SIG_DFL)
+    os.kill(os.getpid(), signum)
+
+
+def write_to_stderr(text: bytes) -> None:
+    """Writes at once and never fails: who read it may be gone, stopped by the same Ctrl-C."""
+    try:
+        os.write(sys.stderr.fileno(), text)
+    except (OSError, ValueError):  # a closed pipe or terminal; no file at all
+        return
+
+
+# ------------------------------------------------------------------------------- processes of a training
+
+
+@contextmanager
+def signals_held_back() -> Iterator[None]:
+    """Signals wait while the block starts data workers, which must not be hit before they know what to do."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def follow_training(worker: int) -> None:
+    """What a data worker does about signals: it ends when the training process says so or has ended.
+
+    A signal to the whole process group is the training's business, which needs its workers to finish a step.
+    """
+    training = os.getppid()
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    end_with_parent(signal.SIGKILL)
+    if hasattr(signal, "sigwaitinfo"):  # Not on macOS, where a worker simply ignores the signals
+        threading.Thread(target=_wait_for_signal_of, args=(training,), daemon=True).start()
+
+
+def _wait_for_signal_of(training: int) -> None:
+    while True:
+        came = signal.sigwaitinfo(SIGNALS)
+        if came.si_pid == training and came.si_signo == signal.SIGTERM:
+            os._exit(0)
+
+
+def end_with_parent(signum: int) -> None:
+    """Lets the system send `signum` to this process when its parent ends (Linux alone can)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signum)  # PR_SET_PDEATHSIG, see prctl(2)

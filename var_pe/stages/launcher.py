@@ -1,0 +1,64 @@
+"""How this process was started: whether `accelerate launch` or `torchrun` did it, and still waits for it."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+from var_pe.processes import say
+from var_pe.training.stopping import end_with_parent
+
+# What is run as a launcher: a program's name, or a module after `python -m`
+LAUNCHERS = {
+    "accelerate",
+    "accelerate-launch",
+    "accelerate.commands.launch",
+    "accelerate.commands.accelerate_cli",
+    "torchrun",
+    "torch.distributed.run",
+    "torch.distributed.launch",
+}
+
+# Variables that only launchers set: Accelerate's of one process, that of several
+SET_BY_LAUNCHERS = ("ACCELERATE_DYNAMO_USE_FULLGRAPH", "TORCHELASTIC_RUN_ID")
+
+
+def follow_launcher() -> None:
+    """Stops this process when the launcher that started it ends, by SIGTERM.
+
+    The launcher of one process passes no signal on: stopped by SIGTERM, it would leave the training running
+    without anybody who knows of it. A process that was not started by a launcher outlives its parent, such as
+    a shell that is left.
+
+    Raises:
+        SystemExit: the launcher has ended already.
+    """
+    parent = os.getppid()
+    started = any(name in os.environ for name in SET_BY_LAUNCHERS)
+    if started and is_launcher(parent):
+        end_with_parent(signal.SIGTERM)
+        if os.getppid() == parent:
+            return
+    elif not started or not adopts_orphans(parent):
+        return
+    say("stopped before anything was done: the launcher has ended", sys.stderr)
+    sys.exit(128 + signal.SIGTERM)
+
+
+def is_launcher(process: int) -> bool:
+    return any(Path(word).name in LAUNCHERS for word in command_of(process))
+
+
+def adopts_orphans(process: int) -> bool:
+    """Whether a process is one that becomes the parent of those whose own has ended."""
+    words = command_of(process)
+    return process == 1 or (bool(words) and Path(words[0]).name == "systemd")
+
+
+def command_of(process: int) -> list[str]:
+    """The words of a process's command line; none where the system does not say."""
+    try:
+        line = Path(f"/proc/{process}/cmdline").read_text(errors="replace")
+    except OSError:
+        return []
+    return [word for word in line.split("\0") if word]
