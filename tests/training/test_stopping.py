@@ -23,15 +23,6 @@ ROOT = Path(__file__).parents[2]
 SIGNALS = [signal.SIGTERM, signal.SIGINT, signal.SIGHUP]
 
 
-@pytest.fixture(autouse=True)
-def handlers_as_before():
-    """A training that was stopped keeps its handlers until the process ends; here the process goes on."""
-    before = {number: signal.getsignal(number) for number in SIGNALS}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
 class TwoProcesses:
     """An accelerator whose exchange takes as long as a signal needs to arrive."""
 
@@ -51,6 +42,7 @@ def test_a_signal_that_comes_while_processes_compare_notes_counts_at_the_next_st
     with stop_signals() as stop:
         assert [stop.agreed(accelerator) for _ in range(3)] == [False, True, True]
         assert stop.agreed_on == signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 def kill_at(step, *numbers):

@@ -12,7 +12,7 @@ from accelerate import Accelerator
 from var_pe.processes import say
 from var_pe.stages.launcher import follow_launcher
 from var_pe.training.config import TrainingConfig
-from var_pe.training.stopping import Interrupted
+from var_pe.training.stopping import Interrupted, leave
 
 
 @contextmanager
@@ -28,6 +28,7 @@ def session(*trainings: TrainingConfig) -> Iterator[Accelerator]:
     try:
         yield accelerator
     except Interrupted as stopped:
+        leave(stopped.signum)
         if accelerator.is_main_process:
             say(stopped.sentence, sys.stderr)
         raise

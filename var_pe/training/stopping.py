@@ -33,6 +33,7 @@ class Interrupted(SystemExit):
 
     def __init__(self, signum: int, sentence: str) -> None:
         super().__init__(128 + signum)
+        self.signum = signum
         self.sentence = sentence
 
     @classmethod
@@ -100,7 +101,7 @@ class StopRequest:
 
 @contextmanager
 def stop_signals() -> Iterator[StopRequest]:
-    """Turns signals into a request while the block runs; once agreed on, for the rest of the process's life.
+    """Turns signals into a request while the block runs.
 
     Raises:
         Interrupted: an exchange with the other processes failed after a signal, as they have ended already.
@@ -115,11 +116,21 @@ def stop_signals() -> Iterator[StopRequest]:
         request.agreed_on = request.signum
         raise Interrupted(request.signum, f"stopped without saving: {error}") from error
     finally:
-        if not request.agreed_on:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-            if request.signum:  # It came after the processes' last question, when all was saved.
-                end_by(request.signum)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if request.signum and not request.agreed_on:
+            end_by(request.signum)  # It came after the processes' last question, when all was saved.
+
+
+def leave(signum: int) -> None:
+    """From now on this process, which has been stopped and has saved, cannot be stopped by the same again.
+
+    The launcher passes a signal on that the process may have had, and hands it to all when one has ended.
+    """
+    request = StopRequest()
+    request.signum, request.came = signum, time.monotonic()
+    for number in SIGNALS:
+        signal.signal(number, request)
 
 
 def is_ignored(number: signal.Signals) -> bool:
