@@ -7,7 +7,8 @@ from torch import Tensor
 
 from var_pe.diagnosis.finding import Finding
 from var_pe.diagnosis.measures import axes
-from var_pe.models.folder import in_words, read_config, stored, weight_files
+from var_pe.models.folder import in_words, read_config
+from var_pe.models.weight_files import stored, weight_files
 
 POSITIONS = "position_encoding."  # how the names of an encoding's parameters begin
 SETTINGS = {"C": "dim", "H": "num_heads"}  # the legend's letters that are settings of the model

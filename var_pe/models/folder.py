@@ -4,16 +4,17 @@ diffusers' own errors are written for programmers, and it leaves weights empty t
 """
 
 import json
+from collections.abc import Callable
+from os import PathLike
 from pathlib import Path
-from typing import ClassVar, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from diffusers.configuration_utils import ConfigMixin
 from diffusers.models.modeling_utils import ModelMixin
-from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import nn
 
-from var_pe.files import no_weights
+from var_pe.models.weight_files import make_room, stored, weight_files
 
 
 class SavedModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # both declare `dtype` and the like
@@ -22,8 +23,40 @@ class SavedModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # both declare
     # the constructor's argument that sets the size
     size_argument: ClassVar[str] = "levels"
 
+    def save_pretrained(
+        self,
+        save_directory: str | PathLike[str],
+        is_main_process: bool = True,
+        save_function: Callable[..., object] | None = None,
+        safe_serialization: bool = True,
+        variant: str | None = None,
+        max_shard_size: int | str = "10GB",
+        push_to_hub: bool = False,
+        use_flashpack: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        """diffusers' folder, in which no weights of an earlier save are left, whatever their format.
 
-def check_folder(cls: type[SavedModel], folder: Path) -> None:
+        Raises:
+            ValueError: the folder holds a variant with other weights.
+        """
+        folder = Path(save_directory).expanduser()
+        if is_main_process and folder.is_dir():
+            make_room(folder, variant, self.state_dict())
+        super().save_pretrained(
+            folder,
+            is_main_process=is_main_process,
+            save_function=save_function,
+            safe_serialization=safe_serialization,
+            variant=variant,
+            max_shard_size=max_shard_size,
+            push_to_hub=push_to_hub,
+            use_flashpack=use_flashpack,
+            **kwargs,
+        )
+
+
+def check_folder(cls: type[SavedModel], folder: Path, variant: str | None = None) -> None:
     """Whether a folder holds a whole model of this class, found out without reading its weights.
 
     Raises:
@@ -37,7 +70,7 @@ def check_folder(cls: type[SavedModel], folder: Path) -> None:
 
     wanted = _shapes_of(cls, config, folder / "config.json")
     found: dict[str, tuple[int, ...]] = {}
-    for file in weight_files(folder):
+    for file in weight_files(folder, variant):
         shapes, _ = stored(file)
         found |= shapes
 
@@ -100,36 +133,6 @@ def read_config(folder: Path) -> dict[str, object]:
     if not isinstance(config, dict):
         raise ValueError(f"{file} must hold a model's settings by name, got a {type(config).__name__}")
     return config
-
-
-def weight_files(folder: Path) -> list[Path]:
-    """The files of a saved model that hold its weights.
-
-    Raises:
-        ValueError: there are none.
-    """
-    files = sorted(folder.glob("diffusion_pytorch_model*.safetensors"))
-    if not files:
-        raise ValueError(f"{folder} has no weights: there is no diffusion_pytorch_model.safetensors in it")
-    return files
-
-
-def stored(file: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, Tensor]]:
-    """The shapes of all tensors in a file, and the grids that are stored beside tables.
-
-    Raises:
-        ValueError: it is damaged or something else.
-    """
-    other = no_weights(file)
-    if other is not None:
-        raise ValueError(f"{file} {other}")
-    try:
-        with safe_open(file, framework="pt") as tensors:
-            shapes = {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
-            grids = {name: tensors.get_tensor(name) for name in shapes if name.endswith("grids_K2")}
-    except SafetensorError as error:
-        raise ValueError(f"{file} is not a safetensors file, or a damaged one: {error}") from error
-    return shapes, grids
 
 
 def in_words(shape: tuple[int, ...]) -> str:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from var_pe.pyramid import Pyramid
 from var_pe.sampling.masks import Pictures, pictures, repainted
+from var_pe.sampling.names import refuse_others
 from var_pe.sampling.pipeline import ClassLabels, Images, VARPipeline, VARPipelineOutput
 
 
@@ -46,6 +47,7 @@ class VARInpaintPipeline(VARPipeline):
         Raises:
             ValueError: an input or a setting is wrong, or the numbers of pictures, masks and labels differ.
         """
+        refuse_others(options, VARPipeline.__call__)
         if keep_unmasked and output_type not in ("pil", "np", "pt"):
             raise ValueError(f"keep_unmasked needs pictures, output_type pil, np or pt, got {output_type!r}")
 

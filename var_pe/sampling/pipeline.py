@@ -17,6 +17,7 @@ from torch import Tensor
 from var_pe.models.generator import Drawn, VARTransformer
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.pyramid import Pyramid
+from var_pe.sampling.names import no_such_class, refuse_others
 from var_pe.sampling.rejection import (
     Classifier,
     best_of,
@@ -89,8 +90,7 @@ class VARPipeline(SavedPipeline):
 
         if isinstance(label, str):
             if label not in self.class_names:
-                known = ", ".join(self.class_names) or "none with a name"
-                raise ValueError(f"class_labels: there is no class {label!r}; there are {known}")
+                raise ValueError(f"class_labels: {no_such_class(label, self.class_names)}")
             return self.class_names.index(label)
 
         if not isinstance(label, SupportsIndex):
@@ -157,6 +157,7 @@ class VARPipeline(SavedPipeline):
         keep_best: float | str = 1,
         classifier: Classifier | None = None,
         return_levels: bool = False,
+        **others: object,
     ) -> VARPipelineOutput | tuple[object, ...]:
         """Images of the given classes, `num_images_per_label` of each in turn.
 
@@ -176,9 +177,11 @@ class VARPipeline(SavedPipeline):
         `return_levels`: the output's `levels` are the images after every level, in the same form.
 
         Raises:
+            TypeError: there is no such argument; `others` are the names that other pipelines have for ours.
             ValueError: a label, a setting or the number of generators is wrong; the encoding cannot follow.
             FloatingPointError: a weight is NaN or infinite, so there is nothing to draw from.
         """
+        refuse_others(others, VARPipeline.__call__)
         if output_type not in OUTPUT_TYPES:
             raise ValueError(f"output_type is one of {', '.join(OUTPUT_TYPES)}, got {output_type!r}")
         if output_type == "tokens" and (smooth or return_levels):

@@ -3,8 +3,9 @@
 import json
 from os import PathLike
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
+import diffusers
 from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from huggingface_hub import CommitInfo, upload_folder
 
@@ -13,10 +14,11 @@ from var_pe.interop.var.hits import load_hits, save_hits
 from var_pe.models.folder import check_folder, check_whole
 from var_pe.models.generator import VARTransformer
 from var_pe.models.tokenizer import VQTokenizer
+from var_pe.models.weight_files import files_by_variant
 
 INDEX, CARD = "model_index.json", "README.md"
 PARTS = {"tokenizer": VQTokenizer, "transformer": VARTransformer}
-FILES = (INDEX, CARD, *(f"{part}/*.{kind}" for part in PARTS for kind in ("json", "safetensors")))
+FILES = (INDEX, CARD, *(f"{part}/*.{kind}" for part in PARTS for kind in ("json", "safetensors", "bin")))
 
 
 class SavedPipeline(DiffusionPipeline):
@@ -28,6 +30,12 @@ class SavedPipeline(DiffusionPipeline):
     tokenizer: VQTokenizer
     transformer: VARTransformer
     card: str | None = None
+    extras_are_read: bool = False
+
+    def __init_subclass__(cls, **kwargs: object) -> None:
+        """Lets `DiffusionPipeline.from_pretrained` find the class, which it looks up in `diffusers` alone."""
+        super().__init_subclass__(**kwargs)
+        setattr(diffusers, cls.__name__, cls)
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike[str], **kwargs: object) -> Self:
@@ -36,25 +44,29 @@ class SavedPipeline(DiffusionPipeline):
         Raises:
             ValueError: a folder does not hold a pipeline of this package, or a file in it is missing.
         """
-        folder = Path(pretrained_model_name_or_path)
+        folder = Path(pretrained_model_name_or_path).expanduser()
         local = folder.is_dir()
+        name = folder if local else pretrained_model_name_or_path
+        variant = cast(str | None, kwargs.get("variant"))
         if local and not is_ours(folder):
             raise ValueError(f"{folder} has no {INDEX} of a pipeline of var_pe: not a saved pipeline")
         if local:
+            # A part without the variant is loaded as it is, if another part has it.
+            having = [part for part in PARTS if variant in files_by_variant(folder / part)]
             for part, cls_of_part in PARTS.items():
                 if part not in kwargs:  # otherwise the caller gives it, and it is not read
-                    check_folder(cls_of_part, folder / part)
+                    own = variant if part in having or not having else None
+                    check_folder(cls_of_part, folder / part, own)
+            if not list(folder.glob("*/*.safetensors")):
+                kwargs.setdefault(
+                    "use_safetensors", False
+                )  # diffusers finds shards of the other kind so alone
 
-        pipeline = super().from_pretrained(pretrained_model_name_or_path, **kwargs)
+        pipeline = super().from_pretrained(name, **kwargs)
         for part in PARTS:
-            check_whole(getattr(pipeline, part), f"{pretrained_model_name_or_path}/{part}")
+            check_whole(getattr(pipeline, part), f"{name}/{part}")
 
-        # VAR's statistics lie beside the tokenizer's weights: in this folder, another one or the hub's cache.
-        came_from = pipeline.tokenizer.config.get("_name_or_path")
-        if came_from:
-            load_hits(pipeline.tokenizer, Path(came_from))
-        if local and (folder / CARD).is_file():
-            pipeline.card = (folder / CARD).read_text(encoding="utf-8")
+        pipeline._read_extras()
         return pipeline
 
     @classmethod
@@ -73,10 +85,25 @@ class SavedPipeline(DiffusionPipeline):
 
     def save_pretrained(self, save_directory: str | PathLike[str], *args: Any, **kwargs: Any) -> None:
         """diffusers' folder, with the card and the statistics of VAR's files that came with this pipeline."""
-        folder = Path(save_directory)
+        folder = Path(save_directory).expanduser()
+        self._read_extras()  # not read yet if diffusers' own class has loaded the pipeline
         save_hits(self.tokenizer, folder / "tokenizer")  # first: with push_to_hub=True the rest is an upload
-        super().save_pretrained(save_directory, *args, **kwargs)
+        super().save_pretrained(folder, *args, **kwargs)
         self._keep_card(folder)
+
+    def _read_extras(self) -> None:
+        """What lies beside the weights in the folder that the pipeline was loaded from."""
+        if self.extras_are_read:
+            return
+        self.extras_are_read = True
+
+        # VAR's statistics lie beside the tokenizer's weights: in this folder, another one or the hub's cache.
+        came_from = self.tokenizer.config.get("_name_or_path")
+        if came_from:
+            load_hits(self.tokenizer, Path(came_from))
+        card = Path(str(self.config.get("_name_or_path") or "")) / CARD
+        if self.card is None and card.parent != Path() and card.is_file():
+            self.card = card.read_text(encoding="utf-8")
 
     def _keep_card(self, folder: Path) -> None:
         if self.card is not None:

@@ -9,11 +9,12 @@ import torch
 
 from var_pe import settings
 from var_pe.files import hash_of_files
-from var_pe.models.folder import SavedModel, check_folder, read_config, stored, weight_files
+from var_pe.models.folder import SavedModel, check_folder, read_config
 from var_pe.models.generator import VARTransformer
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.models.transfer import start_from
 from var_pe.models.vit import ViTClassifier
+from var_pe.models.weight_files import stored, weight_files
 from var_pe.resampling.grid_bound import GridBound
 from var_pe.stages.config import Config
 from var_pe.training.notes import TrainingNotes

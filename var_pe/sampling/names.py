@@ -1,0 +1,77 @@
+"""Names that somebody types and that are not ours: of arguments of other pipelines, and of classes."""
+
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from difflib import get_close_matches
+
+NO_TEXT = "there is no text: class_labels takes classes by number or name"
+NO_STEPS = "there are no diffusion steps: an image is drawn level by level, and pyramid says by which levels"
+NO_NOISE = "there is no initial noise: images follow from generator, and given_tokens keeps tokens"
+BY_GENERATOR = "images follow from generator, such as torch.Generator().manual_seed(0)"
+PER_LABEL = "num_images_per_label is the number of images of each class"
+EVERY_LEVEL = "callback_on_level_end(pipeline, level, tensors) is called after every level"
+REPAINTING = "VARInpaintPipeline repaints pictures: its image, mask_image and strength"
+
+# arguments of diffusers' pipelines and of VAR's code, and what to write here
+ELSEWHERE = {
+    "prompt": NO_TEXT,
+    "prompt_embeds": NO_TEXT,
+    "negative_prompt": f"{NO_TEXT}, and guidance_scale leads away from the image of no class",
+    "negative_prompt_embeds": NO_TEXT,
+    "num_inference_steps": NO_STEPS,
+    "timesteps": NO_STEPS,
+    "sigmas": NO_STEPS,
+    "eta": NO_STEPS,
+    "guidance_rescale": NO_STEPS,
+    "latents": NO_NOISE,
+    "num_images_per_prompt": PER_LABEL,
+    "batch_size": PER_LABEL,
+    "num_samples": PER_LABEL,
+    "callback": EVERY_LEVEL,
+    "callback_steps": EVERY_LEVEL,
+    "callback_on_step_end": EVERY_LEVEL,
+    "callback_on_step_end_tensor_inputs": f"{EVERY_LEVEL}, with latents among the tensors",
+    "seed": BY_GENERATOR,
+    "g_seed": BY_GENERATOR,
+    "rng": BY_GENERATOR,
+    "label_B": "class_labels takes classes by number or name",
+    "labels": "class_labels takes classes by number or name",
+    "class_label": "class_labels takes classes by number or name",
+    "cfg": "guidance_scale is VAR's cfg",
+    "cfg_scale": "guidance_scale is VAR's cfg",
+    "more_smooth": "smooth is VAR's more_smooth",
+    "image": REPAINTING,
+    "mask_image": REPAINTING,
+    "strength": REPAINTING,
+}
+
+
+def refuse_others(others: Mapping[str, object], call: Callable[..., object]) -> None:
+    """Refuses arguments that a call does not have, by a sentence that says which one is meant.
+
+    Raises:
+        TypeError: there is one.
+    """
+    ours = [known for known in inspect.signature(call).parameters if known not in ("self", "others")]
+    for name in others:
+        if name in ours:
+            continue
+        if name in ELSEWHERE:
+            raise TypeError(f"{name} is not an argument here: {ELSEWHERE[name]}")
+        near = get_close_matches(name, ours, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(ours)}"
+        raise TypeError(f"{name} is not an argument here: {hint}")
+
+
+def no_such_class(word: str, class_names: Sequence[str], most: int = 20) -> str:
+    """A sentence about a class that is not there: all names, or the nearest of many."""
+    if not class_names:
+        return f"there is no class {word!r}; there are none with a name"
+    if len(class_names) <= most:
+        return f"there is no class {word!r}; there are {', '.join(class_names)}"
+
+    lower = {name.lower(): name for name in class_names}
+    near = [lower[name] for name in get_close_matches(word.lower(), lower, n=3, cutoff=0.5)]
+    near = near or [name for name in class_names if word.lower() in name.lower()][:3]
+    hint = f"the nearest of {len(class_names)} are {', '.join(near)}" if near else "none is like it"
+    return f"there is no class {word!r}; {hint}"
