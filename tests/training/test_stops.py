@@ -228,6 +228,8 @@ def newest_whole(run: Path) -> int:
 
 
 def all_stops(folder: Path, moments: int, together: int, seed: int) -> list[Stop]:
+    # Commands in the background of a shell ignore Ctrl-C, and so would all that is started here.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     prepare(folder)
     asked = [(cell, number) for number in range(moments) for cell in CELLS]
     with ThreadPoolExecutor(together) as pool:
@@ -269,7 +271,7 @@ def main() -> None:
     for stop in stops:
         if not stop.is_good:
             print(f"--- {stop.cell}: step {stop.logged} logged, {stop.saved} saved, {stop.seconds:.1f} s")
-            print(stop.text[-4000:])
+            print(stop.text[-1500:])
     print(table(stops))
     sys.exit(not all(stop.is_good for stop in stops))
 

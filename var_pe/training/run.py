@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from PIL import Image
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
 from var_pe.files import into_place, remove, write_text, written_whole
 from var_pe.processes import Processes
+from var_pe.training.checkpoints import newest, steps_in
 from var_pe.training.ema import EMA
 
 
@@ -59,38 +60,39 @@ class Run:
             self._lock.close()
 
     def steps_saved(self) -> list[int]:
-        return sorted(int(path.name.removeprefix("step_")) for path in self.checkpoints.glob("step_*[0-9]"))
+        return steps_in(self.checkpoints)
 
     def load(self, model: nn.Module, optimizer: torch.optim.Optimizer, ema: EMA) -> int:
-        """Restores the newest checkpoint; returns the number of steps done, 0 if there is none."""
-        steps = self.steps_saved()
-        if not steps:
+        """Restores the newest checkpoint that is whole; returns the number of steps done, 0 if there is none.
+
+        Raises:
+            ValueError: there are checkpoints, but none is whole.
+        """
+        found = newest(self.checkpoints, ema.model.state_dict(), self.processes)
+        if found is None:
             self.processes.on_main(lambda: self._cut_log(0))
             return 0
 
         # The same bits need the same circumstances; if some differ, the run prints them and goes on.
-        folder = self.checkpoints / f"step_{steps[-1]:08d}"
-        state = json.loads((folder / "state.json").read_text())
-        here = circumstances(self.accelerator)
-        changed = [f"{key} {state[key]} -> {here[key]}" for key in here if state.get(key) != here[key]]
+        here, before = circumstances(self.accelerator), found.state
+        changed = [f"{key} {before.get(key)} -> {here[key]}" for key in here if before.get(key) != here[key]]
         if changed:
             self.accelerator.print(
                 f"resuming under other circumstances, not bit for bit: {'; '.join(changed)}"
             )
 
         # torch's own functions, which gather and scatter the shards of FSDP.
-        saved = torch.load(folder / "optimizer.pt", map_location="cpu", weights_only=True)
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
         set_state_dict(
             model,
             optimizer,
-            model_state_dict=dict[str, Any](load_file(folder / "model.safetensors")),
-            optim_state_dict=saved,
+            model_state_dict=dict[str, Any](found.model),
+            optim_state_dict=found.optimizer,
             options=options,
         )
-        ema.model.load_state_dict(load_file(folder / "ema.safetensors"))
-        self.processes.on_main(lambda: self._cut_log(int(state["step"])))
-        return int(state["step"])
+        ema.model.load_state_dict(found.ema)
+        self.processes.on_main(lambda: self._cut_log(found.step))
+        return found.step
 
     def save(
         self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, ema: EMA, keep: int = 2
