@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from var_pe.comparison.trials import slug, trials
+from var_pe.comparison.trials import labels, slug, trials
 from var_pe.settings.loading import differences
 from var_pe.stages.config import Config
 
@@ -26,7 +26,7 @@ def test_runs_of_a_study_differ_in_encoding_seed_and_folder_alone():
 def test_every_encoding_goes_first_for_some_seed():
     """The first run of a process meets a cold machine: no encoding may pay for that with every seed."""
     found = trials(CONFIG, LINES, [0, 1, 2], Path("out"))
-    assert {trial.encoding for trial in found[::3]} == set(LINES)
+    assert {trial.encoding for trial in found[::3]} == set(labels(CONFIG, LINES))
     assert [trial.seed for trial in found] == [0, 0, 0, 1, 1, 1, 2, 2, 2]
 
 
@@ -35,6 +35,16 @@ def test_a_line_written_with_other_spaces_finds_the_same_run():
     (spaced,) = trials(CONFIG, ["mixed( learned=0.7,sinusoidal =0.3 )"], [0], Path("out"))
     (plain,) = trials(CONFIG, ["mixed(learned=0.7, sinusoidal=0.3)"], [0], Path("out"))
     assert spaced == plain
+
+
+def test_a_label_says_the_scale_that_was_trained():
+    """A run of years ago under the same line was trained at another scale and lies in another folder."""
+    (trial,) = trials(CONFIG, ["sinusoidal"], [0], Path("out"))
+    (written,) = trials(CONFIG, [trial.encoding], [0], Path("out"))
+    assert trial == written
+    assert trial.encoding == trial.config.generator.encoding == "sinusoidal(scale=0.0589)"
+    with pytest.raises(ValueError, match=r"encodings must differ, got sinusoidal\(scale=0.0589\)"):
+        trials(CONFIG, ["sinusoidal", "sinusoidal(scale=0.0589)"], [0], Path("out"))
 
 
 def test_folders_of_different_lines_differ():

@@ -6,10 +6,23 @@ from pathlib import Path
 import pytest
 import torch
 
-from var_pe.encodings import REGISTRY, ModelShape, PositionEncoding, build_encoding, register
+from var_pe.encodings import (
+    REGISTRY,
+    ModelShape,
+    PositionEncoding,
+    as_saved,
+    build_encoding,
+    register,
+    settled,
+)
 from var_pe.encodings.machinery.line import Member, parse
 from var_pe.pyramid import Pyramid
 
+MIXTURES = [
+    "mixed(learned=0.7, sinusoidal=0.3)",
+    "mixed(learned=0.7, sinusoidal=0.3, match_rms=false)",
+    "mixed(learned, sinusoidal(temperature=50), weights=(0.7, 0.3)) + rope",
+]
 MODEL = dict(dim=16, num_heads=2, depth=1, pyramid=Pyramid.square(1, 2))
 
 
@@ -189,3 +202,36 @@ def test_the_example_of_the_readme_works():
     finally:
         REGISTRY.pop(name, None)
     assert torch.equal(codes_LC, 2 * positions.yx_L2[:, :1].expand_as(codes_LC))
+
+
+@pytest.mark.parametrize(
+    ("line", "new", "old"),
+    [
+        ("learned", "learned", "learned"),
+        ("sinusoidal", "sinusoidal(scale=0.0589)", "sinusoidal(scale=1)"),
+        ("sinusoidal(scale=2)", "sinusoidal(scale=2)", "sinusoidal(scale=2)"),
+        (
+            "sinusoidal( order=mae ) + rope",
+            "sinusoidal(order=mae, scale=0.0589) + rope",
+            "sinusoidal(order=mae, scale=1) + rope",
+        ),
+        *[(line, line, line) for line in MIXTURES],
+    ],
+)
+def test_a_line_says_what_follows_from_the_width(line, new, old):
+    """A line that a model was saved with must go on meaning what it meant, whatever a new one starts from."""
+    assert settled(line, dim=192) == new
+    assert as_saved(line) == old
+    for once in (new, old):
+        assert settled(once, dim=64) == as_saved(once) == once
+
+
+@pytest.mark.parametrize("line", ["sinusoidal", "sinusoidal(temperature=50) + peg"])
+def test_a_line_and_its_settled_form_are_one_encoding(line):
+    """The saved model is the one that was trained."""
+    model = {**MODEL, "dim": 64}
+    positions = model["pyramid"].positions()
+    said, settled_too = (build_encoding(text, **model) for text in (line, settled(line, dim=64)))
+    x_BLC = torch.zeros(1, positions.num_tokens, 64)
+    given, written = (one.embed(x_BLC, one.prepare(positions)) for one in (said, settled_too))
+    assert torch.equal(given, written)

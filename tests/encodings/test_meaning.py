@@ -42,7 +42,9 @@ def spread(code_LC: torch.Tensor) -> float:
 @pytest.mark.parametrize("grid", [(8, 8), (3, 7)], ids=str)
 def test_sinusoidal_is_timm_s_code_half_a_cell_on(grid, temperature):
     """timm counts cells from 0, we count their centres: sin(a + b) of timm's angle a and half a cell's b."""
-    ours_LC = code(built(f"sinusoidal(temperature={temperature})", Pyramid((grid,))), Pyramid((grid,)))
+    ours_LC = code(
+        built(f"sinusoidal(temperature={temperature}, scale=1)", Pyramid((grid,))), Pyramid((grid,))
+    )
     sin_LP, cos_LP = build_sincos2d_pos_embed(list(grid), dim=64, temperature=temperature).chunk(2, dim=1)
     half_P = (0.5 * temperature ** -(torch.arange(16) / 16)).repeat(2)  # y's sixteen, then x's
     expected_LC = torch.cat(
@@ -58,7 +60,7 @@ def test_sinusoidal_is_timm_s_code_half_a_cell_on(grid, temperature):
 def test_coarse_cells_count_in_cells_of_the_finest_level():
     """A coarse token's code is the one of the point where its centre lies, so that coarse and fine agree."""
     pyramid = Pyramid(((1, 1), (1, 2), (2, 3), (3, 9), (6, 9)))
-    code_LC, here = code(built("sinusoidal", pyramid), pyramid), pyramid.positions()
+    code_LC, here = code(built("sinusoidal(scale=1)", pyramid), pyramid), pyramid.positions()
     band_F = 10000.0 ** -(torch.arange(16) / 16)
     for (row, column), level, token_C in zip(
         here.cell_L2.tolist(), here.level_L.tolist(), code_LC, strict=True
@@ -95,7 +97,7 @@ def test_inner_products_depend_on_the_displacement_only():
 def test_temperature_sets_the_slowest_wave():
     """At 10000 the slowest channels hardly move over the picture; at 20 all of them do."""
     slowest = [
-        code(built(f"sinusoidal(temperature={temperature})"))[LADDER.spans[-1]][:, 15].std().item()
+        code(built(f"sinusoidal(temperature={temperature}, scale=1)"))[LADDER.spans[-1]][:, 15].std().item()
         for temperature in (20, 10000)
     ]
     assert slowest[0] > 0.1 > 0.01 > slowest[1]
@@ -208,7 +210,7 @@ def test_a_mixture_s_parts_have_the_shares_that_the_weights_say(dim):
 
 def test_the_literal_sum_is_there_when_asked_for():
     mixture = built("mixed(learned=0.7, sinusoidal=0.3, match_rms=false)")
-    expected = 0.7 * code(mixture.parts[0]) + 0.3 * code(built("sinusoidal"))
+    expected = 0.7 * code(mixture.parts[0]) + 0.3 * code(built("sinusoidal(scale=1)"))
     torch.testing.assert_close(code(mixture), expected)
     learned, fixed = parts_of("mixed(learned=0.7, sinusoidal=0.3, match_rms=false)")
     assert fixed.norm() > 4 * learned.norm()  # the trap that match_rms exists for
@@ -264,11 +266,15 @@ def test_a_mixture_is_finite_where_places_do_not_differ(levels):
 # all that add a code
 
 
+def with_scale(line: str, scale: float) -> str:
+    return f"{line[:-1]}, scale={scale})" if line.endswith(")") else f"{line}(scale={scale})"
+
+
 @pytest.mark.parametrize("line", TOKEN_LINES)
 def test_scale_multiplies_the_code(line):
     """Amplitude can be set apart from kind."""
-    scaled = line[:-1] + ", scale=3)" if line.endswith(")") else f"{line}(scale=3)"
-    torch.testing.assert_close(code(built(scaled)), 3 * code(built(line)))
+    once, thrice = (with_scale(line, scale) for scale in (1, 3))
+    torch.testing.assert_close(code(built(thrice)), 3 * code(built(once)))
 
 
 @pytest.mark.parametrize("line", TOKEN_LINES)
@@ -284,7 +290,7 @@ def test_codes_stay_float32_under_autocast(line):
 
 def test_plus_adds_codes_and_none_adds_nothing():
     both = built("learned + none + sinusoidal(scale=0.5)")
-    torch.testing.assert_close(code(both), code(both.parts[0]) + 0.5 * code(built("sinusoidal")))
+    torch.testing.assert_close(code(both), code(both.parts[0]) + 0.5 * code(built("sinusoidal(scale=1)")))
     assert not code(built("none")).any()
     assert not any(built("none").uses(hook) for hook in ("embed", "rotate", "bias", "refine"))
     assert both.uses("embed")

@@ -64,16 +64,18 @@ def test_codes_are_float32_and_scaled(line):
         inside_LC = encoding.prepare(LADDER.positions())
     assert inside_LC.dtype == torch.float32
     assert torch.equal(inside_LC, code(encoding))
-    scaled = line[:-1] + ", scale=3)" if line.endswith(")") else f"{line}(scale=3)"
-    torch.testing.assert_close(code(built(scaled)), 3 * code(encoding))
+    once, thrice = (
+        f"{line[:-1]}, scale={scale})" if line.endswith(")") else f"{line}(scale={scale})" for scale in (1, 3)
+    )
+    torch.testing.assert_close(code(built(thrice)), 3 * code(built(once)))
 
 
-@pytest.mark.parametrize("line", ["learned", "factorized", "fourier", "coordinate"])
-def test_learned_codes_start_as_large_as_a_table(line):
+@pytest.mark.parametrize("line", ["learned", "factorized", "fourier", "coordinate", "sinusoidal"])
+def test_codes_start_as_large_as_a_table(line):
     """Amplitude and kind are set apart: all start at the size of a learned table, on every level."""
     code_LC = code(built(line, dim=512))
     assert rms(code_LC[LADDER.spans[-1]]) == pytest.approx(standard_deviation(512), rel=0.15)
-    if line in ("learned", "fourier"):
+    if line in ("learned", "fourier", "sinusoidal"):
         for span in LADDER.spans:
             assert rms(code_LC[span]) == pytest.approx(standard_deviation(512), rel=0.15)
 
@@ -261,24 +263,24 @@ def test_coordinate_is_smooth():
 @pytest.mark.parametrize("temperature", [20, 10000])
 @pytest.mark.parametrize("grid", [(5, 5), (2, 3)], ids=str)
 def test_raw_indices_in_timm_s_order_are_timm_s_code(grid, temperature):
-    line = f"sinusoidal(coordinates=index, temperature={temperature})"
+    line = f"sinusoidal(coordinates=index, temperature={temperature}, scale=1)"
     expected_LC = build_sincos2d_pos_embed(list(grid), dim=64, temperature=temperature)
     torch.testing.assert_close(code(built(line), Pyramid((grid,))), expected_LC)
 
 
 def test_timm_s_fixture():
     """As in timm: token (0, 1) of a grid of 2x3 at width 8."""
-    token_C = code(built("sinusoidal(coordinates=index)", dim=8), Pyramid(((2, 3),)))[1]
+    token_C = code(built("sinusoidal(scale=1, coordinates=index)", dim=8), Pyramid(((2, 3),)))[1]
     expected_C = torch.tensor([0, 0, 0.8415, 0.0100, 1, 1, 0.5403, 0.9999])
     torch.testing.assert_close(token_C, expected_C, atol=1e-4, rtol=0)
 
 
 def test_mae_s_order_is_the_one_diffusers_builds_for_dit():
     """The x axis first, each axis's sines before its cosines; the frequencies are timm's."""
-    ours_LC = code(built("sinusoidal(coordinates=index, order=mae)"), Pyramid.square(5))
+    ours_LC = code(built("sinusoidal(scale=1, coordinates=index, order=mae)"), Pyramid.square(5))
     expected_LC = get_2d_sincos_pos_embed(64, 5, base_size=5, output_type="pt").float()
     torch.testing.assert_close(ours_LC, expected_LC, atol=1e-5, rtol=0)
-    timm_LC = code(built("sinusoidal(coordinates=index)"), Pyramid.square(5))
+    timm_LC = code(built("sinusoidal(scale=1, coordinates=index)"), Pyramid.square(5))
     sin_y, sin_x, cos_y, cos_x = timm_LC.chunk(4, dim=1)
     assert torch.equal(ours_LC, torch.cat([sin_x, cos_x, sin_y, cos_y], dim=1))
 
@@ -286,7 +288,7 @@ def test_mae_s_order_is_the_one_diffusers_builds_for_dit():
 @pytest.mark.parametrize("grid", [(5, 5), (2, 3)], ids=str)
 def test_big_vision_s_code_has_other_frequencies(grid):
     """Its exponents k / (C / 4 - 1) end at exactly 1 / temperature: no order of timm's channels gives it."""
-    ours_LC = code(built("sinusoidal(coordinates=index, order=big_vision)"), Pyramid((grid,)))
+    ours_LC = code(built("sinusoidal(scale=1, coordinates=index, order=big_vision)"), Pyramid((grid,)))
     expected = []
     for y in range(grid[0]):
         for x in range(grid[1]):
@@ -300,7 +302,7 @@ def test_big_vision_s_code_has_other_frequencies(grid):
 @pytest.mark.parametrize("coordinates", ["center", "index"])
 def test_inner_products_depend_on_the_displacement_only(coordinates, order):
     """And the norm on nothing: PE(p) changes with p, PE(p) . PE(p + d) does not."""
-    line = f"sinusoidal(coordinates={coordinates}, order={order})"
+    line = f"sinusoidal(coordinates={coordinates}, order={order}, scale=1)"
     map_hwC = code(built(line), Pyramid(((5, 7),))).view(5, 7, -1)
     for dy, dx in [(0, 0), (0, 1), (2, 0), (1, 3)]:
         product_hw = (map_hwC[dy:, dx:] * map_hwC[: 5 - dy, : 7 - dx]).sum(-1)
@@ -309,7 +311,7 @@ def test_inner_products_depend_on_the_displacement_only(coordinates, order):
 
 def test_raw_indices_do_not_tell_levels_apart():
     """Token 0, 0 has one code on all levels; centres put it elsewhere on each."""
-    index_LC, centre_LC = code(built("sinusoidal(coordinates=index)")), code(built("sinusoidal"))
+    index_LC, centre_LC = code(built("sinusoidal(scale=1, coordinates=index)")), code(built("sinusoidal"))
     firsts = [span.start for span in LADDER.spans]
     assert (index_LC[firsts] == index_LC[0]).all()
     assert (centre_LC[firsts[1:]] - centre_LC[0]).abs().amax(1).min() > 0.1

@@ -26,6 +26,14 @@ def test_a_table_that_was_named_must_be_one(tmp_path, monkeypatch):
     assert read_evidence() == []
 
 
+def test_a_table_from_before_lines_said_their_scale_speaks_of_scale_1(tmp_path):
+    """Else a diagnosis would quote what was measured at twelve times the amplitude."""
+    old = TaskScore("sinusoidal", "detection", (32, 32), True, 0.5, 0.1, (0, 1), "share of boxes")
+    write_evidence([old], tmp_path / "table.json")
+    (found,) = read_evidence(tmp_path / "table.json")
+    assert found.encoding == "sinusoidal(scale=1)"
+
+
 def test_a_table_is_read_as_it_was_written(tmp_path):
     """Two programs, one file."""
     table = [

@@ -4,11 +4,13 @@ import importlib
 import json
 import sys
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from accelerate import Accelerator
 from PIL import Image
 
 from var_pe import settings
@@ -19,13 +21,13 @@ from var_pe.models.tokenizer import VQTokenizer
 from var_pe.models.vit import ViTClassifier
 from var_pe.sampling.pipeline import VARPipeline
 from var_pe.stages import plan as planning
-from var_pe.stages.config import Config
+from var_pe.stages.config import Config, saved_config, settled_config
 from var_pe.stages.draw import weights_of
 from var_pe.stages.images import DrawnImages
 from var_pe.stages.models import build_generator, build_tokenizer, load_model
 from var_pe.stages.plan import plan
 from var_pe.stages.score import feature_extractor
-from var_pe.stages.train import check_settings
+from var_pe.stages.train import check_settings, train_classifier, train_generator
 
 SMALL = [
     "data.shapes_train=20",
@@ -119,6 +121,36 @@ def test_a_limited_run_goes_on_with_the_images_it_began_with(tmp_path):
     write_text(tmp_path / "config.yaml", yaml.safe_dump(early))
     for seed in ("0", "3", "null"):
         check_settings(tmp_path, asdict(a_config(f"data.subset_seed={seed}")))
+
+
+@pytest.mark.parametrize("kind", ["generator", "classifier"])
+def test_an_old_run_stays_at_the_scale_that_it_was_trained_with(tmp_path, kind):
+    """Its config.yaml says sinusoidal, which meant 1: another amplitude would spoil it silently."""
+    file, train = "shapes_mixed.yaml", partial(train_generator, tokenizer=None)
+    if kind == "classifier":
+        file, train = "shapes_vit.yaml", train_classifier
+    of_run = [f"run={tmp_path}", f"{kind}.dim=32", f"{kind}.num_heads=2"]
+    old = settings.load(Config, file, [*of_run, f"{kind}.encoding=sinusoidal + peg"])
+    write_text(tmp_path / "config.yaml", settings.to_yaml(old))
+
+    said = r"encoding: sinusoidal\(scale=1\) \+ peg -> sinusoidal\(scale=0.144\) \+ peg"
+    with pytest.raises(ValueError, match=said):
+        train(old, accelerator=Accelerator())
+    same = settings.load(Config, file, [*of_run, f"{kind}.encoding=sinusoidal(scale=1) + peg"])
+    check_settings(tmp_path, asdict(same))
+    assert saved_config(tmp_path / "config.yaml") == same
+
+
+@pytest.mark.parametrize("more", ["", ", match_rms=false", ", trainable=true"])
+def test_an_old_mixture_is_the_new_one(tmp_path, more):
+    mixture = a_config(f"generator.encoding=mixed(learned=0.7, sinusoidal=0.3{more})")
+    write_text(tmp_path / "config.yaml", settings.to_yaml(mixture))
+    check_settings(tmp_path, asdict(settled_config(mixture)))
+
+
+def test_a_plan_says_the_scale_of_a_sinusoid():
+    """The resolved config is what the run will be locked to."""
+    assert "encoding: sinusoidal(scale=0.144)" in plan(a_config("generator.encoding=sinusoidal"))
 
 
 def test_a_folder_written_in_another_way_is_the_same_folder(tmp_path, monkeypatch):

@@ -12,8 +12,7 @@ import torch
 from accelerate import Accelerator
 
 from var_pe.comparison.costs import LogEntry, costs, read_log, trainable
-from var_pe.comparison.trials import Trial, trials
-from var_pe.encodings.machinery.line import canonical
+from var_pe.comparison.trials import Trial, labels, trials
 from var_pe.evaluation.features import FeatureSet
 from var_pe.evaluation.records import Record, versions
 from var_pe.files import KeptResults
@@ -109,7 +108,7 @@ def compare(
     reference_features: dict[tuple[str, str], FeatureSet] = {}
     results = [measured(trial, accelerator, reference_features) for trial in planned]
 
-    order = [canonical(line) for line in encodings]
+    order = labels(config, encodings)
     results.sort(key=lambda result: order.index(result.encoding))
     return Comparison(results, circumstances(config, accelerator, peak_is_resettable))
 

@@ -7,7 +7,7 @@ from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from var_pe.encodings import build_encoding
+from var_pe.encodings import build_encoding, settled
 from var_pe.encodings.machinery.line import canonical
 from var_pe.models.generator import GeneratorConfig
 from var_pe.models.vit import ClassifierConfig
@@ -40,7 +40,7 @@ def trials(config: Config, encodings: Sequence[str], seeds: Sequence[int], outpu
         raise ValueError("a comparison needs at least one encoding and one seed")
     check_encodings(config, encodings)
 
-    lines = [canonical(line) for line in encodings]
+    lines = labels(config, encodings)
     check_distinct("encodings", lines)
     check_distinct("seeds", seeds)
 
@@ -51,6 +51,12 @@ def trials(config: Config, encodings: Sequence[str], seeds: Sequence[int], outpu
             run = str(output / f"{slug(line)}_seed_{seed}")
             planned.append(Trial(line, seed, with_encoding(replace(config, run=run, seed=seed), line)))
     return planned
+
+
+def labels(config: Config, encodings: Iterable[str]) -> list[str]:
+    """What encodings are called in a study: in one spelling, with all that follows from the width."""
+    model = config.generator if config.classifier is None else config.classifier
+    return [settled(canonical(line), model.dim) for line in encodings]
 
 
 def check_encodings(config: Config, encodings: Iterable[str]) -> None:

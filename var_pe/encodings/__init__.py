@@ -3,7 +3,8 @@
 `build_encoding` turns a config's line into a module.
 """
 
-from collections.abc import Sequence
+import inspect
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from var_pe.encodings import (  # noqa: F401  # importing a file registers its encoding
@@ -26,11 +27,20 @@ from var_pe.encodings import (  # noqa: F401  # importing a file registers its e
 )
 from var_pe.encodings.base import REGISTRY, ModelShape, PositionEncoding, TokenEncoding, register
 from var_pe.encodings.machinery.compose import Composed
-from var_pe.encodings.machinery.line import Member, parse
+from var_pe.encodings.machinery.line import Member, Value, parse, with_options
 from var_pe.encodings.machinery.options import nearest
 from var_pe.pyramid import Grid, Pyramid
 
-__all__ = ["REGISTRY", "ModelShape", "PositionEncoding", "TokenEncoding", "build_encoding", "register"]
+__all__ = [
+    "REGISTRY",
+    "ModelShape",
+    "PositionEncoding",
+    "TokenEncoding",
+    "as_saved",
+    "build_encoding",
+    "register",
+    "settled",
+]
 
 
 def build_encoding(
@@ -42,7 +52,7 @@ def build_encoding(
     pyramid: Pyramid,
     kept_grids: Sequence[Grid] | None = None,
 ) -> PositionEncoding:
-    """The encoding that `line` describes, for a model of this shape.
+    """The encoding that `line` describes, for a model of this shape; a new one (see `settled`).
 
     `kept_grids` are those of a model that has moved to `pyramid` since: members that then keep the sizes of
     their parameters (`keeps_grids`) are built for these.
@@ -59,10 +69,43 @@ def build_encoding(
         cls = REGISTRY[member.name]
         return cls.from_line(member, kept if cls.keeps_grids else shape, build)
 
-    described = parse(line)
+    described = parse(settled(line, dim))
     try:
         members = [build(member) for member in described]
     except ValueError as error:
         raise ValueError(f"encoding {line!r}: {error}") from error
 
     return members[0] if len(members) == 1 else Composed(members)
+
+
+def settled(line: str, dim: int) -> str:
+    """The line of a new model of width `dim`, with the options that follow from the width written out.
+
+    `sinusoidal` becomes `sinusoidal(scale=0.0589)` at width 192.
+
+    Raises:
+        ValueError: the line does not parse.
+    """
+
+    def following(name: str) -> Mapping[str, Value]:
+        rules = REGISTRY[name].from_width if name in REGISTRY else {}
+        return {option: rule(dim) for option, rule in rules.items()}
+
+    return with_options(line, following)
+
+
+def as_saved(line: str) -> str:
+    """What a line means that a model or a run was saved with, perhaps before lines were saved settled.
+
+    `sinusoidal` becomes `sinusoidal(scale=1)`, which is what it stood for then.
+
+    Raises:
+        ValueError: the line does not parse.
+    """
+
+    def constructor(name: str) -> Mapping[str, Value]:
+        rules = REGISTRY[name].from_width if name in REGISTRY else {}
+        defaults = inspect.signature(REGISTRY[name].__init__).parameters if rules else {}
+        return {option: defaults[option].default for option in rules}
+
+    return with_options(line, constructor)

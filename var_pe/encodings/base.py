@@ -1,14 +1,14 @@
 """What every position encoding is: hooks that do nothing until a member overrides them, and the registry."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Generic, Self, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
 
-from var_pe.encodings.machinery.line import Member
+from var_pe.encodings.machinery.line import Member, Value
 from var_pe.encodings.machinery.options import check_options
 from var_pe.pyramid import Positions, Pyramid
 from var_pe.resampling.conventions import Convention
@@ -40,6 +40,9 @@ class PositionEncoding(nn.Module, Generic[Context]):
 
     # whether parameters keep the sizes of the grids they were made for where `set_pyramid` moves the rest
     keeps_grids: ClassVar[bool] = False
+    # options that follow from the model's width in a line that does not give them; a model saves its line
+    # with these written out, and in a line that was saved without them they are the constructor's defaults
+    from_width: ClassVar[Mapping[str, Callable[[int], Value]]] = {}
 
     @classmethod
     def from_line(

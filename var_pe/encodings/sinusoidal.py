@@ -1,13 +1,20 @@
 """Fixed 2-D sinusoidal code in cells of the finest level, so that coarse and fine tokens agree."""
 
+from types import MappingProxyType
+
 from torch import Tensor
 
 from var_pe.encodings.base import ModelShape, TokenEncoding, register
-from var_pe.encodings.machinery.codes import ORDERS, sinusoidal_code
+from var_pe.encodings.machinery.codes import ORDERS, code_scale, sinusoidal_code
 from var_pe.encodings.machinery.coordinates import in_finest_cells
 from var_pe.pyramid import Positions
 
 COORDINATES = ("center", "index")
+
+
+def starting_scale(dim: int) -> float:
+    """`code_scale`, sqrt(2 / (3 C)), to three digits, for lines are read by people."""
+    return float(f"{code_scale(dim):.3g}")
 
 
 @register("sinusoidal")
@@ -26,10 +33,15 @@ class Sinusoidal(TokenEncoding):
             libraries do for one level. Token 0, 0 then has one code at all levels.
         order: `timm`; `mae`, `[sin x | cos x | sin y | cos y]` (also DiT's); `big_vision`, that order with
             frequencies temperature^(-k / (C / 4 - 1)): another set of values, the last exactly 1/temperature.
-        scale: the code is multiplied by it; its values lie in [-scale, scale].
+        scale: the code is multiplied by it; its values lie in [-scale, scale]. In a line without it the
+            scale is sqrt(2 / (3 C)), to three digits: the code is then as large as a learned table at its
+            start, and trains as well (docs/encodings.md). As a part of a mixture, which scales its parts
+            itself, the code has scale 1.
     Raises:
         ValueError: the width is not a multiple of 4, or an option is out of its range.
     """
+
+    from_width = MappingProxyType({"scale": starting_scale})
 
     def __init__(
         self,

@@ -2,11 +2,12 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
+from var_pe.encodings import as_saved
 from var_pe.files import write_json
 from var_pe.pyramid import Grid
 
@@ -103,4 +104,4 @@ def _read_row(row: Mapping[str, Any]) -> TaskScore:
         and found.seeds
     ):
         raise TypeError("a field is of another type")
-    return found
+    return replace(found, encoding=as_saved(found.encoding))

@@ -9,7 +9,7 @@ from diffusers.configuration_utils import register_to_config
 from diffusers.models.modeling_utils import ModelMixin  # noqa: F401  # pipelines look for it in this module
 from torch import Tensor, nn
 
-from var_pe.encodings import build_encoding
+from var_pe.encodings import build_encoding, settled
 from var_pe.encodings.machinery.codes import standard_deviation
 from var_pe.encodings.machinery.level import LevelEmbedding, LevelKind
 from var_pe.models.adaln import AdaLNBlock
@@ -125,6 +125,10 @@ class VARTransformer(Resizable):
         self.ladder = self.pyramid  # what `set_input_size` scales
         self.num_classes = num_classes
         self.num_heads = num_heads
+
+        # What the encoding's line leaves to the width is saved with the model.
+        encoding = settled(encoding, dim)
+        self.register_to_config(encoding=encoding)
 
         # What goes in: the class, the map so far, positions and levels
         self.class_embed = nn.Embedding(num_classes + 1, dim)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from os import PathLike
 from typing import Any, ClassVar, Self
 
-from var_pe.encodings import PositionEncoding
+from var_pe.encodings import PositionEncoding, as_saved
 from var_pe.models.folder import SavedModel
 from var_pe.pyramid import Pyramid
 from var_pe.resampling.conventions import convention_of
@@ -32,6 +32,14 @@ class Resizable(SavedModel):
             untouched = self.config.get("_use_default_values", [])
             kwargs["_use_default_values"] = [name for name in untouched if name not in kwargs]
         super().register_to_config(**kwargs)
+
+    @classmethod
+    def extract_init_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> tuple[dict[str, Any], ...]:
+        """diffusers' own, for a model that was saved: its encoding's line keeps the meaning it had then."""
+        line = config_dict.get("encoding")
+        if isinstance(line, str):
+            config_dict = {**config_dict, "encoding": as_saved(line)}
+        return super().extract_init_dict(config_dict, **kwargs)
 
     def _move_encoding(self, new: Pyramid, resample: str | None) -> None:
         """The position encoding to the grids of `new`, which `self.pyramid` is then set to.

@@ -8,7 +8,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
-from var_pe.encodings import build_encoding
+from var_pe.encodings import build_encoding, settled
 from var_pe.models.initialisation import initialise
 from var_pe.models.layers import GELUS, MLP, Attention, LayerScale, PositionContext
 from var_pe.models.patches import PatchEmbedding, Stem, build_stem
@@ -152,6 +152,10 @@ class ViTClassifier(Resizable):
         self.final_norm = final_norm
         self.image_size = sides_of(image_size, "image_size")
         self.pyramid = self._grid(self.image_size)
+
+        # What the encoding's line leaves to the width is saved with the model.
+        encoding = settled(encoding, dim)
+        self.register_to_config(encoding=encoding)
 
         # From images to tokens that know their positions
         self.patch_embed = build_stem(stem, image_channels, dim, patch_size, patch_kernel)

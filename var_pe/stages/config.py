@@ -1,9 +1,12 @@
 """All settings of a run: the sections, each defined beside the code that it configures, put together."""
 
-from dataclasses import field
+from dataclasses import field, replace
+from pathlib import Path
 from typing import Annotated
 
+from var_pe import settings
 from var_pe.data.sources import DataConfig
+from var_pe.encodings import as_saved, settled
 from var_pe.evaluation.features import EvaluationConfig
 from var_pe.models.generator import GeneratorConfig
 from var_pe.models.size import (
@@ -69,6 +72,36 @@ class Config:
                 f"data.height={self.data.height} and data.width={self.data.width} make {rows * columns:,} "
                 f"patches of classifier.patch_size={patch}; attention takes at most {MOST_TOKENS:,}"
             )
+
+
+def settled_config(config: Config) -> Config:
+    """The config of a new run: what a line of an encoding leaves to the model's width is written out."""
+    generator, classifier = config.generator, config.classifier
+    return _with_lines(
+        config,
+        settled(generator.encoding, generator.dim),
+        None if classifier is None else settled(classifier.encoding, classifier.dim),
+    )
+
+
+def saved_config(file: Path) -> Config:
+    """The config.yaml of a run's folder; its lines mean what they meant when it was saved.
+
+    Raises:
+        ConfigError: a key, value or rule is wrong.
+    """
+    config = settings.load(Config, file)
+    classifier = config.classifier
+    of_classifier = None if classifier is None else as_saved(classifier.encoding)
+    return _with_lines(config, as_saved(config.generator.encoding), of_classifier)
+
+
+def _with_lines(config: Config, of_generator: str, of_classifier: str | None) -> Config:
+    generator = replace(config.generator, encoding=of_generator)
+    classifier = config.classifier
+    if classifier is not None and of_classifier is not None:
+        classifier = replace(classifier, encoding=of_classifier)
+    return replace(config, generator=generator, classifier=classifier)
 
 
 # Settings that determine the size of a model

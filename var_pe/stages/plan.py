@@ -13,7 +13,7 @@ from var_pe.data.streams import open_stream
 from var_pe.encodings import PositionEncoding
 from var_pe.encodings.base import HOOKS
 from var_pe.pyramid import Pyramid
-from var_pe.stages.config import Config
+from var_pe.stages.config import Config, settled_config
 from var_pe.stages.images import DrawnImages
 from var_pe.stages.models import (
     build_classifier,
@@ -28,6 +28,7 @@ from var_pe.training.config import TrainingConfig
 
 def plan(config: Config) -> str:
     """The resolved config and, below it, what it leads to; nothing is trained or written."""
+    config = settled_config(config)
     images, classes, counted = _data(config)
     lines = [settings.to_yaml(config), _folders(config), counted]
     pyramids = dict.fromkeys(check_generator(config)) if config.classifier is None else {}

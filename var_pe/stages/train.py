@@ -25,7 +25,7 @@ from var_pe.models.tokenizer import VQTokenizer
 from var_pe.models.vit import ViTClassifier
 from var_pe.processes import Processes
 from var_pe.pyramid import Pyramid
-from var_pe.stages.config import Config
+from var_pe.stages.config import Config, saved_config, settled_config
 from var_pe.stages.images import (
     DrawnImages,
     held_out_images,
@@ -72,6 +72,7 @@ def train_tokenizer(config: Config, accelerator: Accelerator) -> VQTokenizer:
     """
     folder = Path(config.tokenizer_run)
     training, seed = config.tokenizer_training, config.tokenizer_seed
+    config = settled_config(config)
     everything = asdict(config)
     check_settings(folder, {key: everything[key] for key in TOKENIZER_SETTINGS})
     if (folder / "tokenizer").exists():
@@ -103,6 +104,7 @@ def train_generator(config: Config, tokenizer: VQTokenizer, accelerator: Acceler
     """
     folder = Path(config.run)
     training, seed = config.generator_training, config.seed
+    config = settled_config(config)
     everything = asdict(config)
     check_settings(folder, {key: everything[key] for key in GENERATOR_SETTINGS})
     if (folder / "generator").exists():
@@ -154,6 +156,7 @@ def train_classifier(config: Config, accelerator: Accelerator) -> ViTClassifier:
     assert config.classifier is not None, "only a config with a classifier section trains one"
     folder = Path(config.run)
     training, seed = config.classifier_training, config.seed
+    config = settled_config(config)
     everything = asdict(config)
     check_settings(folder, {key: everything[key] for key in CLASSIFIER_SETTINGS})
     if (folder / "classifier").exists():
@@ -213,7 +216,7 @@ def check_settings(folder: Path, mine: dict[str, Any]) -> None:
     if not path.exists():
         return
 
-    saved = asdict(settings.load(Config, path))
+    saved = asdict(saved_config(path))
 
     # Runs from before data.subset_seed took the first images as stored, as null does. Without a limit it
     # chooses only what is validated on.

@@ -29,6 +29,11 @@ def standard_deviation(dim: int) -> float:
     return (1 / (3 * dim)) ** 0.5
 
 
+def code_scale(dim: int) -> float:
+    """What a sinusoidal code, whose mean square is 1/2, is multiplied by to be as large as a learned one."""
+    return standard_deviation(dim) / 0.5**0.5
+
+
 def amplitude(code_LC: Tensor) -> Tensor:
     """Root mean square about the mean over positions: the part of a code that depends on them at all.
 

@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from var_pe.encodings.machinery.codes import sinusoidal_code, standard_deviation
+from var_pe.encodings.machinery.codes import code_scale, sinusoidal_code, standard_deviation
 from var_pe.pyramid import Grid, Positions, Pyramid
 from var_pe.settings.fields import check_choice
 
@@ -63,9 +63,7 @@ class LevelEmbedding(nn.Module):
         # An octave is ten units: neighbours in any usual pyramid stay apart, 1x1 and 64x64 do not wrap.
         sides_K2 = _sides(positions.grids, positions.level_L.device)
         code_KC = sinusoidal_code(10 * sides_K2.log2(), self.dim, 10000.0)
-
-        # sine and cosine of an angle have a mean square of 1/2
-        return standard_deviation(self.dim) / 0.5**0.5 * code_KC[positions.level_L]
+        return code_scale(self.dim) * code_KC[positions.level_L]
 
 
 @lru_cache(maxsize=64)

@@ -5,6 +5,7 @@ is the row's label in a report.
 """
 
 import ast
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 LARGEST = 1e9  # beyond it, products of float32 numbers come near their range
@@ -85,6 +86,36 @@ def _value(node: ast.expr, line: str) -> Value:
     raise ValueError(
         f"encoding {line!r}: {ast.unparse(node)!r} is not a number, true, false, a word or a tuple of them"
     )
+
+
+def with_options(line: str, missing: Callable[[str], Mapping[str, Value]]) -> str:
+    """The line with the options of `missing(name)` written out for every member that does not give them.
+
+    The parts of a member in brackets are left as they are, and so is a line with nothing to write out.
+
+    Raises:
+        ValueError: the line does not parse.
+    """
+    members = parse(line)
+    written = []
+    unchanged = True
+    for node, member in zip(_summands(_tree(line)), members, strict=True):
+        options = missing(member.name)
+        keywords = [ast.keyword(o, _written(v)) for o, v in options.items() if o not in member.options]
+        if keywords:
+            unchanged = False
+            call = node if isinstance(node, ast.Call) else ast.Call(node, [], [])
+            node = ast.Call(call.func, call.args, [*call.keywords, *keywords])
+        written.append(ast.unparse(node))
+
+    return line if unchanged else " + ".join(written)
+
+
+def _written(value: Value) -> ast.expr:
+    """A value as people write it: 1 for 1.0."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return _tree(repr(value))
 
 
 def canonical(line: str) -> str:
