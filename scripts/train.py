@@ -12,6 +12,7 @@ from var_pe.stages.config import Config
 from var_pe.stages.plan import plan
 from var_pe.stages.score import score_classifier, score_tokenizer
 from var_pe.stages.session import exit_with_sentence, session
+from var_pe.stages.timing import timed_plan
 from var_pe.stages.train import check_generator, train_classifier, train_generator, train_tokenizer
 
 STAGES = ("all", "tokenizer", "generator", "classifier")
@@ -21,6 +22,12 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stage", choices=STAGES, default="all", help="only this stage and what it needs")
     parser.add_argument(
         "--dry-run", action="store_true", help="print the resolved config and what it amounts to"
+    )
+    parser.add_argument(
+        "--timed",
+        action="store_true",
+        help="with --dry-run: also do a few steps of every stage in a temporary folder (TMPDIR says where), "
+        "and print what time, memory and disk the whole will take",
     )
 
 
@@ -48,11 +55,17 @@ def stage_of(config: Config, asked: str) -> str:
 def main() -> None:
     config, arguments = parse_arguments(None, description=__doc__ or "", schema=Config, extra=options)
     stage = stage_of(config, arguments.stage)
-    if arguments.dry_run:
-        print(plan(config))
-        return
+    if arguments.timed and not arguments.dry_run:
+        raise ValueError("--timed says what a training would take: give --dry-run, too")
 
     trainings = config.tokenizer_training, config.generator_training, config.classifier_training
+    if arguments.dry_run:
+        print(plan(config))
+        if arguments.timed:
+            with session(*trainings) as accelerator:
+                accelerator.print(timed_plan(config, stage, accelerator))
+        return
+
     with session(*trainings) as accelerator:
         if stage == "classifier":
             train_classifier(config, accelerator)

@@ -46,7 +46,12 @@ RECORD = "record.json"  # the copy that stays in the work folder, for `reopen`
 BEGAN = time.monotonic()
 
 # What may differ between two equal runs, and is left out; all else in these files is compared.
-TIMINGS = ("images_per_second", "minutes_left", "peak_memory_gb")  # of a line of log.jsonl
+TIMINGS = (
+    "images_per_second",
+    "minutes_left",
+    "peak_memory_gb",
+    "validation_seconds",
+)  # of a line of log.jsonl
 NOT_SCORES = ("versions", "seconds")  # anywhere in metrics.json and likelihood.json
 NOT_SETTINGS = ("_diffusers_version",)  # of config.json and model_index.json
 MODULES = re.compile(

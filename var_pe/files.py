@@ -106,6 +106,12 @@ class KeptResults(Generic[Json]):
         write_json(self.path, {**self.rests_on, self.name: self.results})
 
 
+def size_on_disk(path: Path) -> int:
+    """The bytes of a file, or of all files in a folder."""
+    files = [path] if path.is_file() else [file for file in path.rglob("*") if file.is_file()]
+    return sum(file.stat().st_size for file in files)
+
+
 def no_weights(file: Path) -> str | None:
     """What a file is that only has the name of one with weights, in words; None: perhaps it has them."""
     with file.open("rb") as there:

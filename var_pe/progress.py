@@ -12,6 +12,28 @@ from var_pe.processes import peak_memory, say
 
 SECONDS_BETWEEN_LINES = 30.0
 
+# Steps after which a training says what the rest will take; the first one warms up and is not counted.
+FIRST_STEPS = 6
+
+# A unit, its seconds, and those from which the next unit is taken
+UNITS_OF_TIME = (("ms", 1e-3, 0.1), ("s", 1.0, 120.0), ("min", 60.0, 7200.0), ("h", 3600.0, 172800.0))
+
+
+def duration(seconds: float) -> str:
+    """In the unit that people would take: `45.2 ms`, `0.81 s`, `4.2 min`, `3.1 h`, `2.5 days`."""
+    for unit, length, most in UNITS_OF_TIME:
+        if seconds < most:
+            return f"{seconds / length:.3g} {unit}"
+    return f"{seconds / 86400:.3g} days"
+
+
+def size(number: float) -> str:
+    """A number of bytes in decimal units: `12.3 MB`."""
+    for unit, length in (("kB", 1e3), ("MB", 1e6)):
+        if number < 1000 * length:
+            return f"{number / length:.3g} {unit}"
+    return f"{number / 1e9:.3g} GB"
+
 
 class Counter:
     """Counts towards `total`, as a context manager; only the main process should have `shown`.
@@ -58,12 +80,30 @@ class StepProgress:
             self.bar = tqdm(total=steps.stop, initial=steps.start, unit="step")
 
         self.count = self.counted = steps.start
-        self.since = self.began = time.monotonic()
+        self.since = self.warm_since = time.monotonic()
 
     def advance(self) -> None:
         self.count += 1
+        if self.count == self.steps.start + 1:
+            self.warm_since = time.monotonic()
         if self.bar is not None:
             self.bar.update()
+
+    @property
+    def measured_first_steps(self) -> bool:
+        """Whether the last step is the one after which the rest is estimated, and there is a rest."""
+        return self.count == self.steps.start + FIRST_STEPS < self.steps.stop
+
+    def say_rest(self, device: torch.device, checkpoint_bytes: int, checkpoints: int) -> None:
+        """Prints what the remaining steps will take, the memory so far, and the disk of a checkpoint."""
+        remaining = self.steps.stop - self.count
+        of_step = (time.monotonic() - self.warm_since) / (FIRST_STEPS - 1)
+        rest = duration(remaining * of_step)
+        self.print(
+            f"the remaining {remaining} steps of {duration(of_step)} take about {rest}, without validation; "
+            f"{size(peak_memory(device))} of memory so far; "
+            f"a checkpoint takes {size(checkpoint_bytes)} of disk, {checkpoints} are kept"
+        )
 
     def rates(self, device: torch.device) -> dict[str, float]:
         now = time.monotonic()
@@ -77,15 +117,16 @@ class StepProgress:
 
     def say(self, entry: Mapping[str, float]) -> None:
         """Prints one line with the values of a step; values per level stay in the log file."""
-        if not self.shown:
-            return
-
         values = []
         for name, value in entry.items():
             if name != "step" and "/level_" not in name:
                 values.append(f"{name} {value:.4g}")
-        line = "  ".join([f"step {entry['step']}/{self.steps.stop}", *values])
+        self.print("  ".join([f"step {entry['step']}/{self.steps.stop}", *values]))
 
+    def print(self, line: str) -> None:
+        """A line on the screen, above the bar if there is one."""
+        if not self.shown:
+            return
         if self.bar is not None:
             self.bar.write(line, file=sys.stderr)
         else:

@@ -29,7 +29,7 @@ from var_pe.training.config import TrainingConfig
 def plan(config: Config) -> str:
     """The resolved config and, below it, what it leads to; nothing is trained or written."""
     config = settled_config(config)
-    images, classes, counted = _data(config)
+    images, classes, counted = training_images_and_classes(config)
     lines = [settings.to_yaml(config), _folders(config), counted]
     pyramids = dict.fromkeys(check_generator(config)) if config.classifier is None else {}
 
@@ -77,7 +77,7 @@ def _folders(config: Config) -> str:
     return f"writes: {config.run}; the tokenizer, which runs share, {todo}, in {config.tokenizer_run}"
 
 
-def _data(config: Config) -> tuple[int | None, int, str]:
+def training_images_and_classes(config: Config) -> tuple[int | None, int, str]:
     """The number of training images (None: a stream), that of classes, and a line about both."""
     images, classes, note = _source(config.data)
     drawn = config.classifier_training.drawn_images

@@ -4,6 +4,7 @@ import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext, suppress
+from time import monotonic
 from typing import cast
 
 import torch
@@ -21,7 +22,7 @@ from var_pe.seeding import mix
 from var_pe.training.config import TrainingConfig
 from var_pe.training.ema import EMA
 from var_pe.training.groups import forget_steps, parameter_groups, set_rates, zero_gradients
-from var_pe.training.run import Run
+from var_pe.training.run import CHECKPOINTS_KEPT, Run, checkpoint_bytes
 from var_pe.training.schedule import ema_decay, learning_rate
 from var_pe.training.stopping import (
     AskedToStop,
@@ -117,6 +118,8 @@ def train(task: Task, config: TrainingConfig, run: Run, *, steps: int, seed: int
             after = task.after_step(inner, step, accelerator)
             ema.update(inner, ema_decay(step, config.ema))
             progress.advance()
+            if progress.measured_first_steps:
+                progress.say_rest(accelerator.device, checkpoint_bytes(model), CHECKPOINTS_KEPT)
 
             # Logs, validation, preview, checkpoint. A signal breaks off validation and preview.
             last = step + 1 == steps
@@ -126,7 +129,10 @@ def train(task: Task, config: TrainingConfig, run: Run, *, steps: int, seed: int
                 _log(run, progress, entry | progress.rates(accelerator.device))
             with suppress(AskedToStop):
                 if last or _due(step, config.validate_every):
-                    _log(run, progress, {"step": step + 1, **task.validate(ema.model, accelerator)})
+                    began = monotonic()
+                    scores = task.validate(ema.model, accelerator)
+                    scores["validation_seconds"] = monotonic() - began
+                    _log(run, progress, {"step": step + 1, **scores})
                 if last or _due(step, config.preview_every):
                     with stop.breaking_off():
                         _preview(task, config, run, ema, step)

@@ -20,6 +20,9 @@ from var_pe.processes import Processes
 from var_pe.training.checkpoints import newest, steps_in
 from var_pe.training.ema import EMA
 
+# the newest one, and the one before it in case the newest is damaged
+CHECKPOINTS_KEPT = 2
+
 
 class Run:
     """The folder of one training run, locked while the run lives.
@@ -94,9 +97,7 @@ class Run:
         self.processes.on_main(lambda: self._cut_log(found.step))
         return found.step
 
-    def save(
-        self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, ema: EMA, keep: int = 2
-    ) -> None:
+    def save(self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, ema: EMA) -> None:
         """Writes a checkpoint with everything that the next step depends on, then removes old ones."""
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
         model_state, optimizer_state = get_state_dict(model, optimizer, options=options)
@@ -109,7 +110,7 @@ class Run:
 
         def write_and_prune() -> None:
             into_place(self.checkpoints / f"step_{step:08d}", write)
-            for old in self.steps_saved()[:-keep]:
+            for old in self.steps_saved()[:-CHECKPOINTS_KEPT]:
                 remove(self.checkpoints / f"step_{old:08d}")
 
         self.processes.on_main(write_and_prune)
@@ -162,6 +163,13 @@ class Run:
         if self.log_file.exists():
             kept = [entry for entry in self._logged() if entry["step"] <= step]
             write_text(self.log_file, "".join(json.dumps(entry) + "\n" for entry in kept))
+
+
+def checkpoint_bytes(model: nn.Module) -> int:
+    """The size of a checkpoint: weights, their average, and AdamW's two moments of all that is trained."""
+    state = sum(value.numel() * value.element_size() for value in model.state_dict().values())
+    trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
+    return 2 * state + 2 * trained
 
 
 def circumstances(accelerator: Accelerator) -> dict[str, Any]:

@@ -1,0 +1,118 @@
+"""What a timed plan counts and weighs is what a training then does and writes, and nothing of it stays."""
+
+import json
+import tempfile
+from pathlib import Path
+
+import pytest
+from accelerate import Accelerator
+
+from tests.runs import train_both
+from var_pe import settings
+from var_pe.files import size_on_disk
+from var_pe.stages.config import Config
+from var_pe.stages.timing import time_stages, timed_plan
+from var_pe.stages.train import train_classifier
+
+SMALL = [
+    "data.shapes_train=300",
+    "data.shapes_test=20",
+    "data.height=16",
+    "data.width=16",
+    "tokenizer.levels=[1, 2]",
+    "tokenizer.channels=8",
+    "tokenizer.norm_groups=8",
+    "tokenizer.codebook_size=16",
+    "tokenizer.latent_channels=4",
+    "generator.dim=32",
+    "generator.depth=1",
+    "generator.num_heads=2",
+    "sampling.images_per_class=2",
+]
+for kind in ("tokenizer", "generator", "classifier"):
+    rules = ("batch=4", "steps=12", "save_every=5", "validate_every=5", "precision=float32", "trackers=[]")
+    SMALL += [f"{kind}_training.{rule}" for rule in rules]
+
+
+@pytest.fixture
+def a_config(tmp_path):
+    def made(file: str, *more: str) -> Config:
+        where = [f"run={tmp_path / 'run'}", f"tokenizer_run={tmp_path / 'tokenizer'}"]
+        return settings.load(Config, file, [*SMALL, *where, *more])
+
+    return made
+
+
+@pytest.fixture
+def temporary(tmp_path, monkeypatch) -> Path:
+    """Where temporary folders are made during the test."""
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    return folder
+
+
+def written(run: Path, kind: str) -> int:
+    """The bytes of what a finished training keeps: its checkpoints and its weights."""
+    return size_on_disk(run / "checkpoints") + size_on_disk(run / kind)
+
+
+def test_a_generator_s_plan_weighs_what_its_training_writes(a_config, temporary, tmp_path):
+    """A disk that is full on the third day would have been known before the first."""
+    config = a_config("shapes_learned.yaml")
+    costs = {cost.stage: cost for cost in time_stages(config, "generator", Accelerator())}
+
+    # Nothing is left of it.
+    assert not any(temporary.iterdir())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["temporary"]
+
+    assert "12 steps of" in costs["generator"].work
+    assert "3 validations of" in costs["generator"].work  # after 5, 10 and 12 steps
+    assert costs["token cache"].work.startswith("300 images")
+    assert costs["drawing (scripts/sample.py)"].work == "24 images"
+    assert all(cost.seconds > 0 for cost in costs.values())
+    assert costs["generator"].memory > 1e6
+
+    train_both(config)
+    tokenizer, run = tmp_path / "tokenizer", tmp_path / "run"
+    assert costs["tokenizer"].disk == pytest.approx(written(tokenizer, "tokenizer"), rel=0.1)
+    assert costs["token cache"].disk == pytest.approx(size_on_disk(tokenizer / "tokens"), rel=0.1)
+    assert costs["generator"].disk == pytest.approx(written(run, "generator"), rel=0.1)
+
+
+def test_a_classifier_s_plan_leaves_its_run_as_it_is(a_config, temporary, tmp_path):
+    """Looking at what a run costs must not change the run, even one that is under way."""
+    config = a_config("shapes_vit.yaml", "classifier.dim=16", "classifier.depth=1", "classifier.num_heads=2")
+    train_classifier(config, Accelerator())
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
+
+    said = timed_plan(config, "classifier", Accelerator())
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")} == before
+    assert not any(temporary.iterdir())
+    assert "timed: classifier: about" in said
+    assert "12 steps of" in said
+    assert "of disk in all, on cpu, processes: 1" in said
+
+
+def test_a_tokenizer_that_is_there_takes_no_time(a_config, temporary, tmp_path):
+    (tmp_path / "tokenizer" / "tokenizer").mkdir(parents=True)
+    costs = time_stages(a_config("shapes_learned.yaml"), "tokenizer", Accelerator())
+    assert [(cost.seconds, cost.disk) for cost in costs] == [(0.0, 0)]
+
+
+def test_a_training_says_early_what_the_rest_will_take(a_config, tmp_path, capsys):
+    """After the first steps, once; the disk that it names is that of a checkpoint."""
+    config = a_config("shapes_vit.yaml", "classifier.dim=16", "classifier.depth=1", "classifier.num_heads=2")
+    train_classifier(config, Accelerator())
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("the remaining"))
+    assert line.startswith("the remaining 6 steps of")
+    assert line.endswith("of disk, 2 are kept")
+
+    number, unit = line.partition("a checkpoint takes ")[2].split()[:2]
+    (newest,) = (tmp_path / "run" / "checkpoints").glob("step_*12")
+    weights = sum(size_on_disk(newest / f"{name}.safetensors") for name in ("model", "ema"))
+    said = float(number) * {"kB": 1e3, "MB": 1e6}[unit]
+    assert said < size_on_disk(newest)  # whose headers a formula does not count
+    assert said == pytest.approx(2 * weights, rel=0.2)
+    log = [json.loads(text) for text in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in log if "validation_seconds" in entry] == [5, 10, 12]

@@ -1,0 +1,236 @@
+"""What `--dry-run --timed` says: a few real steps of every stage, scaled up to what the config asks for.
+
+The stages run as they are, with fewer steps and images, in a temporary folder. So everything that a training
+writes is measured on real files, and the folders of the run are not touched.
+"""
+
+import io
+import json
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass, replace
+from pathlib import Path
+from time import monotonic
+from typing import TypeVar
+
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+
+from var_pe.files import size_on_disk
+from var_pe.models.transfer import ModelStart
+from var_pe.processes import Processes
+from var_pe.progress import duration, size
+from var_pe.sampling.drawing import draw_images
+from var_pe.stages.config import Config
+from var_pe.stages.draw import load_pipeline
+from var_pe.stages.images import held_out_images, training_images_at
+from var_pe.stages.plan import training_images_and_classes
+from var_pe.stages.pyramids import generator_pyramids
+from var_pe.stages.score import score_classifier, score_tokenizer
+from var_pe.stages.tokens import training_tokens
+from var_pe.stages.train import train_classifier, train_generator, train_tokenizer
+from var_pe.training.config import TrainingConfig
+from var_pe.training.run import CHECKPOINTS_KEPT
+
+T = TypeVar("T", bound=TrainingConfig)
+
+# Steps of each training, of which the first two warm up, and images that are encoded, validated and drawn.
+STEPS = 8
+WARMING_UP = 2
+IMAGES = 256
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What a stage takes, estimated from a short one of the same kind."""
+
+    stage: str
+    seconds: float
+    # how often it does what, for people
+    work: str
+    # bytes that a process holds at most
+    memory: int = 0
+    # bytes of files that stay
+    disk: int = 0
+
+
+def timed_plan(config: Config, stage: str, accelerator: Accelerator) -> str:
+    """The costs of a stage of scripts/train.py and of what it needs, a line each."""
+    costs = time_stages(config, stage, accelerator)
+    lines = [_line(cost) for cost in costs]
+    seconds = sum(cost.seconds for cost in costs)
+    disk = sum(cost.disk for cost in costs)
+    where = f"on {accelerator.device.type}, processes: {accelerator.num_processes}"
+    lines.append(f"timed: about {duration(seconds)} and {size(disk)} of disk in all, {where}")
+    return "\n".join(lines)
+
+
+def time_stages(config: Config, stage: str, accelerator: Accelerator) -> list[Cost]:
+    """The costs of `stage` (tokenizer, generator or classifier) and of what it needs.
+
+    Raises:
+        ValueError: the config cannot be trained, or its data are not here.
+    """
+    with _temporary_folder(accelerator) as folder, _quiet():
+        if stage == "classifier":
+            return _classifier(config, shortened(config, folder), accelerator)
+        if stage == "tokenizer":
+            return _tokenizer(config, shortened(config, folder), accelerator)
+        return _generator(config, shortened(config, folder), accelerator)
+
+
+def shortened(config: Config, folder: Path) -> Config:
+    """The config with few steps and few images, whose runs lie in `folder`."""
+    data = config.data
+    if not data.streaming:
+        data = replace(data, limit=min(IMAGES, data.limit or IMAGES))
+    return replace(
+        config,
+        run=str(folder / "run"),
+        tokenizer_run=str(folder / "tokenizer"),
+        data=data,
+        model=ModelStart(),  # weights to start from take no other time
+        tokenizer_training=_shortened(config.tokenizer_training),
+        generator_training=_shortened(config.generator_training),
+        classifier_training=_shortened(config.classifier_training),
+    )
+
+
+def _shortened(training: T) -> T:
+    return replace(
+        training,
+        steps=STEPS,
+        log_every=1,
+        save_every=STEPS,
+        validate_every=0,
+        preview_every=0,
+        validation_images=min(IMAGES, training.validation_images),
+        trackers=[],
+    )
+
+
+def _tokenizer(config: Config, short: Config, accelerator: Accelerator) -> list[Cost]:
+    """A tokenizer's training and its scores on the test split; nothing if it is there."""
+    tokenizer = train_tokenizer(short, accelerator)
+    began = monotonic()
+    score_tokenizer(short, tokenizer, accelerator)
+    scoring = (monotonic() - began) * _share(config, short)
+
+    if (Path(config.tokenizer_run) / "tokenizer").exists():
+        return [Cost("tokenizer", 0.0, f"is there, in {config.tokenizer_run}")]
+    training = config.tokenizer_training
+    return [
+        _training("tokenizer", config, training, Path(short.tokenizer_run)),
+        Cost("scores of the tokenizer", scoring, "on the test split"),
+    ]
+
+
+def _generator(config: Config, short: Config, accelerator: Accelerator) -> list[Cost]:
+    """A tokenizer, the tokens of the training images, a generator, and the images that it draws."""
+    costs = _tokenizer(config, short, accelerator)
+    tokenizer = train_tokenizer(short, accelerator).to(accelerator.device)  # which is there now
+    processes = Processes.of(accelerator)
+    images, classes, _ = training_images_and_classes(config)
+
+    # The token cache, which a stream and a training without views do without
+    if config.generator_training.views and images is not None:
+        pyramids = generator_pyramids(short)
+        sets = training_images_at(short, pyramids, tokenizer.downsampling, processes, short.tokenizer_seed)
+        began = monotonic()
+        training_tokens(short, tokenizer, sets, processes)
+        times = images / min(images, IMAGES)
+        seconds = (monotonic() - began) * times
+
+        encoded = images * config.generator_training.views * len(sets)
+        disk = round(size_on_disk(Path(short.tokenizer_run) / "tokens") * times)
+        costs.append(Cost("token cache", seconds, f"{encoded} images, unless it is there", disk=disk))
+
+    train_generator(short, tokenizer, accelerator)
+    costs.append(_training("generator", config, config.generator_training, Path(short.run)))
+
+    # Drawing, which is a command of its own
+    asked = config.sampling.images_per_class * max(1, classes)
+    together = min(config.sampling.batch, IMAGES, asked)
+    pipeline = load_pipeline(short)
+    pipeline.to(accelerator.device)
+    labels = [number % classes if classes else None for number in range(together)]
+    began = monotonic()
+    draw_images(pipeline, labels, range(together), config.sampling)
+    seconds = (monotonic() - began) * asked / together / processes.world
+    costs.append(Cost("drawing (scripts/sample.py)", seconds, f"{asked} images"))
+    return costs
+
+
+def _classifier(config: Config, short: Config, accelerator: Accelerator) -> list[Cost]:
+    train_classifier(short, accelerator)
+    began = monotonic()
+    score_classifier(short, accelerator)
+    scoring = (monotonic() - began) * _share(config, short)
+    return [
+        _training("classifier", config, config.classifier_training, Path(short.run)),
+        Cost("scores of the classifier", scoring, "on the test split"),
+    ]
+
+
+def _share(config: Config, short: Config) -> float:
+    """How many times as many test images as the short config the whole one has."""
+    return len(held_out_images(config)) / len(held_out_images(short))
+
+
+def _training(kind: str, config: Config, training: TrainingConfig, folder: Path) -> Cost:
+    """The cost of a training whose short version was done in `folder`."""
+    log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    steps = training.steps_for(training_images_and_classes(config)[0])
+
+    # Seconds of a step, without those of warming up
+    of_steps = [training.batch / entry["images_per_second"] for entry in log if "images_per_second" in entry]
+    warm = of_steps[WARMING_UP:]
+    seconds = sum(warm) / len(warm)
+
+    # Seconds of a validation, at more images
+    (short,) = (entry["validation_seconds"] for entry in log if "validation_seconds" in entry)
+    validated = min(training.validation_images, len(held_out_images(config, training.validation_images)))
+    validating = short * validated / min(IMAGES, validated)
+    validations = len(_times(steps, training.validate_every))
+
+    (checkpoint,) = (folder / "checkpoints").glob("step_*")
+    kept = min(CHECKPOINTS_KEPT, len(_times(steps, training.save_every)))
+    return Cost(
+        kind,
+        steps * seconds + validations * validating,
+        f"{steps} steps of {duration(seconds)}, {validations} validations of {duration(validating)}; "
+        f"{kept} checkpoints of {size(size_on_disk(checkpoint))}, "
+        f"finished weights {size(size_on_disk(folder / kind))}",
+        round(1e9 * max(entry.get("peak_memory_gb", 0.0) for entry in log)),
+        kept * size_on_disk(checkpoint) + size_on_disk(folder / kind),
+    )
+
+
+def _times(steps: int, every: int) -> set[int]:
+    """The steps at which something is done `every` so many steps and at the end."""
+    return {*range(every, steps + 1, every), steps} if every else {steps}
+
+
+def _line(cost: Cost) -> str:
+    memory = f"; {size(cost.memory)} of memory a process" if cost.memory else ""
+    disk = f"; {size(cost.disk)} of disk" if cost.disk else ""
+    return f"timed: {cost.stage}: about {duration(cost.seconds)}: {cost.work}{memory}{disk}"
+
+
+@contextmanager
+def _temporary_folder(accelerator: Accelerator) -> Iterator[Path]:
+    """The same folder on every process of this machine; it is removed at the end, however that comes."""
+    with tempfile.TemporaryDirectory(prefix="var_pe_timed_") as own:
+        name = [own]
+        if accelerator.num_processes > 1:
+            broadcast_object_list(name)
+        yield Path(name[0])
+        accelerator.wait_for_everyone()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what the stages print about runs that nobody will see."""
+    with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        yield
