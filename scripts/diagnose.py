@@ -16,7 +16,7 @@ from var_pe.diagnosis.opening import Checkpoint
 from var_pe.diagnosis.report import as_text, write_page
 from var_pe.evaluation.evidence import TASKS, read_evidence
 from var_pe.interop.vit.names import THEIRS
-from var_pe.resampling.conventions import CONVENTIONS
+from var_pe.resampling.conventions import CONVENTIONS, DEFAULT_CONVENTION
 from var_pe.settings.command_line import check_options
 from var_pe.settings.fields import Positive
 from var_pe.stages.session import exit_with_sentence
@@ -30,7 +30,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--size", nargs=2, type=int, metavar=("H", "W"), help="size in pixels to check it for"
     )
-    parser.add_argument("--resample", choices=CONVENTIONS, default="timm", help="how tables move to --size")
+    parser.add_argument(
+        "--resample", choices=CONVENTIONS, default=DEFAULT_CONVENTION, help="how tables move to --size"
+    )
     parser.add_argument("--task", choices=TASKS, help="what the model is to be used for")
     parser.add_argument(
         "--evidence", type=Path, help="table of measured scores; default: docs/task_evidence.json"

@@ -7,7 +7,7 @@ import pytest
 
 from var_pe.comparison.generator_study import chosen_pictures, compare
 from var_pe.models.vit import ClassifierConfig
-from var_pe.sampling.drawing import SamplingConfig
+from var_pe.sampling.config import SamplingConfig
 from var_pe.stages.config import Config
 
 CONFIG = Config(run="runs/base", tokenizer_run="runs/tokenizer")

@@ -130,7 +130,7 @@ def test_prefix_tokens_are_neither_turned_nor_biased_nor_refined(line, prefix):
 def test_only_an_encoding_makes_attention_mind_the_order(line):
     """Shuffled tokens give shuffled results without one, and with one they do not."""
     encoding = build_encoding(line, dim=32, num_heads=4, depth=2, pyramid=LADDER)
-    attention = Attention(32, 4)
+    attention = Attention(32, 4, qk_norm=True, dropout=0.0)
     initialise(encoding, 0)
     initialise(attention, 0)
     for parameter in encoding.parameters():  # small starts would pass for no encoding at all

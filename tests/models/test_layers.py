@@ -56,7 +56,7 @@ def position_context_of(
 
 @pytest.fixture
 def attention(make_loud) -> Attention:
-    return make_loud(Attention(16, 4))
+    return make_loud(Attention(16, 4, qk_norm=True, dropout=0.0))
 
 
 def plainly(attention: Attention, x_LC: Tensor, visible_LL: Tensor) -> Tensor:
@@ -96,7 +96,7 @@ def test_the_learned_temperature_ends_at_a_hundred(attention):
 
 @torch.no_grad()
 def test_feed_forward_uses_the_tanh_gelu():
-    mlp = MLP(8)
+    mlp = MLP(8, ratio=4.0, dropout=0.0, gelu="tanh")
     x = torch.randn(3, 8)
     hidden = mlp.fc1(x)
     gelu = 0.5 * hidden * (1 + torch.tanh((2 / math.pi) ** 0.5 * (hidden + 0.044715 * hidden**3)))
@@ -190,7 +190,8 @@ def test_relative_toys_do_not_care_where_the_image_starts(toy, attention):
 @torch.no_grad()
 def test_attention_computes_in_float64_where_it_is_given_float64():
     """To check gradients against differences, or a low precision against a high one."""
-    attention, x_BLC = Attention(16, 2).double(), torch.randn(2, 5, 16, dtype=torch.float64)
+    attention = Attention(16, 2, qk_norm=True, dropout=0.0).double()
+    x_BLC = torch.randn(2, 5, 16, dtype=torch.float64)
     row = Pyramid.of([(1, 5)])
     encoding = build_encoding("rope", dim=16, num_heads=2, depth=1, pyramid=row)
     context = encoding.prepare(row.positions())

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from var_pe.sampling.drawing import SamplingConfig, draw_images
+from var_pe.sampling.config import SamplingConfig
+from var_pe.sampling.drawing import draw_images
 from var_pe.seeding import generator_for
 
 CONFIG = SamplingConfig()

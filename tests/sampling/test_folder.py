@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from var_pe.processes import Processes
-from var_pe.sampling.drawing import SamplingConfig, draw_images
+from var_pe.sampling.config import SamplingConfig
+from var_pe.sampling.drawing import draw_images
 from var_pe.sampling.folder import class_of, fill_folder, image_path, write_npz
 from var_pe.sampling.pipeline import VARPipeline
 from var_pe.sampling.sheets import write_grid

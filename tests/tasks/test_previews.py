@@ -13,7 +13,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from var_pe import settings
 from var_pe.data.shapes import CLASSES
 from var_pe.pyramid import Pyramid
-from var_pe.sampling.drawing import SamplingConfig
+from var_pe.sampling.config import SamplingConfig
 from var_pe.stages.config import Config
 from var_pe.stages.session import session
 from var_pe.stages.train import train_classifier, train_generator, train_tokenizer

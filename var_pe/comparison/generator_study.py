@@ -17,7 +17,7 @@ from var_pe.evaluation.features import FeatureSet
 from var_pe.evaluation.records import Record, versions
 from var_pe.files import KeptResults
 from var_pe.processes import Processes, reset_peak_memory
-from var_pe.sampling.drawing import SamplingConfig
+from var_pe.sampling.config import SamplingConfig
 from var_pe.sampling.folder import drawn_with, image_path
 from var_pe.stages.config import Config
 from var_pe.stages.draw import draw_folder, load_pipeline

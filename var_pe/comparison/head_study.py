@@ -22,11 +22,11 @@ from var_pe.models.vit import ViTClassifier
 from var_pe.pages.numbers import percent
 from var_pe.pages.tables import markdown_table
 from var_pe.pyramid import Grid
+from var_pe.resampling.conventions import DEFAULT_CONVENTION
 from var_pe.stages.config import Config
 from var_pe.stages.models import load_model, weights_hash
 from var_pe.stages.train import train_classifier
 
-CONVENTION = "timm"  # by which tables move to another size
 TRAINING_PICTURES = 8000
 TEST_PICTURES = 1000
 
@@ -102,7 +102,7 @@ def train_and_score(trial: Trial, task: str, heads: HeadTraining, *, frozen: boo
 
     scores = []
     for size in ((height, width), (2 * height, 2 * width)):
-        model.set_input_size(size, resample=CONVENTION)
+        model.set_input_size(size, resample=DEFAULT_CONVENTION)
         value = head.score(tokens(model, shapes(TEST_PICTURES, size, "test"), 200))
         scores.append(SeedScore(trial.encoding, trial.seed, task, frozen, size, value))
     return scores
@@ -119,7 +119,7 @@ def accuracies(trial: Trial) -> list[SeedScore]:
     return [
         SeedScore(trial.encoding, trial.seed, CLASSIFICATION, None, answer.size, answer.accuracy)
         for answer in kept_answers(trial)
-        if answer.convention == CONVENTION
+        if answer.convention == DEFAULT_CONVENTION
     ]
 
 

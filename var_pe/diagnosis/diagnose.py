@@ -19,6 +19,7 @@ from var_pe.diagnosis.task_findings import for_task
 from var_pe.encodings.base import HOOKS
 from var_pe.evaluation.evidence import TaskScore
 from var_pe.pyramid import Grid
+from var_pe.resampling.conventions import DEFAULT_CONVENTION
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ def diagnose(
     checkpoint: Checkpoint | None = None,
     *,
     size: Grid | None = None,
-    convention: str = "timm",
+    convention: str = DEFAULT_CONVENTION,
     task: str | None = None,
     evidence: Sequence[TaskScore] = (),
 ) -> Diagnosis:

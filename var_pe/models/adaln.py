@@ -22,7 +22,7 @@ class AdaLNBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.attn = Attention(dim, num_heads, qk_norm, dropout)
-        self.mlp = MLP(dim, mlp_ratio, dropout)
+        self.mlp = MLP(dim, mlp_ratio, dropout, gelu="tanh")  # VAR's
         self.norm1 = nn.LayerNorm(dim, eps=1e-6, elementwise_affine=False)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6, elementwise_affine=False)
         self.drop_path = StochasticDepth(drop_path, "row")

@@ -3,12 +3,21 @@
 from collections.abc import Sequence
 from math import isfinite
 from numbers import Real
-from typing import Literal, TypeGuard, get_args
+from typing import Literal, TypeGuard, cast, get_args
 
 import torch
+from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
+from var_pe.settings.fields import NonNegative, NonNegativeFloat, PositiveFloat, Share
+
 GuidanceSchedule = Literal["linear", "constant"]
+
+# Ranges of what a drawing is asked for, by setting or by argument
+Guidance = NonNegativeFloat
+Temperature = PositiveFloat
+TopK = NonNegative
+TopP = Share
 
 
 def _plain(given: object) -> object:
@@ -18,6 +27,18 @@ def _plain(given: object) -> object:
 
 def _finite(value: object) -> TypeGuard[float]:
     return isinstance(value, Real) and isfinite(value)
+
+
+def _within(value: float, setting: object) -> bool:
+    """Whether a number is in the range that a setting's type states."""
+    for bound in get_args(setting)[1:]:
+        if isinstance(bound, Ge) and not value >= cast(float, bound.ge):
+            return False
+        if isinstance(bound, Gt) and not value > cast(float, bound.gt):
+            return False
+        if isinstance(bound, Le) and not value <= cast(float, bound.le):
+            return False
+    return True
 
 
 def guidance_per_level(
@@ -33,7 +54,7 @@ def guidance_per_level(
         ValueError: scale or a factor is not finite or below 0, or there are not as many factors as levels.
     """
     largest = _plain(scale)
-    if not _finite(largest) or largest < 0:
+    if not _finite(largest) or not _within(largest, Guidance):
         raise ValueError(f"guidance_scale must be finite and at least 0 (none), got {largest}")
 
     # By name
@@ -47,7 +68,7 @@ def guidance_per_level(
     if not isinstance(factors, list | tuple) or len(factors) != num_levels:
         known = ", ".join(get_args(GuidanceSchedule))
         raise ValueError(f"guidance_schedule is one of {known} or {num_levels} factors, got {factors!r}")
-    if not all(_finite(factor) and factor >= 0 for factor in factors):
+    if not all(_finite(factor) and _within(factor, Guidance) for factor in factors):
         raise ValueError(f"guidance_schedule's factors must be finite and at least 0, got {factors!r}")
     return [largest * factor for factor in factors]
 
@@ -64,7 +85,7 @@ def temperature_per_level(temperature: float | Sequence[float] | Tensor, num_lev
         raise ValueError(f"temperature is one number or one for each of {num_levels} levels, got {each}")
 
     for value in each:
-        if not (_finite(value) and value > 0):
+        if not (_finite(value) and _within(value, Temperature)):
             raise ValueError(
                 f"temperature must be above 0 and finite, got {value}; top_k=1 takes the likeliest token"
             )
@@ -77,9 +98,9 @@ def check_choice(*, top_k: int, top_p: float) -> None:
     Raises:
         ValueError: one is not.
     """
-    if top_k < 0:
+    if not _within(top_k, TopK):
         raise ValueError(f"top_k must be at least 0 (all tokens), got {top_k}")
-    if not 0 <= top_p <= 1:
+    if not _within(top_p, TopP):
         raise ValueError(f"top_p must lie in [0, 1] (0 and 1: all tokens), got {top_p}")
 
 

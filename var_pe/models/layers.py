@@ -94,7 +94,7 @@ class Attention(nn.Module):
 
     max_log_scale = log(100.0)
 
-    def __init__(self, dim: int, num_heads: int, qk_norm: bool = True, dropout: float = 0.0) -> None:
+    def __init__(self, dim: int, num_heads: int, qk_norm: bool, dropout: float) -> None:
         super().__init__()
         if dim % num_heads:
             raise ValueError(
@@ -174,7 +174,7 @@ class LayerScale(nn.Module):
 class MLP(nn.Module):
     """Two layers with GELU between them: the tanh approximation as in VAR, or the exact one."""
 
-    def __init__(self, dim: int, ratio: float = 4.0, dropout: float = 0.0, gelu: str = "tanh") -> None:
+    def __init__(self, dim: int, ratio: float, dropout: float, gelu: str) -> None:
         super().__init__()
         check_choice("gelu", gelu, GELUS)
         self.approximate = GELUS[gelu]

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from var_pe.pyramid import Grid
-from var_pe.resampling.conventions import Convention, interpolate_table
+from var_pe.resampling.conventions import DEFAULT_CONVENTION, Convention, interpolate_table
 from var_pe.resampling.derived import DerivedCache
 from var_pe.resampling.precision import full_precision
 from var_pe.settings.fields import check_choice
@@ -18,7 +18,9 @@ from var_pe.settings.fields import check_choice
 Stem = Literal["patch", "convolutions"]
 
 
-def resample_patch_kernel(kernel_OIhw: Tensor, new: Grid, convention: str | Convention = "timm") -> Tensor:
+def resample_patch_kernel(
+    kernel_OIhw: Tensor, new: Grid, convention: str | Convention = DEFAULT_CONVENTION
+) -> Tensor:
     """The kernel for patches of `new` (height, width) that answers resampled patches as it did the old ones.
 
     FlexiViT (Beyer et al. 2023, equation 4): with B the matrix that resamples a patch, the pseudo-inverse of

@@ -4,6 +4,7 @@ Matrices and convolutions are counted, biases and norms are not: the numbers are
 """
 
 from dataclasses import dataclass
+from operator import attrgetter
 
 from var_pe.models.generator import GeneratorConfig
 from var_pe.models.tokenizer import TokenizerConfig
@@ -19,6 +20,8 @@ MOST_LAYERS = 1_000
 class Size:
     parameters: float
     layers: int
+    # the settings that the formula takes, by their whole keys
+    follows_from: tuple[str, ...]
 
 
 def size_of_tokenizer(config: TokenizerConfig) -> Size:
@@ -30,7 +33,18 @@ def size_of_tokenizer(config: TokenizerConfig) -> Size:
     resolutions = sum(18 * as_float(blocks) * width**2 for width in widths)
     middle = 2 * (36 + 4) * max(widths, default=0) ** 2
     latents = (18 + 9 * as_float(config.num_phi)) * latent**2 + codes * latent
-    return Size(resolutions + middle + latents, blocks * len(widths) + config.num_phi)
+    return Size(
+        resolutions + middle + latents,
+        blocks * len(widths) + config.num_phi,
+        follows_from=(
+            "tokenizer.channels",
+            "tokenizer.channel_multipliers",
+            "tokenizer.blocks_per_resolution",
+            "tokenizer.num_phi",
+            "tokenizer.latent_channels",
+            "tokenizer.codebook_size",
+        ),
+    )
 
 
 def size_of_generator(config: GeneratorConfig, tokenizer: TokenizerConfig, tokens: int) -> Size:
@@ -42,14 +56,36 @@ def size_of_generator(config: GeneratorConfig, tokenizer: TokenizerConfig, token
     )
     modulation = 0 if config.shared_adaln else 6
     block = (4 + 2 * config.mlp_ratio + modulation) * dim**2
-    return Size(as_float(config.depth) * block + dim * (codes + latent + tokens + 8 * dim), config.depth)
+    return Size(
+        as_float(config.depth) * block + dim * (codes + latent + tokens + 8 * dim),
+        config.depth,
+        follows_from=(
+            "generator.dim",
+            "generator.depth",
+            "generator.mlp_ratio",
+            "tokenizer.codebook_size",
+            "tokenizer.latent_channels",
+        ),
+    )
 
 
 def size_of_classifier(config: ClassifierConfig, tokens: int) -> Size:
     dim, patch = as_float(config.dim), as_float(config.patch_size)
     block = (4 + 2 * config.mlp_ratio) * dim**2
     rest = dim * (3 * patch**2 + as_float(config.registers) + as_float(tokens))
-    return Size(as_float(config.depth) * block + rest, config.depth)
+    return Size(
+        as_float(config.depth) * block + rest,
+        config.depth,
+        follows_from=(
+            "classifier.dim",
+            "classifier.depth",
+            "classifier.mlp_ratio",
+            "classifier.patch_size",
+            "classifier.registers",
+            "data.height",
+            "data.width",
+        ),
+    )
 
 
 def as_float(number: int) -> float:
@@ -57,8 +93,8 @@ def as_float(number: int) -> float:
     return float(min(number, 10**30))
 
 
-def refuse_oversized(model: str, size: Size, settings: dict[str, object]) -> None:
-    """Checks that a model of this size can be built; `settings` are those that its size follows from.
+def refuse_oversized(model: str, size: Size, config: object) -> None:
+    """Checks that a model of this size can be built; `config` holds the settings that it follows from.
 
     Raises:
         ValueError: it cannot; the sentence names the settings.
@@ -66,7 +102,7 @@ def refuse_oversized(model: str, size: Size, settings: dict[str, object]) -> Non
     if size.parameters <= MOST_PARAMETERS and size.layers <= MOST_LAYERS:
         return
 
-    given = ", ".join(f"{key}={value}" for key, value in settings.items())
+    given = ", ".join(f"{key}={attrgetter(key)(config)}" for key in size.follows_from)
     raise ValueError(
         f"{given} would make a {model} of about {size.parameters:.2g} parameters in {size.layers:,} layers; "
         f"at most {MOST_PARAMETERS:,} in {MOST_LAYERS:,} are built"

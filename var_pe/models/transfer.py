@@ -6,7 +6,7 @@ from typing import Annotated
 import torch
 
 from var_pe.models.resizable import Resizable
-from var_pe.resampling.conventions import CONVENTIONS
+from var_pe.resampling.conventions import CONVENTIONS, DEFAULT_CONVENTION
 from var_pe.settings.fields import Doc, FilePath, OneOf, section
 from var_pe.settings.loading import differences
 
@@ -23,7 +23,7 @@ class ModelStart:
         str,
         OneOf(CONVENTIONS),
         Doc("convention under which its position tables move to this config's size"),
-    ] = "timm"
+    ] = DEFAULT_CONVENTION
 
 
 @torch.no_grad()

@@ -54,6 +54,9 @@ CONVENTIONS = {
     "area": Convention("area"),  # FlexVAR's pyramid
 }
 
+# taken where none is asked for
+DEFAULT_CONVENTION = "timm"
+
 
 def convention_of(convention: str | Convention, setting: str = "a resampling convention") -> Convention:
     """The convention of that name; one given in full is taken as it is.
@@ -72,7 +75,7 @@ def resample_table(
     table_LC: Tensor,
     old: Grid,
     new: Grid,
-    convention: str | Convention = "timm",
+    convention: str | Convention = DEFAULT_CONVENTION,
     prefix: int = 0,
     name: str = "table",
 ) -> Tensor:
@@ -139,7 +142,7 @@ def check_moved(moved: Tensor, name: str) -> None:
 
 
 def interpolate_table(
-    table_LC: Tensor, old: Grid, new: Grid, convention: str | Convention = "timm", prefix: int = 0
+    table_LC: Tensor, old: Grid, new: Grid, convention: str | Convention = DEFAULT_CONVENTION, prefix: int = 0
 ) -> Tensor:
     """`resample_table` without its checks: no host synchronisation, gradients reach the table."""
     if old == new:

@@ -1,41 +1,14 @@
 """Images drawn by a config's settings, each following from its own number."""
 
 from collections.abc import Sequence
-from typing import Annotated, cast
+from typing import cast
 
 import torch
-from annotated_types import Len
 from torch import Tensor
 
-from var_pe.models.choice import GuidanceSchedule
-from var_pe.pyramid import Levels
+from var_pe.sampling.config import SamplingConfig
 from var_pe.sampling.pipeline import VARPipeline, VARPipelineOutput
 from var_pe.seeding import generator_for
-from var_pe.settings.fields import Doc, NonNegative, NonNegativeFloat, Positive, PositiveFloat, Share, section
-
-
-@section(frozen=True)
-class SamplingConfig:
-    guidance_scale: Annotated[
-        NonNegativeFloat, Doc("VAR's convention: 0 is none; in diffusers' convention the weight is 1 + it")
-    ] = 1.5
-    guidance_schedule: Annotated[
-        GuidanceSchedule | list[NonNegativeFloat],
-        Doc("linear: from 0 at the first level; or a factor of the scale for each level"),
-    ] = "linear"
-    temperature: Annotated[
-        PositiveFloat | list[PositiveFloat],
-        Doc("below 1 is more cautious; one, or one for each level"),
-    ] = 1.0
-    top_k: Annotated[NonNegative, Doc("draw among the likeliest k codes; 0: all")] = 0
-    top_p: Annotated[Share, Doc("draw among the likeliest codes of this mass together; 0: all")] = 0.0
-    images_per_class: Annotated[Positive, Doc("images of each class; without classes, of the whole")] = 100
-    batch: Annotated[Positive, Doc("images drawn together; does not change them")] = 100
-    seed: Annotated[NonNegative, Doc("of the images")] = 0
-    size: Annotated[
-        Annotated[list[Positive], Len(2, 2)] | None, Doc("rows and columns of pixels; null: as trained")
-    ] = None
-    levels: Annotated[Levels | None, Doc("grids from coarse to fine; null: the trained ones, to size")] = None
 
 
 def draw_images(

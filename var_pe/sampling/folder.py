@@ -9,7 +9,8 @@ import numpy as np
 
 from var_pe.files import write_text, written_whole
 from var_pe.processes import Processes
-from var_pe.sampling.drawing import SamplingConfig, draw_images
+from var_pe.sampling.config import SamplingConfig
+from var_pe.sampling.drawing import draw_images
 from var_pe.sampling.pipeline import VARPipeline
 from var_pe.sampling.png import read_png, write_png
 

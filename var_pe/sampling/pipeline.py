@@ -17,6 +17,7 @@ from torch import Tensor
 from var_pe.models.generator import Drawn, VARTransformer
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.pyramid import Pyramid
+from var_pe.sampling.config import SamplingConfig
 from var_pe.sampling.names import no_such_class, refuse_others
 from var_pe.sampling.rejection import (
     Classifier,
@@ -138,11 +139,11 @@ class VARPipeline(SavedPipeline):
     def __call__(
         self,
         class_labels: ClassLabels = None,
-        guidance_scale: float = 1.5,
-        guidance_schedule: str | Sequence[float] = "linear",
-        temperature: float | Sequence[float] = 1.0,
-        top_k: int = 0,
-        top_p: float = 0.0,
+        guidance_scale: float = SamplingConfig.guidance_scale,
+        guidance_schedule: str | Sequence[float] = SamplingConfig.guidance_schedule,
+        temperature: float | Sequence[float] = SamplingConfig.temperature,
+        top_k: int = SamplingConfig.top_k,
+        top_p: float = SamplingConfig.top_p,
         num_images_per_label: int = 1,
         generator: torch.Generator | Sequence[torch.Generator] | None = None,
         output_type: str = "pil",

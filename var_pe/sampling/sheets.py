@@ -6,7 +6,8 @@ import numpy as np
 from einops import rearrange
 from torch import Tensor
 
-from var_pe.sampling.drawing import SamplingConfig, draw_levels
+from var_pe.sampling.config import SamplingConfig
+from var_pe.sampling.drawing import draw_levels
 from var_pe.sampling.folder import image_path
 from var_pe.sampling.pipeline import VARPipeline
 from var_pe.sampling.png import read_png, write_pixels, write_png

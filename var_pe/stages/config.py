@@ -19,7 +19,7 @@ from var_pe.models.tokenizer import TokenizerConfig
 from var_pe.models.transfer import ModelStart
 from var_pe.models.vit import ClassifierConfig
 from var_pe.pyramid import MOST_TOKENS, Pyramid
-from var_pe.sampling.drawing import SamplingConfig
+from var_pe.sampling.config import SamplingConfig
 from var_pe.settings.fields import CHANGES_NO_WEIGHTS, Doc, FilePath, NonNegative, section
 from var_pe.tasks.classifier import ClassifierTraining
 from var_pe.tasks.generator import GeneratorTraining
@@ -54,19 +54,17 @@ class Config:
         """Refuses models that are too large for any machine, before one is built."""
         of_tokenizer, of_generator = self.tokenizer, self.generator
         if self.classifier is None:
-            refuse_oversized("tokenizer", size_of_tokenizer(of_tokenizer), named("tokenizer", of_tokenizer))
+            refuse_oversized("tokenizer", size_of_tokenizer(of_tokenizer), self)
 
             tokens = Pyramid.of(of_tokenizer.levels).num_tokens
             size = size_of_generator(of_generator, of_tokenizer, tokens)
-            given = named("generator", of_generator) | named("tokenizer", of_tokenizer)
-            refuse_oversized("generator", size, given)
+            refuse_oversized("generator", size, self)
             return
 
         patch = self.classifier.patch_size
         rows, columns = self.data.height // patch, self.data.width // patch
         size = size_of_classifier(self.classifier, rows * columns)
-        given = named("classifier", self.classifier) | named("data", self.data)
-        refuse_oversized("classifier", size, given)
+        refuse_oversized("classifier", size, self)
         if rows * columns > MOST_TOKENS:
             raise ValueError(
                 f"data.height={self.data.height} and data.width={self.data.width} make {rows * columns:,} "
@@ -102,26 +100,3 @@ def _with_lines(config: Config, of_generator: str, of_classifier: str | None) ->
     if classifier is not None and of_classifier is not None:
         classifier = replace(classifier, encoding=of_classifier)
     return replace(config, generator=generator, classifier=classifier)
-
-
-# Settings that determine the size of a model
-SIZES = (
-    "channels",
-    "channel_multipliers",
-    "blocks_per_resolution",
-    "num_phi",
-    "latent_channels",
-    "codebook_size",
-    "dim",
-    "depth",
-    "mlp_ratio",
-    "patch_size",
-    "registers",
-    "height",
-    "width",
-)
-
-
-def named(section: str, config: object) -> dict[str, object]:
-    """The settings of a section that determine the size of its model, by their whole keys."""
-    return {f"{section}.{name}": getattr(config, name) for name in SIZES if hasattr(config, name)}

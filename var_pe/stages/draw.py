@@ -8,7 +8,7 @@ from accelerate import Accelerator
 from var_pe.models.generator import VARTransformer
 from var_pe.processes import Processes
 from var_pe.progress import Counter
-from var_pe.sampling.drawing import SamplingConfig
+from var_pe.sampling.config import SamplingConfig
 from var_pe.sampling.folder import fill_folder, write_npz
 from var_pe.sampling.pipeline import VARPipeline
 from var_pe.sampling.sheets import write_grid

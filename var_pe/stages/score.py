@@ -18,6 +18,7 @@ from var_pe.models.tokenizer import VQTokenizer
 from var_pe.models.vit import ViTClassifier
 from var_pe.processes import Processes
 from var_pe.progress import Counter
+from var_pe.resampling.conventions import DEFAULT_CONVENTION
 from var_pe.sampling.folder import drawn_with
 from var_pe.stages.config import Config
 from var_pe.stages.images import Labelled, RealImages, Reconstructions, held_out_images_at, picture_box
@@ -197,7 +198,10 @@ def score_tokenizer(
 
 
 def score_classifier(
-    config: Config, accelerator: Accelerator, size: Sequence[int] | None = None, resample: str = "timm"
+    config: Config,
+    accelerator: Accelerator,
+    size: Sequence[int] | None = None,
+    resample: str = DEFAULT_CONVENTION,
 ) -> dict[str, Any]:
     """Top-1 on the whole test split; `size` (rows and columns of pixels) scores at a size without training.
 

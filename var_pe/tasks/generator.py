@@ -15,7 +15,8 @@ from var_pe.models.generator import VARTransformer
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.pages.sheets import Cell, Section, class_name, sheet
 from var_pe.pyramid import Levels, Pyramid
-from var_pe.sampling.folder import SamplingConfig, draw_images
+from var_pe.sampling.config import SamplingConfig
+from var_pe.sampling.folder import draw_images
 from var_pe.sampling.pipeline import VARPipeline
 from var_pe.seeding import mix
 from var_pe.settings.fields import Doc, NonNegative, ShareBelowOne, section

@@ -1,0 +1,33 @@
+"""The settings of drawing: what a pipeline's call starts from, and how many images a command draws."""
+
+from typing import Annotated
+
+from annotated_types import Len
+
+from var_pe.models.choice import Guidance, GuidanceSchedule, Temperature, TopK, TopP
+from var_pe.pyramid import Levels
+from var_pe.settings.fields import Doc, NonNegative, Positive, section
+
+
+@section(frozen=True)
+class SamplingConfig:
+    guidance_scale: Annotated[
+        Guidance, Doc("VAR's convention: 0 is none; in diffusers' convention the weight is 1 + it")
+    ] = 1.5
+    guidance_schedule: Annotated[
+        GuidanceSchedule | list[Guidance],
+        Doc("linear: from 0 at the first level; or a factor of the scale for each level"),
+    ] = "linear"
+    temperature: Annotated[
+        Temperature | list[Temperature],
+        Doc("below 1 is more cautious; one, or one for each level"),
+    ] = 1.0
+    top_k: Annotated[TopK, Doc("draw among the likeliest k codes; 0: all")] = 0
+    top_p: Annotated[TopP, Doc("draw among the likeliest codes of this mass together; 0: all")] = 0.0
+    images_per_class: Annotated[Positive, Doc("images of each class; without classes, of the whole")] = 100
+    batch: Annotated[Positive, Doc("images drawn together; does not change them")] = 100
+    seed: Annotated[NonNegative, Doc("of the images")] = 0
+    size: Annotated[
+        Annotated[list[Positive], Len(2, 2)] | None, Doc("rows and columns of pixels; null: as trained")
+    ] = None
+    levels: Annotated[Levels | None, Doc("grids from coarse to fine; null: the trained ones, to size")] = None
