@@ -11,7 +11,6 @@ same weights, and the tokens of greedy sampling must be equal.
 import argparse
 import contextlib
 import importlib
-import json
 import platform
 import statistics
 import sys
@@ -25,6 +24,7 @@ from annotated_types import Ge
 from torch import Tensor, nn
 
 from var_pe import settings
+from var_pe.files import write_json
 from var_pe.interop.var.conversion import to_var
 from var_pe.models.generator import VARTransformer
 from var_pe.models.tokenizer import VQTokenizer
@@ -93,7 +93,7 @@ def main() -> None:
     numbers["images_per_second"] = in_turns(contenders, given)
     print(report(numbers))
     if given.output is not None:
-        given.output.write_text(json.dumps(numbers, indent=2) + "\n")
+        write_json(given.output, numbers)
     if given.reference is not None and numbers["greedy"]["equal"] < numbers["greedy"]["tokens"]:
         sys.exit("the reference draws other tokens with the same weights")
 

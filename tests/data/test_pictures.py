@@ -29,9 +29,7 @@ def stored(picture: Image.Image, kind: str) -> bytes:
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch) -> str:
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+def folder(tmp_path) -> str:
     for label, name in enumerate(("cat", "dog")):
         (tmp_path / "pets" / "train" / name).mkdir(parents=True)
         for i in range(4):

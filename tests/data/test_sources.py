@@ -19,12 +19,6 @@ from var_pe.data.streams import open_stream
 from var_pe.processes import Processes
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
-
-
 def picture(number: int, size: tuple[int, int] = (32, 32)) -> Image.Image:
     return Image.fromarray(np.random.default_rng(number).integers(0, 256, (*size, 3), np.uint8))
 

@@ -265,7 +265,7 @@ def test_a_saved_run_has_a_card_of_its_own_settings_and_scores(command, run, tmp
 
 def test_a_number_that_is_wrongly_called_fid_is_not_repeated(run):
     record = a_record(False, "my_vit") | {"values": {"fid": 3.0}}
-    assert not any("FID" in line for line in card._table(record))
+    assert not any("FID" in line for line in card.scores_table(record))
 
 
 def test_a_loaded_pipeline_is_pushed_with_its_own_card(command, run, tmp_path, monkeypatch):

@@ -50,10 +50,8 @@ SMALL = [
 
 
 @pytest.fixture
-def cifar(tmp_path, monkeypatch) -> str:
+def cifar(tmp_path) -> str:
     """Parquet files in CIFAR-100's format."""
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     fine, coarse = ClassLabel(names=[f"fine {i}" for i in range(6)]), ClassLabel(names=["a", "b"])
     features = Features(img=datasets.Image(), fine_label=fine, coarse_label=coarse)
     (tmp_path / "set").mkdir()

@@ -120,11 +120,11 @@ def _scores(metrics: Json) -> list[str]:
             f"{reference['num_images']} {reference['set']} ({reference['split']} split). "
             f"Step {record['weights']['step']}, EMA {record['weights']['ema']}; {settings or 'no sampler'}."
         )
-        parts.append(_table(record))
+        parts.append(scores_table(record))
     return parts
 
 
-def _table(record: Json) -> str:
+def scores_table(record: Json) -> str:
     floor = record.get("floor") or {}
     rows = []
     for key, value in record["values"].items():

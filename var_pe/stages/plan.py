@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from var_pe import settings
+from var_pe.data.shapes import entropy_bits
 from var_pe.data.sources import KNOWN, DataConfig, open_source
 from var_pe.data.streams import open_stream
 from var_pe.encodings import PositionEncoding
@@ -83,6 +84,8 @@ def training_images_and_classes(config: Config) -> tuple[int | None, int, str]:
     drawn = config.classifier_training.drawn_images
     if config.classifier is not None and drawn:
         images, note = len(DrawnImages(Path(drawn))), f", drawn ones in {drawn}{note}"
+    if config.data.source == "shapes":
+        note += f"; {entropy_bits():.2f} bits of entropy a picture"
     known = "a stream of" if images is None else images
     return images, classes, f"data: {known} training images, {classes or 'no'} classes{note}"
 
