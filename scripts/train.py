@@ -6,11 +6,12 @@ To resume after a kill or a stop, run the same command again.
 """
 
 import argparse
+from pathlib import Path
 
 from var_pe.settings.command_line import parse_arguments
 from var_pe.stages.config import Config
 from var_pe.stages.plan import plan
-from var_pe.stages.score import score_classifier, score_tokenizer
+from var_pe.stages.score import is_scored, score_classifier, score_tokenizer
 from var_pe.stages.session import exit_with_sentence, session
 from var_pe.stages.timing import timed_plan
 from var_pe.stages.train import check_generator, train_classifier, train_generator, train_tokenizer
@@ -69,17 +70,20 @@ def main() -> None:
     with session(*trainings) as accelerator:
         if stage == "classifier":
             train_classifier(config, accelerator)
-            score_classifier(config, accelerator)
+            if not is_scored(Path(config.run), "classifier"):
+                score_classifier(config, accelerator)
 
         elif stage == "tokenizer":
             tokenizer = train_tokenizer(config, accelerator)
-            score_tokenizer(config, tokenizer, accelerator)
+            if not is_scored(Path(config.tokenizer_run), "tokenizer"):
+                score_tokenizer(config, tokenizer, accelerator)
 
         else:
             # A mistake in the generator's settings must be found before hours of training the tokenizer.
             check_generator(config)
             tokenizer = train_tokenizer(config, accelerator)
-            score_tokenizer(config, tokenizer, accelerator)
+            if not is_scored(Path(config.tokenizer_run), "tokenizer"):
+                score_tokenizer(config, tokenizer, accelerator)
             train_generator(config, tokenizer, accelerator)
 
         folder = config.tokenizer_run if stage == "tokenizer" else config.run

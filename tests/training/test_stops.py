@@ -232,8 +232,15 @@ def all_stops(folder: Path, moments: int, together: int, seed: int) -> list[Stop
     signal.signal(signal.SIGINT, signal.default_int_handler)
     prepare(folder)
     asked = [(cell, number) for number in range(moments) for cell in CELLS]
+
+    def told(one: tuple[Cell, int]) -> Stop:
+        done = stop(folder, *one, seed)
+        result = "saved" if done.is_good else "NOT SAVED"
+        print(f"{done.cell}  step {done.logged}, {done.seconds:.1f} s: {result}", file=sys.stderr, flush=True)
+        return done
+
     with ThreadPoolExecutor(together) as pool:
-        return list(pool.map(lambda one: stop(folder, *one, seed), asked))
+        return list(pool.map(told, asked))
 
 
 def table(stops: list[Stop]) -> str:

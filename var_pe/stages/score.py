@@ -13,7 +13,7 @@ from var_pe.evaluation.extraction import ScoredImages, extract
 from var_pe.evaluation.features import FeatureExtractor, FeatureSet
 from var_pe.evaluation.inception import InceptionFeatures
 from var_pe.evaluation.metrics import floor, halves, scores
-from var_pe.evaluation.records import record, write_metrics
+from var_pe.evaluation.records import read_metrics, record, write_metrics
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.models.vit import ViTClassifier
 from var_pe.processes import Processes
@@ -166,7 +166,7 @@ def score_tokenizer(
             "num_images": len(real),
             "split": "test",
             "psnr_area": list(held_out[pyramids[0]][1]),
-            "weights": {"step": notes.step, "ema": notes.ema},
+            "weights": {"step": notes.step, "ema": notes.ema, "sha256": weights_hash(folder / "tokenizer")},
         }
     }
     for name in features:
@@ -223,13 +223,19 @@ def score_classifier(
             "values": {"top1": _top1(features)},
             "num_images": len(features),
             "split": "test",
-            "weights": {"step": notes.step, "ema": notes.ema},
+            "weights": {"step": notes.step, "ema": notes.ema, "sha256": weights_hash(folder)},
         }
     }
     if accelerator.is_main_process:
         write_metrics(Path(config.run) / "metrics.json", found)
     accelerator.wait_for_everyone()
     return found
+
+
+def is_scored(run: Path, kind: str) -> bool:
+    """Whether a run's metrics.json has the scores of its finished model, as `score_tokenizer` leaves them."""
+    weights = read_metrics(run / "metrics.json").get(kind, {}).get("weights", {})
+    return weights.get("sha256") == weights_hash(run / kind)
 
 
 def summary(found: dict[str, Any]) -> str:

@@ -5,6 +5,7 @@ claims the run folder, trains, and puts the result in place. The folder is claim
 is refused leaves no trace.
 """
 
+import os
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -68,14 +69,16 @@ def train_tokenizer(config: Config, accelerator: Accelerator) -> VQTokenizer:
     """The tokenizer that the config names: loaded if it is finished, else trained (or resumed).
 
     Raises:
-        ValueError: the folder holds a tokenizer with other settings.
+        ValueError: the folder holds a tokenizer with other settings, or is the generator's, too.
     """
+    check_folders(config)
     folder = Path(config.tokenizer_run)
     training, seed = config.tokenizer_training, config.tokenizer_seed
     config = settled_config(config)
     everything = asdict(config)
     check_settings(folder, {key: everything[key] for key in TOKENIZER_SETTINGS})
     if (folder / "tokenizer").exists():
+        say_already_there(folder / "tokenizer", accelerator)
         return load_model(VQTokenizer, folder / "tokenizer")
 
     # Images for each pyramid that a step may train on
@@ -108,6 +111,7 @@ def train_generator(config: Config, tokenizer: VQTokenizer, accelerator: Acceler
     everything = asdict(config)
     check_settings(folder, {key: everything[key] for key in GENERATOR_SETTINGS})
     if (folder / "generator").exists():
+        say_already_there(folder / "generator", accelerator)
         return load_model(VARTransformer, folder / "generator")
 
     # Images for each pyramid that a step may train on, augmented from the tokenizer's seed as its images were
@@ -160,6 +164,7 @@ def train_classifier(config: Config, accelerator: Accelerator) -> ViTClassifier:
     everything = asdict(config)
     check_settings(folder, {key: everything[key] for key in CLASSIFIER_SETTINGS})
     if (folder / "classifier").exists():
+        say_already_there(folder / "classifier", accelerator)
         return load_model(ViTClassifier, folder / "classifier")
 
     images = training_images(config, Processes.of(accelerator), seed)
@@ -202,6 +207,23 @@ def check_generator(config: Config) -> list[Pyramid]:
     if config.data.streaming and config.generator_training.views:
         raise ValueError("data.streaming has no token cache: set generator_training.views=0")
     return generator_pyramids(config)
+
+
+def check_folders(config: Config) -> None:
+    """Checks that tokenizer and generator do not share a folder, by whatever names.
+
+    Raises:
+        ValueError: they do, and would read each other's checkpoints.
+    """
+    if os.path.realpath(config.run) == os.path.realpath(config.tokenizer_run):
+        raise ValueError(
+            f"run={config.run} and tokenizer_run={config.tokenizer_run} are the same folder, but each "
+            f"training needs its own"
+        )
+
+
+def say_already_there(model: Path, accelerator: Accelerator) -> None:
+    Processes.of(accelerator).say(f"{model} is already there")
 
 
 def check_settings(folder: Path, mine: dict[str, Any]) -> None:
