@@ -205,7 +205,7 @@ def test_all_labels_are_known_without_reading_a_picture(tmp_path, source, monkey
 def test_a_single_class_is_refused_unless_no_labels_are_wanted(tmp_path):
     """Class-conditional training on one class is most often a wrong path."""
     path = write_folder(tmp_path / "pets", classes=("cat",))
-    with pytest.raises(ValueError, match=r"a single class .* or set data.label_column=unlabelled"):
+    with pytest.raises(ValueError, match=r"a single class.* or set data.label_column=unlabelled"):
         open_source(DataConfig(source="imagefolder", path=path), train=True)
     source = open_source(DataConfig(source="imagefolder", path=path, label_column="unlabelled"), train=True)
     assert source.class_names == ()

@@ -152,8 +152,36 @@ def test_what_the_hub_answers_is_one_sentence(monkeypatch, hub_id, error, messag
     assert "\n" not in str(caught.value)
 
 
-def test_a_folder_without_pictures_says_what_a_folder_holds(tmp_path):
-    (tmp_path / "f").mkdir()
-    (tmp_path / "f" / "notes.txt").write_text("x")
-    with pytest.raises(ValueError, match=r"f cannot be read: .*; an image folder holds a folder per class"):
-        open_source(DataConfig(source="imagefolder", path=str(tmp_path / "f")), train=True)
+def test_hidden_files_are_no_tables(tmp_path):
+    """A notebook's copy would be read twice, a Mac's shadow of a file is not a table."""
+    path = table(tmp_path / "t", [0, 1, 2])
+    copy = tmp_path / "t" / ".ipynb_checkpoints" / "train-checkpoint.parquet"
+    copy.parent.mkdir()
+    copy.write_bytes((tmp_path / "t" / "train.parquet").read_bytes())
+    (tmp_path / "t" / "._train.parquet").write_bytes(b"\0\5\x16\7" + bytes(60))
+    assert len(opened(path)) == 3
+
+
+def test_a_linked_folder_of_tables_is_followed(tmp_path):
+    table(tmp_path / "store", [0, 1, 2])
+    (tmp_path / "t").mkdir()
+    (tmp_path / "t" / "data").symlink_to(tmp_path / "store")
+    assert len(opened(str(tmp_path / "t"))) == 3
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("name", ["with [brackets]", "a*b", "what?", "x#1 50%20 ünï"])
+def test_paths_of_tables_are_literal(tmp_path, name, streaming):
+    path = table(tmp_path / name, [0, 1, 2], name="train[v2].parquet")
+    table(tmp_path / name, [0, 1], name="trainv.parquet")
+    if streaming:
+        stream = open_stream(DataConfig(source="parquet", path=path, streaming=True), True)
+        assert len(list(stream)) == 3
+    else:
+        assert len(opened(path)) == 3
+
+
+def test_a_split_s_name_may_be_in_another_case(tmp_path):
+    path = table(tmp_path / "t", [0, 1, 2], name="Train.parquet")
+    table(tmp_path / "t", [0, 1], name="my_TEST-0.parquet")
+    assert [len(opened(path, train)) for train in (True, False)] == [3, 2]

@@ -36,8 +36,10 @@ class Part:
     def __init__(self, source: ImageSource, numbers: Sequence[int]) -> None:
         self.source, self.numbers = source, numbers
 
-        digest = hashlib.blake2b(repr(list(numbers)).encode(), digest_size=8).hexdigest()
-        self.fingerprint = f"{source.fingerprint}-{len(numbers)}-{digest}"
+    @property
+    def fingerprint(self) -> str:
+        digest = hashlib.blake2b(repr(list(self.numbers)).encode(), digest_size=8).hexdigest()
+        return f"{self.source.fingerprint}-{len(self.numbers)}-{digest}"
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -28,11 +28,6 @@ def check_columns(
     if label_column is None or label_column in features:
         return
 
-    if tables.kind == "imagefolder":  # `datasets` makes no labels for fewer than two class folders
-        raise ValueError(
-            f"{tables.location} holds a single class or no class folders, so there is nothing to tell apart: "
-            f"put each class in a folder of its own below the split's, or set data.label_column=unlabelled"
-        )
     raise ValueError(
         f"data.label_column={label_column} is not a column of {tables.location}; it has {found} "
         f"(data.label_column=unlabelled does without)"

@@ -162,7 +162,8 @@ class Shapes:
 
     @property
     def labels_N(self) -> NDArray[np.int64]:
-        return np.array([self.factors(index).label for index in range(self.count)], np.int64)
+        numbers = [mix("shapes", self.split, index) % math.prod(SPACE) for index in range(self.count)]
+        return np.unravel_index(numbers, SPACE)[Factors._fields.index("label")]
 
     def factors(self, index: int) -> Factors:
         number = mix("shapes", self.split, index) % math.prod(SPACE)

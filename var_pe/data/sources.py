@@ -10,12 +10,15 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge
 
+from var_pe.data.folder_source import Folder, FolderSource
+from var_pe.data.folders import ARCHIVES
 from var_pe.data.idx import FashionMNIST
 from var_pe.data.image_set import ImageSource
 from var_pe.data.part import drawn, part_of
 from var_pe.data.rows import TableSource
 from var_pe.data.shapes import Shapes
-from var_pe.data.tables import Tables
+from var_pe.data.tables import Tables, parquet_files
+from var_pe.data.walk import kind_of, listed
 from var_pe.settings.fields import (
     CHANGES_NO_WEIGHTS,
     Doc,
@@ -24,6 +27,7 @@ from var_pe.settings.fields import (
     OneOf,
     Positive,
     PositiveFloat,
+    ShareBelowOne,
     WholeNumber,
     section,
 )
@@ -81,6 +85,10 @@ class DataConfig:
     test_split: Annotated[
         str | None, Doc("split to evaluate on; null: test, for imagenet validation"), CHANGES_NO_WEIGHTS
     ] = None
+    hold_out: Annotated[
+        ShareBelowOne,
+        Doc("of a folder without a test split: share of each class that becomes the test split; 0: none"),
+    ] = 0.0
     limit: Annotated[
         Positive | None,
         Doc("at most so many pictures of each split, drawn over all of it; of a stream the first; null: all"),
@@ -116,15 +124,20 @@ class DataConfig:
     streaming: Annotated[
         bool, Doc("read parquet, imagefolder or hub in order while training, without a local copy")
     ] = False
-    shuffle_buffer: Annotated[Positive, Doc("with streaming: pictures held in memory to shuffle among")] = (
-        1000
-    )
+    shuffle_buffer: Annotated[
+        Positive, Doc("with streaming: pictures of tables held in memory to shuffle among")
+    ] = 1000
 
     def __post_init__(self) -> None:
         if self.source in ("imagefolder", "parquet") and not self.path:
             raise ValueError(f"source={self.source} needs data.path, the folder that holds it")
         if self.source == "hub" and not self.hub_id:
             raise ValueError("source=hub needs data.hub_id, such as data.hub_id=uoft-cs/cifar10")
+        if self.hold_out and (self.source in ("shapes", "parquet", "hub") or not self.path):
+            raise ValueError(
+                f"data.hold_out={self.hold_out} is for folders of pictures (data.source=imagefolder), "
+                f"got data.source={self.source}"
+            )
         if self.streaming and self.source == "shapes":
             raise ValueError(
                 "streaming is for parquet, imagefolder and hub data; source=shapes is made, not read"
@@ -160,8 +173,12 @@ class DataConfig:
         return KNOWN[self.source].test_split if self.source in KNOWN else "test"
 
 
-def find_tables(config: DataConfig) -> Tables:
-    """Where the config's parquet files, image folder or hub data set are."""
+def find_data(config: DataConfig) -> Tables | Folder:
+    """Where the config's parquet files, folder of pictures or hub data set are.
+
+    Raises:
+        ValueError: nothing is there, or it is not what the source should be.
+    """
     if config.path is None:
         hub_id = config.hub_id or KNOWN[config.source].hub_id
         return Tables("hub", hub_id, config.hub_config, config.streaming)
@@ -169,14 +186,27 @@ def find_tables(config: DataConfig) -> Tables:
     path = Path(config.path).expanduser()
     if not path.exists():
         raise ValueError(f"data.path={config.path} does not exist")
-    if path.is_dir() and not any(path.iterdir()):
+    if path.is_dir() and not listed(path):
         raise ValueError(f"data.path={config.path} is an empty folder")
 
     # A local copy of a known data set may be stored either way.
-    kind = config.source
-    if kind not in ("imagefolder", "parquet"):
-        kind = "parquet" if path.suffix == ".parquet" or any(path.rglob("*.parquet")) else "imagefolder"
-    return Tables(kind, str(path), None, config.streaming)
+    in_tables = config.source == "parquet" or (config.source != "imagefolder" and bool(parquet_files(path)))
+    if in_tables:
+        return Tables("parquet", str(path), None, config.streaming)
+    if not path.is_dir():
+        packed = "; unpack it and name the folder" if kind_of(path.name) in ARCHIVES else ""
+        raise ValueError(f"data.path={config.path} is a file, but pictures are read from a folder{packed}")
+
+    image_column, label_column = columns(config, "imagefolder")
+    return Folder(
+        path,
+        config.split(train=True),
+        config.split(train=False),
+        image_column,
+        label_column,
+        config.hold_out,
+        config.on_corrupt == "skip",
+    )
 
 
 def columns(config: DataConfig, kind: str) -> tuple[str, str | None]:
@@ -225,6 +255,8 @@ def open_split(config: DataConfig, train: bool) -> ImageSource:
     if folder is not None:
         return FashionMNIST(folder, train)
 
-    tables = find_tables(config)
+    tables = find_data(config)
+    if isinstance(tables, Folder):
+        return FolderSource(tables, train)
     image_column, label_column = columns(config, tables.kind)
     return TableSource(tables, config.split(train), config.train_split, image_column, label_column)

@@ -2,17 +2,21 @@
 
 import itertools
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import replace
+from typing import Any, Protocol
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from var_pe.data.image_set import ImageItem
+from var_pe.data.folder_source import Folder
+from var_pe.data.image_set import ImageItem, ImageSource
 from var_pe.data.images import Framer
 from var_pe.data.pictures import CorruptImage, DataError
 from var_pe.data.rows import Rows, undecoded
-from var_pe.data.sources import DataConfig, columns, fashion_folder, find_tables
+from var_pe.data.sources import DataConfig, columns, fashion_folder, find_data, open_source
 from var_pe.data.tables import first_line
 from var_pe.processes import Processes
 from var_pe.seeding import mix
@@ -20,6 +24,50 @@ from var_pe.seeding import mix
 # Data workers of one process that have a counter of skipped pictures of their own
 MAX_WORKERS = 256
 FILES_AT_ONCE = 10  # that are read in turn while a stream is shuffled
+
+
+class RowReader(Protocol):
+    """Makes a picture and a label of what a stream is a stream of."""
+
+    location: str
+    class_names: tuple[str, ...]
+
+    def read(self, row: Any, index: int) -> tuple[Image.Image, int]: ...
+
+
+class NumberReader:
+    """Reads a folder's pictures by number."""
+
+    def __init__(self, source: ImageSource, location: str) -> None:
+        self.source, self.location, self.class_names = source, location, source.class_names
+
+    def read(self, row: int, index: int) -> tuple[Image.Image, int]:
+        return self.source.read(row)
+
+
+class Numbers:
+    """The numbers below `count` that this process and data worker reads.
+
+    With a seed, all `count` are shuffled anew each epoch, in the same way everywhere; without one, in order.
+    """
+
+    def __init__(self, count: int, seed: int | None, processes: Processes) -> None:
+        self.count, self.seed, self.processes = count, seed, processes
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        order_N = np.arange(self.count)
+        if self.seed is not None:
+            np.random.default_rng(mix("stream", self.seed, self.epoch)).shuffle(order_N)
+
+        worker = get_worker_info()
+        first, step = self.processes.rank, self.processes.world
+        if worker:
+            first, step = first + step * worker.id, step * worker.num_workers
+        yield from order_N[first::step].tolist()
 
 
 class ImageStream(IterableDataset[ImageItem]):
@@ -32,7 +80,7 @@ class ImageStream(IterableDataset[ImageItem]):
     def __init__(
         self,
         config: DataConfig,
-        rows: Rows,
+        rows: RowReader,
         dataset: Any,
         frame: Framer,
         processes: Processes,
@@ -147,7 +195,8 @@ def open_stream(
     """One split of a parquet, image folder or hub source as a stream.
 
     A training stream is shuffled by `seed`, anew each epoch; a test stream is read as stored or, `mixed`,
-    shuffled by data.subset_seed, so that its first images show as many classes as the buffer can hold.
+    shuffled by data.subset_seed, so that its first images show as many classes as the buffer can hold. The
+    pictures of a folder are shuffled as a whole, without a buffer.
 
     Raises:
         ValueError: the source cannot be streamed, or as `open_source`.
@@ -160,8 +209,17 @@ def open_stream(
     if fashion_folder(config) is not None:
         raise ValueError("fashion_mnist's IDX files are read whole: set data.streaming=false")
 
+    # A folder's pictures are known by number, and shuffled as a whole.
+    frame, tables = Framer(config, train, seed), find_data(config)
+    if isinstance(tables, Folder):
+        source = open_source(replace(config, streaming=False), train)
+        order = config.subset_seed if mixed else None
+        numbers = Numbers(len(source), seed if train else order, processes)
+        reader = NumberReader(source, str(tables.root))
+        return ImageStream(config, reader, numbers, frame, processes, endless)
+
     # The rows, with our two columns and undecoded pictures
-    tables, split = find_tables(config), config.split(train)
+    split = config.split(train)
     image_column, label_column = columns(config, tables.kind)
     dataset = tables.load(split)
     if dataset.features is None:
@@ -183,4 +241,4 @@ def open_stream(
         )
 
     dataset = split_dataset_by_node(dataset, processes.rank, processes.world)
-    return ImageStream(config, rows, dataset, Framer(config, train, seed), processes, endless)
+    return ImageStream(config, rows, dataset, frame, processes, endless)

@@ -1,5 +1,6 @@
-"""Finds and opens tables of pictures: parquet files, image folders, the hub; errors become sentences."""
+"""Finds and opens tables of pictures: parquet files and the hub; errors become sentences."""
 
+import glob
 import hashlib
 import os
 import re
@@ -12,6 +13,8 @@ from huggingface_hub import HfApi
 from huggingface_hub.constants import HF_HOME
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
+from var_pe.data.walk import ending, is_broken, kind_of, walk
+
 SPLIT_WORDS = {"train", "training", "test", "testing", "validation", "valid", "val", "dev", "eval"}
 
 
@@ -21,11 +24,20 @@ def split_of(file: Path, root: Path) -> str:
     Without one, the letters that the file's name begins with, or the name of its folder.
     """
     for part in (file.stem, *reversed(file.relative_to(root).parts[:-1])):
-        if named := [word for word in re.split(r"[^A-Za-z]+", part) if word in SPLIT_WORDS]:
+        if named := [word for word in re.split(r"[^A-Za-z]+", part) if word.lower() in SPLIT_WORDS]:
             return named[0]
 
     start = re.match(r"[A-Za-z]+", file.stem)
     return start[0] if start and start[0] not in ("part", "data") else file.parent.name
+
+
+def parquet_files(path: Path) -> list[Path]:
+    """The visible parquet files below a folder, or the one that `path` is; sorted, links followed."""
+    if path.is_file():
+        return [path] if kind_of(path.name) == ".parquet" else []
+    return sorted(
+        path / name for name, entry in walk(path) if kind_of(name) == ".parquet" and not is_broken(entry)
+    )
 
 
 def parquet_splits(path: Path) -> dict[str, list[str]]:
@@ -34,14 +46,11 @@ def parquet_splits(path: Path) -> dict[str, list[str]]:
         return {"train": [str(path)]}
 
     splits: dict[str, list[str]] = {}
-    for file in sorted(path.rglob("*.parquet")):
+    for file in parquet_files(path):
         splits.setdefault(split_of(file, path), []).append(str(file))
     if not splits:
         raise ValueError(f"data.path={path} holds no parquet files")
     return splits
-
-
-FOLDER_HINT = "; an image folder holds a folder per class, below one per split such as train and test"
 
 
 def reach_hub(hub_id: str) -> None:
@@ -78,7 +87,7 @@ def first_line(error: Exception) -> str:
 class Tables:
     """Where a data set's tables are."""
 
-    # parquet, imagefolder or hub
+    # parquet or hub
     kind: str
     # path or hub id
     location: str
@@ -89,15 +98,21 @@ class Tables:
     def load(self, split: str) -> Any:
         """The split as `datasets.Dataset`, or as `IterableDataset` when streaming."""
         if self.kind == "parquet":
-            files = parquet_splits(Path(self.location))
-            self._check_split(split, files)
-            return self._load("parquet", data_files={split: files[split]})[split]
+            # `datasets` would take brackets and stars in a name for a pattern.
+            literal = [glob.escape(file) for file in self._files(split)]
+            return self._load("parquet", data_files={split: literal})[split]
 
-        if self.kind == "imagefolder":
-            splits = self._load("imagefolder", data_dir=self.location)
-        else:
-            reach_hub(self.location)
-            splits = self._load(self.location, name=self.subset)
+        reach_hub(self.location)
+        splits = self._load(self.location, name=self.subset)
+        self._check_split(split, splits)
+        return splits[split]
+
+    def _files(self, split: str) -> list[str]:
+        """The parquet files of a split; its name may be written in upper or lower case."""
+        splits = parquet_splits(Path(self.location))
+        alike = [name for name in splits if name.casefold() == split.casefold()]
+        if split not in splits and len(alike) == 1:
+            split = alike[0]
         self._check_split(split, splits)
         return splits[split]
 
@@ -119,10 +134,7 @@ class Tables:
             raise ValueError(f"data set {self.location} cannot be fetched: {first_line(error)}") from error
         except Exception as error:  # by builder: DatasetGenerationError, FileNotFoundError, pyarrow's own ...
             cause = error.__cause__ if isinstance(error.__cause__, Exception) else error
-            hint = FOLDER_HINT if self.kind == "imagefolder" else ""
-            raise ValueError(
-                f"{self.kind} {self.location} cannot be read: {first_line(cause)}{hint}"
-            ) from error
+            raise ValueError(f"{self.kind} {self.location} cannot be read: {first_line(cause)}") from error
 
     def _check_split(self, split: str, splits: Mapping[str, Any]) -> None:
         if split not in splits:
@@ -139,19 +151,10 @@ class Tables:
             return f"{self.location}-{dataset._fingerprint}"
 
         root = Path(self.location)
-        if self.kind == "parquet":
-            files = [Path(file) for file in parquet_splits(root)[split]]
-        else:
-            folder = root / split if (root / split).is_dir() else root
-            files = sorted(file for file in folder.rglob("*") if file.is_file())
-
         digest = hashlib.blake2b(digest_size=16)
-        for file in files:
+        for file in map(Path, self._files(split)):
             size = file.stat().st_size
             name = file.name if file == root else file.relative_to(root).as_posix()
             digest.update(repr((name, size)).encode())
-            if self.kind == "parquet":
-                with file.open("rb") as stream:
-                    stream.seek(max(0, size - 65536))
-                    digest.update(stream.read())
+            digest.update(ending(file))
         return digest.hexdigest()

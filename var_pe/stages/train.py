@@ -31,6 +31,7 @@ from var_pe.stages.images import (
     DrawnImages,
     held_out_images,
     held_out_images_at,
+    say_what_is_read,
     training_images,
     training_images_at,
 )
@@ -83,8 +84,10 @@ def train_tokenizer(config: Config, accelerator: Accelerator) -> VQTokenizer:
 
     # Images for each pyramid that a step may train on
     pyramids, model = tokenizer_pyramids(config), build_tokenizer(config)
+    processes = Processes.of(accelerator)
+    say_what_is_read(config, processes)
     cell = model.downsampling
-    images = training_images_at(config, pyramids, cell, Processes.of(accelerator), seed)
+    images = training_images_at(config, pyramids, cell, processes, seed)
     held_out = held_out_images_at(config, pyramids, cell, training.validation_images)
 
     first = images[pyramids[0]]
@@ -117,6 +120,7 @@ def train_generator(config: Config, tokenizer: VQTokenizer, accelerator: Acceler
     # Images for each pyramid that a step may train on, augmented from the tokenizer's seed as its images were
     pyramids = check_generator(config)
     processes = Processes.of(accelerator)
+    say_what_is_read(config, processes)
     tokenizer = tokenizer.to(accelerator.device)
     cell = tokenizer.downsampling
     images = training_images_at(config, pyramids, cell, processes, config.tokenizer_seed)
@@ -167,7 +171,9 @@ def train_classifier(config: Config, accelerator: Accelerator) -> ViTClassifier:
         say_already_there(folder / "classifier", accelerator)
         return load_model(ViTClassifier, folder / "classifier")
 
-    images = training_images(config, Processes.of(accelerator), seed)
+    processes = Processes.of(accelerator)
+    say_what_is_read(config, processes)
+    images = training_images(config, processes, seed)
     class_names = tuple(images.class_names)
     if len(class_names) < 2:
         raise ValueError(

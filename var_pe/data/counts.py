@@ -1,0 +1,52 @@
+"""How many pictures a set has of each class, in words."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from var_pe.data.sources import ImageSource
+from var_pe.data.walk import number_of
+
+# Fewer pictures of a class than this are remarked on.
+FEW = 20
+
+
+def counts(labels_N: NDArray[np.int64], class_names: Sequence[str]) -> str:
+    """`54 pictures of 3 classes, from 1 (b) to 50 (a)`."""
+    pictures = number_of(len(labels_N))
+    if not class_names:
+        return f"{pictures} without labels"
+
+    of_class_C = np.bincount(labels_N[labels_N >= 0], minlength=len(class_names))
+    least, most = int(of_class_C.argmin()), int(of_class_C.argmax())
+    classes = f"{pictures} of {len(class_names)} classes"
+    if of_class_C[least] == of_class_C[most]:
+        return f"{classes}, {of_class_C[most]} of each"
+    rarest = f"{of_class_C[least]} ({class_names[least]})"
+    return f"{classes}, from {rarest} to {of_class_C[most]} ({class_names[most]})"
+
+
+def few(labels_N: NDArray[np.int64], class_names: Sequence[str]) -> str:
+    """A remark on the classes with very few pictures to train on; empty if there are none."""
+    if not class_names:
+        return ""
+    of_class_C = np.bincount(labels_N[labels_N >= 0], minlength=len(class_names))
+    rare = np.flatnonzero(of_class_C < FEW)
+    if not len(rare):
+        return ""
+
+    rarest = rare[np.argsort(of_class_C[rare], kind="stable")][:3]
+    which = ", ".join(f"{class_names[label]} {of_class_C[label]}" for label in rarest)
+    return (
+        f"{len(rare)} of {len(class_names)} classes have fewer than {FEW} pictures to train on ({which}), "
+        f"which is very few"
+    )
+
+
+def about(source: ImageSource, train: bool) -> list[str]:
+    """What a person should know of a set before it is trained or tested on, a sentence each."""
+    purpose = "train" if train else "test"
+    sentences = [f"{purpose} on {counts(source.labels_N, source.class_names)}", *source.remarks]
+    remark = few(source.labels_N, source.class_names) if train else ""
+    return [*sentences, remark] if remark else sentences

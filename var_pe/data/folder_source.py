@@ -1,0 +1,212 @@
+"""One split of a folder of pictures as an image source, read from where the pictures are.
+
+`folders.py` says what the pictures and classes of a split are. Here a split is found, or held out.
+"""
+
+import hashlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from var_pe.data.folders import HINT, Pictures, composed, instead, labels_by, read_pictures, some
+from var_pe.data.pictures import open_picture
+from var_pe.data.splits import find_split, splits_in
+from var_pe.data.walk import ending, find_pictures, kind_of, subfolders
+
+# Two pictures of one size in pixels have files of one size in these formats, so sizes do not tell them apart.
+UNPACKED = frozenset(
+    (".bmp", ".dib", ".pbm", ".pfm", ".pgm", ".pnm", ".ppm", ".ras", ".tga", ".tif", ".tiff")
+)
+
+
+@dataclass(frozen=True)
+class Folder:
+    """A folder of pictures and what is to be read of it."""
+
+    root: Path
+    train_split: str
+    test_split: str
+    image_column: str
+    # None: no labels
+    label_column: str | None
+    # share of each class that is kept from training and is the test split, 0: none
+    hold_out: float
+    skip_unreadable: bool
+
+    def training(self) -> Pictures:
+        """The pictures to train on.
+
+        Raises:
+            ValueError: there are none, or they are of fewer than two classes.
+        """
+        pictures = self._all_for_training()
+        if self.hold_out:
+            pictures.keep([not held for held in held_out(pictures, self.hold_out)])
+        return pictures
+
+    def testing(self) -> tuple[Pictures, Pictures]:
+        """The pictures to test on, and those to train on, whose classes count.
+
+        Raises:
+            ValueError: as `training`, or the pictures to test on are of none of the classes.
+        """
+        train = self._all_for_training()
+        if self.hold_out:
+            pictures = Pictures(
+                train.folder, train.files, train.names, train.classes, train.listed, list(train.remarks)
+            )
+            pictures.keep(held_out(pictures, self.hold_out))
+            return pictures, train
+
+        folder = find_split(self.root, self.test_split)
+        if folder is None:
+            raise self._lacks(self.test_split, "data.test_split")
+        return self._read(folder, train.classes), train
+
+    def _all_for_training(self) -> Pictures:
+        folder = find_split(self.root, self.train_split)
+        if folder is None:
+            raise self._lacks(self.train_split, "data.train_split")
+        if self.hold_out and find_split(self.root, self.test_split) not in (None, folder):
+            raise ValueError(
+                f"data.hold_out={self.hold_out} is for folders without a test split, but {self.root} has a "
+                f"folder for split {self.test_split}: set data.hold_out=0"
+            )
+
+        pictures = self._read(folder)
+        if self.label_column is not None and len(pictures.classes) < 2:
+            raise self._single_class(pictures)
+        return pictures
+
+    def _read(self, folder: Path, known: tuple[str, ...] = ()) -> Pictures:
+        return read_pictures(
+            folder,
+            image_column=self.image_column,
+            label_column=self.label_column,
+            skip_unreadable=self.skip_unreadable,
+            known=known,
+        )
+
+    def _lacks(self, split: str, setting: str) -> ValueError:
+        """What to say when there is no folder of a split."""
+        found = find_pictures(self.root)
+        if not found.pictures:
+            return ValueError(f"{self.root} holds no pictures{instead(found)}; {HINT}")
+
+        taken = {self.train_split, self.test_split}
+        others = [name for name in splits_in(self.root) if name not in taken]
+        there = some(subfolders(self.root), 5) or "no folders"
+        sentence = f"{self.root} has no folder for split {split}, it holds {there}: "
+        if others:
+            sentence += f"set {setting}={others[0]}, "
+        if setting == "data.test_split":
+            sentence += "set data.hold_out=0.1 to hold out a tenth of each class, "
+        return ValueError(
+            f"{sentence}or give the split a folder, {self.root / split}, with one for each class"
+        )
+
+    def _single_class(self, pictures: Pictures) -> ValueError:
+        """What to say when there is nothing to tell apart."""
+        if pictures.classes:
+            holds = f"holds a single class, {pictures.classes[0]}"
+        else:
+            holds = f"holds {len(pictures.files)} pictures and no class folders"
+
+        beside = [] if pictures.folder == self.root else subfolders(self.root)
+        others = [name for name in beside if name not in splits_in(self.root)]
+        here = f" (other folders are beside it: {some(others)})" if others else ""
+        also = "".join(f"; {remark}" for remark in pictures.remarks)
+        return ValueError(
+            f"{pictures.folder} {holds}{here}, so there is nothing to tell apart: put each class in a folder "
+            f"of its own below it, list the classes in a metadata.csv there (columns file_name, label), or "
+            f"set data.label_column=unlabelled to train without classes{also}"
+        )
+
+
+def held_out(pictures: Pictures, share: float) -> list[bool]:
+    """Which pictures are held out: the share of each class, at least one of two, by the hash of their paths.
+
+    So the choice is the same on every machine, and hardly changes when pictures are added.
+    """
+    by_class: dict[str | None, list[int]] = {}
+    for index, name in enumerate(pictures.names):
+        by_class.setdefault(name, []).append(index)
+
+    def draw(index: int) -> bytes:
+        return hashlib.blake2b(os.fsencode(composed(pictures.files[index])), digest_size=8).digest()
+
+    held = [False] * len(pictures.files)
+    for indices in by_class.values():
+        number = min(max(1, round(share * len(indices))), len(indices) - 1)
+        for index in sorted(indices, key=draw)[:number]:
+            held[index] = True
+    return held
+
+
+class FolderSource:
+    """One split of a folder as an image source."""
+
+    def __init__(self, folder: Folder, train: bool) -> None:
+        if train:
+            pictures = training = folder.training()
+        else:
+            pictures, training = folder.testing()
+
+        self.class_names = training.classes
+        labels = [-1] * len(pictures.files)
+        if folder.label_column is not None:
+            labels = labels_by(training, pictures)
+            if max(labels) < 0:
+                own = some(pictures.classes) or "no class folders"
+                raise ValueError(
+                    f"{pictures.folder} holds no picture of a class of training: there are {own}, and "
+                    f"training has {some(training.classes)}; name another folder in data.test_split"
+                )
+            pictures.keep([label >= 0 for label in labels])
+            labels = [label for label in labels if label >= 0]
+
+        # An array, since every data worker would copy a list of a million names little by little.
+        self.names_N = np.array([os.fsencode(file) for file in pictures.files])
+        self.labels_N: NDArray[np.int64] = np.array(labels, np.int64)
+        self.folder, self.below = folder, pictures.folder
+        self.split = folder.train_split if train else folder.test_split
+        self.listed, self.remarks = pictures.listed, tuple(pictures.remarks)
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash of the pictures' paths and sizes, of the classes, and of labels that a list gives.
+
+        It asks for the size of every file, so it is made when it is needed.
+        """
+        # Sorted as paths are, folder by folder
+        inside = self.below.relative_to(self.folder.root).as_posix()
+        files = sorted([*inside.split("/"), *os.fsdecode(name).split("/")] for name in self.names_N.tolist())
+        digest = hashlib.blake2b(digest_size=16)
+        for parts in files:
+            name = "/".join(part for part in parts if part != ".")
+            file = self.folder.root / name
+            digest.update(repr((name, file.stat().st_size)).encode())
+            if kind_of(name) in UNPACKED:
+                digest.update(ending(file))
+
+        columns = [self.folder.image_column]
+        columns += [self.folder.label_column] if self.folder.label_column else []
+        found: tuple[object, ...] = (digest.hexdigest(), columns, self.class_names)
+        if self.listed:
+            found += (hashlib.blake2b(self.labels_N.tobytes(), digest_size=16).hexdigest(),)
+        short = hashlib.blake2b(repr(found).encode(), digest_size=8).hexdigest()
+        return f"imagefolder-{self.split}-{len(self)}-{short}"
+
+    def __len__(self) -> int:
+        return len(self.names_N)
+
+    def file(self, index: int) -> Path:
+        return self.below / os.fsdecode(self.names_N[index])
+
+    def read(self, index: int) -> tuple[Image.Image, int]:
+        file = self.file(index)
+        return open_picture(file, str(file)), int(self.labels_N[index])

@@ -1,0 +1,277 @@
+"""The pictures below a folder and their classes: the first folder that each lies in, or a list beside them.
+
+docs/data.md says which layouts are read. Whatever is left out is remarked on.
+"""
+
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from var_pe.data.label_lists import (
+    ANNOTATIONS,
+    METADATA,
+    Label,
+    from_annotations,
+    from_metadata,
+    in_order,
+)
+from var_pe.data.walk import Found, find_pictures, hidden_pictures, in_words, number_of, subfolders
+
+HINT = (
+    "an image folder holds a folder for each split, such as train and test, and in these one for each class"
+)
+# Formats of pictures that Pillow cannot read
+OF_OTHER_PROGRAMS = frozenset(
+    (
+        ".heic", ".heif", ".jxl", ".svg", ".exr", ".raw", ".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf",
+        ".raf", ".rw2",
+    )
+)  # fmt: skip
+ARCHIVES = frozenset((".zip", ".tar", ".gz", ".tgz", ".bz2", ".xz", ".7z", ".rar"))
+
+
+@dataclass
+class Pictures:
+    """The pictures of one split: their files by path from `folder`, and the name of each one's class."""
+
+    folder: Path
+    files: list[str]
+    # None: it has no class
+    names: list[str | None]
+    # all classes, in the order of their labels
+    classes: tuple[str, ...] = ()
+    # whether a list says the classes, and not the folders
+    listed: bool = False
+    remarks: list[str] = field(default_factory=list)
+
+    def keep(self, chosen: Sequence[bool]) -> None:
+        """Forgets the pictures that are not chosen."""
+        self.files = [file for file, wanted in zip(self.files, chosen, strict=True) if wanted]
+        self.names = [name for name, wanted in zip(self.names, chosen, strict=True) if wanted]
+
+
+def read_pictures(
+    folder: Path,
+    *,
+    image_column: str = "image",
+    label_column: str | None = "label",
+    skip_unreadable: bool = False,
+    known: Sequence[str] = (),
+) -> Pictures:
+    """The pictures below the folder of a split, in the order of their paths or of the list.
+
+    Without a `label_column` none has a class. `known` are the classes of the training split, if this is
+    another. With `skip_unreadable`, pictures that cannot be read are remarked on; else they may be an error.
+
+    Raises:
+        ValueError: there are none, a list of labels is not right, or a class has no picture that can be read.
+    """
+    found = find_pictures(folder, METADATA | ANNOTATIONS)
+    if not found.pictures:
+        raise ValueError(f"{folder} holds no pictures{instead(found)}; {HINT}")
+
+    remarks = [f"{folder}: skipped {in_words(found.kinds())}"] if found.others else []
+    remarks += [
+        f"{folder / name} is skipped, since hidden names (with a dot before them) are"
+        for name in hidden_pictures(folder)
+    ]
+    if label_column is None:
+        return Pictures(folder, found.pictures, [None] * len(found.pictures), remarks=remarks)
+
+    # A list goes before the folders.
+    metadata = [path for path in found.lists if path.rpartition("/")[2] in METADATA]
+    annotations = [path for path in found.lists if path not in metadata]
+    labels = from_metadata(folder, metadata, image_column, label_column) if metadata else None
+    labels = labels or from_annotations(folder, annotations)
+    if labels:
+        pictures = by_list(folder, found, labels, skip_unreadable)
+    elif label_column != "label":
+        raise ValueError(
+            f"data.label_column={label_column} is not a column of a metadata.csv below {folder}; "
+            f"without data.label_column the classes are the folders"
+        )
+    else:
+        pictures = by_folder(folder, found, known, skip_unreadable)
+        if metadata:
+            remarks.append(f"{folder / metadata[0]} has no column label: the classes are the folders")
+
+    pictures.remarks[:0] = remarks
+    return pictures
+
+
+def instead(found: Found) -> str:
+    """What is there in place of pictures."""
+    if not found.others:
+        return ""
+    packed = set(found.kinds()) & ARCHIVES
+    return f" but {in_words(found.kinds())}" + ("; unpack the archive first" if packed else "")
+
+
+def composed(name: str) -> str:
+    """The name with its accents in Unicode's form NFC, whatever the system that stored it prefers."""
+    return unicodedata.normalize("NFC", name)
+
+
+def some(names: Iterable[str], most: int = 3) -> str:
+    """The first names, and how many others there are."""
+    names = list(names)
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
+
+
+# ---------------------------------------------------------------------------------- classes of a list
+
+
+def by_list(folder: Path, found: Found, labels: dict[str, Label], skip_unreadable: bool) -> Pictures:
+    """The pictures that the lists name, in their order."""
+    files = {composed(file): file for file in found.pictures}
+    missing = [place for place in labels if composed(place) not in files]
+    there = {place: label for place, label in labels.items() if composed(place) in files}
+
+    sentence = f"the list in {folder} names {number_of(len(missing))} not there: {some(missing)}"
+    if missing and not (skip_unreadable and there):
+        raise ValueError(f"{sentence} (data.on_corrupt=skip does without them)")
+
+    pictures = Pictures(
+        folder,
+        [files[composed(place)] for place in there],
+        [None if label is None else str(label) for label in there.values()],
+        in_order(there.values()),
+        listed=True,
+        remarks=[sentence] if missing else [],
+    )
+    if len(there) < len(files):
+        pictures.remarks.append(f"{folder}: left out {number_of(len(files) - len(there))} that no list names")
+    leave_out_nameless(pictures, "that the list gives no label")
+    return pictures
+
+
+def leave_out_nameless(pictures: Pictures, which: str) -> None:
+    """Forgets the pictures without a class, with a remark; `which` says what they are."""
+    nameless = [file for file, name in zip(pictures.files, pictures.names, strict=True) if name is None]
+    if nameless and len(nameless) < len(pictures.files):
+        pictures.keep([name is not None for name in pictures.names])
+        pictures.remarks.append(
+            f"{pictures.folder}: left out {number_of(len(nameless))} {which}, such as {nameless[0]}"
+        )
+
+
+# -------------------------------------------------------------------------------- classes of the folders
+
+
+def by_folder(folder: Path, found: Found, known: Sequence[str], skip_unreadable: bool) -> Pictures:
+    """The pictures with the first folder below the split's as their class."""
+    depth = depth_of_classes(found.pictures, known)
+    parts = [file.split("/") for file in found.pictures]
+    stored = [part[depth] if len(part) > depth + 1 else None for part in parts]
+
+    # The classes are sorted as their folders are stored; one class may be stored in several forms.
+    forms: dict[str, set[str]] = {}
+    for name in set(stored) - {None}:
+        forms.setdefault(composed(str(name)), set()).add(str(name))
+    classes = tuple(sorted(forms, key=lambda name: min(forms[name])))
+
+    names = [None if name is None else composed(name) for name in stored]
+    pictures = Pictures(folder, found.pictures, names, classes)
+    remarks = pictures.remarks
+    if depth:
+        remarks.append(f"{folder} holds one folder, {parts[0][0]}, whose folders are the classes")
+    remarks += [
+        f"{folder}: {len(stored)} folders are class {name}, since their names differ in Unicode's form alone"
+        for name, stored in forms.items()
+        if len(stored) > 1
+    ]
+    remarks += [f"{folder}: classes {', '.join(names)} differ in case alone" for names in alike(classes)]
+
+    deeper = {tuple(part[:-1]) for part in parts if len(part) > depth + 2}
+    if deeper:
+        remarks.append(
+            f"{folder}: pictures also lie deeper, in {some(map('/'.join, sorted(deeper)))}; "
+            f"their class is the first folder"
+        )
+
+    if not depth:
+        remarks += lost_classes(folder, found, {part[0] for part in parts}, skip_unreadable)
+    leave_out_nameless(pictures, "beside the class folders, where there is no class")
+    return pictures
+
+
+def depth_of_classes(files: Sequence[str], known: Sequence[str]) -> int:
+    """0: the first folders are the classes; 1: there is but one, without pictures of its own, around them."""
+    parts = [file.split("/", 2) for file in files]
+    tops = {part[0] for part in parts}
+    inside = {part[1] for part in parts if len(part) == 3}
+    wrapped = len(tops) == 1 and len(inside) > 1 and all(len(part) == 3 for part in parts)
+    return int(wrapped and composed(min(tops)) not in known)
+
+
+def alike(classes: Sequence[str]) -> list[list[str]]:
+    """Groups of classes whose names differ in upper and lower case alone."""
+    groups: dict[str, list[str]] = {}
+    for name in classes:
+        groups.setdefault(name.casefold(), []).append(name)
+    return [names for names in groups.values() if len(names) > 1]
+
+
+def lost_classes(folder: Path, found: Found, classes: set[str], skip_unreadable: bool) -> list[str]:
+    """Remarks on the folders that would be classes if they held a picture that can be read.
+
+    Raises:
+        ValueError: one of them holds pictures in another format, unless these may be skipped.
+    """
+    remarks = []
+    for name in subfolders(folder):
+        if name in classes:
+            continue
+        kinds = found.kinds(name)
+        sentence = f"{folder / name} holds no picture that can be read" + (
+            f" ({in_words(kinds)})" if kinds else ", since it is empty"
+        )
+        if set(kinds) & OF_OTHER_PROGRAMS and not skip_unreadable:
+            raise ValueError(
+                f"{sentence}: convert its pictures, move the folder away, or set data.on_corrupt=skip to do "
+                f"without this class"
+            )
+        remarks.append(f"{sentence}, and is no class")
+    return remarks
+
+
+def labels_by(train: Pictures, pictures: Pictures) -> list[int]:
+    """The label of each picture of another split in the training split's classes, -1 where it has none.
+
+    Remarks on the classes that are in one split alone, and on names that differ in case.
+    """
+    numbers = {name: number for number, name in enumerate(train.classes)}
+    in_lower_case: dict[str, list[str]] = {}
+    for name in train.classes:
+        in_lower_case.setdefault(name.casefold(), []).append(name)
+
+    meant: dict[str, str] = {}
+    present = set(pictures.names)
+    for name in pictures.classes:
+        if name not in present:
+            continue
+        candidates = in_lower_case.get(name.casefold(), [])
+        if name in numbers:
+            meant[name] = name
+        elif len(candidates) == 1:
+            meant[name] = candidates[0]
+            pictures.remarks.append(
+                f"{pictures.folder}: {name} is taken for class {candidates[0]} of training"
+            )
+
+    unknown = Counter(name for name in pictures.names if name not in meant)
+    if unknown:
+        number = number_of(sum(unknown.values()))
+        pictures.remarks.append(
+            f"{pictures.folder}: left out {number} of what is no class in training: {some(map(str, unknown))}"
+        )
+    missing = [name for name in train.classes if name not in meant.values()]
+    if missing and len(missing) < len(train.classes):
+        pictures.remarks.append(
+            f"{pictures.folder} has no pictures of {len(missing)} of the {len(train.classes)} classes: "
+            f"{some(missing)}"
+        )
+    return [numbers[meant[name]] if name in meant else -1 for name in pictures.names]

@@ -1,0 +1,174 @@
+"""Files below a folder: every visible one, by its literal path; and which of them are pictures."""
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+
+from PIL import Image
+
+# What systems and programs leave beside a person's files; so do all names that begin with a dot.
+LEFT_BEHIND = frozenset(
+    (
+        "__MACOSX", "__pycache__", "@eaDir", "lost+found", "$RECYCLE.BIN", "System Volume Information",
+        "Thumbs.db", "ehthumbs.db", "desktop.ini",
+    )
+)  # fmt: skip
+
+OF_PROGRAMS = frozenset((".ipynb_checkpoints", ".git", ".thumbnails", ".cache", ".Trashes", ".AppleDouble"))
+# Pillow knows the names of these formats but cannot decode them by itself.
+NAMES_ONLY = frozenset((".bufr", ".emf", ".grib", ".h5", ".hdf", ".mpeg", ".mpg", ".wmf"))
+
+
+def is_hidden(name: str) -> bool:
+    return name.startswith(".") or name in LEFT_BEHIND
+
+
+def listed(folder: str | Path) -> list[os.DirEntry[str]]:
+    """The visible entries of a folder.
+
+    Raises:
+        ValueError: the folder cannot be listed.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            return [entry for entry in entries if not is_hidden(entry.name)]
+    except OSError as error:
+        raise ValueError(f"folder {folder} cannot be listed: {error.strerror}") from error
+
+
+def is_folder(entry: os.DirEntry[str]) -> bool:
+    """Whether the entry is a folder or a link to one; a link that leads to itself is not."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
+
+
+def subfolders(folder: Path) -> list[str]:
+    """The names of the visible folders right below a folder, sorted."""
+    return sorted(entry.name for entry in listed(folder) if is_folder(entry))
+
+
+def walk(folder: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
+    """Every visible file below a folder and its path from there, in no order; links are followed.
+
+    A link to a folder that holds it is left out, since it would lead round in a circle.
+
+    Raises:
+        ValueError: a folder cannot be listed.
+    """
+    waiting: list[tuple[str, tuple[tuple[int, int], ...]]] = [("", (identity(os.stat(folder)),))]
+    while waiting:
+        inside, above = waiting.pop()
+        for entry in listed(os.path.join(folder, inside)):
+            if not is_folder(entry):
+                yield inside + entry.name, entry
+                continue
+            place = identity(entry.stat())
+            if place not in above:
+                waiting.append((f"{inside}{entry.name}/", (*above, place)))
+
+
+def identity(status: os.stat_result) -> tuple[int, int]:
+    """What two paths to the same folder have in common."""
+    return status.st_dev, status.st_ino
+
+
+@cache
+def readable_suffixes() -> frozenset[str]:
+    """The endings of the formats that Pillow reads, in lower case, with the dot."""
+    Image.init()
+    return frozenset(suffix for suffix, kind in Image.EXTENSION.items() if kind in Image.OPEN) - NAMES_ONLY
+
+
+def is_broken(entry: os.DirEntry[str]) -> bool:
+    """Whether the entry is a link that leads nowhere."""
+    return entry.is_symlink() and not os.path.exists(entry.path)
+
+
+def kind_of(name: str) -> str:
+    """The ending of a file's name in lower case, with its dot."""
+    return os.path.splitext(name)[1].lower()
+
+
+def ending(file: Path, size: int = 65536) -> bytes:
+    """The last bytes of a file."""
+    with file.open("rb") as stream:
+        stream.seek(max(0, file.stat().st_size - size))
+        return stream.read()
+
+
+def holds_pictures(folder: Path) -> bool:
+    """Whether a picture is below the folder; the search ends at the first one."""
+    return any(kind_of(entry.name) in readable_suffixes() for _, entry in walk(folder))
+
+
+def hidden_pictures(folder: Path) -> list[str]:
+    """The folders right below `folder` that hold pictures but have a name with a dot before it.
+
+    Those that programs make for themselves are not counted.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            names = sorted(entry.name for entry in entries if entry.name.startswith(".") and is_folder(entry))
+    except OSError as error:
+        raise ValueError(f"folder {folder} cannot be listed: {error.strerror}") from error
+    return [name for name in names if name not in OF_PROGRAMS and holds_pictures(folder / name)]
+
+
+@dataclass
+class Found:
+    """What is below a folder, by path from there."""
+
+    # sorted as text
+    pictures: list[str] = field(default_factory=list)
+    # lists of labels: metadata.csv and its like
+    lists: list[str] = field(default_factory=list)
+    # how many other files there are, by the first folder that they are in ("": none) and their kind
+    others: Counter[tuple[str, str]] = field(default_factory=Counter)
+
+    def kinds(self, folder: str | None = None) -> Counter[str]:
+        """How many of the other files are of each kind, in all folders or in one of them."""
+        kinds: Counter[str] = Counter()
+        for (place, kind), count in self.others.items():
+            if folder in (None, place):
+                kinds[kind] += count
+        return kinds
+
+
+def find_pictures(folder: Path, lists: frozenset[str] = frozenset()) -> Found:
+    """The pictures below a folder, known by their names' endings in upper or lower case.
+
+    No picture is opened. `lists` are the names of files that are not pictures but wanted.
+
+    Raises:
+        ValueError: a folder cannot be listed.
+    """
+    found, suffixes = Found(), readable_suffixes()
+    for path, entry in walk(folder):
+        kind = "broken link" if is_broken(entry) else kind_of(entry.name)
+        if kind in suffixes:
+            found.pictures.append(path)
+        elif entry.name in lists and kind != "broken link":
+            found.lists.append(path)
+        else:
+            place = path.partition("/")[0] if "/" in path else ""
+            found.others[place, kind or "without an ending"] += 1
+
+    found.pictures.sort()
+    found.lists.sort()
+    return found
+
+
+def number_of(count: int, what: str = "picture") -> str:
+    """`1 picture`, `2 pictures`."""
+    return f"{count} {what}{'s' if count != 1 else ''}"
+
+
+def in_words(kinds: Counter[str]) -> str:
+    """`12 files: 10 .heic, 2 .txt`."""
+    parts = [f"{count} {kind}" for kind, count in sorted(kinds.items(), key=lambda item: (-item[1], item[0]))]
+    return f"{number_of(sum(kinds.values()), 'file')}: {', '.join(parts)}"
