@@ -1,11 +1,13 @@
 """How many pictures a set has of each class, in words."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from var_pe.data.sources import ImageSource
+from var_pe.data.folder_source import Folder
+from var_pe.data.sources import DataConfig, find_data, open_source
 from var_pe.data.walk import number_of
 
 # Fewer pictures of a class than this are remarked on.
@@ -44,9 +46,25 @@ def few(labels_N: NDArray[np.int64], class_names: Sequence[str]) -> str:
     )
 
 
-def about(source: ImageSource, train: bool) -> list[str]:
-    """What a person should know of a set before it is trained or tested on, a sentence each."""
-    purpose = "train" if train else "test"
-    sentences = [f"{purpose} on {counts(source.labels_N, source.class_names)}", *source.remarks]
-    remark = few(source.labels_N, source.class_names) if train else ""
-    return [*sentences, remark] if remark else sentences
+def what_is_read(data: DataConfig) -> list[str]:
+    """How many pictures of each class both splits have and what is left out of them, a sentence each.
+
+    The tables of a stream are not counted.
+
+    Raises:
+        ValueError: one of the splits cannot be opened.
+    """
+    if data.streaming and isinstance(find_data(data), Folder):
+        data = replace(data, streaming=False)
+    if data.streaming:
+        return []
+
+    train, test = open_source(data, train=True), open_source(data, train=False)
+    sentences = [
+        f"train on {counts(train.labels_N, train.class_names)}",
+        *train.remarks,
+        few(train.labels_N, train.class_names),
+        f"test on {counts(test.labels_N, test.class_names)}",
+        *test.remarks,
+    ]
+    return [sentence for sentence in sentences if sentence]

@@ -2,20 +2,17 @@
 
 import itertools
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from var_pe.data.counts import about
-from var_pe.data.folder_source import Folder
 from var_pe.data.image_set import HeldOutImages, ImageItem, stacked
 from var_pe.data.images import Box, ImageDataset, content_box
 from var_pe.data.part import drawn
 from var_pe.data.sampler import Draw
-from var_pe.data.sources import find_data, open_source
+from var_pe.data.sources import open_source
 from var_pe.data.streams import ImageStream, open_stream
 from var_pe.evaluation.folder import ImageFolder, to_uint8
 from var_pe.models.tokenizer import VQTokenizer
@@ -57,20 +54,6 @@ def picture_box(config: Config) -> Box:
     if config.data.streaming:
         return 0, 0, config.data.height, config.data.width
     return content_box(config.data, open_source(config.data, train=False))
-
-
-def say_what_is_read(config: Config, processes: Processes) -> None:
-    """Prints how many pictures of each class there are in both splits, and what is left out of them.
-
-    The tables of a stream cannot be counted.
-    """
-    for train in (True, False):
-        data = config.data
-        if data.streaming and isinstance(find_data(data), Folder):
-            data = replace(data, streaming=False)
-        if not data.streaming:
-            for sentence in about(open_source(data, train), train):
-                processes.say(sentence)
 
 
 def training_images_at(

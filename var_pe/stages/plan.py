@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from var_pe import settings
+from var_pe.data.counts import what_is_read
 from var_pe.data.shapes import entropy_bits
 from var_pe.data.sources import KNOWN, DataConfig, open_source
 from var_pe.data.streams import open_stream
@@ -79,15 +80,17 @@ def _folders(config: Config) -> str:
 
 
 def training_images_and_classes(config: Config) -> tuple[int | None, int, str]:
-    """The number of training images (None: a stream), that of classes, and a line about both."""
+    """The number of training images (None: a stream), that of classes, and lines about both splits."""
     images, classes, note = _source(config.data)
+    read = [] if note else what_is_read(config.data)
     drawn = config.classifier_training.drawn_images
     if config.classifier is not None and drawn:
         images, note = len(DrawnImages(Path(drawn))), f", drawn ones in {drawn}{note}"
     if config.data.source == "shapes":
         note += f"; {entropy_bits():.2f} bits of entropy a picture"
     known = "a stream of" if images is None else images
-    return images, classes, f"data: {known} training images, {classes or 'no'} classes{note}"
+    first = f"data: {known} training images, {classes or 'no'} classes{note}"
+    return images, classes, "\n".join([first, *read])
 
 
 def _source(data: DataConfig) -> tuple[int | None, int, str]:

@@ -17,8 +17,10 @@ from torch import nn
 
 from var_pe import settings
 from var_pe.data.augmented import Augmented
+from var_pe.data.counts import what_is_read
 from var_pe.data.image_set import TrainingSet
 from var_pe.data.images import ImageDataset
+from var_pe.data.sources import DataConfig
 from var_pe.files import into_place, write_text
 from var_pe.models.folder import SavedModel
 from var_pe.models.generator import VARTransformer
@@ -31,7 +33,6 @@ from var_pe.stages.images import (
     DrawnImages,
     held_out_images,
     held_out_images_at,
-    say_what_is_read,
     training_images,
     training_images_at,
 )
@@ -85,7 +86,7 @@ def train_tokenizer(config: Config, accelerator: Accelerator) -> VQTokenizer:
     # Images for each pyramid that a step may train on
     pyramids, model = tokenizer_pyramids(config), build_tokenizer(config)
     processes = Processes.of(accelerator)
-    say_what_is_read(config, processes)
+    say_what_is_read(config.data, processes)
     cell = model.downsampling
     images = training_images_at(config, pyramids, cell, processes, seed)
     held_out = held_out_images_at(config, pyramids, cell, training.validation_images)
@@ -120,7 +121,7 @@ def train_generator(config: Config, tokenizer: VQTokenizer, accelerator: Acceler
     # Images for each pyramid that a step may train on, augmented from the tokenizer's seed as its images were
     pyramids = check_generator(config)
     processes = Processes.of(accelerator)
-    say_what_is_read(config, processes)
+    say_what_is_read(config.data, processes)
     tokenizer = tokenizer.to(accelerator.device)
     cell = tokenizer.downsampling
     images = training_images_at(config, pyramids, cell, processes, config.tokenizer_seed)
@@ -172,7 +173,7 @@ def train_classifier(config: Config, accelerator: Accelerator) -> ViTClassifier:
         return load_model(ViTClassifier, folder / "classifier")
 
     processes = Processes.of(accelerator)
-    say_what_is_read(config, processes)
+    say_what_is_read(config.data, processes)
     images = training_images(config, processes, seed)
     class_names = tuple(images.class_names)
     if len(class_names) < 2:
@@ -202,6 +203,12 @@ def train_classifier(config: Config, accelerator: Accelerator) -> ViTClassifier:
     notes = TrainingNotes(step=steps, ema=True, seed=seed, class_names=class_names)
     put_in_place(run, "classifier", ema.model, dataset, notes)
     return load_model(ViTClassifier, folder / "classifier")
+
+
+def say_what_is_read(data: DataConfig, processes: Processes) -> None:
+    """Prints how many pictures of each class are trained and tested on, and what is left out."""
+    for sentence in what_is_read(data):
+        processes.say(sentence)
 
 
 def check_generator(config: Config) -> list[Pyramid]:
