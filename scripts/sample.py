@@ -20,7 +20,7 @@ from var_pe.stages.config import Config
 from var_pe.stages.draw import draw_folder, load_pipeline
 from var_pe.stages.session import exit_with_sentence, session
 
-PIPELINE = {"--pipeline": ("run=.", "tokenizer_run=.")}  # a saved pipeline in place of a run
+PIPELINE = "--pipeline"  # a saved pipeline in place of a run
 USED_SETTINGS = ("sampling",)  # settings that change the images
 
 

@@ -25,20 +25,29 @@ def test_no_number_of_a_config_may_be_negative_or_infinite(setting):
 
 @pytest.mark.parametrize("key", LISTS)
 def test_numbers_in_lists_have_rules_too(key):
-    assert refusal(f"{key}=[-1, 1]").startswith(f"{key} must be ")
+    assert refusal(f"{key}=[-1, 1]").startswith(f"{key} on the command line must be ")
 
 
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [
-        ("classifier_training.layer_decay=0", "classifier_training.layer_decay must be in (0, 1], got 0"),
-        ("classifier_training.batch=0", "classifier_training.batch must be at least 1, got 0"),
-        ("data.zoom=0", "data.zoom must be above 0 and finite, got 0"),
+        (
+            "classifier_training.layer_decay=0",
+            "classifier_training.layer_decay on the command line must be in (0, 1], got 0",
+        ),
+        (
+            "classifier_training.batch=0",
+            "classifier_training.batch on the command line must be at least 1, got 0",
+        ),
+        ("data.zoom=0", "data.zoom on the command line must be above 0 and finite, got 0"),
         (
             "classifier_training.accumulate=3",
             "classifier_training.accumulate must be a divisor of batch (32), got 3",
         ),
-        ("tokenizer_training.restart.below=1", "tokenizer_training.restart.below must be in (0, 1), got 1"),
+        (
+            "tokenizer_training.restart.below=1",
+            "tokenizer_training.restart.below on the command line must be in (0, 1), got 1",
+        ),
         ("data.source=hub", "data.source=hub needs data.hub_id, such as data.hub_id=uoft-cs/cifar10"),
         (
             "sampling.guidance_schedule=up",
@@ -47,9 +56,10 @@ def test_numbers_in_lists_have_rules_too(key):
         ),
         (
             "tokenizer.levels=[1, 0]",
-            "tokenizer.levels: a level of a pyramid is a positive side or two of them (rows, columns), got 0",
+            "tokenizer.levels on the command line: "
+            "a level of a pyramid is a positive side or two of them (rows, columns), got 0",
         ),
-        ("seed=-1", "seed must be at least 0, got -1"),
+        ("seed=-1", "seed on the command line must be at least 0, got -1"),
     ],
 )
 def test_a_broken_rule_names_setting_value_and_rule(override, sentence):

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset
 
 from var_pe import files
 from var_pe.settings import all_settings
-from var_pe.settings.sentences import is_marked
+from var_pe.settings.fields import facts_of
 from var_pe.training import run
 from var_pe.training.config import TrainingConfig
 from var_pe.training.groups import ONE_RATE, parameter_groups
@@ -110,7 +110,7 @@ def test_what_is_said_to_change_no_weights_changes_none_of_a_resumed_run(tmp_pat
     with pytest.raises(KeyError):
         go(tmp_path / "killed", Toy(die_at(2)), config)
     (node,) = (setting.node for setting in all_settings(TrainingConfig) if setting.key == name)
-    assert is_marked(node, "changes_no_weights")
+    assert facts_of(node)["changes_no_weights"]
     assert equal(go(tmp_path / "killed", config=replace(config, **{name: 1 + (name != "workers")})), whole)
 
 

@@ -4,16 +4,15 @@ import argparse
 import re
 import sys
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import is_dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import create_model
 
+from var_pe.settings.fields import STRICT, all_settings, one_sentence, range_of, type_of
 from var_pe.settings.files import ConfigError, show
 from var_pe.settings.loading import load
-from var_pe.settings.sentences import MISSING, all_settings, range_of, type_of
 
 T = TypeVar("T")
 
@@ -23,22 +22,19 @@ FOLDERS = ("run", "tokenizer_run")
 
 def describe(schema: type, used_settings: Sequence[str] = ()) -> str:
     """Every setting (or those of `used_settings`) with its key, type, range, default and meaning."""
-    lines = []
-    for setting in all_settings(schema):
-        if used_settings and not is_among(setting.key, used_settings):
+    paragraphs = []
+    for key, node in all_settings(schema):
+        if used_settings and not is_among(key, used_settings):
             continue
-
-        words = ", ".join(filter(None, [type_of(setting.node), range_of(setting.node)]))
-        line = f"{setting.key}: {words}"
-        if setting.default is not MISSING and not is_dataclass(setting.default):
-            line += f" = {show(setting.default)}"
+        words = ", ".join(filter(None, [type_of(node), range_of(node)]))
+        default = node.get("default", {})
+        shown = "" if isinstance(default, dict) else f" = {show(default)}"
 
         # Settings of a section stand below it, farther right.
-        meaning = textwrap.wrap(setting.node.get("description", ""), width=100)
-        paragraph = "\n".join([line, *(f"    {text}" for text in meaning)])
-        depth = 1 + setting.key.count(".")
-        lines.append(textwrap.indent(paragraph, "  " * depth))
-    return "\n".join(lines)
+        meaning = textwrap.wrap(node.get("description", ""), width=100)
+        paragraph = "\n    ".join([f"{key}: {words}{shown}", *meaning])
+        paragraphs.append(textwrap.indent(paragraph, "  " * (1 + key.count("."))))
+    return "\n".join(paragraphs)
 
 
 def is_among(key: str, used_settings: Sequence[str]) -> bool:
@@ -66,14 +62,12 @@ def check_options(arguments: argparse.Namespace, **types: Any) -> None:
     Raises:
         ValueError: an option is given and its value is not in the range of its type.
     """
-    for name, hint in types.items():
-        value = getattr(arguments, name)
-        try:
-            TypeAdapter(hint | None).validate_python(value)
-        except ValidationError:
-            node = TypeAdapter(hint).json_schema()
-            option = name.replace("_", "-")
-            raise ValueError(f"--{option} must be {range_of(node) or type_of(node)}, got {value}") from None
+    options = {name: f"--{name.replace('_', '-')}" for name in types}
+    given = {options[name]: getattr(arguments, name) for name in types}
+    fields: dict[str, Any] = {options[name]: (hint | None, None) for name, hint in types.items()}
+    model = create_model("Options", __config__=STRICT, **fields)
+    with one_sentence(model, given):
+        model.model_validate(given)
 
 
 def overrides_first(argv: Sequence[str]) -> list[str]:
@@ -86,16 +80,16 @@ def parse_arguments(
     *,
     description: str,
     schema: type[T],
-    extra: Callable[[argparse.ArgumentParser], Any] | None = None,
+    extra: Callable[[argparse.ArgumentParser], Any] = lambda parser: None,
     runs: bool = False,
-    instead: Mapping[str, Sequence[str]] | None = None,
+    instead: str | None = None,
     used_settings: Sequence[str] = (),
 ) -> tuple[T, argparse.Namespace]:
     """Reads `--config FILE [key.sub=value ...]`; `extra(parser)` adds a script's own options.
 
-    With `runs`, `--run DIR` may be given instead of `--config`: the config saved in that folder, wherever the
-    folder is now. Each option of `instead` may be given, too; the config is then the defaults under the
-    overrides listed there. `used_settings` are the settings and sections that the script uses; (): all.
+    With `runs`, `--run DIR` may be given instead of `--config`: the config saved in that folder, wherever it
+    is now. So may the option `instead`, whose folder says all that the config would: then it is the defaults.
+    `used_settings` are the settings and sections that the script uses; (): all.
     """
     shown = describe(schema, [*FOLDERS, *used_settings] if used_settings else ())
     parser = argparse.ArgumentParser(
@@ -104,35 +98,28 @@ def parse_arguments(
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-
-    # Where the config comes from
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--config", metavar="FILE", help="a YAML file; a bare name may be in configs/")
     if runs:
         which.add_argument("--run", metavar="DIR", help="the folder of a run: its own config")
-    for option in instead or {}:
-        which.add_argument(option, metavar="DIR")
-
-    # Its overrides, and the script's own options
+    if instead:
+        which.add_argument(instead, metavar="DIR")
     parser.add_argument(
         "overrides", nargs="*", metavar="key.sub=value", help="settings that differ from FILE"
     )
-    if extra:
-        extra(parser)
+    extra(parser)
     arguments = parser.parse_intermixed_args(overrides_first(sys.argv[1:] if argv is None else argv))
 
-    # The file, the overrides that come before the given ones, and the folders that may still be set
-    file, before = arguments.config, list[str]()
-    folders: Sequence[str] = FOLDERS
+    # Folders that the command line has set by the way it names the config
+    file, folders = arguments.config, list[str]()
     if runs and arguments.run is not None:
-        file, before, folders = Path(arguments.run) / "config.yaml", [f"run={arguments.run}"], FOLDERS[1:]
+        file, folders = Path(arguments.run) / "config.yaml", [f"run={arguments.run}"]
         if not file.exists():
             parser.error(f"--run {arguments.run} is not the folder of a run: it has no config.yaml")
-    for option, lines in (instead or {}).items():
-        if getattr(arguments, option.removeprefix("--")) is not None:
-            before, folders = list(lines), ()
+    elif file is None:
+        folders = [f"{folder}=." for folder in FOLDERS]
 
-    config = load(schema, file, [*before, *arguments.overrides])
+    config = load(schema, file, [*folders, *arguments.overrides])
     if used_settings:
-        refuse_unused(arguments.overrides, [*used_settings, *folders])
+        refuse_unused(arguments.overrides, [*used_settings, *FOLDERS[len(folders) :]])
     return config, arguments

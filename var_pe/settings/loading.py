@@ -1,42 +1,19 @@
-"""From files and overrides to a checked config, from a config to YAML, and the difference of two configs.
+"""From files and overrides to a checked config, from a config to YAML, and the difference of two configs."""
 
-The merged tree has values that JSON can express, too, and pydantic reads it as JSON: strictly, except that an
-int may be given for a float.
-"""
-
-import json
 import os.path
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, is_dataclass
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
-from var_pe.settings.files import (
-    READABLE,
-    ConfigError,
-    Dumper,
-    Tree,
-    find_file,
-    parse_yaml,
-    read_layers,
-    refuse_interpolation,
-    show,
-)
-from var_pe.settings.sentences import (
-    MISSING,
-    all_settings,
-    dotted,
-    is_marked,
-    is_rule,
-    kinds_of,
-    sentence_of,
-    unknown_key,
-)
+from var_pe.settings.fields import all_settings, facts_of, flat_model, one_sentence
+from var_pe.settings.files import ConfigError, dump, find_file, parse_yaml, read_layers, show
 
-T = TypeVar("T")
+T = TypeVar("T", bound=Hashable)
+# Values by their whole keys; the value of a section is a mapping, or None if it is off.
+Flat = dict[str, Any]
 COMMAND_LINE = " on the command line"
 
 
@@ -46,108 +23,78 @@ def load(schema: type[T], file: str | Path | None, overrides: Sequence[str] = ()
     Raises:
         ConfigError: a file, key, value, type or rule is wrong.
     """
-    tree, origins = defaults(schema), dict[str, str]()
-    for name, layer in [] if file is None else read_layers(find_file(file, Path())):
-        lay_over(tree, layer, f" in {name}", origins)
-        checked(schema, tree, origins, types_alone=True)  # a later layer must not hide a wrong value
+    values: Flat = {}
+    for name, tree in [] if file is None else read_layers(find_file(file, Path())):
+        values = laid_over(values, flatten(tree), schema, f" in {name}")
     for override in overrides:
-        lay_over(tree, read_override(schema, tree, override), COMMAND_LINE, origins)
+        values = laid_over(values, read_override(schema, override), schema, COMMAND_LINE)
 
-    config = checked(schema, tree, origins)
-    assert isinstance(config, schema)
-    return config
-
-
-def checked(schema: type, tree: Tree, origins: Mapping[str, str], *, types_alone: bool = False) -> object:
-    """The config that a tree says, or None if `types_alone` are right and a rule is not yet kept.
-
-    Raises:
-        ConfigError: a key is unknown, or a value is of the wrong type or breaks a rule.
-    """
-    try:
-        return TypeAdapter(schema).validate_json(json.dumps(tree))
-    except ValidationError as error:
-        wrong = [entry for entry in error.errors(include_url=False) if not (types_alone and is_rule(entry))]
-        if wrong:
-            raise ConfigError(sentence_of(schema, wrong, tree, origins)) from None
-        return None
+    defaults = {key: node["default"] for key, node in all_settings(schema) if "default" in node}
+    # Each value is checked already; what is not strict here is that sections are made from mappings.
+    with one_sentence(schema, {}):
+        return TypeAdapter(schema).validate_python(nested(defaults | values), strict=False)
 
 
-def defaults(schema: type) -> Tree:
-    """The defaults as a tree; a section that is off is None."""
-    tree: Tree = {}
-    for setting in all_settings(schema):
-        if "." in setting.key:
-            continue
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> Flat:
+    """The values of sections in sections by their whole keys, each section before what is in it."""
+    flat: Flat = {}
+    for name, value in tree.items():
+        flat[f"{prefix}{name}"] = value
+        if isinstance(value, Mapping):
+            flat |= flatten(value, f"{prefix}{name}.")
+    return flat
 
-        # A section without a default is required, but its settings may have defaults.
-        if setting.default is not MISSING:
-            tree[setting.key] = plain(setting.default)
-        elif "$ref" in setting.node:
-            tree[setting.key] = {}
+
+def nested(flat: Flat, prefix: str = "") -> dict[str, Any]:
+    """Sections in sections again, of the keys that begin with `prefix`."""
+    tree = {}
+    for key, value in flat.items():
+        name = key.removeprefix(prefix)
+        if key.startswith(prefix) and "." not in name:
+            tree[name] = nested(flat, f"{key}.") if isinstance(value, dict) else value
     return tree
 
 
-def plain(value: Any) -> Any:
-    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+def laid_over(values: Flat, layer: Flat, schema: type, origin: str) -> Flat:
+    """The values with those of a layer in their place, after a check of these."""
+    with one_sentence(schema, layer, origin):
+        flat_model(schema).model_validate(layer)
+
+    for key, value in layer.items():
+        now = {name: node.get("default") for name, node in all_settings(schema)} | values
+        off = [name for name in now if now[name] is None and key.startswith(f"{name}.")]
+        if off:
+            raise ConfigError(
+                f"{key}{origin} needs the section {off[0]}, which is off: put {off[0]}={{}} before it"
+            )
+
+        # A section that is switched off forgets its settings.
+        if value is None:
+            values = {name: values[name] for name in values if not name.startswith(f"{key}.")}
+        values = {**values, key: value}
+    return values
 
 
-def lay_over(tree: Tree, above: Tree, origin: str, origins: dict[str, str], prefix: str = "") -> None:
-    """Lays `above` over `tree`, section by section; `origins` remembers where each key comes from."""
-    for name, value in above.items():
-        key = dotted(prefix, name)
-        origins[key] = origin
-        if "." in str(name):
-            raise ConfigError(f"write {key}{origin} as nested sections, not with a dot")
-
-        if isinstance(value, dict):
-            there = tree.get(name)
-            tree[name] = dict(there) if isinstance(there, dict) else {}
-            lay_over(tree[name], value, origin, origins, key)
-        else:
-            tree[name] = value
-
-
-def read_override(schema: type, tree: Tree, override: str) -> Tree:
-    """`key.sub=value` as a tree with that one setting; `tree` holds the settings that it overrides."""
+def read_override(schema: type, override: str) -> Flat:
+    """The settings of `key.sub=value`: text is taken literally, everything else is read as YAML."""
     key, equals, text = override.partition("=")
     key = key.strip()
+    where = f" of {key}{COMMAND_LINE}"
     if not equals or not key:
         raise ConfigError(f"an override is written key.sub=value, got {override!r}{COMMAND_LINE}")
+    if "${" in text:
+        raise ConfigError(f"{text}{where} is an interpolation: write the value itself")
 
-    known = {setting.key: setting for setting in all_settings(schema)}
-    refuse_interpolation(text, f" of {key}{COMMAND_LINE}")
-    if key not in known:
-        raise ConfigError(unknown_key(schema, key, COMMAND_LINE))
-
-    # A section that is off has no settings to change.
-    *sections, name = key.split(".")
-    here: Any = tree
-    for depth, section in enumerate(sections, start=1):
-        path = ".".join(sections[:depth])
-        here = (here or {}).get(section, known[path].default)
-        if here is None:
-            raise ConfigError(
-                f"{key}{COMMAND_LINE} needs the section {path}, which is off: put {path}={{}} before it"
-            )
-        here = here if isinstance(here, dict) else {}
-
-    # Text is taken literally, everything else is read as YAML.
-    kinds = kinds_of(known[key].node)
-    value: Any = text
-    if text == "null" and "null" in kinds:
-        value = None
-    elif not kinds <= {"string", "null"}:
-        value = parse_yaml(text, f" of {key}{COMMAND_LINE}")
-
-    for part in reversed([*sections, name]):
-        value = {part: value}
-    return value
+    node = dict(all_settings(schema)).get(key, {"type": "string"})
+    kinds = {kind.get("type") for kind in node.get("anyOf", [node])}
+    is_null = text == "null" and "null" in kinds
+    is_text = kinds <= {"string", "null"} and not is_null
+    return flatten({key: text if is_text else parse_yaml(text, where)})
 
 
 def to_yaml(config: Any) -> str:
     """Every setting of a config, resolved, in the order of its dataclasses; `load` reads it back."""
-    return yaml.dump(asdict(config), Dumper=Dumper, width=110, **READABLE)
+    return dump(asdict(config), width=110)
 
 
 def differences(
@@ -157,24 +104,21 @@ def differences(
 
     With their `schema`, settings that change no weights are left out, and paths to the same place are equal.
     """
-    nodes = {}
-    if schema:
-        nodes = {setting.key: setting.node for setting in all_settings(schema)}
-
+    nodes = dict(all_settings(schema)) if schema else {}
     lines: list[str] = []
     for name in {**old, **new}:
-        key, node = dotted(prefix, name), nodes.get(dotted(prefix, name), {})
-        before, after = old.get(name), new.get(name)
-        if is_marked(node, "changes_no_weights"):
+        key, before, after = f"{prefix}{name}", old.get(name), new.get(name)
+        said = facts_of(nodes.get(key, {}))
+        if said.get("changes_no_weights"):
             continue
         if isinstance(before, Mapping) and isinstance(after, Mapping):
-            lines += differences(before, after, schema, key)
+            lines += differences(before, after, schema, f"{key}.")
             continue
 
         shown = [show(tree[name]) if name in tree else "absent" for tree in (old, new)]
-        compared = shown
-        if is_marked(node, "is_a_path") and before and after:
-            compared = [os.path.realpath(path) for path in (before, after)]
-        if compared[0] != compared[1]:
+        same = shown[0] == shown[1]
+        if said.get("is_a_path") and before and after:
+            same = os.path.realpath(before) == os.path.realpath(after)
+        if not same:
             lines.append(f"{key}: {' -> '.join(shown)}")
     return lines
