@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from pydantic import create_model
 
-from var_pe.settings.fields import STRICT, all_settings, one_sentence, range_of, type_of
+from var_pe.settings.fields import all_settings, one_sentence, range_of, type_of
 from var_pe.settings.files import ConfigError, show
 from var_pe.settings.loading import load
 
@@ -63,9 +63,9 @@ def check_options(arguments: argparse.Namespace, **types: Any) -> None:
         ValueError: an option is given and its value is not in the range of its type.
     """
     options = {name: f"--{name.replace('_', '-')}" for name in types}
-    given = {options[name]: getattr(arguments, name) for name in types}
     fields: dict[str, Any] = {options[name]: (hint | None, None) for name, hint in types.items()}
-    model = create_model("Options", __config__=STRICT, **fields)
+    given = {options[name]: getattr(arguments, name) for name in types}
+    model = create_model("Options", **fields)
     with one_sentence(model, given):
         model.model_validate(given)
 
