@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from accelerate import Accelerator
+from PIL import Image
 
 from tests.runs import train_both
 from var_pe import settings
@@ -92,6 +93,22 @@ def test_a_classifier_s_plan_leaves_its_run_as_it_is(a_config, temporary, tmp_pa
     assert "timed: classifier: about" in said
     assert "12 steps of" in said
     assert "of disk in all, on cpu, processes: 1" in said
+
+
+def test_a_stream_is_timed_without_its_length(a_config, temporary, tmp_path):
+    """Counting its test images would read all of them."""
+    for split, count in (("train", 12), ("test", 5)):
+        for name in ("cat", "dog"):
+            folder = tmp_path / "pets" / split / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                Image.new("RGB", (16, 16), (20 * number, 0, 0)).save(folder / f"{number}.png")
+
+    stream = ["data.streaming=true", "data.source=imagefolder", f"data.path={tmp_path / 'pets'}"]
+    config = a_config("shapes_learned.yaml", *stream, "generator_training.views=0")
+    costs = time_stages(config, "generator", Accelerator())
+    assert [cost.stage for cost in costs] == ["tokenizer", "generator", "drawing (scripts/sample.py)"]
+    assert not any(temporary.iterdir())
 
 
 def test_a_tokenizer_that_is_there_takes_no_time(a_config, temporary, tmp_path):

@@ -7,7 +7,7 @@ writes is measured on real files, and the folders of the run are not touched.
 import io
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -113,17 +113,11 @@ def _shortened(training: T) -> T:
 def _tokenizer(config: Config, short: Config, accelerator: Accelerator) -> list[Cost]:
     """A tokenizer's training and its scores on the test split; nothing if it is there."""
     tokenizer = train_tokenizer(short, accelerator)
-    began = monotonic()
-    score_tokenizer(short, tokenizer, accelerator)
-    scoring = (monotonic() - began) * _share(config, short)
-
     if (Path(config.tokenizer_run) / "tokenizer").exists():
         return [Cost("tokenizer", 0.0, f"is there, in {config.tokenizer_run}")]
-    training = config.tokenizer_training
-    return [
-        _training("tokenizer", config, training, Path(short.tokenizer_run)),
-        Cost("scores of the tokenizer", scoring, "on the test split"),
-    ]
+
+    training = _training("tokenizer", config, config.tokenizer_training, Path(short.tokenizer_run))
+    return [training, *_scores(config, short, lambda: score_tokenizer(short, tokenizer, accelerator))]
 
 
 def _generator(config: Config, short: Config, accelerator: Accelerator) -> list[Cost]:
@@ -164,18 +158,20 @@ def _generator(config: Config, short: Config, accelerator: Accelerator) -> list[
 
 def _classifier(config: Config, short: Config, accelerator: Accelerator) -> list[Cost]:
     train_classifier(short, accelerator)
+    training = _training("classifier", config, config.classifier_training, Path(short.run))
+    return [training, *_scores(config, short, lambda: score_classifier(short, accelerator))]
+
+
+def _scores(config: Config, short: Config, score: Callable[[], object]) -> list[Cost]:
+    """What scores on the whole test split take; nothing for a stream, whose length is not known."""
+    if config.data.streaming:
+        return []
+
     began = monotonic()
-    score_classifier(short, accelerator)
-    scoring = (monotonic() - began) * _share(config, short)
-    return [
-        _training("classifier", config, config.classifier_training, Path(short.run)),
-        Cost("scores of the classifier", scoring, "on the test split"),
-    ]
-
-
-def _share(config: Config, short: Config) -> float:
-    """How many times as many test images as the short config the whole one has."""
-    return len(held_out_images(config)) / len(held_out_images(short))
+    score()
+    images = len(held_out_images(config))
+    seconds = (monotonic() - began) * images / len(held_out_images(short))
+    return [Cost("scores", seconds, f"{images} test images")]
 
 
 def _training(kind: str, config: Config, training: TrainingConfig, folder: Path) -> Cost:
@@ -190,7 +186,9 @@ def _training(kind: str, config: Config, training: TrainingConfig, folder: Path)
 
     # Seconds of a validation, at more images
     (short,) = (entry["validation_seconds"] for entry in log if "validation_seconds" in entry)
-    validated = min(training.validation_images, len(held_out_images(config, training.validation_images)))
+    validated = training.validation_images
+    if not config.data.streaming:
+        validated = len(held_out_images(config, validated))
     validating = short * validated / min(IMAGES, validated)
     validations = len(_times(steps, training.validate_every))
 
