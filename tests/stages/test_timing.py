@@ -68,7 +68,7 @@ def test_a_generator_s_plan_weighs_what_its_training_writes(a_config, temporary,
     assert sorted(path.name for path in tmp_path.iterdir()) == ["temporary"]
 
     assert "12 steps of" in costs["generator"].work
-    assert "3 validations of" in costs["generator"].work  # after 5, 10 and 12 steps
+    assert "validations: 3 of" in costs["generator"].work  # after 5, 10 and 12 steps
     assert costs["token cache"].work.startswith("300 images")
     assert costs["drawing (scripts/sample.py)"].work == "24 images"
     assert all(cost.seconds > 0 for cost in costs.values())

@@ -197,9 +197,9 @@ def _training(kind: str, config: Config, training: TrainingConfig, folder: Path)
     return Cost(
         kind,
         steps * seconds + validations * validating,
-        f"{steps} steps of {duration(seconds)}, {validations} validations of {duration(validating)}; "
-        f"{kept} checkpoints of {size(size_on_disk(checkpoint))}, "
-        f"finished weights {size(size_on_disk(folder / kind))}",
+        f"{steps} steps of {duration(seconds)}, validations: {validations} of {duration(validating)}; "
+        f"checkpoints kept: {kept} of {size(size_on_disk(checkpoint))}, "
+        f"finished weights: {size(size_on_disk(folder / kind))}",
         round(1e9 * max(entry.get("peak_memory_gb", 0.0) for entry in log)),
         kept * size_on_disk(checkpoint) + size_on_disk(folder / kind),
     )
