@@ -2,7 +2,8 @@
 
     accelerate launch scripts/train.py --config cifar_mixed.yaml [key.sub=value ...]
 
-To resume after a kill or a stop, run the same command again.
+To resume after a kill or a stop, run the same command again. To extend a run, ask for more steps or epochs;
+where its learning rate ends, --extend says how it goes on (docs/method.md, section 9).
 """
 
 import argparse
@@ -15,6 +16,7 @@ from var_pe.stages.score import is_scored, score_classifier, score_tokenizer
 from var_pe.stages.session import exit_with_sentence, session
 from var_pe.stages.timing import timed_plan
 from var_pe.stages.train import check_generator, train_classifier, train_generator, train_tokenizer
+from var_pe.training.history import RULES, Rule
 
 STAGES = ("all", "tokenizer", "generator", "classifier")
 
@@ -29,6 +31,13 @@ def options(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="with --dry-run: also do a few steps of every stage in a temporary folder (TMPDIR says where), "
         "and print what time, memory and disk the whole will take",
+    )
+    parser.add_argument(
+        "--extend",
+        choices=RULES,
+        help="how the learning rate of a run goes on that is asked for another number of steps: warm-up and "
+        "schedule anew over the steps that are left, the schedule as if the number had been there from the "
+        "start, or the rate of the last step",
     )
 
 
@@ -59,6 +68,7 @@ def main() -> None:
     if arguments.timed and not arguments.dry_run:
         raise ValueError("--timed says what a training would take: give --dry-run, too")
 
+    extend: Rule | None = arguments.extend
     trainings = config.tokenizer_training, config.generator_training, config.classifier_training
     if arguments.dry_run:
         print(plan(config))
@@ -69,22 +79,22 @@ def main() -> None:
 
     with session(*trainings) as accelerator:
         if stage == "classifier":
-            train_classifier(config, accelerator)
+            train_classifier(config, accelerator, extend)
             if not is_scored(Path(config.run), "classifier"):
                 score_classifier(config, accelerator)
 
         elif stage == "tokenizer":
-            tokenizer = train_tokenizer(config, accelerator)
+            tokenizer = train_tokenizer(config, accelerator, extend)
             if not is_scored(Path(config.tokenizer_run), "tokenizer"):
                 score_tokenizer(config, tokenizer, accelerator)
 
         else:
             # A mistake in the generator's settings must be found before hours of training the tokenizer.
             check_generator(config)
-            tokenizer = train_tokenizer(config, accelerator)
+            tokenizer = train_tokenizer(config, accelerator, extend)
             if not is_scored(Path(config.tokenizer_run), "tokenizer"):
                 score_tokenizer(config, tokenizer, accelerator)
-            train_generator(config, tokenizer, accelerator)
+            train_generator(config, tokenizer, accelerator, extend)
 
         folder = config.tokenizer_run if stage == "tokenizer" else config.run
         accelerator.print(f"finished: {folder}")

@@ -24,6 +24,7 @@ from var_pe.training.loop import train
 from var_pe.training.run import Run
 from var_pe.training.schedule import Schedule, ema_decay, learning_rate
 from var_pe.training.stopping import Interrupted
+from var_pe.training.validations import Measure
 
 
 class Numbers(Dataset):
@@ -37,6 +38,8 @@ class Numbers(Dataset):
 
 class Toy:
     """A task with dropout, whose `act(step)` may misbehave inside the loss."""
+
+    measure = Measure()
 
     def __init__(self, act=lambda step: 1.0):
         torch.manual_seed(0)

@@ -15,10 +15,14 @@ def read_log(path: Path) -> list[LogEntry]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def costs(log: Sequence[LogEntry], batch: int) -> dict[str, float]:
-    """Last validation loss, seconds per step and peak memory (GB), as far as a log has them."""
+def costs(log: Sequence[LogEntry], batch: int, step: int | None = None) -> dict[str, float]:
+    """Validation loss, seconds per step and peak memory (GB), as far as a log has them.
+
+    The loss is that of the finished weights, which are those after `step` steps; None: the last ones.
+    """
     found = {}
-    losses = [entry["validation/loss"] for entry in log if "validation/loss" in entry]
+    validated = [entry for entry in log if "validation/loss" in entry]
+    losses = [entry["validation/loss"] for entry in validated if step in (None, entry["step"])]
     if losses:
         found["validation/loss"] = losses[-1]
 

@@ -24,6 +24,7 @@ from var_pe.stages.draw import draw_folder, load_pipeline
 from var_pe.stages.models import weights_hash
 from var_pe.stages.score import feature_extractor, score_images
 from var_pe.stages.train import train_generator, train_tokenizer
+from var_pe.training.notes import TrainingNotes
 
 PICTURES = 12  # images of each encoding that the report shows
 
@@ -124,7 +125,8 @@ def measured(
     log = read_log(trial.run / "log.jsonl")
 
     values = {name: value for record in records.values() for name, value in record["values"].items()}
-    values |= costs(log, config.generator_training.batch)
+    step = TrainingNotes.read(trial.run / "generator").step
+    values |= costs(log, config.generator_training.batch, step)
     values["parameters"] = trainable(pipeline.transformer)
     values["encoding_parameters"] = trainable(pipeline.transformer.position_encoding)
 

@@ -1,16 +1,23 @@
-"""Starts from a trained model at another size: of images for a classifier, of the pyramid for a generator."""
+"""Starts from a trained model at another size: of images for a classifier, of the pyramid for a generator.
+
+A tokenizer may have another pyramid and another number of codes.
+"""
 
 import copy
+from collections.abc import Sequence
 from typing import Annotated
 
 import torch
 
+from var_pe.models.folder import SavedModel
 from var_pe.models.resizable import Resizable
+from var_pe.models.tokenizer import VQTokenizer
 from var_pe.resampling.conventions import CONVENTIONS, DEFAULT_CONVENTION
 from var_pe.settings.fields import Doc, FilePath, OneOf, section
 from var_pe.settings.loading import differences
 
 MAY_DIFFER = ("image_size", "levels", "kept_grids", "num_classes", "drop_path", "dropout", "seed", "dynamic")
+TOKENIZER_MAY_DIFFER = ("levels", "codebook_size", "commitment", "seed")
 
 
 @section(frozen=True)
@@ -27,20 +34,19 @@ class ModelStart:
 
 
 @torch.no_grad()
-def start_from(model: Resizable, source: Resizable, resample: str, same_classes: bool = True) -> None:
+def start_from(model: Resizable, source: Resizable, resample: str, same_classes: bool = True) -> list[str]:
     """Copies a trained model into `model`, its tables moved to the model's size; `source` itself is moved.
 
-    Where the classes differ, in number or by name (`same_classes`), their own weights are not copied.
+    Where the classes differ, in number or by name (`same_classes`), their own weights are not copied. Returns
+    in words what was.
 
     Raises:
         ValueError: the two differ in more than size, classes and regularisation, or a table cannot move.
     """
-    lines = differences(_must_agree(source), _must_agree(model))
-    if lines:
-        raise ValueError(f"model.init_from holds another model: {'; '.join(lines)}")
+    _check_alike(source, model, MAY_DIFFER, "model.init_from")
 
     # The source moves to the new size, then its whole encoding is copied.
-    old_size = source.config[source.size_argument]
+    old_size, old_pyramid = source.config[source.size_argument], source.pyramid
     new_size = model.config[model.size_argument]
     source.move_to(new_size, resample)
     model.position_encoding = copy.deepcopy(source.position_encoding).train(model.training)
@@ -63,8 +69,64 @@ def start_from(model: Resizable, source: Resizable, resample: str, same_classes:
 
     model.load_state_dict(state | {name: trained[name] for name in wanted})
 
+    moved = ["all weights"]
+    if other_classes:
+        moved = ["all weights but those of its classes, which are others here"]
+    if old_pyramid != model.pyramid:
+        moved.append(
+            f"positions from grids {old_pyramid} to {model.pyramid}, tables moved as {resample} does"
+        )
+    return moved
 
-def _must_agree(model: Resizable) -> dict[str, object]:
-    """The settings in which a model and the one that it starts from have to be the same."""
-    config = model.config.items()
-    return {name: value for name, value in config if name not in MAY_DIFFER and not name.startswith("_")}
+
+@torch.no_grad()
+def start_tokenizer_from(model: VQTokenizer, source: VQTokenizer) -> tuple[list[str], int]:
+    """Copies a trained tokenizer into `model`, which may have other levels and another number of codes.
+
+    A larger codebook begins with the trained codes, whose use then counts as the same multiple of the mean; a
+    smaller one has those most used. Returns in words what was copied, and the number of codes.
+
+    Raises:
+        ValueError: the two differ in more than that.
+    """
+    _check_alike(source, model, TOKENIZER_MAY_DIFFER, "tokenizer_init_from")
+    trained, ours = source.quantizer, model.quantizer
+    there, here = len(trained.codebook_VZ), len(ours.codebook_VZ)
+    kept = min(there, here)
+
+    # All but the codebook
+    own = ("quantizer.codebook_VZ", "quantizer.usage_V")
+    rest = {name: value for name, value in source.state_dict().items() if name not in own}
+    model.load_state_dict(rest, strict=False)
+
+    # The most used codes, in the order that they had
+    chosen_V = trained.usage_V.argsort(descending=True, stable=True)[:kept].sort().values
+    ours.codebook_VZ[:kept] = trained.codebook_VZ[chosen_V]
+    ours.usage_V[:kept] = trained.usage_V[chosen_V] * (there / here)
+
+    moved = ["all weights"]
+    if here > kept:
+        moved = [f"all weights; its {kept} codes are the first of {here}, the others start from data"]
+    elif there > kept:
+        moved = [f"all weights, of its {there} codes the {kept} most used"]
+    if model.pyramid != source.pyramid:
+        moved.append(f"levels {source.pyramid} -> {model.pyramid}, for which nothing has to move")
+    return moved, kept
+
+
+def _check_alike(source: SavedModel, model: SavedModel, may_differ: Sequence[str], setting: str) -> None:
+    """Checks that a model and the one that it starts from are the same but for some settings.
+
+    Raises:
+        ValueError: they are not; the sentence names the differences.
+    """
+    trees = []
+    for one in (source, model):
+        config = one.config.items()
+        trees.append(
+            {name: value for name, value in config if name not in may_differ and not name.startswith("_")}
+        )
+
+    lines = differences(trees[0], trees[1])
+    if lines:
+        raise ValueError(f"{setting} holds another model: {'; '.join(lines)}")

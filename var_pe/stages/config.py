@@ -37,6 +37,10 @@ class Config:
         NonNegative, Doc("seed of the generator or classifier: weights, order, augmentation, label drop")
     ] = 0
     tokenizer_seed: Annotated[NonNegative, Doc("seed of the tokenizer")] = 0
+    tokenizer_init_from: Annotated[
+        FilePath | None,
+        Doc("folder of a trained tokenizer to go on from, of any levels and number of codes"),
+    ] = None
     data: DataConfig = field(default_factory=DataConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     tokenizer_training: TokenizerTraining = field(default_factory=TokenizerTraining)

@@ -12,13 +12,19 @@ from var_pe.sampling.config import SamplingConfig
 from var_pe.sampling.folder import fill_folder, write_npz
 from var_pe.sampling.pipeline import VARPipeline
 from var_pe.sampling.sheets import write_grid
+from var_pe.stages.begun import check_codes
 from var_pe.stages.config import Config
 from var_pe.stages.models import load_model, load_tokenizer
 from var_pe.training.notes import TrainingNotes
 
 
 def load_pipeline(config: Config) -> VARPipeline:
-    """The pipeline of the run's generator and the tokenizer that it was trained with."""
+    """The pipeline of the run's generator and the tokenizer that it was trained with.
+
+    Raises:
+        ValueError: one of them is missing or damaged, or the tokenizer has been trained on since.
+    """
+    check_codes(config)
     generator = Path(config.run) / "generator"
     transformer = load_model(VARTransformer, generator)
     class_names = TrainingNotes.read(generator).class_names or ()

@@ -12,11 +12,13 @@ from var_pe.files import hash_of_files
 from var_pe.models.folder import SavedModel, check_folder, read_config
 from var_pe.models.generator import VARTransformer
 from var_pe.models.tokenizer import VQTokenizer
-from var_pe.models.transfer import start_from
+from var_pe.models.transfer import start_from, start_tokenizer_from
 from var_pe.models.vit import ViTClassifier
 from var_pe.models.weight_files import stored, weight_files
+from var_pe.pyramid import Grid
 from var_pe.resampling.grid_bound import GridBound
 from var_pe.stages.config import Config
+from var_pe.training.history import Start
 from var_pe.training.notes import TrainingNotes
 
 M = TypeVar("M", bound=SavedModel)
@@ -42,7 +44,10 @@ def build_tokenizer(config: Config) -> VQTokenizer:
     return model
 
 
-def build_generator(config: Config, num_classes: int) -> VARTransformer:
+def build_generator(
+    config: Config, num_classes: int, *, kept_grids: Sequence[Grid] | None = None
+) -> VARTransformer:
+    """A new generator; `kept_grids` are those of the model that it will go on from (`Start`)."""
     return VARTransformer(
         **asdict(config.generator),
         levels=config.tokenizer.levels,
@@ -50,10 +55,14 @@ def build_generator(config: Config, num_classes: int) -> VARTransformer:
         latent_channels=config.tokenizer.latent_channels,
         num_classes=num_classes,
         seed=config.seed,
+        kept_grids=kept_grids,
     )
 
 
-def build_classifier(config: Config, num_classes: int) -> ViTClassifier:
+def build_classifier(
+    config: Config, num_classes: int, *, kept_grids: Sequence[Grid] | None = None
+) -> ViTClassifier:
+    """A new classifier; `kept_grids` are those of the model that it will go on from (`Start`)."""
     assert config.classifier is not None
     return ViTClassifier(
         **asdict(config.classifier),
@@ -61,12 +70,36 @@ def build_classifier(config: Config, num_classes: int) -> ViTClassifier:
         image_channels=config.data.channels,
         num_classes=num_classes,
         seed=config.seed,
+        kept_grids=kept_grids,
     )
+
+
+def start_tokenizer(config: Config, model: VQTokenizer) -> Start | None:
+    """Gives `model` the weights of the trained tokenizer that the config names, if it names one.
+
+    For a model on the meta device only what the headers tell is checked.
+
+    Raises:
+        ValueError: it does not exist, or differs in more than levels and the number of codes.
+    """
+    if config.tokenizer_init_from is None:
+        return None
+
+    folder = Path(config.tokenizer_init_from) / "tokenizer"
+    read = described_model if model.device.type == "meta" else load_model
+    try:
+        source = read(VQTokenizer, folder)
+    except ValueError as error:
+        raise ValueError(f"tokenizer_init_from={config.tokenizer_init_from}: {error}") from error
+
+    moved, codes = start_tokenizer_from(model, source)
+    step, weights = TrainingNotes.read(folder).step, _weights_read(model, folder)
+    return Start(config.tokenizer_init_from, step, weights, moved, codes=codes)
 
 
 def initialise_from(
     config: Config, model: VARTransformer | ViTClassifier, class_names: Sequence[str] | None = None
-) -> None:
+) -> Start | None:
     """Gives `model` the weights of the trained run that the config names, if it names one.
 
     A model on the meta device has no weights to give: whether it could have them is found out from the run's
@@ -76,7 +109,7 @@ def initialise_from(
         ValueError: the run does not exist, has another kind of model, or its generator knows other codes.
     """
     if config.model.init_from is None:
-        return
+        return None
 
     run = Path(config.model.init_from)
     kind = "generator" if isinstance(model, VARTransformer) else "classifier"
@@ -89,9 +122,19 @@ def initialise_from(
         _check_codes(config, run)
 
     # Without names of both models' classes, their number decides.
-    trained = TrainingNotes.read(run / kind).class_names
+    notes = TrainingNotes.read(run / kind)
+    trained = notes.class_names
     same_classes = not trained or not class_names or trained == tuple(class_names)
-    start_from(model, source, config.model.resample, same_classes=same_classes)
+    moved = start_from(model, source, config.model.resample, same_classes=same_classes)
+
+    kept: list[Grid] | None = model.config["kept_grids"]
+    weights = _weights_read(model, run / kind)
+    return Start(config.model.init_from, notes.step, weights, moved, kept)
+
+
+def _weights_read(model: SavedModel, folder: Path) -> str | None:
+    """The hash of the weights that `model` was given; nothing is read for one on the meta device."""
+    return None if model.device.type == "meta" else weights_hash(folder)
 
 
 def _check_codes(config: Config, run: Path) -> None:
@@ -102,6 +145,15 @@ def _check_codes(config: Config, run: Path) -> None:
     Raises:
         ValueError: the run used another tokenizer.
     """
+    ours = Path(config.tokenizer_run) / "tokenizer"
+    learned = TrainingNotes.read(run / "generator").tokenizer
+    if learned is not None and ours.exists():
+        if learned != weights_hash(ours):
+            raise ValueError(
+                f"model.init_from={run} learned the codes of another tokenizer than "
+                f"{config.tokenizer_run} holds"
+            )
+        return
     if not (run / "config.yaml").exists():
         return
 

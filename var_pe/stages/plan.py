@@ -15,6 +15,7 @@ from var_pe.data.streams import open_stream
 from var_pe.encodings import PositionEncoding
 from var_pe.encodings.base import HOOKS
 from var_pe.pyramid import Pyramid
+from var_pe.stages.begun import kept_grids, start_of
 from var_pe.stages.config import Config, settled_config
 from var_pe.stages.images import DrawnImages
 from var_pe.stages.models import (
@@ -22,10 +23,12 @@ from var_pe.stages.models import (
     build_generator,
     build_tokenizer,
     initialise_from,
+    start_tokenizer,
 )
 from var_pe.stages.pyramids import tokenizer_pyramids
 from var_pe.stages.train import check_generator
 from var_pe.training.config import TrainingConfig
+from var_pe.training.history import Start
 
 
 def plan(config: Config) -> str:
@@ -36,20 +39,22 @@ def plan(config: Config) -> str:
     pyramids = dict.fromkeys(check_generator(config)) if config.classifier is None else {}
 
     # Models are built without memory, and of those to start from the headers are read.
-    start = [f"training starts from {config.model.init_from}"] if config.model.init_from else []
     with torch.device("meta"):
         if config.classifier is not None:
-            classifier = build_classifier(config, classes)
-            initialise_from(config, classifier)
-            lines += start
+            there = start_of(Path(config.run))
+            classifier = build_classifier(config, classes, kept_grids=kept_grids(there))
+            lines += _start("training", there or initialise_from(config, classifier))
             lines += _model("classifier", classifier, config.classifier_training, images)
             lines += _encoding(config.classifier.encoding, classifier.position_encoding)
 
         else:
             tokenizer = build_tokenizer(config)
-            generator = build_generator(config, classes)
-            initialise_from(config, generator)
-            lines += start
+            there = start_of(Path(config.tokenizer_run))
+            lines += _start("the tokenizer's training", there or start_tokenizer(config, tokenizer))
+
+            there = start_of(Path(config.run))
+            generator = build_generator(config, classes, kept_grids=kept_grids(there))
+            lines += _start("training", there or initialise_from(config, generator))
             lines += _model("tokenizer", tokenizer, config.tokenizer_training, images)
             lines += [_sizes(tokenizer_pyramids(config), tokenizer.downsampling)]
 
@@ -57,6 +62,11 @@ def plan(config: Config) -> str:
             lines += _model("generator", generator, config.generator_training, images)
             lines += _encoding(config.generator.encoding, generator.position_encoding)
     return "\n".join(lines)
+
+
+def _start(what: str, start: Start | None) -> list[str]:
+    """A line about the trained model that a training starts from, if it does."""
+    return [] if start is None else [f"{what} starts from {start.run}: {'; '.join(start.moved)}"]
 
 
 def _sizes(pyramids: Sequence[Pyramid], downsampling: int) -> str:

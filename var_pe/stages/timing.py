@@ -91,6 +91,7 @@ def shortened(config: Config, folder: Path) -> Config:
         tokenizer_run=str(folder / "tokenizer"),
         data=data,
         model=ModelStart(),  # weights to start from take no other time
+        tokenizer_init_from=None,
         tokenizer_training=_shortened(config.tokenizer_training),
         generator_training=_shortened(config.generator_training),
         classifier_training=_shortened(config.classifier_training),
@@ -104,6 +105,7 @@ def _shortened(training: T) -> T:
         log_every=1,
         save_every=STEPS,
         validate_every=0,
+        patience=0,
         preview_every=0,
         validation_images=min(IMAGES, training.validation_images),
         trackers=[],
@@ -192,16 +194,20 @@ def _training(kind: str, config: Config, training: TrainingConfig, folder: Path)
     validating = short * validated / min(IMAGES, validated)
     validations = len(_times(steps, training.validate_every))
 
+    # With keep=best a checkpoint holds a second average.
     (checkpoint,) = (folder / "checkpoints").glob("step_*")
+    saved = size_on_disk(checkpoint)
+    if training.keep == "best" and validations > 1:
+        saved += size_on_disk(checkpoint / "ema.safetensors")
     kept = min(CHECKPOINTS_KEPT, len(_times(steps, training.save_every)))
     return Cost(
         kind,
         steps * seconds + validations * validating,
         f"{steps} steps of {duration(seconds)}, validations: {validations} of {duration(validating)}; "
-        f"checkpoints kept: {kept} of {size(size_on_disk(checkpoint))}, "
+        f"checkpoints kept: {kept} of {size(saved)}, "
         f"finished weights: {size(size_on_disk(folder / kind))}",
         round(1e9 * max(entry.get("peak_memory_gb", 0.0) for entry in log)),
-        kept * size_on_disk(checkpoint) + size_on_disk(folder / kind),
+        kept * saved + size_on_disk(folder / kind),
     )
 
 

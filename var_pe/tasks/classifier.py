@@ -1,7 +1,7 @@
 """Training a classifier: its loss, the learning rates of its layers, validation and preview."""
 
 from collections.abc import Sequence
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 import torch.nn.functional as F
@@ -20,10 +20,17 @@ from var_pe.settings.fields import Doc, FilePath, NonNegative, NonNegativeFloat,
 from var_pe.training.config import TrainingConfig
 from var_pe.training.groups import ONE_RATE, LayerRates
 from var_pe.training.stopping import held_out_batches
+from var_pe.training.validations import Measure
 
 
 @section(frozen=True)
 class ClassifierTraining(TrainingConfig):
+    keep: Annotated[
+        Literal["best", "last"],
+        Doc(
+            "the average that becomes the finished model: of the lowest validation loss, or of the last step"
+        ),
+    ] = "best"
     rand_augment: Annotated[
         int, Ge(0), Le(30), Doc("magnitude of torchvision's RandAugment, two operations an image; 0: off")
     ] = 0
@@ -48,6 +55,8 @@ WORST = 16  # images with the highest loss
 
 class ClassifierTask:
     """Cross-entropy of the label, with mixup and label smoothing if the config asks for them."""
+
+    measure = Measure()
 
     def __init__(
         self,

@@ -70,13 +70,19 @@ def start_from_data(
     draw_numbers_B: Tensor,
     pyramid: Pyramid,
     *,
+    first: int = 0,
     batch: int,
     seed: int,
     accelerator: Accelerator,
 ) -> None:
-    """Fills the codebook with vectors that the levels have to round; each level fills an equal part of it."""
+    """Fills the codebook, from code `first` on, with vectors that the levels have to round.
+
+    Each level fills an equal part of it.
+    """
     codebook_VZ = quantizer.codebook_VZ
-    bounds = torch.linspace(0, len(codebook_VZ), pyramid.num_levels + 1).round().long().tolist()
+    if first == len(codebook_VZ):
+        return
+    bounds = torch.linspace(first, len(codebook_VZ), pyramid.num_levels + 1).round().long().tolist()
     f_hat_BZhw = quantizer.start(len(f_BZhw), pyramid)
 
     for level, span in enumerate(pyramid.spans):
@@ -84,10 +90,10 @@ def start_from_data(
         z_BlZ = quantizer.input_for(f_BZhw.float() - f_hat_BZhw, level, pyramid)
 
         # Random vectors of it become this level's part of the codebook.
-        first, stop = bounds[level], bounds[level + 1]
+        begin, stop = bounds[level], bounds[level + 1]
         generator = generator_for(seed, "codebook start", level)
-        picks_M2 = random_picks(stop - first, batch, span.stop - span.start, generator)
-        codebook_VZ[first:stop] = vectors_at(picks_M2, 0, draw_numbers_B, z_BlZ, accelerator)
+        picks_M2 = random_picks(stop - begin, batch, span.stop - span.start, generator)
+        codebook_VZ[begin:stop] = vectors_at(picks_M2, 0, draw_numbers_B, z_BlZ, accelerator)
 
         # Rounded to the codes so far, so that the next level gets what is left.
         nearest_Bl = torch.cdist(z_BlZ.flatten(0, 1), codebook_VZ[:stop]).argmin(1).view(z_BlZ.shape[:2])

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import field, replace
-from typing import Annotated
+from typing import Annotated, Literal
 
 import torch
 from accelerate import Accelerator
@@ -25,10 +25,17 @@ from var_pe.tasks.pyramids import which_pyramid
 from var_pe.training.config import TrainingConfig
 from var_pe.training.groups import ONE_RATE
 from var_pe.training.stopping import held_out_batches
+from var_pe.training.validations import Measure
 
 
 @section(frozen=True)
 class GeneratorTraining(TrainingConfig):
+    keep: Annotated[
+        Literal["best", "last"],
+        Doc(
+            "the average that becomes the finished model: of the lowest validation loss, or of the last step"
+        ),
+    ] = "best"
     views: Annotated[
         NonNegative,
         Doc("augmented views of each image in the token cache; 0: no cache, images are encoded on the fly"),
@@ -49,6 +56,7 @@ class GeneratorTask:
     """Cross-entropy of every token given all coarser levels and mostly the label, one pyramid per step."""
 
     layers = ONE_RATE
+    measure = Measure()
 
     def __init__(
         self,

@@ -23,6 +23,7 @@ from var_pe.tasks.pyramids import which_pyramid
 from var_pe.training.config import TrainingConfig
 from var_pe.training.groups import ONE_RATE
 from var_pe.training.stopping import held_out_batches
+from var_pe.training.validations import Measure
 
 
 @section(frozen=True)
@@ -51,6 +52,7 @@ class TokenizerTask:
     """Reconstruction and quantizer loss, one pyramid per step; unused codes restart from data."""
 
     layers = ONE_RATE
+    measure = Measure("validation/psnr", higher_is_better=True)
 
     def __init__(
         self,
@@ -62,11 +64,16 @@ class TokenizerTask:
         *,
         steps: int,
         seed: int,
+        trained_codes: int = 0,
     ) -> None:
-        """`validation` holds each pyramid's images, and the box in them that shows the picture."""
+        """`validation` holds each pyramid's images, and the box in them that shows the picture.
+
+        The first `trained_codes` codes of the model are trained ones: only the others start from data.
+        """
         self.model, self.dataset = model, dataset
         self.pyramids, self.validation = tuple(pyramids), validation
         self.config, self.steps, self.seed = config, steps, seed
+        self.trained_codes = trained_codes
         self._micro_batches: list[Seen] = []
 
         # For previews: which images show all classes, and each image's PSNR at the last validation
@@ -77,7 +84,7 @@ class TokenizerTask:
         return self.pyramids[which_pyramid(self.seed, step, len(self.pyramids))]
 
     def start(self, model: nn.Module, batch: Batch, accelerator: Accelerator) -> None:
-        """Starts the codebook from what the untrained encoder makes of the first batch."""
+        """Starts the codes that are not trained yet from what the encoder makes of the first batch."""
         assert isinstance(model, VQTokenizer)
         with torch.no_grad():
             f_BZhw = model.latent(batch["image"].to(accelerator.device))
@@ -87,6 +94,7 @@ class TokenizerTask:
             f_BZhw,
             batch["draw_number"].to(accelerator.device),
             self.pyramid_of(0),
+            first=self.trained_codes,
             batch=self.config.batch // self.config.accumulate,
             seed=self.seed,
             accelerator=accelerator,

@@ -38,6 +38,8 @@ class Checkpoint:
     state: Mapping[str, Any]
     model: dict[str, Tensor]
     ema: dict[str, Tensor]
+    # the average of the best validation so far; empty if it is not kept
+    best: dict[str, Tensor]
     optimizer: dict[str, Any]
 
 
@@ -110,6 +112,13 @@ def read(folder: Path, weights: Mapping[str, Tensor]) -> Checkpoint:
     _check_shapes(folder / "model.safetensors", model, weights)
     _check_shapes(folder / "ema.safetensors", ema, weights)
 
+    # The state names the file of the best average, which may be the last one.
+    best: dict[str, Tensor] = {}
+    named = (state.get("validations") or {}).get("best_file")
+    if named is not None:
+        best = _opened(folder / named, load_file)
+        _check_shapes(folder / named, best, weights)
+
     file = folder / "optimizer.pt"
     optimizer = _opened(file, lambda file: torch.load(file, map_location="cpu", weights_only=True))
     if not isinstance(optimizer, dict) or not {"state", "param_groups"} <= set(optimizer):
@@ -117,7 +126,7 @@ def read(folder: Path, weights: Mapping[str, Tensor]) -> Checkpoint:
     for average in ("exp_avg", "exp_avg_sq"):
         found = {name: values.get(average) for name, values in optimizer["state"].items()}
         _check_shapes(file, found, {name: weights[name] for name in found if name in weights})
-    return Checkpoint(folder, step, state, model, ema, optimizer)
+    return Checkpoint(folder, step, state, model, ema, best, optimizer)
 
 
 def _opened(file: Path, read: Callable[[Path], T]) -> T:

@@ -38,6 +38,14 @@ class TrainingConfig:
     ] = 0.05
     max_grad_norm: Annotated[PositiveFloat, Doc("gradients are clipped to this norm")] = 2.0
     ema: Annotated[ShareBelowOne, Doc("longest memory of the weights' moving average")] = 0.999
+    keep: Annotated[
+        Literal["best", "last"],
+        Doc("the average that becomes the finished model: of the best validation, or of the last step"),
+    ] = "last"
+    patience: Annotated[
+        NonNegative,
+        Doc("validations without a better one after which the training ends early; 0: it never does"),
+    ] = 0
     precision: Annotated[Literal["float32", "bf16"], Doc("bf16: on processors and GPUs that have it")] = (
         "float32"
     )
@@ -64,6 +72,8 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         if self.batch % self.accumulate:
             raise ValueError(f"accumulate must be a divisor of batch ({self.batch}), got {self.accumulate}")
+        if self.patience and not self.validate_every:
+            raise ValueError(f"patience={self.patience} counts validations: set validate_every, got 0")
 
     def steps_for(self, length: int | None) -> int:
         """Optimizer steps for a training set of `length` images (None: a stream, of unknown length).

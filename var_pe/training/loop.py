@@ -2,15 +2,16 @@
 
 import itertools
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
+from dataclasses import dataclass
 from time import monotonic
 from typing import cast
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import send_to_device, set_seed
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from var_pe.data.image_set import Batch, TrainingSet
@@ -22,8 +23,9 @@ from var_pe.seeding import mix
 from var_pe.training.config import TrainingConfig
 from var_pe.training.ema import EMA
 from var_pe.training.groups import forget_steps, parameter_groups, set_rates, zero_gradients
+from var_pe.training.history import Asked, rate_at
 from var_pe.training.run import CHECKPOINTS_KEPT, Run, checkpoint_bytes
-from var_pe.training.schedule import ema_decay, learning_rate
+from var_pe.training.schedule import ema_decay
 from var_pe.training.stopping import (
     AskedToStop,
     Interrupted,
@@ -32,12 +34,34 @@ from var_pe.training.stopping import (
     stop_signals,
 )
 from var_pe.training.task import Task
+from var_pe.training.validations import Validations
 
 
-def train(task: Task, config: TrainingConfig, run: Run, *, steps: int, seed: int) -> EMA:
+@dataclass(frozen=True)
+class Trained:
+    """What a training leaves."""
+
+    # the averaged weights to keep, on the main process, and the step that they are of
+    model: nn.Module
+    step: int
+    # steps done, fewer than asked for where the patience was over
+    steps_done: int
+    # its validated value (`Task.measure`); None: it was not validated
+    validated: float | None
+
+
+def train(
+    task: Task,
+    config: TrainingConfig,
+    run: Run,
+    *,
+    steps: int,
+    seed: int,
+    asked: Sequence[Asked] = (),
+) -> Trained:
     """Trains `task` for `steps` optimizer steps in all, resuming from the run's newest checkpoint.
 
-    Returns the averaged weights.
+    The learning rate follows from what was `asked` for, which is `steps` from the start by default.
 
     Raises:
         FloatingPointError: a loss or gradient is not finite; the step has updated and saved nothing.
@@ -57,9 +81,15 @@ def train(task: Task, config: TrainingConfig, run: Run, *, steps: int, seed: int
     inner = accelerator.unwrap_model(model)
 
     # A run goes on from its newest checkpoint. A new one may use its first batch before the first step.
-    done = run.load(model, optimizer.optimizer, ema)
+    validations = Validations(task.measure, config, run.processes)
+    done = run.load(model, optimizer.optimizer, ema, validations)
     if done:
         run.processes.say(f"resuming after step {done} of {steps}")
+
+    asked = asked or (Asked(0, steps),)
+    if done == asked[-1].from_step:
+        validations.start_counting_anew()
+    validations.say_if_there_is_no_choice(steps)
     batches: Iterator[Batch] = iter(())
     if done < steps:
         batches = endless_batches(task.dataset, config, accelerator, seed, done)
@@ -74,25 +104,19 @@ def train(task: Task, config: TrainingConfig, run: Run, *, steps: int, seed: int
         # A run that was stopped after the newest checkpoint's step makes up for what was due there.
         with suppress(AskedToStop):
             last, step = done == steps, done - 1
-            if done and (last or _due(step, config.validate_every)) and not run.is_validated(done):
-                _log(run, progress, {"step": done, **task.validate(ema.model, accelerator)})
+            if done and (last or _due(step, config.validate_every)) and validations.last_step != done:
+                logged = run.is_validated(done)
+                _validate(task, run, progress, ema, validations, step, logged=logged)
             if done and (last or _due(step, config.preview_every)) and not run.picture(done).exists():
                 with stop.breaking_off():
                     _preview(task, config, run, ema, step)
         if stop.agreed(accelerator):
             raise Interrupted.after(stop.agreed_on, done, steps)
 
-        for step in range(done, steps):
+        for step in range(done, done if validations.patience_is_over else steps):
             # Dropout masks follow from process and step, all other randomness from the image.
             set_seed(mix(seed, "step", accelerator.process_index, step) % 2**32)
-            rate = learning_rate(
-                step,
-                peak=config.learning_rate,
-                steps=steps,
-                warmup=round(config.warmup * steps),
-                schedule=config.schedule,
-                final_ratio=config.final_ratio,
-            )
+            rate = rate_at(step, asked, config)
             frozen = set_rates(optimizer.param_groups, task.model, task.layers, rate, step)
 
             # The gradient is the mean over the step's micro-batches; processes exchange it at the last one.
@@ -119,7 +143,8 @@ def train(task: Task, config: TrainingConfig, run: Run, *, steps: int, seed: int
             ema.update(inner, ema_decay(step, config.ema))
             progress.advance()
             if progress.measured_first_steps:
-                progress.say_rest(accelerator.device, checkpoint_bytes(model), CHECKPOINTS_KEPT)
+                size = checkpoint_bytes(model, with_best=validations.has_a_choice(steps))
+                progress.say_rest(accelerator.device, size, CHECKPOINTS_KEPT)
 
             # Logs, validation, preview, checkpoint. A signal breaks off validation and preview.
             last = step + 1 == steps
@@ -129,25 +154,33 @@ def train(task: Task, config: TrainingConfig, run: Run, *, steps: int, seed: int
                 _log(run, progress, entry | progress.rates(accelerator.device))
             with suppress(AskedToStop):
                 if last or _due(step, config.validate_every):
-                    began = monotonic()
-                    scores = task.validate(ema.model, accelerator)
-                    scores["validation_seconds"] = monotonic() - began
-                    _log(run, progress, {"step": step + 1, **scores})
+                    _validate(task, run, progress, ema, validations, step)
+                    last = last or validations.patience_is_over
                 if last or _due(step, config.preview_every):
                     with stop.breaking_off():
                         _preview(task, config, run, ema, step)
 
             stopping = stop.agreed(accelerator)
             if last or stopping or _due(step, config.save_every):
-                run.save(step + 1, model, optimizer.optimizer, ema)
+                run.save(step + 1, model, optimizer.optimizer, ema, validations)
             if stopping or (last and stop.agreed(accelerator)):
                 progress.close()
                 raise Interrupted.after(stop.agreed_on, step + 1, steps)
 
+            done = step + 1
+            if last:
+                break
+
     progress.close()
+    if done < steps:
+        run.processes.say(
+            f"ended early after step {done} of {steps}: patience={config.patience}, and none of the last "
+            f"{validations.without_better} validations was the best"
+        )
+    kept_step = validations.put_best_into(ema.model, done)
     run.processes.wait()
     accelerator.free_memory()
-    return ema
+    return Trained(ema.model, kept_step, done, validations.value_of(kept_step))
 
 
 def in_precision(config: TrainingConfig, accelerator: Accelerator) -> torch.autocast:
@@ -179,6 +212,25 @@ def _log(run: Run, progress: StepProgress, entry: dict[str, float]) -> None:
     values = {name: value for name, value in entry.items() if name != "step"}
     run.accelerator.log(values, step=int(entry["step"]))
     progress.say(entry)
+
+
+def _validate(
+    task: Task,
+    run: Run,
+    progress: StepProgress,
+    ema: EMA,
+    validations: Validations,
+    step: int,
+    *,
+    logged: bool = False,
+) -> None:
+    """Validates the average, which may be logged already, and hands its values on to be judged."""
+    began = monotonic()
+    found = task.validate(ema.model, run.accelerator)
+    seconds = monotonic() - began
+    if not logged:
+        _log(run, progress, {"step": step + 1, **found, "validation_seconds": seconds})
+    validations.add(step + 1, found, ema.model)
 
 
 def _preview(task: Task, config: TrainingConfig, run: Run, ema: EMA, step: int) -> None:

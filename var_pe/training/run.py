@@ -19,6 +19,7 @@ from var_pe.files import into_place, remove, write_text, written_whole
 from var_pe.processes import Processes
 from var_pe.training.checkpoints import newest, steps_in
 from var_pe.training.ema import EMA
+from var_pe.training.validations import Validations
 
 # the newest one, and the one before it in case the newest is damaged
 CHECKPOINTS_KEPT = 2
@@ -65,7 +66,9 @@ class Run:
     def steps_saved(self) -> list[int]:
         return steps_in(self.checkpoints)
 
-    def load(self, model: nn.Module, optimizer: torch.optim.Optimizer, ema: EMA) -> int:
+    def load(
+        self, model: nn.Module, optimizer: torch.optim.Optimizer, ema: EMA, validations: Validations
+    ) -> int:
         """Restores the newest checkpoint that is whole; returns the number of steps done, 0 if there is none.
 
         Raises:
@@ -94,10 +97,18 @@ class Run:
             options=options,
         )
         ema.model.load_state_dict(found.ema)
+        validations.load(found.state.get("validations"), found.best, found.step)
         self.processes.on_main(lambda: self._cut_log(found.step))
         return found.step
 
-    def save(self, step: int, model: nn.Module, optimizer: torch.optim.Optimizer, ema: EMA) -> None:
+    def save(
+        self,
+        step: int,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        ema: EMA,
+        validations: Validations,
+    ) -> None:
         """Writes a checkpoint with everything that the next step depends on, then removes old ones."""
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
         model_state, optimizer_state = get_state_dict(model, optimizer, options=options)
@@ -106,7 +117,8 @@ class Run:
             save_file(_contiguous(model_state), partial / "model.safetensors")
             save_file(_contiguous(ema.model.state_dict()), partial / "ema.safetensors")
             torch.save(optimizer_state, partial / "optimizer.pt")
-            (partial / "state.json").write_text(json.dumps({"step": step, **circumstances(self.accelerator)}))
+            state = {"step": step, "validations": validations.save(partial, step)}
+            (partial / "state.json").write_text(json.dumps(state | circumstances(self.accelerator)))
 
         def write_and_prune() -> None:
             into_place(self.checkpoints / f"step_{step:08d}", write)
@@ -165,11 +177,14 @@ class Run:
             write_text(self.log_file, "".join(json.dumps(entry) + "\n" for entry in kept))
 
 
-def checkpoint_bytes(model: nn.Module) -> int:
-    """The size of a checkpoint: weights, their average, and AdamW's two moments of all that is trained."""
+def checkpoint_bytes(model: nn.Module, *, with_best: bool) -> int:
+    """The size of a checkpoint: weights, their average, and AdamW's two moments of all that is trained.
+
+    `with_best`: the best average so far, too.
+    """
     state = sum(value.numel() * value.element_size() for value in model.state_dict().values())
     trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
-    return 2 * state + 2 * trained
+    return (2 + with_best) * state + 2 * trained
 
 
 def circumstances(accelerator: Accelerator) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from var_pe.data.image_set import Batch, TrainingSet
 from var_pe.training.groups import LayerRates
+from var_pe.training.validations import Measure
 
 
 class Task(Protocol):
@@ -22,6 +23,10 @@ class Task(Protocol):
     @property
     def layers(self) -> LayerRates:
         """The share of the learning rate that each layer of `model` gets."""
+
+    @property
+    def measure(self) -> Measure:
+        """The value of `validate` that says which of two averages is better."""
 
     def start(self, model: nn.Module, batch: Batch, accelerator: Accelerator) -> None:
         """Called before the first step of a new run, with the first batch."""

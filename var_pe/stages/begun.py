@@ -1,0 +1,112 @@
+"""What a folder says of a training that was begun there, and what another number of steps makes of it."""
+
+from pathlib import Path
+from typing import Literal
+
+from var_pe import settings
+from var_pe.pyramid import Grid
+from var_pe.stages.config import Config
+from var_pe.stages.models import weights_hash
+from var_pe.training.checkpoints import steps_in
+from var_pe.training.config import TrainingConfig
+from var_pe.training.history import Asked, History, Rule, Start, asked_for
+from var_pe.training.notes import TrainingNotes
+
+Kind = Literal["tokenizer", "generator", "classifier"]
+
+
+def training_of(config: Config, kind: Kind) -> TrainingConfig:
+    """The settings of the training of one kind of model."""
+    found: dict[Kind, TrainingConfig] = {
+        "tokenizer": config.tokenizer_training,
+        "generator": config.generator_training,
+        "classifier": config.classifier_training,
+    }
+    return found[kind]
+
+
+def is_finished(config: Config, folder: Path, kind: Kind) -> bool:
+    """Whether the folder holds a finished model, of as many steps as the config asks for."""
+    if not (folder / kind).exists():
+        return False
+
+    training, history = training_of(config, kind), History.read(folder)
+    if history is not None:
+        all_done = history.asked == TrainingNotes.read(folder / kind).asked
+        return all_done and history.steps == training.steps_for(history.images)
+
+    # A run of an earlier version: only its settings say how many there were.
+    if not (folder / "config.yaml").exists():
+        return True
+    saved = training_of(settings.load(Config, folder / "config.yaml"), kind)
+    return saved.steps == training.steps and (saved.steps > 0 or saved.epochs == training.epochs)
+
+
+def ask(
+    config: Config,
+    folder: Path,
+    kind: Kind,
+    images: int | None,
+    rule: Rule | None,
+    tokenizer: str | None = None,
+) -> History:
+    """The run's history after the config's steps were asked for, on `images` training images.
+
+    `tokenizer` is the hash of the one whose codes a generator is to learn.
+
+    Raises:
+        ValueError: the run cannot be extended or shortened so, or its training set has changed.
+    """
+    training, done = training_of(config, kind), max([0, *steps_in(folder / "checkpoints")])
+    steps, history = training.steps_for(images), History.read(folder)
+
+    if not done:
+        if (folder / kind).exists():
+            setting = "tokenizer_init_from" if kind == "tokenizer" else "model.init_from"
+            raise ValueError(
+                f"{folder} is finished, {steps} steps are asked for, and it has no checkpoint left to go on "
+                f"from; start another run from its weights ({setting}={folder})"
+            )
+        return History((Asked(0, steps),), images, tokenizer)
+
+    # A run of an earlier version: it was asked for what its settings say.
+    if history is None:
+        saved = training_of(settings.load(Config, folder / "config.yaml"), kind)
+        history = History((Asked(0, saved.steps_for(images)),), images, tokenizer)
+
+    if history.images != images:
+        raise ValueError(
+            f"{folder} was trained for {done} steps on {history.images} images, and there are {images} now: "
+            f"put the training set back, or train in another folder"
+        )
+    return asked_for(history, steps, done, rule, training, folder)
+
+
+def start_of(folder: Path) -> Start | None:
+    """The model that a run started from which has begun, so that it no longer needs that model."""
+    history = History.read(folder) if steps_in(folder / "checkpoints") else None
+    return None if history is None else history.start
+
+
+def kept_grids(start: Start | None) -> list[Grid] | None:
+    """The grids that the position encoding kept of the model that a run has started from, if it did."""
+    return None if start is None else start.kept_grids
+
+
+def check_codes(config: Config) -> None:
+    """Checks that the tokenizer is still the one whose codes the run's generator learns or has learned.
+
+    Raises:
+        ValueError: it is another one, and the generator's tokens mean other codes to it.
+    """
+    run, tokenizer = Path(config.run), Path(config.tokenizer_run) / "tokenizer"
+    known, history = TrainingNotes.read(run / "generator").tokenizer, History.read(run)
+    if history is not None and steps_in(run / "checkpoints"):
+        known = history.tokenizer
+
+    if known is not None and tokenizer.exists() and known != weights_hash(tokenizer):
+        raise ValueError(
+            f"{run} learned the codes of another tokenizer than {config.tokenizer_run} holds now, which was "
+            f"extended or trained anew since: put its former weights back, or train a generator in another "
+            f"folder"
+        )
