@@ -41,6 +41,7 @@ class Pictures:
     """Sixteen small pictures of three classes, read by draw or by number."""
 
     num_images = 16
+    class_names = ("ant", "bee", "cat")
 
     def __init__(self) -> None:
         self.images = torch.rand(16, 3, 8, 12, generator=torch.Generator().manual_seed(0)) * 2 - 1

@@ -1,0 +1,309 @@
+"""More steps, other starts, the best average: said, recorded, resumed, and refused where due."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from accelerate import Accelerator
+
+from tests.runs import train_both
+from var_pe import settings
+from var_pe.models.tokenizer import VQTokenizer
+from var_pe.models.transfer import start_tokenizer_from
+from var_pe.stages.begun import ask, is_finished
+from var_pe.stages.config import Config
+from var_pe.stages.draw import load_pipeline
+from var_pe.stages.models import load_model
+from var_pe.stages.plan import plan
+from var_pe.stages.train import check_generator, train_classifier, train_tokenizer
+from var_pe.training import loop
+from var_pe.training.history import FILE, Asked, rate_at
+from var_pe.training.notes import TrainingNotes
+
+SETTINGS = [
+    "data.shapes_train=24",
+    "data.shapes_test=12",
+    "tokenizer.channels=16",
+    "tokenizer.norm_groups=8",
+    "tokenizer.codebook_size=16",
+    "generator.dim=16",
+    "generator.depth=1",
+    "generator.num_heads=2",
+    *(
+        f"{kind}_training.{rule}"
+        for kind in ("tokenizer", "generator", "classifier")
+        for rule in ("steps=4", "batch=8", "validation_images=12", "save_every=1", "precision=float32")
+    ),
+    *(f"{kind}_training.trackers=[]" for kind in ("tokenizer", "generator", "classifier")),
+]
+CLASSIFIER = ["classifier={}", *(f"classifier.{line}" for line in ("dim=16", "depth=1", "num_heads=2"))]
+
+
+def a_config(folder, *more):
+    folders = [f"run={folder / 'run'}", f"tokenizer_run={folder / 'tokenizer'}"]
+    return settings.load(Config, "shapes_mixed.yaml", [*folders, *SETTINGS, *more])
+
+
+def a_vit(folder, *more):
+    patches = ["classifier.patch_size=8", "classifier.encoding=learned", "classifier_training.warmup=0"]
+    return a_config(folder, *CLASSIFIER, *patches, *more)
+
+
+def notes_of(folder, kind="classifier"):
+    return TrainingNotes.read(folder / "run" / kind)
+
+
+def same(a, b):
+    return all(
+        torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True)
+    )
+
+
+class Killed(Exception):
+    pass
+
+
+def killed_at(monkeypatch, step, train, *given):
+    """Runs a training that dies where it asks for the learning rate of a step."""
+
+    def dies(at, *rest):
+        if at == step:
+            raise Killed
+        return rate_at(at, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "rate_at", dies)
+        with pytest.raises(Killed):
+            train(*given)
+
+
+def test_a_finished_run_is_extended_by_the_same_command_with_the_new_number(tmp_path, capsys):
+    """The log says so, the record keeps both, and the result is that of the longer run."""
+    rules = ["classifier_training.schedule=constant", "classifier_training.validate_every=2"]
+    train_classifier(a_vit(tmp_path, *rules), Accelerator())
+    extended = train_classifier(a_vit(tmp_path, *rules, "classifier_training.steps=8"), Accelerator())
+    assert "was asked for 4 steps and, from step 4 on, for 8; learning rate by" in capsys.readouterr().out
+    assert notes_of(tmp_path).asked == (Asked(0, 4), Asked(4, 8))
+    assert notes_of(tmp_path).steps_done == 8
+    saved = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
+    assert saved["classifier_training"]["steps"] == 8
+
+    whole = train_classifier(a_vit(tmp_path / "whole", *rules, "classifier_training.steps=8"), Accelerator())
+    assert same(extended, whole)
+    assert notes_of(tmp_path).step == notes_of(tmp_path / "whole").step
+
+
+def test_an_extension_needs_a_rule_where_the_rate_ends_and_goes_on_after_a_kill(
+    tmp_path, monkeypatch, capsys
+):
+    """Refused before anything is trained; killed right at its start it needs the rule no more."""
+    train_classifier(a_vit(tmp_path), Accelerator())
+    longer = a_vit(tmp_path, "classifier_training.epochs=2", "classifier_training.steps=0")
+    before = (tmp_path / "run" / "config.yaml").read_text()
+    with pytest.raises(ValueError, match=r"run has done 4 of 4 steps, and 6 are asked for.*--extend.*rewarm"):
+        train_classifier(longer, Accelerator())
+    assert (tmp_path / "run" / "config.yaml").read_text() == before
+    shutil.copytree(tmp_path / "run", tmp_path / "other" / "run")
+
+    killed_at(monkeypatch, 4, train_classifier, longer, Accelerator(), "rewarm")
+    assert (tmp_path / "run" / "classifier").exists()
+    killed_at(monkeypatch, 5, train_classifier, longer, Accelerator(), "rewarm")
+    resumed = train_classifier(longer, Accelerator())
+    assert notes_of(tmp_path).asked == (Asked(0, 4), Asked(4, 6, "rewarm"))
+    other = a_vit(tmp_path / "other", "classifier_training.epochs=2", "classifier_training.steps=0")
+    assert same(resumed, train_classifier(other, Accelerator(), "rewarm"))
+
+    capsys.readouterr()
+    train_classifier(longer, Accelerator())
+    assert capsys.readouterr().out == ""  # it is finished
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["classifier_training.steps=3"], "has done 4 steps, and 3 are asked for; ask for more than 4"),
+        (
+            ["classifier_training.steps=8", "classifier_training.batch=4"],
+            "other settings: .*batch: 8 -> 4; cho",
+        ),
+        (["classifier_training.steps=8", "seed=1"], "other settings: seed: 0 -> 1; choose"),
+    ],
+)
+def test_what_is_no_extension_is_refused(tmp_path, more, said):
+    train_classifier(a_vit(tmp_path), Accelerator())
+    with pytest.raises(ValueError, match=said):
+        train_classifier(a_vit(tmp_path, *more), Accelerator(), "rewarm")
+
+
+def test_a_run_killed_before_its_first_checkpoint_takes_any_number(tmp_path, monkeypatch):
+    """Nothing has been trained that another number could contradict."""
+    killed_at(monkeypatch, 0, train_classifier, a_vit(tmp_path), Accelerator())
+    train_classifier(a_vit(tmp_path, "classifier_training.steps=3"), Accelerator())
+    assert notes_of(tmp_path).asked == (Asked(0, 3),)
+
+
+def test_a_finished_run_without_checkpoints_cannot_be_extended(tmp_path):
+    """Its optimizer is gone; the sentence names the setting that starts from its weights."""
+    train_classifier(a_vit(tmp_path), Accelerator())
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    longer = a_vit(tmp_path, "classifier_training.steps=8")
+    with pytest.raises(ValueError, match=r"has no checkpoint left to go on from; .*\(model.init_from="):
+        train_classifier(longer, Accelerator(), "stretch")
+
+
+def test_a_training_set_of_another_size_is_no_extension(tmp_path):
+    """Epochs would count other images, and the order would be another one."""
+    config = a_vit(tmp_path)
+    train_classifier(config, Accelerator())
+    with pytest.raises(ValueError, match=r"for 4 steps on 24 images, and there are 25 now"):
+        ask(config, tmp_path / "run", "classifier", 25, None)
+
+
+def test_a_run_of_an_earlier_version_is_finished_and_can_be_extended(tmp_path):
+    """It has no history; what it was asked for stands in its settings."""
+    train_classifier(a_vit(tmp_path), Accelerator())
+    (tmp_path / "run" / FILE).unlink()
+    path = tmp_path / "run" / "classifier" / "training.json"
+    kept = {name: json.loads(path.read_text())[name] for name in ("step", "ema", "seed", "class_names")}
+    path.write_text(json.dumps(kept))
+    assert is_finished(a_vit(tmp_path), tmp_path / "run", "classifier")
+    longer = a_vit(tmp_path, "classifier_training.steps=6")
+    assert not is_finished(longer, tmp_path / "run", "classifier")
+    assert ask(longer, tmp_path / "run", "classifier", 24, "stretch").asked == (
+        Asked(0, 4),
+        Asked(4, 6, "stretch"),
+    )
+
+
+def test_a_generator_does_not_follow_a_tokenizer_that_was_extended(tmp_path):
+    """Its tokens mean other codes then: it would draw worse pictures, and nobody would know why."""
+    config = a_config(tmp_path, "tokenizer_training.schedule=constant")
+    train_both(config)
+    load_pipeline(config)
+    longer = a_config(tmp_path, "tokenizer_training.schedule=constant", "tokenizer_training.steps=6")
+    with pytest.raises(ValueError, match=r"run learned the codes of .*tokenizer as it was before .*4 -> 6"):
+        check_generator(longer)
+    train_tokenizer(longer, Accelerator())
+    for use in (load_pipeline, check_generator):
+        with pytest.raises(
+            ValueError, match=r"run learned the codes of another tokenizer than .*tokenizer holds"
+        ):
+            use(config)
+    with pytest.raises(ValueError, match="tokenizer has done 6 steps, and 4 are asked for"):
+        train_tokenizer(config, Accelerator())
+
+
+@pytest.mark.parametrize(
+    ("levels", "codes", "said"),
+    [
+        (
+            [1, 2, 4],
+            24,
+            "its 16 codes are the first of 24, the others start from data; levels 1-2-3-4 -> 1-2-4",
+        ),
+        ([1, 2, 3, 4], 8, "of its 16 codes the 8 most used"),
+    ],
+)
+def test_a_tokenizer_starts_from_another_and_needs_it_no_more(
+    tmp_path, monkeypatch, capsys, levels, codes, said
+):
+    """Levels and codes may differ; a resumed run ends with the same bits though its source is gone."""
+    train_tokenizer(a_config(tmp_path / "source"), Accelerator())
+    source = load_model(VQTokenizer, tmp_path / "source" / "tokenizer" / "tokenizer")
+    results = []
+    for name in ("whole", "killed"):
+        config = a_config(
+            tmp_path / name,
+            f"tokenizer_init_from={tmp_path / 'source' / 'tokenizer'}",
+            f"tokenizer.levels={levels}",
+            f"tokenizer.codebook_size={codes}",
+        )
+        assert f"the tokenizer's training starts from {config.tokenizer_init_from}: " in plan(config)
+        if name == "killed":
+            killed_at(monkeypatch, 2, train_tokenizer, config, Accelerator())
+            shutil.rmtree(tmp_path / "source")
+            assert said in plan(config)
+        results.append(train_tokenizer(config, Accelerator()))
+    assert same(*results)
+    assert said in capsys.readouterr().out
+    notes = TrainingNotes.read(Path(config.tokenizer_run) / "tokenizer")
+    assert (notes.start.step, notes.start.codes) == (4, min(codes, 16))
+    assert not same(source, source.__class__.from_config(source.config))
+
+
+@torch.no_grad()
+def test_a_started_tokenizer_is_the_trained_one(make_tokenizer):
+    """With other levels it decodes the same map to the same picture; codes keep their order."""
+    trained = make_tokenizer(seed=1)
+    trained.quantizer.usage_V.copy_(torch.rand(16, generator=torch.Generator().manual_seed(0)))
+    f_BZhw = torch.randn(2, 4, 4, 4)
+    for size in (8, 16, 24):
+        model = make_tokenizer(levels=(1, 4), codebook_size=size, seed=2)
+        _, kept = start_tokenizer_from(model, trained)
+        assert torch.equal(model.reconstruct(f_BZhw), trained.reconstruct(f_BZhw))
+        chosen = sorted(range(16), key=lambda code: -float(trained.quantizer.usage_V[code]))[:kept]
+        expected_VZ = trained.quantizer.codebook_VZ[sorted(chosen)]
+        assert torch.equal(model.quantizer.codebook_VZ[:kept], expected_VZ)
+        ratio_V = model.quantizer.usage_V[:kept] * size / (trained.quantizer.usage_V[sorted(chosen)] * 16)
+        torch.testing.assert_close(ratio_V, torch.ones(kept))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("data.channels=1", "holds another model: image_channels: 3 -> 1"),
+        ("tokenizer.latent_channels=8", "holds another model: latent_channels: 16 -> 8"),
+        ("tokenizer_init_from=nowhere", "tokenizer_init_from=nowhere: .* holds no trained model"),
+    ],
+)
+def test_a_tokenizer_of_another_make_is_refused_by_what_differs(tmp_path, change, said):
+    """In training and by --dry-run."""
+    train_tokenizer(a_config(tmp_path), Accelerator())
+    source = f"tokenizer_init_from={tmp_path / 'tokenizer'}"
+    config = a_config(tmp_path / "new", source, change)
+    for use in (plan, lambda config: train_tokenizer(config, Accelerator())):
+        with pytest.raises(ValueError, match=said):
+            use(config)
+
+
+def test_a_run_that_started_from_another_resumes_without_it(tmp_path, monkeypatch):
+    """Also one whose table keeps the grid of the run that it started from, which its shape follows from."""
+    grid = "classifier.encoding=learned_grid"
+    train_classifier(a_vit(tmp_path / "source", grid), Accelerator())
+    results = []
+    for name in ("whole", "killed"):
+        source = f"model.init_from={tmp_path / 'source' / 'run'}"
+        config = a_vit(tmp_path / name, grid, source, "data.height=48", "data.width=64")
+        if name == "killed":
+            killed_at(monkeypatch, 2, train_classifier, config, Accelerator())
+            shutil.rmtree(tmp_path / "source")
+            assert "training starts from" in plan(config)
+        results.append(train_classifier(config, Accelerator()))
+    assert same(*results)
+    assert results[0].config["kept_grids"] == results[1].config["kept_grids"]
+    assert results[0].position_encoding.table_LC.shape[0] == 16
+    assert notes_of(tmp_path / "killed").start.kept_grids == [[4, 4]]
+
+
+def test_the_finished_classifier_is_that_of_the_best_validation(tmp_path, capsys):
+    """A rate that is far too high makes later averages worse; the record says which step was kept."""
+    rules = ["steps=4", "validate_every=1", "learning_rate=1", "schedule=constant", "ema=0"]
+    model = train_classifier(
+        a_vit(tmp_path, *(f"classifier_training.{rule}" for rule in rules)), Accelerator()
+    )
+    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    losses = {entry["step"]: entry["validation/loss"] for entry in log if "validation/loss" in entry}
+    best, notes = min(losses, key=losses.get), notes_of(tmp_path)
+    assert (notes.step, notes.validated, notes.keep) == (best, losses[best], "best")
+    assert notes.step < notes.steps_done == 4
+    assert f"the finished classifier is the average of step {best} of 4" in capsys.readouterr().out
+    assert same(model, load_model(type(model), tmp_path / "run" / "classifier"))
+
+
+def test_which_average_is_kept_by_default():
+    config = settings.load(Config, "shapes_mixed.yaml")
+    kept = [config.tokenizer_training.keep, config.generator_training.keep, config.classifier_training.keep]
+    assert kept == ["last", "best", "best"]
