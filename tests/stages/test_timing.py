@@ -78,7 +78,8 @@ def test_a_generator_s_plan_weighs_what_its_training_writes(a_config, temporary,
     tokenizer, run = tmp_path / "tokenizer", tmp_path / "run"
     assert costs["tokenizer"].disk == pytest.approx(written(tokenizer, "tokenizer"), rel=0.1)
     assert costs["token cache"].disk == pytest.approx(size_on_disk(tokenizer / "tokens"), rel=0.1)
-    assert costs["generator"].disk == pytest.approx(written(run, "generator"), rel=0.1)
+    # Room for the best average in each checkpoint, where it may be the last one, which is there already
+    assert 0.9 < costs["generator"].disk / written(run, "generator") < 1.35
 
 
 def test_a_classifier_s_plan_leaves_its_run_as_it_is(a_config, temporary, tmp_path):
