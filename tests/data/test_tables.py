@@ -2,15 +2,18 @@
 
 import datasets
 import numpy as np
+import pyarrow
 import pytest
 from datasets import ClassLabel, Features, Value
 from huggingface_hub.errors import HfHubHTTPError
 from PIL import Image
+from pyarrow import parquet
 from torch.utils.data import DataLoader
 
 from var_pe.data.sources import DataConfig, open_source
 from var_pe.data.streams import open_stream
 from var_pe.data.tables import parquet_splits
+from var_pe.processes import Processes
 
 
 def picture(number: int) -> Image.Image:
@@ -54,12 +57,13 @@ def test_the_split_of_a_file_is_in_its_name_or_its_folder(tmp_path, names, split
 @pytest.mark.parametrize(
     ("labels", "kind", "names", "numbers"),
     [
-        (["dog", "cat", None], Value("string"), ("cat", "dog"), [1, 0, -1]),
+        (["dog", "cat", "dog"], Value("string"), ("cat", "dog"), [1, 0, 1]),
         (["dog", "cat", "cat"], Value("large_string"), ("cat", "dog"), [1, 0, 0]),
         ([1, 2, 3], Value("int64"), ("1", "2", "3"), [0, 1, 2]),
-        ([10**9, -1, 5], Value("int64"), ("5", "1000000000"), [1, -1, 0]),
+        ([10**9, 7, 5], Value("int64"), ("5", "7", "1000000000"), [2, 1, 0]),
+        ([1.0, 0.0, 1.0], Value("float64"), ("0", "1"), [1, 0, 1]),
         ([True, False, True], Value("bool"), ("False", "True"), [1, 0, 1]),
-        ([2, -1, 0], None, ("a", "b", "c"), [2, -1, 0]),
+        ([2, 1, 0], None, ("a", "b", "c"), [2, 1, 0]),
     ],
 )
 def test_labels_of_every_type_become_numbers_from_zero(tmp_path, labels, kind, names, numbers):
@@ -69,11 +73,132 @@ def test_labels_of_every_type_become_numbers_from_zero(tmp_path, labels, kind, n
     assert [source.read(i)[1] for i in range(3)] == numbers
 
 
-def test_a_class_that_training_does_not_have_is_named(tmp_path):
-    path = table(tmp_path / "t", ["dog", "cat"], Value("string"))
-    table(tmp_path / "t", ["cow", "cat"], Value("string"), "test.parquet")
-    with pytest.raises(ValueError, match=r"image 0 of .* has label cow, which is not one of the 2 classes"):
-        opened(path, train=False).read(0)
+@pytest.mark.parametrize(
+    ("labels", "kind", "what"),
+    [
+        (["cow", "cat", "cow"], Value("string"), "2 images of split test of .* has label cow"),
+        ([0, 1, 7], None, "1 image of split test of .* has label 7"),
+        ([0, 1, -2], None, "1 image of split test of .* has label -2"),
+        ([2], ClassLabel(names=["cat", "dog", "cow"]), "1 image of split test of .* has label cow"),
+    ],
+)
+def test_a_class_that_training_does_not_have_is_named_before_training(tmp_path, labels, kind, what):
+    """At the first validation, hours later, it would be too late."""
+    known = Value("string") if isinstance(labels[0], str) else ClassLabel(names=["cat", "dog"])
+    path = table(tmp_path / "t", ["dog", "cat"], known)
+    table(tmp_path / "t", [0] * len(labels) if kind is None else labels, kind or known, "test.parquet")
+    if kind is None:  # `datasets` does not write such labels, other programs do
+        stored = parquet.read_table(tmp_path / "t" / "test.parquet")
+        changed = stored.set_column(1, stored.schema.field(1), pyarrow.array(labels))
+        parquet.write_table(changed, tmp_path / "t" / "test.parquet")
+    with pytest.raises(ValueError, match=f"{what}, which is not one of the 2 classes of the training split"):
+        opened(path, train=False)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("names", [["fox", "dog", "cat"], ["dog", "fox"], ["cow", "fox", "dog"]])
+def test_two_lists_of_names_are_brought_together_by_name(tmp_path, names, streaming):
+    """Tables are written split by split, and each writer may number the classes in its own way."""
+    path = table(tmp_path / "t", [0, 1, 2], ClassLabel(names=["cat", "dog", "fox"]))
+    numbers = [names.index("fox"), names.index("dog")]
+    table(tmp_path / "t", numbers, ClassLabel(names=names), "test.parquet")
+    if streaming:
+        config = DataConfig(source="parquet", path=path, streaming=True)
+        stream = open_stream(config, train=False)
+        assert stream.class_names == ("cat", "dog", "fox")
+        assert [item["label"] for item in stream] == [2, 1]
+        return
+    source = opened(path, train=False)
+    assert source.class_names == ("cat", "dog", "fox")
+    assert [source.read(i)[1] for i in range(2)] == source.labels_N.tolist() == [2, 1]
+
+
+def test_names_of_one_file_and_numbers_of_another_do_not_pass_for_each_other(tmp_path):
+    path = table(tmp_path / "t", [0, 1, 2])
+    table(tmp_path / "t", ["c", "a"], Value("string"), "test.parquet")
+    assert opened(path, train=False).labels_N.tolist() == [2, 0]
+    table(tmp_path / "t", [1, 0], Value("int64"), "test.parquet")
+    with pytest.raises(ValueError, match=r"1 image of split test of .* has label 1, which is not one"):
+        opened(path, train=False)
+
+
+def test_a_test_split_alone_is_read_by_its_own_names(tmp_path):
+    """Scores are often made on another machine than the training."""
+    path = table(tmp_path / "t", [0, 2], name="test.parquet")
+    table(tmp_path / "t", [0, 1], name="more-validation.parquet")
+    assert opened(path, train=False).class_names == ("a", "b", "c")
+
+
+@pytest.mark.parametrize(
+    ("labels", "kind"),
+    [
+        ([2, -1, 0, None], None),
+        (["c", None, "a", " "], Value("string")),
+        ([9, None, 4, -1], Value("int64")),
+        ([9.0, float("nan"), 4.0, None], Value("float32")),
+    ],
+)
+def test_pictures_without_a_label_are_left_out_and_counted(tmp_path, labels, kind):
+    """As a class of their own, or as class -1, they would spoil training and every score in silence."""
+    source = opened(table(tmp_path / "t", labels, kind))
+    assert len(source) == 2
+    assert source.labels_N.tolist() == [source.read(i)[1] for i in range(2)]
+    assert [np.array_equal(source.read(i)[0], picture(row)) for i, row in ((0, 0), (1, 2))] == [True, True]
+    (remark,) = source.remarks
+    assert "2 of 4 images of split train of" in remark
+    assert "have no label (empty or -1) and are left out" in remark
+    unlabelled = opened(table(tmp_path / "t", labels, kind), label_column="unlabelled")
+    assert (len(unlabelled), unlabelled.remarks) == (4, ())
+
+
+def test_a_stream_leaves_pictures_without_a_label_out_and_counts_them(tmp_path):
+    config = DataConfig(source="parquet", path=table(tmp_path / "t", [2, -1, 0, None]), streaming=True)
+    stream = open_stream(config, train=True)
+    assert sorted(item["label"] for item in DataLoader(stream, batch_size=None, num_workers=1)) == [0, 2]
+    assert stream.left_out(Processes()) == 2
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_test_split_with_hidden_labels_is_refused(tmp_path, streaming):
+    """Accuracies of 0 would look like a bad model."""
+    path = table(tmp_path / "t", [0, 1, 2])
+    table(tmp_path / "t", [-1, -1], name="test.parquet")
+    with pytest.raises(
+        ValueError, match=r"none of the 2 images of split test .* has a label .*all are empty"
+    ):
+        opened(path, train=False)
+    config = DataConfig(source="parquet", path=path, streaming=True)
+    stream = open_stream(config, train=False)
+    assert list(stream) == []
+    assert stream.nothing() == f"{path} has no picture with a label (2 have none)"
+
+
+@pytest.mark.parametrize(
+    ("labels", "kind", "message"),
+    [
+        ([0, 1, -2], Value("int64"), r"holds -2, but classes are names or whole numbers from 0 \(-1 and an"),
+        ([0.0, 1.5, 2.0], Value("float64"), "holds 1.5, but classes are names or whole numbers from 0"),
+        ([b"a", b"b", b"c"], Value("binary"), "must hold classes, numbers or names, got Value"),
+        ([[0], [1], [2]], datasets.Sequence(Value("int64")), "must hold classes, numbers or names, got"),
+    ],
+)
+def test_labels_that_are_no_classes_are_refused(tmp_path, labels, kind, message):
+    with pytest.raises(ValueError, match=message):
+        opened(table(tmp_path / "t", labels, kind))
+
+
+def test_paths_in_a_table_may_begin_at_the_table(tmp_path, monkeypatch):
+    """Tables and pictures are moved together."""
+    (tmp_path / "t" / "pictures").mkdir(parents=True)
+    for i in range(2):
+        picture(i).save(tmp_path / "t" / "pictures" / f"{i}.png")
+    columns = {"image": [f"pictures/{i}.png" for i in range(2)], "label": ["a", "b"]}
+    datasets.Dataset.from_dict(columns).to_parquet(str(tmp_path / "t" / "train.parquet"))
+    for path in (tmp_path / "t", tmp_path / "t" / "train.parquet"):
+        source = opened(str(path))
+        assert np.array_equal(source.read(1)[0], picture(1))
+    monkeypatch.chdir(tmp_path / "t")
+    assert np.array_equal(opened(".").read(1)[0], picture(1))
 
 
 @pytest.mark.parametrize("streaming", [False, True])

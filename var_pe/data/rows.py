@@ -2,6 +2,8 @@
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -34,50 +36,102 @@ def check_columns(
     )
 
 
-def classes(
-    tables: Tables, features: Mapping[str, Any], label_column: str | None, train_split: str
-) -> tuple[tuple[str, ...], dict[Any, int]]:
-    """Names of the classes, and the number of each stored label (empty if the labels are numbers already).
+def is_missing(label: Any) -> bool:
+    """Whether a stored label means none: empty, blank, NaN, or -1, as where labels are hidden."""
+    if isinstance(label, str):
+        return not label.strip()
+    return label is None or label != label or (label == -1 and not isinstance(label, bool))
 
-    The names are stored with the column; otherwise they are the labels in the training split, sorted.
-    """
+
+def name_of(label: Any, kind: Any) -> str | None:
+    """The name of the class that a stored label of this kind of column means; None if it means none."""
     # Imported here because it takes 90 MB, which `shapes` does not need.
-    from datasets import ClassLabel, Value
-
-    if label_column is None:
-        return (), {}
-
-    kind = features[label_column]
-    numbers: dict[Any, int] = {}
-    countable = isinstance(kind, Value) and (
-        kind.dtype in ("string", "large_string", "bool") or "int" in kind.dtype
-    )
+    from datasets import ClassLabel
 
     if isinstance(kind, ClassLabel):
-        names = tuple(kind.names)
-    elif countable:
-        if tables.streaming:
-            raise ValueError(
-                f"data.label_column={label_column} stores no class names, which data.streaming=true needs"
-            )
+        return kind.names[label] if 0 <= label < len(kind.names) else None
+    if isinstance(label, float):  # pandas makes floats of whole numbers where one of them is missing
+        label = int(label) if label.is_integer() else -1
+    return None if isinstance(label, int) and label < 0 else str(label)
 
-        found = tables.load(train_split).unique(label_column)
-        labels = sorted(label for label in found if label is not None and label != -1)
-        numbers = {label: number for number, label in enumerate(labels)}
-        names = tuple(map(str, numbers))
-    else:
+
+def check_kind(label_column: str, kind: Any, streaming: bool) -> None:
+    """Checks that a column of this kind can hold classes.
+
+    Raises:
+        ValueError: it cannot, or it stores no names, which a stream needs.
+    """
+    from datasets import ClassLabel, Value  # here for the same reason as in `name_of`
+
+    if isinstance(kind, ClassLabel):
+        return
+    dtype = kind.dtype if isinstance(kind, Value) else ""
+    if dtype not in ("string", "large_string", "bool") and not dtype.startswith(("int", "uint", "float")):
         raise ValueError(f"data.label_column={label_column} must hold classes, numbers or names, got {kind}")
+    if streaming:
+        raise ValueError(
+            f"data.label_column={label_column} stores no class names, which data.streaming=true needs"
+        )
+
+
+def stored_names(tables: Tables, label_column: str, split: str) -> tuple[str, ...]:
+    """The names of a split's classes by label: those stored with the column, or its labels, sorted.
+
+    Raises:
+        ValueError: the split lacks the column, or there is a single class.
+    """
+    from datasets import ClassLabel  # here for the same reason as in `name_of`
+
+    # Parquet files are first looked at without being copied, since names may stand in their headers.
+    lazily = replace(tables, streaming=True) if tables.kind == "parquet" else tables
+    kind = features_of(lazily.load(split)).get(label_column)
+    if kind is None:
+        raise ValueError(
+            f"data.label_column={label_column} is not a column of split {split} of {tables.location}"
+        )
+
+    check_kind(label_column, kind, tables.streaming)
+    if isinstance(kind, ClassLabel):
+        names = tuple(kind.names)
+    else:
+        found = sorted(label for label in tables.load(split).unique(label_column) if not is_missing(label))
+        names = tuple(named_number(label, kind, tables, label_column) for label in found)
 
     if len(names) < 2:
         raise ValueError(
             f"data.label_column={label_column} of {tables.location} holds a single class, so there is "
             f"nothing to tell apart: add another, choose another column, or set data.label_column=unlabelled"
         )
-    return names, numbers
+    return names
+
+
+def named_number(label: Any, kind: Any, tables: Tables, label_column: str) -> str:
+    """The name of a class without a stored name.
+
+    Raises:
+        ValueError: the label is a fraction, or negative and not -1.
+    """
+    name = name_of(label, kind)
+    if name is None:
+        raise ValueError(
+            f"data.label_column={label_column} of {tables.location} holds {label}, but classes are names or "
+            f"whole numbers from 0 (-1 and an empty cell mean that a picture has none)"
+        )
+    return name
+
+
+def features_of(dataset: Any) -> Mapping[str, Any]:
+    """What the columns of a data set hold."""
+    known = dataset if dataset.features is not None else dataset._resolve_features()
+    return known.features
 
 
 class Rows:
-    """Turns a row of a table into a picture and a label."""
+    """Turns a row of one split into a picture and a label.
+
+    Labels are the training split's: where the files of two splits number classes differently, their names
+    decide.
+    """
 
     def __init__(
         self,
@@ -85,11 +139,22 @@ class Rows:
         features: Mapping[str, Any],
         image_column: str,
         label_column: str | None,
+        split: str,
         train_split: str,
     ) -> None:
         check_columns(tables, features, image_column, label_column)
         self.location, self.image_column, self.label_column = tables.location, image_column, label_column
-        self.class_names, self.numbers = classes(tables, features, label_column, train_split)
+        self.split = split
+
+        self.kind = features[label_column] if label_column else None
+        self.class_names: tuple[str, ...] = ()
+        if label_column:
+            check_kind(label_column, self.kind, tables.streaming)
+
+            # Where only a test split was copied, it is asked itself.
+            named_by = train_split if tables.has(train_split) else split
+            self.class_names = stored_names(tables, label_column, named_by)
+        self.numbers = {name: number for number, name in enumerate(self.class_names)}
 
     def columns(self) -> list[str]:
         return [self.image_column] + ([self.label_column] if self.label_column else [])
@@ -100,41 +165,76 @@ class Rows:
         Raises:
             CorruptImage: the picture cannot be read; the message names its file or row.
         """
-        label = self.label(row[self.label_column], index) if self.label_column else -1
+        label = self.label(row[self.label_column], f"image {index}") if self.label_column else -1
+        return self.picture(row[self.image_column], index), label
 
-        # Pictures are stored as {"path", "bytes"}, as a path, as bytes, or decoded.
-        value = row[self.image_column]
-        if isinstance(value, Mapping):
-            path, content = value.get("path"), value.get("bytes")
-        elif isinstance(value, str):
-            path, content = value, None
+    def picture(self, stored: Any, index: int) -> Image.Image:
+        """The picture in a cell: {"path", "bytes"}, a path, bytes, or decoded.
+
+        Raises:
+            CorruptImage: it cannot be read; the message names its file or row.
+        """
+        if isinstance(stored, Mapping):
+            path, content = stored.get("path"), stored.get("bytes")
+        elif isinstance(stored, str):
+            path, content = stored, None
         else:
-            path, content = None, value
+            path, content = None, stored
 
         if isinstance(content, Image.Image):
-            return content, label
+            return content
+        if content is not None:
+            return open_picture(content, f"number {index} of {self.location}")
+        if path is None:
+            raise CorruptImage(f"corrupt image number {index} of {self.location}: the row is empty")
+        return open_picture(self._place_of(path), path)
 
-        where = path if path and content is None else f"number {index} of {self.location}"
-        stored = path if content is None else content
-        if stored is None:
-            raise CorruptImage(f"corrupt image {where}: the row is empty")
-        return open_picture(stored, where), label
+    def _place_of(self, path: str) -> Path:
+        """Where a picture is whose path the table holds: from the table's folder if it is not here."""
+        here, location = Path(path), Path(self.location)
+        beside = (location if location.is_dir() else location.parent) / path
+        return beside if not here.exists() and beside.exists() else here
 
-    def label(self, value: Any, index: int) -> int:
-        if value is None or value == -1:
+    def label(self, stored: Any, what: str) -> int:
+        """The number of a stored label's class, -1 for none.
+
+        Raises:
+            DataError: the training split has no such class; `what` has that label.
+        """
+        if is_missing(stored):
             return -1
-        label = self.numbers.get(value, -1) if self.numbers else int(value)
-        if not 0 <= label < len(self.class_names):
+        name = name_of(stored, self.kind)
+        if name not in self.numbers:
             raise DataError(
-                f"image {index} of {self.location} has label {value}, "
+                f"{what} of split {self.split} of {self.location} has label {name or stored}, "
                 f"which is not one of the {len(self.class_names)} classes of the training split"
             )
-        return label
+        return self.numbers[name]
+
+    def labels(self, dataset: Any) -> NDArray[np.int64]:
+        """The number of every row's class, -1 for none.
+
+        Raises:
+            DataError: the training split lacks the class of a row.
+        """
+        if self.label_column is None:
+            return np.full(len(dataset), -1, np.int64)
+
+        # Each different label is looked up once.
+        table = dataset.select_columns([self.label_column]).with_format("arrow")[:]
+        coded = table.column(0).combine_chunks().dictionary_encode()
+        codes_N = coded.indices.fill_null(-1).to_numpy()
+        counts = np.bincount(codes_N[codes_N >= 0], minlength=len(coded.dictionary))
+        numbers = [
+            self.label(stored, f"{count} image{'s'[: count > 1]}")
+            for stored, count in zip(coded.dictionary.to_pylist(), counts.tolist(), strict=True)
+        ]
+        return np.array([*numbers, -1], np.int64)[codes_N]
 
 
 def undecoded(dataset: Any, image_column: str) -> Any:
     """The data set with its pictures undecoded: we open them ourselves, to name the one that is broken."""
-    import datasets  # here for the same reason as in `classes`
+    import datasets  # here for the same reason as in `name_of`
 
     feature = dataset.features[image_column]
     if isinstance(feature, datasets.Image):
@@ -149,9 +249,11 @@ def undecoded(dataset: Any, image_column: str) -> Any:
 
 
 class TableSource:
-    """One split of a table as an image source."""
+    """One split of a table as an image source; rows without a label are left out, if labels are wanted.
 
-    remarks: tuple[str, ...] = ()
+    Raises:
+        ValueError: the split is empty, no row has a label, or a label is not a class of the training split.
+    """
 
     def __init__(
         self,
@@ -164,27 +266,42 @@ class TableSource:
         dataset = tables.load(split)
         if not len(dataset):
             raise ValueError(f"split {split} of {tables.location} holds no images")
-
-        self.rows = Rows(tables, dataset.features, image_column, label_column, train_split)
+        self.rows = Rows(tables, dataset.features, image_column, label_column, split, train_split)
         self.class_names = self.rows.class_names
 
-        parts = repr((tables.fingerprint(split, dataset), self.rows.columns(), self.class_names))
-        digest = hashlib.blake2b(parts.encode(), digest_size=8).hexdigest()
-        self.fingerprint = f"{tables.kind}-{split}-{len(dataset)}-{digest}"
-        chosen = dataset.select_columns(self.rows.columns())
-        self.dataset = undecoded(chosen, image_column)
+        # The rows that have a label
+        labels_N = self.rows.labels(dataset)
+        chosen_N = labels_N >= 0 if label_column else np.ones(len(dataset), bool)
+        self.places_N, self.labels_N = np.flatnonzero(chosen_N), labels_N[chosen_N]
+        self.remarks = self._left_out(len(dataset))
+
+        # Labels count too: two files may differ in them alone and end alike.
+        stored = tables.fingerprint(split, dataset)
+        parts = repr((stored, self.rows.columns(), self.class_names)).encode() + labels_N.tobytes()
+        digest = hashlib.blake2b(parts, digest_size=8).hexdigest()
+        self.fingerprint = f"{tables.kind}-{split}-{len(self)}-{digest}"
+        self.dataset = undecoded(dataset.select_columns([image_column]), image_column)
+
+    def _left_out(self, total: int) -> tuple[str, ...]:
+        """Says how many rows have no label, if any."""
+        rows, without = self.rows, total - len(self)
+        if not without:
+            return ()
+        if not len(self):
+            raise ValueError(
+                f"none of the {total} images of split {rows.split} of {rows.location} has a label in "
+                f"data.label_column={rows.label_column} (all are empty or -1): name another split, "
+                f"or set data.label_column=unlabelled"
+            )
+        return (
+            f"{without} of {total} images of split {rows.split} of {rows.location} have no label "
+            f"(empty or -1) and are left out",
+        )
 
     def __len__(self) -> int:
-        return len(self.dataset)
-
-    @property
-    def labels_N(self) -> NDArray[np.int64]:
-        column = self.rows.label_column
-        if column is None:
-            return np.full(len(self), -1, np.int64)
-        stored = self.dataset.select_columns([column])[:][column]
-        labels = [self.rows.label(value, index) for index, value in enumerate(stored)]
-        return np.array(labels, np.int64)
+        return len(self.places_N)
 
     def read(self, index: int) -> tuple[Image.Image, int]:
-        return self.rows.read(self.dataset[index], index)
+        place = int(self.places_N[index])
+        stored = self.dataset[place][self.rows.image_column]
+        return self.rows.picture(stored, place), int(self.labels_N[index])

@@ -224,7 +224,7 @@ def open_stream(
     dataset = tables.load(split)
     if dataset.features is None:
         dataset = dataset._resolve_features()  # what `datasets` itself calls before it casts
-    rows = Rows(tables, dataset.features, image_column, label_column, config.train_split)
+    rows = Rows(tables, dataset.features, image_column, label_column, split, config.train_split)
     dataset = undecoded(dataset.select_columns(rows.columns()), image_column)
 
     # Ten files are read in turn, so that files of one class each are mixed, too.

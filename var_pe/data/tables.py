@@ -95,6 +95,12 @@ class Tables:
     subset: str | None
     streaming: bool
 
+    def has(self, split: str) -> bool:
+        """Whether there are files of this split; of the hub that is not asked."""
+        if self.kind != "parquet":
+            return True
+        return split.casefold() in map(str.casefold, parquet_splits(Path(self.location)))
+
     def load(self, split: str) -> Any:
         """The split as `datasets.Dataset`, or as `IterableDataset` when streaming."""
         if self.kind == "parquet":

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from var_pe.data.image_set import TrainingSet, stacked
 from var_pe.data.images import ImageDataset
+from var_pe.data.streams import ImageStream
 from var_pe.data.token_cache import TokenDataset, build_token_cache
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.processes import Processes
@@ -74,7 +75,11 @@ def held_out_tokens(
 
 
 def say_passed_over(images: TrainingSet, processes: Processes) -> None:
-    """Prints how many pictures could not be read, if any; with data.on_corrupt=stop there are none."""
+    """Prints how many pictures could not be read, or came in a stream without a label, if any."""
     number = images.passed_over(processes)
     if number:
         processes.say(f"{number} pictures could not be read and were passed over (data.on_corrupt=skip)")
+
+    unlabelled = images.left_out(processes) if isinstance(images, ImageStream) else 0
+    if unlabelled:
+        processes.say(f"{unlabelled} times a picture without a label (empty or -1) came and was left out")
