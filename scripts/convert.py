@@ -124,9 +124,12 @@ def to_pipeline(
 ) -> Callable[[Path], None]:
     """A function that writes the pipeline of two checkpoints into a folder."""
     var_state = read_state(var)
-    if patch_nums is None:
-        patch_nums = list(published_patch_nums(var_state))
-    tokenizer, transformer = convert(read_state(vqvae), var_state, patch_nums=patch_nums)
+    vqvae_state = read_state(vqvae)
+    try:
+        grids = patch_nums or list(published_patch_nums(var_state))
+        tokenizer, transformer = convert(vqvae_state, var_state, patch_nums=grids)
+    except ValueError as error:
+        raise ValueError(str(error).replace("patch_nums", "--patch-nums")) from error
 
     def write(folder: Path) -> None:
         VARPipeline(tokenizer, transformer).save_pretrained(folder)

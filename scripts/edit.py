@@ -25,7 +25,7 @@ from var_pe.seeding import generator_for
 from var_pe.settings.command_line import check_options, parse_arguments
 from var_pe.settings.fields import NonNegative, Positive, Share
 from var_pe.stages.config import Config
-from var_pe.stages.draw import load_pipeline
+from var_pe.stages.draw import class_in_words, load_pipeline
 from var_pe.stages.images import numbered_images
 from var_pe.stages.session import exit_with_sentence, session
 
@@ -43,11 +43,12 @@ def options(parser: argparse.ArgumentParser) -> None:
     sides = ("TOP", "BOTTOM", "LEFT", "RIGHT")
     mask.add_argument("--margins", type=int, nargs=4, metavar=sides, help="out-paint by so many pixels")
 
-    add("--class", dest="classes", nargs="+", default=[None], help="names or numbers; default: no class")
+    help_ = "names, or numbers where no name is a number; default: no class"
+    add("--class", dest="classes", nargs="+", default=[None], help=help_)
     add("--each", type=int, default=1, help="results for each picture and class")
     add("--strength", type=float, default=1.0, help="share of the levels, finest first, that may change")
     rules = " | ".join(RULES)
-    add("--rule", default="half", help=f"how much of a cell must be masked: {rules}")
+    add("--rule", choices=tuple(RULES), default="half", help=f"how much of a cell must be masked: {rules}")
     add("--keep-unmasked", action="store_true", help="paste the original's pixels back outside the mask")
     add("--output", type=Path, help="folder to write; default: edited in the run's folder")
 
@@ -150,25 +151,37 @@ def edit(
     sampling = config.sampling
     draws = [(picture, n) for picture in arguments.images for n in range(arguments.each)]
 
+    rows, columns = editor.transformer.pyramid.finest
+    trained = rows * editor.tokenizer.downsampling, columns * editor.tokenizer.downsampling
+    height, width = image_NCHW.shape[-2:]
+
     found = []
     for word in arguments.classes:
-        is_number = word is not None and word.isdecimal()
-        output = editor(
-            image_NCHW,
-            mask_N1HW,
-            int(word) if is_number else word,
-            mask_rule=arguments.rule,
-            strength=arguments.strength,
-            keep_unmasked=arguments.keep_unmasked,
-            num_images_per_label=arguments.each,
-            guidance_scale=sampling.guidance_scale,
-            guidance_schedule=sampling.guidance_schedule,
-            temperature=sampling.temperature,
-            top_k=sampling.top_k,
-            top_p=sampling.top_p,
-            generator=[generator_for(sampling.seed, "edit", picture, n) for picture, n in draws],
-            output_type="pt",
-        )
+        label = None if word is None else class_in_words(word, editor, "--class")
+        try:
+            output = editor(
+                image_NCHW,
+                mask_N1HW,
+                label,
+                mask_rule=arguments.rule,
+                strength=arguments.strength,
+                keep_unmasked=arguments.keep_unmasked,
+                num_images_per_label=arguments.each,
+                guidance_scale=sampling.guidance_scale,
+                guidance_schedule=sampling.guidance_schedule,
+                temperature=sampling.temperature,
+                top_k=sampling.top_k,
+                top_p=sampling.top_p,
+                generator=[generator_for(sampling.seed, "edit", picture, n) for picture, n in draws],
+                output_type="pt",
+            )
+        except ValueError as error:
+            if (height, width) == trained:
+                raise
+            raise ValueError(
+                f"the pictures with their margins have {height}x{width} pixels, the run was trained on "
+                f"{trained[0]}x{trained[1]}: {error}"
+            ) from error
 
         assert isinstance(output, VARPipelineOutput)
         assert isinstance(output.images, Tensor)

@@ -8,12 +8,14 @@ Images that do not exist yet are drawn first.
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 from var_pe.resampling.conventions import CONVENTIONS
 from var_pe.settings.command_line import FOLDERS, parse_arguments, refuse_unused
 from var_pe.stages.config import Config
 from var_pe.stages.draw import draw_folder, load_pipeline
+from var_pe.stages.images import pictures_in
 from var_pe.stages.models import load_tokenizer
 from var_pe.stages.score import (
     REFERENCES,
@@ -68,6 +70,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 
 @exit_with_sentence()
 def main() -> None:
+    check_named(sys.argv[1:])
     config, arguments = parse_arguments(
         None,
         description=__doc__ or "",
@@ -96,8 +99,9 @@ def main() -> None:
             for name in features:
                 feature_extractor(name, weights)
 
-            folder = arguments.images
+            folder = None if arguments.images is None else pictures_in(arguments.images)
             if folder is None:
+                check_trained(config)
                 drawn = Path(config.run) / "drawn"
                 folder = draw_folder(load_pipeline(config), config.sampling, drawn, accelerator)
 
@@ -111,6 +115,25 @@ def main() -> None:
             )
 
         accelerator.print(summary(found))
+
+
+def check_named(words: list[str]) -> None:
+    """Says what is wanted where neither a run nor a config is named."""
+    options = {word.partition("=")[0] for word in words}
+    if not options & {"--run", "--config", "--help", "-h"}:
+        raise ValueError(
+            "name what the images are compared with: --run DIR, whose own images are scored against its "
+            "data, or with --images FOLDER those of a folder; --config FILE serves, too, if it names the data"
+        )
+
+
+def check_trained(config: Config) -> None:
+    """Says what to do where no generator could draw the images."""
+    if not (Path(config.run) / "generator" / "config.json").exists():
+        raise ValueError(
+            f"{config.run} has no trained generator to draw images with: train it (scripts/train.py), or "
+            f"give --images FOLDER to score images that are there, or --of tokenizer or classifier"
+        )
 
 
 def check_together(arguments: argparse.Namespace) -> None:

@@ -1,6 +1,7 @@
 """Draws images of a trained run, or of a saved pipeline, into a folder.
 
     python scripts/sample.py --run runs/fashion_learned sampling.images_per_class=500
+    python scripts/sample.py --run runs/fashion_learned --class Bag Sandal --count 16
 
 To go on after a stop, run the same command again. --size ROWS COLUMNS, or sampling.size and sampling.levels,
 draw at another size than the trained one, if the encoding can follow.
@@ -15,9 +16,10 @@ from var_pe.sampling.card import publish, save_with_card
 from var_pe.sampling.pipeline import VARPipeline
 from var_pe.sampling.saved import check_free
 from var_pe.sampling.sheets import write_levels
-from var_pe.settings.command_line import parse_arguments
+from var_pe.settings.command_line import check_options, parse_arguments
+from var_pe.settings.fields import Positive
 from var_pe.stages.config import Config
-from var_pe.stages.draw import draw_folder, load_pipeline
+from var_pe.stages.draw import class_in_words, draw_folder, load_pipeline
 from var_pe.stages.session import exit_with_sentence, session
 
 PIPELINE = "--pipeline"  # a saved pipeline in place of a run
@@ -28,6 +30,18 @@ def options(parser: argparse.ArgumentParser) -> None:
     # The folder of images
     parser.add_argument(
         "--output", type=Path, help="folder of the images; default: drawn in the run's folder"
+    )
+    parser.add_argument(
+        "--class",
+        dest="classes",
+        nargs="+",
+        action="extend",
+        metavar="NAME",
+        help="only these classes, by name, or by number where no name is a number; default output: "
+        "samples in the run's folder",
+    )
+    parser.add_argument(
+        "--count", type=int, metavar="N", help="images of each class: short for sampling.images_per_class=N"
     )
     parser.add_argument(
         "--npz", action="store_true", help="also write all images into one .npz, as ADM's evaluator reads it"
@@ -72,8 +86,13 @@ def main() -> None:
 
     if arguments.push_to_hub and arguments.save_pipeline is None:
         raise ValueError("--push-to-hub uploads the folder of --save-pipeline: give that, too")
+    if arguments.save_pipeline is not None and (arguments.classes or arguments.count):
+        raise ValueError("--save-pipeline draws no images: --class and --count do not go with it")
 
+    check_options(arguments, count=Positive, size=list[Positive])
     sampling = config.sampling if arguments.size is None else replace(config.sampling, size=arguments.size)
+    if arguments.count is not None:
+        sampling = replace(sampling, images_per_class=arguments.count)
 
     with session() as accelerator:
         # One process saves alone: another one could find the folder half written.
@@ -84,14 +103,20 @@ def main() -> None:
             return
 
         pipeline = opened(config, arguments.pipeline)
+        classes = None
+        if arguments.classes is not None:
+            labels = [class_in_words(word, pipeline, "--class") for word in arguments.classes]
+            classes = list(dict.fromkeys(labels))
+
         if arguments.levels is not None:
             if accelerator.is_main_process:
-                write_levels(arguments.levels, pipeline.to(accelerator.device), sampling)
+                write_levels(arguments.levels, pipeline.to(accelerator.device), sampling, classes)
                 print(f"picture: {arguments.levels}")
             return
 
-        folder = arguments.output or Path(config.run) / "drawn"
-        draw_folder(pipeline, sampling, folder, accelerator, npz=arguments.npz)
+        # Scores are of all classes, so a few of them do not go where evaluate.py looks for images.
+        folder = arguments.output or Path(config.run) / ("drawn" if classes is None else "samples")
+        draw_folder(pipeline, sampling, folder, accelerator, npz=arguments.npz, classes=classes)
         accelerator.print(f"images: {folder / 'images'}  picture: {folder / 'grid.png'}")
 
 

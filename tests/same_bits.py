@@ -242,7 +242,10 @@ def pictures_in(folder: Path) -> str:
     for file in sorted(folder.rglob("*.png")):
         with Image.open(file) as picture:
             size = f"{picture.width}x{picture.height}"
-            lines.append(f"{file.relative_to(folder)} {picture.mode} {size} {sha256(picture.tobytes())}")
+            name = re.sub(
+                r"^(\d{4,})_[^/]*", r"\1", str(file.relative_to(folder))
+            )  # without the class's name
+            lines.append(f"{name} {picture.mode} {size} {sha256(picture.tobytes())}")
     if not lines:
         raise Failed(f"no pictures in {folder}")
     return "\n".join(lines)

@@ -51,23 +51,103 @@ def test_a_picture_of_another_size_is_named(tmp_path):
         ImageFolder(tmp_path)
 
 
-def test_what_would_lose_something_is_refused(tmp_path):
-    Image.new("RGBA", (4, 4)).save(tmp_path / "0.png")
-    with pytest.raises(ValueError, match=r"0\.png must be an 8-bit grey or RGB .* got mode RGBA"):
+@pytest.mark.parametrize(
+    ("picture", "name", "sentence"),
+    [
+        (
+            Image.new("RGBA", (4, 4)),
+            "0.png",
+            "must be an 8-bit grey or RGB .* got mode RGBA with transparency",
+        ),
+        (Image.new("LA", (4, 4)), "0.png", "must be an 8-bit grey or RGB .* got mode LA with transparency"),
+        (Image.new("I;16", (4, 4)), "0.png", "must be an 8-bit grey or RGB .* got mode I;16"),
+        (Image.new("CMYK", (4, 4)), "0.jpg", "must be an 8-bit grey or RGB .* got mode CMYK"),
+    ],
+    ids=str,
+)
+def test_what_would_lose_something_is_refused(tmp_path, picture, name, sentence):
+    picture.save(tmp_path / name)
+    with pytest.raises(ValueError, match=sentence):
         ImageFolder(tmp_path)
+
+
+def test_an_animation_is_no_picture(tmp_path):
+    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "0.gif", save_all=True, append_images=frames[1:])
+    with pytest.raises(ValueError, match=r"0\.gif has 2 frames, one picture is wanted"):
+        ImageFolder(tmp_path)
+
+
+def test_every_format_counts_and_what_does_not_is_counted(tmp_path):
+    """A folder of JPEGs is scored like one of PNGs, and nothing is left out without a word."""
+    pixels = torch.randint(0, 256, (3, 5, 7), dtype=torch.uint8)
+    for name in ("a/0.png", "a/b/1.bmp", "c/2.tif", "c/3.WEBP", "4.ppm", "5.jpeg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        options = {"lossless": True} if name.endswith("WEBP") else {}
+        Image.fromarray(pixels.permute(1, 2, 0).numpy()).save(tmp_path / name, **options)
+    for name in (
+        "notes.txt",
+        "more.txt",
+        "x.heic",
+        "README",
+        ".DS_Store",
+        "._0.png",
+        "a/.ipynb_checkpoints/0.png",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    found = ImageFolder(tmp_path)
+    names = [str(file.relative_to(tmp_path)) for file in found.files]
+    assert names == ["4.ppm", "5.jpeg", "a/0.png", "a/b/1.bmp", "c/2.tif", "c/3.WEBP"]
+    assert found.skipped == {".txt": 2, ".heic": 1, "no ending": 1}
+    assert all(torch.equal(found[n], pixels) for n in range(6) if n != 1)
+    for file in found.files:
+        file.unlink()
+    sentence = r"holds no picture that can be read \(left out: 1 .heic, 2 .txt, 1 no ending\)"
+    with pytest.raises(ValueError, match=sentence):
+        ImageFolder(tmp_path)
+
+
+def test_opaque_alpha_is_dropped(tmp_path):
+    """Many programs save it with every picture; here nothing is lost."""
+    pixels = torch.randint(0, 256, (3, 5, 7), dtype=torch.uint8)
+    picture = Image.fromarray(pixels.permute(1, 2, 0).numpy())
+    picture.convert("RGBA").save(tmp_path / "0.png")
+    picture.convert("L").convert("LA").save(tmp_path / "1.png")
+    with pytest.raises(ValueError, match=r"one size, got \(1, 5, 7\)"):
+        ImageFolder(tmp_path)
+    (tmp_path / "1.png").unlink()
+    assert torch.equal(ImageFolder(tmp_path)[0], pixels)
+
+
+def test_a_picture_is_turned_upright(tmp_path):
+    """As training reads it; its sides are those of the upright picture."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (7, 5)).save(tmp_path / "0.jpg", exif=exif)
+    save(tmp_path / "1.png", torch.zeros(3, 7, 5, dtype=torch.uint8))
+    assert ImageFolder(tmp_path)[0].shape == (3, 7, 5)
+
+
+def test_links_are_followed_once(tmp_path):
+    save(tmp_path / "elsewhere" / "0.png", torch.zeros(3, 4, 4, dtype=torch.uint8))
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "cat").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "images")
+    assert len(ImageFolder(tmp_path / "images")) == 1
 
 
 def test_a_damaged_picture_is_named(tmp_path):
     save(tmp_path / "0.png", torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8))
     data = (tmp_path / "0.png").read_bytes()
     (tmp_path / "0.png").write_bytes(data[: len(data) // 2])
-    with pytest.raises(ValueError, match=r"0\.png cannot be read"):
+    with pytest.raises(ValueError, match=r"corrupt image .*0\.png"):
         ImageFolder(tmp_path)[0]
 
 
 @pytest.mark.parametrize("name", ["", "missing", "missing.npz"])
 def test_nothing_to_score_is_one_sentence(tmp_path, name):
-    with pytest.raises(ValueError, match=r"holds no \.png|neither a folder|must be an \.npz"):
+    with pytest.raises(ValueError, match=r"holds no picture|neither a folder|must be an \.npz"):
         ImageFolder(tmp_path / name)
 
 

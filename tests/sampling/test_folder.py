@@ -11,10 +11,11 @@ from PIL import Image
 from var_pe.processes import Processes
 from var_pe.sampling.config import SamplingConfig
 from var_pe.sampling.drawing import draw_images
-from var_pe.sampling.folder import class_of, fill_folder, image_path, write_npz
+from var_pe.sampling.folder import class_folder, class_of, fill_folder, image_path, number_in, write_npz
 from var_pe.sampling.pipeline import VARPipeline
 from var_pe.sampling.sheets import write_grid
 
+NAMES = ("ant", "bee", "cat")  # of the pipeline's classes
 CONFIG = SamplingConfig(images_per_class=3, batch=4)  # nine images in batches that cut classes
 
 
@@ -32,11 +33,11 @@ def test_each_class_gets_its_images(pipeline, tmp_path):
     """Image n of seed s, wherever it is drawn: its label and its own generator are all it follows from."""
     done = []
     files = fill(tmp_path, pipeline, on_progress=done.append)
-    assert list(files) == [f"images/{n // 3:04d}/{n:07d}.png" for n in range(9)]
+    assert list(files) == [f"images/{n // 3:04d}_{NAMES[n // 3]}/{n:07d}.png" for n in range(9)]
     assert sum(done) == 9
     for number in (0, 4, 8):
         (image_CHW,) = draw_images(pipeline, [class_of(number, CONFIG)], [number], CONFIG)
-        saved = np.asarray(Image.open(image_path(tmp_path, number, CONFIG)))
+        saved = np.asarray(Image.open(image_path(tmp_path, number, CONFIG, NAMES)))
         np.testing.assert_array_equal(saved, image_CHW.permute(1, 2, 0).numpy())
 
 
@@ -44,10 +45,13 @@ def test_what_is_missing_is_drawn_again(pipeline, tmp_path):
     """Stopped anywhere, the same command completes the folder to the same bytes and draws no more."""
     files = fill(tmp_path, pipeline)
     for number in (1, 5, 6):
-        image_path(tmp_path, number, CONFIG).unlink()
-    kept = {number: image_path(tmp_path, number, CONFIG).stat().st_mtime_ns for number in (0, 2, 3, 4, 7, 8)}
+        image_path(tmp_path, number, CONFIG, NAMES).unlink()
+    kept = {
+        number: image_path(tmp_path, number, CONFIG, NAMES).stat().st_mtime_ns
+        for number in (0, 2, 3, 4, 7, 8)
+    }
     assert fill(tmp_path, pipeline) == files
-    assert {n: image_path(tmp_path, n, CONFIG).stat().st_mtime_ns for n in kept} == kept
+    assert {n: image_path(tmp_path, n, CONFIG, NAMES).stat().st_mtime_ns for n in kept} == kept
     drawn = pipeline.transformer.generate
     pipeline.transformer.generate = None  # a full folder needs no model
     assert fill(tmp_path, pipeline) == files
@@ -107,11 +111,11 @@ def test_damaged_settings_are_named(content, pipeline, tmp_path):
 def test_a_damaged_picture_is_named(pipeline, tmp_path):
     """Whoever resumes a folder after a full disk must know which one to remove."""
     fill(tmp_path, pipeline)
-    path = image_path(tmp_path, 4, CONFIG)
+    path = image_path(tmp_path, 4, CONFIG, NAMES)
     path.write_bytes(path.read_bytes()[:60])
     for show in (
         lambda: write_npz(tmp_path / "all.npz", tmp_path),
-        lambda: write_grid(tmp_path / "grid.png", tmp_path, CONFIG, num_classes=3),
+        lambda: write_grid(tmp_path / "grid.png", tmp_path, CONFIG, range(3), NAMES),
     ):
         with pytest.raises(ValueError, match=f"{path} is damaged: remove it"):
             show()
@@ -155,15 +159,53 @@ def test_a_picture_that_is_there_is_whole(pipeline, tmp_path, monkeypatch):
 
 def test_grid_and_npz_show_the_pictures_in_order(pipeline, tmp_path):
     fill(tmp_path, pipeline)
-    pictures = [np.asarray(Image.open(image_path(tmp_path, number, CONFIG))) for number in range(9)]
+    pictures = [np.asarray(Image.open(image_path(tmp_path, number, CONFIG, NAMES))) for number in range(9)]
     write_npz(tmp_path / "all.npz", tmp_path)
     stored = np.load(tmp_path / "all.npz")["arr_0"]
     assert stored.dtype == np.uint8
     np.testing.assert_array_equal(stored, np.stack(pictures))
-    write_grid(tmp_path / "grid.png", tmp_path, CONFIG, num_classes=3, rows=2)
+    write_grid(tmp_path / "grid.png", tmp_path, CONFIG, range(3), NAMES, rows=2)
     grid = np.asarray(Image.open(tmp_path / "grid.png"))
     rows = [np.concatenate([pictures[3 * label + i] for i in range(2)], axis=1) for label in range(2)]
     np.testing.assert_array_equal(grid, np.concatenate(rows))
+
+
+def test_some_classes_are_drawn_as_among_all(pipeline, tmp_path):
+    files = fill(tmp_path / "all", pipeline)
+    some = fill(tmp_path / "some", pipeline, classes=[2, 0])
+    assert some == {name: content for name, content in files.items() if "_bee" not in name}
+    assert fill(tmp_path / "some", pipeline) == files
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [
+        ("T-shirt/top", "0000_T-shirt_top"),
+        ("../..", "0000"),
+        (".hidden", "0000_hidden"),
+        ("a b  c", "0000_a_b_c"),
+        ("Äpfel", "0000_Äpfel"),
+        ("10", "0000_10"),
+        ("x" * 300, "0000_" + "x" * 60),
+        ("", "0000"),
+    ],
+)
+def test_a_class_s_folder_is_named_as_file_systems_allow(tmp_path, name, folder):
+    assert class_folder(tmp_path, 0, [name]) == tmp_path / "images" / folder
+    assert number_in(folder) == 0
+
+
+def test_a_folder_by_number_goes_on(tmp_path):
+    (tmp_path / "images" / "0001").mkdir(parents=True)
+    assert class_folder(tmp_path, 1, NAMES).name == "0001"
+    assert class_folder(tmp_path, 2, NAMES).name == "0002_cat"
+    assert [number_in(name) for name in ("0012", "10000_x_1", "10", "cat", "12_x")] == [
+        12,
+        10000,
+        None,
+        None,
+        None,
+    ]
 
 
 def test_without_classes_there_is_one_folder(make_generator, make_tokenizer, tmp_path):
@@ -173,7 +215,7 @@ def test_without_classes_there_is_one_folder(make_generator, make_tokenizer, tmp
     assert Image.open(image_path(tmp_path, 0, CONFIG)).mode == "L"
     write_npz(tmp_path / "all.npz", tmp_path)
     assert np.load(tmp_path / "all.npz")["arr_0"].shape == (3, 8, 8, 3)
-    write_grid(tmp_path / "grid.png", tmp_path, CONFIG, num_classes=0)
+    write_grid(tmp_path / "grid.png", tmp_path, CONFIG, range(1))
     assert Image.open(tmp_path / "grid.png").size == (24, 8)
 
 
@@ -181,6 +223,6 @@ def test_a_folder_of_another_size(make_generator, make_tokenizer, tmp_path):
     model = make_generator("sinusoidal", level_embedding="sinusoidal")
     pipe = VARPipeline(make_tokenizer(), model)
     fill(tmp_path, pipe, replace(CONFIG, size=[16, 8], levels=[1, [4, 2], [8, 4]]))
-    assert Image.open(image_path(tmp_path, 0, CONFIG)).size == (8, 16)
+    assert Image.open(image_path(tmp_path, 0, CONFIG, NAMES)).size == (8, 16)
     with pytest.raises(ValueError, match=r"size must be at least 1, 2 of them, got \[16\]"):
         replace(CONFIG, size=[16])

@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import json
+import re
 import sys
 from pathlib import Path
 
@@ -29,6 +30,7 @@ SMALL = ["data.shapes_train=8", "data.shapes_test=8", "tokenizer.channels=8", "t
 SMALL += ["tokenizer.codebook_size=16", "generator.dim=32", "generator.depth=1", "generator.num_heads=2"]
 
 NAMES = list(Shapes.class_names)
+FIRST = "disc_in_the_upper_half"  # the first of them, as a folder is called
 
 
 @pytest.fixture
@@ -143,8 +145,15 @@ def test_edit_writes_results_and_a_sheet(command, run, tmp_path):
         (["--images", 0, "--mask", "top", "--class", "²"], "there is no class '²'"),
         (["--images", 0, "--mask", "top", "--each", 0], "--each must be at least 1, got 0"),
         (["--images", 0, "--mask", "top", "--class", "dog"], "there is no class 'dog'"),
-        (["--images", 0, "--mask", "top", "--rule", "most"], "mask_rule is one of"),
-        (["--images", 0, "--margins", 0, 0, 0, 3], "downsampling factor 8, got 32x35"),
+        (["--images", 0, "--mask", "top", "--rule", "most"], "argument --rule: invalid choice: 'most'"),
+        (
+            ["--images", 0, "--margins", 0, 0, 0, 3],
+            "have 32x35 pixels, the run was trained on 32x32: height and width must be multiples of t",
+        ),
+        (
+            ["--images", 0, "--mask", "top", "--class", 12],
+            "--class 12: there are 12 classes, numbers from 0 to 11",
+        ),
     ],
     ids=str,
 )
@@ -166,13 +175,99 @@ def test_sample_draws_other_sizes_and_remembers_them(command, run, tmp_path):
     """A folder is resumed at its size only."""
     words = ("--output", tmp_path / "drawn", "sampling.images_per_class=1")
     command("sample", *words, "--size", 16, 48)
-    assert size_of(tmp_path / "drawn" / "images" / "0000" / "0000000.png") == (48, 16)
+    assert size_of(tmp_path / "drawn" / "images" / f"0000_{FIRST}" / "0000000.png") == (48, 16)
     assert "size [16, 48] (asked: None)" in command("sample", *words)
     assert "multiples of the downsampling factor 8" in command("sample", "--size", 16, 20)
     assert not (run / "drawn").exists(), "what cannot be drawn leaves no trace"
     (tmp_path / "folder").mkdir()
     assert f"{tmp_path / 'folder'}: Is a directory" in command("sample", "--levels", tmp_path / "folder")
     assert not list(tmp_path.glob("*.partial"))
+
+
+def test_edit_says_that_a_run_cannot_follow_to_the_pictures_size(command, run, tmp_path):
+    """Not which method of a Python object would help."""
+    config = settings.load(Config, run / "config.yaml", ["generator.encoding=learned"])
+    build_generator(config, len(NAMES)).save_pretrained(run / "generator")
+    Image.new("RGB", (64, 32)).save(tmp_path / "wide.png")
+    said = command("edit", "--images", tmp_path / "wide.png", "--mask", "top")
+    assert "have 32x64 pixels, the run was trained on 32x32: the learned table was made for the grids" in said
+
+
+def drawn_names(folder: Path) -> list[str]:
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*.png"))
+
+
+def test_sample_draws_classes_by_name_and_number(command, run, tmp_path):
+    """The images are those that a whole folder has of these classes, and lie where their class is named."""
+    command("sample", "--class", "ring", 0, "--class", "ring", "--count", 2)
+    ring = NAMES.index("ring")
+    wanted = [f"0000_{FIRST}/0000000.png", f"0000_{FIRST}/0000001.png"]
+    wanted += [f"{ring:04d}_ring/{2 * ring + n:07d}.png" for n in (0, 1)]
+    assert drawn_names(run / "samples" / "images") == sorted(wanted)
+    assert size_of(run / "samples" / "grid.png") == (2 * 32, 2 * 32)
+    command("sample", "--count", 2)
+    for name in wanted:
+        there = (run / "drawn" / "images" / name).read_bytes()
+        assert there == (run / "samples" / "images" / name).read_bytes()
+    command("sample", "--class", 1, "--levels", tmp_path / "levels.png")
+    assert size_of(tmp_path / "levels.png") == (4 * 96, 96)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--class", "rign"], "--class: there is no class 'rign'; there are disc in the upper half, "),
+        (["--class", 12], "--class 12: there are 12 classes, numbers from 0 to 11"),
+        (["--class", -1], "--class: there is no class '-1'|argument --class: expected"),
+        (["--count", 0], "--count must be at least 1, got 0"),
+        (["--size", 0, 8], "--size must be at least 1|--size must be"),
+        (["--save-pipeline", "x", "--class", "ring"], "--class and --count do not go with it"),
+    ],
+    ids=str,
+)
+def test_sample_says_what_is_wrong_with_classes_and_counts(words, sentence, command, run):
+    assert re.search(sentence, command("sample", *words))
+    assert not (run / "samples").exists()
+
+
+def test_a_class_called_by_a_number_is_meant_by_it(command, run):
+    """Sorted as words, class "10" is the third; by its number it would be another one."""
+    names = sorted(map(str, range(12)))
+    TrainingNotes(step=7, ema=True, class_names=tuple(names)).write(run / "generator")
+    command("sample", "--class", "10", "--count", 1)
+    assert drawn_names(run / "samples" / "images") == ["0002_10/0000002.png"]
+    assert "there is no class '12'; there are 0, 1, 10, 11" in command("sample", "--class", "12")
+
+
+def test_a_folder_by_numbers_alone_is_filled_up_as_it_is(command, run, tmp_path):
+    """As all folders were called once."""
+    words = ("--output", tmp_path / "drawn", "sampling.images_per_class=1")
+    command("sample", *words)
+    images = tmp_path / "drawn" / "images"
+    for folder in list(images.iterdir()):
+        folder.rename(images / folder.name[:4])
+    (images / "0003" / "0000003.png").unlink()
+    command("sample", *words)
+    assert drawn_names(images) == [f"{label:04d}/{label:07d}.png" for label in range(12)]
+
+
+def test_an_upload_that_fails_is_one_sentence(command, tmp_path, monkeypatch):
+    def offline(*args, **given):
+        raise ConnectionError("cannot reach\nhuggingface.co")
+
+    monkeypatch.setattr(card, "create_repo", offline)
+    said = command("sample", "--save-pipeline", tmp_path / "saved", "--push-to-hub", "me/mine")
+    expected = (
+        f"error: {tmp_path / 'saved'} is saved, but was not uploaded to me/mine: cannot reach huggingface.co"
+    )
+    assert said.strip().splitlines()[-1] == expected
+
+
+def test_evaluate_says_what_it_needs(command, run, tmp_path):
+    said = command("evaluate", "--images", run, on_run=False)
+    assert said.startswith("error: name what the images are compared with: --run DIR")
+    (run / "generator").rename(run / "elsewhere")
+    assert "has no trained generator to draw images with: train it" in command("evaluate")
 
 
 @pytest.mark.parametrize(
@@ -222,7 +317,8 @@ def test_sample_shows_every_level_of_the_images_it_would_draw(command, run, tmp_
     assert size_of(tmp_path / "levels.png") == (4 * 96, 10 * 96)
     strip = np.asarray(Image.open(tmp_path / "levels.png"))[::3, ::3]
     for label in range(10):
-        image = Image.open(tmp_path / "drawn" / "images" / f"{label:04d}" / f"{2 * label:07d}.png")
+        (file,) = (tmp_path / "drawn" / "images").glob(f"{label:04d}_*/{2 * label:07d}.png")
+        image = Image.open(file)
         np.testing.assert_array_equal(strip[32 * label : 32 * (label + 1), -32:], np.asarray(image))
 
 

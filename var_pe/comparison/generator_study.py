@@ -173,7 +173,7 @@ def chosen_pictures(
 
     rounds = [(label, turn) for turn in range(sampling.images_per_class) for label in range(classes)]
     return [
-        (names[label], image_path(folder, label * sampling.images_per_class + turn, sampling))
+        (names[label], image_path(folder, label * sampling.images_per_class + turn, sampling, class_names))
         for label, turn in rounds[:PICTURES]
     ]
 

@@ -1,5 +1,7 @@
 """Images on disk as sets of uint8 CHW tensors, and the step from a model's range to bytes."""
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +10,10 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from var_pe.data.pictures import open_picture, orientation
+
 LOSSLESS = {"L": "L", "RGB": "RGB", "1": "L", "P": "RGB"}  # PIL modes that become grey or RGB without a loss
+TURNED = (5, 6, 7, 8)  # orientations whose sides are exchanged
 
 
 def to_uint8(images: Tensor) -> Tensor:
@@ -23,9 +28,11 @@ def to_uint8(images: Tensor) -> Tensor:
 
 
 class ImageFolder(Dataset[Tensor]):
-    """The PNGs below a folder in the order of their paths, or the images of an `.npz` (`arr_0`, uint8 NHWC).
+    """The pictures below a folder in the order of their paths, or those of an `.npz` (`arr_0`, uint8 NHWC).
 
-    Palettes and one-bit pictures are unfolded; alpha and 16 bits, which would lose something, are refused.
+    Every format that PIL reads counts, turned upright; palettes, one bit and opaque alpha are unfolded. What
+    would lose something (transparency, 16 bits, further frames) is refused. Hidden files and folders are
+    passed over, and `skipped` counts the other files that are no pictures, by their endings.
 
     Raises:
         ValueError: nothing is there, a file cannot be read, or has not the size and channels of the first.
@@ -33,8 +40,9 @@ class ImageFolder(Dataset[Tensor]):
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
+        self.skipped: dict[str, int] = {}
         self.archive = _read_npz(self.path) if self.path.suffix == ".npz" else None
-        self.files = [] if self.archive is not None else _find_pngs(self.path)
+        self.files = [] if self.archive is not None else self._find_pictures()
 
         shapes = [_shape(file) for file in self.files]
         for file, shape in zip(self.files, shapes, strict=True):
@@ -42,6 +50,28 @@ class ImageFolder(Dataset[Tensor]):
                 raise ValueError(
                     f"all images must have one size, got {shape} in {file} and {shapes[0]} in {self.files[0]}"
                 )
+
+    def _find_pictures(self) -> list[Path]:
+        if not self.path.is_dir():
+            raise ValueError(f"{self.path} is neither a folder of pictures nor an .npz file")
+
+        endings = readable_endings()
+        found = []
+        for file in sorted(_visible_files(self.path)):
+            ending = file.suffix.lower()
+            if ending in endings:
+                found.append(file)
+            else:
+                self.skipped[ending or "no ending"] = self.skipped.get(ending or "no ending", 0) + 1
+
+        if not found:
+            raise ValueError(f"{self.path} holds no picture that can be read{self.what_was_skipped()}")
+        return found
+
+    def what_was_skipped(self) -> str:
+        """The end of a sentence; nothing if there was nothing."""
+        counts = ", ".join(f"{number} {ending}" for ending, number in sorted(self.skipped.items()))
+        return f" (left out: {counts})" if counts else ""
 
     def __len__(self) -> int:
         return len(self.files) if self.archive is None else len(self.archive)
@@ -51,38 +81,58 @@ class ImageFolder(Dataset[Tensor]):
             return self.archive[index]
 
         file = self.files[index]
-        try:
-            with Image.open(file) as image:
-                pixels = np.array(image.convert(LOSSLESS[image.mode]))
-        except (OSError, SyntaxError) as error:
-            raise ValueError(f"{file} cannot be read: {error}") from None
+        pixels = np.array(_unfolded(open_picture(file, str(file)), file))
         return torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).permute(2, 0, 1)
 
 
-def _find_pngs(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        raise ValueError(f"{folder} is neither a folder of PNGs nor an .npz file")
+def readable_endings() -> set[str]:
+    """The endings, in lower case, of pictures that PIL can open here."""
+    Image.init()
+    return {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
 
-    inside = (file.relative_to(folder) for file in folder.rglob("*") if file.suffix.lower() == ".png")
-    visible = [file for file in inside if not any(part.startswith(".") for part in file.parts)]
-    if not visible:
-        raise ValueError(f"{folder} holds no .png file")
-    return [folder / file for file in sorted(visible)]
+
+def _visible_files(folder: Path) -> Iterator[Path]:
+    """Files below a folder, in linked folders too; a link that leads back is followed once."""
+    seen = set()
+    for root, folders, files in os.walk(folder, followlinks=True):
+        here = os.path.realpath(root)
+        if here in seen:
+            folders.clear()
+            continue
+        seen.add(here)
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        yield from (Path(root) / name for name in files if not name.startswith("."))
 
 
 def _shape(file: Path) -> tuple[int, int, int]:
-    """Channels, height, width from the file's header."""
+    """Channels, height, width, from the file's header where that tells."""
     try:
         with Image.open(file) as image:
-            mode, transparent = image.mode, "transparency" in image.info
+            if getattr(image, "n_frames", 1) > 1:
+                raise ValueError(f"{file} has {getattr(image, 'n_frames', 1)} frames, one picture is wanted")
+            mode = _unfolded(image, file).mode if image.has_transparency_data else image.mode
+            turned = orientation(image) in TURNED
             width, height = image.size
     except (OSError, SyntaxError) as error:
         raise ValueError(f"{file} cannot be read: {error}") from None
 
-    if mode not in LOSSLESS or transparent:
-        kind = f"mode {mode} with transparency" if transparent else f"mode {mode}"
-        raise ValueError(f"{file} must be an 8-bit grey or RGB picture without transparency, got {kind}")
-    return 1 if LOSSLESS[mode] == "L" else 3, height, width
+    if mode not in LOSSLESS:
+        raise ValueError(f"{file} must be an 8-bit grey or RGB picture without transparency, got mode {mode}")
+    channels = 1 if LOSSLESS[mode] == "L" else 3
+    return (channels, width, height) if turned else (channels, height, width)
+
+
+def _unfolded(picture: Image.Image, file: Path) -> Image.Image:
+    """Grey or RGB; alpha goes if nothing shines through."""
+    if picture.has_transparency_data:
+        alpha = np.asarray(picture.convert("RGBA"))[..., 3]
+        if alpha.min() < 255:
+            raise ValueError(
+                f"{file} must be an 8-bit grey or RGB picture without transparency, "
+                f"got mode {picture.mode} with transparency"
+            )
+        return picture.convert("L" if picture.mode in ("L", "LA", "La") else "RGB")
+    return picture.convert(LOSSLESS[picture.mode]) if picture.mode in LOSSLESS else picture
 
 
 def _read_npz(path: Path) -> Tensor:

@@ -159,9 +159,15 @@ def _check_finite(name: str, images: FeatureSet) -> None:
 
 def halves(reference: FeatureSet, count: int, seed: int = 0) -> tuple[FeatureSet, FeatureSet]:
     """Two disjoint random parts of `count` images each, or of half of the images if there are not enough."""
-    count = min(count, len(reference) // 2)
-    order = torch.randperm(len(reference), generator=generator_for(seed, "floor"))
-    return reference.take(order[:count]), reference.take(order[count : 2 * count])
+    first, second = half_numbers(len(reference), count, seed)
+    return reference.take(first), reference.take(second)
+
+
+def half_numbers(total: int, count: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Which of `total` images the two parts of `halves` are; the others need no features."""
+    count = min(count, total // 2)
+    order = torch.randperm(total, generator=generator_for(seed, "floor"))
+    return order[:count], order[count : 2 * count]
 
 
 def floor(
@@ -179,6 +185,21 @@ def floor(
     it beside a score of as many generated against as many reference images, those of `halves(...)[1]`.
     """
     first, second = halves(reference, count, seed)
+    return floor_of(
+        first, second, extractor=extractor, metrics=metrics, kid_subset_size=kid_subset_size, seed=seed
+    )
+
+
+def floor_of(
+    first: FeatureSet,
+    second: FeatureSet,
+    *,
+    extractor: FeatureExtractor,
+    metrics: Sequence[str] = METRICS,
+    kid_subset_size: int | None = None,
+    seed: int = 0,
+) -> dict[str, float]:
+    """`floor` of two disjoint parts that were chosen before."""
     with warnings.catch_warnings(action="ignore"):  # the score beside it has warned already
         found = scores(
             first,

@@ -56,8 +56,9 @@ class Record(TypedDict):
     weights: WeightsOfRecord
     versions: dict[str, str]
 
-    # the folder that was scored
+    # the folder that was scored, and how many files in it were no pictures, by their endings
     images: NotRequired[str]
+    skipped: NotRequired[dict[str, int]]
 
 
 def record(
@@ -74,6 +75,7 @@ def record(
     step: int | None,
     ema: bool | None,
     images: str | None = None,
+    skipped: Mapping[str, int] | None = None,
 ) -> Record:
     """An entry of metrics.json; `values` come from `metrics.scores`, `floor` from `metrics.floor`."""
     made = Record(
@@ -94,6 +96,8 @@ def record(
 
     if images is not None:
         made["images"] = images
+    if skipped:
+        made["skipped"] = dict(skipped)
     return made
 
 

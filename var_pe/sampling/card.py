@@ -48,9 +48,17 @@ def save_with_card(
 
 
 def publish(folder: Path, name: str) -> str:
-    """Uploads a saved pipeline to the hub's repository `name`, made if need be: its address."""
-    address = create_repo(name, exist_ok=True)
-    upload(folder, address.repo_id)
+    """Uploads a saved pipeline to the hub's repository `name`, made if need be: its address.
+
+    Raises:
+        ValueError: the hub cannot be reached, does not know who asks, or refuses; the folder stays.
+    """
+    try:
+        address = create_repo(name, exist_ok=True)
+        upload(folder, address.repo_id)
+    except Exception as error:  # of whatever library the hub's client speaks through
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{folder} is saved, but was not uploaded to {name}: {reason}") from error
     return str(address)
 
 

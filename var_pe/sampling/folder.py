@@ -1,7 +1,8 @@
 """Folders of drawn images: resumable, the same on any number of processes."""
 
 import json
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -22,8 +23,31 @@ def class_of(number: int, config: SamplingConfig) -> int:
     return number // config.images_per_class
 
 
-def image_path(folder: Path, number: int, config: SamplingConfig) -> Path:
-    return folder / "images" / f"{class_of(number, config):04d}" / f"{number:07d}.png"
+def image_path(folder: Path, number: int, config: SamplingConfig, class_names: Sequence[str] = ()) -> Path:
+    return class_folder(folder, class_of(number, config), class_names) / f"{number:07d}.png"
+
+
+def class_folder(folder: Path, label: int, class_names: Sequence[str] = ()) -> Path:
+    """Where a class's images are: its number, and its name as far as a file system takes it.
+
+    A folder that has the number alone, as all had once, goes on as it is.
+    """
+    by_number = folder / "images" / f"{label:04d}"
+    if not class_names or label >= len(class_names) or by_number.is_dir():
+        return by_number
+    name = plain_name(class_names[label])
+    return by_number.with_name(f"{by_number.name}_{name}") if name else by_number
+
+
+def plain_name(class_name: str, longest: int = 60) -> str:
+    """A class's name with letters, digits, dots and dashes of its own; `T-shirt/top` is `T-shirt_top`."""
+    return re.sub(r"[^\w.-]+", "_", class_name)[:longest].strip("._ ")
+
+
+def number_in(folder_name: str) -> int | None:
+    """The class number that a folder's name begins with, as `class_folder` writes it."""
+    found = re.fullmatch(r"(\d{4,})(_.*)?", folder_name)
+    return int(found[1]) if found else None
 
 
 def fill_folder(
@@ -32,11 +56,13 @@ def fill_folder(
     config: SamplingConfig,
     *,
     weights: str,
+    classes: Sequence[int] | None = None,
     processes: Processes = Processes(),
     on_progress: Callable[[int], object] = lambda number: None,
 ) -> None:
     """Draws what is still missing of `images_per_class` PNGs per class below `folder/images`.
 
+    `classes` draws these alone; an image is the same whichever classes are drawn beside it.
     `weights` names the weights; with the settings it stands in `folder/sampling.json`. `on_progress(n)` is
     called when this process is done with n more images.
 
@@ -48,15 +74,19 @@ def fill_folder(
     del settings["batch"]
     check_claim(folder, settings)
 
-    total = config.images_per_class * max(1, pipeline.transformer.num_classes)
-    for numbers in processes.batches(total, config.batch):
-        missing = [number for number in numbers if not image_path(folder, number, config).exists()]
+    names = pipeline.class_names
+    of_class = config.images_per_class
+    wanted = range(max(1, pipeline.transformer.num_classes)) if classes is None else classes
+    chosen = [number for label in wanted for number in range(label * of_class, (label + 1) * of_class)]
+    for places in processes.batches(len(chosen), config.batch):
+        numbers = [chosen[place] for place in places]
+        missing = [number for number in numbers if not image_path(folder, number, config, names).exists()]
         if missing:
             labels = [class_of(number, config) for number in missing]
             images_BCHW = draw_images(pipeline, labels, missing, config)
             claim(folder, settings)  # not before: settings that cannot be drawn with leave no trace
             for number, image_CHW in zip(missing, images_BCHW, strict=True):
-                write_png(image_path(folder, number, config), image_CHW)
+                write_png(image_path(folder, number, config, names), image_CHW)
         on_progress(len(numbers))
 
     claim(folder, settings)

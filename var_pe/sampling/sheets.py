@@ -1,5 +1,6 @@
 """Many pictures as one: the grid of a folder, images after every level, results of an edit."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,21 +14,34 @@ from var_pe.sampling.pipeline import VARPipeline
 from var_pe.sampling.png import read_png, write_pixels, write_png
 
 
-def write_grid(path: Path, folder: Path, config: SamplingConfig, num_classes: int, rows: int = 10) -> None:
-    """The first images of the first classes, a row for each class, uncurated."""
+def write_grid(
+    path: Path,
+    folder: Path,
+    config: SamplingConfig,
+    classes: Sequence[int],
+    class_names: Sequence[str] = (),
+    rows: int = 10,
+) -> None:
+    """The first images of the first of these classes, a row for each class, uncurated."""
     lines = []
-    for label in range(min(rows, max(1, num_classes))):
+    for label in classes[:rows]:
         first = label * config.images_per_class
         numbers = range(first, first + min(rows, config.images_per_class))
-        pictures = [read_png(image_path(folder, number, config)) for number in numbers]
+        pictures = [read_png(image_path(folder, number, config, class_names)) for number in numbers]
         lines.append(np.concatenate(pictures, axis=1))
 
     write_pixels(path, np.concatenate(lines))
 
 
-def write_levels(path: Path, pipeline: VARPipeline, config: SamplingConfig, rows: int = 10) -> None:
-    """The first image of each of the first classes after every level, from left to right."""
-    labels = list(range(max(1, min(rows, pipeline.transformer.num_classes))))
+def write_levels(
+    path: Path,
+    pipeline: VARPipeline,
+    config: SamplingConfig,
+    classes: Sequence[int] | None = None,
+    rows: int = 10,
+) -> None:
+    """The first image of each of the first classes, or of these, after every level, from left to right."""
+    labels = list(range(max(1, pipeline.transformer.num_classes)) if classes is None else classes)[:rows]
     numbers = [label * config.images_per_class for label in labels]
     write_sheet(path, draw_levels(pipeline, labels, numbers, config))
 

@@ -1,6 +1,7 @@
 """Draws images of a trained run into a folder."""
 
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -10,6 +11,7 @@ from var_pe.processes import Processes
 from var_pe.progress import Counter
 from var_pe.sampling.config import SamplingConfig
 from var_pe.sampling.folder import fill_folder, write_npz
+from var_pe.sampling.names import no_such_class
 from var_pe.sampling.pipeline import VARPipeline
 from var_pe.sampling.sheets import write_grid
 from var_pe.stages.begun import check_codes
@@ -38,11 +40,16 @@ def draw_folder(
     accelerator: Accelerator,
     *,
     npz: bool = False,
+    classes: Sequence[int] | None = None,
 ) -> Path:
-    """Fills `folder/images` on all processes together, writes `folder/grid.png`, returns `folder/images`."""
+    """Fills `folder/images` on all processes together, writes `folder/grid.png`, returns `folder/images`.
+
+    `classes`: these alone, each once.
+    """
     pipeline.to(accelerator.device)
-    classes = pipeline.transformer.num_classes
-    total = sampling.images_per_class * max(1, classes)
+    if classes is None:
+        classes = range(max(1, pipeline.transformer.num_classes))
+    total = sampling.images_per_class * len(classes)
     processes = Processes.of(accelerator)
 
     with Counter(total, "drawing", shown=processes.is_main, processes=processes.world) as counter:
@@ -51,17 +58,37 @@ def draw_folder(
             pipeline,
             sampling,
             weights=weights_of(pipeline),
+            classes=classes,
             processes=processes,
             on_progress=counter.add,
         )
     accelerator.wait_for_everyone()
 
     if accelerator.is_main_process:
-        write_grid(folder / "grid.png", folder, sampling, classes)
+        write_grid(folder / "grid.png", folder, sampling, classes, pipeline.class_names)
         if npz:
             write_npz(folder / "images.npz", folder)
     accelerator.wait_for_everyone()
     return folder / "images"
+
+
+def class_in_words(word: str, pipeline: VARPipeline, option: str) -> int:
+    """The class that a word on a command line means: by its name, else by its number.
+
+    Raises:
+        ValueError: there is no such class.
+    """
+    if word in pipeline.class_names:
+        return pipeline.class_names.index(word)
+
+    classes = pipeline.transformer.num_classes
+    if word.isascii() and word.isdecimal() and not any(map(str.isdecimal, pipeline.class_names)):
+        if int(word) < classes:
+            return int(word)
+        raise ValueError(f"{option} {word}: there are {classes} classes, numbers from 0 to {classes - 1}")
+    if not classes:
+        raise ValueError(f"{option} {word}: the generator was trained without classes")
+    raise ValueError(f"{option}: {no_such_class(word, pipeline.class_names)}")
 
 
 def weights_of(pipeline: VARPipeline) -> str:

@@ -18,6 +18,7 @@ from var_pe.evaluation.folder import ImageFolder, to_uint8
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.processes import Processes
 from var_pe.pyramid import Pyramid
+from var_pe.sampling.folder import SETTINGS, number_in, plain_name
 from var_pe.stages.config import Config
 from var_pe.stages.pyramids import at_pyramid
 
@@ -107,22 +108,28 @@ class InMemory(Dataset[ImageItem]):
 
 
 class DrawnImages(Dataset[ImageItem]):
-    """A folder written by scripts/sample.py as a training set; the folders' names are class numbers.
+    """A folder written by scripts/sample.py as a training set, or one with a folder for each class.
 
     Raises:
         ValueError: the folder holds no such images.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, class_names: Sequence[str] = ()) -> None:
         given = f"classifier_training.drawn_images={folder}"
         try:
-            self.images = ImageFolder(folder / "images" if (folder / "images").is_dir() else folder)
+            self.images = ImageFolder(pictures_in(folder))
         except ValueError as error:
             raise ValueError(f"{given}: {error}") from error
 
-        self.labels = [label_in_name(file) for file in self.images.files]
+        self.labels = labels_of_folders(self.images, class_names)
         if not self.labels or -1 in self.labels:
-            raise ValueError(f"{given} was not drawn by scripts/sample.py: its folders are not class numbers")
+            raise ValueError(
+                f"{given} was not drawn by scripts/sample.py: its folders are neither class numbers nor names"
+            )
+        if class_names and max(self.labels) >= len(class_names):
+            raise ValueError(
+                f"{given} has images of class {max(self.labels)}, the data has {len(class_names)} classes"
+            )
 
     @property
     def num_images(self) -> int:
@@ -145,10 +152,32 @@ class DrawnImages(Dataset[ImageItem]):
         }
 
 
-def label_in_name(file: Path) -> int:
-    """The class number that is the name of a drawn image's folder; -1 if the name is not a number."""
-    name = file.parent.name
-    return int(name) if name.isdecimal() else -1
+def pictures_in(folder: Path) -> Path:
+    """The images of a folder that scripts/sample.py wrote, without the grid beside them."""
+    return folder / "images" if (folder / "images").is_dir() else folder
+
+
+def labels_of_folders(images: ImageFolder, class_names: Sequence[str] = ()) -> list[int]:
+    """The class of every picture by the folders that it lies in, the outermost first; -1 if none names one.
+
+    Folders that scripts/sample.py wrote begin with the class's number, whatever the classes are called. In
+    others the name of a class counts; a number is one only where no class is called by a number.
+    """
+    numbered = any((folder / SETTINGS).exists() for folder in (images.path, images.path.parent))
+    labels = {plain_name(name): label for label, name in enumerate(class_names)}
+    labels |= {name: label for label, name in enumerate(class_names)}
+    by_number = numbered or not any(map(str.isdecimal, class_names))
+
+    found = []
+    for file in images.files:
+        names = file.relative_to(images.path).parts[:-1]
+        known = [] if numbered else [labels[name] for name in names if name in labels]
+        if not known:
+            known = [label for label in map(number_in, names) if label is not None]
+        if not known and by_number:
+            known = [int(name) for name in names if name.isascii() and name.isdecimal()]
+        found.append(known[0] if known else -1)
+    return found
 
 
 # -------------------------------------------------------------------------------------- for scores
@@ -206,15 +235,14 @@ class Reconstructions(Dataset[tuple[Tensor, int]]):
 
 
 class Labelled(Dataset[tuple[Tensor, int]]):
-    """A folder of drawn images with labels, which are the names of their folders."""
+    """A folder of drawn images, or an `.npz`, with the labels that the folders' names give."""
 
-    def __init__(self, folder: Path) -> None:
-        self.images = ImageFolder(folder)
+    def __init__(self, path: Path, class_names: Sequence[str] = ()) -> None:
+        self.images = ImageFolder(path)
+        self.labels = labels_of_folders(self.images, class_names) or [-1] * len(self.images)
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        files = self.images.files
-        label = label_in_name(files[index]) if files else -1
-        return self.images[index], label
+        return self.images[index], self.labels[index]

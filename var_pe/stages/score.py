@@ -5,14 +5,17 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate import Accelerator
+from torch import Tensor
+from torch.utils.data import Dataset
 
 from var_pe.evaluation.classifier import ClassifierFeatures
 from var_pe.evaluation.efficientnet_lite0 import EfficientNetLite0Features
 from var_pe.evaluation.extraction import ScoredImages, extract
 from var_pe.evaluation.features import FeatureExtractor, FeatureSet
 from var_pe.evaluation.inception import InceptionFeatures
-from var_pe.evaluation.metrics import floor, halves, scores
+from var_pe.evaluation.metrics import floor, floor_of, half_numbers, halves, scores
 from var_pe.evaluation.records import read_metrics, record, write_metrics
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.models.vit import ViTClassifier
@@ -60,6 +63,9 @@ def score_images(
     The number of reference images is that of the generated ones, at most half of the split and at most
     `evaluation.images`. So the floor, the other half against the same reference, has the same number of
     images. `known` keeps the reference's features for later calls with the same data.
+
+    The scores' keys begin with the name of the folder above `folder` if that is the run's own, else with the
+    whole path, so that no two folders share a key.
     """
     known = {} if known is None else known
     if reference not in REFERENCES:
@@ -67,8 +73,8 @@ def score_images(
 
     # The drawn images and the reference
     evaluation = config.evaluation
-    drawn = Labelled(folder)
     images = RealImages(config, train=evaluation.reference_split == "train")
+    drawn = Labelled(folder, images.images.class_names)
     real: RealImages | Reconstructions = images
     if reference == "reconstructions":
         real = Reconstructions(images, load_tokenizer(config).to(accelerator.device))
@@ -77,37 +83,66 @@ def score_images(
 
     found = {}
     for name in features:
+        # One half of the reference is compared with the drawn images, and with the other half for the floor.
+        first, second = half_numbers(len(real), min(len(drawn), evaluation.images or len(drawn)))
+        both = torch.cat([first, second])
+
         # Every folder is scored against the same features of the reference.
         extractor = feature_extractor(name, inception_weights or evaluation.inception_weights)
-        key = (reference, f"{extractor.name} {extractor.weights_sha256}")
+        key = (reference, f"{extractor.name} {extractor.weights_sha256} {len(both)}")
         if key not in known:
-            known[key] = described(extractor, real, accelerator)
-        theirs, ours = known[key], described(extractor, drawn, accelerator)
-
-        # One half of the reference is compared with the drawn images, and with the other half for the floor.
-        count = min(len(ours), evaluation.images or len(ours))
-        values = scores(ours, halves(theirs, count)[1], extractor=extractor)
+            known[key] = described(extractor, Chosen(real, both.sort().values), accelerator)
+        theirs = known[key].take(
+            both.argsort().argsort()
+        )  # from the order of the split to that of the halves
+        ours = described(extractor, drawn, accelerator)
+        values = scores(ours, theirs.take(torch.arange(len(first), len(both))), extractor=extractor)
         values |= _recognised(extractor, ours, theirs)
 
-        found[f"{folder.parent.name}/{reference}/{extractor.name}"] = record(
+        found[f"{_key_of(folder, config)}/{reference}/{extractor.name}"] = record(
             values,
             extractor=extractor,
             num_images=len(ours),
             reference=f"{reference} of {config.data.source}",
             reference_split=evaluation.reference_split,
-            num_reference=min(count, len(theirs) // 2),
-            floor=floor(theirs, count, extractor=extractor),
+            num_reference=len(second),
+            floor=floor_of(
+                theirs.take(torch.arange(len(first))),
+                theirs.take(torch.arange(len(first), len(both))),
+                extractor=extractor,
+            ),
             sampler=drawn_with(folder.parent),
             seeds={"generator": config.seed, "images": config.sampling.seed, "scores": 0},
             step=notes.step,
             ema=notes.ema,
-            images=str(folder),
+            images=str(folder.resolve()),
+            skipped=drawn.images.skipped,
         )
 
     if accelerator.is_main_process:
         write_metrics(Path(config.run) / "metrics.json", found)
     accelerator.wait_for_everyone()
     return found
+
+
+def _key_of(folder: Path, config: Config) -> str:
+    """What the keys of a folder's scores begin with."""
+    whole = folder.resolve()
+    own = whole.name == "images" and whole.parent.parent == Path(config.run).resolve()
+    return whole.parent.name if own else str(whole)
+
+
+class Chosen(Dataset[tuple[Tensor, int]]):
+    """The images of these numbers."""
+
+    def __init__(self, images: ScoredImages, numbers: Tensor) -> None:
+        self.images, self.numbers = images, numbers
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return self.images[int(self.numbers[index])]
 
 
 def described(extractor: FeatureExtractor, images: ScoredImages, accelerator: Accelerator) -> FeatureSet:
@@ -119,7 +154,10 @@ def described(extractor: FeatureExtractor, images: ScoredImages, accelerator: Ac
 
 
 def _recognised(extractor: FeatureExtractor, ours: FeatureSet, theirs: FeatureSet) -> dict[str, float]:
-    """Top-1 of a classifier on drawn and reference images; nothing for other extractors or without labels."""
+    """Top-1 of a classifier on drawn images and on those of the reference that have features.
+
+    Nothing for other extractors or without labels.
+    """
     if not isinstance(extractor, ClassifierFeatures) or int(ours.labels_N.min()) < 0:
         return {}
     return {
@@ -243,6 +281,9 @@ def summary(found: dict[str, Any]) -> str:
     lines = []
     for key, entry in found.items():
         lines.append(key)
+        if entry.get("skipped"):
+            counts = ", ".join(f"{number} {ending}" for ending, number in sorted(entry["skipped"].items()))
+            lines.append(f"  left out, since they are no pictures that can be read: {counts}")
         beside = entry.get("floor") or {}
         for name, value in entry["values"].items():
             real = f"   (real against real: {beside[name]:.4g})" if name in beside else ""

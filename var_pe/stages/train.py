@@ -206,7 +206,7 @@ def train_classifier(config: Config, accelerator: Accelerator, extend: Rule | No
             )
         dataset = Augmented(images, training.rand_augment, seed)
     if training.drawn_images:
-        dataset = DrawnImages(Path(training.drawn_images))
+        dataset = DrawnImages(Path(training.drawn_images), class_names)
 
     history = ask(config, folder, "classifier", dataset.num_images, extend)
     model = build_classifier(config, len(class_names), kept_grids=kept_grids(history.start))

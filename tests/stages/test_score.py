@@ -1,0 +1,129 @@
+"""Scores of folders: what their labels are, under which keys they are kept, and how much is computed."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate import Accelerator
+from PIL import Image
+
+from var_pe import settings
+from var_pe.evaluation.folder import ImageFolder
+from var_pe.evaluation.metrics import halves, scores
+from var_pe.evaluation.records import read_metrics
+from var_pe.files import write_text
+from var_pe.stages import score
+from var_pe.stages.config import Config
+from var_pe.stages.images import DrawnImages, Labelled, RealImages, labels_of_folders
+from var_pe.stages.models import build_classifier
+from var_pe.stages.score import described, feature_extractor, score_images, summary
+from var_pe.training.notes import TrainingNotes
+
+TEN = sorted(map(str, range(12)))  # as words: "10" is the third
+
+
+def pictures(folder: Path, *names: str, size: int = 32) -> Path:
+    """One noisy picture a name."""
+    for seed, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        pixels = torch.randint(0, 256, (size, size, 3), generator=torch.Generator().manual_seed(seed))
+        Image.fromarray(pixels.byte().numpy()).save(folder / name)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("folder", "class_names", "label"),
+    [
+        ("dog", ("cat", "dog"), 1),
+        ("1", ("cat", "dog"), 1),
+        ("1", (), 1),
+        ("0001", (), 1),
+        ("0001_dog", ("cat", "dog"), 1),
+        ("10", TEN, 2),
+        ("0010_9", TEN, 10),
+        ("0010", TEN, 10),
+        ("99", TEN, -1),
+        ("T-shirt_top", ("Bag", "T-shirt/top"), 1),
+        ("mouse", ("cat", "dog"), -1),
+        ("some/dog/0", ("cat", "dog"), 1),
+        (".", ("cat", "dog"), -1),
+    ],
+)
+def test_a_folder_s_name_says_the_class(tmp_path, folder, class_names, label):
+    """The name of a class first: one called 10 need not be the tenth."""
+    pictures(tmp_path / "mine", f"{folder}/0.png")
+    assert labels_of_folders(ImageFolder(tmp_path / "mine"), class_names) == [label]
+
+
+def test_a_drawn_folder_is_labelled_by_number(tmp_path):
+    """Whatever its classes are called: there, 0001 is not the class called 0001."""
+    names = ["0001", "0000"]
+    pictures(tmp_path / "images", "0000/0.png", "0001_0000/1.png")
+    assert labels_of_folders(ImageFolder(tmp_path / "images"), names) == [1, 1]
+    write_text(tmp_path / "sampling.json", "{}")
+    assert labels_of_folders(ImageFolder(tmp_path / "images"), names) == [0, 1]
+    assert DrawnImages(tmp_path, names).labels == [0, 1]
+
+
+def test_drawn_images_of_no_known_class_are_refused(tmp_path):
+    pictures(tmp_path / "images", "0002_c/0.png")
+    with pytest.raises(ValueError, match=r"drawn_images=.* has images of class 2, the data has 2 classes"):
+        DrawnImages(tmp_path, ["a", "b"])
+    pictures(tmp_path / "images", "shoes/0.png")
+    with pytest.raises(ValueError, match="its folders are neither class numbers nor names"):
+        DrawnImages(tmp_path, ["a", "b"])
+
+
+@pytest.fixture
+def config(tmp_path) -> Config:
+    """A classifier that knows nothing, whose features serve, and twelve classes of shapes."""
+    small = ["data.shapes_train=8", "data.shapes_test=40", "classifier.dim=16", "classifier.depth=1"]
+    small += [
+        "classifier.num_heads=2",
+        f"run={tmp_path / 'run'}",
+        f"evaluation.features=[{tmp_path / 'vit'}]",
+    ]
+    config = settings.load(Config, "shapes_vit", small)
+    folder = tmp_path / "vit" / "classifier"
+    build_classifier(config, 12).save_pretrained(folder)
+    TrainingNotes(step=1, ema=True).write(folder)
+    return config
+
+
+def test_every_folder_has_a_key_of_its_own(config, tmp_path, monkeypatch):
+    """Its whole path, however it was written; the run's own folder keeps its short name."""
+    names = [f"{label:04d}/{n}.png" for label in (0, 1) for n in range(6)]
+    folders = [tmp_path / "a" / "images", tmp_path / "b" / "images", tmp_path / "run" / "drawn" / "images"]
+    for folder in folders:
+        pictures(folder, *names)
+    write_text(tmp_path / "a" / "images" / "notes.txt", "x")
+    monkeypatch.chdir(tmp_path / "a")
+    accelerator = Accelerator(cpu=True)
+    known = {}
+    for folder in (Path("images"), *folders):
+        found = score_images(config, folder, accelerator, features=config.evaluation.features, known=known)
+        assert ("left out, since they are no pictures that can be read: 1 .txt" in summary(found)) == (
+            folder in (Path("images"), folders[0])
+        )
+    kept = read_metrics(tmp_path / "run" / "metrics.json")
+    assert list(kept) == [f"{tmp_path}/{name}/images/images/vit" for name in "ab"] + ["drawn/images/vit"]
+    assert kept["drawn/images/vit"]["images"] == str(folders[2])
+
+
+def test_features_are_computed_of_the_images_that_are_compared(config, tmp_path, monkeypatch):
+    """The scores are those of the whole split's halves, without features of the rest."""
+    folder = pictures(tmp_path / "mine", *[f"{n}.png" for n in range(12)])
+    accelerator, (name,) = Accelerator(cpu=True), config.evaluation.features
+    everything = described(feature_extractor(name), RealImages(config, train=False), accelerator)
+    ours = described(feature_extractor(name), Labelled(folder), accelerator)
+    lengths, extract = [], score.extract
+    monkeypatch.setattr(
+        score, "extract", lambda e, images, **o: lengths.append(len(images)) or extract(e, images, **o)
+    )
+    (found,) = score_images(config, folder, accelerator, features=[name]).values()
+    assert len(everything) == 40
+    assert lengths == [24, 12]
+    wanted = scores(ours, halves(everything, 12)[1], extractor=feature_extractor(name))
+    for key, value in wanted.items():
+        assert found["values"][key] == pytest.approx(value, rel=1e-4, abs=1e-4), key
+    assert found["num_images"] == found["reference"]["num_images"] == found["floor"]["count"] == 12
