@@ -92,12 +92,13 @@ def score_images(
         key = (reference, f"{extractor.name} {extractor.weights_sha256} {len(both)}")
         if key not in known:
             known[key] = described(extractor, Chosen(real, both.sort().values), accelerator)
-        theirs = known[key].take(
-            both.argsort().argsort()
-        )  # from the order of the split to that of the halves
+        place = both.argsort().argsort()  # of each image in the order of the split
+        other_half = known[key].take(place[: len(first)])
+        theirs = known[key].take(place[len(first) :])
+
         ours = described(extractor, drawn, accelerator)
-        values = scores(ours, theirs.take(torch.arange(len(first), len(both))), extractor=extractor)
-        values |= _recognised(extractor, ours, theirs)
+        values = scores(ours, theirs, extractor=extractor)
+        values |= _recognised(extractor, ours, known[key])
 
         found[f"{_key_of(folder, config)}/{reference}/{extractor.name}"] = record(
             values,
@@ -106,11 +107,7 @@ def score_images(
             reference=f"{reference} of {config.data.source}",
             reference_split=evaluation.reference_split,
             num_reference=len(second),
-            floor=floor_of(
-                theirs.take(torch.arange(len(first))),
-                theirs.take(torch.arange(len(first), len(both))),
-                extractor=extractor,
-            ),
+            floor=floor_of(other_half, theirs, extractor=extractor),
             sampler=drawn_with(folder.parent),
             seeds={"generator": config.seed, "images": config.sampling.seed, "scores": 0},
             step=notes.step,
