@@ -212,7 +212,7 @@ def test_drawn_images_train_a_classifier_by_their_folders_names(tmp_path):
     assert [item["label"] for item in items] == [3, 5]
     assert [float(item["image"].mean()) for item in items] == [-1.0, 1.0]
     (tmp_path / "images" / "0003").rename(tmp_path / "images" / "shoes")
-    with pytest.raises(ValueError, match="folders are not class numbers"):
+    with pytest.raises(ValueError, match="folders are neither class numbers nor names"):
         DrawnImages(tmp_path)
     with pytest.raises(ValueError, match=r"classifier_training.drawn_images=/nope: /nope is neither"):
         plan(settings.load(Config, "shapes_vit.yaml", ["classifier_training.drawn_images=/nope"]))
