@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 import pytest
 import yaml
-from annotated_types import Len
+from annotated_types import Len, Lt
 
 from var_pe.settings import files as config_files
 from var_pe.settings.command_line import check_options, describe, parse_arguments
@@ -64,6 +64,11 @@ class Toy:
     generator: Generator = Generator(depth=4)  # it is frozen
     sampling: Sampling = Sampling()
     classifier: Annotated[Classifier | None, Doc("trains a classifier")] = None
+
+
+@section(frozen=True)
+class Bounded:
+    share: Annotated[float, Lt(1)] = 0.5
 
 
 @pytest.fixture
@@ -218,6 +223,16 @@ def test_a_value_of_the_wrong_type_names_key_value_and_type(write, text, parts):
     assert all(part in message for part in parts), message
 
 
+@pytest.mark.parametrize("wrong", ["six", "0"])
+def test_a_wrong_value_is_refused_where_it_is_written_even_if_another_hides_it(write, wrong):
+    """It waits there for the next config that rests on the file."""
+    write(f"generator: {{depth: {wrong}}}", "low.yaml")
+    said = sentence(lambda: load(Toy, write("base: low\ngenerator: {depth: 3}"), ["generator.depth=3"]))
+    assert said.startswith("generator.depth in low.yaml must be ")
+    said = sentence(lambda: load(Toy, None, [f"generator.depth={wrong}", "generator.depth=3"]))
+    assert said.startswith("generator.depth on the command line must be ")
+
+
 def test_a_rule_of_a_section_is_reported_with_the_section(write):
     """`dim must be ...` alone does not say whose dim."""
     message = sentence(lambda: load(Toy, write("generator: {dim: 12}")))
@@ -313,7 +328,7 @@ def test_interpolations_are_refused_in_files(write, text):
         ("path=${seed}", "${seed} of path on the command line is an interpolation"),
         ("names=['${seed}']", "interpolation"),
         ("generator.encodng=a", "did you mean generator.encoding?"),
-        ("seed.sub=1", "unknown key seed.sub on the command line"),
+        ("seed.sub=1", "unknown key seed.sub on the command line; known are seed, path, "),
         ("seed", "key.sub=value"),
         ("=1", "key.sub=value"),
         ("pyramid=[1, 2", "pyramid on the command line"),
@@ -335,6 +350,8 @@ def test_a_wrong_override_is_refused(write, override, part):
         "? [a]\n: 1",
         "a: *b",
         "a: b: c",
+        "a: &a {b: *a}",
+        "generator: &itself {dim: *itself}",
         "[" * 5000,
         "\0",
     ],
@@ -447,6 +464,7 @@ def test_help_shows_every_setting_with_type_range_choices_default_and_meaning(ca
         "classifier.head.depth: int, at least 1 = 6",
     ]:
         assert line in shown
+    assert describe(Bounded) == "  share: float, in (-inf, 1) = 0.5"
     assert "generator.depth: int, at least 1 = 4" in shown, "the config's own default, not the section's"
 
 
