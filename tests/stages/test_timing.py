@@ -11,9 +11,11 @@ from PIL import Image
 from tests.runs import train_both
 from var_pe import settings
 from var_pe.files import size_on_disk
+from var_pe.stages import timing
 from var_pe.stages.config import Config
 from var_pe.stages.timing import time_stages, timed_plan
 from var_pe.stages.train import train_classifier
+from var_pe.training.stopping import Interrupted
 
 SMALL = [
     "data.shapes_train=300",
@@ -110,6 +112,19 @@ def test_a_stream_is_timed_without_its_length(a_config, temporary, tmp_path):
     costs = time_stages(config, "generator", Accelerator())
     assert [cost.stage for cost in costs] == ["tokenizer", "generator", "drawing (scripts/sample.py)"]
     assert not any(temporary.iterdir())
+
+
+def test_a_timed_plan_that_is_stopped_leaves_nothing(a_config, temporary, tmp_path, monkeypatch):
+    def stopped(*arguments):
+        raise Interrupted.after(15, 2, 8)
+
+    monkeypatch.setattr(timing, "train_generator", stopped)
+    with pytest.raises(Interrupted) as raised:
+        time_stages(a_config("shapes_learned.yaml"), "generator", Accelerator())
+    assert raised.value.code == 128 + 15
+    assert raised.value.sentence == "stopped, and nothing of the timed steps is left"
+    assert not any(temporary.iterdir())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["temporary"]
 
 
 def test_a_tokenizer_that_is_there_takes_no_time(a_config, temporary, tmp_path):

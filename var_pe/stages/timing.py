@@ -32,6 +32,7 @@ from var_pe.stages.tokens import training_tokens
 from var_pe.stages.train import train_classifier, train_generator, train_tokenizer
 from var_pe.training.config import TrainingConfig
 from var_pe.training.run import CHECKPOINTS_KEPT
+from var_pe.training.stopping import Interrupted
 
 T = TypeVar("T", bound=TrainingConfig)
 
@@ -72,12 +73,12 @@ def time_stages(config: Config, stage: str, accelerator: Accelerator) -> list[Co
     Raises:
         ValueError: the config cannot be trained, or its data are not here.
     """
-    with _temporary_folder(accelerator) as folder, _quiet():
-        if stage == "classifier":
-            return _classifier(config, shortened(config, folder), accelerator)
-        if stage == "tokenizer":
-            return _tokenizer(config, shortened(config, folder), accelerator)
-        return _generator(config, shortened(config, folder), accelerator)
+    costs_of = {"tokenizer": _tokenizer, "generator": _generator, "classifier": _classifier}[stage]
+    try:
+        with _temporary_folder(accelerator) as folder, _quiet():
+            return costs_of(config, shortened(config, folder), accelerator)
+    except Interrupted as stopped:
+        raise Interrupted(stopped.signum, "stopped, and nothing of the timed steps is left") from None
 
 
 def shortened(config: Config, folder: Path) -> Config:
