@@ -16,6 +16,7 @@ from var_pe.stages.score import is_scored, score_classifier, score_tokenizer
 from var_pe.stages.session import exit_with_sentence, session
 from var_pe.stages.timing import timed_plan
 from var_pe.stages.train import check_generator, train_classifier, train_generator, train_tokenizer
+from var_pe.training.config import TrainingConfig
 from var_pe.training.history import RULES, Rule
 
 STAGES = ("all", "tokenizer", "generator", "classifier")
@@ -69,7 +70,9 @@ def main() -> None:
         raise ValueError("--timed says what a training would take: give --dry-run, too")
 
     extend: Rule | None = arguments.extend
-    trainings = config.tokenizer_training, config.generator_training, config.classifier_training
+    trainings: tuple[TrainingConfig, ...] = config.tokenizer_training, config.generator_training
+    if stage != "generator":
+        trainings = (config.classifier_training if stage == "classifier" else config.tokenizer_training,)
     if arguments.dry_run:
         print(plan(config))
         if arguments.timed:

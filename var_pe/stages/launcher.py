@@ -45,20 +45,29 @@ def follow_launcher() -> None:
     sys.exit(128 + signal.SIGTERM)
 
 
+def was_meant_for_several() -> bool:
+    """Whether the launcher of one process was asked for several, which it only hints at by a port."""
+    parent = os.getppid()
+    if "MASTER_PORT" not in os.environ or not is_launcher(parent):
+        return False
+    given = words_of(parent, "environ")
+    return bool(given) and not any(word.startswith("MASTER_PORT=") for word in given)
+
+
 def is_launcher(process: int) -> bool:
-    return any(Path(word).name in LAUNCHERS for word in command_of(process))
+    return any(Path(word).name in LAUNCHERS for word in words_of(process, "cmdline"))
 
 
 def adopts_orphans(process: int) -> bool:
     """Whether a process is one that becomes the parent of those whose own has ended."""
-    words = command_of(process)
+    words = words_of(process, "cmdline")
     return process == 1 or (bool(words) and Path(words[0]).name == "systemd")
 
 
-def command_of(process: int) -> list[str]:
-    """The words of a process's command line; none where the system does not say."""
+def words_of(process: int, file: str) -> list[str]:
+    """A process's command line (`cmdline`) or variables (`environ`); none where the system does not say."""
     try:
-        line = Path(f"/proc/{process}/cmdline").read_text(errors="replace")
+        line = Path(f"/proc/{process}/{file}").read_text(errors="replace")
     except OSError:
         return []
     return [word for word in line.split("\0") if word]

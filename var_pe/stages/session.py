@@ -1,6 +1,5 @@
 """What every command needs around its work: the accelerator, and errors as one sentence."""
 
-import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -10,6 +9,7 @@ from importlib.util import find_spec
 from accelerate import Accelerator
 
 from var_pe.processes import say
+from var_pe.stages.accelerate_options import check_spread, refuse_options
 from var_pe.stages.launcher import follow_launcher
 from var_pe.training.config import TrainingConfig
 from var_pe.training.stopping import Interrupted, leave
@@ -22,9 +22,9 @@ def session(*trainings: TrainingConfig) -> Iterator[Accelerator]:
     Ctrl-C ends the process at once, as SIGTERM does, even while it waits for other processes. Only a training
     (`training/stopping.py`) has something to finish.
     """
-    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
     follow_launcher()
     accelerator = start_accelerator(*trainings)
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         yield accelerator
     except Interrupted as stopped:
@@ -43,20 +43,18 @@ def start_accelerator(*trainings: TrainingConfig) -> Accelerator:
     """One accelerator for all stages of a command, with the trackers of its trainings.
 
     Raises:
-        ValueError: a tracker is not installed, or the launcher started processes that do not find each other.
+        ValueError: a tracker is not installed, an option of Accelerate would change weights, or the launcher
+            started processes that do not find each other.
     """
     trackers = sorted({tracker for training in trainings for tracker in training.trackers})
     missing = [tracker for tracker in trackers if find_spec(tracker) is None]
     if missing:
         raise ValueError(f"trackers: {', '.join(missing)} is not installed (pip install {' '.join(missing)})")
 
-    accelerator = Accelerator(log_with=trackers or None, project_dir=".")
-    asked = int(os.environ.get("WORLD_SIZE", 1))
-    if accelerator.num_processes != asked:
-        raise ValueError(
-            f"the launcher started {asked} processes but each runs alone; "
-            f"on processors without a GPU set ACCELERATE_USE_CPU=true before accelerate launch"
-        )
+    # The precision is the settings' alone, so Accelerate casts nothing itself.
+    refuse_options(trainings)
+    accelerator = Accelerator(log_with=trackers or None, project_dir=".", mixed_precision="no")
+    check_spread(accelerator)
     return accelerator
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import fcntl
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,13 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import DistributedType
 from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
-from var_pe.files import into_place, remove, write_text, written_whole
+from var_pe.files import into_place, remove, write_json, write_text, written_whole
 from var_pe.processes import Processes
 from var_pe.training.checkpoints import newest, steps_in
 from var_pe.training.ema import EMA
@@ -54,6 +56,8 @@ class Run:
                 f"{self.folder} is in use by another process; wait for it or choose another run"
             ) from None
 
+        write_json(self.folder / "circumstances.json", circumstances(self.accelerator))
+
         # What a killed process of this run left; deeper folders may belong to a process that is alive.
         for folder in (self.folder, self.checkpoints):
             for leftover in folder.glob("*.partial"):
@@ -81,7 +85,8 @@ class Run:
 
         # The same bits need the same circumstances; if some differ, the run prints them and goes on.
         here, before = circumstances(self.accelerator), found.state
-        changed = [f"{key} {before.get(key)} -> {here[key]}" for key in here if before.get(key) != here[key]]
+        known = [key for key in here if key in before]
+        changed = [f"{key} {before[key]} -> {here[key]}" for key in known if before[key] != here[key]]
         if changed:
             self.accelerator.print(
                 f"resuming under other circumstances, not bit for bit: {'; '.join(changed)}"
@@ -194,7 +199,15 @@ def circumstances(accelerator: Accelerator) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "device": accelerator.device.type,
+        "spread": spread(accelerator),
     }
+
+
+def spread(accelerator: Accelerator) -> str:
+    """How the processes share the model, as Accelerate names it, with the options of FSDP."""
+    kind = accelerator.distributed_type.value
+    options = sorted(f"{name}={value}" for name, value in os.environ.items() if name.startswith("FSDP_"))
+    return f"{kind} {' '.join(options)}" if accelerator.distributed_type == DistributedType.FSDP else kind
 
 
 def _contiguous(state: Mapping[str, Any]) -> dict[str, Tensor]:
