@@ -116,11 +116,7 @@ class DrawnImages(Dataset[ImageItem]):
 
     def __init__(self, folder: Path, class_names: Sequence[str] = ()) -> None:
         given = f"classifier_training.drawn_images={folder}"
-        try:
-            self.images = ImageFolder(pictures_in(folder))
-        except ValueError as error:
-            raise ValueError(f"{given}: {error}") from error
-
+        self.images = drawn_pictures(folder)
         self.labels = labels_of_folders(self.images, class_names)
         if not self.labels or -1 in self.labels:
             raise ValueError(
@@ -150,6 +146,18 @@ class DrawnImages(Dataset[ImageItem]):
             "index": draw.index,
             "draw_number": draw.draw_number,
         }
+
+
+def drawn_pictures(folder: Path) -> ImageFolder:
+    """The pictures of `classifier_training.drawn_images`, whatever their folders are called.
+
+    Raises:
+        ValueError: the folder holds none, or one cannot be read.
+    """
+    try:
+        return ImageFolder(pictures_in(folder))
+    except ValueError as error:
+        raise ValueError(f"classifier_training.drawn_images={folder}: {error}") from error
 
 
 def pictures_in(folder: Path) -> Path:

@@ -14,11 +14,10 @@ from var_pe.data.sources import KNOWN, DataConfig, open_source
 from var_pe.data.streams import open_stream
 from var_pe.encodings import PositionEncoding
 from var_pe.encodings.base import HOOKS
-from var_pe.evaluation.folder import ImageFolder
 from var_pe.pyramid import Pyramid
 from var_pe.stages.begun import kept_grids, start_of
 from var_pe.stages.config import Config, settled_config
-from var_pe.stages.images import pictures_in
+from var_pe.stages.images import drawn_pictures
 from var_pe.stages.models import (
     build_classifier,
     build_generator,
@@ -96,7 +95,7 @@ def training_images_and_classes(config: Config) -> tuple[int | None, int, str]:
     read = [] if note else what_is_read(config.data)
     drawn = config.classifier_training.drawn_images
     if config.classifier is not None and drawn:
-        images, note = len(ImageFolder(pictures_in(Path(drawn)))), f", drawn ones in {drawn}{note}"
+        images, note = len(drawn_pictures(Path(drawn))), f", drawn ones in {drawn}{note}"
     if config.data.source == "shapes":
         note += f"; {entropy_bits():.2f} bits of entropy a picture"
     known = "a stream of" if images is None else images
