@@ -74,7 +74,7 @@ def read_state(path: Path) -> Any:
         raise ValueError(f"{path} was not written by torch.save, or is damaged") from error
 
 
-def _unpickled(path: Path) -> Any:
+def _unpickled(path: Path) -> object:
     zipped = zipfile.is_zipfile(path)
     if zipped:
         with zipfile.ZipFile(path) as archive:

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import ClassVar, cast
 
 import torch
 from diffusers.configuration_utils import ConfigMixin
@@ -33,7 +33,7 @@ class SavedModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # both declare
         max_shard_size: int | str = "10GB",
         push_to_hub: bool = False,
         use_flashpack: bool = False,
-        **kwargs: Any,
+        **kwargs: object,
     ) -> None:
         """diffusers' folder, in which no weights of an earlier save are left, whatever their format.
 

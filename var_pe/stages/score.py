@@ -32,6 +32,8 @@ from var_pe.training.notes import TrainingNotes
 
 REFERENCES = ("images", "reconstructions")
 
+Found = dict[str, Any]  # records by the keys that they have in metrics.json
+
 
 def feature_extractor(name: str, inception_weights: str | None = None) -> FeatureExtractor:
     """The extractor called `inception` or `efficientnet_lite0`, or the classifier in a run's folder."""
@@ -57,7 +59,7 @@ def score_images(
     reference: str = "images",
     inception_weights: str | None = None,
     known: dict[tuple[str, str], FeatureSet] | None = None,
-) -> dict[str, Any]:
+) -> Found:
     """Scores a folder of images against a real split or its reconstructions; adds the scores to metrics.json.
 
     The number of reference images is that of the generated ones, at most half of the split and at most
@@ -175,7 +177,7 @@ def score_tokenizer(
     *,
     features: Sequence[str] = (),
     inception_weights: str | None = None,
-) -> dict[str, Any]:
+) -> Found:
     """PSNR, usage and perplexity per level on the whole test split; scores of reconstructions against images.
 
     Like generated images, the reconstructions of one half of the split are compared with the images of the
@@ -193,7 +195,7 @@ def score_tokenizer(
     }
     values = validate_tokenizer(tokenizer, held_out, accelerator)
 
-    found: dict[str, Any] = {
+    found: Found = {
         "tokenizer": {
             "values": {name.removeprefix("validation/"): value for name, value in values.items()},
             "tokens_per_image": tokenizer.pyramid.num_tokens,
@@ -237,7 +239,7 @@ def score_classifier(
     accelerator: Accelerator,
     size: Sequence[int] | None = None,
     resample: str = DEFAULT_CONVENTION,
-) -> dict[str, Any]:
+) -> Found:
     """Top-1 on the whole test split; `size` (rows and columns of pixels) scores at a size without training.
 
     Raises:
@@ -273,7 +275,7 @@ def is_scored(run: Path, kind: str) -> bool:
     return weights.get("sha256") == weights_hash(run / kind)
 
 
-def summary(found: dict[str, Any]) -> str:
+def summary(found: Found) -> str:
     """The values of records as lines of text, each with its floor if there is one."""
     lines = []
     for key, entry in found.items():
