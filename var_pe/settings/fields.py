@@ -19,7 +19,7 @@ import pydantic
 import pydantic.dataclasses
 from annotated_types import Ge, Gt, Le, Lt
 from pydantic import BaseModel, Field
-from pydantic_core import PydanticUndefined, core_schema
+from pydantic_core import ErrorDetails, PydanticUndefined, core_schema
 
 from var_pe.settings.files import ConfigError, show
 
@@ -95,13 +95,13 @@ def fields_of(schema: Any, prefix: str = "", around: object = None) -> dict[str,
 
 
 @functools.cache
-def flat_model(schema: Any) -> type[BaseModel]:
+def flat_model(schema: type) -> type[BaseModel]:
     """All settings of a dataclass and of its sections in one model, whose fields are their whole keys."""
     return pydantic.create_model("Settings", __config__=STRICT, **fields_of(schema))
 
 
 @functools.cache
-def all_settings(schema: Any) -> tuple[Setting, ...]:
+def all_settings(schema: type) -> tuple[Setting, ...]:
     """Every setting of a dataclass and of its sections, in order."""
     nodes = flat_model(schema).model_json_schema()["properties"]
     return tuple(Setting(key, node) for key, node in nodes.items())
@@ -150,7 +150,7 @@ def range_of(node: Node) -> str:
 
 
 @contextmanager
-def one_sentence(schema: Any, given: Mapping[str, Any], origin: str = "") -> Iterator[None]:
+def one_sentence(schema: type, given: Mapping[str, object], origin: str = "") -> Iterator[None]:
     """Turns pydantic's errors about `given` values into one sentence: whole key, origin, rule and value.
 
     Raises:
@@ -162,7 +162,7 @@ def one_sentence(schema: Any, given: Mapping[str, Any], origin: str = "") -> Ite
         raise ConfigError(sentence_of(schema, error.errors(include_url=False), given, origin)) from None
 
 
-def sentence_of(schema: Any, errors: list[Any], given: Mapping[str, Any], origin: str) -> str:
+def sentence_of(schema: type, errors: list[ErrorDetails], given: Mapping[str, object], origin: str) -> str:
     """The first of pydantic's errors as `one_sentence` says it."""
     first, path = errors[0], [str(part) for part in errors[0]["loc"]]
     key = path[0] if path else ""

@@ -35,7 +35,7 @@ class Loader(yaml.SafeLoader):
         if isinstance(node, yaml.ScalarNode) and "${" in node.value:
             refuse(node, f"{node.value} is an interpolation: write the value itself")
 
-        seen: list[Any] = []
+        seen: list[object] = []
         for key, _ in node.value if isinstance(node, yaml.MappingNode) else ():
             if key.value in seen:
                 refuse(key, f"the key {key.value} is given twice")
@@ -56,7 +56,9 @@ class Dumper(yaml.SafeDumper):
     # For error sentences: what YAML does not have
     yaml_multi_representers = {object: lambda dumper, value: dumper.represent_data(repr(value))}
 
-    def represent_sequence(self, tag: str, sequence: Any, flow_style: bool | None = None) -> Any:
+    def represent_sequence(
+        self, tag: str, sequence: Any, flow_style: bool | None = None
+    ) -> yaml.SequenceNode:
         return super().represent_sequence(tag, sequence, flow_style=True)
 
 
@@ -71,11 +73,11 @@ def parse_yaml(text: str | bytes, where: str) -> Any:
         raise ConfigError(f"cannot read the YAML{where}{line}: {reason}") from None
 
 
-def dump(value: Any, **layout: Any) -> str:
+def dump(value: object, **layout: Any) -> str:
     return yaml.dump(value, Dumper=Dumper, sort_keys=False, allow_unicode=True, **layout)
 
 
-def show(value: Any) -> str:
+def show(value: object) -> str:
     """A value on one line, as it would be written in a config file."""
     return dump(value, default_flow_style=True, width=sys.maxsize).removesuffix("...\n").rstrip("\n")
 
