@@ -29,7 +29,7 @@ from var_pe.interop.var.conversion import to_var
 from var_pe.models.generator import VARTransformer
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.sampling.pipeline import VARPipeline
-from var_pe.settings.command_line import check_options
+from var_pe.settings.command_line import check_options, given_path
 from var_pe.settings.fields import Positive, PositiveFloat
 from var_pe.stages.config import Config
 from var_pe.stages.draw import load_pipeline
@@ -60,17 +60,17 @@ def arguments() -> argparse.Namespace:
     )
     add = parser.add_argument
     which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--run", metavar="DIR", help="a trained run")
+    which.add_argument("--run", type=given_path, metavar="DIR", help="a trained run")
     which.add_argument("--depth", type=int, help="VAR's shape: so many blocks and heads, width 64 times that")
     add("--levels", type=int, nargs="+", default=VAR_LEVELS, help="with --depth: sides of the grids")
     add("--codes", type=int, default=4096, help="with --depth: size of the codebook")
     add("--channels", type=int, default=160, help="with --depth: width of the tokenizer")
-    add("--reference", type=Path, metavar="DIR", help="a checkout of the public VAR repository")
+    add("--reference", type=given_path, metavar="DIR", help="a checkout of the public VAR repository")
     add("--batch", type=int, default=64)
     add("--rounds", type=int, default=5, help="rounds that count")
     add("--guidance", type=float, default=1.5)
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    add("--output", type=Path, help="also write the numbers as JSON")
+    add("--output", type=given_path, help="also write the numbers as JSON")
     return parser.parse_args()
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from var_pe.comparison.generator_study import compare
 from var_pe.comparison.report import FILES, as_text, write_report
-from var_pe.settings.command_line import parse_arguments
+from var_pe.settings.command_line import given_path, parse_arguments
 from var_pe.stages.config import Config
 from var_pe.stages.session import exit_with_sentence, session
 
@@ -41,7 +41,7 @@ def options(parser: argparse.ArgumentParser) -> None:
 
     parser.add_argument(
         "--output",
-        type=Path,
+        type=given_path,
         help="folder of the runs and the report; the tokenizer that they share stays in the config's "
         "tokenizer_run; default: the config's run + _comparison",
     )

@@ -9,6 +9,7 @@ A ViT is written as a classifier that takes images in [-1, 1]; its outputs are c
 """
 
 import argparse
+import os
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from var_pe.interop.vit.architecture import CONFIG, normalisation_of, of_archite
 from var_pe.interop.vit.conversion import convert as convert_vit
 from var_pe.interop.vit.names import THEIRS, ViTWeights
 from var_pe.sampling.pipeline import VARPipeline
+from var_pe.settings.command_line import given_path
 from var_pe.stages.session import exit_with_sentence
 
 
@@ -32,10 +34,12 @@ def arguments() -> argparse.Namespace:
     )
 
     # From VAR's files to a pipeline
-    parser.add_argument("--vqvae", type=Path, metavar="FILE", help="VAR's tokenizer: .pth or .safetensors")
+    parser.add_argument(
+        "--vqvae", type=given_path, metavar="FILE", help="VAR's tokenizer: .pth or .safetensors"
+    )
     parser.add_argument(
         "--var",
-        type=Path,
+        type=given_path,
         metavar="FILE",
         help="VAR's transformer: .pth or .safetensors, or a checkpoint of its training",
     )
@@ -51,7 +55,7 @@ def arguments() -> argparse.Namespace:
     # Another library's ViT
     parser.add_argument(
         "--vit",
-        type=Path,
+        type=given_path,
         metavar="PATH",
         help="a ViT's file of weights, or a folder as timm and the hub have it",
     )
@@ -60,6 +64,7 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument(
         "--architecture",
+        type=os.path.expanduser,
         metavar="NAME",
         help="of timm: a name, best with its tag, or a folder with its config.json; default: --vit",
     )
@@ -80,12 +85,12 @@ def arguments() -> argparse.Namespace:
     # And back
     parser.add_argument(
         "--to-var",
-        type=Path,
+        type=given_path,
         metavar="DIR",
         help="a pipeline folder, of which vae.pth and var.pth are written",
     )
     parser.add_argument(
-        "--output", type=Path, required=True, metavar="DIR", help="a folder that does not exist yet"
+        "--output", type=given_path, required=True, metavar="DIR", help="a folder that does not exist yet"
     )
     given = parser.parse_args()
 

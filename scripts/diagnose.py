@@ -9,7 +9,7 @@ torchvision or DINOv2.
 """
 
 import argparse
-from pathlib import Path
+import os
 
 from var_pe.diagnosis.diagnose import diagnose
 from var_pe.diagnosis.opening import Checkpoint
@@ -17,7 +17,7 @@ from var_pe.diagnosis.report import as_text, write_page
 from var_pe.evaluation.evidence import TASKS, read_evidence
 from var_pe.interop.vit.names import THEIRS
 from var_pe.resampling.conventions import CONVENTIONS, DEFAULT_CONVENTION
-from var_pe.settings.command_line import check_options
+from var_pe.settings.command_line import check_options, given_path
 from var_pe.settings.fields import Positive
 from var_pe.stages.session import exit_with_sentence
 
@@ -26,7 +26,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("path", type=Path, metavar="RUN_OR_CHECKPOINT")
+    parser.add_argument("path", type=given_path, metavar="RUN_OR_CHECKPOINT")
     parser.add_argument(
         "--size", nargs=2, type=int, metavar=("H", "W"), help="size in pixels to check it for"
     )
@@ -35,12 +35,15 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--task", choices=TASKS, help="what the model is to be used for")
     parser.add_argument(
-        "--evidence", type=Path, help="table of measured scores; default: docs/task_evidence.json"
+        "--evidence", type=given_path, help="table of measured scores; default: docs/task_evidence.json"
     )
-    parser.add_argument("--output", type=Path, help="page to write; default: diagnosis.html beside the model")
+    parser.add_argument(
+        "--output", type=given_path, help="page to write; default: diagnosis.html beside the model"
+    )
     parser.add_argument("--source", choices=THEIRS, help="for a file: the library it is from")
     parser.add_argument(
         "--architecture",
+        type=os.path.expanduser,
         metavar="NAME",
         help="for a file of timm: its name, or a folder with its config.json",
     )

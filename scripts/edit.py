@@ -22,7 +22,7 @@ from var_pe.sampling.pipeline import VARPipelineOutput
 from var_pe.sampling.png import write_png
 from var_pe.sampling.sheets import write_sheet
 from var_pe.seeding import generator_for
-from var_pe.settings.command_line import check_options, parse_arguments
+from var_pe.settings.command_line import check_options, given_path, parse_arguments
 from var_pe.settings.fields import NonNegative, Positive, Share
 from var_pe.stages.config import Config
 from var_pe.stages.draw import class_in_words, load_pipeline
@@ -50,7 +50,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     rules = " | ".join(RULES)
     add("--rule", choices=tuple(RULES), default="half", help=f"how much of a cell must be masked: {rules}")
     add("--keep-unmasked", action="store_true", help="paste the original's pixels back outside the mask")
-    add("--output", type=Path, help="folder to write; default: edited in the run's folder")
+    add("--output", type=given_path, help="folder to write; default: edited in the run's folder")
 
 
 @exit_with_sentence()

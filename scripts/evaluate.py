@@ -8,11 +8,12 @@ Images that do not exist yet are drawn first.
 """
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
 from var_pe.resampling.conventions import CONVENTIONS
-from var_pe.settings.command_line import FOLDERS, parse_arguments, refuse_unused
+from var_pe.settings.command_line import FOLDERS, given_path, parse_arguments, refuse_unused
 from var_pe.stages.config import Config
 from var_pe.stages.draw import draw_folder, load_pipeline
 from var_pe.stages.images import pictures_in
@@ -43,6 +44,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     # What is compared
     parser.add_argument(
         "--features",
+        type=os.path.expanduser,
         nargs="+",
         help="inception, efficientnet_lite0 or the run of a classifier; default: evaluation.features",
     )
@@ -54,7 +56,7 @@ def options(parser: argparse.ArgumentParser) -> None:
         help="compare with real images or with their reconstructions",
     )
     parser.add_argument(
-        "--images", type=Path, help="score this folder (or .npz) instead of the run's own images"
+        "--images", type=given_path, help="score this folder (or .npz) instead of the run's own images"
     )
 
     # A classifier at another size

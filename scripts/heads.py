@@ -16,7 +16,7 @@ from var_pe.comparison.head_study import as_markdown, study_heads
 from var_pe.comparison.heads import HeadTraining
 from var_pe.evaluation.evidence import write_evidence
 from var_pe.files import write_text
-from var_pe.settings.command_line import check_options, parse_arguments
+from var_pe.settings.command_line import check_options, given_path, parse_arguments
 from var_pe.settings.fields import Positive
 from var_pe.stages.config import Config
 from var_pe.stages.session import exit_with_sentence, session
@@ -26,7 +26,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--encodings", nargs="+", required=True, metavar="LINE")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="N")
     parser.add_argument("--steps", type=int, default=HeadTraining.steps, help="training steps of each head")
-    parser.add_argument("--output", type=Path, help="default: the config's run + _resolutions")
+    parser.add_argument("--output", type=given_path, help="default: the config's run + _resolutions")
 
 
 @exit_with_sentence()

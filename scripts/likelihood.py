@@ -15,7 +15,7 @@ from var_pe.files import write_json
 from var_pe.processes import Processes
 from var_pe.progress import Counter
 from var_pe.sampling.likelihood import Bits, Likelihood, bits_of_set, check_same_classes, summarised
-from var_pe.settings.command_line import check_options, parse_arguments
+from var_pe.settings.command_line import check_options, given_path, parse_arguments
 from var_pe.settings.fields import Positive
 from var_pe.stages.config import Config
 from var_pe.stages.draw import load_pipeline, weights_of
@@ -30,7 +30,7 @@ def options(parser: argparse.ArgumentParser) -> None:
         "--images", type=int, default=1000, help="number of test images, drawn over all of them"
     )
     parser.add_argument("--batch", type=int, default=100, help="images at once; does not change the result")
-    parser.add_argument("--output", type=Path, help="default: likelihood.json in the run's folder")
+    parser.add_argument("--output", type=given_path, help="default: likelihood.json in the run's folder")
 
 
 @exit_with_sentence()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from var_pe.comparison.resolution_study import as_markdown, parse_size, study_resolutions
 from var_pe.files import write_json, write_text
-from var_pe.settings.command_line import parse_arguments
+from var_pe.settings.command_line import given_path, parse_arguments
 from var_pe.stages.config import Config
 from var_pe.stages.session import exit_with_sentence, session
 
@@ -32,7 +32,7 @@ def options(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help="how tables are resampled; default: timm",
     )
-    parser.add_argument("--output", type=Path, help="default: the config's run + _resolutions")
+    parser.add_argument("--output", type=given_path, help="default: the config's run + _resolutions")
 
 
 @exit_with_sentence()

@@ -16,7 +16,7 @@ from var_pe.sampling.card import publish, save_with_card
 from var_pe.sampling.pipeline import VARPipeline
 from var_pe.sampling.saved import check_free
 from var_pe.sampling.sheets import write_levels
-from var_pe.settings.command_line import check_options, parse_arguments
+from var_pe.settings.command_line import check_options, given_path, parse_arguments
 from var_pe.settings.fields import Positive
 from var_pe.stages.config import Config
 from var_pe.stages.draw import class_in_words, draw_folder, load_pipeline
@@ -29,7 +29,7 @@ USED_SETTINGS = ("sampling",)  # settings that change the images
 def options(parser: argparse.ArgumentParser) -> None:
     # The folder of images
     parser.add_argument(
-        "--output", type=Path, help="folder of the images; default: drawn in the run's folder"
+        "--output", type=given_path, help="folder of the images; default: drawn in the run's folder"
     )
     parser.add_argument(
         "--class",
@@ -57,13 +57,13 @@ def options(parser: argparse.ArgumentParser) -> None:
     # Or something else instead
     parser.add_argument(
         "--levels",
-        type=Path,
+        type=given_path,
         metavar="PNG",
         help="only write a picture: one image of each class after every level, coarse to fine",
     )
     parser.add_argument(
         "--save-pipeline",
-        type=Path,
+        type=given_path,
         metavar="DIR",
         help="only save the run as a pipeline folder with a model card",
     )

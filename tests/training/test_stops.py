@@ -142,10 +142,10 @@ def stop(folder: Path, cell: Cell, number: int, seed: int) -> Stop:
         )
 
     wait_for_moment(clock, number, folder / run, launcher)
-    children = [process for process, parent in marked(run) if parent == launcher.pid]
+    children = trainings_of(launcher.pid, run)
     while cell.to == "one process" and not children:
         time.sleep(0.02)
-        children = [process for process, parent in marked(run) if parent == launcher.pid]
+        children = trainings_of(launcher.pid, run)
 
     logged, began = last_step(folder / run), time.monotonic()
     if cell.to == "launcher":
@@ -203,6 +203,17 @@ def marked(run: str) -> Iterator[tuple[int, int]]:
                 yield int(folder.name), int(parent)
         except OSError:
             continue  # it has just ended, or belongs to somebody else
+
+
+def trainings_of(launcher: int, run: str) -> list[int]:
+    """The training processes that a launcher has started, not what it asks about the machine."""
+    children = [process for process, parent in marked(run) if parent == launcher]
+    lines = {process: Path(f"/proc/{process}/cmdline") for process in children}
+    return [
+        process
+        for process, line in lines.items()
+        if line.exists() and b"train.py\0" in line.read_bytes() and b"launch" not in line.read_bytes()
+    ]
 
 
 def as_shell(status: int) -> int:

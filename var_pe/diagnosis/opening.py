@@ -1,6 +1,6 @@
 """Opens what is diagnosed: a run, a saved model or pipeline, another library's checkpoint."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from var_pe import settings
@@ -13,7 +13,7 @@ from var_pe.models.generator import VARTransformer
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.models.vit import ViTClassifier
 from var_pe.stages.config import Config
-from var_pe.stages.models import load_model
+from var_pe.stages.models import find_tokenizer, load_model
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def of_run(folder: Path) -> Subject:
         return Subject(folder.name, load_model(ViTClassifier, folder / "classifier"), config)
 
     model = load_model(VARTransformer, folder / "generator")
-    tokenizer = Path(config.tokenizer_run) / "tokenizer"
+    tokenizer = find_tokenizer(replace(config, run=str(folder)))
     loaded = load_model(VQTokenizer, tokenizer) if (tokenizer / "config.json").exists() else None
     return Subject(folder.name, model, config, loaded)
 

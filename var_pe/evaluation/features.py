@@ -11,16 +11,16 @@ from typing import Annotated, Any, Literal
 import torch
 from torch import Tensor, nn
 
-from var_pe.settings.fields import Doc, NonNegative, section
+from var_pe.settings.fields import Doc, FilePath, NonNegative, section
 
 
 @section(frozen=True)
 class EvaluationConfig:
     features: Annotated[
-        list[str], Doc("each of: inception | efficientnet_lite0 | the folder of a classifier's run")
+        list[FilePath], Doc("each of: inception | efficientnet_lite0 | the folder of a classifier's run")
     ] = field(default_factory=lambda: ["efficientnet_lite0"])
     inception_weights: Annotated[
-        str | None, Doc("a local file with torch-fidelity's weights; null: downloaded")
+        FilePath | None, Doc("a local file with torch-fidelity's weights; null: downloaded")
     ] = None
     reference_split: Annotated[Literal["train", "test"], Doc("the real images to compare with")] = "test"
     images: Annotated[

@@ -1,6 +1,7 @@
 """Command lines: `--config FILE key.sub=value`, and `--help` with every setting."""
 
 import argparse
+import os
 import re
 import sys
 import textwrap
@@ -18,6 +19,11 @@ T = TypeVar("T")
 
 # The settings that say where a config's models are
 FOLDERS = ("run", "tokenizer_run")
+
+
+def given_path(text: str) -> Path:
+    """The path that an option names; shells leave the `~` of `--output=~/folder` to the program."""
+    return Path(text).expanduser()
 
 
 def describe(schema: type, used_settings: Sequence[str] = ()) -> str:
@@ -99,11 +105,18 @@ def parse_arguments(
         allow_abbrev=False,
     )
     which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--config", metavar="FILE", help="a YAML file; a bare name may be in configs/")
+    which.add_argument(
+        "--config",
+        type=os.path.expanduser,
+        metavar="FILE",
+        help="a YAML file; a bare name may be in configs/",
+    )
     if runs:
-        which.add_argument("--run", metavar="DIR", help="the folder of a run: its own config")
+        which.add_argument(
+            "--run", type=os.path.expanduser, metavar="DIR", help="the folder of a run: its own config"
+        )
     if instead:
-        which.add_argument(instead, metavar="DIR")
+        which.add_argument(instead, type=os.path.expanduser, metavar="DIR")
     parser.add_argument(
         "overrides", nargs="*", metavar="key.sub=value", help="settings that differ from FILE"
     )

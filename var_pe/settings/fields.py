@@ -10,6 +10,7 @@ Checks, error sentences and `--help` are made from its type, range, choices, def
 import difflib
 import functools
 import math
+import os
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import is_dataclass
@@ -32,8 +33,10 @@ ShareBelowOne = Annotated[float, Ge(0), Lt(1)]
 
 # The setting may change when a run is resumed: the weights do not depend on it.
 CHANGES_NO_WEIGHTS = Field(json_schema_extra={"changes_no_weights": True})
-# Two different texts may be the same path.
-FilePath = Annotated[str, Field(json_schema_extra={"is_a_path": True})]
+# Two different texts may be the same path. Shells leave the `~` of `key=~/folder` to the program.
+FilePath = Annotated[
+    str, pydantic.AfterValidator(lambda path: written_out(path)), Field(json_schema_extra={"is_a_path": True})
+]
 # Strictly so: pydantic alone takes `true` and 1.0 for a `Literal` of 1.
 WholeNumber = pydantic.BeforeValidator(pydantic.TypeAdapter(pydantic.StrictInt).validate_python)
 
@@ -41,6 +44,17 @@ STRICT = pydantic.ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 TYPES = {"integer": "int", "number": "float", "string": "str", "boolean": "bool", "null": "null"}
 # How pydantic's names begin for the errors that `range_of` puts into words
 OUTSIDE = ("greater_", "less_", "finite_", "too_")
+
+
+def written_out(path: str) -> str:
+    """The path of a file or folder with its `~` written out.
+
+    Raises:
+        ValueError: nothing is named.
+    """
+    if not path:
+        raise ValueError("must name a file or folder, got nothing")
+    return os.path.expanduser(path)
 
 
 def Doc(meaning: str) -> Any:

@@ -117,7 +117,7 @@ def differences(
 
         shown = [show(tree[name]) if name in tree else "absent" for tree in (old, new)]
         same = shown[0] == shown[1]
-        if said.get("is_a_path") and before and after:
+        if said.get("is_a_path") and isinstance(before, str) and isinstance(after, str):
             same = os.path.realpath(before) == os.path.realpath(after)
         if not same:
             lines.append(f"{key}: {' -> '.join(shown)}")

@@ -6,7 +6,7 @@ from typing import Literal
 from var_pe import settings
 from var_pe.pyramid import Grid
 from var_pe.stages.config import Config
-from var_pe.stages.models import weights_hash
+from var_pe.stages.models import find_tokenizer, weights_hash
 from var_pe.training.checkpoints import steps_in
 from var_pe.training.config import TrainingConfig
 from var_pe.training.history import Asked, History, Rule, Start, asked_for
@@ -99,7 +99,7 @@ def check_codes(config: Config) -> None:
     Raises:
         ValueError: it is another one, and the generator's tokens mean other codes to it.
     """
-    run, tokenizer = Path(config.run), Path(config.tokenizer_run) / "tokenizer"
+    run, tokenizer = Path(config.run), find_tokenizer(config)
     known, history = TrainingNotes.read(run / "generator").tokenizer, History.read(run)
     if history is not None and steps_in(run / "checkpoints"):
         known = history.tokenizer

@@ -28,7 +28,7 @@ from var_pe.tasks.tokenizer import TokenizerTraining
 
 @section(frozen=True)
 class Config:
-    run: Annotated[str, Doc("folder of this run"), CHANGES_NO_WEIGHTS]
+    run: Annotated[FilePath, Doc("folder of this run"), CHANGES_NO_WEIGHTS]
     tokenizer_run: Annotated[
         FilePath,
         Doc("folder of the tokenizer, shared by all encodings of a data set; trained if it does not exist"),

@@ -1,5 +1,6 @@
 """The models of a run: built anew, loaded, or started from the weights of another run."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -212,8 +213,37 @@ def _check_trained(cls: type[SavedModel], folder: Path) -> None:
 
 
 def load_tokenizer(config: Config) -> VQTokenizer:
-    """The trained tokenizer that the config names."""
-    return load_model(VQTokenizer, Path(config.tokenizer_run) / "tokenizer")
+    """The trained tokenizer that the config names.
+
+    Raises:
+        ValueError: it is not there.
+    """
+    folder = find_tokenizer(config)
+    if not folder.exists() and not os.path.isabs(config.tokenizer_run):
+        raise ValueError(
+            f"tokenizer_run={config.tokenizer_run} holds no trained tokenizer, seen from the working folder "
+            f"{Path.cwd()} or from where the run is now: give tokenizer_run=FOLDER, or train it first "
+            f"(scripts/train.py)"
+        )
+    return load_model(VQTokenizer, folder)
+
+
+def find_tokenizer(config: Config) -> Path:
+    """The folder of the config's trained tokenizer, also if it was moved together with the run.
+
+    A relative path counts from the working folder. If nothing is there, the tokenizer lies where it lay as
+    seen from the run's folder when the run was made.
+    """
+    folder, own = Path(config.tokenizer_run), Path(config.run) / "config.yaml"
+    if not (folder / "tokenizer").exists() and own.exists():
+        made = settings.load(Config, own)
+        alike = os.path.isabs(made.run) == os.path.isabs(made.tokenizer_run)
+        if alike and made.tokenizer_run == config.tokenizer_run:
+            way = os.path.relpath(made.tokenizer_run, made.run)
+            moved = Path(os.path.normpath(Path(config.run).absolute() / way))
+            if (moved / "tokenizer").exists():
+                return moved / "tokenizer"
+    return folder / "tokenizer"
 
 
 def weights_hash(folder: Path) -> str:

@@ -25,7 +25,7 @@ from var_pe.resampling.conventions import DEFAULT_CONVENTION
 from var_pe.sampling.folder import drawn_with
 from var_pe.stages.config import Config
 from var_pe.stages.images import Labelled, RealImages, Reconstructions, held_out_images_at, picture_box
-from var_pe.stages.models import load_model, load_tokenizer, weights_hash
+from var_pe.stages.models import find_tokenizer, load_model, load_tokenizer, weights_hash
 from var_pe.stages.pyramids import tokenizer_pyramids
 from var_pe.tasks.tokenizer import validate_tokenizer
 from var_pe.training.notes import TrainingNotes
@@ -183,7 +183,7 @@ def score_tokenizer(
     Like generated images, the reconstructions of one half of the split are compared with the images of the
     other half. The floor compares the images of both halves.
     """
-    folder = Path(config.tokenizer_run)
+    folder = find_tokenizer(config).parent
     tokenizer = tokenizer.to(accelerator.device)
     notes = TrainingNotes.read(folder / "tokenizer")
 
