@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from var_pe.data.shapes import CLASSES, SPACE, Factors, Shapes, entropy_bits, render
+from var_pe.data.sources import DataConfig
+from var_pe.settings import ConfigError
 
 MIDDLE = Factors(*(count // 2 for count in SPACE))
 
@@ -104,3 +106,9 @@ def test_rows_and_columns_are_evenly_spaced(shapes):
     steps = [b - a for a, b in pairwise(rows)]
     assert np.ptp(steps) < 0.5
     assert min(steps) > 3
+
+
+@pytest.mark.parametrize("key", ["shapes_train", "shapes_test"])
+def test_more_pictures_than_there_can_be_are_refused_before_their_labels_are_made(key):
+    with pytest.raises(ConfigError, match=rf"{key} must be in \[1, 1e\+06\], got 1000000000000"):
+        DataConfig(**{key: 10**12})

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
-from annotated_types import Ge
+from annotated_types import Ge, Le
 
 from var_pe.data.folder_source import Folder, FolderSource
 from var_pe.data.folders import ARCHIVES
@@ -58,6 +58,8 @@ NATIVE = ("shapes", "fashion_mnist")
 # Where Debian's package dataset-fashion-mnist puts its files
 FASHION_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 UNLABELLED = "unlabelled"
+# There are 786,432 different pictures of shapes; the labels of all that are asked for are held in memory.
+ShapesCount = Annotated[int, Ge(1), Le(1_000_000)]
 
 
 @section(frozen=True)
@@ -97,8 +99,10 @@ class DataConfig:
         NonNegative | None,
         Doc("seed by which some of the images are drawn, as for limit; null: the first ones as stored"),
     ] = 0
-    shapes_train: Annotated[Positive, Doc("pictures in the training split of shapes")] = 50_000
-    shapes_test: Annotated[Positive, Doc("pictures in the test split of shapes"), CHANGES_NO_WEIGHTS] = 10_000
+    shapes_train: Annotated[ShapesCount, Doc("pictures in the training split of shapes")] = 50_000
+    shapes_test: Annotated[ShapesCount, Doc("pictures in the test split of shapes"), CHANGES_NO_WEIGHTS] = (
+        10_000
+    )
     height: Annotated[Positive, Doc("pixels of an image from top to bottom")] = 32
     width: Annotated[Positive, Doc("pixels of an image from left to right")] = 32
     channels: Annotated[Literal[1, 3], WholeNumber, Doc("1 for grey, 3 for colour")] = 3
