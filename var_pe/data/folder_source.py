@@ -184,14 +184,15 @@ class FolderSource:
         """
         # Sorted as paths are, folder by folder
         inside = self.below.relative_to(self.folder.root).as_posix()
-        files = sorted([*inside.split("/"), *os.fsdecode(name).split("/")] for name in self.names_N.tolist())
+        inside = "" if inside == "." else f"{inside}/"
+        names = [inside + os.fsdecode(name) for name in self.names_N.tolist()]
+
         digest = hashlib.blake2b(digest_size=16)
-        for parts in files:
-            name = "/".join(part for part in parts if part != ".")
-            file = self.folder.root / name
-            digest.update(repr((name, file.stat().st_size)).encode())
+        for name in sorted(names, key=lambda name: name.split("/")):
+            file = f"{self.folder.root}/{name}"
+            digest.update(repr((name, os.stat(file).st_size)).encode())
             if kind_of(name) in UNPACKED:
-                digest.update(ending(file))
+                digest.update(ending(Path(file)))
 
         columns = [self.folder.image_column]
         columns += [self.folder.label_column] if self.folder.label_column else []

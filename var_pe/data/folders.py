@@ -5,7 +5,7 @@ docs/data.md says which layouts are read. Whatever is left out is remarked on.
 
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -163,21 +163,23 @@ def leave_out_nameless(pictures: Pictures, which: str) -> None:
 
 def by_folder(folder: Path, found: Found, known: Sequence[str], skip_unreadable: bool) -> Pictures:
     """The pictures with the first folder below the split's as their class."""
-    depth = depth_of_classes(found.pictures, known)
-    parts = [file.split("/") for file in found.pictures]
-    stored = [part[depth] if len(part) > depth + 1 else None for part in parts]
+    places = [file.rpartition("/")[0] for file in found.pictures]
+    parts = {place: place.split("/") if place else [] for place in set(places)}
+    depth = depth_of_classes(parts.values(), known)
 
     # The classes are sorted as their folders are stored; one class may be stored in several forms.
     forms: dict[str, set[str]] = {}
-    for name in set(stored) - {None}:
-        forms.setdefault(composed(str(name)), set()).add(str(name))
+    for part in parts.values():
+        for stored in part[depth : depth + 1]:
+            forms.setdefault(composed(stored), set()).add(stored)
     classes = tuple(sorted(forms, key=lambda name: min(forms[name])))
 
-    names = [None if name is None else composed(name) for name in stored]
-    pictures = Pictures(folder, found.pictures, names, classes)
+    class_of = {place: composed(part[depth]) if len(part) > depth else None for place, part in parts.items()}
+    pictures = Pictures(folder, found.pictures, [class_of[place] for place in places], classes)
     remarks = pictures.remarks
     if depth:
-        remarks.append(f"{folder} holds one folder, {parts[0][0]}, whose folders are the classes")
+        around = min(part[0] for part in parts.values())
+        remarks.append(f"{folder} holds one folder, {around}, whose folders are the classes")
     remarks += [
         f"{folder}: {len(stored)} folders are class {name}, since their names differ in Unicode's form alone"
         for name, stored in forms.items()
@@ -185,25 +187,26 @@ def by_folder(folder: Path, found: Found, known: Sequence[str], skip_unreadable:
     ]
     remarks += [f"{folder}: classes {', '.join(names)} differ in case alone" for names in alike(classes)]
 
-    deeper = {tuple(part[:-1]) for part in parts if len(part) > depth + 2}
+    deeper = sorted(place for place, part in parts.items() if len(part) > depth + 1)
     if deeper:
         remarks.append(
-            f"{folder}: pictures also lie deeper, in {some(map('/'.join, sorted(deeper)))}; "
-            f"their class is the first folder"
+            f"{folder}: pictures also lie deeper, in {some(deeper)}; their class is the first folder"
         )
 
     if not depth:
-        remarks += lost_classes(folder, found, {part[0] for part in parts}, skip_unreadable)
+        remarks += lost_classes(folder, found, {part[0] for part in parts.values() if part}, skip_unreadable)
     leave_out_nameless(pictures, "beside the class folders, where there is no class")
     return pictures
 
 
-def depth_of_classes(files: Sequence[str], known: Sequence[str]) -> int:
-    """0: the first folders are the classes; 1: there is but one, without pictures of its own, around them."""
-    parts = [file.split("/", 2) for file in files]
-    tops = {part[0] for part in parts}
-    inside = {part[1] for part in parts if len(part) == 3}
-    wrapped = len(tops) == 1 and len(inside) > 1 and all(len(part) == 3 for part in parts)
+def depth_of_classes(parts: Collection[Sequence[str]], known: Sequence[str]) -> int:
+    """0: the first folders are the classes; 1: there is but one, without pictures of its own, around them.
+
+    `parts` are the folders that hold pictures, each as the names on the way to it.
+    """
+    tops = {part[0] if part else "" for part in parts}
+    inside = {part[1] for part in parts if len(part) > 1}
+    wrapped = len(tops) == 1 and len(inside) > 1 and all(len(part) > 1 for part in parts)
     return int(wrapped and composed(min(tops)) not in known)
 
 

@@ -48,7 +48,7 @@ def padding(height: int, width: int, config: DataConfig) -> tuple[int, int]:
     if height > config.height or width > config.width:
         raise DataError(
             f"framing=pad needs pictures of at most height x width = {config.height} x {config.width}, "
-            f"got one of {height} x {width}"
+            f"got one of {height} x {width} (data.framing=crop resizes them)"
         )
     return (config.height - height) // 2, (config.width - width) // 2
 
