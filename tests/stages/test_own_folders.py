@@ -10,6 +10,7 @@ from var_pe import settings
 from var_pe.stages.config import Config
 from var_pe.stages.draw import draw_folder, load_pipeline
 from var_pe.stages.plan import plan
+from var_pe.stages.train import train_tokenizer
 
 TINY = [
     "data.source=imagefolder",
@@ -67,7 +68,7 @@ def test_a_training_says_what_it_reads_and_a_plan_does_too(tmp_path, capsys):
         "test on 4 pictures of 2 classes, 2 of each",
     ]
     planned = plan(mine)
-    train_both(mine)
+    train_tokenizer(mine, Accelerator())
     trained = capsys.readouterr().out
     assert all(sentence in text for text in (planned, trained) for sentence in said)
     assert trained.index(said[2]) < trained.index("training the tokenizer")
