@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from var_pe.data.counts import what_is_read
 from var_pe.data.sources import DataConfig, open_source
 from var_pe.data.streams import open_stream
 from var_pe.processes import Processes
@@ -124,6 +125,18 @@ def test_a_split_may_have_its_other_usual_names(root, folders, options):
 )
 def test_a_missing_split_is_answered_with_what_to_do(root, files, train, options, message):
     refused(fill(root, *files), message, train, **options)
+
+
+def test_folders_with_pictures_that_are_not_read_are_said(root):
+    """Of train/ and Train/ only one is meant."""
+    source = opened(fill(root, *PETS, "Train/zebra/", "val/cat/"))
+    (root / "empty").mkdir()
+    assert source.class_names == ("cat", "dog")
+    assert source.remarks == (f"{root}: there, but not read: Train, val",)
+
+
+def test_a_share_of_single_pictures_cannot_be_held_out(root):
+    refused(fill(root, "a/0.png", "b/0.png"), "hold_out=0.5 leaves nothing to test on", False, hold_out=0.5)
 
 
 def test_a_folder_without_splits_is_for_training(root):
@@ -297,6 +310,18 @@ def test_paths_are_literal(root, name, streaming):
         assert classes_of(opened(root / name)) == {"cat [tabby]": THREE, "fox*{a}": THREE}
 
 
+def test_a_name_that_is_no_unicode_becomes_one_that_can_be_printed(root):
+    """Old archives hold Latin-1 names; print would fail on them after hours."""
+    fill(root, *PETS)
+    for split in (b"train", b"test"):
+        os.rename(
+            os.path.join(os.fsencode(root), split, b"cat"), os.path.join(os.fsencode(root), split, b"caf\xe9")
+        )
+    for train in (True, False):
+        assert classes_of(opened(root, train)) == {"caf\\xe9": THREE, "dog": THREE}
+    assert all(sentence.encode() for sentence in what_is_read(config(root)))
+
+
 def test_links_are_followed_but_not_in_a_circle(root, tmp_path):
     """A class that is linked in from another disk must not vanish."""
     fill(tmp_path / "store", "train/fox/", "test/cat/", "test/fox/")
@@ -305,6 +330,7 @@ def test_links_are_followed_but_not_in_a_circle(root, tmp_path):
     (root / "test").symlink_to(tmp_path / "store" / "test")
     (root / "train" / "cat" / "9.png").symlink_to(tmp_path / "store" / "test" / "cat" / "1.png")
     (root / "train" / "cat" / "up").symlink_to(root / "train")
+    (root / "train" / "cat" / "top").symlink_to(root)
     (root / "train" / "cat" / "self").symlink_to(root / "train" / "cat" / "self")
     (root / "train" / "cat" / "gone.png").symlink_to(root / "nowhere.png")
 

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from var_pe.data.folder_source import Folder
 from var_pe.data.sources import DataConfig, find_data, open_source
-from var_pe.data.walk import number_of
+from var_pe.data.walk import number_of, printable
 
 # Fewer pictures of a class than this are remarked on.
 FEW = 20
@@ -67,4 +67,4 @@ def what_is_read(data: DataConfig) -> list[str]:
         f"test on {counts(test.labels_N, test.class_names)}",
         *test.remarks,
     ]
-    return [sentence for sentence in sentences if sentence]
+    return [printable(sentence) for sentence in sentences if sentence]

@@ -14,8 +14,8 @@ from PIL import Image
 
 from var_pe.data.folders import HINT, Pictures, composed, instead, labels_by, read_pictures, some
 from var_pe.data.pictures import open_picture
-from var_pe.data.splits import find_split, splits_in
-from var_pe.data.walk import ending, find_pictures, kind_of, subfolders
+from var_pe.data.splits import find_split, means_a_split, splits_in
+from var_pe.data.walk import ending, find_pictures, holds_pictures, kind_of, number_of, subfolders
 
 # Two pictures of one size in pixels have files of one size in these formats, so sizes do not tell them apart.
 UNPACKED = frozenset(
@@ -60,6 +60,11 @@ class Folder:
                 train.folder, train.files, train.names, train.classes, train.listed, list(train.remarks)
             )
             pictures.keep(held_out(pictures, self.hold_out))
+            if not pictures.files:
+                raise ValueError(
+                    f"data.hold_out={self.hold_out} leaves nothing to test on: {train.folder} has but one "
+                    f"picture of each class"
+                )
             return pictures, train
 
         folder = find_split(self.root, self.test_split)
@@ -80,6 +85,14 @@ class Folder:
         pictures = self._read(folder)
         if self.label_column is not None and len(pictures.classes) < 2:
             raise self._single_class(pictures)
+
+        # Folders beside those of the two splits
+        if folder != self.root:
+            read = (folder, find_split(self.root, self.test_split))
+            beside = [folder.parent / name for name in subfolders(folder.parent)]
+            others = [place.name for place in beside if place not in read and holds_pictures(place)]
+            if others:
+                pictures.remarks.append(f"{folder.parent}: there, but not read: {some(others, 5)}")
         return pictures
 
     def _read(self, folder: Path, known: tuple[str, ...] = ()) -> Pictures:
@@ -114,10 +127,10 @@ class Folder:
         if pictures.classes:
             holds = f"holds a single class, {pictures.classes[0]}"
         else:
-            holds = f"holds {len(pictures.files)} pictures and no class folders"
+            holds = f"holds {number_of(len(pictures.files))} and no class folders"
 
         beside = [] if pictures.folder == self.root else subfolders(self.root)
-        others = [name for name in beside if name not in splits_in(self.root)]
+        others = [name for name in beside if not means_a_split(name)]
         here = f" (other folders are beside it: {some(others)})" if others else ""
         also = "".join(f"; {remark}" for remark in pictures.remarks)
         return ValueError(

@@ -3,6 +3,7 @@
 docs/data.md says which layouts are read. Whatever is left out is remarked on.
 """
 
+import os
 import unicodedata
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
@@ -110,8 +111,11 @@ def instead(found: Found) -> str:
 
 
 def composed(name: str) -> str:
-    """The name with its accents in Unicode's form NFC, whatever the system that stored it prefers."""
-    return unicodedata.normalize("NFC", name)
+    """The name with its accents in Unicode's form NFC, whatever the system that stored it prefers.
+
+    Bytes that are not UTF-8, from archives of old, are written as `\\xe9`.
+    """
+    return unicodedata.normalize("NFC", os.fsencode(name).decode("utf-8", "backslashreplace"))
 
 
 def some(names: Iterable[str], most: int = 3) -> str:

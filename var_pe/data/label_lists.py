@@ -69,7 +69,7 @@ def from_metadata(
         if files is None:
             raise ValueError(
                 f"{folder / path} must have a column {file_column}, the pictures' paths from its folder; "
-                f"it has {', '.join(columns)}"
+                f"it has {', '.join(columns) or 'none'}"
             )
         if label_column not in columns:
             without.append(path)

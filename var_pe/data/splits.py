@@ -30,6 +30,11 @@ def words(name: str) -> set[str]:
     return set(re.split(r"[-._ 0-9]+", name.casefold()))
 
 
+def means_a_split(name: str) -> bool:
+    """Whether a word of the name is a usual name of a split."""
+    return any(words(name) & names for names in (TRAIN, *HELD_OUT))
+
+
 def named(folders: Sequence[str], split: str) -> list[str]:
     """Those of the folders that may hold the split, by the strictest rule that any of them meets.
 

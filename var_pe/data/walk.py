@@ -55,12 +55,15 @@ def subfolders(folder: Path) -> list[str]:
 def walk(folder: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
     """Every visible file below a folder and its path from there, in no order; links are followed.
 
-    A link to a folder that holds it is left out, since it would lead round in a circle.
+    A link to a folder around it, even around `folder`, is left out: it would lead round in a circle, or from
+    one split into the others.
 
     Raises:
         ValueError: a folder cannot be listed.
     """
-    waiting: list[tuple[str, tuple[tuple[int, int], ...]]] = [("", (identity(os.stat(folder)),))]
+    around = [folder, *folder.absolute().parents, *folder.resolve().parents]
+    start = tuple(identity(os.stat(place)) for place in around)
+    waiting: list[tuple[str, tuple[tuple[int, int], ...]]] = [("", start)]
     while waiting:
         inside, above = waiting.pop()
         for entry in listed(os.path.join(folder, inside)):
@@ -172,3 +175,8 @@ def in_words(kinds: Counter[str]) -> str:
     """`12 files: 10 .heic, 2 .txt`."""
     parts = [f"{count} {kind}" for kind, count in sorted(kinds.items(), key=lambda item: (-item[1], item[0]))]
     return f"{number_of(sum(kinds.values()), 'file')}: {', '.join(parts)}"
+
+
+def printable(text: str) -> str:
+    """The text in one line; bytes of a file's name that are not UTF-8 are written as `\\xe9`."""
+    return " ".join(os.fsencode(text).decode("utf-8", "backslashreplace").split())
