@@ -114,7 +114,10 @@ def test_another_epoch_draws_another_augmentation(folder):
     ("options", "message"),
     [
         ({}, r"^corrupt image \S+cat/1\.png: not a picture$"),
-        ({"framing": "pad"}, r"^framing=pad needs pictures of at most .* 16 x 24, got one of 24 x 30$"),
+        (
+            {"framing": "pad"},
+            r"^framing=pad needs pictures of at most .* 16 x 24, got one of 24 x 30 .data.framing=crop resizes them.$",
+        ),
     ],
 )
 def test_an_error_in_a_worker_is_one_sentence(folder, tmp_path, options, message):
