@@ -11,6 +11,7 @@ from var_pe.diagnosis.moving import moved, round_trip, score_tables
 from var_pe.diagnosis.subject import Subject
 from var_pe.pyramid import Pyramid
 from var_pe.resampling.conventions import interpolate_table
+from var_pe.sampling.pipeline import VARPipeline
 
 
 def test_a_size_far_from_training_is_told_with_what_to_do(make_vit):
@@ -24,6 +25,34 @@ def test_a_size_far_from_training_is_told_with_what_to_do(make_vit):
     assert "from 4x6 to 4x24: 4 times in a side, 4 times in shape" in far.said
     with pytest.raises(ValueError, match="multiples of 2 pixels"):
         diagnose_subject(Subject("vit", make_vit()), (8, 9), "timm", None, [])
+
+
+@pytest.mark.parametrize(
+    ("line", "levels", "words"),
+    [
+        ("learned", "learned", "It cannot be drawn at 16x24 as it is: the learned table was made for"),
+        ("sinusoidal", "sinusoidal", ""),
+        ("learned(resample=timm)", "sinusoidal", ""),
+        ("log_cpb", "none", ""),
+    ],
+)
+def test_a_generator_that_cannot_be_drawn_at_the_size_is_said_to(
+    line, levels, words, make_generator, make_tokenizer
+):
+    """A table could be moved there, but drawing does not move it: it must not sound as if all were well."""
+    model = make_generator(line, level_embedding=levels)
+    subject = Subject("run", model, tokenizer=make_tokenizer())
+    found = diagnose_subject(subject, (16, 24), "timm", None, []).sections["At 16x24 pixels"][0]
+    pipeline = VARPipeline(subject.tokenizer, model)
+    if words:
+        assert found.verdict == "problem"
+        assert found.said.startswith(words)
+        with pytest.raises(ValueError, match="made for the grids"):
+            pipeline(0, height=16, width=24)
+    else:
+        assert found.verdict == "fine"
+        assert "--size 16 24 can draw it" in found.said
+        assert pipeline(0, height=16, width=24, output_type="pt").images.shape == (1, 3, 16, 24)
 
 
 def test_what_cannot_follow_is_said_and_not_raised():

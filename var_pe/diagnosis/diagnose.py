@@ -13,7 +13,7 @@ from var_pe.diagnosis.moving import moved
 from var_pe.diagnosis.opening import Checkpoint, open_subject
 from var_pe.diagnosis.pictures import bias_figure, norm_histograms, similarity_figures, wavelength_figure
 from var_pe.diagnosis.saved_files import misfits, model_folder
-from var_pe.diagnosis.size_findings import at_size
+from var_pe.diagnosis.size_findings import at_size, drawing
 from var_pe.diagnosis.subject import Subject, tokens_before_positions
 from var_pe.diagnosis.task_findings import for_task
 from var_pe.encodings.base import HOOKS
@@ -87,7 +87,10 @@ def diagnose_subject(
     if size is not None:
         height, width = size
         there = at(here, subject, size, convention)
-        sections[f"At {height}x{width} pixels"] = list(at_size(here, there, convention))
+        sections[f"At {height}x{width} pixels"] = [
+            *drawing(subject, size),
+            *at_size(here, there, convention),
+        ]
 
     if task is not None:
         sections[f"For {task}"] = list(for_task(line, task, evidence))

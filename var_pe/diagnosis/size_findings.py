@@ -1,12 +1,17 @@
 """Whether an encoding fits another size: how far that is, and what its tables lose on the way."""
 
 from collections.abc import Iterator
+from copy import deepcopy
 
 from var_pe.diagnosis.finding import Finding
 from var_pe.diagnosis.measures import PlacedEncoding, code, name_of, neighbours, similarity
 from var_pe.diagnosis.moving import own_convention, round_trip, score_tables, with_tables
+from var_pe.diagnosis.subject import Subject
 from var_pe.encodings import TokenEncoding
+from var_pe.models.generator import GeneratorConfig, VARTransformer
+from var_pe.pyramid import Grid
 from var_pe.resampling.conventions import Convention
+from var_pe.tasks.pyramids import ask_each_hook
 
 FAR = 1.5  # a side or a shape so many times another than in training
 LOST = 0.3  # relative change of a table by resampling there and back: noise loses 0.4 to 0.9
@@ -30,6 +35,32 @@ def at_size(here: PlacedEncoding, there: PlacedEncoding | ValueError, convention
     before, after = likeness_of_neighbours(here), likeness_of_neighbours(there)
     if before is not None and after is not None:
         yield Finding("fine", f"The cosine of neighbours goes from {before:.4f} to {after:.4f}.")
+
+
+def drawing(subject: Subject, size: Grid) -> Iterator[Finding]:
+    """Whether scripts/sample.py can draw a generator's images at `size`, its tables as they are.
+
+    What the encoding does above is what happens if its tables are moved for good; drawing moves nothing.
+    """
+    model, (height, width) = subject.model, size
+    if not isinstance(model, VARTransformer):
+        return
+
+    # Everything that drawing asks of positions and levels, where it takes no memory
+    pyramid = subject.pyramid_at(size)
+    widths = GeneratorConfig(dim=model.config["dim"], num_heads=model.config["num_heads"])
+    try:
+        ask_each_hook(deepcopy(model.position_encoding).to("meta"), widths, pyramid)
+        deepcopy(model.level_embed).to("meta")(pyramid.positions("meta"))
+    except ValueError as error:
+        yield Finding(
+            "problem",
+            f"It cannot be drawn at {height}x{width} as it is: {error}.",
+            "Move its tables for good (set_input_size with resample, in docs/sizes.md), or train one whose "
+            "encoding follows: sinusoidal or learned(resample=timm), with level_embedding sinusoidal.",
+        )
+    else:
+        yield Finding("fine", f"scripts/sample.py --size {height} {width} can draw it.")
 
 
 def likeness_of_neighbours(placed: PlacedEncoding) -> float | None:
