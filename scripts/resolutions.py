@@ -5,14 +5,14 @@
 
 Nothing is fine-tuned at the other sizes: tables are resampled under the named convention, everything else
 follows by itself. Writes resolutions.json and resolutions.md. To go on after a stop, run the same command
-again.
+again; more encodings, seeds, sizes or conventions add to what is there.
 """
 
 import argparse
 from dataclasses import asdict
 from pathlib import Path
 
-from var_pe.comparison.resolution_study import as_markdown, parse_size, study_resolutions
+from var_pe.comparison.resolution_study import FILE, as_markdown, parse_size, study_resolutions
 from var_pe.files import write_json, write_text
 from var_pe.settings.command_line import given_path, parse_arguments
 from var_pe.stages.config import Config
@@ -53,8 +53,8 @@ def main() -> None:
         )
 
         if accelerator.is_main_process:
-            table = as_markdown(study, sizes, arguments.conventions)
-            write_json(output / "resolutions.json", asdict(study))
+            table = as_markdown(study, study.sizes, study.conventions)
+            write_json(output / FILE, asdict(study))
             write_text(output / "resolutions.md", table)
             print(f"\n{table}\n{output / 'resolutions.md'}")
 

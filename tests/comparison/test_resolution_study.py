@@ -1,14 +1,16 @@
 """Classifiers measured at other sizes: the pictures they see there, and what is kept."""
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import torch
+from accelerate import Accelerator
 
 from var_pe.comparison import resolution_study
 from var_pe.comparison.resolution_study import (
+    FILE,
     Answer,
     ResolutionStudy,
     answers_of,
@@ -19,6 +21,7 @@ from var_pe.comparison.resolution_study import (
 )
 from var_pe.comparison.trials import trials
 from var_pe.data.sources import DataConfig
+from var_pe.files import write_json
 from var_pe.models.vit import ClassifierConfig, ViTClassifier
 from var_pe.stages.config import Config
 
@@ -93,6 +96,22 @@ def test_what_cannot_be_asked_is_refused_before_training(config, message, tmp_pa
     with pytest.raises(ValueError, match=message):
         study_resolutions(config, ["none"], [0], [(18, 16)], ["timm"], tmp_path, accelerator=None)
     assert not any(tmp_path.iterdir())
+
+
+def test_a_further_call_adds_to_the_table(tmp_path, monkeypatch):
+    """Hours of measuring are not to vanish from the page because one encoding more was asked for."""
+    monkeypatch.setattr(resolution_study, "train_classifier", lambda config, _: saved(config))
+    accelerator = Accelerator()
+    for line, sizes, convention in (("sinusoidal", [(16, 16)], "timm"), ("none", [(24, 24)], "area")):
+        study = study_resolutions(CONFIG, [line], [0], sizes, [convention], tmp_path, accelerator)
+        write_json(tmp_path / FILE, asdict(study))
+    assert [(a.encoding.partition("(")[0], a.size, a.convention) for a in study.answers] == [
+        ("sinusoidal", (16, 16), "timm"),
+        ("none", (24, 24), "area"),
+    ]
+    table = as_markdown(study, study.sizes, study.conventions)
+    assert "| encoding | convention | parameters | 16x16 | 24x24 |" in table
+    assert table.count("\n| `") == 2
 
 
 def test_the_table_states_mean_and_spread():

@@ -3,6 +3,7 @@
 Runs and results are kept, so an interrupted study goes on by the same call.
 """
 
+import json
 import statistics
 import time
 from collections.abc import Sequence
@@ -28,6 +29,8 @@ from var_pe.stages.config import Config
 from var_pe.stages.images import held_out_images
 from var_pe.stages.models import load_model, weights_hash
 from var_pe.stages.train import train_classifier
+
+FILE = "resolutions.json"  # of a study, in its folder
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,15 @@ class ResolutionStudy:
     @property
     def encodings(self) -> list[str]:
         return list(dict.fromkeys(answer.encoding for answer in self.answers))
+
+    @property
+    def sizes(self) -> list[Grid]:
+        """All that were measured, by area."""
+        return sorted({answer.size for answer in self.answers}, key=lambda size: (size[0] * size[1], size))
+
+    @property
+    def conventions(self) -> list[str]:
+        return list(dict.fromkeys(answer.convention for answer in self.answers))
 
     def of(self, encoding: str, size: Grid, convention: str) -> list[Answer]:
         """One answer for each seed."""
@@ -95,6 +107,8 @@ def study_resolutions(
 ) -> ResolutionStudy:
     """Trains what is missing below `output`, then measures every classifier at every size.
 
+    What earlier calls have measured below `output` is part of the study.
+
     Raises:
         ValueError: of config, encodings, seeds and sizes before any training.
     """
@@ -108,20 +122,39 @@ def study_resolutions(
         convention_of(convention)
 
     planned = trials(config, encodings, seeds, output)
-    answers = []
     for number, trial in enumerate(planned, start=1):
         accelerator.print(f"run {number} of {len(planned)}: {trial.encoding}, seed {trial.seed}")
         train_classifier(trial.config, accelerator)
-        answers += answers_of(trial, sizes, conventions)
+        answers_of(trial, sizes, conventions)
+
+    answers = []
+    for trial in [*earlier_trials(config, output, planned), *planned]:
+        answers += kept_answers(trial)
 
     about = {
         "data": asdict(config.data),
         "classifier": asdict(config.classifier),
         "classifier_training": asdict(config.classifier_training),
-        "seeds": list(seeds),
+        "seeds": sorted({answer.seed for answer in answers}),
         "threads": torch.get_num_threads(),
     }
     return ResolutionStudy(answers, about)
+
+
+def earlier_trials(config: Config, output: Path, planned: Sequence[Trial]) -> list[Trial]:
+    """The runs of the study whose table lies in `output` already, but for those that are planned now."""
+    path = output / FILE
+    if not path.exists():
+        return []
+
+    seen = {trial.run for trial in planned}
+    found = []
+    for row in json.loads(path.read_text(encoding="utf-8"))["answers"]:
+        (trial,) = trials(config, [row["encoding"]], [row["seed"]], output)
+        if trial.run not in seen and (trial.run / "classifier").is_dir():
+            seen.add(trial.run)
+            found.append(trial)
+    return found
 
 
 def answers_of(trial: Trial, sizes: Sequence[Grid], conventions: Sequence[str]) -> list[Answer]:
@@ -225,15 +258,20 @@ def as_markdown(study: ResolutionStudy, sizes: Sequence[Grid], conventions: Sequ
     rows = []
     for encoding in study.encodings:
         for convention in conventions:
+            mine = [a for a in study.answers if (a.encoding, a.convention) == (encoding, convention)]
+            if not mine:
+                continue
             accuracies = [_percent(study.accuracy(encoding, size, convention)) for size in sizes]
-            moved = study.of(encoding, sizes[-1], convention)
-            parameters = f"{moved[0].parameters:,}"
+            parameters = f"{mine[0].parameters:,}"
             if not several:
                 rows.append([f"`{encoding}`", parameters, *accuracies])
                 continue
 
-            milliseconds = 1000 * statistics.median(answer.seconds_to_move for answer in moved)
-            costs = [f"{milliseconds:.2f}", f"{moved[0].bytes_moved / 1000:.1f}"]
+            moved = study.of(encoding, sizes[-1], convention)
+            costs = ["", ""]
+            if moved:
+                milliseconds = 1000 * statistics.median(answer.seconds_to_move for answer in moved)
+                costs = [f"{milliseconds:.2f}", f"{moved[0].bytes_moved / 1000:.1f}"]
             rows.append([f"`{encoding}`", convention, parameters, *accuracies, *costs])
     return markdown_table(header, rows) + "\n"
 
