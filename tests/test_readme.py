@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import subprocess
 from itertools import pairwise
 from pathlib import Path
 
@@ -28,6 +29,29 @@ def test_a_command_of_the_readme_names_what_is_there(command):
             assert (ROOT / name).exists()
         if flag == "--config":
             settings.load(Config, name)
+
+
+def written_by(command: str) -> list[str]:
+    """The folders and files that a command is told to write."""
+    given = pairwise(shlex.split(command, comments=True))
+    return [name for flag, name in given if flag in ("--output", "--levels", "--save-pipeline")]
+
+
+def test_what_the_pages_write_is_ignored_by_git():
+    """Who tries the commands of a page should not find them among the changes."""
+    names = sorted({name for command in COMMANDS for name in written_by(command) if "$" not in name})
+    done = subprocess.run(["git", "check-ignore", *names], cwd=ROOT, capture_output=True, text=True)
+    if done.returncode == 128:
+        pytest.skip("not a checkout of git")
+    assert done.stdout.split() == names
+
+
+def test_no_two_pages_draw_into_one_folder():
+    """The second one would be refused: a folder holds what was drawn with one set of settings."""
+    drawing = [command for command in COMMANDS if "scripts/sample.py" in command and "--size" in command]
+    names = [name for command in drawing for name in written_by(command)]
+    assert len(names) >= 3
+    assert len(set(names)) == len(names)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
