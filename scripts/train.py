@@ -11,6 +11,7 @@ from pathlib import Path
 
 from var_pe.settings.command_line import parse_arguments
 from var_pe.stages.config import Config
+from var_pe.stages.judge import judge_tokenizer
 from var_pe.stages.plan import plan
 from var_pe.stages.score import is_scored, score_classifier, score_tokenizer
 from var_pe.stages.session import exit_with_sentence, session
@@ -90,6 +91,7 @@ def main() -> None:
             tokenizer = train_tokenizer(config, accelerator, extend)
             if not is_scored(Path(config.tokenizer_run), "tokenizer"):
                 score_tokenizer(config, tokenizer, accelerator)
+            accelerator.print(judge_tokenizer(config, tokenizer, accelerator))
 
         else:
             # A mistake in the generator's settings must be found before hours of training the tokenizer.
@@ -97,6 +99,7 @@ def main() -> None:
             tokenizer = train_tokenizer(config, accelerator, extend)
             if not is_scored(Path(config.tokenizer_run), "tokenizer"):
                 score_tokenizer(config, tokenizer, accelerator)
+            accelerator.print(judge_tokenizer(config, tokenizer, accelerator))
             train_generator(config, tokenizer, accelerator, extend)
 
         folder = config.tokenizer_run if stage == "tokenizer" else config.run

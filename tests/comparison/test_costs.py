@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from var_pe.comparison.costs import costs, read_log
+from var_pe.comparison.costs import costs
 from var_pe.processes import peak_memory, reset_peak_memory
+from var_pe.training.log import read_log
 
 
 def test_step_time_forgets_the_cold_start_and_pauses():

@@ -1,6 +1,7 @@
 """The report of made-up results: it says what was measured, claims no more, and both texts say the same."""
 
 import json
+import re
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -10,10 +11,11 @@ import pytest
 from PIL import Image
 
 from var_pe.comparison.description import describe
-from var_pe.comparison.generator_study import About, Comparison, Result
+from var_pe.comparison.generator_study import About, Comparison, RealPicture, Result, TokenizerScores
 from var_pe.comparison.pictures import curve, samples
 from var_pe.comparison.report import as_text, write_report
 
+DISTANCE = "Frechet distance (efficientnet_lite0)"
 FRECHET = "frechet_distance_efficientnet_lite0"
 ABOUT: About = {
     "tokenizer_run": "runs/tokenizer",
@@ -67,7 +69,8 @@ def test_one_seed_shows_no_spread_and_the_report_says_so(study):
     """The commonest misreading of a table: a difference of one seed taken for the encodings'."""
     page = describe(study(learned=[10.0], none=[90.0]))
     assert "One seed shows no spread" in page.intro
-    assert page.rows[0][1] == "10.00 ± -"
+    assert page.rows[0] == [f"{DISTANCE} ↓", "10.00", "90.00", "1.250"]
+    assert "±" not in " ".join([page.intro, *(cell for row in page.rows for cell in row), *page.notes])
     assert page.differences == []
 
 
@@ -101,19 +104,20 @@ def test_memory_outside_a_gpu_and_parameters_are_never_called_different(study):
 def test_only_inceptions_distance_is_called_fid(study, extractor, named):
     """A number that looks like FID would be set beside those of papers."""
     page = describe(study(extractor, learned=[1.0, 2.0]))
-    assert ("FID ↓" in page.header) == named
-    assert (f"Frechet distance ({extractor}) ↓" in page.header) != named
+    quantities = [row[0] for row in page.rows]
+    assert ("FID ↓" in quantities) == named
+    assert (f"Frechet distance ({extractor}) ↓" in quantities) != named
     assert ("not comparable" in " ".join(page.notes)) != named
 
 
 def test_every_number_has_its_floor_and_its_circumstances_beside_it(study):
     """A distance means nothing without count, reference, sampler and what real images get."""
     page = describe(study(learned=[1.0]))
-    assert page.floors == [
-        "Real against real images, 500 on either side: Frechet distance (efficientnet_lite0) 1.250."
-    ]
+    assert page.header[-1] == "real images"
+    assert [row[-1] for row in page.rows if row[-1]] == ["1.250"]
     said = " ".join(page.notes)
     for fact in (
+        "500 against as many other real ones",
         "500 generated",
         "test split",
         "aaaaaaaaaaaa",
@@ -145,7 +149,14 @@ def test_markdown_and_page_say_the_same_and_the_page_stands_alone(study, tmp_pat
     parser.feed(html)
     markdown = (tmp_path / "out/comparison.md").read_text()
     cells = [text for row in page.rows for text in row]
-    for text in [page.title, page.intro, *cells, *page.differences, *page.floors, *page.notes]:
+    for text in [
+        page.title,
+        page.intro,
+        *filter(None, cells),
+        *page.differences,
+        *page.tokenizer,
+        *page.notes,
+    ]:
         assert text in parser.said
         assert text in markdown
     assert html.count("data:image/png;base64,") == 2
@@ -182,8 +193,44 @@ def test_the_picture_has_a_row_for_each_encoding_of_one_seed(study):
     assert [row.get_title(loc="left") for row in axes] == ["learned", "none"]
 
 
+def test_real_images_and_their_reconstructions_stand_above_the_samples(study):
+    """What the tokenizer loses is no encoding's fault; a class without images stays white."""
+    pictures = np.full((6, 4, 1), 10, np.uint8), np.full((6, 4, 1), 20, np.uint8)
+    found = replace(study(learned=[1.0]), real=[RealPicture(*pictures), None])
+    for result in found.results:
+        result.pictures.append(result.pictures[0])
+    rows = samples(found).axes
+    titles = [row.get_title(loc="left") for row in rows]
+    assert titles == ["real test images", "their reconstructions by the tokenizer", "learned"]
+    shown = [row.images[0].get_array() for row in rows]
+    assert [(row[0, 0, 0], row[0, 6, 0]) for row in shown] == [(10, 255), (20, 255), (200, 200)]
+
+
+def test_the_loss_leads_and_nothing_of_python_is_left_on_the_page(study):
+    """A page is read by people: no None, no brackets, no quotes."""
+    found = study(learned=[1.0], none=[2.0])
+    for result in found.results:
+        result.values["validation/loss"] = 3.5
+    sampling = {"size": None, "temperature": [1.0, 0.9], "guidance_schedule": "linear", "top_p": 0.0}
+    page = describe(replace(found, about={**ABOUT, "sampling": sampling}))
+    assert page.rows[0][:2] == ["validation loss (nats per token) ↓", "3.500"]
+    assert "Sampler: temperature 1 0.9, guidance_schedule linear, top_p 0." in page.notes
+    said = " ".join([*page.notes, *(cell for row in page.rows for cell in row)])
+    assert not re.search(r"None|True|False|[\[\]{}]|nan", said)
+
+
+def test_the_tokenizers_own_scores_and_verdict_are_on_the_page(study, tmp_path):
+    """No generator can draw what its tokenizer cannot."""
+    scores = TokenizerScores(22.48, ["1x1", "2x2"], [51.2, 257.0], [0.45, 1.0], 512, 1000, "It is good.")
+    page = write_report(replace(study(learned=[1.0]), tokenizer=scores), tmp_path)
+    assert page.tokenizer[0].startswith("PSNR of 1,000 test images: 22.48 dB.")
+    assert "level 1x1: 51 codes, 45% used; level 2x2: 257 codes, 100% used" in page.tokenizer[0]
+    for name in ("comparison.html", "comparison.md"):
+        assert "It is good." in (tmp_path / name).read_text()
+
+
 def test_the_terminals_table_is_aligned(study):
     """It is what the demo ends with."""
     lines = as_text(describe(study(learned=[1.0], none=[2.0]))).splitlines()
     assert len({len(line) for line in lines}) == 1
-    assert lines[0].split() == ["encoding", "learned", "none"]
+    assert lines[0].split() == ["learned", "none", "real", "images"]

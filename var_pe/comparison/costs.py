@@ -1,18 +1,11 @@
 """What a training cost, read off its log and its model."""
 
-import json
 import statistics
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 
 from torch import nn
 
-LogEntry = Mapping[str, float]  # a line of log.jsonl: the step and what was measured there, by name
-
-
-def read_log(path: Path) -> list[LogEntry]:
-    """The entries of a run's log.jsonl, in order."""
-    return [json.loads(line) for line in path.read_text().splitlines()]
+from var_pe.training.log import LogEntry
 
 
 def costs(log: Sequence[LogEntry], batch: int, step: int | None = None) -> dict[str, float]:

@@ -4,11 +4,12 @@ from dataclasses import dataclass
 
 from var_pe.comparison.generator_study import About, Comparison
 from var_pe.comparison.statistics import CONFIDENCE, Difference, Summary
-from var_pe.comparison.table import Column, cell, columns, compared
+from var_pe.comparison.table import Column, cell, columns, compared, floor_of
 from var_pe.evaluation.metrics import FEW_IMAGES
 from var_pe.evaluation.records import Record
-from var_pe.pages.numbers import plain, rounded
+from var_pe.pages.numbers import plain, rounded, setting
 
+REAL = "real images"  # the column of what no generator can be expected to beat
 ARROWS = {"lower": " ↓", "higher": " ↑", "": ""}
 
 
@@ -19,12 +20,12 @@ class Description:
     title: str
     intro: str
     header: list[str]
-    # the encoding, then a cell for each column
+    # the quantity, then a cell for each encoding, then what real images get
     rows: list[list[str]]
     # a sentence for each quantity that encodings can be compared by
     differences: list[str]
-    # what real images get against real ones
-    floors: list[str]
+    # what the tokenizer, which all of them share, does by itself
+    tokenizer: list[str]
     notes: list[str]
 
 
@@ -33,24 +34,27 @@ def describe(comparison: Comparison) -> Description:
     shown = columns(comparison)
     count = len(comparison.seeds)
     seeds = "one seed"
-    intro = "One seed shows no spread (-): no difference between these encodings can be called real."
+    intro = "One seed shows no spread: no difference between these encodings can be called real."
     if count > 1:
         seeds = f"{count} seeds ({', '.join(map(str, comparison.seeds))})"
         intro = f"Mean ± standard deviation over n = {count} seeds."
 
     rows = []
-    for encoding in comparison.encodings:
-        cells = [cell_text(cell(comparison, encoding, column), column, count) for column in shown]
-        rows.append([encoding, *cells])
+    floor = floor_of(comparison)
+    for column in shown:
+        found = [cell(comparison, encoding, column) for encoding in comparison.encodings]
+        cells = [cell_text(value, column, count) for value in found]
+        real = plain(floor[column.key] * column.factor) if column.key in floor else ""
+        rows.append([f"{column.label}{ARROWS[column.better]}", *cells, real])
 
     sentences = [difference_sentence(comparison, column) for column in shown]
     return Description(
         title=f"Position encodings compared: {len(comparison.encodings)} encodings, {seeds}",
         intro=intro,
-        header=["encoding", *(f"{column.label}{ARROWS[column.better]}" for column in shown)],
+        header=["", *comparison.encodings, REAL],
         rows=rows,
         differences=[sentence for sentence in sentences if sentence],
-        floors=floor_sentences(comparison),
+        tokenizer=tokenizer_sentences(comparison),
         notes=notes(comparison),
     )
 
@@ -58,13 +62,13 @@ def describe(comparison: Comparison) -> Description:
 def cell_text(found: Summary | None, column: Column, seeds: int) -> str:
     """`12.34 ± 0.21`; with fewer values than seeds, how many there are."""
     if found is None:
-        return "-"
+        return "not measured"
     if column.exact:
         return f"{found.mean:,.0f}"
 
     number = "" if found.count == seeds else f" (n = {found.count})"
     if found.spread is None:
-        return f"{plain(found.mean * column.factor)} ± -{number}"
+        return f"{plain(found.mean * column.factor)}{number}"
     return f"{rounded(found.mean * column.factor, found.spread * column.factor)}{number}"
 
 
@@ -93,25 +97,34 @@ def difference_text(found: Difference, column: Column) -> str:
     return f"{size}: within the spread"
 
 
-def floor_sentences(comparison: Comparison) -> list[str]:
-    """Real against real, a sentence for each extractor."""
-    labels = {column.key: column.label for column in columns(comparison)}
-    sentences = []
-    for record in comparison.results[0].records.values():
-        floor = record["floor"] or {}
-        shown = [f"{labels[name]} {plain(value)}" for name, value in floor.items() if name in labels]
-        if shown:
-            count = int(floor["count"])
-            sentences.append(f"Real against real images, {count:,} on either side: {', '.join(shown)}.")
-    return sentences
+def tokenizer_sentences(comparison: Comparison) -> list[str]:
+    """Its scores on the test split, and whether it is good; none where it was not scored."""
+    scores = comparison.tokenizer
+    if scores is None:
+        return []
+
+    levels = [
+        f"level {grid}: {perplexity:.0f} codes, {usage:.0%} used"
+        for grid, perplexity, usage in zip(scores.levels, scores.perplexity, scores.usage, strict=True)
+    ]
+    return [
+        f"PSNR of {scores.num_images:,} test images: {scores.psnr:.2f} dB. Perplexity and share of the "
+        f"{scores.codebook_size:,} codes that occur, by level: {'; '.join(levels)}.",
+        scores.verdict,
+    ]
 
 
 def notes(comparison: Comparison) -> list[str]:
     """What the numbers rest on, and what they do not show."""
     about = comparison.about
-    sampler = [f"{name} {value}" for name, value in about["sampling"].items() if name != "batch"]
+    sampler = [
+        f"{name} {setting(value)}"
+        for name, value in about["sampling"].items()
+        if name != "batch" and value is not None
+    ]
     machine = f"{about['processes']} x {about['device']}, {about['threads']} threads"
     lines = [
+        *(floor_note(record) for record in comparison.results[0].records.values() if record["floor"]),
         *(score_note(record) for record in comparison.results[0].records.values()),
         f"Sampler: {', '.join(sampler)}.",
         f"All runs share the tokenizer in {about['tokenizer_run']} and the random numbers that images are "
@@ -127,6 +140,15 @@ def notes(comparison: Comparison) -> list[str]:
             f"{CONFIDENCE:.0%} for all encodings of a quantity together; for this tokenizer and these images."
         )
     return lines
+
+
+def floor_note(record: Record) -> str:
+    """What the column of real images is of."""
+    floor = record["floor"] or {}
+    return (
+        f"{REAL.capitalize()}: {int(floor['count']):,} against as many other real ones, by features of "
+        f"{record['features']['name']}; no generator can be expected to be nearer."
+    )
 
 
 def score_note(record: Record) -> str:

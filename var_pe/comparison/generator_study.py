@@ -3,27 +3,35 @@
 What is finished is reused, so an interrupted study goes on by the same call.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TypedDict
 
 import torch
 from accelerate import Accelerator
 
-from var_pe.comparison.costs import LogEntry, costs, read_log, trainable
+from var_pe.comparison.costs import costs, trainable
 from var_pe.comparison.trials import Trial, labels, trials
+from var_pe.data.classes import labels_of
 from var_pe.evaluation.features import FeatureSet
-from var_pe.evaluation.records import Record, versions
+from var_pe.evaluation.folder import to_uint8
+from var_pe.evaluation.records import Record, read_metrics, versions
 from var_pe.files import KeptResults
+from var_pe.models.tokenizer import VQTokenizer
+from var_pe.pages.sheets import Pixels
 from var_pe.processes import Processes, reset_peak_memory
 from var_pe.sampling.config import SamplingConfig
 from var_pe.sampling.folder import drawn_with, image_path
 from var_pe.stages.config import Config
 from var_pe.stages.draw import draw_folder, load_pipeline
+from var_pe.stages.images import held_out_images
+from var_pe.stages.judge import judge_tokenizer
 from var_pe.stages.models import weights_hash
-from var_pe.stages.score import feature_extractor, score_images
+from var_pe.stages.score import feature_extractor, is_scored, score_images, score_tokenizer
 from var_pe.stages.train import train_generator, train_tokenizer
+from var_pe.training.log import LogEntry, read_log
 from var_pe.training.notes import TrainingNotes
 
 PICTURES = 12  # images of each encoding that the report shows
@@ -63,11 +71,37 @@ class Result:
 
 
 @dataclass(frozen=True)
+class TokenizerScores:
+    """What the tokenizer that all runs share does by itself, on the test split."""
+
+    psnr: float
+    # grids as a person writes them, and each level's perplexity and share of codes that occur
+    levels: list[str]
+    perplexity: list[float]
+    usage: list[float]
+    codebook_size: int
+    num_images: int
+    # whether it is good, and what to change
+    verdict: str
+
+
+@dataclass(frozen=True)
+class RealPicture:
+    """A test image of the class that a column of pictures shows, and what the tokenizer makes of it."""
+
+    original: Pixels
+    reconstruction: Pixels
+
+
+@dataclass(frozen=True)
 class Comparison:
     """All results, the first encoding's first; `about` is what they have in common."""
 
     results: list[Result]
     about: About
+    tokenizer: TokenizerScores | None = None
+    # one for each picture of a result, as far as the test split has images of that class
+    real: list[RealPicture | None] = field(default_factory=list)
 
     @property
     def encodings(self) -> list[str]:
@@ -105,13 +139,59 @@ def compare(
         accelerator.print(f"run {number} of {len(planned)}: {trial.encoding}, seed {trial.seed}")
         train_generator(trial.config, tokenizer, accelerator)
 
+    # What the tokenizer loses, no encoding can bring back.
+    of_tokenizer = scored_tokenizer(config, tokenizer, accelerator)
+
     # The features of the reference images are computed once.
     reference_features: dict[tuple[str, str], FeatureSet] = {}
     results = [measured(trial, accelerator, reference_features) for trial in planned]
 
     order = labels(config, encodings)
     results.sort(key=lambda result: order.index(result.encoding))
-    return Comparison(results, circumstances(config, accelerator, peak_is_resettable))
+    about = circumstances(config, accelerator, peak_is_resettable)
+    classes = len(TrainingNotes.read(planned[0].run / "generator").class_names or ())
+    return Comparison(results, about, of_tokenizer, real_pictures(config, tokenizer, classes))
+
+
+def scored_tokenizer(config: Config, tokenizer: VQTokenizer, accelerator: Accelerator) -> TokenizerScores:
+    """The scores of the tokenizer under its own levels."""
+    folder = Path(config.tokenizer_run)
+    if not is_scored(folder, "tokenizer"):
+        score_tokenizer(config, tokenizer, accelerator)
+    entry = read_metrics(folder / "metrics.json")["tokenizer"]
+    values = entry["values"]
+    levels = range(tokenizer.pyramid.num_levels)
+    return TokenizerScores(
+        psnr=values["psnr"],
+        levels=[f"{height}x{width}" for height, width in tokenizer.pyramid.grids],
+        perplexity=[values[f"perplexity/level_{level}"] for level in levels],
+        usage=[values[f"usage/level_{level}"] for level in levels],
+        codebook_size=entry["codebook_size"],
+        num_images=entry["num_images"],
+        verdict=str(judge_tokenizer(config, tokenizer, accelerator)),
+    )
+
+
+@torch.no_grad()
+def real_pictures(config: Config, tokenizer: VQTokenizer, num_classes: int) -> list[RealPicture | None]:
+    """A test image of the class of each picture that is shown; None where there is no further one."""
+    images = held_out_images(config, config.generator_training.validation_images)
+    numbers: dict[int, list[int]] = {}
+    for number, label in enumerate(labels_of(images)):
+        numbers.setdefault(label if num_classes else 0, []).append(number)
+
+    found: list[RealPicture | None] = []
+    for label in chosen_labels(config.sampling, num_classes):
+        if not numbers.get(label):
+            found.append(None)
+            continue
+        image_CHW = images[numbers[label].pop(0)]["image"]
+        rebuilt_BCHW = tokenizer.decode(tokenizer.encode(image_CHW[None].to(tokenizer.device)))
+        original, rebuilt = (
+            to_uint8(each_CHW).permute(1, 2, 0).cpu().numpy() for each_CHW in (image_CHW, rebuilt_BCHW[0])
+        )
+        found.append(RealPicture(original, rebuilt))
+    return found
 
 
 def measured(
@@ -171,11 +251,19 @@ def chosen_pictures(
     if not names:
         names = [str(label) if num_classes else "" for label in range(classes)]
 
-    rounds = [(label, turn) for turn in range(sampling.images_per_class) for label in range(classes)]
-    return [
-        (names[label], image_path(folder, label * sampling.images_per_class + turn, sampling, class_names))
-        for label, turn in rounds[:PICTURES]
-    ]
+    turns = Counter[int]()
+    found = []
+    for label in chosen_labels(sampling, num_classes):
+        number = label * sampling.images_per_class + turns[label]
+        turns[label] += 1
+        found.append((names[label], image_path(folder, number, sampling, class_names)))
+    return found
+
+
+def chosen_labels(sampling: SamplingConfig, num_classes: int) -> list[int]:
+    """The class of each picture that is shown; 0 without classes."""
+    classes = max(1, num_classes)
+    return (list(range(classes)) * sampling.images_per_class)[:PICTURES]
 
 
 def circumstances(config: Config, accelerator: Accelerator, peak_is_resettable: bool) -> About:

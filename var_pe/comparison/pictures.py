@@ -13,6 +13,7 @@ from PIL import Image
 
 from var_pe.comparison.generator_study import Comparison
 from var_pe.pages.charts import line_looks
+from var_pe.pages.sheets import Pixels
 
 GAP = 2  # pixels between images
 IMAGE_WIDTH = 0.9  # inches
@@ -74,32 +75,53 @@ def _draw_curves(axes: Axes, comparison: Comparison, key: str, label: str, marke
 
 
 def samples(comparison: Comparison) -> Figure:
-    """A row for each encoding, of the study's first seed; in a column the sampler draws the same numbers."""
-    rows = [result for result in comparison.results if result.seed == comparison.seeds[0]]
-    number = len(rows[0].pictures)
-    height, width = pixels(rows[0].pictures[0][1]).shape[:2]
+    """Real images and their reconstructions, then a row for each encoding, of the study's first seed.
+
+    In a column all images have one class, and the sampler draws the same numbers.
+    """
+    results = [result for result in comparison.results if result.seed == comparison.seeds[0]]
+    names = [name for name, _ in results[0].pictures]
+    rows: list[tuple[str, list[Pixels | None]]] = []
+    if comparison.real:
+        originals = [picture.original if picture else None for picture in comparison.real]
+        rebuilt = [picture.reconstruction if picture else None for picture in comparison.real]
+        rows += [("real test images", originals), ("their reconstructions by the tokenizer", rebuilt)]
+    rows += [(result.encoding, [pixels(file) for _, file in result.pictures]) for result in results]
+
+    # Rows may have images of different sizes: drawn ones can be larger than those that were trained on.
+    number = len(names)
+    height, width = pixels(results[0].pictures[0][1]).shape[:2]
 
     # A title's height above each row, and the classes' names below the last.
     row_height = IMAGE_WIDTH * height / width + 0.25
     size = (max(4.0, number * IMAGE_WIDTH), len(rows) * row_height + 0.5)
     figure = Figure(figsize=size, layout="constrained", dpi=150)
 
-    for axes, row in zip(figure.subplots(len(rows), 1, squeeze=False)[:, 0], rows, strict=True):
-        margin = ((0, 0), (0, GAP), (0, 0))
-        images = [np.pad(pixels(file), margin, constant_values=255) for _, file in row.pictures]
-        axes.imshow(np.concatenate(images, axis=1), interpolation="nearest")
-        axes.set_title(row.encoding, loc="left", fontsize=9)
+    for axes, (title, pictures) in zip(figure.subplots(len(rows), 1, squeeze=False)[:, 0], rows, strict=True):
+        axes.imshow(in_a_row(pictures), interpolation="nearest")
+        axes.set_title(title, loc="left", fontsize=9, parse_math=False)
         axes.set_yticks([])
         axes.set_xticks([])
         axes.spines[:].set_visible(False)
 
     centres = [(column + 0.5) * (width + GAP) - GAP / 2 for column in range(number)]
-    names = [textwrap.fill(name, 14) for name, _ in rows[0].pictures]
-    axes.set_xticks(centres, names, fontsize=7)
+    axes.set_xticks(centres, [textwrap.fill(name, 14) for name in names], fontsize=7, parse_math=False)
     axes.tick_params(length=0)
     return figure
 
 
-def pixels(file: Path) -> np.ndarray:
+def in_a_row(pictures: list[Pixels | None]) -> Pixels:
+    """Pictures of one size side by side in colour; white where one is missing."""
+    size = next(picture.shape[:2] for picture in pictures if picture is not None)
+    shown = []
+    for picture in pictures:
+        rgb = np.full((size[0], size[1] + GAP, 3), 255, np.uint8)
+        if picture is not None:
+            rgb[:, : size[1]] = picture  # a grey one three times
+        shown.append(rgb)
+    return np.concatenate(shown, axis=1)
+
+
+def pixels(file: Path) -> Pixels:
     """A picture file as an array (rows, columns, 3)."""
     return np.asarray(Image.open(file).convert("RGB"))

@@ -38,34 +38,39 @@ def as_html(description: Description, pictures: dict[str, bytes]) -> str:
         header=description.header,
         rows=description.rows,
         differences=description.differences,
-        notes=description.floors + description.notes,
+        tokenizer=description.tokenizer,
+        notes=description.notes,
         **{name: embedded(data) for name, data in pictures.items()},
     )
 
 
 def as_markdown(description: Description) -> str:
     """The same with the pictures beside it."""
-    rows = [[f"`{encoding}`", *cells] for encoding, *cells in description.rows]
+    first, *encodings, last = description.header
+    header = [first, *(f"`{encoding}`" for encoding in encodings), last]
     lines = [
         f"# {description.title}",
         "",
         description.intro,
         "",
-        markdown_table(description.header, rows),
+        markdown_table(header, description.rows),
         "",
     ]
 
     if description.differences:
         lines += ["## Differences to the first encoding", ""]
         lines += [*(f"- {line}" for line in description.differences), ""]
-    lines += [*(f"- {line}" for line in description.floors + description.notes), ""]
-
-    lines += ["## Loss", "", "![training and validation loss](loss_curves.png)", ""]
     lines += ["## The same seeds under every encoding", "", "![samples](samples.png)", ""]
+    lines += ["## Loss", "", "![training and validation loss](loss_curves.png)", ""]
+
+    if description.tokenizer:
+        lines += ["## The tokenizer that all share", ""]
+        lines += [*(f"- {line}" for line in description.tokenizer), ""]
+    lines += ["## What the numbers rest on", ""]
+    lines += [*(f"- {line}" for line in description.notes), ""]
     return "\n".join(lines)
 
 
 def as_text(description: Description) -> str:
     """The table for a terminal: a line for each quantity, a column for each encoding."""
-    quantities = zip(description.header, *description.rows, strict=True)
-    return aligned_table(list(quantities))
+    return aligned_table([description.header, *description.rows])

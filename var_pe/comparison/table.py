@@ -31,8 +31,8 @@ SCORES = (
     Column("recall", "recall", "higher"),
     Column("accuracy_generated", "recognised", "higher"),
 )
+LOSS = Column("validation/loss", "validation loss (nats per token)", "lower")
 COSTS = (
-    Column("validation/loss", "validation loss (nats per token)", "lower"),
     Column("parameters", "trainable parameters", exact=True),
     Column("encoding_parameters", "of these, the encoding's", exact=True),
     Column("seconds_per_step", "step time (ms)", "lower", factor=1000),
@@ -41,10 +41,11 @@ COSTS = (
 
 
 def columns(comparison: Comparison) -> list[Column]:
-    """Those that some result has a value for; a score has one for each feature extractor."""
+    """Those that some result has a value for, the loss first; a score has one for each feature extractor."""
     keys = list(dict.fromkeys(key for result in comparison.results for key in result.values))
 
-    found = []
+    # Of all quantities the loss is the one that the models were trained for, and it has the smallest spread.
+    found = [LOSS] if LOSS.key in keys else []
     for column in SCORES:
         for key in keys:
             if key == column.key:
@@ -82,10 +83,17 @@ def compared(comparison: Comparison, column: Column) -> dict[str, Difference]:
 
 
 def floor_of(comparison: Comparison) -> dict[str, float]:
-    """The scores of real images against real ones, by name; the same for all results, so of the first."""
+    """The scores of real images, by name; the same for all results, so of the first.
+
+    Distances are to other real images. What a classifier recognises stands under the name that it has for
+    drawn images.
+    """
     floor: dict[str, float] = {}
     for record in comparison.results[0].records.values():
         floor |= record["floor"] or {}
+        for name, value in record["values"].items():
+            if name.startswith("accuracy_reference_"):
+                floor[name.replace("reference", "generated")] = value
     return floor
 
 

@@ -27,5 +27,14 @@ def percent(mean: float, spread: float | None) -> str:
     return f"{100 * mean:.1f} ± {100 * spread:.1f}"
 
 
+def setting(value: object) -> str:
+    """A setting's value as a person writes it: lists without brackets, whole numbers without a point."""
+    if isinstance(value, list | tuple):
+        return " ".join(setting(each) for each in value)
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def _possible(decimals: int) -> int:
     return min(max(decimals, 0), MOST_DECIMALS)

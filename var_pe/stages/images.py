@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Sequence
+from copy import copy
 from pathlib import Path
 
 import torch
@@ -205,6 +206,12 @@ class RealImages(Dataset[tuple[Tensor, int]]):
             )
         else:
             self.images = held_out_images(config, 2 * (config.evaluation.images or 5000))
+
+    def part(self, numbers: Sequence[int]) -> "RealImages":
+        """The images of these numbers alone."""
+        part = copy(self)
+        part.images = Some(self.images, numbers)
+        return part
 
     def __len__(self) -> int:
         return len(self.images)

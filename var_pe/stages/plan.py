@@ -60,7 +60,7 @@ def plan(config: Config) -> str:
 
             lines += [_tokens(pyramid) for pyramid in pyramids]
             lines += _model("generator", generator, config.generator_training, images)
-            lines += _encoding(config.generator.encoding, generator.position_encoding)
+            lines += _encoding(config.generator.encoding, generator.position_encoding, masked=True)
     return "\n".join(lines)
 
 
@@ -130,11 +130,16 @@ def _model(name: str, model: nn.Module, training: TrainingConfig, images: int | 
     return [f"{name}: {parameters:,} parameters; {steps} steps of {training.batch} images{epochs}"]
 
 
-def _encoding(line: str, encoding: PositionEncoding) -> list[str]:
+def _encoding(line: str, encoding: PositionEncoding, *, masked: bool = False) -> list[str]:
+    """What an encoding acts on; `masked`: in training, attention has a mask of levels under any encoding."""
     hooks = [hook for hook in HOOKS if encoding.uses(hook)]
     attention = "attention is left as it is"
     if "bias" in hooks:
         attention = "flash attention is lost: scores get a bias"
+        if masked:
+            attention = "flash attention is lost while drawing: scores get a bias"
+    if masked:
+        attention += "; in training, the mask of levels rules it out under every encoding"
 
     parameters = sum(p.numel() for p in encoding.parameters())
     return [

@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from var_pe.data.part import drawn
 from var_pe.evaluation.classifier import ClassifierFeatures
 from var_pe.evaluation.efficientnet_lite0 import EfficientNetLite0Features
 from var_pe.evaluation.extraction import ScoredImages, extract
@@ -181,7 +182,8 @@ def score_tokenizer(
     """PSNR, usage and perplexity per level on the whole test split; scores of reconstructions against images.
 
     Like generated images, the reconstructions of one half of the split are compared with the images of the
-    other half. The floor compares the images of both halves.
+    other half; of two parts of `evaluation.images`, if these are fewer. The floor compares the images of both
+    halves.
     """
     folder = find_tokenizer(config).parent
     tokenizer = tokenizer.to(accelerator.device)
@@ -193,6 +195,7 @@ def score_tokenizer(
         pyramids[0]: (real.images, picture_box(config)),
         **held_out_images_at(config, pyramids[1:], tokenizer.downsampling),
     }
+
     values = validate_tokenizer(tokenizer, held_out, accelerator)
 
     found: Found = {
@@ -206,13 +209,17 @@ def score_tokenizer(
             "weights": {"step": notes.step, "ema": notes.ema, "sha256": weights_hash(folder / "tokenizer")},
         }
     }
+
+    # All of them, or as many as evaluation.images allows on either side
+    most = 2 * config.evaluation.images or len(real)
+    scored = real.part(drawn(len(real), most, config.data.subset_seed))
     for name in features:
         extractor = feature_extractor(name, inception_weights or config.evaluation.inception_weights)
-        originals = described(extractor, real, accelerator)
-        rebuilt = described(extractor, Reconstructions(real, tokenizer), accelerator)
+        originals = described(extractor, scored, accelerator)
+        rebuilt = described(extractor, Reconstructions(scored, tokenizer), accelerator)
 
         # One half against the other
-        half = len(real) // 2
+        half = len(scored) // 2
         values = scores(halves(rebuilt, half)[0], halves(originals, half)[1], extractor=extractor)
         found[f"tokenizer/{extractor.name}"] = record(
             values | _recognised(extractor, rebuilt, originals),

@@ -1,0 +1,153 @@
+"""The rule that says whether a tokenizer is good: on numbers that were measured of small ones on `shapes`."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from var_pe.processes import Processes
+from var_pe.tasks.examination import Examination, examine
+from var_pe.tasks.losses.reconstruction import psnr
+from var_pe.tasks.verdict import Distance, Facts, gain_of_last_doubling, verdict
+
+# Stopped after 60 of 1200 steps, half a pass over the images; its learning rate is at its end, its curve flat
+STOPPED = Facts(
+    examination=Examination(16.38, 16.44, 16.38, [16.33, 16.30, 15.77], 15.48, 400),
+    levels=["1x1", "2x2", "4x4"],
+    tokens=21,
+    codebook_size=128,
+    codes_used=120,
+    perplexity=51.0,
+    bits=112.0,
+    steps=60,
+    passes=0.48,
+    gain=0.24,
+    distance=None,
+    learning_rate=2e-3,
+    commitment=0.25,
+    restarts=True,
+    reconstruction_weight=2.0,
+)
+
+# Trained with no weight on the reconstruction
+COLLAPSED = replace(
+    STOPPED,
+    examination=Examination(8.73, 8.63, 8.73, [8.77, 8.66, 8.73], 15.48, 400),
+    codes_used=55,
+    perplexity=6.7,
+    bits=50.0,
+    steps=150,
+    passes=1.2,
+    gain=-0.1,
+    reconstruction_weight=0.0,
+)
+
+TRAINED_OUT = replace(
+    STOPPED,
+    examination=Examination(20.9, 23.4, 20.2, [17.1, 16.2, 15.5], 15.48, 400),
+    codes_used=128,
+    perplexity=78.0,
+    bits=120.0,
+    steps=1200,
+    passes=9.6,
+    gain=0.3,
+    distance=Distance(80.0, 40.0, 256, "EfficientNet-Lite0"),
+)
+
+
+def test_three_tokenizers_get_three_verdicts_and_the_right_advice():
+    said = {name: verdict(facts) for name, facts in
+            (("good", TRAINED_OUT), ("unfinished", STOPPED), ("collapsed", COLLAPSED))}  # fmt: skip
+    assert [found.name for found in said.values()] == list(said)
+    assert "more codes (tokenizer.codebook_size=256)" in said["good"].advice[0]
+    assert "tokenizer_training.steps=600 or more" in said["unfinished"].advice[0]
+    assert "0.48 passes over the images; even without rounding" in str(said["unfinished"])
+    assert "give the reconstruction a weight" in said["collapsed"].advice[0]
+    for found in said.values():
+        assert str(found).count("\n") == 0
+        assert "None" not in str(found)
+
+
+def test_a_curve_that_still_rises_asks_for_more_steps():
+    assert verdict(replace(TRAINED_OUT, gain=0.8)).name == "unfinished"
+    assert "twice as many would likely give about 0.8 dB more" in str(verdict(replace(TRAINED_OUT, gain=0.8)))
+
+
+def test_the_first_steps_are_not_called_a_collapse():
+    """Every tokenizer is worse than the mean picture at first."""
+    early = replace(STOPPED, examination=replace(STOPPED.examination, whole=12.0, unrounded=12.1), gain=3.0)
+    assert verdict(early).name == "unfinished"
+    assert verdict(replace(early, gain=0.0)).name == "collapsed"
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"restarts": False}, "tokenizer_training.restart.every=25"),
+        ({"commitment": 50.0}, "lower tokenizer.commitment"),
+        ({"learning_rate": 0.03}, "tokenizer_training.learning_rate=0.01; it is 0.03"),
+    ],
+)
+def test_the_likely_cause_of_a_collapse_is_named(change, said):
+    settings = {"reconstruction_weight": 2.0, **change}
+    assert said in verdict(replace(COLLAPSED, **settings)).advice[0]
+
+
+def test_idle_levels_and_unused_codes_are_named():
+    found = replace(TRAINED_OUT.examination, without_level=[20.88, 16.2, 15.5])
+    advice = verdict(replace(TRAINED_OUT, examination=found, codes_used=60)).advice
+    assert "level 1x1 changes nothing: it can be left out of tokenizer.levels" in advice
+    assert any(line.startswith("68 codes are never used") for line in advice)
+
+
+def test_the_narrowest_part_is_what_is_advised():
+    """More codes help nobody whose autoencoder is the limit, nor if half of them bring nothing."""
+    found = TRAINED_OUT.examination
+    narrow = verdict(replace(TRAINED_OUT, examination=replace(found, unrounded=21.2)))
+    assert "a wider autoencoder" in narrow.advice[0]
+    plenty = verdict(replace(TRAINED_OUT, examination=replace(found, half_codes=20.8)))
+    assert "more tokens" in plenty.advice[0]
+    assert "rather than more codes" in plenty.advice[0]
+
+
+def test_gain_is_the_slope_over_the_last_doubling():
+    steps = [10, 20, 40, 50, 60, 80]
+    assert gain_of_last_doubling(steps, [9.0, 9.0, *(2 * math.log2(s) for s in steps[2:])]) == pytest.approx(
+        2
+    )
+    assert gain_of_last_doubling([100], [20.0]) is None
+    assert gain_of_last_doubling([], []) is None
+
+
+def test_an_examination_leaves_out_one_thing_at_a_time(make_tokenizer):
+    """Against the plainest way to compute each of its numbers."""
+    tokenizer = make_tokenizer(seed=3)
+    tokenizer.quantizer.usage_V[:] = torch.arange(16) / 120
+    images = [{"image": torch.rand(3, 8, 8) * 2 - 1, "label": 0} for _ in range(9)]
+    numbers, box = [7, 1, 3, 8], (1, 1, 6, 6)
+    found = examine(tokenizer, images, box, numbers, Processes())
+
+    images_BCHW = torch.stack([images[number]["image"] for number in numbers])
+    tokens_BL = tokenizer.encode(images_BCHW)
+    assert found.num_images == 4
+    assert found.whole == pytest.approx(float(psnr(tokenizer.decode(tokens_BL), images_BCHW, box).mean()))
+    mean_BCHW = images_BCHW.mean(0).expand_as(images_BCHW)
+    assert found.mean_picture == pytest.approx(float(psnr(mean_BCHW, images_BCHW, box).mean()))
+
+    codebook_VZ = tokenizer.quantizer.codebook_VZ
+    with torch.no_grad():
+        unrounded_BCHW = tokenizer.reconstruct(tokenizer.latent(images_BCHW)).clamp(-1, 1)
+        assert found.unrounded == pytest.approx(float(psnr(unrounded_BCHW, images_BCHW, box).mean()))
+
+        # A level whose tokens are a code of zeros adds nothing, where no convolution has a bias.
+        for phi in tokenizer.quantizer.phi:
+            phi.bias.zero_()
+        again = examine(tokenizer, images, box, numbers, Processes())
+        codebook_VZ[5] = 0
+        for level, span in enumerate(tokenizer.pyramid.spans):
+            spared_BL = tokens_BL.clone()
+            spared_BL[:, span] = 5
+            if not (tokens_BL == 5).any():
+                without = float(psnr(tokenizer.decode(spared_BL), images_BCHW, box).mean())
+                assert again.without_level[level] == pytest.approx(without)

