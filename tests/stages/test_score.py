@@ -97,6 +97,8 @@ def test_every_folder_has_a_key_of_its_own(config, tmp_path, monkeypatch):
     for folder in folders:
         pictures(folder, *names)
     write_text(tmp_path / "a" / "images" / "notes.txt", "x")
+    (tmp_path / "run" / "generator").mkdir()
+    TrainingNotes(step=7, ema=True).write(tmp_path / "run" / "generator")
     monkeypatch.chdir(tmp_path / "a")
     accelerator = Accelerator(cpu=True)
     known = {}
@@ -107,6 +109,7 @@ def test_every_folder_has_a_key_of_its_own(config, tmp_path, monkeypatch):
         )
     kept = read_metrics(tmp_path / "run" / "metrics.json")
     assert list(kept) == [f"{tmp_path}/{name}/images/images/vit" for name in "ab"] + ["drawn/images/vit"]
+    assert [record["weights"]["step"] for record in kept.values()] == [None, None, 7]
     assert kept["drawn/images/vit"]["images"] == str(folders[2])
 
 

@@ -126,10 +126,16 @@ def _scores(metrics: Json) -> list[str]:
         parts.append(
             f"Features of **{record['features']['name']}**: {record['num_images']} drawn images against "
             f"{reference['num_images']} {reference['set']} ({reference['split']} split). "
-            f"Step {record['weights']['step']}, EMA {record['weights']['ema']}; {settings or 'no sampler'}."
+            f"{_origin(record['weights'])}; {settings or 'no sampler'}."
         )
         parts.append(scores_table(record))
     return parts
+
+
+def _origin(weights: Json) -> str:
+    if weights["step"] is None:
+        return "Weights of an unknown step"
+    return f"Step {weights['step']}, EMA {weights['ema']}"
 
 
 def scores_table(record: Json) -> str:

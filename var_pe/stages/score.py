@@ -68,7 +68,7 @@ def score_images(
     images. `known` keeps the reference's features for later calls with the same data.
 
     The scores' keys begin with the name of the folder above `folder` if that is the run's own, else with the
-    whole path, so that no two folders share a key.
+    whole path, so that no two folders share a key; what drew those images is not known.
     """
     known = {} if known is None else known
     if reference not in REFERENCES:
@@ -82,7 +82,11 @@ def score_images(
     if reference == "reconstructions":
         real = Reconstructions(images, load_tokenizer(config).to(accelerator.device))
 
-    notes = TrainingNotes.read(Path(config.run) / "generator")
+    # The run's own folder has a short name, and its generator drew the images.
+    folder = folder.resolve()
+    own = folder.name == "images" and folder.parent.parent == Path(config.run).resolve()
+    prefix = folder.parent.name if own else str(folder)
+    notes = TrainingNotes.read(Path(config.run) / "generator") if own else TrainingNotes()
 
     found = {}
     for name in features:
@@ -103,7 +107,7 @@ def score_images(
         values = scores(ours, theirs, extractor=extractor)
         values |= _recognised(extractor, ours, known[key])
 
-        found[f"{_key_of(folder, config)}/{reference}/{extractor.name}"] = record(
+        found[f"{prefix}/{reference}/{extractor.name}"] = record(
             values,
             extractor=extractor,
             num_images=len(ours),
@@ -115,7 +119,7 @@ def score_images(
             seeds={"generator": config.seed, "images": config.sampling.seed, "scores": 0},
             step=notes.step,
             ema=notes.ema,
-            images=str(folder.resolve()),
+            images=str(folder),
             skipped=drawn.images.skipped,
         )
 
@@ -123,13 +127,6 @@ def score_images(
         write_metrics(Path(config.run) / "metrics.json", found)
     accelerator.wait_for_everyone()
     return found
-
-
-def _key_of(folder: Path, config: Config) -> str:
-    """What the keys of a folder's scores begin with."""
-    whole = folder.resolve()
-    own = whole.name == "images" and whole.parent.parent == Path(config.run).resolve()
-    return whole.parent.name if own else str(whole)
 
 
 class Chosen(Dataset[tuple[Tensor, int]]):

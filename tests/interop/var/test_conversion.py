@@ -315,6 +315,8 @@ def wrapped(prefix: str):
         lambda state: {
             key.replace("blocks.0.", "blocks.0._orig_mod."): value for key, value in state.items()
         },
+        lambda state: {"state_dict": wrapped("model.module.")(state), "epoch": 3},
+        lambda state: {"model": state, "optimizer": {"param_groups": []}},
     ],
 )
 def test_prefixes_of_ddp_and_compile_are_dropped(wrap, case):

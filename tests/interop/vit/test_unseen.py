@@ -234,7 +234,8 @@ def test_half_the_names_in_a_wrapper_are_no_wrapper():
     """What is left over must be named, not dropped."""
     state = with_prefix("model.")(timm_vit().state_dict()) | {"loss.weight": torch.ones(2)}
     with pytest.raises(
-        ValueError, match=r"lacks patch_embed.proj.weight; it has model.patch_embed.proj.weight, but"
+        ValueError,
+        match=r"lacks patch_embed.proj.weight; it has model.patch_embed.proj.weight: take model. off",
     ):
         convert(state, source="timm", like=timm_vit())
 

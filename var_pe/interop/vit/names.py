@@ -76,7 +76,8 @@ class ViTWeights:
         """What the names that are there speak for."""
         below = [key for key in self.state if key.endswith(f".{self.theirs(name)}")]
         if below:
-            return f"it has {below[0]}, but not all names begin so"
+            wrapper = below[0].removesuffix(self.theirs(name))
+            return f"it has {below[0]}: take {wrapper} off the names, and names without it away"
         for mark, words in OTHERS.items():
             found = [key for key in self.state if key == mark or key.endswith(f".{mark}")]
             if found and self.source not in words:
