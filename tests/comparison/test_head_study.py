@@ -11,6 +11,7 @@ from var_pe.comparison.heads import HEADS, HeadTraining
 from var_pe.comparison.resolution_study import Answer
 from var_pe.comparison.trials import Trial
 from var_pe.stages.config import Config
+from var_pe.stages.images import fingerprint
 from var_pe.stages.models import weights_hash
 
 
@@ -21,6 +22,12 @@ def trial(tmp_path, make_vit) -> Trial:
     return Trial("learned", 3, Config(run=str(tmp_path / "run"), tokenizer_run="none"))
 
 
+def rests_on(trial: Trial) -> dict[str, str]:
+    number = trial.config.classifier_training.validation_images
+    images = fingerprint(trial.config, train=False, number=number)
+    return {"weights": weights_hash(trial.run / "classifier"), "images": images}
+
+
 def test_accuracies_kept_beside_a_classifier_become_evidence(trial):
     """Classification is measured by another study: its numbers are read, and none of other weights."""
     answers = [
@@ -29,12 +36,12 @@ def test_accuracies_kept_beside_a_classifier_become_evidence(trial):
     ]
     rows = {f"{a.size[0]}x{a.size[1]} {a.convention}": asdict(a) for a in answers}
     kept = trial.run / "sizes.json"
-    kept.write_text(json.dumps({"weights": weights_hash(trial.run / "classifier"), "answers": rows}))
+    kept.write_text(json.dumps({**rests_on(trial), "answers": rows}))
     table = over_seeds(accuracies(trial))
     found = [(row.size, row.mean, row.frozen, row.seeds) for row in table]
     assert found == [((8, 8), 0.5, None, (3,)), ((16, 16), 0.25, None, (3,))]
     assert "classification" not in as_markdown(table)
-    kept.write_text(json.dumps({"weights": "others", "answers": rows}))
+    kept.write_text(json.dumps({**rests_on(trial), "weights": "others", "answers": rows}))
     assert accuracies(trial) == []
 
 

@@ -68,7 +68,7 @@ def test_other_pictures_keep_their_aspect_and_are_centred_on_black(monkeypatch):
     assert torch.equal(same_1HW, white[0]["image"])
 
 
-def test_answers_are_kept_until_the_weights_change(tmp_path, monkeypatch):
+def test_answers_are_kept_until_images_or_weights_change(tmp_path, monkeypatch):
     (trial,) = trials(CONFIG, ["sinusoidal"], [0], tmp_path)
     saved(trial.config)
     first = answers_of(trial, [(16, 16), (16, 24)], ["timm"])
@@ -78,11 +78,15 @@ def test_answers_are_kept_until_the_weights_change(tmp_path, monkeypatch):
         patched.setattr(resolution_study, "measure", lambda *_: pytest.fail("measured twice"))
         assert answers_of(trial, [(16, 24)], ["timm"]) == first[1:]
     kept = Path(trial.config.run) / "sizes.json"
-    kept.write_text(json.dumps({**json.loads(kept.read_text()), "weights": "others"}))
     calls = []
     monkeypatch.setattr(resolution_study, "measure", lambda *args: calls.append(args) or first[0])
+
+    # Other images to measure on, then other weights
+    other = replace(trial.config, data=replace(trial.config.data, subset_seed=1))
+    answers_of(replace(trial, config=other), [(16, 24)], ["timm"])
+    kept.write_text(json.dumps({**json.loads(kept.read_text()), "weights": "others"}))
     answers_of(trial, [(16, 24)], ["timm"])
-    assert len(calls) == 1
+    assert len(calls) == 2
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 import contextlib
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -10,8 +12,8 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from var_pe.data.augmented import Augmented
-from var_pe.data.images import ImageDataset, content_box
-from var_pe.data.pictures import CorruptImage, open_picture, to_channels
+from var_pe.data.images import ImageDataset, content_box, remarks_on_depth
+from var_pe.data.pictures import CorruptImage, open_picture, orientation_in, to_channels
 from var_pe.data.sampler import Draw, EndlessSampler
 from var_pe.data.sources import DataConfig, open_source
 from var_pe.processes import Processes
@@ -88,6 +90,136 @@ def test_a_turned_photograph_stands_upright():
     assert open_picture(stream.getvalue(), "").size == (10, 20)
 
 
+def exif(*entries: tuple[int, int, int, bytes], order: str = "<") -> bytes:
+    """An EXIF block of (tag, type, count, four bytes of value)."""
+    body = struct.pack(f"{order}H", len(entries))
+    for tag, kind, count, value in entries:
+        body += struct.pack(f"{order}HHI", tag, kind, count) + value
+    mark = b"II*\0" if order == "<" else b"MM\0*"
+    return b"Exif\0\0" + mark + struct.pack(f"{order}I", 8) + body + bytes(4)
+
+
+def with_exif(block: bytes) -> bytes:
+    """A sound JPEG of 20 x 10 pixels with this EXIF block."""
+    content = stored(noise(0, 10, 20), "JPEG")
+    return content[:2] + b"\xff\xe1" + struct.pack(">H", len(block) + 2) + block + content[2:]
+
+
+TURNED = (0x0112, 3, 1, b"\x06\0\0\0")  # held on its side
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "other",
+    [
+        (0x0100, 2, 4, b"800\0"),  # the width as text
+        (0x8769, 4, 1, b"\xff\xff\xff\xff"),  # a directory beyond the end
+        (0x010F, 2, 2**31, b"\x08\0\0\0"),  # two gigabytes of a maker's name
+        (0x011A, 5, 1, b"\x08\0\0\0"),  # a resolution that lies in the header
+        (0x02BC, 12, 1, b"\0\0\0\0"),  # XMP as a floating-point number
+    ],
+)
+def test_a_faulty_entry_of_exif_neither_hides_the_orientation_nor_makes_a_picture_corrupt(other):
+    """Only how the camera was held matters; programs write everything else in every wrong way."""
+    for block in (exif(TURNED, other), exif(other, TURNED)):
+        assert open_picture(with_exif(block), "").size == (10, 20)
+    assert open_picture(with_exif(exif(other)), "").size == (20, 10)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_no_exif_block_makes_a_sound_picture_corrupt():
+    """Random tags, types, counts and offsets, of which a quarter are cut short."""
+    random, plain = np.random.default_rng(0), np.asarray(open_picture(with_exif(b"Exif\0\0"), ""))
+    tags = (0x0100, 0x010F, 0x011A, 0x0132, 0x8769, 0x8825, 0x9286, 0xA005, 0x0201, 0x014A, 0x02BC, 0x8773)
+    for number in range(400):
+        entries = [
+            (
+                int(random.choice(tags)),
+                int(random.integers(14)),
+                int(random.choice([0, 1, 2, 5, 200, 2**31])),
+                struct.pack("<I", random.choice([0, 6, 8, 40, 99999, 2**32 - 1])),
+            )
+            for _ in range(random.integers(1, 6))
+        ]
+        block = exif(*entries) + random.bytes(40)
+        block = block[: random.integers(10, len(block))] if number % 4 == 0 else block
+        assert np.array_equal(open_picture(with_exif(block), ""), plain)
+
+
+def test_orientation_is_read_in_either_order_of_bytes_where_the_parser_fails():
+    faulty = (0x0100, 2, 4, b"800\0")
+    big = exif(faulty, (0x0112, 3, 1, b"\0\x06\0\0"), order=">")
+    assert orientation_in(big) == orientation_in(exif(TURNED)) == orientation_in(exif(TURNED)[6:]) == 6
+    for block in (b"", b"Exif\0\0II", exif(faulty), exif((0x0112, 2, 2, b"6\0\0\0")), exif(TURNED)[:20]):
+        assert orientation_in(block) == 1
+
+
+def png(depth: int, colour: int, row: bytes, key: bytes, width: int = 2) -> bytes:
+    """A PNG of one row in which the grey or colour `key` is transparent."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, 1, depth, colour, 0, 0, 0))
+    pixels = chunk(b"IDAT", zlib.compress(b"\0" + row))
+    return b"\x89PNG\r\n\x1a\n" + header + chunk(b"tRNS", key) + pixels + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize(
+    ("content", "second"),
+    [
+        (png(8, 0, bytes([77, 10]), struct.pack(">H", 77)), 10),
+        (png(8, 2, bytes([200, 30, 30, 9, 9, 9]), struct.pack(">3H", 200, 30, 30)), 9),
+        (png(4, 0, bytes([0x3A]), struct.pack(">H", 3)), 170),
+        (png(16, 0, struct.pack(">2H", 1000, 30000), struct.pack(">H", 1000)), 117),
+        (
+            png(16, 2, struct.pack(">6H", *[9000, 300, 70], *[2570] * 3), struct.pack(">3H", 9000, 300, 70)),
+            10,
+        ),
+    ],
+)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_the_transparent_colour_of_a_png_becomes_white_at_every_depth(content, second, channels):
+    """Logos and cut-outs would stand on red or black ground."""
+    pixels = np.asarray(to_channels(open_picture(content, ""), channels)).reshape(2, -1)
+    assert (pixels[0] == 255).all()
+    assert (pixels[1] == second).all()
+
+
+def test_an_animation_is_its_first_frame(tmp_path):
+    frames = [Image.new("RGB", (6, 4), colour) for colour in ("red", "blue")]
+    for kind in ("gif", "webp", "png", "tiff"):
+        file = tmp_path / f"a.{kind}"
+        frames[0].save(file, save_all=True, append_images=frames[1:])
+        red, _, blue = to_channels(open_picture(file, ""), 3).getpixel((0, 0))
+        assert red > 200 > 50 > blue
+
+
+class Deep:
+    """A source of 16-bit pictures with one brightest value, one of them cut short."""
+
+    class_names, remarks, fingerprint = (), (), "deep"
+
+    def __init__(self, brightest: int, mode: type = np.uint16) -> None:
+        self.brightest, self.mode, self.labels_N = brightest, mode, np.full(20, -1)
+
+    def __len__(self) -> int:
+        return 20
+
+    def read(self, index: int) -> tuple[Image.Image, int]:
+        if index == 5:
+            raise CorruptImage("cut short")
+        return Image.fromarray(np.full((4, 4), self.brightest, self.mode)), -1
+
+
+def test_sixteen_bit_pictures_of_few_significant_bits_are_remarked_on():
+    """A 12-bit camera's pictures would be trained on as nearly black ones, without a word."""
+    (remark,) = remarks_on_depth(Deep(4095))
+    assert "16-bit pictures will look nearly black" in remark
+    assert "4095 of 65535" in remark
+    assert remarks_on_depth(Deep(65535)) == remarks_on_depth(Deep(9, np.uint8)) == ()
+
+
 @pytest.mark.parametrize("magnitude", [0, 9])
 def test_workers_augment_as_the_main_process_does(folder, magnitude):
     """A run on another number of data workers is the same run."""
@@ -116,7 +248,8 @@ def test_another_epoch_draws_another_augmentation(folder):
         ({}, r"^corrupt image \S+cat/1\.png: not a picture$"),
         (
             {"framing": "pad"},
-            r"^framing=pad needs pictures of at most .* 16 x 24, got one of 24 x 30 .data.framing=crop resizes them.$",
+            r"^framing=pad needs pictures of at most .* 16 x 24, got one of 24 x 30 "
+            r".data.framing=crop resizes them.$",
         ),
     ],
 )

@@ -1,6 +1,8 @@
 """Every kind of source gives the right pictures and labels, or says in one sentence what is wrong."""
 
 import gzip
+import os
+import shutil
 import struct
 from itertools import islice
 
@@ -141,11 +143,17 @@ def test_the_fingerprint_follows_the_pictures_and_not_the_place(tmp_path):
     def fingerprint(path, **options):
         return open_source(DataConfig(source="cifar100", path=path, **options), train=True).fingerprint
 
-    one, copy = write_cifar100(tmp_path / "one"), write_cifar100(tmp_path / "copy")
+    one = write_cifar100(tmp_path / "one")
+    copy = str(shutil.copytree(one, tmp_path / "copy"))
     other = write_cifar100(tmp_path / "other", count=11)
     assert fingerprint(one) == fingerprint(copy) != fingerprint(other)
     assert fingerprint(one) != fingerprint(one, limit=5)
     assert fingerprint(one) != fingerprint(one, label_column="coarse_label")
+
+    # Another picture of the same size somewhere in the middle leaves no other trace than the time.
+    before = fingerprint(one)
+    os.utime(tmp_path / "one" / "train-00000-of-00001.parquet", (1e9, 1e9))
+    assert fingerprint(one) != before
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from tests.runs import train_both
 from var_pe import settings
+from var_pe.data.counts import what_is_read
 from var_pe.data.streams import open_stream
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.stages.config import Config
@@ -147,7 +148,7 @@ def test_a_limited_stream_reads_several_files_and_says_what_it_takes(tmp_path, b
         epochs.append(sorted((item["label"], float(item["image"].sum())) for item in stream))
     assert epochs[0] == epochs[1]
     assert {label for label, _ in epochs[0]} == {0, 1, 2, 3}
-    (remark,) = stream.remarks
+    (remark,) = what_is_read(config.data)
     assert "data.limit=12 of a stream takes the first pictures of up to 10 files" in remark
 
 

@@ -26,9 +26,8 @@ from var_pe.sampling.config import SamplingConfig
 from var_pe.sampling.folder import drawn_with, image_path
 from var_pe.stages.config import Config
 from var_pe.stages.draw import draw_folder, load_pipeline
-from var_pe.stages.images import held_out_images
+from var_pe.stages.images import fingerprint, held_out_images
 from var_pe.stages.judge import judge_tokenizer
-from var_pe.stages.models import weights_hash
 from var_pe.stages.score import feature_extractor, is_scored, score_images, score_tokenizer
 from var_pe.stages.train import train_generator, train_tokenizer
 from var_pe.training.log import LogEntry, read_log
@@ -224,11 +223,13 @@ def scored(
 ) -> Mapping[str, Record]:
     """Records of the images' scores, made anew if images, data, features or versions have changed."""
     evaluation = config.evaluation
+    extractors = [feature_extractor(name, evaluation.inception_weights) for name in evaluation.features]
     rests_on = {
         "images": drawn_with(images.parent),
         "evaluation": asdict(evaluation),
         "data": asdict(config.data),
-        "classifiers": [weights_hash(Path(name) / "classifier") for name in evaluation.features],
+        "reference": fingerprint(config, train=evaluation.reference_split == "train"),
+        "extractors": [extractor.weights_sha256 for extractor in extractors],
         "versions": versions(),
     }
     kept = KeptResults[Record](images.parent / "scores.json", {"asked": rests_on}, "records")

@@ -26,7 +26,7 @@ from var_pe.pages.tables import markdown_table
 from var_pe.pyramid import Grid
 from var_pe.resampling.conventions import convention_of
 from var_pe.stages.config import Config
-from var_pe.stages.images import held_out_images
+from var_pe.stages.images import fingerprint, held_out_images
 from var_pe.stages.models import load_model, weights_hash
 from var_pe.stages.train import train_classifier
 
@@ -176,8 +176,13 @@ def kept_answers(trial: Trial) -> list[Answer]:
 
 
 def _kept(trial: Trial) -> KeptResults[dict[str, Any]]:
-    weights = weights_hash(trial.run / "classifier")
-    return KeptResults(trial.run / "sizes.json", {"weights": weights}, "answers")
+    """The answers that rest on the present weights and test images."""
+    number = trial.config.classifier_training.validation_images
+    rests_on = {
+        "weights": weights_hash(trial.run / "classifier"),
+        "images": fingerprint(trial.config, train=False, number=number),
+    }
+    return KeptResults(trial.run / "sizes.json", rests_on, "answers")
 
 
 def _answer(row: dict[str, Any]) -> Answer:

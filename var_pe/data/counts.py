@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from var_pe.data.folder_source import Folder
+from var_pe.data.images import remarks_on_depth
 from var_pe.data.sources import DataConfig, find_data, open_source
 from var_pe.data.walk import number_of, printable
 
@@ -46,10 +47,19 @@ def few(labels_N: NDArray[np.int64], class_names: Sequence[str]) -> str:
     )
 
 
+def what_a_limit_takes(data: DataConfig) -> str:
+    """Which pictures data.limit takes of the tables of a stream, which have no numbers to draw from."""
+    first = "as stored" if data.subset_seed is None else "of up to 10 files drawn by data.subset_seed"
+    return (
+        f"data.limit={data.limit} of a stream takes the first pictures {first}, each data worker those of "
+        f"its own files; they may show few of the classes (data.streaming=false draws over the whole split)"
+    )
+
+
 def what_is_read(data: DataConfig) -> list[str]:
     """How many pictures of each class both splits have and what is left out of them, a sentence each.
 
-    The tables of a stream are not counted.
+    The tables of a stream are not counted, but it is said what a limit takes of them.
 
     Raises:
         ValueError: one of the splits cannot be opened.
@@ -57,12 +67,13 @@ def what_is_read(data: DataConfig) -> list[str]:
     if data.streaming and isinstance(find_data(data), Folder):
         data = replace(data, streaming=False)
     if data.streaming:
-        return []
+        return [what_a_limit_takes(data)] if data.limit else []
 
     train, test = open_source(data, train=True), open_source(data, train=False)
     sentences = [
         f"train on {counts(train.labels_N, train.class_names)}",
         *train.remarks,
+        *remarks_on_depth(train),
         few(train.labels_N, train.class_names),
         f"test on {counts(test.labels_N, test.class_names)}",
         *test.remarks,

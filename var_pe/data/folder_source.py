@@ -15,7 +15,15 @@ from PIL import Image
 from var_pe.data.folders import HINT, Pictures, composed, instead, labels_by, read_pictures, some
 from var_pe.data.pictures import open_picture
 from var_pe.data.splits import find_split, means_a_split, splits_in
-from var_pe.data.walk import ending, find_pictures, holds_pictures, kind_of, number_of, subfolders
+from var_pe.data.walk import (
+    ending,
+    find_pictures,
+    holds_pictures,
+    kind_of,
+    number_of,
+    size_and_time,
+    subfolders,
+)
 
 # Two pictures of one size in pixels have files of one size in these formats, so sizes do not tell them apart.
 UNPACKED = frozenset(
@@ -191,7 +199,7 @@ class FolderSource:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of the pictures' paths and sizes, of the classes, and of labels that a list gives.
+        """A hash of the pictures' paths, sizes and times of change, of classes, and of labels from a list.
 
         It asks for the size of every file, so it is made when it is needed.
         """
@@ -203,7 +211,7 @@ class FolderSource:
         digest = hashlib.blake2b(digest_size=16)
         for name in sorted(names, key=lambda name: name.split("/")):
             file = f"{self.folder.root}/{name}"
-            digest.update(repr((name, os.stat(file).st_size)).encode())
+            digest.update(repr((name, *size_and_time(file))).encode())
             if kind_of(name) in UNPACKED:
                 digest.update(ending(Path(file)))
 

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable
+from contextlib import suppress
 
 import numpy as np
 import torch
@@ -11,11 +12,14 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from var_pe.data.image_set import ArraySource, ImageItem, ImageSource, count_unreadable
+from var_pe.data.part import drawn
 from var_pe.data.pictures import CorruptImage, DataError, to_channels
 from var_pe.data.sampler import Draw
 from var_pe.data.sources import DataConfig
 from var_pe.processes import Processes
 from var_pe.seeding import mix
+
+FAINT = 65536 // 8  # a brightest value below this looks nearly black
 
 Pixels = NDArray[np.uint8]
 Box = tuple[int, int, int, int]  # top, left, height and width in pixels
@@ -80,6 +84,30 @@ def first_picture(config: DataConfig, source: ImageSource) -> Image.Image:
             if config.on_corrupt == "stop":
                 raise
     raise DataError(f"none of the {len(source)} images can be read")
+
+
+def remarks_on_depth(source: ImageSource) -> tuple[str, ...]:
+    """A sentence if eight pictures, drawn over the source, show 16 bits of which the upper ones are empty.
+
+    12-bit cameras and scanners write such files. Their scale is kept, as it cannot be told from darkness.
+    """
+    if isinstance(source, ArraySource):
+        return ()
+
+    brightest: dict[int, int] = {}
+    for index in drawn(len(source), 8, seed=0):
+        with suppress(CorruptImage):
+            picture, _ = source.read(index)
+            if picture.mode.startswith("I;16"):
+                brightest[index] = int(np.asarray(picture).max())
+    if not brightest or max(brightest.values()) >= FAINT:
+        return ()
+
+    index = max(brightest, key=brightest.__getitem__)
+    return (
+        f"16-bit pictures will look nearly black: of {len(brightest)}, the brightest value is "
+        f"{brightest[index]} of 65535, in number {index}; if they have fewer significant bits, scale them up",
+    )
 
 
 def content_box(config: DataConfig, source: ImageSource) -> Box:

@@ -49,6 +49,7 @@ def open_picture(content: bytes | str | Path, where: str) -> Image.Image:
         stored = content if isinstance(content, bytes) else Path(content).read_bytes()
         picture = Image.open(BytesIO(stored))
         picture.load()
+        scale_key(picture, stored)
     except MemoryError:
         raise
     except Exception as error:  # decoders raise what they meet: OSError, SyntaxError, struct.error ...
@@ -57,6 +58,20 @@ def open_picture(content: bytes | str | Path, where: str) -> Image.Image:
 
     turn = UPRIGHT.get(orientation(picture))
     return picture if turn is None else picture.transpose(turn)
+
+
+def scale_key(picture: Image.Image, stored: bytes) -> None:
+    """Brings a PNG's transparent grey or colour from the file's depth to the 8 bits of its pixels.
+
+    PIL widens or narrows the pixels but leaves the key, in the info, as it was. (PNG, section 11.3.2.1)
+    """
+    key = picture.info.get("transparency")
+    if picture.format != "PNG" or picture.mode not in ("L", "RGB") or stored[24] == 8:
+        return
+    if isinstance(key, int):
+        picture.info["transparency"] = key * 255 // (2 ** stored[24] - 1)
+    elif isinstance(key, tuple):
+        picture.info["transparency"] = tuple(value >> 8 for value in key)
 
 
 def orientation(picture: Image.Image) -> int:

@@ -15,7 +15,7 @@ from var_pe.data.tables import Tables
 
 
 def check_columns(
-    tables: Tables, features: Mapping[str, Any], image_column: str, label_column: str | None
+    tables: Tables, features: Mapping[str, object], image_column: str, label_column: str | None
 ) -> None:
     """Checks that the table has both columns.
 
@@ -36,26 +36,27 @@ def check_columns(
     )
 
 
-def is_missing(label: Any) -> bool:
+def is_missing(label: object) -> bool:
     """Whether a stored label means none: empty, blank, NaN, or -1, as where labels are hidden."""
     if isinstance(label, str):
         return not label.strip()
     return label is None or label != label or (label == -1 and not isinstance(label, bool))
 
 
-def name_of(label: Any, kind: Any) -> str | None:
+def name_of(label: object, kind: object) -> str | None:
     """The name of the class that a stored label of this kind of column means; None if it means none."""
     # Imported here because it takes 90 MB, which `shapes` does not need.
     from datasets import ClassLabel
 
     if isinstance(kind, ClassLabel):
-        return kind.names[label] if 0 <= label < len(kind.names) else None
+        known = isinstance(label, int) and 0 <= label < len(kind.names)
+        return kind.names[label] if known else None
     if isinstance(label, float):  # pandas makes floats of whole numbers where one of them is missing
         label = int(label) if label.is_integer() else -1
     return None if isinstance(label, int) and label < 0 else str(label)
 
 
-def check_kind(label_column: str, kind: Any, streaming: bool) -> None:
+def check_kind(label_column: str, kind: object, streaming: bool) -> None:
     """Checks that a column of this kind can hold classes.
 
     Raises:
@@ -105,7 +106,7 @@ def stored_names(tables: Tables, label_column: str, split: str) -> tuple[str, ..
     return names
 
 
-def named_number(label: Any, kind: Any, tables: Tables, label_column: str) -> str:
+def named_number(label: object, kind: object, tables: Tables, label_column: str) -> str:
     """The name of a class without a stored name.
 
     Raises:
@@ -120,7 +121,7 @@ def named_number(label: Any, kind: Any, tables: Tables, label_column: str) -> st
     return name
 
 
-def features_of(dataset: Any) -> Mapping[str, Any]:
+def features_of(dataset: Any) -> Mapping[str, object]:
     """What the columns of a data set hold."""
     known = dataset if dataset.features is not None else dataset._resolve_features()
     return known.features
@@ -136,7 +137,7 @@ class Rows:
     def __init__(
         self,
         tables: Tables,
-        features: Mapping[str, Any],
+        features: Mapping[str, object],
         image_column: str,
         label_column: str | None,
         split: str,
@@ -159,7 +160,7 @@ class Rows:
     def columns(self) -> list[str]:
         return [self.image_column] + ([self.label_column] if self.label_column else [])
 
-    def read(self, row: Mapping[str, Any], index: int) -> tuple[Image.Image, int]:
+    def read(self, row: Mapping[str, object], index: int) -> tuple[Image.Image, int]:
         """The picture and the label of a row.
 
         Raises:
@@ -168,7 +169,7 @@ class Rows:
         label = self.label(row[self.label_column], f"image {index}") if self.label_column else -1
         return self.picture(row[self.image_column], index), label
 
-    def picture(self, stored: Any, index: int) -> Image.Image:
+    def picture(self, stored: object, index: int) -> Image.Image:
         """The picture in a cell: {"path", "bytes"}, a path, bytes, or decoded.
 
         Raises:
@@ -195,7 +196,7 @@ class Rows:
         beside = (location if location.is_dir() else location.parent) / path
         return beside if not here.exists() and beside.exists() else here
 
-    def label(self, stored: Any, what: str) -> int:
+    def label(self, stored: object, what: str) -> int:
         """The number of a stored label's class, -1 for none.
 
         Raises:

@@ -89,7 +89,7 @@ class ImageStream(IterableDataset[ImageItem]):
         self.config, self.rows, self.dataset = config, rows, dataset
         self.rank, self.world = processes.rank, processes.world
         self.frame, self.endless = frame, endless
-        self.class_names, self.remarks = rows.class_names, remarks_on(config)
+        self.class_names = rows.class_names
         self.epoch = torch.zeros((), dtype=torch.int64).share_memory_()  # workers that persist see it change
         self.skipped_by_worker = torch.zeros(MAX_WORKERS, dtype=torch.int64).share_memory_()
         self.unlabelled_by_worker = torch.zeros(MAX_WORKERS, dtype=torch.int64).share_memory_()
@@ -170,17 +170,6 @@ class ImageStream(IterableDataset[ImageItem]):
         """The place of this worker in the counts."""
         worker = get_worker_info()
         return worker.id % MAX_WORKERS if worker else 0
-
-
-def remarks_on(config: DataConfig) -> tuple[str, ...]:
-    """What a person should know about the pictures of a stream, a sentence each."""
-    if config.limit is None:
-        return ()
-    first = "of up to 10 files drawn by data.subset_seed" if config.subset_seed is not None else "as stored"
-    return (
-        f"data.limit={config.limit} of a stream takes the first pictures {first}, each data worker those of "
-        f"its own files; they may show few of the classes (data.streaming=false draws over the whole split)",
-    )
 
 
 def open_stream(

@@ -13,7 +13,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.constants import HF_HOME
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-from var_pe.data.walk import ending, is_broken, kind_of, walk
+from var_pe.data.walk import ending, is_broken, kind_of, size_and_time, walk
 
 SPLIT_WORDS = {"train", "training", "test", "testing", "validation", "valid", "val", "dev", "eval"}
 
@@ -151,7 +151,7 @@ class Tables:
             )
 
     def fingerprint(self, split: str, dataset: Any) -> str:
-        """A hash of the files' names, sizes and last bytes (parquet's index of its contents)."""
+        """A hash of the files' names, sizes, times of change and last bytes (parquet's index)."""
         # On the hub: of commit, configuration and split
         if self.kind == "hub":
             return f"{self.location}-{dataset._fingerprint}"
@@ -159,8 +159,7 @@ class Tables:
         root = Path(self.location)
         digest = hashlib.blake2b(digest_size=16)
         for file in map(Path, self._files(split)):
-            size = file.stat().st_size
             name = file.name if file == root else file.relative_to(root).as_posix()
-            digest.update(repr((name, size)).encode())
+            digest.update(repr((name, *size_and_time(file))).encode())
             digest.update(ending(file))
         return digest.hexdigest()

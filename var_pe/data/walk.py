@@ -97,6 +97,15 @@ def kind_of(name: str) -> str:
     return os.path.splitext(name)[1].lower()
 
 
+def size_and_time(file: Path | str) -> tuple[int, int]:
+    """A file's bytes and the second of its last change, by which a changed file of the same size is known.
+
+    Whole seconds, since archives and copies that keep the time keep no more.
+    """
+    status = os.stat(file)
+    return status.st_size, int(status.st_mtime)
+
+
 def ending(file: Path, size: int = 65536) -> bytes:
     """The last bytes of a file."""
     with file.open("rb") as stream:

@@ -51,6 +51,19 @@ def numbered_images(config: Config, largest: int) -> HeldOutImages:
     return held_out_images(config)
 
 
+def fingerprint(config: Config, train: bool, number: int | None = None) -> str:
+    """What a split's images, or `number` drawn ones, are known by where results are kept.
+
+    It changes when a picture does; of a stream only the settings are known.
+    """
+    if config.data.streaming:
+        return repr((config.data, number))
+    images = ImageDataset(open_source(config.data, train), config.data, train=False, seed=0)
+    return (
+        images.fingerprint if number is None else f"{images.fingerprint} {number} {config.data.subset_seed}"
+    )
+
+
 def picture_box(config: Config) -> Box:
     """Top, left, height and width of the picture in an image, without its margin."""
     if config.data.streaming:
