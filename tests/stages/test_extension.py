@@ -138,6 +138,14 @@ def test_what_is_no_extension_is_refused(tmp_path, more, said):
         train_classifier(a_vit(tmp_path, *more), Accelerator(), "rewarm")
 
 
+def test_a_rule_without_another_number_of_steps_is_said_to_change_nothing(tmp_path, capsys):
+    """Somebody forgot the number, and would wait for nothing."""
+    for rule, said in ((None, ""), ("hold", "; --extend hold needs another number of steps or epochs")):
+        train_classifier(a_vit(tmp_path), Accelerator(), rule)
+        train_classifier(a_vit(tmp_path), Accelerator(), rule)
+        assert f"classifier is already there{said}" in capsys.readouterr().out
+
+
 def test_a_run_killed_before_its_first_checkpoint_takes_any_number(tmp_path, monkeypatch):
     """Nothing has been trained that another number could contradict."""
     killed_at(monkeypatch, 0, train_classifier, a_vit(tmp_path), Accelerator())

@@ -83,7 +83,7 @@ def train_tokenizer(config: Config, accelerator: Accelerator, extend: Rule | Non
     everything = asdict(config)
     check_settings(folder, {key: everything[key] for key in TOKENIZER_SETTINGS}, "tokenizer")
     if is_finished(config, folder, "tokenizer"):
-        say_already_there(folder / "tokenizer", accelerator)
+        say_already_there(folder / "tokenizer", accelerator, extend)
         return load_model(VQTokenizer, folder / "tokenizer")
 
     # Images for each pyramid that a step may train on
@@ -130,7 +130,7 @@ def train_generator(
     config = settled_config(config)
     pyramids = check_generator(config)
     if is_finished(config, folder, "generator"):
-        say_already_there(folder / "generator", accelerator)
+        say_already_there(folder / "generator", accelerator, extend)
         return load_model(VARTransformer, folder / "generator")
 
     # Images for each pyramid that a step may train on, augmented from the tokenizer's seed as its images were
@@ -185,7 +185,7 @@ def train_classifier(config: Config, accelerator: Accelerator, extend: Rule | No
     everything = asdict(config)
     check_settings(folder, {key: everything[key] for key in CLASSIFIER_SETTINGS}, "classifier")
     if is_finished(config, folder, "classifier"):
-        say_already_there(folder / "classifier", accelerator)
+        say_already_there(folder / "classifier", accelerator, extend)
         return load_model(ViTClassifier, folder / "classifier")
 
     processes = Processes.of(accelerator)
@@ -255,8 +255,12 @@ def check_folders(config: Config) -> None:
         )
 
 
-def say_already_there(model: Path, accelerator: Accelerator) -> None:
-    Processes.of(accelerator).say(f"{model} is already there")
+def say_already_there(model: Path, accelerator: Accelerator, extend: Rule | None) -> None:
+    """Says that nothing is trained; and why not, if a rule was given that the model was not extended by."""
+    asked = TrainingNotes.read(model).asked or ()
+    unused = extend is not None and not any(entry.rule == extend for entry in asked)
+    why = f"; --extend {extend} needs another number of steps or epochs than it has" if unused else ""
+    Processes.of(accelerator).say(f"{model} is already there{why}")
 
 
 def check_settings(folder: Path, mine: dict[str, Any], kind: Kind | None = None) -> None:

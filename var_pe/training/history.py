@@ -141,9 +141,9 @@ def asked_for(
     if rule is None and config.schedule != "constant":
         raise ValueError(
             f"{folder} has done {done} of {last.steps} steps, and {steps} are asked for: with "
-            f"schedule={config.schedule}, say by --extend how its learning rate goes on: rewarm (warm-up and "
-            f"schedule anew over the last {steps - done} steps), stretch (as if there had been {steps} from "
-            f"the start) or hold (as in step {done})"
+            f"schedule={config.schedule}, say by scripts/train.py --extend how its learning rate goes on: "
+            f"rewarm (warm-up and schedule anew over the last {steps - done} steps), stretch (as if there had "
+            f"been {steps} from the start) or hold (as in step {done})"
         )
 
     # What was asked for at this step or later has not begun yet.
