@@ -142,8 +142,8 @@ def asked_for(
         raise ValueError(
             f"{folder} has done {done} of {last.steps} steps, and {steps} are asked for: with "
             f"schedule={config.schedule}, say by scripts/train.py --extend how its learning rate goes on: "
-            f"rewarm (warm-up and schedule anew over the last {steps - done} steps), stretch (as if there had "
-            f"been {steps} from the start) or hold (as in step {done})"
+            f"rewarm (warm-up and schedule anew over the last {steps - done} steps), stretch (as if there "
+            f"had been {steps} from the start) or hold (as in step {done})"
         )
 
     # What was asked for at this step or later has not begun yet.
