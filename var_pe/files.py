@@ -1,12 +1,13 @@
 """Files that are written whole or not at all, even if the writer is killed; results kept in such files."""
 
+import fcntl
 import hashlib
 import json
 import os
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -18,20 +19,32 @@ Json = TypeVar("Json")
 def written_whole(path: Path, *, flushed: bool = True) -> Iterator[Path]:
     """A draft to write to: it becomes `path` when the block succeeds and is removed when the block fails.
 
-    The draft has a unique name, since two programs may write the same file at once. With `flushed` the file
+    The draft has a unique name, since two programs may write the same file at once, and is locked while its
+    writer lives, so that `remove_drafts` knows those of writers that were killed. With `flushed` the file
     survives a power cut, too; a flush takes milliseconds, which is too long for thousands of small files.
     """
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-    try:
-        yield draft
-        if flushed:
-            flush(draft)
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    with draft.open("wb") as held:
+        with suppress(OSError):  # a file system without locks
+            fcntl.flock(held, fcntl.LOCK_EX)
+        try:
+            yield draft
+            if flushed:
+                flush(draft)
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
 
     if flushed:
         flush(path.parent)  # The new name reaches the disk with the folder.
+
+
+def remove_drafts(folder: Path) -> None:
+    """Removes the drafts below a folder whose writers were killed."""
+    for draft in folder.rglob(".*.partial"):
+        with suppress(OSError), draft.open("rb") as found:  # locked by its writer, or just finished
+            fcntl.flock(found, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            draft.unlink()
 
 
 def write_text(path: Path, text: str) -> None:

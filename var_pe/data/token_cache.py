@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from var_pe.data.image_set import ImageItem, ImageSet
 from var_pe.data.sampler import Draw
-from var_pe.files import write_text, written_whole
+from var_pe.files import remove_drafts, write_text, written_whole
 from var_pe.processes import Processes
 
 INDEX = "index.json"
@@ -142,6 +142,8 @@ def build_token_cache(
 
     # Each process writes its own.
     target.mkdir(parents=True, exist_ok=True)
+    if processes.is_main:
+        remove_drafts(target)
     for shard, share in shards.items():
         if share == shares[processes.rank]:
             write_shard(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from var_pe.files import write_text, written_whole
+from var_pe.files import remove_drafts, write_text, written_whole
 from var_pe.processes import Processes
 from var_pe.sampling.config import SamplingConfig
 from var_pe.sampling.drawing import draw_images
@@ -73,6 +73,8 @@ def fill_folder(
     settings = {"weights": weights, **asdict(config)}
     del settings["batch"]
     check_claim(folder, settings)
+    if processes.is_main:
+        remove_drafts(folder)
 
     names = pipeline.class_names
     of_class = config.images_per_class

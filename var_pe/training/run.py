@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 
-from var_pe.files import into_place, remove, write_json, write_text, written_whole
+from var_pe.files import into_place, remove, remove_drafts, write_json, write_text, written_whole
 from var_pe.processes import Processes
 from var_pe.training.checkpoints import newest, steps_in
 from var_pe.training.ema import EMA
@@ -58,9 +58,10 @@ class Run:
 
         write_json(self.folder / "circumstances.json", circumstances(self.accelerator))
 
-        # What a killed process of this run left; deeper folders may belong to a process that is alive.
+        # What a killed process of this run left. Hidden drafts may belong to a process that is alive.
+        remove_drafts(self.folder)
         for folder in (self.folder, self.checkpoints):
-            for leftover in folder.glob("*.partial"):
+            for leftover in folder.glob("[!.]*.partial"):
                 remove(leftover)
 
     def release(self) -> None:
