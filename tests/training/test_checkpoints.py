@@ -5,10 +5,12 @@ import shutil
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from tests.training.test_loop import Toy, die_at, equal, go
 from var_pe.processes import Processes
+from var_pe.training import run
 from var_pe.training.checkpoints import newest
 
 PARTS = ("state.json", "model.safetensors", "ema.safetensors", "optimizer.pt")
@@ -116,3 +118,17 @@ def test_a_damaged_line_of_the_log_is_left_out(killed, tmp_path):
     assert equal(go(tmp_path / "run"), killed[1])
     entries = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert [entry["step"] for entry in entries if "loss" in entry] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize(
+    "error", [SafetensorError("No space left on device"), RuntimeError("unexpected pos 7")]
+)
+def test_a_full_disk_is_said_in_a_sentence(tmp_path, monkeypatch, error):
+    """torch and safetensors have errors of their own for it, which would end in a traceback."""
+
+    def is_full(*given):
+        raise error
+
+    monkeypatch.setattr(run, "save_file", is_full)
+    with pytest.raises(ValueError, match=f"checkpoint of step 1 cannot be written into .*{error}"):
+        go(tmp_path)

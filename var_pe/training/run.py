@@ -13,6 +13,7 @@ import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from PIL import Image
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
@@ -127,7 +128,16 @@ class Run:
             (partial / "state.json").write_text(json.dumps(state | circumstances(self.accelerator)))
 
         def write_and_prune() -> None:
-            into_place(self.checkpoints / f"step_{step:08d}", write)
+            try:
+                into_place(self.checkpoints / f"step_{step:08d}", write)
+            except (
+                RuntimeError,
+                SafetensorError,
+            ) as error:  # how torch and safetensors say that a disk is full
+                raise ValueError(
+                    f"the checkpoint of step {step} cannot be written into {self.checkpoints} ({error}); "
+                    f"the ones before it are whole"
+                ) from error
             for old in self.steps_saved()[:-CHECKPOINTS_KEPT]:
                 remove(self.checkpoints / f"step_{old:08d}")
 
