@@ -151,6 +151,7 @@ def rounding(facts: Facts) -> str:
     found = facts.examination
     lost = found.unrounded - found.whole
     half = found.whole - found.half_codes
+    most = max(0.0, min(lost, half))
     if lost <= 0:
         return (
             f"Rounding to codes costs nothing (without it {found.unrounded:.2f} dB): the autoencoder is the "
@@ -158,7 +159,8 @@ def rounding(facts: Facts) -> str:
         )
     return (
         f"Rounding to codes costs {lost:.2f} dB (without it {found.unrounded:.2f} dB); without the less used "
-        f"half of the codes it has {half:.2f} dB less, so twice as many would likely give at most that much."
+        f"half of the codes it has {half:.2f} dB less, so twice as many would likely give at most {most:.2f} "
+        "dB."
     )
 
 
