@@ -84,12 +84,12 @@ def main() -> None:
     with session(*trainings) as accelerator:
         if stage == "classifier":
             train_classifier(config, accelerator, extend)
-            if not is_scored(Path(config.run), "classifier"):
+            if not is_scored(config, Path(config.run), "classifier"):
                 score_classifier(config, accelerator)
 
         elif stage == "tokenizer":
             tokenizer = train_tokenizer(config, accelerator, extend)
-            if not is_scored(Path(config.tokenizer_run), "tokenizer"):
+            if not is_scored(config, Path(config.tokenizer_run), "tokenizer"):
                 score_tokenizer(config, tokenizer, accelerator)
             accelerator.print(judge_tokenizer(config, tokenizer, accelerator))
 
@@ -97,7 +97,7 @@ def main() -> None:
             # A mistake in the generator's settings must be found before hours of training the tokenizer.
             check_generator(config)
             tokenizer = train_tokenizer(config, accelerator, extend)
-            if not is_scored(Path(config.tokenizer_run), "tokenizer"):
+            if not is_scored(config, Path(config.tokenizer_run), "tokenizer"):
                 score_tokenizer(config, tokenizer, accelerator)
             accelerator.print(judge_tokenizer(config, tokenizer, accelerator))
             train_generator(config, tokenizer, accelerator, extend)

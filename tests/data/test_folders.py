@@ -452,6 +452,10 @@ def test_a_list_says_the_classes_and_the_order(root):
     write_csv(root / "train", ["2.png,10", "0.png,10", "1.png,9"])
     assert opened(root).fingerprint != before
 
+    # The order alone, too
+    write_csv(root / "train", ["1.png,10", "0.png,9", "2.png,10"])
+    assert opened(root).fingerprint != before
+
 
 def test_a_list_may_be_lines_of_json_or_parquet_and_name_other_columns(root):
     fill(root, "train/")

@@ -1,13 +1,16 @@
 """More steps, other starts, the best average: said, recorded, resumed, and refused where due."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from accelerate import Accelerator
+from PIL import Image
 
 from tests.runs import train_both
 from var_pe import settings
@@ -168,6 +171,52 @@ def test_a_training_set_of_another_size_is_no_extension(tmp_path):
     train_classifier(config, Accelerator())
     with pytest.raises(ValueError, match=r"for 4 steps on 24 images, and there are 25 now"):
         ask(config, tmp_path / "run", "classifier", 25, None)
+
+
+def pictures(folder, *, seed=0):
+    """A folder of a training and a test split of two classes, 4 pictures each."""
+    draw = np.random.default_rng(seed)
+    for split in ("train", "test"):
+        for name in ("cat", "dog"):
+            (folder / split / name).mkdir(parents=True)
+            for number in range(4):
+                pixels = draw.integers(0, 256, (32, 32, 3), np.uint8)
+                Image.fromarray(pixels).save(folder / split / name / f"{number}.png")
+    return folder
+
+
+def test_a_training_set_with_other_pictures_is_no_way_to_go_on(tmp_path):
+    """As many pictures of other names or contents are other ones; a copy of the same is the same."""
+    place = pictures(tmp_path / "set")
+    given = ["data.source=imagefolder", f"data.path={place}", "classifier_training.schedule=constant"]
+    longer = a_vit(tmp_path, *given, "classifier_training.steps=5")
+    train_classifier(a_vit(tmp_path, *given), Accelerator())
+
+    shutil.copytree(place, tmp_path / "copy", copy_function=shutil.copyfile)
+    os.utime(tmp_path / "copy" / "train" / "cat" / "0.png", (1e9, 1e9))
+    shutil.rmtree(place)
+    (tmp_path / "copy").rename(place)
+    train_classifier(longer, Accelerator())
+
+    (place / "train" / "cat" / "0.png").rename(place / "train" / "cat" / "9.png")
+    with pytest.raises(ValueError, match=r"5 steps on 8 images, and of the 8 in .*/set now some are others"):
+        train_classifier(a_vit(tmp_path, *given, "classifier_training.steps=6"), Accelerator())
+
+    # A run that did not note its pictures goes on.
+    history = json.loads((tmp_path / "run" / FILE).read_text())
+    del history["training_set"]
+    (tmp_path / "run" / FILE).write_text(json.dumps(history))
+    train_classifier(a_vit(tmp_path, *given, "classifier_training.steps=6"), Accelerator())
+    assert json.loads((tmp_path / "run" / FILE).read_text())["training_set"]
+
+
+def test_a_generator_of_other_pictures_than_its_tokenizer_is_said(tmp_path, capsys):
+    place = pictures(tmp_path / "set")
+    config = a_config(tmp_path, "data.source=imagefolder", f"data.path={place}")
+    train_tokenizer(config, Accelerator())
+    (place / "train" / "cat" / "0.png").rename(place / "train" / "cat" / "9.png")
+    train_both(config)
+    assert "tokenizer was trained on other pictures than the generator is" in capsys.readouterr().out
 
 
 def test_a_run_of_an_earlier_version_is_finished_and_can_be_extended(tmp_path):

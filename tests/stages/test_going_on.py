@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -47,26 +48,30 @@ def test_a_finished_run_opens_no_images(finished, monkeypatch, capsys):
 
 
 def test_scores_are_those_of_the_weights_that_are_there(finished, tmp_path):
-    """A tokenizer that was trained anew in the same folder has other scores."""
+    """A tokenizer that was trained anew in the same folder has other scores, and so have other images."""
     folder = tmp_path / "tokenizer"
     shutil.copytree(finished.tokenizer_run, folder)
     config = a_config(f"run={tmp_path}/run", f"tokenizer_run={folder}", "data.shapes_test=8")
-    assert not is_scored(folder, "tokenizer")
+    assert not is_scored(config, folder, "tokenizer")
     score_tokenizer(config, load_tokenizer(config), Accelerator())
-    assert is_scored(folder, "tokenizer")
+    assert is_scored(config, folder, "tokenizer")
+    assert not is_scored(replace(config, data=replace(config.data, shapes_test=9)), folder, "tokenizer")
+
+    gone = replace(config.data, source="imagefolder", path=str(tmp_path / "gone"))
+    assert is_scored(replace(config, data=gone), folder, "tokenizer")
 
     (file,) = (folder / "tokenizer").glob("*.safetensors")
     weights = {name: tensor.clone() for name, tensor in load_file(file).items()}
     weights["quantizer.codebook_VZ"] += torch.ones(())
     save_file(weights, file)
-    assert not is_scored(folder, "tokenizer")
+    assert not is_scored(config, folder, "tokenizer")
 
 
 def test_scores_of_an_older_version_are_made_again(finished, tmp_path):
     """They do not say which weights they are of."""
     assert weights_hash(tmp_path)
     write_json(tmp_path / "metrics.json", {"tokenizer": {"weights": {"step": 1, "ema": True}}})
-    assert not is_scored(tmp_path, "tokenizer")
+    assert not is_scored(finished, tmp_path, "tokenizer")
 
 
 @pytest.mark.parametrize("name", ["same", "./same/", "link", "other/../same"])

@@ -22,6 +22,13 @@ ENCODING = [
 ]
 SIZES = "generator_training.pyramids=[[1, 2, 3, 4], [1, 2, 3, 4, 6, 9, 13, 18, 24, 32]]"
 
+MEASURED = """
+import resource, subprocess, sys
+subprocess.run(sys.argv[1:], check=True)
+used = resource.getrusage(resource.RUSAGE_CHILDREN)
+print(used.ru_utime + used.ru_stime, used.ru_maxrss)
+"""
+
 
 def a_run_of_holes(folder: Path, kind: str, config: Config) -> None:
     """A trained run as far as headers tell: its weight file is as long as a real one and nearly empty."""
@@ -51,17 +58,18 @@ def a_run_of_holes(folder: Path, kind: str, config: Config) -> None:
 
 
 def dry_run(*words: str) -> tuple[str, float, float]:
-    """What `--dry-run` prints, the processor's seconds and the most gigabytes that it held."""
-    command = [sys.executable, "scripts/train.py", "--dry-run", *words]
+    """What `--dry-run` prints, the processor's seconds and the most gigabytes that it held.
+
+    A process between the two measures it: until a child becomes another program, the memory of the process
+    that started it counts as the child's, and that of all tests before this one may be the larger.
+    """
+    command = [sys.executable, "-c", MEASURED, sys.executable, "scripts/train.py", "--dry-run", *words]
     here = {**os.environ, "PYTHONPATH": str(ROOT)}
-    with subprocess.Popen(command, cwd=ROOT, env=here, text=True, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        said = process.stdout.read()
-        _, status, used = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    assert process.returncode == 0
+    said = subprocess.run(command, cwd=ROOT, env=here, text=True, stdout=subprocess.PIPE, check=True).stdout
+    said, _, figures = said.rstrip().rpartition("\n")
+    seconds, memory = map(float, figures.split())
     unit = 1 if sys.platform == "darwin" else 1024
-    return said, used.ru_utime + used.ru_stime, used.ru_maxrss * unit / 1e9
+    return said, seconds, memory * unit / 1e9
 
 
 @pytest.mark.parametrize("kind", ["generator", "classifier"])

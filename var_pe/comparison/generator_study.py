@@ -155,7 +155,7 @@ def compare(
 def scored_tokenizer(config: Config, tokenizer: VQTokenizer, accelerator: Accelerator) -> TokenizerScores:
     """The scores of the tokenizer under its own levels."""
     folder = Path(config.tokenizer_run)
-    if not is_scored(folder, "tokenizer"):
+    if not is_scored(config, folder, "tokenizer"):
         score_tokenizer(config, tokenizer, accelerator)
     entry = read_metrics(folder / "metrics.json")["tokenizer"]
     values = entry["values"]

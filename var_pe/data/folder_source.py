@@ -199,10 +199,17 @@ class FolderSource:
 
     @property
     def fingerprint(self) -> str:
-        """A hash of the pictures' paths, sizes and times of change, of classes, and of labels from a list.
+        """A hash of the pictures' paths, sizes and times, of classes, and of a list's order and labels.
 
         It asks for the size of every file, so it is made when it is needed.
         """
+        return self._hash(times=True)
+
+    @property
+    def identity(self) -> str:
+        return self._hash(times=False)
+
+    def _hash(self, *, times: bool) -> str:
         # Sorted as paths are, folder by folder
         inside = self.below.relative_to(self.folder.root).as_posix()
         inside = "" if inside == "." else f"{inside}/"
@@ -211,7 +218,8 @@ class FolderSource:
         digest = hashlib.blake2b(digest_size=16)
         for name in sorted(names, key=lambda name: name.split("/")):
             file = f"{self.folder.root}/{name}"
-            digest.update(repr((name, *size_and_time(file))).encode())
+            size, time = size_and_time(file)
+            digest.update(repr((name, size, time) if times else (name, size)).encode())
             if kind_of(name) in UNPACKED:
                 digest.update(ending(Path(file)))
 
@@ -219,7 +227,8 @@ class FolderSource:
         columns += [self.folder.label_column] if self.folder.label_column else []
         found: tuple[object, ...] = (digest.hexdigest(), columns, self.class_names)
         if self.listed:
-            found += (hashlib.blake2b(self.labels_N.tobytes(), digest_size=16).hexdigest(),)
+            listed = repr(names).encode() + self.labels_N.tobytes()
+            found += (hashlib.blake2b(listed, digest_size=16).hexdigest(),)
         short = hashlib.blake2b(repr(found).encode(), digest_size=8).hexdigest()
         return f"imagefolder-{self.split}-{len(self)}-{short}"
 

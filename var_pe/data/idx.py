@@ -75,6 +75,10 @@ class FashionMNIST:
         digest = hashlib.blake2b(self.images.tobytes() + self.labels.tobytes(), digest_size=8)
         self.fingerprint = f"fashion_mnist-{prefix}-{len(self.images)}-{digest.hexdigest()}"
 
+    @property
+    def identity(self) -> str:
+        return self.fingerprint
+
     def __len__(self) -> int:
         return len(self.images)
 

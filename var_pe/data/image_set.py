@@ -23,6 +23,14 @@ class ImageSource(Protocol):
         """Changes when the pictures, their order or their labels change."""
 
     @property
+    def identity(self) -> str:
+        """The same without times of change, which a mere copy of the files sets anew.
+
+        What is made from the pictures is kept by `fingerprint`, which at worst has it made once more. A run,
+        which could not go on, is held to this one.
+        """
+
+    @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the classes by label; empty if there are no labels."""
 

@@ -210,6 +210,11 @@ class ImageDataset(Dataset[ImageItem]):
         parts = repr((self.source.fingerprint, framing, cropping or zoom, chance))
         return hashlib.blake2b(parts.encode(), digest_size=16).hexdigest()
 
+    @property
+    def identity(self) -> str:
+        """It stands for the pictures, their order and labels; not for what settings make of them."""
+        return self.source.identity
+
     def __len__(self) -> int:
         return len(self.source)
 

@@ -38,8 +38,15 @@ class Part:
 
     @property
     def fingerprint(self) -> str:
+        return f"{self.source.fingerprint}-{self._numbers_hash()}"
+
+    @property
+    def identity(self) -> str:
+        return f"{self.source.identity}-{self._numbers_hash()}"
+
+    def _numbers_hash(self) -> str:
         digest = hashlib.blake2b(repr(list(self.numbers)).encode(), digest_size=8).hexdigest()
-        return f"{self.source.fingerprint}-{len(self.numbers)}-{digest}"
+        return f"{len(self.numbers)}-{digest}"
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -157,6 +157,11 @@ class Shapes:
         self.height, self.width = height, width
         self.fingerprint = f"shapes-1-{split}-{count}-{height}x{width}"
 
+    @property
+    def identity(self) -> str:
+        """It leaves the size out, which is a setting: a training on several pyramids has several."""
+        return f"shapes-1-{self.split}-{self.count}"
+
     def __len__(self) -> int:
         return self.count
 

@@ -98,6 +98,10 @@ class ImageStream(IterableDataset[ImageItem]):
     def num_images(self) -> None:
         """A stream does not know its length."""
 
+    @property
+    def identity(self) -> None:
+        """A stream does not know its pictures either."""
+
     def passed_over(self, processes: Processes) -> int:
         """How many pictures could not be read so far, on all processes and their workers."""
         return int(processes.sum(self.skipped_by_worker.sum().to(processes.device)))

@@ -150,8 +150,8 @@ class Tables:
                 f"set train_split and test_split to those it has, or add a folder or files named {split}"
             )
 
-    def fingerprint(self, split: str, dataset: Any) -> str:
-        """A hash of the files' names, sizes, times of change and last bytes (parquet's index)."""
+    def fingerprint(self, split: str, dataset: Any, *, times: bool) -> str:
+        """A hash of the files' names, sizes, last bytes (parquet's index) and, if wanted, times of change."""
         # On the hub: of commit, configuration and split
         if self.kind == "hub":
             return f"{self.location}-{dataset._fingerprint}"
@@ -160,6 +160,7 @@ class Tables:
         digest = hashlib.blake2b(digest_size=16)
         for file in map(Path, self._files(split)):
             name = file.name if file == root else file.relative_to(root).as_posix()
-            digest.update(repr((name, *size_and_time(file))).encode())
+            size, time = size_and_time(file)
+            digest.update(repr((name, size, time) if times else (name, size)).encode())
             digest.update(ending(file))
         return digest.hexdigest()

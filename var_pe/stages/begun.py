@@ -1,5 +1,6 @@
 """What a folder says of a training that was begun there, and what another number of steps makes of it."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -49,10 +50,13 @@ def ask(
     images: int | None,
     rule: Rule | None,
     tokenizer: str | None = None,
+    *,
+    training_set: str | None = None,
 ) -> History:
     """The run's history after the config's steps were asked for, on `images` training images.
 
-    `tokenizer` is the hash of the one whose codes a generator is to learn.
+    `training_set` is what these are known by (None: a stream, unknown), and `tokenizer` the hash of the
+    one whose codes a generator is to learn.
 
     Raises:
         ValueError: the run cannot be extended or shortened so, or its training set has changed.
@@ -67,7 +71,7 @@ def ask(
                 f"{folder} is finished, {steps} steps are asked for, and it has no checkpoint left to go on "
                 f"from; start another run from its weights ({setting}={folder})"
             )
-        return History((Asked(0, steps),), images, tokenizer)
+        return History((Asked(0, steps),), images, tokenizer, training_set=training_set)
 
     # A run of an earlier version: it was asked for what its settings say.
     if history is None:
@@ -79,6 +83,15 @@ def ask(
             f"{folder} was trained for {done} steps on {history.images} images, and there are {images} now: "
             f"put the training set back, or train in another folder"
         )
+    if history.training_set not in (None, training_set):
+        raise ValueError(
+            f"{folder} was trained for {done} steps on {history.images} images, and of the {images} in "
+            f"{config.data.path or config.data.source} now some are others, or have other names or labels: "
+            f"put the training set back, or train in another folder"
+        )
+
+    # Earlier versions did not note it: what is there now counts from here on.
+    history = replace(history, training_set=training_set)
     return asked_for(history, steps, done, rule, training, folder)
 
 

@@ -1,6 +1,8 @@
 """Every set of images that a run uses: for training, held out, drawn, and for scores."""
 
+import hashlib
 import itertools
+import os
 from collections.abc import Sequence
 from copy import copy
 from pathlib import Path
@@ -144,6 +146,13 @@ class DrawnImages(Dataset[ImageItem]):
     @property
     def num_images(self) -> int:
         return len(self.images)
+
+    @property
+    def identity(self) -> str:
+        """A hash of the pictures' paths and sizes in order, or of the archive's size, and of the labels."""
+        files = self.images.files or [self.images.path]
+        names = [(os.path.relpath(file, self.images.path), file.stat().st_size) for file in files]
+        return hashlib.blake2b(repr((names, self.labels)).encode(), digest_size=16).hexdigest()
 
     def passed_over(self, processes: Processes) -> int:
         """Always 0, since a drawn image that cannot be read is an error."""

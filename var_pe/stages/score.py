@@ -25,7 +25,14 @@ from var_pe.progress import Counter
 from var_pe.resampling.conventions import DEFAULT_CONVENTION
 from var_pe.sampling.folder import drawn_with
 from var_pe.stages.config import Config
-from var_pe.stages.images import Labelled, RealImages, Reconstructions, held_out_images_at, picture_box
+from var_pe.stages.images import (
+    Labelled,
+    RealImages,
+    Reconstructions,
+    fingerprint,
+    held_out_images_at,
+    picture_box,
+)
 from var_pe.stages.models import find_tokenizer, load_model, load_tokenizer, weights_hash
 from var_pe.stages.pyramids import tokenizer_pyramids
 from var_pe.tasks.tokenizer import validate_tokenizer
@@ -203,6 +210,7 @@ def score_tokenizer(
             "num_images": len(real),
             "split": "test",
             "psnr_area": list(held_out[pyramids[0]][1]),
+            "images": fingerprint(config, train=False),
             "weights": {"step": notes.step, "ema": notes.ema, "sha256": weights_hash(folder / "tokenizer")},
         }
     }
@@ -264,6 +272,7 @@ def score_classifier(
             "values": {"top1": _top1(features)},
             "num_images": len(features),
             "split": "test",
+            "images": fingerprint(config, train=False),
             "weights": {"step": notes.step, "ema": notes.ema, "sha256": weights_hash(folder)},
         }
     }
@@ -273,10 +282,18 @@ def score_classifier(
     return found
 
 
-def is_scored(run: Path, kind: str) -> bool:
-    """Whether a run's metrics.json has the scores of its finished model, as `score_tokenizer` leaves them."""
-    weights = read_metrics(run / "metrics.json").get(kind, {}).get("weights", {})
-    return weights.get("sha256") == weights_hash(run / kind)
+def is_scored(config: Config, run: Path, kind: str) -> bool:
+    """Whether a run's metrics.json has the scores of its finished model on the test images that are there.
+
+    Where there are none any more, or the hub is out of reach, nothing can be scored anew: the scores stand.
+    """
+    entry = read_metrics(run / "metrics.json").get(kind, {})
+    if entry.get("weights", {}).get("sha256") != weights_hash(run / kind):
+        return False
+    try:
+        return entry.get("images") == fingerprint(config, train=False)
+    except ValueError:
+        return True
 
 
 def summary(found: Found) -> str:

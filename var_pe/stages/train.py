@@ -96,7 +96,7 @@ def train_tokenizer(config: Config, accelerator: Accelerator, extend: Rule | Non
 
     first = images[pyramids[0]]
     dataset = one_of([images[pyramid] for pyramid in pyramids], training.batch, seed)
-    history = ask(config, folder, "tokenizer", first.num_images, extend)
+    history = ask(config, folder, "tokenizer", first.num_images, extend, training_set=first.identity)
     if history.start is None:
         history = replace(history, start=start_tokenizer(config, model))
     task = TokenizerTask(
@@ -141,7 +141,13 @@ def train_generator(
     images = training_images_at(config, pyramids, cell, processes, config.tokenizer_seed)
     first = images[pyramids[0]]
     codes = weights_hash(Path(config.tokenizer_run) / "tokenizer")
-    history = ask(config, folder, "generator", first.num_images, extend, codes)
+    history = ask(config, folder, "generator", first.num_images, extend, codes, training_set=first.identity)
+    of_tokenizer = History.read(Path(config.tokenizer_run))
+    if of_tokenizer and of_tokenizer.training_set not in (None, first.identity):
+        processes.say(
+            f"{config.tokenizer_run} was trained on other pictures than the generator is: some were added, "
+            f"removed, exchanged or renamed since"
+        )
 
     # Their tokens, encoded once and cached; without views, every batch is encoded when it is used.
     training_sets: Mapping[Pyramid, TrainingSet] = images
@@ -199,6 +205,7 @@ def train_classifier(config: Config, accelerator: Accelerator, extend: Rule | No
 
     # The training split, with or without RandAugment, or drawn images instead
     dataset: TrainingSet = images
+    identity = images.identity
     if training.rand_augment:
         if not isinstance(images, ImageDataset):
             raise ValueError(
@@ -206,9 +213,10 @@ def train_classifier(config: Config, accelerator: Accelerator, extend: Rule | No
             )
         dataset = Augmented(images, training.rand_augment, seed)
     if training.drawn_images:
-        dataset = DrawnImages(Path(training.drawn_images), class_names)
+        dataset = drawn = DrawnImages(Path(training.drawn_images), class_names)
+        identity = drawn.identity
 
-    history = ask(config, folder, "classifier", dataset.num_images, extend)
+    history = ask(config, folder, "classifier", dataset.num_images, extend, training_set=identity)
     model = build_classifier(config, len(class_names), kept_grids=kept_grids(history.start))
     if history.start is None:
         history = replace(history, start=initialise_from(config, model, class_names))

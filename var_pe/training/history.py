@@ -58,6 +58,8 @@ class History:
     # SHA-256 of the tokenizer whose codes a generator learns
     tokenizer: str | None = None
     start: Start | None = None
+    # what the training images are known by (`ImageSource.identity`)
+    training_set: str | None = None
 
     @property
     def steps(self) -> int:
