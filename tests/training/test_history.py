@@ -113,7 +113,7 @@ def test_an_extension_that_has_not_begun_can_be_replaced():
             20,
             10,
             None,
-            r"with schedule=cosine, say by --extend .* rewarm .* last 10 steps.* stretch .* hold ",
+            r"with schedule=cosine, say by scripts/train.py --extend .* rewarm .* last 10 steps.* hold ",
         ),
         (20, 10, "hold", "with --extend hold the learning rate is 0 in all steps from 10 to 20"),
     ],
