@@ -70,7 +70,10 @@ def test_a_patch_kernel_is_resized_as_it_was(key):
 @pytest.mark.parametrize("key", keys("sinusoidal"))
 def test_a_code_in_another_library_s_order_is_what_it_was(key):
     _, order, shape = key.split("/")
-    encoding, here = built(f"sinusoidal(coordinates=index, order={order})", grid(shape), dim=8), grid(shape)
+    encoding, here = (
+        built(f"sinusoidal(coordinates=index, order={order}, scale=1)", grid(shape), dim=8),
+        grid(shape),
+    )
     torch.testing.assert_close(encoding.prepare(Pyramid((here,)).positions()), NUMBERS[key], **NEAR)
 
 

@@ -164,10 +164,12 @@ def test_two_processes_thaw_the_layers_of_one(tmp_path):
 def test_another_config_in_an_existing_run_folder_is_refused_by_name(tmp_path):
     """A folder whose weights come from two configs belongs to neither."""
     run(tmp_path, "tokenizer_training.steps=2", "generator_training.steps=2")
-    line, environment = command(tmp_path, "tokenizer_training.steps=2", "generator_training.steps=3")
+    line, environment = command(
+        tmp_path, "tokenizer_training.steps=2", "generator_training.steps=2", "generator_training.batch=4"
+    )
     done = subprocess.run(line, env=environment, capture_output=True, text=True, cwd=tmp_path, check=False)
     assert done.returncode == 2
-    assert "generator_training.steps: 2 -> 3" in done.stderr
+    assert "generator_training.batch: 8 -> 4" in done.stderr
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
 

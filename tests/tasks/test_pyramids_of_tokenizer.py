@@ -221,9 +221,9 @@ def test_a_generator_and_scores_follow_the_tokenizer_to_every_size(tmp_path):
 
 def test_each_pyramid_has_its_own_test_images_and_their_own_margin(make_tokenizer, tmp_path):
     """Pictures of 6x6 in 8x8 keep their margin to scale, and are centred in a wider image."""
-    for label in "ab":
-        (tmp_path / "test" / label).mkdir(parents=True)
-        Image.new("RGB", (6, 6), "white").save(tmp_path / "test" / label / "0.png")
+    for folder in ("train/a", "train/b", "test/a", "test/b"):
+        (tmp_path / folder).mkdir(parents=True)
+        Image.new("RGB", (6, 6), "white").save(tmp_path / folder / "0.png")
     data = ["data.source=imagefolder", f"data.path={tmp_path}", "data.framing=pad", "data.channels=3"]
     config = settings.load(Config, "shapes_mixed.yaml", [*data, "data.height=8", "data.width=8"])
     found = held_out_images_at(config, [*PYRAMIDS, Pyramid.square(1, 8)], make_tokenizer().downsampling)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -56,8 +57,10 @@ def kill_at(step, *numbers):
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-def test_a_signal_in_the_last_step_is_not_swallowed(tmp_path, number):
+def test_a_signal_in_the_last_step_is_not_swallowed(tmp_path, number, request):
     """The script would go on to its next stage, and be killed there."""
+    # Tests under `nohup` inherit a SIGHUP that is ignored, and a training leaves it so.
+    request.addfinalizer(partial(signal.signal, number, signal.signal(number, signal.default_int_handler)))
     config = replace(CONFIG, save_every=100)
     with pytest.raises(Interrupted, match=str(128 + number)) as stopped:
         go(tmp_path / "stopped", Toy(kill_at(STEPS - 1, number)), config)
