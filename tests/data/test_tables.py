@@ -1,5 +1,7 @@
 """Tables as people have them: file names, label types, the hub, and what can be wrong with a file."""
 
+from dataclasses import replace
+
 import datasets
 import numpy as np
 import pyarrow
@@ -310,3 +312,125 @@ def test_a_split_s_name_may_be_in_another_case(tmp_path):
     path = table(tmp_path / "t", [0, 1, 2], name="Train.parquet")
     table(tmp_path / "t", [0, 1], name="my_TEST-0.parquet")
     assert [len(opened(path, train)) for train in (True, False)] == [3, 2]
+
+
+def two_files(folder, first: datasets.Dataset, second: datasets.Dataset, split: str = "train") -> DataConfig:
+    folder.mkdir(exist_ok=True)
+    first.to_parquet(str(folder / f"{split}-0.parquet"))
+    second.to_parquet(str(folder / f"{split}-1.parquet"))
+    return DataConfig(source="parquet", path=str(folder))
+
+
+def refusal(config: DataConfig, train: bool, streaming: bool) -> str:
+    config = replace(config, streaming=streaming)
+    with pytest.raises(ValueError, match=r"cannot be used") as caught:
+        (open_stream if streaming else open_source)(config, train)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("split", ["train", "test"])
+@pytest.mark.parametrize(
+    ("names", "difference"),
+    [
+        (["a", "c", "b"], "1 means c in the one, b in the other"),
+        (["a", "b", "c", "d"], "3 means d in the one, no class in the other"),
+        (["a", "b"], "2 means no class in the one, c in the other"),
+    ],
+)
+def test_files_of_a_split_that_list_other_classes_are_refused(tmp_path, names, difference, split, streaming):
+    """Labels of every file would be read by the first file's list, and so be wrong in silence."""
+    if split == "test":
+        table(tmp_path / "t", [0, 1, 2])
+    config = two_files(tmp_path / "t", rows([0, 1, 2]), rows([0, 1], ClassLabel(names=names)), split)
+    first, second = (tmp_path / "t" / f"{split}-{number}.parquet" for number in (0, 1))
+    assert refusal(config, split == "train", streaming) == (
+        f"split {split} of {tmp_path / 't'} cannot be used: column label of {second} lists other classes "
+        f"than that of {first}: {difference}, but the files of a split need one list of classes"
+    )
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_test_split_is_not_matched_with_a_training_split_of_two_lists(tmp_path, streaming):
+    table(tmp_path / "t", [0, 1], name="test.parquet")
+    config = two_files(tmp_path / "t", rows([0, 1]), rows([0, 1], ClassLabel(names=["c", "b", "a"])))
+    assert "0 means c in the one, a in the other" in refusal(config, False, streaming)
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize(
+    ("labels", "kind", "sort"),
+    [
+        ([0, 1], Value("int64"), "numbers without a list of classes"),
+        (["a", "b"], Value("string"), "text"),
+        ([True, False], Value("bool"), "true and false"),
+    ],
+)
+def test_files_of_a_split_that_store_labels_in_other_ways_are_refused(
+    tmp_path, labels, kind, sort, streaming
+):
+    """Which of them said what a number means would hang on the order of their names."""
+    for place, pair in enumerate(
+        [(rows([0, 1, 2]), rows(labels, kind)), (rows(labels, kind), rows([0, 1, 2]))]
+    ):
+        config = two_files(tmp_path / str(place), *pair)
+        said = refusal(config, True, streaming)
+        listed = "numbers with a list of classes"
+        assert f"train-1.parquet holds {listed if place else sort}, but that of" in said
+        assert f"train-0.parquet holds {sort if place else listed}: the files" in said
+
+
+def test_labels_of_files_that_differ_without_need_are_read(tmp_path):
+    """Neither a column that is not read nor the width of a number says what a label means."""
+    config = two_files(tmp_path / "w", rows([4, 5], Value("int64")), rows([5.0, None], Value("float32")))
+    assert open_source(config, True).labels_N.tolist() == [0, 1, 1]
+    other = rows([1, 0], ClassLabel(names=["z", "y", "x"]))
+    config = two_files(tmp_path / "u", rows([0, 1]), other)
+    assert len(open_source(replace(config, label_column="unlabelled"), True)) == 4
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("empty", [0, 1])
+@pytest.mark.parametrize("columns", [["image", "label"], ["image"], []])
+def test_a_file_without_rows_is_passed_over(tmp_path, columns, empty, streaming):
+    """Writers leave such files where a shard had nothing to hold; pandas' columns in it have no type."""
+    path = table(tmp_path / "t", [2, 1, 0], name=f"train-{1 - empty}.parquet")
+    nothing = pyarrow.table({column: pyarrow.nulls(0) for column in columns})
+    parquet.write_table(nothing, tmp_path / "t" / f"train-{empty}.parquet")
+    config = DataConfig(source="parquet", path=path, streaming=streaming, test_split="train")
+    source = (open_stream if streaming else open_source)(config, train=False)
+    assert source.class_names == ("a", "b", "c")
+    labels = [item["label"] for item in source] if streaming else source.labels_N.tolist()
+    assert labels == [2, 1, 0]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("train", [True, False])
+def test_a_split_without_rows_is_one_sentence(tmp_path, train, streaming):
+    split = "train" if train else "test"
+    path = table(tmp_path / "t", [], name=f"{split}.parquet")
+    if not train:
+        table(tmp_path / "t", [0, 1, 2])
+    said = refusal(DataConfig(source="parquet", path=path), train, streaming)
+    assert said == f"split {split} of {path} cannot be used: {path}/{split}.parquet: no rows, so no images"
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_files_of_other_columns_are_named(tmp_path, streaming):
+    """A column that a file lacks would be read as labels that are empty."""
+    plain, lacking = rows([0, 1, 2]), rows([0, 1]).remove_columns("label")
+    more = rows([0, 1]).add_column("extra", [1, 2])
+    for place, (pair, what) in enumerate(
+        [
+            ((plain, lacking), "train-1.parquet has no column label, which {0}/train-0.parquet has"),
+            ((lacking, plain), "train-1.parquet has a column label, which {0}/train-0.parquet lacks"),
+            ((plain, more), "train-1.parquet has a column extra, which {0}/train-0.parquet lacks"),
+        ]
+    ):
+        config = two_files(tmp_path / str(place), *pair)
+        said = refusal(config, True, streaming)
+        assert said.endswith(f"{what.format(config.path)}: the files of a split need the same columns")
+
+    # A column that nobody reads may be missing.
+    config = replace(two_files(tmp_path / "spare", more, plain), streaming=streaming)
+    (open_stream if streaming else open_source)(config, True)

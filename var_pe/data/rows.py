@@ -36,6 +36,11 @@ def check_columns(
     )
 
 
+def wanted(image_column: str, label_column: str | None) -> list[str]:
+    """The columns that are read."""
+    return [image_column] + ([label_column] if label_column else [])
+
+
 def is_missing(label: object) -> bool:
     """Whether a stored label means none: empty, blank, NaN, or -1, as where labels are hidden."""
     if isinstance(label, str):
@@ -85,7 +90,7 @@ def stored_names(tables: Tables, label_column: str, split: str) -> tuple[str, ..
 
     # Parquet files are first looked at without being copied, since names may stand in their headers.
     lazily = replace(tables, streaming=True) if tables.kind == "parquet" else tables
-    kind = features_of(lazily.load(split)).get(label_column)
+    kind = features_of(lazily.load(split, (label_column,))).get(label_column)
     if kind is None:
         raise ValueError(
             f"data.label_column={label_column} is not a column of split {split} of {tables.location}"
@@ -95,7 +100,8 @@ def stored_names(tables: Tables, label_column: str, split: str) -> tuple[str, ..
     if isinstance(kind, ClassLabel):
         names = tuple(kind.names)
     else:
-        found = sorted(label for label in tables.load(split).unique(label_column) if not is_missing(label))
+        stored = tables.load(split, (label_column,)).unique(label_column)
+        found = sorted(label for label in stored if not is_missing(label))
         names = tuple(named_number(label, kind, tables, label_column) for label in found)
 
     if len(names) < 2:
@@ -158,7 +164,7 @@ class Rows:
         self.numbers = {name: number for number, name in enumerate(self.class_names)}
 
     def columns(self) -> list[str]:
-        return [self.image_column] + ([self.label_column] if self.label_column else [])
+        return wanted(self.image_column, self.label_column)
 
     def read(self, row: Mapping[str, object], index: int) -> tuple[Image.Image, int]:
         """The picture and the label of a row.
@@ -264,7 +270,7 @@ class TableSource:
         image_column: str,
         label_column: str | None,
     ) -> None:
-        dataset = tables.load(split)
+        dataset = tables.load(split, wanted(image_column, label_column))
         if not len(dataset):
             raise ValueError(f"split {split} of {tables.location} holds no images")
         self.rows = Rows(tables, dataset.features, image_column, label_column, split, train_split)

@@ -15,7 +15,7 @@ from var_pe.data.folder_source import Folder
 from var_pe.data.image_set import ImageItem, ImageSource
 from var_pe.data.images import Framer
 from var_pe.data.pictures import CorruptImage, DataError
-from var_pe.data.rows import Rows, undecoded
+from var_pe.data.rows import Rows, undecoded, wanted
 from var_pe.data.sources import DataConfig, columns, fashion_folder, find_data, open_source
 from var_pe.data.tables import first_line
 from var_pe.processes import Processes
@@ -214,7 +214,7 @@ def open_stream(
     # The rows, with our two columns and undecoded pictures
     split = config.split(train)
     image_column, label_column = columns(config, tables.kind)
-    dataset = tables.load(split)
+    dataset = tables.load(split, wanted(image_column, label_column))
     if dataset.features is None:
         dataset = dataset._resolve_features()  # what `datasets` itself calls before it casts
     rows = Rows(tables, dataset.features, image_column, label_column, split, config.train_split)

@@ -4,7 +4,7 @@ import glob
 import hashlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,8 @@ from huggingface_hub import HfApi
 from huggingface_hub.constants import HF_HOME
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
+from var_pe.data.pictures import DataError
+from var_pe.data.shards import files_with_rows
 from var_pe.data.walk import ending, is_broken, kind_of, size_and_time, walk
 
 SPLIT_WORDS = {"train", "training", "test", "testing", "validation", "valid", "val", "dev", "eval"}
@@ -101,11 +103,16 @@ class Tables:
             return True
         return split.casefold() in map(str.casefold, parquet_splits(Path(self.location)))
 
-    def load(self, split: str) -> Any:
-        """The split as `datasets.Dataset`, or as `IterableDataset` when streaming."""
+    def load(self, split: str, columns: Sequence[str]) -> Any:
+        """The split as `datasets.Dataset`, or as `IterableDataset` when streaming.
+
+        Raises:
+            ValueError: it is not there, cannot be read, is empty, or its files disagree about the `columns`
+                that are wanted.
+        """
         if self.kind == "parquet":
             # `datasets` would take brackets and stars in a name for a pattern.
-            literal = [glob.escape(file) for file in self._files(split)]
+            literal = [glob.escape(file) for file in self._filled_files(split, columns)]
             return self._load("parquet", data_files={split: literal})[split]
 
         reach_hub(self.location)
@@ -121,6 +128,16 @@ class Tables:
             split = alike[0]
         self._check_split(split, splits)
         return splits[split]
+
+    def _filled_files(self, split: str, columns: Sequence[str]) -> list[str]:
+        """The parquet files of a split that hold rows; they agree about their columns."""
+        files = self._files(split)
+        try:
+            return files_with_rows(files, columns)
+        except DataError as error:
+            raise DataError(f"split {split} of {self.location} cannot be used: {error}") from error
+        except Exception as error:  # pyarrow's own, of several kinds
+            raise ValueError(f"parquet {self.location} cannot be read: {first_line(error)}") from error
 
     def _load(self, builder: str, **options: Any) -> Mapping[str, Any]:
         # Imported here because it takes 90 MB, which `shapes` does not need.
