@@ -245,7 +245,10 @@ def test_another_epoch_draws_another_augmentation(folder):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({}, r"^corrupt image \S+cat/1\.png: not a picture$"),
+        (
+            {},
+            r"^corrupt image \S+cat/1\.png: not a picture .data.on_corrupt=skip passes over such pictures.$",
+        ),
         (
             {"framing": "pad"},
             r"^framing=pad needs pictures of at most .* 16 x 24, got one of 24 x 30 "

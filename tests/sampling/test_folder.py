@@ -85,7 +85,7 @@ def test_batches_and_processes_fill_the_same_folder(pipeline, tmp_path):
 def test_other_settings_are_refused(change, sentence, pipeline, tmp_path):
     """Images of two settings in one folder would be scored as one."""
     files = fill(tmp_path, pipeline)
-    with pytest.raises(ValueError, match=f"holds images drawn with {sentence}; choose another"):
+    with pytest.raises(ValueError, match=f"holds images drawn with {sentence}; ask for the same"):
         fill(tmp_path, pipeline, replace(CONFIG, **change))
     with pytest.raises(ValueError, match=r"weights 'w' \(asked: 'v'\)"):
         fill_folder(tmp_path, pipeline, CONFIG, weights="v")

@@ -232,9 +232,9 @@ class ImageDataset(Dataset[ImageItem]):
             try:
                 picture, label = self._read(index)
                 image = self.frame(picture, draw.epoch, draw.index)
-            except CorruptImage:
+            except CorruptImage as error:
                 if self.config.on_corrupt == "stop":
-                    raise
+                    raise CorruptImage(f"{error} (data.on_corrupt=skip passes over such pictures)") from None
                 self.unreadable[index] = True
                 continue
 

@@ -162,9 +162,9 @@ class ImageStream(IterableDataset[ImageItem]):
                     self.unlabelled_by_worker[self._counter()] += 1
                     continue
                 image = self.frame(picture, epoch, index)
-            except CorruptImage:
+            except CorruptImage as error:
                 if self.config.on_corrupt == "stop":
-                    raise
+                    raise CorruptImage(f"{error} (data.on_corrupt=skip passes over such pictures)") from None
                 self.skipped_by_worker[self._counter()] += 1
                 continue
 

@@ -138,7 +138,8 @@ def check_claim(folder: Path, settings: Mapping[str, object]) -> None:
             changed.append(f"{name} {there.get(name)!r} (asked: {value!r})")
     if changed:
         raise ValueError(
-            f"{folder} holds images drawn with {', '.join(changed)}; choose another --output or remove it"
+            f"{folder} holds images drawn with {', '.join(changed)}; ask for the same, draw into "
+            f"another folder, or move this one away"
         )
 
 

@@ -15,6 +15,7 @@ ROUNDING_MATTERS = 1.0  # lost by rounding
 CODES_MATTER = 0.3  # lost with half of the codes
 LEVEL_IS_IDLE = 0.05  # lost without a level
 
+FEW_PASSES = 4  # passes over the images: below, what looks like a collapse may be the beginning
 FEW_CODES = 1 / 16  # perplexity over the number of codes: below, the codebook has collapsed
 UNUSED = 0.1  # share of codes that no test image uses, above which they are mentioned
 
@@ -106,7 +107,8 @@ def verdict(facts: Facts) -> Verdict:
     if growing or little_learned:
         steps = (10 if little_learned else 2) * facts.steps
         more = f"more steps (tokenizer_training.steps={steps} or more)"
-        return Verdict("unfinished", reasons, [more, *superfluous(facts)])
+        # Which codes and levels it does without is not settled before it is trained out.
+        return Verdict("unfinished", reasons, [more])
     return Verdict("good", reasons, [*bottleneck(facts), *superfluous(facts)])
 
 
@@ -206,6 +208,11 @@ def against_collapse(facts: Facts) -> list[str]:
         f"a lower learning rate (tokenizer_training.learning_rate={facts.learning_rate / 3:.1g}; "
         f"it is {facts.learning_rate:g})"
     )
+    if facts.passes is not None and facts.passes < FEW_PASSES:
+        steps = f"tokenizer_training.steps={10 * facts.steps}"
+        advice.append(
+            f"if it has only begun ({facts.passes:.2g} passes over the images), more steps ({steps})"
+        )
     return advice
 
 
