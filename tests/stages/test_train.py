@@ -3,7 +3,6 @@
 import importlib
 import json
 import sys
-from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -26,8 +25,9 @@ from var_pe.stages.draw import weights_of
 from var_pe.stages.images import DrawnImages
 from var_pe.stages.models import build_generator, build_tokenizer, load_model
 from var_pe.stages.plan import plan
+from var_pe.stages.run_folder import SETTINGS, check_settings
 from var_pe.stages.score import feature_extractor
-from var_pe.stages.train import check_settings, train_classifier, train_generator
+from var_pe.stages.train import train_classifier, train_generator
 
 SMALL = [
     "data.shapes_train=20",
@@ -42,6 +42,12 @@ SMALL = [
 
 def a_config(*more):
     return settings.load(Config, "shapes_mixed.yaml", [*SMALL, *more])
+
+
+def begin(folder, config):
+    """A run folder as the first checkpoint leaves it."""
+    write_text(folder / "config.yaml", config if isinstance(config, str) else settings.to_yaml(config))
+    (folder / "checkpoints" / "step_00000001").mkdir(parents=True, exist_ok=True)
 
 
 def test_a_plan_says_parameters_tokens_and_steps():
@@ -61,12 +67,25 @@ def test_levels_that_do_not_end_at_the_image_size_are_refused():
 
 def test_changed_settings_are_named(tmp_path):
     """A person who forgot an override sees which one."""
-    write_text(tmp_path / "config.yaml", settings.to_yaml(a_config()))
-    check_settings(tmp_path, asdict(a_config()))
+    begin(tmp_path, a_config())
+    check_settings(tmp_path, a_config(), "generator")
     with pytest.raises(
         ValueError, match=r"generator.depth: 2 -> 3; seed: 0 -> 1|seed: 0 -> 1; generator.depth: 2 -> 3"
     ):
-        check_settings(tmp_path, asdict(a_config("generator.depth=3", "seed=1")))
+        check_settings(tmp_path, a_config("generator.depth=3", "seed=1"), "generator")
+
+
+def test_a_folder_in_which_nothing_was_trained_locks_nothing(tmp_path):
+    """A run that was stopped before its first checkpoint leaves its config.yaml."""
+    write_text(tmp_path / "config.yaml", settings.to_yaml(a_config()))
+    (tmp_path / "checkpoints").mkdir()
+    for kind in SETTINGS:
+        check_settings(tmp_path, a_config("data.limit=5", "seed=1"), kind)
+
+    (tmp_path / "classifier").mkdir()
+    for kind in SETTINGS:
+        with pytest.raises(ValueError, match=r"data.limit: null -> 5"):
+            check_settings(tmp_path, a_config("data.limit=5", "seed=1"), kind)
 
 
 FREE = [
@@ -93,8 +112,9 @@ FREE = [
 @pytest.mark.parametrize("change", FREE)
 def test_what_changes_no_weights_never_locks_a_run(change, tmp_path):
     """A person who wants to see more of a run must be able to go on with it."""
-    write_text(tmp_path / "config.yaml", settings.to_yaml(a_config()))
-    check_settings(tmp_path, asdict(a_config(change)))
+    begin(tmp_path, a_config())
+    for kind in SETTINGS:
+        check_settings(tmp_path, a_config(change), kind)
 
 
 @pytest.mark.parametrize(
@@ -102,25 +122,25 @@ def test_what_changes_no_weights_never_locks_a_run(change, tmp_path):
     ["generator_training.batch=8", "generator_training.ema=0.9", "data.limit=5", "tokenizer_run=other"],
 )
 def test_what_changes_weights_locks_a_run(change, tmp_path):
-    write_text(tmp_path / "config.yaml", settings.to_yaml(a_config()))
+    begin(tmp_path, a_config())
     with pytest.raises(ValueError, match=change.partition("=")[0]):
-        check_settings(tmp_path, asdict(a_config(change)))
+        check_settings(tmp_path, a_config(change), "generator")
 
 
 def test_a_limited_run_goes_on_with_the_images_it_began_with(tmp_path):
     """Runs from before `subset_seed` took the first images; another part of the set would be another set."""
     early = yaml.safe_load(settings.to_yaml(a_config("data.limit=20")))
     del early["data"]["subset_seed"]
-    write_text(tmp_path / "config.yaml", yaml.safe_dump(early))
+    begin(tmp_path, yaml.safe_dump(early))
     with pytest.raises(ValueError, match=r"data.subset_seed: null -> 0; choose another folder or set them"):
-        check_settings(tmp_path, asdict(a_config("data.limit=20")))
-    check_settings(tmp_path, asdict(a_config("data.limit=20", "data.subset_seed=null")))
+        check_settings(tmp_path, a_config("data.limit=20"), "generator")
+    check_settings(tmp_path, a_config("data.limit=20", "data.subset_seed=null"), "generator")
 
     # A run on the whole set is trained on the same images whatever the seed says.
     early["data"]["limit"] = None
-    write_text(tmp_path / "config.yaml", yaml.safe_dump(early))
+    begin(tmp_path, yaml.safe_dump(early))
     for seed in ("0", "3", "null"):
-        check_settings(tmp_path, asdict(a_config(f"data.subset_seed={seed}")))
+        check_settings(tmp_path, a_config(f"data.subset_seed={seed}"), "generator")
 
 
 @pytest.mark.parametrize("kind", ["generator", "classifier"])
@@ -131,21 +151,21 @@ def test_an_old_run_stays_at_the_scale_that_it_was_trained_with(tmp_path, kind):
         file, train = "shapes_vit.yaml", train_classifier
     of_run = [f"run={tmp_path}", f"{kind}.dim=32", f"{kind}.num_heads=2"]
     old = settings.load(Config, file, [*of_run, f"{kind}.encoding=sinusoidal + peg"])
-    write_text(tmp_path / "config.yaml", settings.to_yaml(old))
+    begin(tmp_path, old)
 
     said = r"encoding: sinusoidal\(scale=1\) \+ peg -> sinusoidal\(scale=0.144\) \+ peg"
     with pytest.raises(ValueError, match=said):
         train(old, accelerator=Accelerator())
     same = settings.load(Config, file, [*of_run, f"{kind}.encoding=sinusoidal(scale=1) + peg"])
-    check_settings(tmp_path, asdict(same))
+    check_settings(tmp_path, same, kind)
     assert saved_config(tmp_path / "config.yaml") == same
 
 
 @pytest.mark.parametrize("more", ["", ", match_rms=false", ", trainable=true"])
 def test_an_old_mixture_is_the_new_one(tmp_path, more):
     mixture = a_config(f"generator.encoding=mixed(learned=0.7, sinusoidal=0.3{more})")
-    write_text(tmp_path / "config.yaml", settings.to_yaml(mixture))
-    check_settings(tmp_path, asdict(settled_config(mixture)))
+    begin(tmp_path, mixture)
+    check_settings(tmp_path, settled_config(mixture), "generator")
 
 
 def test_a_plan_says_the_scale_of_a_sinusoid():
@@ -155,9 +175,9 @@ def test_a_plan_says_the_scale_of_a_sinusoid():
 
 def test_a_folder_written_in_another_way_is_the_same_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    write_text(tmp_path / "config.yaml", settings.to_yaml(a_config("tokenizer_run=runs/a")))
+    begin(tmp_path, a_config("tokenizer_run=runs/a"))
     for same in ("./runs/a/", str(tmp_path / "runs" / "a"), "runs/b/../a"):
-        check_settings(tmp_path, asdict(a_config(f"tokenizer_run={same}")))
+        check_settings(tmp_path, a_config(f"tokenizer_run={same}"), "generator")
 
 
 def test_a_model_folder_must_hold_what_is_asked_for(tmp_path):
@@ -309,11 +329,10 @@ def test_a_stem_of_convolutions_gives_the_grid_of_plain_patches():
 def test_a_setting_younger_than_a_run_counts_as_its_default(tmp_path):
     """An update of the program must not lock people out of the runs that they have."""
     config = a_config()
-    write_text(tmp_path / "config.yaml", settings.to_yaml(config))
+    begin(tmp_path, config)
     tree = yaml.safe_load((tmp_path / "config.yaml").read_text())
     del tree["generator_training"]["label_drop"]
     (tmp_path / "config.yaml").write_text(yaml.safe_dump(tree))
-    check_settings(tmp_path, {"generator_training": asdict(config.generator_training)})
-    other = replace(config.generator_training, label_drop=0.25)
+    check_settings(tmp_path, config, "generator")
     with pytest.raises(ValueError, match=r"generator_training.label_drop: 0.1 -> 0.25"):
-        check_settings(tmp_path, {"generator_training": asdict(other)})
+        check_settings(tmp_path, a_config("generator_training.label_drop=0.25"), "generator")

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from var_pe import settings
 from var_pe.pyramid import Grid
@@ -24,6 +24,12 @@ def training_of(config: Config, kind: Kind) -> TrainingConfig:
         "classifier": config.classifier_training,
     }
     return found[kind]
+
+
+def has_begun(folder: Path) -> bool:
+    """Whether the folder holds something that was trained: a checkpoint, or a finished model of any kind."""
+    finished = any((folder / kind).exists() for kind in get_args(Kind))
+    return finished or bool(steps_in(folder / "checkpoints"))
 
 
 def is_finished(config: Config, folder: Path, kind: Kind) -> bool:

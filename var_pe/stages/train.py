@@ -5,30 +5,24 @@ claims the run folder, trains, and puts the result in place. The folder is claim
 is refused leaves no trace.
 """
 
-import os
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-import yaml
 from accelerate import Accelerator
 
-from var_pe import settings
 from var_pe.data.augmented import Augmented
 from var_pe.data.counts import what_is_read
 from var_pe.data.image_set import TrainingSet
 from var_pe.data.images import ImageDataset
 from var_pe.data.sources import DataConfig
-from var_pe.files import into_place, write_text
-from var_pe.models.folder import SavedModel
 from var_pe.models.generator import VARTransformer
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.models.vit import ViTClassifier
 from var_pe.processes import Processes
 from var_pe.pyramid import Pyramid
-from var_pe.stages.begun import Kind, ask, check_codes, is_finished, kept_grids, training_of
-from var_pe.stages.config import Config, saved_config, settled_config
+from var_pe.stages.begun import ask, check_codes, is_finished, kept_grids
+from var_pe.stages.config import Config, settled_config
 from var_pe.stages.images import (
     DrawnImages,
     held_out_images,
@@ -46,27 +40,14 @@ from var_pe.stages.models import (
     weights_hash,
 )
 from var_pe.stages.pyramids import generator_pyramids, tokenizer_pyramids
-from var_pe.stages.tokens import held_out_tokens, say_passed_over, training_tokens
+from var_pe.stages.run_folder import check_folders, check_settings, claim, put_in_place, say_already_there
+from var_pe.stages.tokens import held_out_tokens, training_tokens
 from var_pe.tasks.classifier import ClassifierTask
 from var_pe.tasks.generator import GeneratorTask
 from var_pe.tasks.pyramids import one_of
 from var_pe.tasks.tokenizer import TokenizerTask
-from var_pe.training.history import History, Rule, said_of
-from var_pe.training.loop import Trained, train
-from var_pe.training.notes import TrainingNotes
-from var_pe.training.run import Run
-
-# The settings that each kind of weights depends on
-TOKENIZER_SETTINGS = ("data", "tokenizer", "tokenizer_training", "tokenizer_seed", "tokenizer_init_from")
-GENERATOR_SETTINGS = (
-    *TOKENIZER_SETTINGS,
-    "tokenizer_run",
-    "generator",
-    "generator_training",
-    "model",
-    "seed",
-)
-CLASSIFIER_SETTINGS = ("data", "model", "classifier", "classifier_training", "seed")
+from var_pe.training.history import History, Rule
+from var_pe.training.loop import train
 
 
 def train_tokenizer(config: Config, accelerator: Accelerator, extend: Rule | None = None) -> VQTokenizer:
@@ -80,8 +61,7 @@ def train_tokenizer(config: Config, accelerator: Accelerator, extend: Rule | Non
     folder = Path(config.tokenizer_run)
     training, seed = config.tokenizer_training, config.tokenizer_seed
     config = settled_config(config)
-    everything = asdict(config)
-    check_settings(folder, {key: everything[key] for key in TOKENIZER_SETTINGS}, "tokenizer")
+    check_settings(folder, config, "tokenizer")
     if is_finished(config, folder, "tokenizer"):
         say_already_there(folder / "tokenizer", accelerator, extend)
         return load_model(VQTokenizer, folder / "tokenizer")
@@ -188,8 +168,7 @@ def train_classifier(config: Config, accelerator: Accelerator, extend: Rule | No
     folder = Path(config.run)
     training, seed = config.classifier_training, config.seed
     config = settled_config(config)
-    everything = asdict(config)
-    check_settings(folder, {key: everything[key] for key in CLASSIFIER_SETTINGS}, "classifier")
+    check_settings(folder, config, "classifier")
     if is_finished(config, folder, "classifier"):
         say_already_there(folder / "classifier", accelerator, extend)
         return load_model(ViTClassifier, folder / "classifier")
@@ -242,137 +221,8 @@ def check_generator(config: Config) -> list[Pyramid]:
         ValueError: the generator cannot follow one of them, a stream would have to be cached as tokens, or
             the folder holds a generator with other settings or of other codes.
     """
-    folder, everything = Path(config.run), asdict(settled_config(config))
-    check_settings(folder, {key: everything[key] for key in GENERATOR_SETTINGS}, "generator")
+    check_settings(Path(config.run), settled_config(config), "generator")
     check_codes(config)
     if config.data.streaming and config.generator_training.views:
         raise ValueError("data.streaming has no token cache: set generator_training.views=0")
     return generator_pyramids(config)
-
-
-def check_folders(config: Config) -> None:
-    """Checks that tokenizer and generator do not share a folder, by whatever names.
-
-    Raises:
-        ValueError: they do, and would read each other's checkpoints.
-    """
-    if os.path.realpath(config.run) == os.path.realpath(config.tokenizer_run):
-        raise ValueError(
-            f"run={config.run} and tokenizer_run={config.tokenizer_run} are the same folder, but each "
-            f"training needs its own"
-        )
-
-
-def say_already_there(model: Path, accelerator: Accelerator, extend: Rule | None) -> None:
-    """Says that nothing is trained; and why not, if a rule was given that the model was not extended by."""
-    asked = TrainingNotes.read(model).asked or ()
-    unused = extend is not None and not any(entry.rule == extend for entry in asked)
-    why = f"; --extend {extend} needs another number of steps or epochs than it has" if unused else ""
-    Processes.of(accelerator).say(f"{model} is already there{why}")
-
-
-def check_settings(folder: Path, mine: dict[str, Any], kind: Kind | None = None) -> None:
-    """Checks that a run folder was made with these settings; those that change no weights may differ.
-
-    So may the number of steps of the training of `kind`, which extends the run. A setting that was added
-    after the run was made counts as its default.
-
-    Raises:
-        ValueError: the folder was made with other settings; the sentence names them.
-    """
-    path = folder / "config.yaml"
-    if not path.exists():
-        return
-
-    saved = asdict(saved_config(path))
-
-    # Runs from before data.subset_seed took the first images as stored, as null does. Without a limit it
-    # chooses only what is validated on.
-    if "subset_seed" not in (yaml.safe_load(path.read_text(encoding="utf-8")).get("data") or {}):
-        saved["data"]["subset_seed"] = None
-    if "data" in mine and mine["data"]["limit"] is None:
-        saved["data"]["subset_seed"] = mine["data"]["subset_seed"]
-
-    changed = settings.differences({key: saved.get(key) for key in mine}, mine, Config)
-    allowed = [f"{kind}_training.{name}:" for name in ("steps", "epochs")]
-    changed = [line for line in changed if not line.startswith(tuple(allowed))]
-
-    # The codes that a generator learns are those of the tokenizer as it was.
-    longer = ("tokenizer_training.steps:", "tokenizer_training.epochs:")
-    if kind == "generator" and changed and all(line.startswith(longer) for line in changed):
-        raise ValueError(
-            f"{folder} learned the codes of {mine['tokenizer_run']} as it was before "
-            f"({'; '.join(changed)}): extend the tokenizer by --stage tokenizer, then train a generator in "
-            f"another folder (run=...)"
-        )
-    if changed:
-        raise ValueError(
-            f"{folder} was made with other settings: {'; '.join(changed)}; "
-            f"choose another folder or set them back"
-        )
-
-
-def claim(folder: Path, kind: Kind, config: Config, history: History, accelerator: Accelerator) -> Run:
-    """Takes the run folder for this training, writes the resolved config into it and starts the trackers.
-
-    Raises:
-        ValueError: another process holds the folder.
-    """
-    run, training = Run(folder, accelerator), training_of(config, kind)
-
-    def write() -> None:
-        history.write(folder)
-        write_text(folder / "config.yaml", settings.to_yaml(config))
-
-    run.processes.on_main(write)
-    accelerator.trackers = []  # those of the stage before, whose folder is another
-    if training.trackers:
-        accelerator.project_configuration.logging_dir = str(folder)
-        accelerator.init_trackers("tracking")
-
-    run.processes.say(f"training the {kind} in {folder}: {history.steps} steps of {training.batch} images")
-    if history.start is not None:
-        run.processes.say(f"started from {history.start.run}: {'; '.join(history.start.moved)}")
-    if len(history.asked) > 1:
-        run.processes.say(said_of(history, training, folder))
-    return run
-
-
-def put_in_place(
-    run: Run,
-    kind: Kind,
-    config: Config,
-    trained: Trained,
-    dataset: TrainingSet,
-    history: History,
-    class_names: Sequence[str],
-) -> None:
-    """Saves the averaged weights as the folder's finished model, whole or not at all; releases the folder."""
-    model, training = trained.model, training_of(config, kind)
-    assert isinstance(model, SavedModel)
-    say_passed_over(dataset, run.processes)
-
-    notes = TrainingNotes(
-        step=trained.step,
-        ema=True,
-        seed=config.tokenizer_seed if kind == "tokenizer" else config.seed,
-        class_names=tuple(class_names),
-        keep=training.keep,
-        validated=trained.validated,
-        steps_done=trained.steps_done,
-        asked=history.asked,
-        tokenizer=history.tokenizer,
-        start=history.start,
-    )
-    if trained.step != trained.steps_done:
-        run.processes.say(
-            f"the finished {kind} is the average of step {trained.step} of {trained.steps_done}, whose "
-            f"validation was the best ({trained.validated:.4g}; keep={training.keep})"
-        )
-
-    def write(partial: Path) -> None:
-        model.save_pretrained(partial)
-        notes.write(partial)
-
-    run.processes.on_main(lambda: into_place(run.folder / kind, write))
-    run.release()

@@ -1,0 +1,161 @@
+"""A run's folder around its training: whose settings it holds, how it is claimed, what is put in place."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import yaml
+from accelerate import Accelerator
+
+from var_pe import settings
+from var_pe.data.image_set import TrainingSet
+from var_pe.files import into_place, write_text
+from var_pe.models.folder import SavedModel
+from var_pe.processes import Processes
+from var_pe.stages.begun import Kind, has_begun, training_of
+from var_pe.stages.config import Config, saved_config
+from var_pe.stages.tokens import say_passed_over
+from var_pe.training.history import History, Rule, said_of
+from var_pe.training.loop import Trained
+from var_pe.training.notes import TrainingNotes
+from var_pe.training.run import Run
+
+# The settings that each kind of weights depends on
+OF_TOKENIZER = ("data", "tokenizer", "tokenizer_training", "tokenizer_seed", "tokenizer_init_from")
+SETTINGS: dict[Kind, tuple[str, ...]] = {
+    "tokenizer": OF_TOKENIZER,
+    "generator": (*OF_TOKENIZER, "tokenizer_run", "generator", "generator_training", "model", "seed"),
+    "classifier": ("data", "model", "classifier", "classifier_training", "seed"),
+}
+
+
+def check_folders(config: Config) -> None:
+    """Checks that tokenizer and generator do not share a folder, by whatever names.
+
+    Raises:
+        ValueError: they do, and would read each other's checkpoints.
+    """
+    if os.path.realpath(config.run) == os.path.realpath(config.tokenizer_run):
+        raise ValueError(
+            f"run={config.run} and tokenizer_run={config.tokenizer_run} are the same folder, but each "
+            f"training needs its own"
+        )
+
+
+def say_already_there(model: Path, accelerator: Accelerator, extend: Rule | None) -> None:
+    """Says that nothing is trained; and why not, if a rule was given that the model was not extended by."""
+    asked = TrainingNotes.read(model).asked or ()
+    unused = extend is not None and not any(entry.rule == extend for entry in asked)
+    why = f"; --extend {extend} needs another number of steps or epochs than it has" if unused else ""
+    Processes.of(accelerator).say(f"{model} is already there{why}")
+
+
+def check_settings(folder: Path, config: Config, kind: Kind) -> None:
+    """Checks that a training that was begun in this folder had the config's settings.
+
+    Those that the weights do not depend on may differ, and so may the number of steps, which extends the run.
+    A setting that was added after the run was made counts as its default. A folder in which nothing was
+    trained holds nobody to its config.yaml.
+
+    Raises:
+        ValueError: the training was begun with other settings; the sentence names them.
+    """
+    path = folder / "config.yaml"
+    if not (path.exists() and has_begun(folder)):
+        return
+
+    everything = asdict(config)
+    mine = {key: everything[key] for key in SETTINGS[kind]}
+    saved = asdict(saved_config(path))
+
+    # Runs from before data.subset_seed took the first images as stored, as null does. Without a limit it
+    # chooses only what is validated on.
+    if "subset_seed" not in (yaml.safe_load(path.read_text(encoding="utf-8")).get("data") or {}):
+        saved["data"]["subset_seed"] = None
+    if mine["data"]["limit"] is None:
+        saved["data"]["subset_seed"] = mine["data"]["subset_seed"]
+
+    changed = settings.differences({key: saved.get(key) for key in mine}, mine, Config)
+    allowed = [f"{kind}_training.{name}:" for name in ("steps", "epochs")]
+    changed = [line for line in changed if not line.startswith(tuple(allowed))]
+
+    # The codes that a generator learns are those of the tokenizer as it was.
+    longer = ("tokenizer_training.steps:", "tokenizer_training.epochs:")
+    if kind == "generator" and changed and all(line.startswith(longer) for line in changed):
+        raise ValueError(
+            f"{folder} learned the codes of {mine['tokenizer_run']} as it was before "
+            f"({'; '.join(changed)}): extend the tokenizer by --stage tokenizer, then train a generator in "
+            f"another folder (run=...)"
+        )
+    if changed:
+        raise ValueError(
+            f"{folder} was made with other settings: {'; '.join(changed)}; "
+            f"choose another folder or set them back"
+        )
+
+
+def claim(folder: Path, kind: Kind, config: Config, history: History, accelerator: Accelerator) -> Run:
+    """Takes the run folder for this training, writes the resolved config into it and starts the trackers.
+
+    Raises:
+        ValueError: another process holds the folder.
+    """
+    run, training = Run(folder, accelerator), training_of(config, kind)
+
+    def write() -> None:
+        history.write(folder)
+        write_text(folder / "config.yaml", settings.to_yaml(config))
+
+    run.processes.on_main(write)
+    accelerator.trackers = []  # those of the stage before, whose folder is another
+    if training.trackers:
+        accelerator.project_configuration.logging_dir = str(folder)
+        accelerator.init_trackers("tracking")
+
+    run.processes.say(f"training the {kind} in {folder}: {history.steps} steps of {training.batch} images")
+    if history.start is not None:
+        run.processes.say(f"started from {history.start.run}: {'; '.join(history.start.moved)}")
+    if len(history.asked) > 1:
+        run.processes.say(said_of(history, training, folder))
+    return run
+
+
+def put_in_place(
+    run: Run,
+    kind: Kind,
+    config: Config,
+    trained: Trained,
+    dataset: TrainingSet,
+    history: History,
+    class_names: Sequence[str],
+) -> None:
+    """Saves the averaged weights as the folder's finished model, whole or not at all; releases the folder."""
+    model, training = trained.model, training_of(config, kind)
+    assert isinstance(model, SavedModel)
+    say_passed_over(dataset, run.processes)
+
+    notes = TrainingNotes(
+        step=trained.step,
+        ema=True,
+        seed=config.tokenizer_seed if kind == "tokenizer" else config.seed,
+        class_names=tuple(class_names),
+        keep=training.keep,
+        validated=trained.validated,
+        steps_done=trained.steps_done,
+        asked=history.asked,
+        tokenizer=history.tokenizer,
+        start=history.start,
+    )
+    if trained.step != trained.steps_done:
+        run.processes.say(
+            f"the finished {kind} is the average of step {trained.step} of {trained.steps_done}, whose "
+            f"validation was the best ({trained.validated:.4g}; keep={training.keep})"
+        )
+
+    def write(partial: Path) -> None:
+        model.save_pretrained(partial)
+        notes.write(partial)
+
+    run.processes.on_main(lambda: into_place(run.folder / kind, write))
+    run.release()
