@@ -10,6 +10,9 @@ import argparse
 from collections.abc import Callable
 from typing import Annotated
 
+import var_pe  # noqa: F401  # before torch, whose threads it makes wait politely
+
+# isort: split
 import torch
 import torch.nn.functional as F
 from annotated_types import Ge

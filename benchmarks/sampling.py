@@ -19,6 +19,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Annotated, TypedDict
 
+import var_pe  # noqa: F401  # before torch, whose threads it makes wait politely
+
+# isort: split
 import torch
 from annotated_types import Ge
 from torch import Tensor, nn

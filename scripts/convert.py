@@ -14,6 +14,9 @@ import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import var_pe  # noqa: F401  # before torch, whose threads it makes wait politely
+
+# isort: split
 import torch
 
 from var_pe.files import into_place

@@ -11,6 +11,9 @@ class.
 import argparse
 from pathlib import Path
 
+import var_pe  # noqa: F401  # before torch, whose threads it makes wait politely
+
+# isort: split
 import torch
 from PIL import Image
 from torch import Tensor

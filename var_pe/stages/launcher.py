@@ -1,9 +1,11 @@
-"""How this process was started: whether `accelerate launch` or `torchrun` did it, and still waits for it."""
+"""What started this process: whether a launcher did, still waits for it, and how many threads it gave."""
 
 import os
 import signal
 import sys
 from pathlib import Path
+
+import torch
 
 from var_pe.processes import say
 from var_pe.training.stopping import end_with_parent
@@ -21,6 +23,9 @@ LAUNCHERS = {
 
 # Variables that only launchers set: Accelerate's of one process, that of several
 SET_BY_LAUNCHERS = ("ACCELERATE_DYNAMO_USE_FULLGRAPH", "TORCHELASTIC_RUN_ID")
+
+# How Accelerate's launcher is asked for a number of threads
+THREAD_OPTIONS = ("--num_cpu_threads_per_process", "--num-cpu-threads-per-process")
 
 
 def follow_launcher() -> None:
@@ -71,3 +76,32 @@ def words_of(process: int, file: str) -> list[str]:
     except OSError:
         return []
     return [word for word in line.split("\0") if word]
+
+
+def unused_threads() -> str | None:
+    """A sentence where a launcher gave this process one thread of several cores and nobody asked for that.
+
+    Both launchers set OMP_NUM_THREADS=1 where it is not set: Accelerate's unless a file or an option says
+    that it computes on processors, torchrun's for several processes.
+    """
+    if not any(name in os.environ for name in SET_BY_LAUNCHERS) or torch.get_num_threads() > 1:
+        return None
+
+    parent = os.getppid()
+    chosen = any(word.startswith("OMP_NUM_THREADS=") for word in words_of(parent, "environ"))
+    chosen |= any(word.split("=")[0] in THREAD_OPTIONS for word in words_of(parent, "cmdline"))
+    cores = available_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", 1))
+    if chosen or cores < 2:
+        return None
+
+    return (
+        f"computing with 1 of {cores} threads: the launcher set OMP_NUM_THREADS=1 without being asked; "
+        f"for all, launch with --config_file configs/accelerate/cpu.yaml or set OMP_NUM_THREADS={cores}"
+    )
+
+
+def available_cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

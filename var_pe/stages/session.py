@@ -10,7 +10,7 @@ from accelerate import Accelerator
 
 from var_pe.processes import say
 from var_pe.stages.accelerate_options import check_spread, refuse_options
-from var_pe.stages.launcher import follow_launcher
+from var_pe.stages.launcher import follow_launcher, unused_threads
 from var_pe.training.config import TrainingConfig
 from var_pe.training.stopping import Interrupted, leave
 
@@ -24,6 +24,10 @@ def session(*trainings: TrainingConfig) -> Iterator[Accelerator]:
     """
     follow_launcher()
     accelerator = start_accelerator(*trainings)
+    unused = unused_threads()
+    if unused is not None and accelerator.device.type == "cpu" and accelerator.is_main_process:
+        say(unused, sys.stderr)
+
     before = signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         yield accelerator
