@@ -133,11 +133,8 @@ def to_pipeline(
     """A function that writes the pipeline of two checkpoints into a folder."""
     var_state = read_state(var)
     vqvae_state = read_state(vqvae)
-    try:
-        grids = patch_nums or list(published_patch_nums(var_state))
-        tokenizer, transformer = convert(vqvae_state, var_state, patch_nums=grids)
-    except ValueError as error:
-        raise ValueError(str(error).replace("patch_nums", "--patch-nums")) from error
+    grids = patch_nums or list(published_patch_nums(var_state))
+    tokenizer, transformer = convert(vqvae_state, var_state, patch_nums=grids)
 
     def write(folder: Path) -> None:
         VARPipeline(tokenizer, transformer).save_pretrained(folder)
@@ -203,13 +200,13 @@ def normalisation(
     if given.mean is not None or given.std is not None:
         raise ValueError("--mean and --std go together")
 
-    told = None if architecture is None else normalisation_of(architecture)
-    if told is None:
+    of_config = None if architecture is None else normalisation_of(architecture)
+    if of_config is None:
         raise ValueError(
             "--mean and --std: weights do not show how images were normalised; a name with its tag does, "
             "such as vit_small_patch16_224.augreg_in1k, and timm's config.json"
         )
-    return told
+    return of_config
 
 
 def level(word: str) -> int | tuple[int, int]:

@@ -16,7 +16,7 @@ from var_pe.resampling.conventions import CONVENTIONS
 from var_pe.settings.command_line import FOLDERS, given_path, parse_arguments, refuse_unused
 from var_pe.stages.config import Config
 from var_pe.stages.draw import draw_folder, load_pipeline
-from var_pe.stages.images import pictures_in
+from var_pe.stages.drawn_images import pictures_in
 from var_pe.stages.models import load_tokenizer
 from var_pe.stages.score import (
     REFERENCES,

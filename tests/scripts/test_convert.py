@@ -135,7 +135,10 @@ def test_the_published_ladder_needs_no_patch_nums(run, golden, files, stand_in, 
 
 def test_without_a_published_ladder_patch_nums_are_asked_for(sentence, files, tmp_path):
     said = sentence("--vqvae", files["vqvae"], "--var", files["var"], "--output", tmp_path / "out")
-    assert "has 30 tokens on 4 levels, unlike all published grids: give --patch-nums" in said
+    assert (
+        "has 30 tokens on 4 levels, unlike all published grids: give its own (patch_nums, --patch-nums)"
+        in said
+    )
     assert leftovers(tmp_path) == []
 
 

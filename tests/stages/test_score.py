@@ -14,7 +14,8 @@ from var_pe.evaluation.records import read_metrics
 from var_pe.files import write_text
 from var_pe.stages import score
 from var_pe.stages.config import Config
-from var_pe.stages.images import DrawnImages, Labelled, RealImages, labels_of_folders
+from var_pe.stages.drawn_images import DrawnImages, Labelled, labels_of_folders
+from var_pe.stages.images import RealImages
 from var_pe.stages.models import build_classifier
 from var_pe.stages.score import described, feature_extractor, score_images, summary
 from var_pe.training.notes import TrainingNotes

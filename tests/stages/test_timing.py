@@ -8,7 +8,7 @@ import pytest
 from accelerate import Accelerator
 from PIL import Image
 
-from tests.runs import train_both
+from tests.runs import TINY, train_both
 from var_pe import settings
 from var_pe.files import size_on_disk
 from var_pe.stages import timing
@@ -18,18 +18,9 @@ from var_pe.stages.train import train_classifier
 from var_pe.training.stopping import Interrupted
 
 SMALL = [
+    *TINY,
     "data.shapes_train=300",
     "data.shapes_test=20",
-    "data.height=16",
-    "data.width=16",
-    "tokenizer.levels=[1, 2]",
-    "tokenizer.channels=8",
-    "tokenizer.norm_groups=8",
-    "tokenizer.codebook_size=16",
-    "tokenizer.latent_channels=4",
-    "generator.dim=32",
-    "generator.depth=1",
-    "generator.num_heads=2",
     "sampling.images_per_class=2",
 ]
 for kind in ("tokenizer", "generator", "classifier"):

@@ -22,7 +22,7 @@ from var_pe.sampling.pipeline import VARPipeline
 from var_pe.stages import plan as planning
 from var_pe.stages.config import Config, saved_config, settled_config
 from var_pe.stages.draw import weights_of
-from var_pe.stages.images import DrawnImages
+from var_pe.stages.drawn_images import DrawnImages
 from var_pe.stages.models import build_generator, build_tokenizer, load_model
 from var_pe.stages.plan import plan
 from var_pe.stages.run_folder import SETTINGS, check_settings

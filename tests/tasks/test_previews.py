@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from tests.runs import TINY
 from var_pe import settings
 from var_pe.data.shapes import CLASSES
 from var_pe.pyramid import Pyramid
@@ -24,18 +25,9 @@ from var_pe.training.run import Run
 
 RULES = ("steps=4", "batch=4", "validation_images=40", "precision=float32", "validate_every=2")
 SMALL = [
+    *TINY,
     "data.shapes_train=24",
     "data.shapes_test=40",
-    "data.height=16",
-    "data.width=16",
-    "tokenizer.levels=[1, 2]",
-    "tokenizer.channels=8",
-    "tokenizer.norm_groups=8",
-    "tokenizer.codebook_size=16",
-    "tokenizer.latent_channels=4",
-    "generator.dim=16",
-    "generator.depth=1",
-    "generator.num_heads=2",
     *[f"{kind}_training.{rule}" for kind in ("tokenizer", "generator") for rule in RULES],
 ]
 VIT = [

@@ -7,7 +7,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from tests.runs import train_both
+from tests.runs import TINY, train_both
 from var_pe import settings
 from var_pe.data.images import ImageDataset
 from var_pe.data.sampler import Draw
@@ -22,19 +22,10 @@ from var_pe.tasks.pyramids import OneOfSeveral, which_pyramid
 
 SIZES = "generator_training.pyramids=[[1, 2], [1, 2, 3], [[1, 1], [2, 3]]]"
 SMALL = [
+    *TINY,
     "data.shapes_train=24",
     "data.shapes_test=8",
-    "data.height=16",
-    "data.width=16",
-    "tokenizer.levels=[1, 2]",
-    "tokenizer.channels=8",
-    "tokenizer.norm_groups=8",
-    "tokenizer.codebook_size=16",
-    "tokenizer.latent_channels=4",
     "tokenizer_training.steps=1",
-    "generator.dim=16",
-    "generator.depth=1",
-    "generator.num_heads=2",
     "generator.encoding=sinusoidal",
     "generator.level_embedding=sinusoidal",
     "generator_training.steps=6",

@@ -8,7 +8,7 @@ import yaml
 from accelerate import Accelerator
 from PIL import Image
 
-from tests.runs import train_both
+from tests.runs import TINY, train_both
 from var_pe import settings
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.pyramid import Pyramid
@@ -29,24 +29,15 @@ NAMES = ["1-2", "2", "1-2-3", "1-2x3"]
 STEPS = 8
 STREAM = ["data.source=imagefolder", "data.path=nowhere", "data.streaming=true"]
 SMALL = [
+    *TINY,
     "data.shapes_train=24",
     "data.shapes_test=8",
-    "data.height=16",
-    "data.width=16",
-    "tokenizer.levels=[1, 2]",
-    "tokenizer.channels=8",
-    "tokenizer.norm_groups=8",
-    "tokenizer.codebook_size=16",
-    "tokenizer.latent_channels=4",
     f"tokenizer_training.steps={STEPS}",
     "tokenizer_training.accumulate=2",
     "tokenizer_training.save_every=1",
     "tokenizer_training.restart.every=2",
     "tokenizer_training.restart.below=0.5",
     "tokenizer_training.restart.memory=1",
-    "generator.dim=16",
-    "generator.depth=1",
-    "generator.num_heads=2",
     "generator_training.steps=1",
     *[
         f"{kind}_training.{rule}"

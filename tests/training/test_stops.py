@@ -244,14 +244,14 @@ def all_stops(folder: Path, moments: int, together: int, seed: int) -> list[Stop
     prepare(folder)
     asked = [(cell, number) for number in range(moments) for cell in CELLS]
 
-    def told(one: tuple[Cell, int]) -> Stop:
+    def stopped(one: tuple[Cell, int]) -> Stop:
         done = stop(folder, *one, seed)
         result = "saved" if done.is_good else "NOT SAVED"
         print(f"{done.cell}  step {done.logged}, {done.seconds:.1f} s: {result}", file=sys.stderr, flush=True)
         return done
 
     with ThreadPoolExecutor(together) as pool:
-        return list(pool.map(told, asked))
+        return list(pool.map(stopped, asked))
 
 
 def table(stops: list[Stop]) -> str:

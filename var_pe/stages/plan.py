@@ -17,7 +17,7 @@ from var_pe.encodings.base import HOOKS
 from var_pe.pyramid import Pyramid
 from var_pe.stages.begun import kept_grids, start_of
 from var_pe.stages.config import Config, settled_config
-from var_pe.stages.images import drawn_pictures
+from var_pe.stages.drawn_images import drawn_pictures
 from var_pe.stages.models import (
     build_classifier,
     build_generator,

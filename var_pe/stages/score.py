@@ -25,8 +25,8 @@ from var_pe.progress import Counter
 from var_pe.resampling.conventions import DEFAULT_CONVENTION
 from var_pe.sampling.folder import drawn_with
 from var_pe.stages.config import Config
+from var_pe.stages.drawn_images import Labelled
 from var_pe.stages.images import (
-    Labelled,
     RealImages,
     Reconstructions,
     fingerprint,

@@ -23,8 +23,8 @@ from var_pe.processes import Processes
 from var_pe.pyramid import Pyramid
 from var_pe.stages.begun import ask, check_codes, is_finished, kept_grids
 from var_pe.stages.config import Config, settled_config
+from var_pe.stages.drawn_images import DrawnImages
 from var_pe.stages.images import (
-    DrawnImages,
     held_out_images,
     held_out_images_at,
     training_images,

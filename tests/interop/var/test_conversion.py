@@ -394,7 +394,7 @@ DAMAGE = [
     ("var", drop("lvl_1L", "attn_bias_for_masking", "head.bias", "pos_start"), "lacks .*, .*, .* and 1 more"),
     ("var", put(blocks__0__ada_gss=torch.ones(1, 1, 6, 64)), "has unknown names: blocks.0.ada_gss"),
     ("var", put(module__head__bias=torch.ones(32)), "has a name twice, with and without the prefix module."),
-    ("var", change("lvl_1L", lambda t: t.flip(1)), "lvl_1L does not hold what follows from its patch_nums"),
+    ("var", change("lvl_1L", lambda t: t.flip(1)), "lvl_1L does not hold what follows from the grids"),
     ("var", change("lvl_1L", Tensor.int), "lvl_1L must be torch.int64 .* got torch.int32"),
     ("var", change("attn_bias_for_masking", torch.zeros_like), "attn_bias_for_masking does not hold"),
     ("var", change("blocks.1.attn.zero_k_bias", lambda t: t + 1), "blocks.1.attn.zero_k_bias does not hold"),
@@ -418,9 +418,9 @@ def test_a_wrong_state_is_refused_with_its_reason(which, damage, sentence, case)
 @pytest.mark.parametrize(
     ("patch_nums", "sentence"),
     [
-        ((1, 2, 4), "the VAR checkpoint has 14 tokens, patch_nums 1-2-4 has 21"),
+        ((1, 2, 4), "the VAR checkpoint has 14 tokens, the grids 1-2-4 have 21"),
         (((1, 1), (3, 1), (2, 5)), "larger than the last"),
-        (((1, 1), (1, 3), (2, 5)), "lvl_1L does not hold what follows from its patch_nums"),
+        (((1, 1), (1, 3), (2, 5)), "lvl_1L does not hold what follows from the grids"),
         (((1, 1), (1, 1), (1, 3), (3, 3)), "lvl_embed.weight must be .*(4, 64).*, got .*(3, 64)"),
         ((1, 2, 0), "a level of a pyramid is a positive side"),
         ((), "at least one level"),
@@ -437,7 +437,7 @@ def test_other_patch_nums_are_refused(patch_nums, sentence, case):
 
 def test_phis_of_other_levels_are_refused(make_case):
     made = make_case(phis=("0", "1"))
-    with pytest.raises(ValueError, match="has a phi for each of 2 levels, patch_nums has 3"):
+    with pytest.raises(ValueError, match="has a phi for each of 2 levels, but grids of 3 are given"):
         convert(made.vqvae, made.var, patch_nums=made.patch_nums)
 
 

@@ -61,7 +61,8 @@ def published_patch_nums(var_state: Mapping[str, object]) -> tuple[int, ...]:
         if Pyramid.square(*ladder).num_tokens == tokens and len(ladder) == levels:
             return ladder
     raise ValueError(
-        f"{VAR} has {tokens} tokens on {levels} levels, unlike all published grids: give patch_nums"
+        f"{VAR} has {tokens} tokens on {levels} levels, unlike all published grids: give its own "
+        f"(patch_nums, --patch-nums)"
     )
 
 
@@ -98,7 +99,7 @@ def transformer_settings(state: Mapping[str, Tensor], pyramid: Pyramid) -> Trans
     labels, dim = shape_of(state, "class_emb.weight", 2, VAR)
     tokens = shape_of(state, "pos_1LC", 3, VAR)[1]
     if tokens != pyramid.num_tokens:
-        raise ValueError(f"{VAR} has {tokens} tokens, patch_nums {pyramid} has {pyramid.num_tokens}")
+        raise ValueError(f"{VAR} has {tokens} tokens, the grids {pyramid} have {pyramid.num_tokens}")
 
     # Heads have scales of their own where attention is normalised; elsewhere their width is known.
     scales = "blocks.0.attn.scale_mul_1H11"
@@ -148,6 +149,6 @@ def _phis(state: Mapping[str, Tensor], pyramid: Pyramid) -> tuple[int, bool]:
     number = count(state, "quantize.quant_resi.")
     if number not in (0, pyramid.num_levels):
         raise ValueError(
-            f"{VQVAE} has a phi for each of {number} levels, patch_nums has {pyramid.num_levels}"
+            f"{VQVAE} has a phi for each of {number} levels, but grids of {pyramid.num_levels} are given"
         )
     return number, number > 0

@@ -94,7 +94,7 @@ def check_state(state: Mapping[str, Tensor], expected: Mapping[str, Tensor], wha
                 f"got {here.dtype} {tuple(here.shape)}"
             )
         if not (here.is_meta or there.is_meta) and not torch.equal(here.to(there.device), there):
-            raise ValueError(f"{what}: {key} does not hold what follows from its patch_nums and settings")
+            raise ValueError(f"{what}: {key} does not hold what follows from the grids and settings")
 
     check_finite({key: state[key] for key, there in expected.items() if there.is_meta}, what)
 
