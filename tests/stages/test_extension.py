@@ -21,9 +21,9 @@ from var_pe.stages.config import Config
 from var_pe.stages.draw import load_pipeline
 from var_pe.stages.models import load_model
 from var_pe.stages.plan import plan
-from var_pe.stages.train import check_generator, train_classifier, train_tokenizer
+from var_pe.stages.train import check_generator, train_classifier, train_generator, train_tokenizer
 from var_pe.training import loop
-from var_pe.training.history import FILE, Asked, rate_at
+from var_pe.training.history import FILE, NUMBERS, Asked, rate_at
 from var_pe.training.notes import TrainingNotes
 
 SETTINGS = [
@@ -219,8 +219,45 @@ def test_a_generator_of_other_pictures_than_its_tokenizer_is_said(tmp_path, caps
     assert "tokenizer was trained on other pictures than the generator is" in capsys.readouterr().out
 
 
-def test_a_run_of_an_earlier_version_is_finished_and_can_be_extended(tmp_path):
-    """It has no history; what it was asked for stands in its settings."""
+@pytest.mark.parametrize("noted", [1, NUMBERS + 1, None])
+def test_a_run_of_another_rule_of_numbers_is_finished_but_does_not_go_on(tmp_path, monkeypatch, noted):
+    """Its later steps would compute other numbers than its first ones, and nobody would know."""
+    history = tmp_path / "run" / FILE
+
+    def note():
+        found = json.loads(history.read_text())
+        assert found["numbers"] == NUMBERS
+        found["numbers"] = noted
+        if noted is None:  # as runs were written before rules were noted
+            del found["numbers"]
+        history.write_text(json.dumps(found))
+
+    killed_at(monkeypatch, 2, train_classifier, a_vit(tmp_path), Accelerator())
+    note()
+    with pytest.raises(ValueError, match=rf"run was begun by another version.* \(by rule {noted or 1}, here"):
+        train_classifier(a_vit(tmp_path), Accelerator())
+
+    shutil.rmtree(tmp_path / "run")
+    finished = train_classifier(a_vit(tmp_path), Accelerator())
+    note()
+    assert same(train_classifier(a_vit(tmp_path), Accelerator()), finished)
+    with pytest.raises(ValueError, match="finish it with that version, or train in another folder"):
+        train_classifier(a_vit(tmp_path, "classifier_training.steps=6"), Accelerator(), "stretch")
+
+
+def test_a_generator_of_another_rule_is_refused_before_its_tokenizer_is_trained(tmp_path, monkeypatch):
+    """And by --dry-run: hours of a tokenizer's training would be for nothing."""
+    config = a_config(tmp_path)
+    killed_at(monkeypatch, 2, train_generator, config, train_tokenizer(config, Accelerator()), Accelerator())
+    found = json.loads((tmp_path / "run" / FILE).read_text())
+    (tmp_path / "run" / FILE).write_text(json.dumps(found | {"numbers": 1}))
+    for use in (check_generator, plan):
+        with pytest.raises(ValueError, match="run was begun by another version"):
+            use(config)
+
+
+def test_a_run_without_a_history_is_finished(tmp_path):
+    """The first versions wrote none; what it was asked for stands in its settings."""
     train_classifier(a_vit(tmp_path), Accelerator())
     (tmp_path / "run" / FILE).unlink()
     path = tmp_path / "run" / "classifier" / "training.json"
@@ -229,10 +266,8 @@ def test_a_run_of_an_earlier_version_is_finished_and_can_be_extended(tmp_path):
     assert is_finished(a_vit(tmp_path), tmp_path / "run", "classifier")
     longer = a_vit(tmp_path, "classifier_training.steps=6")
     assert not is_finished(longer, tmp_path / "run", "classifier")
-    assert ask(longer, tmp_path / "run", "classifier", 24, "stretch").asked == (
-        Asked(0, 4),
-        Asked(4, 6, "stretch"),
-    )
+    with pytest.raises(ValueError, match="run was begun by another version"):
+        ask(longer, tmp_path / "run", "classifier", 24, "stretch")
 
 
 def test_a_generator_does_not_follow_a_tokenizer_that_was_extended(tmp_path):

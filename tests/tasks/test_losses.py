@@ -13,17 +13,37 @@ from var_pe.tasks.losses.tokens import per_level, token_losses
 
 
 def test_labels_are_dropped_by_draw_number_alone():
-    """Any process that meets an image drops its label or not alike, also after a resume."""
-    together = label_drops(range(100, 200), 0.3, seed=1)
-    alone = torch.cat([label_drops([number], 0.3, seed=1) for number in range(100, 200)])
+    """Any process that meets an image drops its label or not alike, in any batch and also after a resume."""
+    numbers = torch.arange(100, 200)
+    together = label_drops(numbers, 0.3, seed=1)
+    alone = torch.cat([label_drops(numbers[i : i + 1], 0.3, seed=1) for i in range(100)])
     assert torch.equal(together, alone)
-    assert not torch.equal(together, label_drops(range(100, 200), 0.3, seed=2))
+    assert torch.equal(together.flip(0), label_drops(numbers.flip(0), 0.3, seed=1))
+    assert not torch.equal(together, label_drops(numbers, 0.3, seed=2))
 
 
-def test_the_share_of_dropped_labels_is_the_one_asked_for():
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("share", [0.01, 0.1, 0.5, 0.9])
+def test_the_share_of_dropped_labels_is_the_one_asked_for(share, seed):
     """Too few and guidance has nothing to lean on, too many and classes are learned slowly."""
-    assert label_drops(range(20000), 0.1, seed=0).float().mean() == pytest.approx(0.1, abs=0.01)
-    assert not label_drops(range(1000), 0.0, seed=0).any()
+    dropped = label_drops(torch.arange(100_000), share, seed)
+    error = 4 * math.sqrt(share * (1 - share) / 100_000)  # four standard deviations
+    assert dropped.float().mean() == pytest.approx(share, abs=error)
+    assert not label_drops(torch.arange(1000), 0.0, seed).any()
+
+
+def test_neighbours_lose_their_labels_independently():
+    """Batches of neighbouring draw numbers must not lose all of their labels together, or none."""
+    dropped = label_drops(torch.arange(64_000), 0.1, seed=0).view(1000, 64).float()
+    per_batch = dropped.sum(1)
+    assert per_batch.var() == pytest.approx(64 * 0.1 * 0.9, rel=0.15)
+    assert (dropped[:, 1:] * dropped[:, :-1]).mean() == pytest.approx(0.01, abs=0.002)
+
+
+def test_which_labels_are_dropped_is_written_down_once():
+    """Another rule would train another model under the same seed, and a resumed run would mix the two."""
+    dropped = label_drops(torch.arange(64), 0.1, seed=0)
+    assert dropped.nonzero()[:, 0].tolist() == [3, 6, 7, 17, 30, 51, 60, 63]
 
 
 def test_images_without_a_label_are_unconditional():

@@ -10,7 +10,7 @@ from var_pe.stages.config import Config
 from var_pe.stages.models import find_tokenizer, weights_hash
 from var_pe.training.checkpoints import steps_in
 from var_pe.training.config import TrainingConfig
-from var_pe.training.history import Asked, History, Rule, Start, asked_for
+from var_pe.training.history import NUMBERS, Asked, History, Rule, Start, asked_for
 from var_pe.training.notes import TrainingNotes
 
 Kind = Literal["tokenizer", "generator", "classifier"]
@@ -65,8 +65,10 @@ def ask(
     one whose codes a generator is to learn.
 
     Raises:
-        ValueError: the run cannot be extended or shortened so, or its training set has changed.
+        ValueError: the run cannot be extended or shortened so, its training set has changed, or its steps
+            computed by another rule.
     """
+    check_numbers(folder)
     training, done = training_of(config, kind), max([0, *steps_in(folder / "checkpoints")])
     steps, history = training.steps_for(images), History.read(folder)
 
@@ -82,7 +84,7 @@ def ask(
     # A run of an earlier version: it was asked for what its settings say.
     if history is None:
         saved = training_of(settings.load(Config, folder / "config.yaml"), kind)
-        history = History((Asked(0, saved.steps_for(images)),), images, tokenizer)
+        history = History((Asked(0, saved.steps_for(images)),), images, tokenizer, numbers=1)
 
     if history.images != images:
         raise ValueError(
@@ -99,6 +101,28 @@ def ask(
     # Earlier versions did not note it: what is there now counts from here on.
     history = replace(history, training_set=training_set)
     return asked_for(history, steps, done, rule, training, folder)
+
+
+def numbers_of(folder: Path) -> int | None:
+    """The rule of numbers (`NUMBERS`) that the training in `folder` was begun under; None: none was begun."""
+    if not has_begun(folder):
+        return None
+    history = History.read(folder)
+    return 1 if history is None else history.numbers
+
+
+def check_numbers(folder: Path) -> None:
+    """Checks that a training which goes on in `folder` computes its steps as those before them were.
+
+    Raises:
+        ValueError: it was begun under another rule, and would end as a mixture of the two.
+    """
+    begun = numbers_of(folder)
+    if begun not in (None, NUMBERS):
+        raise ValueError(
+            f"{folder} was begun by another version, whose training steps compute other numbers (by rule "
+            f"{begun}, here it is {NUMBERS}): finish it with that version, or train in another folder"
+        )
 
 
 def start_of(folder: Path) -> Start | None:

@@ -21,7 +21,7 @@ from var_pe.models.tokenizer import VQTokenizer
 from var_pe.models.vit import ViTClassifier
 from var_pe.processes import Processes
 from var_pe.pyramid import Pyramid
-from var_pe.stages.begun import ask, check_codes, is_finished, kept_grids
+from var_pe.stages.begun import ask, check_codes, check_numbers, is_finished, kept_grids
 from var_pe.stages.config import Config, settled_config
 from var_pe.stages.drawn_images import DrawnImages
 from var_pe.stages.images import (
@@ -219,9 +219,13 @@ def check_generator(config: Config) -> list[Pyramid]:
 
     Raises:
         ValueError: the generator cannot follow one of them, a stream would have to be cached as tokens, or
-            the folder holds a generator with other settings or of other codes.
+            the folder holds a generator with other settings or of other codes, or one whose steps another
+            version began.
     """
-    check_settings(Path(config.run), settled_config(config), "generator")
+    folder, settled = Path(config.run), settled_config(config)
+    check_settings(folder, settled, "generator")
+    if not is_finished(settled, folder, "generator"):
+        check_numbers(folder)
     check_codes(config)
     if config.data.streaming and config.generator_training.views:
         raise ValueError("data.streaming has no token cache: set generator_training.views=0")

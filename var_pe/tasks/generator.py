@@ -18,7 +18,7 @@ from var_pe.pyramid import Levels, Pyramid
 from var_pe.sampling.config import SamplingConfig
 from var_pe.sampling.folder import draw_images
 from var_pe.sampling.pipeline import VARPipeline
-from var_pe.seeding import mix
+from var_pe.seeding import mix, random_bits, shifted
 from var_pe.settings.fields import Doc, NonNegative, ShareBelowOne, section
 from var_pe.tasks.losses.tokens import per_level, token_losses
 from var_pe.tasks.pyramids import which_pyramid
@@ -95,9 +95,8 @@ class GeneratorTask:
 
         # Some images lose their label, for guidance (Ho & Salimans 2022).
         unconditional = self.model.num_classes
-        dropped = label_drops(batch["draw_number"].tolist(), self.config.label_drop, self.seed)
-        labels_B = known_labels(batch["label"], unconditional)
-        labels_B = labels_B.masked_fill(dropped.to(tokens_BL.device), unconditional)
+        dropped_B = label_drops(batch["draw_number"], self.config.label_drop, self.seed)
+        labels_B = known_labels(batch["label"], unconditional).masked_fill(dropped_B, unconditional)
 
         losses_BL = token_losses(model(labels_B, inputs_BLZ, pyramid), tokens_BL)
         return losses_BL.mean(), self._named(losses_BL.detach(), pyramid, "loss")
@@ -171,9 +170,10 @@ class GeneratorTask:
         return sheet([Section(f"{title}, guidance {self.sampling.guidance_scale:g}", cells)])
 
 
-def label_drops(draw_numbers: Sequence[int], share: float, seed: int) -> Tensor:
+def label_drops(draw_numbers_B: Tensor, share: float, seed: int) -> Tensor:
     """Which images lose their label; this follows from the seed and the image's draw number alone."""
-    return torch.tensor([mix(seed, "label drop", number) / 2**63 < share for number in draw_numbers])
+    bits_B = random_bits(mix(seed, "label drop"), draw_numbers_B)
+    return shifted(bits_B, 11) < round(share * 2**53)  # whole numbers, so that no device rounds
 
 
 def known_labels(labels_B: Tensor, num_classes: int) -> Tensor:

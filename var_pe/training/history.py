@@ -17,6 +17,10 @@ from var_pe.training.schedule import learning_rate
 
 FILE = "history.json"
 
+# The rule by which a step makes the next weights of the last ones. It is raised with every change after which
+# the same step gives other numbers, if only other roundings. Runs that do not note theirs have the first one.
+NUMBERS = 2
+
 Rule = Literal["rewarm", "stretch", "hold"]
 RULES: tuple[Rule, ...] = get_args(Rule)
 
@@ -60,6 +64,8 @@ class History:
     start: Start | None = None
     # what the training images are known by (`ImageSource.identity`)
     training_set: str | None = None
+    # the rule of a step's numbers that it was begun under
+    numbers: int = NUMBERS
 
     @property
     def steps(self) -> int:
@@ -80,7 +86,8 @@ class History:
             found = json.loads(path.read_text(encoding="utf-8"))
             start = found.pop("start")
             asked = tuple(Asked(**entry) for entry in found.pop("asked"))
-            return cls(asked=asked, start=start and Start(**start), **found)
+            numbers = found.pop("numbers", 1)
+            return cls(asked=asked, start=start and Start(**start), numbers=numbers, **found)
         except (ValueError, TypeError, LookupError, AttributeError):
             raise ValueError(f"{path} is damaged: it does not hold the history of a run") from None
 
