@@ -46,7 +46,8 @@ def options(parser: argparse.ArgumentParser) -> None:
         "--features",
         type=os.path.expanduser,
         nargs="+",
-        help="inception, efficientnet_lite0 or the run of a classifier; default: evaluation.features",
+        help="inception, efficientnet_lite0, _lite1, _lite2 or the run of a classifier; "
+        "default: evaluation.features",
     )
     parser.add_argument("--inception-weights", help="local file with the weights that FID needs")
     parser.add_argument(

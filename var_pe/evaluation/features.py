@@ -17,7 +17,8 @@ from var_pe.settings.fields import Doc, FilePath, NonNegative, section
 @section(frozen=True)
 class EvaluationConfig:
     features: Annotated[
-        list[FilePath], Doc("each of: inception | efficientnet_lite0 | the folder of a classifier's run")
+        list[FilePath],
+        Doc("each of: inception | efficientnet_lite0, _lite1, _lite2 | the folder of a classifier's run"),
     ] = field(default_factory=lambda: ["efficientnet_lite0"])
     inception_weights: Annotated[
         FilePath | None, Doc("a local file with torch-fidelity's weights; null: downloaded")

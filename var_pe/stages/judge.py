@@ -11,7 +11,7 @@ from accelerate import Accelerator
 
 from var_pe.data.part import drawn
 from var_pe.data.sources import open_source
-from var_pe.evaluation.efficientnet_lite0 import EfficientNetLite0Features
+from var_pe.evaluation.efficientnet_lite import EfficientNetLiteFeatures
 from var_pe.evaluation.metrics import halves, scores
 from var_pe.files import KeptResults, write_text
 from var_pe.models.tokenizer import VQTokenizer
@@ -101,7 +101,7 @@ def distance_of(images: RealImages, tokenizer: VQTokenizer, accelerator: Acceler
     if find_spec(FEATURES) is None or count < 2:
         return None
 
-    extractor = EfficientNetLite0Features()
+    extractor = EfficientNetLiteFeatures()
     first, second = halves(described(extractor, images, accelerator), count)
     rebuilt = halves(described(extractor, Reconstructions(images, tokenizer), accelerator), count)[0]
 

@@ -12,12 +12,13 @@ from torch.utils.data import Dataset
 
 from var_pe.data.part import drawn
 from var_pe.evaluation.classifier import ClassifierFeatures
-from var_pe.evaluation.efficientnet_lite0 import EfficientNetLite0Features
+from var_pe.evaluation.efficientnet_lite import EfficientNetLiteFeatures
 from var_pe.evaluation.extraction import ScoredImages, extract
 from var_pe.evaluation.features import FeatureExtractor, FeatureSet
 from var_pe.evaluation.inception import InceptionFeatures
 from var_pe.evaluation.metrics import floor, floor_of, half_numbers, halves, scores
 from var_pe.evaluation.records import read_metrics, record, write_metrics
+from var_pe.models.efficientnet_lite import VARIANTS
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.models.vit import ViTClassifier
 from var_pe.processes import Processes
@@ -44,14 +45,14 @@ Found = dict[str, Any]  # records by the keys that they have in metrics.json
 
 
 def feature_extractor(name: str, inception_weights: str | None = None) -> FeatureExtractor:
-    """The extractor called `inception` or `efficientnet_lite0`, or the classifier in a run's folder."""
+    """The extractor called `inception` or as one of `VARIANTS`, or the classifier in a run's folder."""
     if name == "inception":
         return InceptionFeatures(Path(inception_weights) if inception_weights else None)
-    if name == "efficientnet_lite0":
-        return EfficientNetLite0Features()
+    if name in VARIANTS:
+        return EfficientNetLiteFeatures(name)
     if not (Path(name) / "classifier").is_dir():
         raise ValueError(
-            f"features are inception, efficientnet_lite0 or the folder of a classifier's run, got {name!r}"
+            f"features are inception, {', '.join(VARIANTS)} or the folder of a classifier's run, got {name!r}"
         )
 
     folder = Path(name) / "classifier"

