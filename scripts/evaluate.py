@@ -10,12 +10,16 @@ Images that do not exist yet are drawn first.
 import argparse
 import os
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 
+from accelerate import Accelerator
+
 from var_pe.resampling.conventions import CONVENTIONS
+from var_pe.settings import differences
 from var_pe.settings.command_line import FOLDERS, given_path, parse_arguments, refuse_unused
 from var_pe.stages.config import Config
-from var_pe.stages.draw import draw_folder, load_pipeline
+from var_pe.stages.draw import draw_folder, load_pipeline, sampling_of
 from var_pe.stages.drawn_images import pictures_in
 from var_pe.stages.models import load_tokenizer
 from var_pe.stages.score import (
@@ -106,6 +110,8 @@ def main() -> None:
             if folder is None:
                 check_trained(config)
                 drawn = Path(config.run) / "drawn"
+                if not any(word.startswith("sampling.") for word in arguments.overrides):
+                    config = as_drawn(config, drawn, accelerator)
                 folder = draw_folder(load_pipeline(config), config.sampling, drawn, accelerator)
 
             found = score_images(
@@ -118,6 +124,17 @@ def main() -> None:
             )
 
         accelerator.print(summary(found))
+
+
+def as_drawn(config: Config, folder: Path, accelerator: Accelerator) -> Config:
+    """The config with the sampling settings of the folder's images; says so if they are others."""
+    sampling = sampling_of(folder, config.sampling)
+    others = differences(asdict(config.sampling), asdict(sampling))
+    if others:
+        accelerator.print(
+            f"scoring {folder} as it was drawn, by other settings than the run's: {'; '.join(others)}"
+        )
+    return replace(config, sampling=sampling)
 
 
 def check_named(words: list[str]) -> None:

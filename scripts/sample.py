@@ -24,6 +24,7 @@ from var_pe.stages.session import exit_with_sentence, session
 
 PIPELINE = "--pipeline"  # a saved pipeline in place of a run
 USED_SETTINGS = ("sampling",)  # settings that change the images
+OF_SOME_CLASSES = "drawn_classes"  # the folder of what --class draws
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +39,7 @@ def options(parser: argparse.ArgumentParser) -> None:
         action="extend",
         metavar="NAME",
         help="only these classes, by name, or by number where no name is a number; default output: "
-        "samples in the run's folder",
+        f"{OF_SOME_CLASSES} in the run's folder",
     )
     parser.add_argument(
         "--count", type=int, metavar="N", help="images of each class: short for sampling.images_per_class=N"
@@ -115,7 +116,7 @@ def main() -> None:
             return
 
         # Scores are of all classes, so a few of them do not go where evaluate.py looks for images.
-        folder = arguments.output or Path(config.run) / ("drawn" if classes is None else "samples")
+        folder = arguments.output or Path(config.run) / ("drawn" if classes is None else OF_SOME_CLASSES)
         draw_folder(pipeline, sampling, folder, accelerator, npz=arguments.npz, classes=classes)
         accelerator.print(f"images: {folder / 'images'}  picture: {folder / 'grid.png'}")
 

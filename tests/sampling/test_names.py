@@ -37,5 +37,8 @@ def test_a_class_that_is_not_there_has_neighbours():
     )
     assert no_such_class("retriever", names).endswith("are golden retriever, Labrador retriever")
     assert no_such_class("zzz", names).endswith("none is like it")
-    assert no_such_class("dgo", ["cat", "dog"]) == "there is no class 'dgo'; there are cat, dog"
+    assert no_such_class("dgo", ["cat", "dog"]) == (
+        "there is no class 'dgo'; did you mean dog? there are cat, dog"
+    )
+    assert no_such_class("zzz", ["cat", "dog"]) == "there is no class 'zzz'; there are cat, dog"
     assert no_such_class("dog", []) == "there is no class 'dog'; there are none with a name"

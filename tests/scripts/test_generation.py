@@ -203,12 +203,12 @@ def test_sample_draws_classes_by_name_and_number(command, run, tmp_path):
     ring = NAMES.index("ring")
     wanted = [f"0000_{FIRST}/0000000.png", f"0000_{FIRST}/0000001.png"]
     wanted += [f"{ring:04d}_ring/{2 * ring + n:07d}.png" for n in (0, 1)]
-    assert drawn_names(run / "samples" / "images") == sorted(wanted)
-    assert size_of(run / "samples" / "grid.png") == (2 * 32, 2 * 32)
+    assert drawn_names(run / "drawn_classes" / "images") == sorted(wanted)
+    assert (run / "drawn_classes" / "grid.png").exists()
     command("sample", "--count", 2)
     for name in wanted:
         there = (run / "drawn" / "images" / name).read_bytes()
-        assert there == (run / "samples" / "images" / name).read_bytes()
+        assert there == (run / "drawn_classes" / "images" / name).read_bytes()
     command("sample", "--class", 1, "--levels", tmp_path / "levels.png")
     assert size_of(tmp_path / "levels.png") == (4 * 96, 96)
 
@@ -216,7 +216,10 @@ def test_sample_draws_classes_by_name_and_number(command, run, tmp_path):
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        (["--class", "rign"], "--class: there is no class 'rign'; there are disc in the upper half, "),
+        (
+            ["--class", "rign"],
+            "--class: there is no class 'rign'; did you mean ring. there are disc in the upper half, ",
+        ),
         (["--class", 12], "--class 12: there are 12 classes, numbers from 0 to 11"),
         (["--class", -1], "--class: there is no class '-1'|argument --class: expected"),
         (["--count", 0], "--count must be at least 1, got 0"),
@@ -227,7 +230,21 @@ def test_sample_draws_classes_by_name_and_number(command, run, tmp_path):
 )
 def test_sample_says_what_is_wrong_with_classes_and_counts(words, sentence, command, run):
     assert re.search(sentence, command("sample", *words))
-    assert not (run / "samples").exists()
+    assert not (run / "drawn_classes").exists()
+
+
+def test_images_are_scored_as_they_were_drawn(command, run, make_vit, tmp_path):
+    """After sample.py --count, nobody should have to remember the number; settings that are typed count."""
+    make_vit(image_size=(32, 32), patch_size=8, num_classes=12).save_pretrained(
+        tmp_path / "vit" / "classifier"
+    )
+    score = ("evaluate", "--features", tmp_path / "vit", "data.shapes_test=40")
+    command("sample", "--count", 2, "sampling.temperature=0.5")
+    said = command(*score)
+    assert "as it was drawn, by other settings than the run's: temperature: 1.0 -> 0.5; images_per" in said
+    entry = json.loads((run / "metrics.json").read_text())["drawn/images/vit"]
+    assert (entry["num_images"], entry["sampler"]["temperature"]) == (24, 0.5)
+    assert "holds images drawn with" in command(*score, "sampling.images_per_class=3")
 
 
 def test_a_class_called_by_a_number_is_meant_by_it(command, run):
@@ -235,7 +252,7 @@ def test_a_class_called_by_a_number_is_meant_by_it(command, run):
     names = sorted(map(str, range(12)))
     TrainingNotes(step=7, ema=True, class_names=tuple(names)).write(run / "generator")
     command("sample", "--class", "10", "--count", 1)
-    assert drawn_names(run / "samples" / "images") == ["0002_10/0000002.png"]
+    assert drawn_names(run / "drawn_classes" / "images") == ["0002_10/0000002.png"]
     assert "there is no class '12'; there are 0, 1, 10, 11" in command("sample", "--class", "12")
 
 

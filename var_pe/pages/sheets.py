@@ -41,6 +41,8 @@ class Section:
 
     title: str
     cells: Sequence[Cell]
+    # cells in a row; None: as many as WIDEST holds
+    across: int | None = None
 
 
 def sheet(sections: Sequence[Section]) -> Image.Image:
@@ -74,7 +76,7 @@ def _section(section: Section) -> Image.Image:
     width = max(NARROWEST, factor * columns) + MARGIN
 
     # As many cells in a row as fit, and about as many in each row.
-    across = max(1, min(len(section.cells), WIDEST // width))
+    across = max(1, min(len(section.cells), section.across or WIDEST // width))
     down = math.ceil(len(section.cells) / across)
     across = math.ceil(len(section.cells) / down)
 

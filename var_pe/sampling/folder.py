@@ -132,6 +132,12 @@ def check_claim(folder: Path, settings: Mapping[str, object]) -> None:
     if there is None:
         return
 
+    if there.get("weights") != settings["weights"]:
+        raise ValueError(
+            f"{folder} holds images that were drawn before the model was trained on, or by another model: "
+            f"move {folder} away, or draw into another folder"
+        )
+
     changed = []
     for name, value in settings.items():
         if there.get(name) != value:

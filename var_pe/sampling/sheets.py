@@ -7,6 +7,7 @@ import numpy as np
 from einops import rearrange
 from torch import Tensor
 
+from var_pe.pages.sheets import Cell, Section, class_name, sheet
 from var_pe.sampling.config import SamplingConfig
 from var_pe.sampling.drawing import draw_levels
 from var_pe.sampling.folder import image_path
@@ -22,15 +23,16 @@ def write_grid(
     class_names: Sequence[str] = (),
     rows: int = 10,
 ) -> None:
-    """The first images of the first of these classes, a row for each class, uncurated."""
-    lines = []
+    """The first images of the first of these classes, a row for each class under its name, uncurated."""
+    sections = []
     for label in classes[:rows]:
         first = label * config.images_per_class
         numbers = range(first, first + min(rows, config.images_per_class))
         pictures = [read_png(image_path(folder, number, config, class_names)) for number in numbers]
-        lines.append(np.concatenate(pictures, axis=1))
+        title = class_name(class_names, label) if class_names else ""
+        sections.append(Section(title, [Cell([picture]) for picture in pictures], across=rows))
 
-    write_pixels(path, np.concatenate(lines))
+    write_pixels(path, np.asarray(sheet(sections)))
 
 
 def write_levels(

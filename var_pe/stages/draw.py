@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from accelerate import Accelerator
+from pydantic import TypeAdapter
 
 from var_pe.models.generator import VARTransformer
 from var_pe.processes import Processes
 from var_pe.progress import Counter
 from var_pe.sampling.config import SamplingConfig
-from var_pe.sampling.folder import fill_folder, write_npz
+from var_pe.sampling.folder import drawn_with, fill_folder, write_npz
 from var_pe.sampling.names import no_such_class
 from var_pe.sampling.pipeline import VARPipeline
 from var_pe.sampling.sheets import write_grid
@@ -70,6 +71,22 @@ def draw_folder(
             write_npz(folder / "images.npz", folder)
     accelerator.wait_for_everyone()
     return folder / "images"
+
+
+def sampling_of(folder: Path, config: SamplingConfig) -> SamplingConfig:
+    """The settings that a folder's images are drawn with; `config` if it has none, or none that can be read.
+
+    Raises:
+        ValueError: its sampling.json is damaged.
+    """
+    there = drawn_with(folder)
+    if there is None:
+        return config
+    recorded = {name: value for name, value in there.items() if name != "weights"}
+    try:
+        return TypeAdapter(SamplingConfig).validate_python({**recorded, "batch": config.batch}, strict=False)
+    except ValueError:
+        return config
 
 
 def class_in_words(word: str, pipeline: VARPipeline, option: str) -> int:
