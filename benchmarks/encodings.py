@@ -68,7 +68,7 @@ def generator_step(config: Config) -> Callable[[], None]:
 
     label_B = torch.randint(CLASSES, (batch,))
     inputs_BLZ = torch.randn(batch, length - first, config.tokenizer.latent_channels)
-    target_BL = torch.randint(config.tokenizer.codebook_size, (batch, length))
+    target_BL = torch.randint(config.tokenizer.num_codes, (batch, length))
 
     def loss() -> torch.Tensor:
         return F.cross_entropy(generator(label_B, inputs_BLZ).flatten(0, 1), target_BL.flatten())

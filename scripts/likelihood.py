@@ -70,7 +70,7 @@ def main() -> None:
             "images": len(labels_N),
             "split": f"test of {config.data.source}",
             "levels": [list(grid) for grid in pyramid.grids],
-            "codebook_size": len(pipeline.tokenizer.quantizer.codebook_VZ),
+            "codebook_size": pipeline.tokenizer.quantizer.num_codes,
             "weights": weights_of(pipeline),
             "seconds": round(time.monotonic() - began, 1),
             "versions": versions(),

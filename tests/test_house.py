@@ -19,7 +19,7 @@ LIMITS = {
     "longest chain of imports between them": 9,
     "circles of imports between them": 0,
     "calls from main to optimizer.step": 2,
-    "lines of settings code": 640,
+    "lines of settings code": 800,  # the one-line language among them
     "Any": 100,
     "# type: ignore": 10,
     '"""Raises:': 0,

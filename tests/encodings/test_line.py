@@ -15,8 +15,8 @@ from var_pe.encodings import (
     register,
     settled,
 )
-from var_pe.encodings.machinery.line import Member, parse
 from var_pe.pyramid import Pyramid
+from var_pe.settings.line import Member, parse
 
 MIXTURES = [
     "mixed(learned=0.7, sinusoidal=0.3)",

@@ -5,7 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from var_pe.models.quantizers.residual import MultiScaleQuantizer, phi_index
+from var_pe.models.quantizers.residual import QuantizerShape, phi_index
+from var_pe.models.quantizers.vq import VQ
 from var_pe.pyramid import Pyramid
 
 PYRAMIDS = [
@@ -33,9 +34,9 @@ FOUR = {  # which of four phis serves each of K levels, as VAR's published code 
 
 @pytest.fixture
 def make_quantizer(make_loud):
-    def make(num_phi: int = 4, **options) -> MultiScaleQuantizer:
+    def make(num_phi: int = 4, **options) -> VQ:
         given = dict(num_phi=num_phi, phi_ratio=0.5, commitment=0.25)
-        return make_loud(MultiScaleQuantizer(32, 4, **(given | options)))
+        return make_loud(VQ(QuantizerShape(32, 4, **(given | options))))
 
     return make
 
@@ -44,7 +45,7 @@ def latent(pyramid: Pyramid, batch: int = 3) -> Tensor:
     return torch.randn(batch, 4, *pyramid.finest, generator=torch.Generator().manual_seed(0))
 
 
-def published(quantizer: MultiScaleQuantizer, f_Zhw: Tensor, pyramid: Pyramid) -> tuple[list, Tensor, Tensor]:
+def published(quantizer: VQ, f_Zhw: Tensor, pyramid: Pyramid) -> tuple[list, Tensor, Tensor]:
     """VAR, algorithms 1 and 2 and equation 5, line by line for one image."""
     rest, f_hat, tokens, inputs, loss = f_Zhw[None], torch.zeros_like(f_Zhw[None]), [], [], 0.0
     for k, grid in enumerate(pyramid.grids):
@@ -192,7 +193,7 @@ def test_mixed_codes_stay_float32_whatever_the_autocast(make_quantizer):
 def test_sizes_that_make_no_quantizer_are_named(options):
     given = dict(codebook_size=8, latent_channels=4, num_phi=4, phi_ratio=0.5, commitment=0.25)
     with pytest.raises(ValueError, match=r"codebook_size >= 2, num_phi >= 0 and phi_ratio in \[0, 1\], got"):
-        MultiScaleQuantizer(**(given | options))
+        VQ(QuantizerShape(**(given | options)))
 
 
 @torch.no_grad()

@@ -4,7 +4,8 @@ import pytest
 import torch
 from accelerate import Accelerator
 
-from var_pe.models.quantizers.residual import MultiScaleQuantizer
+from var_pe.models.quantizers.residual import QuantizerShape
+from var_pe.models.quantizers.vq import VQ
 from var_pe.pyramid import Pyramid
 from var_pe.tasks.codebook import (
     RestartConfig,
@@ -26,7 +27,7 @@ def accelerator():
 
 def a_quantizer(size=24):
     torch.manual_seed(0)
-    quantizer = MultiScaleQuantizer(size, 4, num_phi=4, phi_ratio=0.5, commitment=0.25)
+    quantizer = VQ(QuantizerShape(size, 4, num_phi=4, phi_ratio=0.5, commitment=0.25))
     torch.nn.init.normal_(quantizer.codebook_VZ)
     return quantizer
 

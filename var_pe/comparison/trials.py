@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from var_pe.encodings import build_encoding, settled
-from var_pe.encodings.machinery.line import canonical
 from var_pe.models.generator import GeneratorConfig
 from var_pe.models.vit import ClassifierConfig
 from var_pe.pyramid import Pyramid
+from var_pe.settings.line import canonical
 from var_pe.stages.config import Config
 
 

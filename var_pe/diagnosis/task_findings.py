@@ -3,9 +3,9 @@
 from collections.abc import Iterator, Sequence
 
 from var_pe.diagnosis.finding import Finding
-from var_pe.encodings.machinery.line import canonical
 from var_pe.evaluation.evidence import TaskScore
 from var_pe.pages.numbers import percent
+from var_pe.settings.line import canonical
 
 
 def for_task(line: str, task: str, table: Sequence[TaskScore]) -> Iterator[Finding]:

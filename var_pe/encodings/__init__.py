@@ -27,9 +27,9 @@ from var_pe.encodings import (  # noqa: F401  # importing a file registers its e
 )
 from var_pe.encodings.base import REGISTRY, ModelShape, PositionEncoding, TokenEncoding, register
 from var_pe.encodings.machinery.compose import Composed
-from var_pe.encodings.machinery.line import Member, Value, parse, with_options
-from var_pe.encodings.machinery.options import nearest
 from var_pe.pyramid import Grid, Pyramid
+from var_pe.settings.line import Member, Value, parse, with_options
+from var_pe.settings.options import nearest
 
 __all__ = [
     "REGISTRY",

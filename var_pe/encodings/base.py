@@ -8,10 +8,10 @@ from typing import ClassVar, Generic, Self, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from var_pe.encodings.machinery.line import Member, Value
-from var_pe.encodings.machinery.options import check_options
 from var_pe.pyramid import Positions, Pyramid
 from var_pe.resampling.conventions import Convention
+from var_pe.settings.line import Member, Value
+from var_pe.settings.options import check_options
 
 HOOKS = ("embed", "rotate", "bias", "refine")
 REGISTRY: dict[str, type["PositionEncoding"]] = {}

@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from var_pe.encodings.base import REGISTRY, ModelShape, PositionEncoding, TokenEncoding, register
 from var_pe.encodings.machinery.codes import amplitude, standard_deviation
 from var_pe.encodings.machinery.compose import move_all
-from var_pe.encodings.machinery.line import Member
-from var_pe.encodings.machinery.options import check_options
 from var_pe.pyramid import Positions, Pyramid
 from var_pe.resampling.conventions import Convention
 from var_pe.resampling.precision import full_precision
+from var_pe.settings.line import Member
+from var_pe.settings.options import check_options
 
 
 @register("mixed")

@@ -25,7 +25,7 @@ class Size:
 
 
 def size_of_tokenizer(config: TokenizerConfig) -> Size:
-    codes, latent = as_float(config.codebook_size), as_float(config.latent_channels)
+    codes, latent = as_float(config.num_codes), as_float(config.latent_channels)
     widths = [as_float(config.channels * multiplier) for multiplier in config.channel_multipliers]
 
     # encoder and decoder, whose middle has two blocks and an attention each; a block is two convolutions
@@ -43,6 +43,7 @@ def size_of_tokenizer(config: TokenizerConfig) -> Size:
             "tokenizer.num_phi",
             "tokenizer.latent_channels",
             "tokenizer.codebook_size",
+            "tokenizer.quantizer",
         ),
     )
 
@@ -51,7 +52,7 @@ def size_of_generator(config: GeneratorConfig, tokenizer: TokenizerConfig, token
     """`tokens` are those of an image, for which an encoding may learn a table."""
     dim, codes, latent = (
         as_float(config.dim),
-        as_float(tokenizer.codebook_size),
+        as_float(tokenizer.num_codes),
         as_float(tokenizer.latent_channels),
     )
     modulation = 0 if config.shared_adaln else 6
@@ -64,6 +65,7 @@ def size_of_generator(config: GeneratorConfig, tokenizer: TokenizerConfig, token
             "generator.depth",
             "generator.mlp_ratio",
             "tokenizer.codebook_size",
+            "tokenizer.quantizer",
             "tokenizer.latent_channels",
         ),
     )

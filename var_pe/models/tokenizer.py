@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from var_pe.models.folder import SavedModel
 from var_pe.models.initialisation import initialise
-from var_pe.models.quantizers.residual import MultiScaleQuantizer, Quantized
+from var_pe.models.quantizers import QuantizerShape, build_quantizer, codes_of
+from var_pe.models.quantizers.residual import Quantized
 from var_pe.pyramid import Levels, Pyramid
 from var_pe.settings.fields import Doc, NonNegative, NonNegativeFloat, Positive, Share, section
 
@@ -23,7 +24,7 @@ class TokenizerConfig:
     levels: Annotated[Levels, Doc("grids from coarse to fine: a side, or rows and columns")] = field(
         default_factory=lambda: [1, 2, 3, 4]
     )
-    codebook_size: Annotated[int, Ge(2), Doc("codes")] = 512
+    codebook_size: Annotated[int, Ge(2), Doc("codes, unless tokenizer.quantizer says how many")] = 512
     latent_channels: Annotated[Positive, Doc("width of a code")] = 16
     channels: Annotated[Positive, Doc("width of the autoencoder at full resolution")] = 64
     channel_multipliers: Annotated[
@@ -41,6 +42,16 @@ class TokenizerConfig:
     phi_ratio: Annotated[Share, Doc("share of the smoothing convolution, the rest is the identity")] = 0.5
     commitment: Annotated[NonNegativeFloat, Doc("weight of the encoder's term of the quantizer loss")] = 0.25
     norm_groups: Annotated[Positive, Doc("groups of the group norms")] = 32
+    quantizer: Annotated[str, Doc("one line: what rounds to codes, and how (docs/tokenizers.md)")] = "vq"
+
+    @property
+    def num_codes(self) -> int:
+        """Codes that a token can be.
+
+        Raises:
+            ValueError: the quantizer's line is not one.
+        """
+        return codes_of(self.quantizer, self.codebook_size)
 
 
 DEFAULTS = TokenizerConfig()
@@ -73,6 +84,7 @@ class VQTokenizer(SavedModel):
         commitment: float = DEFAULTS.commitment,
         norm_groups: int = DEFAULTS.norm_groups,
         seed: int = 0,
+        quantizer: str = DEFAULTS.quantizer,
     ) -> None:
         super().__init__()
         self.pyramid = Pyramid.of(levels)
@@ -111,11 +123,14 @@ class VQTokenizer(SavedModel):
         # Between the autoencoder and the tokens, as in VAR
         self.quant_conv = nn.Conv2d(latent_channels, latent_channels, 3, padding=1)
         self.post_quant_conv = nn.Conv2d(latent_channels, latent_channels, 3, padding=1)
-        self.quantizer = MultiScaleQuantizer(
-            codebook_size, latent_channels, num_phi=num_phi, phi_ratio=phi_ratio, commitment=commitment
-        )
+        shape = QuantizerShape(codebook_size, latent_channels, num_phi, phi_ratio, commitment)
+        self.quantizer = build_quantizer(quantizer, shape)
 
         initialise(self, seed)
+
+    def __getattr__(self, name: str) -> Tensor | nn.Module:
+        """diffusers' own looks in config.json first, whose `quantizer` is the line, not the module."""
+        return nn.Module.__getattr__(self, name)
 
     def pyramid_for(self, images_BCHW: Tensor) -> Pyramid:
         """The trained levels, scaled to the images' size.

@@ -91,18 +91,19 @@ def start_tokenizer_from(model: VQTokenizer, source: VQTokenizer) -> tuple[list[
     """
     _check_alike(source, model, TOKENIZER_MAY_DIFFER, "tokenizer_init_from")
     trained, ours = source.quantizer, model.quantizer
-    there, here = len(trained.codebook_VZ), len(ours.codebook_VZ)
+    there, here = trained.num_codes, ours.num_codes
     kept = min(there, here)
 
-    # All but the codebook
-    own = ("quantizer.codebook_VZ", "quantizer.usage_V")
-    rest = {name: value for name, value in source.state_dict().items() if name not in own}
-    model.load_state_dict(rest, strict=False)
+    # All but what has a row for each code
+    rows = [f"quantizer.{name}" for name in ("usage_V", *ours.rows_of_codes)]
+    weights, own = source.state_dict(), model.state_dict()
+    model.load_state_dict({name: weights[name] for name in weights if name not in rows}, strict=False)
 
     # The most used codes, in the order that they had
     chosen_V = trained.usage_V.argsort(descending=True, stable=True)[:kept].sort().values
-    ours.codebook_VZ[:kept] = trained.codebook_VZ[chosen_V]
-    ours.usage_V[:kept] = trained.usage_V[chosen_V] * (there / here)
+    for name in rows:
+        own[name][:kept] = weights[name][chosen_V]
+    ours.usage_V[:kept] *= there / here
 
     moved = ["all weights"]
     if here > kept:

@@ -80,7 +80,7 @@ def facts_of(config: Config, tokenizer: VQTokenizer, accelerator: Accelerator) -
         examination=examine(tokenizer, some.images, box, range(len(some)), processes),
         levels=[f"{height}x{width}" for height, width in pyramid.grids],
         tokens=pyramid.num_tokens,
-        codebook_size=len(quantizer.codebook_VZ),
+        codebook_size=quantizer.num_codes,
         codes_used=int((hits_KV.sum(0) > 0).sum()),
         perplexity=float(perplexity(hits_KV.sum(0))),
         bits=sum(number * math.log2(used) for number, used in zip(cells, each_level, strict=True)),

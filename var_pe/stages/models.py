@@ -52,7 +52,7 @@ def build_generator(
     return VARTransformer(
         **asdict(config.generator),
         levels=config.tokenizer.levels,
-        codebook_size=config.tokenizer.codebook_size,
+        codebook_size=config.tokenizer.num_codes,
         latent_channels=config.tokenizer.latent_channels,
         num_classes=num_classes,
         seed=config.seed,

@@ -207,7 +207,7 @@ def score_tokenizer(
         "tokenizer": {
             "values": {name.removeprefix("validation/"): value for name, value in values.items()},
             "tokens_per_image": tokenizer.pyramid.num_tokens,
-            "codebook_size": len(tokenizer.quantizer.codebook_VZ),
+            "codebook_size": tokenizer.quantizer.num_codes,
             "num_images": len(real),
             "split": "test",
             "psnr_area": list(held_out[pyramids[0]][1]),

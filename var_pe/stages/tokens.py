@@ -46,7 +46,7 @@ def training_tokens(
                 encode,
                 processes,
                 key={"tokenizer": weights, "levels": [list(grid) for grid in pyramid.grids]},
-                vocabulary=len(tokenizer.quantizer.codebook_VZ),
+                vocabulary=tokenizer.quantizer.num_codes,
                 views=views,
                 on_progress=counter.add,
             )

@@ -1,4 +1,6 @@
-"""Keeps all codes of a codebook in use: it starts from data, and unused codes are replaced by data.
+"""The care of a learned codebook: it starts from data, may follow it, and unused codes are replaced by data.
+
+A quantizer whose codes are fixed or computed has nothing of it.
 
 The choice of vectors follows from (seed, step) and from draw numbers, which count the images of the whole
 run, so it does not depend on the number of processes.
@@ -8,10 +10,12 @@ import math
 from typing import Annotated
 
 import torch
+import torch.nn.functional as F
 from accelerate import Accelerator
 from annotated_types import Gt, Lt
 from torch import Tensor
 
+from var_pe.models.quantizers.codebook import LearnedCodebook
 from var_pe.models.quantizers.residual import MultiScaleQuantizer
 from var_pe.pyramid import Pyramid
 from var_pe.seeding import generator_for
@@ -75,14 +79,13 @@ def start_from_data(
     seed: int,
     accelerator: Accelerator,
 ) -> None:
-    """Fills the codebook, from code `first` on, with vectors that the levels have to round.
+    """Fills a learned codebook, from code `first` on, with vectors that the levels have to round.
 
     Each level fills an equal part of it.
     """
-    codebook_VZ = quantizer.codebook_VZ
-    if first == len(codebook_VZ):
+    if not isinstance(quantizer, LearnedCodebook) or first == quantizer.num_codes:
         return
-    bounds = torch.linspace(first, len(codebook_VZ), pyramid.num_levels + 1).round().long().tolist()
+    bounds = torch.linspace(first, quantizer.num_codes, pyramid.num_levels + 1).round().long().tolist()
     f_hat_BZhw = quantizer.start(len(f_BZhw), pyramid)
 
     for level, span in enumerate(pyramid.spans):
@@ -93,11 +96,44 @@ def start_from_data(
         begin, stop = bounds[level], bounds[level + 1]
         generator = generator_for(seed, "codebook start", level)
         picks_M2 = random_picks(stop - begin, batch, span.stop - span.start, generator)
-        codebook_VZ[begin:stop] = vectors_at(picks_M2, 0, draw_numbers_B, z_BlZ, accelerator)
+        quantizer.fill(slice(begin, stop), vectors_at(picks_M2, 0, draw_numbers_B, z_BlZ, accelerator))
 
         # Rounded to the codes so far, so that the next level gets what is left.
-        nearest_Bl = torch.cdist(z_BlZ.flatten(0, 1), codebook_VZ[:stop]).argmin(1).view(z_BlZ.shape[:2])
+        rows_MZ = quantizer.coordinates(z_BlZ.flatten(0, 1))
+        nearest_Bl = torch.cdist(rows_MZ, quantizer.codebook_VZ[:stop]).argmin(1).view(z_BlZ.shape[:2])
         f_hat_BZhw = quantizer.add_level(f_hat_BZhw, nearest_Bl, level, pyramid)
+
+
+def sums_by_code(rows_MZ: Tensor, tokens_M: Tensor, num_codes: int) -> Tensor:
+    """The sum of the rows of each code, (V, Z).
+
+    This is the gradient of looking codes up, whose sums are taken in a fixed order on every device.
+    """
+    with torch.enable_grad():
+        table_VZ = rows_MZ.new_zeros(num_codes, rows_MZ.shape[1], requires_grad=True)
+        looked_up_MZ = F.embedding(tokens_M, table_VZ)
+    (sums_VZ,) = torch.autograd.grad(looked_up_MZ, table_VZ, rows_MZ)
+    return sums_VZ
+
+
+@torch.no_grad()
+def follow_data(
+    quantizer: MultiScaleQuantizer,
+    hits_V: Tensor,
+    tokens_BL: Tensor,
+    z_BLZ: Tensor,
+    accelerator: Accelerator,
+) -> None:
+    """Moves codes that are averages towards the means of what this step's images rounded to them.
+
+    `hits_V` counts the tokens of all processes, the others are this process's.
+    """
+    if not isinstance(quantizer, LearnedCodebook) or not quantizer.follows_data:
+        return
+
+    rows_MZ = quantizer.coordinates(z_BLZ.flatten(0, 1))
+    sums_VZ = sums_by_code(rows_MZ, tokens_BL.flatten(), quantizer.num_codes)
+    quantizer.follow(hits_V, accelerator.reduce(sums_VZ, "sum"))
 
 
 @torch.no_grad()
@@ -114,15 +150,17 @@ def restart_unused(
 ) -> int:
     """Replaces codes used less than `below` times the mean by random vectors of this step's batch.
 
-    Returns the number of these codes.
+    Returns the number of these codes; 0 where codes are not learned row by row.
     """
-    size = len(quantizer.codebook_VZ)
+    if not isinstance(quantizer, LearnedCodebook):
+        return 0
+    size = quantizer.num_codes
     unused = (quantizer.usage_V < below / size).nonzero()[:, 0]
     if not len(unused):
         return 0
 
     generator = generator_for(seed, "code restart", step)
     picks_M2 = random_picks(len(unused), batch, z_BLZ.shape[1], generator)
-    quantizer.codebook_VZ[unused] = vectors_at(picks_M2, step * batch, draw_numbers_B, z_BLZ, accelerator)
+    quantizer.fill(unused, vectors_at(picks_M2, step * batch, draw_numbers_B, z_BLZ, accelerator))
     quantizer.usage_V[unused] = 1 / size  # so that they are not replaced again at once
     return len(unused)

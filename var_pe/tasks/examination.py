@@ -5,10 +5,11 @@ from copy import deepcopy
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from var_pe.data.image_set import HeldOutImages, stacked
 from var_pe.data.images import Box
+from var_pe.models.quantizers.vq import plain_codebook
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.processes import Processes
 from var_pe.tasks.losses.reconstruction import psnr
@@ -83,11 +84,14 @@ def mean_picture(images: HeldOutImages, numbers: Sequence[int], processes: Proce
 
 
 def with_half_of_its_codes(tokenizer: VQTokenizer) -> VQTokenizer:
-    """A copy with the codes alone that were used more than the others in the last steps of the training."""
+    """A copy with the codes alone that were used more than the others in the last steps of the training.
+
+    Whatever the quantizer, the copy rounds to the nearest of them.
+    """
     quantizer = tokenizer.quantizer
-    kept = quantizer.usage_V.topk(max(1, len(quantizer.usage_V) // 2)).indices
+    kept = quantizer.usage_V.topk(max(1, quantizer.num_codes // 2)).indices
     halved = deepcopy(tokenizer)
-    halved.quantizer.codebook_VZ = nn.Parameter(quantizer.codebook_VZ[kept])
+    halved.quantizer = plain_codebook(quantizer, kept)
     return halved
 
 

@@ -17,7 +17,14 @@ from var_pe.models.tokenizer import VQTokenizer
 from var_pe.pages.sheets import Cell, Section, class_name, sheet
 from var_pe.pyramid import Levels, Pyramid
 from var_pe.settings.fields import Doc, NonNegativeFloat, section
-from var_pe.tasks.codebook import RestartConfig, hits, perplexity, restart_unused, start_from_data
+from var_pe.tasks.codebook import (
+    RestartConfig,
+    follow_data,
+    hits,
+    perplexity,
+    restart_unused,
+    start_from_data,
+)
 from var_pe.tasks.losses.reconstruction import psnr, reconstruction_terms
 from var_pe.tasks.pyramids import which_pyramid
 from var_pe.training.config import TrainingConfig
@@ -128,6 +135,8 @@ class TokenizerTask:
         hits_KV = accelerator.reduce(hits(seen.tokens_BL, pyramid, size), "sum")
         hits_V = hits_KV.sum(0)
         quantizer.usage_V.lerp_(hits_V / hits_V.sum(), 1 / restart.memory)
+
+        follow_data(quantizer, hits_V, seen.tokens_BL, seen.z_BLZ, accelerator)
 
         # Rarely used codes start again.
         restarted = 0
@@ -254,7 +263,7 @@ def measure_tokenizer(
 def _measured(
     tokenizer: VQTokenizer, pyramid: Pyramid, images: HeldOutImages, box: Box, accelerator: Accelerator
 ) -> Measured:
-    size = len(tokenizer.quantizer.codebook_VZ)
+    size = tokenizer.quantizer.num_codes
     hits_KV = torch.zeros(pyramid.num_levels, size, device=accelerator.device)
     psnr_N = torch.zeros(len(images), device=accelerator.device)
     total = torch.zeros(2, device=accelerator.device)

@@ -31,6 +31,7 @@ from var_pe.interop.var.state_dicts import (
     shape_of,
 )
 from var_pe.models.generator import VARTransformer
+from var_pe.models.quantizers.vq import VQ
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.pyramid import Pyramid
 
@@ -147,6 +148,10 @@ def _rules(tokenizer: VQTokenizer, transformer: VARTransformer) -> list[tuple[bo
     dim, num_heads = of_transformer["dim"], of_transformer["num_heads"]
 
     return [
+        (
+            type(tokenizer.quantizer) is VQ,
+            f"its quantizer is vq, a table of codes compared by distance, got {of_tokenizer['quantizer']}",
+        ),
         (
             type(encoding) is Learned and encoding.scale == 1,  # not its subclass, which has one grid's rows
             f"its encoding is learned, got {of_transformer['encoding']}",

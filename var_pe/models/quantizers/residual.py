@@ -1,5 +1,6 @@
 """Multi-scale residual quantizer: the one walk up the pyramid, for training, encoding and sampling."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import cast
@@ -9,15 +10,34 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from var_pe.models.quantizers.gradients import GRADIENTS
 from var_pe.pyramid import Pyramid
 from var_pe.resampling.precision import full_precision
+from var_pe.settings.fields import check_choice
+from var_pe.settings.line import Value
+
+
+@dataclass(frozen=True)
+class QuantizerShape:
+    """What every quantizer is built for, whichever it is."""
+
+    # codes, for those that do not have a number of their own
+    codebook_size: int
+    latent_channels: int
+    # convolutions that smooth the upsampled codes: one shared (1), a few shared by neighbouring levels (VAR:
+    # 4), or one per level (as many as levels); 0 for none
+    num_phi: int
+    # share of the convolution, the rest is the identity; in [0, 1]
+    phi_ratio: float
+    # weight of the encoder's term of the loss (beta)
+    commitment: float
 
 
 @dataclass(frozen=True)
 class Quantized:
     """A latent map as tokens."""
 
-    # the sum of the tokens' codes, which passes gradients straight through
+    # the sum of the tokens' codes, which passes gradients to what was rounded
     f_hat_BZhw: Tensor
     tokens_BL: Tensor
     # what was rounded to codes
@@ -26,67 +46,89 @@ class Quantized:
 
 
 class MultiScaleQuantizer(nn.Module):
-    """Rounds a latent map to the nearest codes level by level, each level what the coarser ones left over.
+    """Rounds a latent map to codes level by level, each level what the coarser ones left over.
 
     Tian et al. 2024 (VAR), algorithms 1 and 2. Two methods are the whole walk: `add_level` adds a level's
     codes to the running reconstruction f_hat, `input_for` reads the next level's input from it. float32
     whatever the autocast.
 
+    A quantizer is a file beside this one that says which token a vector gets (`nearest`) and what a token
+    stands for (`codes`). Its constructor is `__init__(self, shape: QuantizerShape, *, option=default, ...)`;
+    the keywords are the options that a config's line may set.
+
     Args:
-        num_phi: convolutions that smooth the upsampled codes: one shared (1), a few shared by neighbouring
-            levels (VAR: 4), or one per level (as many as levels); 0 for none.
-        phi_ratio: share of the convolution, the rest is the identity; in [0, 1].
-        commitment: weight of the encoder's term of the loss (beta).
+        gradient: how the gradient passes the rounding, `straight_through` or `rotation`.
 
     `usage_V` is the recent share of each code among all tokens, kept by the training.
     """
 
     usage_V: Tensor
+    # the tensors of this module that have a row for each code, beside `usage_V`
+    rows_of_codes: tuple[str, ...] = ()
 
-    def __init__(
-        self,
-        codebook_size: int,
-        latent_channels: int,
-        *,
-        num_phi: int,
-        phi_ratio: float,
-        commitment: float,
-    ) -> None:
+    def __init__(self, shape: QuantizerShape, *, num_codes: int, gradient: str = "straight_through") -> None:
         super().__init__()
-        if codebook_size < 2 or num_phi < 0 or not 0 <= phi_ratio <= 1:
+        if num_codes < 2 or shape.num_phi < 0 or not 0 <= shape.phi_ratio <= 1:
             raise ValueError(
                 f"a quantizer needs codebook_size >= 2, num_phi >= 0 and phi_ratio in [0, 1], "
-                f"got {codebook_size}, {num_phi} and {phi_ratio}"
+                f"got {num_codes}, {shape.num_phi} and {shape.phi_ratio}"
             )
+        check_choice("gradient", gradient, GRADIENTS)
 
-        self.commitment = commitment
-        self.phi_ratio = phi_ratio
-        self.codebook_VZ = nn.Parameter(torch.zeros(codebook_size, latent_channels))
-        self.register_buffer("usage_V", torch.full((codebook_size,), 1 / codebook_size))
+        self.num_codes = num_codes
+        self.latent_channels = shape.latent_channels
+        self.commitment = shape.commitment
+        self.phi_ratio = shape.phi_ratio
+        self.pass_gradient = GRADIENTS[gradient]
+        self.register_buffer("usage_V", torch.full((num_codes,), 1 / num_codes))
         self.phi = nn.ModuleList(
-            nn.Conv2d(latent_channels, latent_channels, 3, padding=1) for _ in range(num_phi)
+            nn.Conv2d(shape.latent_channels, shape.latent_channels, 3, padding=1)
+            for _ in range(shape.num_phi)
         )
 
-    def init_parameter(self, name: str, parameter: nn.Parameter, generator: torch.Generator) -> None:
-        nn.init.uniform_(parameter, -1 / len(parameter), 1 / len(parameter), generator=generator)
+    @classmethod
+    def codes_of(cls, codebook_size: int, options: Mapping[str, Value]) -> int:
+        """The number of codes under these options, found out before anything is built.
+
+        Raises:
+            ValueError: an option that decides it is out of its range.
+        """
+        return codebook_size
+
+    def nearest(self, z_BlZ: Tensor) -> Tensor:
+        """The token that stands for each vector, int64 (B, l)."""
+        raise NotImplementedError
+
+    def codes(self, tokens: Tensor) -> Tensor:
+        """What tokens stand for: a vector of Z for each, float32 or the weights' type."""
+        raise NotImplementedError
+
+    def own_loss(self, z_BlZ: Tensor) -> Tensor | None:
+        """A term on what a level has to round, beside the walk's; None if there is none.
+
+        Asked for in training alone. Its gradient reaches the encoder.
+        """
+        return None
 
     def start(self, batch: int, pyramid: Pyramid) -> Tensor:
         """The reconstruction before the first level: zeros (B, Z, h, w) of the finest grid."""
-        channels = self.codebook_VZ.shape[1]
-        return self.codebook_VZ.new_zeros(batch, channels, *pyramid.finest, dtype=torch.float32)
+        return self.usage_V.new_zeros(batch, self.latent_channels, *pyramid.finest, dtype=torch.float32)
 
     def add_level(self, f_hat_BZhw: Tensor, tokens_Bl: Tensor, level: int, pyramid: Pyramid) -> Tensor:
         """The running reconstruction with the codes of `level` added."""
-        return self.add_codes(f_hat_BZhw, F.embedding(tokens_Bl, self.codebook_VZ), level, pyramid)
+        with full_precision(f_hat_BZhw):
+            codes_BlZ = self.codes(tokens_Bl)
+        return self.add_codes(f_hat_BZhw, codes_BlZ, level, pyramid)
 
     def add_mixed(self, f_hat_BZhw: Tensor, share_BlV: Tensor, level: int, pyramid: Pyramid) -> Tensor:
         """`add_level` for weighted means of codes."""
         with full_precision(f_hat_BZhw):
-            codes_BlZ = share_BlV.float() @ self.codebook_VZ.float()
+            codes_VZ = self.codes(torch.arange(self.num_codes, device=share_BlV.device))
+            codes_BlZ = share_BlV.float() @ codes_VZ.float()
         return self.add_codes(f_hat_BZhw, codes_BlZ, level, pyramid)
 
     def add_codes(self, f_hat_BZhw: Tensor, codes_BlZ: Tensor, level: int, pyramid: Pyramid) -> Tensor:
-        """`add_level` for code vectors that need not be in the codebook."""
+        """`add_level` for vectors that need not be codes."""
         with full_precision(f_hat_BZhw):
             h_BZhw = codes_BlZ.float().transpose(1, 2).unflatten(2, pyramid.grids[level])
             if pyramid.grids[level] != pyramid.finest:
@@ -116,20 +158,11 @@ class MultiScaleQuantizer(nn.Module):
             map_BZhw = F.interpolate(map_BZhw, size=pyramid.grids[level], mode="area")
         return map_BZhw.flatten(2).transpose(1, 2)
 
-    def nearest(self, z_BlZ: Tensor) -> Tensor:
-        """Index of the nearest code, int64 (B, l)."""
-        z_MZ = z_BlZ.flatten(0, 1).float()
-        codebook_VZ = self.codebook_VZ.float()
-
-        # |z - c|^2 / 2 but for |z|^2, which is the same for all codes
-        half_distance_MV = codebook_VZ.square().sum(1) / 2 - z_MZ @ codebook_VZ.T
-        return half_distance_MV.argmin(1).view(z_BlZ.shape[:2])
-
     def forward(self, f_BZhw: Tensor, pyramid: Pyramid) -> Quantized:
         """Rounds `f_BZhw`, whose sides are the finest grid's.
 
         The loss is the mean over levels of mse(f_hat_k, sg(f)) + commitment * mse(sg(f_hat_k), f) on the
-        running reconstruction f_hat_k (VAR, equation 5).
+        running reconstruction f_hat_k (VAR, equation 5), and of the quantizer's own term if it has one.
         """
         with full_precision(f_BZhw):
             f_BZhw = f_BZhw.float()
@@ -140,8 +173,9 @@ class MultiScaleQuantizer(nn.Module):
 
             for level in range(pyramid.num_levels):
                 # Round what the coarser levels left over.
+                rest_BlZ = self.input_for(f_BZhw - f_hat_BZhw.detach(), level, pyramid)
+                rests.append(rest_BlZ.detach())
                 with torch.no_grad():
-                    rests.append(self.input_for(f_BZhw - f_hat_BZhw, level, pyramid))
                     tokens.append(self.nearest(rests[-1]))
                 f_hat_BZhw = self.add_level(f_hat_BZhw, tokens[-1], level, pyramid)
 
@@ -149,8 +183,12 @@ class MultiScaleQuantizer(nn.Module):
                 loss = loss + F.mse_loss(f_hat_BZhw, f_BZhw.detach())
                 loss = loss + self.commitment * F.mse_loss(f_hat_BZhw.detach(), f_BZhw)
 
+                own_loss = self.own_loss(rest_BlZ) if self.training else None
+                if own_loss is not None:
+                    loss = loss + own_loss
+
             return Quantized(
-                f_hat_BZhw=(f_hat_BZhw - f_BZhw).detach() + f_BZhw,
+                f_hat_BZhw=self.pass_gradient(f_BZhw, f_hat_BZhw),
                 tokens_BL=torch.cat(tokens, 1),
                 z_BLZ=torch.cat(rests, 1),
                 loss=loss / pyramid.num_levels,

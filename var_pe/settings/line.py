@@ -1,7 +1,7 @@
-"""The one-line language of encodings: `learned`, `mixed(learned=0.7, sinusoidal=0.3)`, `sinusoidal + peg`.
+"""The one-line language of members: `learned`, `mixed(learned=0.7, sinusoidal=0.3)`, `fsq(levels=[8, 8, 5])`.
 
-Parsed with `ast` and never evaluated. One string rather than a mapping: an override replaces it whole, and it
-is the row's label in a report.
+Encodings and quantizers are chosen by such lines. Parsed with `ast` and never evaluated. One string rather
+than a mapping: an override replaces it whole, and it is the row's label in a report.
 """
 
 import ast
@@ -15,32 +15,32 @@ Value = int | float | bool | str | None | tuple["Value", ...]
 
 @dataclass(frozen=True)
 class Member:
-    """An encoding as a line writes it."""
+    """A member as a line writes it."""
 
     name: str
-    # the encodings given in its brackets
+    # the members given in its brackets
     parts: tuple["Member", ...] = ()
     # the keywords
     options: dict[str, Value] = field(default_factory=dict)
 
 
-def parse(line: str) -> tuple[Member, ...]:
-    """The members that `+` joins, in order.
+def parse(line: str, kind: str = "encoding") -> tuple[Member, ...]:
+    """The members that `+` joins, in order; `kind` is what the sentences call them.
 
     Raises:
         ValueError: the line is not of that form; the sentence quotes the part that is not.
     """
     try:
-        return tuple(_member(node, line) for node in _summands(_tree(line)))
+        return tuple(_member(node, line, kind) for node in _summands(_tree(line, kind)))
     except (RecursionError, MemoryError):
-        raise ValueError(f"encoding {line[:40]!r}... is nested too deeply") from None
+        raise ValueError(f"{kind} {line[:40]!r}... is nested too deeply") from None
 
 
-def _tree(line: str) -> ast.expr:
+def _tree(line: str, kind: str = "encoding") -> ast.expr:
     try:
         return ast.parse(line.strip(), mode="eval").body
     except (SyntaxError, ValueError):
-        raise ValueError(f"encoding {line!r} is not of the form name(option=value) + name") from None
+        raise ValueError(f"{kind} {line!r} is not of the form name(option=value) + name") from None
 
 
 def _summands(node: ast.expr) -> list[ast.expr]:
@@ -49,7 +49,7 @@ def _summands(node: ast.expr) -> list[ast.expr]:
     return [node]
 
 
-def _member(node: ast.expr, line: str) -> Member:
+def _member(node: ast.expr, line: str, kind: str) -> Member:
     if isinstance(node, ast.Name):
         return Member(node.id)
 
@@ -57,34 +57,34 @@ def _member(node: ast.expr, line: str) -> Member:
         names = [str(keyword.arg) for keyword in node.keywords]
         repeated = {name for name in names if names.count(name) > 1}
         if repeated:
-            raise ValueError(f"encoding {line!r} gives {', '.join(repeated)} twice")
+            raise ValueError(f"{kind} {line!r} gives {', '.join(repeated)} twice")
 
-        parts = tuple(_member(part, line) for part in node.args)
-        values = [_value(keyword.value, line) for keyword in node.keywords]
+        parts = tuple(_member(part, line, kind) for part in node.args)
+        values = [_value(keyword.value, line, kind) for keyword in node.keywords]
         return Member(node.func.id, parts, dict(zip(names, values, strict=True)))
 
-    raise ValueError(f"encoding {line!r}: {ast.unparse(node)!r} is not name or name(option=value)")
+    raise ValueError(f"{kind} {line!r}: {ast.unparse(node)!r} is not name or name(option=value)")
 
 
-def _value(node: ast.expr, line: str) -> Value:
+def _value(node: ast.expr, line: str, kind: str) -> Value:
     if isinstance(node, ast.Constant) and isinstance(node.value, int | float | str | None):
         if isinstance(node.value, int | float) and not abs(node.value) <= LARGEST:
-            raise ValueError(f"encoding {line!r}: numbers are at most {LARGEST:.0e}, got {ast.unparse(node)}")
+            raise ValueError(f"{kind} {line!r}: numbers are at most {LARGEST:.0e}, got {ast.unparse(node)}")
         return node.value
 
     if isinstance(node, ast.Name):
         return {"true": True, "false": False, "none": None}.get(node.id, node.id)
 
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-        number = _value(node.operand, line)
+        number = _value(node.operand, line, kind)
         if isinstance(number, int | float) and not isinstance(number, bool):
             return -number
 
     if isinstance(node, ast.Tuple | ast.List):
-        return tuple(_value(entry, line) for entry in node.elts)
+        return tuple(_value(entry, line, kind) for entry in node.elts)
 
     raise ValueError(
-        f"encoding {line!r}: {ast.unparse(node)!r} is not a number, true, false, a word or a tuple of them"
+        f"{kind} {line!r}: {ast.unparse(node)!r} is not a number, true, false, a word or a tuple of them"
     )
 
 

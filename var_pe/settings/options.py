@@ -4,7 +4,7 @@ import difflib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 
-from var_pe.encodings.machinery.line import Value
+from var_pe.settings.line import Value
 
 ACCEPTED: dict[object, tuple[type, ...]] = {float: (int, float), int: (int,), bool: (bool,), str: (str,)}
 
