@@ -90,7 +90,7 @@ MISTAKES = (
     Mistake(
         "prefix rotated",
         "positions are counted from the class token on, so that the last patches have none",
-        "var_pe/models/layers.py",
+        "var_pe/models/attention.py",
         """        before = x_BHLD[:, :, : self.prefix]
         after = x_BHLD[:, :, self.prefix :]
         return torch.cat([before, self.encoding.rotate(after, self.query, layer)], dim=2)""",
@@ -103,7 +103,7 @@ MISTAKES = (
     Mistake(
         "prefix rotated",
         "a bias is padded behind the patches, so that the class token gets the first one's",
-        "var_pe/models/layers.py",
+        "var_pe/models/attention.py",
         "F.pad(bias_HQK, (self.prefix, 0, self.prefix, 0))",
         "F.pad(bias_HQK, (0, self.prefix, 0, self.prefix))",
         ("tests/models/test_layers.py", "tests/encodings/test_hygiene.py"),
@@ -203,17 +203,17 @@ MISTAKES = (
     Mistake(
         "mask off by one level",
         "a token sees the next finer level",
-        "var_pe/models/generator.py",
-        "visible_LL = positions.level_L[:, None] >= positions.level_L",
-        "visible_LL = positions.level_L[:, None] + 1 >= positions.level_L",
+        "var_pe/models/attention.py",
+        "return positions.level_L[:, None] >= positions.level_L",
+        "return positions.level_L[:, None] + 1 >= positions.level_L",
         ("tests/models/test_generator.py",),
     ),
     Mistake(
         "mask off by one level",
         "a token sees coarser levels alone, and the first one itself",
-        "var_pe/models/generator.py",
-        "visible_LL = positions.level_L[:, None] >= positions.level_L",
-        "visible_LL = positions.level_L[:, None] >= positions.level_L + (positions.level_L > 0).long()",
+        "var_pe/models/attention.py",
+        "return positions.level_L[:, None] >= positions.level_L",
+        "return positions.level_L[:, None] >= positions.level_L + (positions.level_L > 0).long()",
         ("tests/models/test_generator.py",),
     ),
     Mistake(

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from var_pe.encodings import build_encoding
+from var_pe.models.attention import PositionContext
 from var_pe.models.initialisation import initialise
-from var_pe.models.layers import Attention, PositionContext
+from var_pe.models.layers import Attention
 from var_pe.pyramid import Pyramid
 
 LADDER = Pyramid(((1, 1), (2, 3), (4, 6)))

@@ -12,8 +12,8 @@ from torch import Tensor
 from var_pe.encodings import PositionEncoding, build_encoding
 from var_pe.encodings.machinery.coordinates import MAPS
 from var_pe.encodings.machinery.turn import LAYOUTS, Angles, turn
+from var_pe.models.attention import PositionContext
 from var_pe.models.initialisation import initialise
-from var_pe.models.layers import PositionContext
 from var_pe.pyramid import Pyramid
 
 HEADS, WIDTH = 3, 16

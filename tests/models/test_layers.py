@@ -9,7 +9,8 @@ from torch import Tensor
 
 from var_pe.encodings import PositionEncoding, build_encoding
 from var_pe.encodings.machinery.compose import Composed
-from var_pe.models.layers import MLP, Attention, LevelCache, PositionContext
+from var_pe.models.attention import PositionContext
+from var_pe.models.layers import MLP, Attention, LevelCache
 from var_pe.pyramid import Pyramid
 
 PYRAMID = Pyramid(((1, 1), (2, 3), (4, 6)))

@@ -73,6 +73,9 @@ class PositionEncoding(nn.Module, Generic[Context]):
         """On queries and on keys, after their norm."""
         return x_BHLD
 
+    def relate(self, query: Context, key: Context) -> None:
+        """Before the first block: works out what `bias` needs of these queries and keys in every layer."""
+
     def bias(self, query: Context, key: Context, layer: int) -> Tensor | None:
         """From the contexts of queries and keys: (H, Lq, Lk), or (1, Lq, Lk) for all heads, added to the
         scores; or None."""

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
-from var_pe.models.layers import MLP, Attention, LevelCache, PositionContext
+from var_pe.models.attention import PositionContext
+from var_pe.models.layers import MLP, Attention, LevelCache
 
 
 class AdaLNBlock(nn.Module):

@@ -13,6 +13,7 @@ from var_pe.encodings import build_encoding, settled
 from var_pe.encodings.machinery.codes import standard_deviation
 from var_pe.encodings.machinery.level import LevelEmbedding, LevelKind
 from var_pe.models.adaln import AdaLNBlock
+from var_pe.models.attention import PositionContext, all_levels, kernel_for
 from var_pe.models.choice import (
     check_choice,
     check_finite,
@@ -25,7 +26,7 @@ from var_pe.models.choice import (
     temperature_per_level,
 )
 from var_pe.models.initialisation import initialise
-from var_pe.models.layers import LevelCache, PositionContext
+from var_pe.models.layers import LevelCache
 from var_pe.models.resizable import Resizable
 from var_pe.models.tokenizer import DEFAULTS as TOKENIZER_DEFAULTS
 from var_pe.models.tokenizer import VQTokenizer
@@ -221,9 +222,15 @@ class VARTransformer(Resizable):
         x_BLC = torch.cat([self.first_level(class_BC, positions), self.embed_inputs(inputs_BLZ)], dim=1)
 
         # A token sees its own level and all coarser ones.
-        context = self.position_encoding.prepare(positions)
-        visible_LL = positions.level_L[:, None] >= positions.level_L
-        position_context = PositionContext(self.position_encoding, context, context, visible_LL)
+        kernel = kernel_for(
+            x_BLC.device.type,
+            _compute_dtype(x_BLC),
+            positions.num_tokens,
+            positions.num_tokens,
+            needs_grad=torch.is_grad_enabled(),
+            has_bias=self.position_encoding.uses("bias"),
+        )
+        position_context = all_levels(self.position_encoding, positions, kernel)
 
         return self._blocks(x_BLC, class_BC, positions, position_context)
 

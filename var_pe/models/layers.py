@@ -1,66 +1,16 @@
-"""Attention and feed-forward layers of generator and ViT, and what attention gets about positions."""
+"""Attention and feed-forward layers of generator and ViT, and the cache of keys and values."""
 
-from contextlib import nullcontext
-from dataclasses import dataclass
 from math import log
-from typing import Generic
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from var_pe.encodings import PositionEncoding
-from var_pe.encodings.base import Context
+from var_pe.models.attention import PositionContext, attend
 from var_pe.settings.fields import check_choice
 
 GELUS = {"tanh": "tanh", "exact": "none"}  # torch's names for them
-
-
-@dataclass(frozen=True)
-class PositionContext(Generic[Context]):
-    """What attention is given in one forward pass: the encoding, its contexts, and who sees whom."""
-
-    encoding: PositionEncoding[Context]
-    # what the encoding's `prepare` made of the positions of queries and of keys
-    query: Context
-    key: Context
-    # True where a query may look; None lets all queries see all keys
-    visible_QK: Tensor | None = None
-    # class token and registers, first among queries and keys; they are neither turned nor biased
-    prefix: int = 0
-
-    def rotate(self, x_BHLD: Tensor, layer: int) -> Tensor:
-        if not self.encoding.uses("rotate"):
-            return x_BHLD
-        if not self.prefix:
-            return self.encoding.rotate(x_BHLD, self.query, layer)
-
-        before = x_BHLD[:, :, : self.prefix]
-        after = x_BHLD[:, :, self.prefix :]
-        return torch.cat([before, self.encoding.rotate(after, self.query, layer)], dim=2)
-
-    def refine(self, x_BLC: Tensor, layer: int) -> Tensor:
-        if not self.encoding.uses("refine"):
-            return x_BLC
-
-        before = x_BLC[:, : self.prefix]
-        after = x_BLC[:, self.prefix :]
-        return torch.cat([before, self.encoding.refine(after, self.query, layer)], dim=1)
-
-    def mask(self, layer: int, dtype: torch.dtype) -> Tensor | None:
-        """What SDPA takes: booleans, or scores to add where the encoding has a bias."""
-        if not self.encoding.uses("bias"):
-            return self.visible_QK
-        bias_HQK = self.encoding.bias(self.query, self.key, layer)
-        if bias_HQK is None:
-            return self.visible_QK
-
-        bias_HQK = F.pad(bias_HQK, (self.prefix, 0, self.prefix, 0))
-        if self.visible_QK is not None:
-            bias_HQK = bias_HQK.masked_fill(~self.visible_QK, float("-inf"))
-        return bias_HQK.to(dtype)
 
 
 class LevelCache:
@@ -134,19 +84,16 @@ class Attention(nn.Module):
         if cache is not None:
             k_BHLD, v_BHLD = cache.append(layer, k_BHLD, v_BHLD)
 
-        # The CPU's fused kernel is slower than plain products if sequences are short and have gradients.
-        plain = x_BLC.device.type == "cpu" and torch.is_grad_enabled()
-        with sdpa_kernel(SDPBackend.MATH) if plain else nullcontext():
-            y_BHLD = F.scaled_dot_product_attention(
-                q_BHLD,
-                k_BHLD,
-                v_BHLD,
-                attn_mask=position_context.mask(layer, q_BHLD.dtype),
-                dropout_p=self.dropout if self.training else 0.0,
-                scale=None if self.log_scale_H is None else 1.0,
-            )
-
-        return self.proj(rearrange(y_BHLD, "B H L D -> B L (H D)"))
+        y_BLHD = attend(
+            q_BHLD,
+            k_BHLD,
+            v_BHLD,
+            position_context,
+            layer,
+            dropout=self.dropout if self.training else 0.0,
+            scale=None if self.log_scale_H is None else 1.0,
+        )
+        return self.proj(y_BLHD.flatten(2))
 
 
 def unit(x_BHLD: Tensor, length: float | Tensor = 1.0) -> Tensor:

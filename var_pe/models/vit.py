@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from torchvision.ops import StochasticDepth
 
 from var_pe.encodings import build_encoding, settled
+from var_pe.models.attention import PositionContext
 from var_pe.models.initialisation import initialise
-from var_pe.models.layers import GELUS, MLP, Attention, LayerScale, PositionContext
+from var_pe.models.layers import GELUS, MLP, Attention, LayerScale
 from var_pe.models.patches import PatchEmbedding, Stem, build_stem
 from var_pe.models.resizable import Resizable
 from var_pe.pyramid import Grid, Pyramid, sides_of

@@ -34,6 +34,10 @@ class Composed(PositionEncoding[list[object]]):
             x_BHLD = part.rotate(x_BHLD, own, layer)
         return x_BHLD
 
+    def relate(self, query: list[object], key: list[object]) -> None:
+        for part, own_query, own_key in zip(self._each(), query, key, strict=True):
+            part.relate(own_query, own_key)
+
     def bias(self, query: list[object], key: list[object], layer: int) -> Tensor | None:
         total: Tensor | None = None
         for part, own_query, own_key in zip(self._each(), query, key, strict=True):

@@ -40,14 +40,21 @@ class ScoreEncoding(PositionEncoding[ScoreQuery[Geometry]]):
     def prepare(self, positions: Positions) -> ScoreQuery[Geometry]:
         return ScoreQuery(positions)
 
-    def bias(self, query: ScoreQuery[Geometry], key: ScoreQuery[Geometry], layer: int) -> Tensor:
+    def relate(self, query: ScoreQuery[Geometry], key: ScoreQuery[Geometry]) -> None:
         with full_precision(query.positions.yx_L2):
             geometry = _once(
                 query.geometries, key.positions, lambda: self.geometry(query.positions, key.positions)
             )
-            if self.per_layer:
-                return self.scores(geometry, layer)
-            return _once(query.scores, key.positions, lambda: self.scores(geometry, 0))
+            if not self.per_layer:
+                _once(query.scores, key.positions, lambda: self.scores(geometry, 0))
+
+    def bias(self, query: ScoreQuery[Geometry], key: ScoreQuery[Geometry], layer: int) -> Tensor:
+        self.relate(query, key)
+        levels = _levels(key.positions)
+        if not self.per_layer:
+            return query.scores[levels]
+        with full_precision(query.positions.yx_L2):
+            return self.scores(query.geometries[levels], layer)
 
     def geometry(self, query: Positions, key: Positions) -> Geometry:
         """What `scores` needs to know of where queries and keys are."""
@@ -60,10 +67,14 @@ class ScoreEncoding(PositionEncoding[ScoreQuery[Geometry]]):
 
 def _once(known: dict[tuple[int, int], Result], key: Positions, make: Callable[[], Result]) -> Result:
     """`make()` at the first call with these keys' levels, its result at later ones."""
-    levels = (key.levels.start, key.levels.stop)
+    levels = _levels(key)
     if levels not in known:
         known[levels] = make()
     return known[levels]
+
+
+def _levels(positions: Positions) -> tuple[int, int]:
+    return positions.levels.start, positions.levels.stop
 
 
 def displacement(query: Positions, key: Positions) -> Tensor:

@@ -1,0 +1,183 @@
+"""Attention by parts: exactly the masked formula, in calls that kernels without a mask can serve."""
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from var_pe.encodings import build_encoding
+from var_pe.models import attention
+from var_pe.models.attention import Served, all_levels, attend, coarse_levels, kernel_for
+from var_pe.models.initialisation import initialise
+from var_pe.pyramid import Pyramid
+
+# VAR's own levels for images of 256, 512 and 1024 pixels
+LADDERS = {
+    680: (1, 2, 3, 4, 5, 6, 8, 10, 13, 16),
+    2240: (1, 2, 3, 4, 6, 9, 13, 18, 24, 32),
+    9451: (1, 2, 3, 4, 5, 7, 9, 12, 16, 21, 27, 36, 48, 64),
+}
+PYRAMIDS = [
+    ((1, 1), (2, 3), (4, 6)),
+    (1, 2, 3, 4),
+    ((2, 2), (1, 4), (3, 5)),
+    ((3, 4), (5, 5)),
+    ((3, 4),),
+    (2, 2, 2, 2, 2, 2),
+]
+EVERYTHING = "learned + rope + relative_bias + alibi + local(radius=2) + peg"
+
+
+@pytest.fixture
+def served_by(monkeypatch):
+    """Makes one kernel serve every length."""
+    rows = {
+        "plain": Served(plain=10**6, fused=10**6),
+        "fused": Served(plain=0, fused=10**6),
+        "slices": Served(plain=0, fused=0),
+    }
+
+    def choose(kernel: str) -> None:
+        for key in attention.TABLE:
+            monkeypatch.setitem(attention.TABLE, key, rows[kernel])
+
+    return choose
+
+
+def passed(model, given: tuple[Tensor, ...]) -> list[Tensor]:
+    """A copy's result for some inputs, and the gradients of all its parameters."""
+    model = copy.deepcopy(model).train()
+    result = model(*given)
+    (result * torch.linspace(-1, 1, result.numel(), dtype=result.dtype).view_as(result)).sum().backward()
+    return [result.detach(), *(parameter.grad for parameter in model.parameters())]
+
+
+def dense(q_BHLD: Tensor, k_BHLD: Tensor, v_BHLD: Tensor, bias: Tensor | float, level_L: Tensor) -> Tensor:
+    """The formula, with the mask of all pairs of tokens: (B, L, H, D)."""
+    scores_BHLL = q_BHLD @ k_BHLD.transpose(2, 3) + bias
+    hidden_LL = level_L[:, None] < level_L
+    share_BHLL = scores_BHLL.masked_fill(hidden_LL, -torch.inf).softmax(-1)
+    return (share_BHLL @ v_BHLD).transpose(1, 2)
+
+
+@pytest.mark.parametrize("kernel", ["plain", "fused", "slices"])
+@pytest.mark.parametrize("levels", PYRAMIDS, ids=str)
+@pytest.mark.parametrize("line", ["none", EVERYTHING])
+def test_every_kernel_is_the_masked_formula(line, levels, kernel, served_by):
+    """Result and gradients of queries, keys, values and the encoding, in float64."""
+    served_by(kernel)
+    pyramid = Pyramid.of(levels)
+    encoding = build_encoding(line, dim=32, num_heads=4, depth=2, pyramid=pyramid)
+    initialise(encoding, 0)
+    generator = torch.Generator().manual_seed(0)
+    qkv_3BHLD = torch.randn(3, 2, 4, pyramid.num_tokens, 8, generator=generator, dtype=torch.float64)
+    weight_BLHD = torch.randn(2, pyramid.num_tokens, 4, 8, generator=generator, dtype=torch.float64)
+
+    found = []
+    for by_parts in (True, False):
+        encoding.zero_grad()
+        given_3BHLD = qkv_3BHLD.clone().requires_grad_()
+        if by_parts:
+            context = all_levels(encoding, pyramid.positions(), kernel)
+            y_BLHD = attend(*given_3BHLD, context, 1, dropout=0.0, scale=1.0)
+        else:
+            context = encoding.prepare(pyramid.positions())
+            bias = encoding.bias(context, context, 1)
+            y_BLHD = dense(*given_3BHLD, 0.0 if bias is None else bias, pyramid.positions().level_L)
+        (y_BLHD * weight_BLHD).sum().backward()
+        of_scores = [p.grad for p in encoding.parameters() if p.grad is not None]
+        found.append([y_BLHD.detach(), given_3BHLD.grad, *of_scores])
+
+    torch.testing.assert_close(*found, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found[0][:2], found[1][:2], atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("levels", PYRAMIDS[:2], ids=str)
+def test_training_in_slices_is_training_under_the_mask(line, levels, served_by, make_generator, make_loud):
+    """Logits and the gradient of every weight, for every encoding, in float64."""
+    model = make_loud(make_generator(line, levels)).double()
+    pyramid = model.pyramid
+    inputs_BLZ = torch.randn(2, pyramid.num_tokens - pyramid.spans[0].stop, 4, dtype=torch.float64)
+    results = []
+    for kernel in ("plain", "slices"):
+        served_by(kernel)
+        results.append(passed(model, (torch.tensor([0, 3]), inputs_BLZ)))
+    torch.testing.assert_close(*results, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("prefix", [{}, {"pool": "class_token", "registers": 2}], ids=["patches", "prefix"])
+def test_a_vit_whose_scores_are_computed_anew_learns_the_same(line, prefix, served_by, make_vit, make_loud):
+    """One level is one call; class token and registers have no bias, in the second computation either."""
+    model = make_loud(make_vit(line, **prefix)).double()
+    images_BCHW = torch.randn(2, 3, 8, 12, dtype=torch.float64)
+    results = []
+    for kernel in ("plain", "slices"):
+        served_by(kernel)
+        results.append(passed(model, (images_BCHW,)))
+    torch.testing.assert_close(*results, atol=1e-5, rtol=1e-4)
+
+
+def test_no_mask_or_bias_of_all_pairs_is_made(served_by, monkeypatch):
+    """What attention is handed at VAR's sizes: short heads under a mask, and for the rest none at all."""
+    served_by("slices")
+    calls = []
+
+    def note(q, k, v, attn_mask=None, **options):
+        calls.append((q.shape[2], k.shape[2], None if attn_mask is None else tuple(attn_mask.shape)))
+        return torch.zeros_like(q)
+
+    monkeypatch.setattr(F, "scaled_dot_product_attention", note)
+    for length, sides in LADDERS.items():
+        pyramid = Pyramid.square(*sides)
+        encoding = build_encoding("none", dim=8, num_heads=1, depth=1, pyramid=pyramid)
+        context = all_levels(encoding, pyramid.positions("meta"), "slices")
+        x_BHLD = torch.zeros(1, 1, length, 8, device="meta")
+        attend(x_BHLD, x_BHLD, x_BHLD, context, 0, dropout=0.0, scale=1.0)
+    assert calls == [
+        *[(155, 155, (155, 155)), (100, 255, None), (169, 424, None), (256, 680, None)],
+        *[(316, 316, (316, 316)), (324, 640, None), (576, 1216, None), (1024, 2240, None)],
+        *[(1755, 1755, (1755, 1755)), (1296, 3051, None), (2304, 5355, None), (4096, 9451, None)],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("tokens_K", "coarse"),
+    [
+        ([12], 0),
+        ([1, 4], 1),
+        ([4, 4, 4], 0),
+        ([4] * 8, 2),
+        ([1, 4, 9, 16], 2),
+        ([n * n for n in LADDERS[680]], 7),
+    ],
+)
+def test_a_quarter_of_the_tokens_at_most_shares_the_masked_call(tokens_K, coarse):
+    assert coarse_levels(tokens_K) == coarse
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "length", "grad", "bias", "kernel"),
+    [
+        ("cpu", torch.bfloat16, 130, True, False, "plain"),
+        ("cpu", torch.bfloat16, 680, True, False, "slices"),
+        ("cpu", torch.float32, 30, True, False, "plain"),
+        ("cpu", torch.float32, 130, True, False, "fused"),
+        ("cpu", torch.float32, 2240, True, True, "slices"),
+        ("cpu", torch.float64, 680, False, False, "slices"),
+        ("cuda", torch.bfloat16, 680, True, False, "slices"),
+    ],
+)
+def test_which_kernel_serves_what(device, dtype, length, grad, bias, kernel):
+    """The rule that docs/method.md states."""
+    assert kernel_for(device, dtype, length, length, grad, bias) == kernel
+
+
+def test_every_kind_of_call_has_a_kernel():
+    """A table with a gap would stop a training at its first step."""
+    for device in ("cpu", "cuda", "mps"):
+        for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
+            for grad in (False, True):
+                for bias in (False, True):
+                    assert kernel_for(device, dtype, 10**5, 10**5, grad, bias) == "slices"

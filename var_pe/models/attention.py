@@ -1,0 +1,265 @@
+"""Attention of one pass: who sees whom, which kernel serves, and the calls that follow.
+
+A level sees itself and all coarser ones, which come first in the row of tokens. So its keys are the first so
+many, no L x L mask need exist, and a fine level is a call without any mask, as in drawing.
+"""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any, Generic, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.checkpoint import checkpoint
+
+from var_pe.encodings import PositionEncoding
+from var_pe.encodings.base import Context
+from var_pe.pyramid import Positions
+
+# plain: products and a softmax, one call that keeps Lq x Lk numbers for each head and image.
+# fused: one call of torch's fused kernels, with the mask if there is one.
+# slices: one fused call for the coarse levels, with their mask, and one for each other level, without.
+Kernel = Literal["plain", "fused", "slices"]
+
+
+@dataclass(frozen=True)
+class Served:
+    """Which kernel serves which number of keys: `plain` and `fused` up to so many, `beyond` all above."""
+
+    plain: int
+    fused: int
+    beyond: Kernel = "slices"
+
+
+# By device, whether numbers have 16 bits, whether gradients are needed, and whether scores get a bias: the
+# fastest, as measured by benchmarks/attention.py. The fused kernels of processors give a bias no gradient.
+TABLE = {
+    ("cpu", False, False, False): Served(plain=0, fused=128),
+    ("cpu", False, False, True): Served(plain=0, fused=128),
+    ("cpu", False, True, False): Served(plain=64, fused=512),
+    ("cpu", False, True, True): Served(plain=256, fused=256),
+    ("cpu", True, False, False): Served(plain=0, fused=128),
+    ("cpu", True, False, True): Served(plain=0, fused=128),
+    ("cpu", True, True, False): Served(plain=130, fused=512),
+    ("cpu", True, True, True): Served(plain=256, fused=256),
+    ("cuda", False, False, False): Served(plain=0, fused=64),
+    ("cuda", False, False, True): Served(plain=0, fused=64),
+    ("cuda", False, True, False): Served(plain=0, fused=64),
+    ("cuda", False, True, True): Served(plain=0, fused=64),
+    ("cuda", True, False, False): Served(plain=0, fused=64),
+    ("cuda", True, False, True): Served(plain=0, fused=64),
+    ("cuda", True, True, False): Served(plain=0, fused=64),
+    ("cuda", True, True, True): Served(plain=0, fused=64),
+}
+
+
+def kernel_for(
+    device: str, dtype: torch.dtype, query_length: int, key_length: int, needs_grad: bool, has_bias: bool
+) -> Kernel:
+    """The kernel for so many queries and keys on a device ("cpu"; all others are taken for "cuda").
+
+    Slices of a bias that need gradients are computed anew in the backward pass: no layer keeps its scores.
+    """
+    served = TABLE["cpu" if device == "cpu" else "cuda", dtype.itemsize == 2, needs_grad, has_bias]
+    if max(query_length, key_length) <= served.plain:
+        return "plain"
+    return "fused" if max(query_length, key_length) <= served.fused else served.beyond
+
+
+def coarse_levels(tokens_K: Sequence[int]) -> int:
+    """How many levels, of so many tokens each, share the call with a mask: at most a quarter of all tokens.
+
+    What that call computes in vain is then at most a 32nd part of L x L scores; of VAR's levels the last
+    three are left, with a call each.
+    """
+    stops = list(accumulate(tokens_K))
+    return sum(stop <= stops[-1] / 4 for stop in stops)
+
+
+@dataclass(frozen=True)
+class Part(Generic[Context]):
+    """Some consecutive queries, and how many of the first keys they see: one call of attention."""
+
+    queries: int
+    keys: int
+    # what the encoding's `prepare` made of their positions
+    query: Context
+    key: Context
+    # True where a query may look; None lets all of these queries see all of these keys
+    visible_QK: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class PositionContext(Generic[Context]):
+    """What attention is given in one forward pass: the encoding, its contexts, and who sees whom."""
+
+    encoding: PositionEncoding[Context]
+    # what the encoding's `prepare` made of the positions of queries and of keys
+    query: Context
+    key: Context
+    # True where a query may look; None lets all queries see all keys
+    visible_QK: Tensor | None = None
+    # class token and registers, first among queries and keys; they are neither turned nor biased
+    prefix: int = 0
+    # the calls that a pass over several levels is cut into; empty: it is one call
+    parts: tuple[Part[Context], ...] = ()
+
+    def __post_init__(self) -> None:
+        # What scores need in every layer is worked out once, before the first.
+        for part in self.parts or (self,):
+            self.encoding.relate(part.query, part.key)
+
+    def rotate(self, x_BHLD: Tensor, layer: int) -> Tensor:
+        if not self.encoding.uses("rotate"):
+            return x_BHLD
+        if not self.prefix:
+            return self.encoding.rotate(x_BHLD, self.query, layer)
+
+        before = x_BHLD[:, :, : self.prefix]
+        after = x_BHLD[:, :, self.prefix :]
+        return torch.cat([before, self.encoding.rotate(after, self.query, layer)], dim=2)
+
+    def refine(self, x_BLC: Tensor, layer: int) -> Tensor:
+        if not self.encoding.uses("refine"):
+            return x_BLC
+
+        before = x_BLC[:, : self.prefix]
+        after = x_BLC[:, self.prefix :]
+        return torch.cat([before, self.encoding.refine(after, self.query, layer)], dim=1)
+
+    def mask(self, layer: int, dtype: torch.dtype, part: Part[Context] | None = None) -> Tensor | None:
+        """What SDPA takes, of all queries or of a part: booleans, or scores to add where there is a bias."""
+        there = part or self
+        if not self.encoding.uses("bias"):
+            return there.visible_QK
+        bias_HQK = self.encoding.bias(there.query, there.key, layer)
+        if bias_HQK is None:
+            return there.visible_QK
+
+        bias_HQK = F.pad(bias_HQK, (self.prefix, 0, self.prefix, 0))
+        if there.visible_QK is not None:
+            bias_HQK = bias_HQK.masked_fill(~there.visible_QK, float("-inf"))
+        return bias_HQK.to(dtype)
+
+    def calls(self, queries: int, keys: int) -> tuple[Part[Context], ...]:
+        """The parts that a pass of so many queries and keys is cut into; all of it, if it is not."""
+        return self.parts or (Part(queries, keys, self.query, self.key, self.visible_QK),)
+
+
+def all_levels(
+    encoding: PositionEncoding[Context], positions: Positions, kernel: Kernel
+) -> PositionContext[Context]:
+    """A pass over all levels at once, where a token sees its own level and all coarser ones."""
+    context = encoding.prepare(positions)
+    if kernel == "slices":
+        return PositionContext(encoding, context, context, parts=parts_of(encoding, context, positions))
+    return PositionContext(encoding, context, context, visible(positions))
+
+
+def parts_of(
+    encoding: PositionEncoding[Context], context: Context, positions: Positions
+) -> tuple[Part[Context], ...]:
+    """The coarse levels together, under their mask, and then every other level, which needs none."""
+    tokens_K = [h * w for h, w in positions.grids_here]
+    coarse = coarse_levels(tokens_K)
+    bounds = [(0, coarse)] if coarse else []
+    bounds += [(level, level + 1) for level in range(coarse, len(tokens_K))]
+
+    parts = []
+    for first, stop in bounds:
+        here = positions.only(first, stop)
+        seen = positions.only(0, stop)
+        query = key = context
+        if encoding.uses("bias"):  # which alone asks where queries and keys are
+            query = encoding.prepare(here)
+            key = encoding.prepare(seen)
+        parts.append(Part(here.num_tokens, seen.num_tokens, query, key, visible(here)))
+    return tuple(parts)
+
+
+def visible(positions: Positions) -> Tensor | None:
+    """True (L, L) where a token may look: at its own level and at coarser ones; None for a single level."""
+    if len(positions.levels) == 1:
+        return None
+    return positions.level_L[:, None] >= positions.level_L
+
+
+def attend(
+    q_BHQD: Tensor,
+    k_BHKD: Tensor,
+    v_BHKD: Tensor,
+    position_context: PositionContext,
+    layer: int,
+    *,
+    dropout: float,
+    scale: float | None,
+) -> Tensor:
+    """Exact attention, (B, Q, H, D), by a call for each part; `scale` is the products', None: 1 / sqrt(D)."""
+    parts = position_context.calls(q_BHQD.shape[2], k_BHKD.shape[2])
+    stops = [part.keys for part in parts]
+    q_parts = q_BHQD.split([part.queries for part in parts], dim=2)
+    k_parts = first_tokens(k_BHKD, stops)
+    v_parts = first_tokens(v_BHKD, stops)
+
+    y_parts = []
+    for q, k, v, part in zip(q_parts, k_parts, v_parts, parts, strict=True):
+        y_parts.append(attend_part(q, k, v, position_context, part, layer, dropout, scale).transpose(1, 2))
+    return y_parts[0] if len(parts) == 1 else torch.cat(y_parts, dim=1)
+
+
+def attend_part(
+    q_BHQD: Tensor,
+    k_BHKD: Tensor,
+    v_BHKD: Tensor,
+    position_context: PositionContext,
+    part: Part,
+    layer: int,
+    dropout: float,
+    scale: float | None,
+) -> Tensor:
+    """One call, (B, H, Q, D), by the kernel that serves its size."""
+    needs_grad = torch.is_grad_enabled()
+    has_bias = position_context.encoding.uses("bias")
+    kernel = kernel_for(
+        q_BHQD.device.type, q_BHQD.dtype, q_BHQD.shape[2], k_BHKD.shape[2], needs_grad, has_bias
+    )
+
+    def call(q_BHQD: Tensor, k_BHKD: Tensor, v_BHKD: Tensor) -> Tensor:
+        mask = position_context.mask(layer, q_BHQD.dtype, part)
+        with sdpa_kernel(SDPBackend.MATH) if kernel == "plain" else nullcontext():
+            return F.scaled_dot_product_attention(
+                q_BHQD, k_BHKD, v_BHKD, attn_mask=mask, dropout_p=dropout, scale=scale
+            )
+
+    if kernel == "slices" and has_bias and needs_grad:
+        return checkpoint(call, q_BHQD, k_BHKD, v_BHKD, use_reentrant=False, preserve_rng_state=dropout > 0)
+    return call(q_BHQD, k_BHKD, v_BHKD)
+
+
+def first_tokens(x_BHLD: Tensor, stops: Sequence[int]) -> tuple[Tensor, ...]:
+    """The first so many tokens, for each of some growing numbers of which the last is all, as views."""
+    if len(stops) == 1:
+        return (x_BHLD,)
+    views: tuple[Tensor, ...] = _FirstTokens.apply(x_BHLD, *stops)
+    return views
+
+
+class _FirstTokens(torch.autograd.Function):
+    """Autograd would fill up every gradient with zeros to the whole length before it adds them."""
+
+    @staticmethod
+    def forward(ctx: Any, x_BHLD: Tensor, *stops: int) -> tuple[Tensor, ...]:
+        return tuple(x_BHLD[:, :, :stop] for stop in stops)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        total_BHLD = grads[-1].clone()
+        for grad_BHlD in grads[:-1]:
+            total_BHLD[:, :, : grad_BHlD.shape[2]] += grad_BHlD
+        return total_BHLD, *(None for _ in grads)
