@@ -35,6 +35,11 @@ def size(number: float) -> str:
     return f"{number / 1e9:.3g} GB"
 
 
+def number_of(count: int, what: str = "picture", plural: str | None = None) -> str:
+    """`1 picture`, `2 pictures`, `3 classes`."""
+    return f"{count} {what}" if count == 1 else f"{count} {plural or f'{what}s'}"
+
+
 class Counter:
     """Counts towards `total`, as a context manager; only the main process should have `shown`.
 
@@ -59,7 +64,7 @@ class Counter:
             self.last_line = time.monotonic()
             rate = self.count / (self.last_line - self.began)
             left = (self.total - self.count) / rate / 60
-            done = f"{self.what}: {self.count} of {self.total} {self.unit}s"
+            done = f"{self.what}: {self.count} of {number_of(self.total, self.unit)}"
             say(f"{done}, {rate:.4g}/s, {left:.1f} minutes left", sys.stderr)
 
     def __enter__(self) -> "Counter":
@@ -100,7 +105,8 @@ class StepProgress:
         of_step = (time.monotonic() - self.warm_since) / (FIRST_STEPS - 1)
         rest = duration(remaining * of_step)
         self.print(
-            f"the remaining {remaining} steps of {duration(of_step)} take about {rest}, without validation; "
+            f"the remaining {number_of(remaining, 'step')} of {duration(of_step)} take about {rest}, without "
+            f"validation; "
             f"{size(peak_memory(device))} of memory so far; "
             f"a checkpoint takes {size(checkpoint_bytes)} of disk, {checkpoints} are kept"
         )

@@ -30,6 +30,16 @@ def test_classes_with_very_few_pictures_are_named_rarest_first():
     assert few(np.array([-1]), ()) == ""
 
 
+def test_one_is_one_and_what_holds_for_both_splits_is_said_once(tmp_path):
+    for number, file in enumerate(["a/0.png", "a/1.png", "a/2.png", "b/3.png", "b/4.png", "a/notes.txt"]):
+        (tmp_path / file).parent.mkdir(exist_ok=True)
+        Image.new("L", (4, 4), number).save(tmp_path / file, format="PNG")
+    said = what_is_read(DataConfig(source="imagefolder", path=str(tmp_path), hold_out=0.4))
+    assert len(said) == len(set(said))
+    assert sum("skipped 1 file: 1 .txt" in sentence for sentence in said) == 1
+    assert few(np.array([0] * 20 + [1]), ("a", "b")).startswith("1 of 2 classes has fewer than 20 pictures")
+
+
 @pytest.mark.parametrize("streaming", [False, True])
 def test_both_splits_are_counted_with_what_is_left_out(tmp_path, streaming):
     for number, file in enumerate(["train/a/0.png", "train/b/1.png", "test/a/2.png", "test/c/3.png"]):

@@ -25,9 +25,10 @@ from var_pe.stages.draw import weights_of
 from var_pe.stages.drawn_images import DrawnImages
 from var_pe.stages.models import build_generator, build_tokenizer, load_model
 from var_pe.stages.plan import plan
-from var_pe.stages.run_folder import SETTINGS, check_settings
+from var_pe.stages.run_folder import SETTINGS, check_settings, remarks_on_steps
 from var_pe.stages.score import feature_extractor
 from var_pe.stages.train import train_classifier, train_generator
+from var_pe.tasks.generator import GeneratorTraining
 
 SMALL = [
     "data.shapes_train=20",
@@ -57,6 +58,32 @@ def test_a_plan_says_parameters_tokens_and_steps():
     assert f"generator: {parameters:,} parameters; 7 steps of" in said
     assert "tokens: 30 an image (1x1: 1, 2x2: 4, 3x3: 9, 4x4: 16)" in said
     assert "acts on embed; attention is left as it is; in training, the mask of levels rules it out" in said
+
+
+def test_a_plan_ends_with_what_the_settings_lead_to():
+    """The settings fill more than a screen, so they say at once that there is something below them."""
+    lines = plan(a_config()).splitlines()
+    assert lines[0].startswith("# All settings") and "below" in lines[0]
+    assert max(number for number, line in enumerate(lines) if line.startswith("#")) > 100
+
+
+@pytest.mark.parametrize(
+    ("training", "images", "remarks"),
+    [
+        (GeneratorTraining(epochs=5, batch=64), 400, 1),
+        (GeneratorTraining(epochs=80, batch=64), 400, 0),
+        (GeneratorTraining(steps=32, batch=64), 400, 0),
+        (GeneratorTraining(steps=32), None, 0),
+    ],
+)
+def test_passes_over_a_small_set_that_make_few_steps_are_remarked_on(training, images, remarks):
+    """The passes of a config for a large set are a few steps on a small one, after which nothing is learned."""
+    said = remarks_on_steps(training, "generator", images)
+    assert len(said) == remarks
+    if said:
+        assert said[0].startswith(
+            "generator_training.epochs=5 over 400 images is 32 steps, which is very few"
+        )
 
 
 def test_levels_that_do_not_end_at_the_image_size_are_refused():

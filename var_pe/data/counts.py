@@ -9,7 +9,8 @@ from numpy.typing import NDArray
 from var_pe.data.folder_source import Folder
 from var_pe.data.images import remarks_on_depth
 from var_pe.data.sources import DataConfig, find_data, open_source
-from var_pe.data.walk import number_of, printable
+from var_pe.data.walk import printable
+from var_pe.progress import number_of
 
 # Fewer pictures of a class than this are remarked on.
 FEW = 20
@@ -23,7 +24,7 @@ def counts(labels_N: NDArray[np.int64], class_names: Sequence[str]) -> str:
 
     of_class_C = np.bincount(labels_N[labels_N >= 0], minlength=len(class_names))
     least, most = int(of_class_C.argmin()), int(of_class_C.argmax())
-    classes = f"{pictures} of {len(class_names)} classes"
+    classes = f"{pictures} of {number_of(len(class_names), 'class', 'classes')}"
     if of_class_C[least] == of_class_C[most]:
         return f"{classes}, {of_class_C[most]} of each"
     rarest = f"{of_class_C[least]} ({class_names[least]})"
@@ -41,8 +42,9 @@ def few(labels_N: NDArray[np.int64], class_names: Sequence[str]) -> str:
 
     rarest = rare[np.argsort(of_class_C[rare], kind="stable")][:3]
     which = ", ".join(f"{class_names[label]} {of_class_C[label]}" for label in rarest)
+    has = "has" if len(rare) == 1 else "have"
     return (
-        f"{len(rare)} of {len(class_names)} classes have fewer than {FEW} pictures to train on ({which}), "
+        f"{len(rare)} of {len(class_names)} classes {has} fewer than {FEW} pictures to train on ({which}), "
         f"which is very few"
     )
 
@@ -78,4 +80,5 @@ def what_is_read(data: DataConfig) -> list[str]:
         f"test on {counts(test.labels_N, test.class_names)}",
         *test.remarks,
     ]
-    return [printable(sentence) for sentence in sentences if sentence]
+    # What holds for both splits is said once.
+    return list(dict.fromkeys(printable(sentence) for sentence in sentences if sentence))

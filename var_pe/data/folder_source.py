@@ -20,10 +20,10 @@ from var_pe.data.walk import (
     find_pictures,
     holds_pictures,
     kind_of,
-    number_of,
     size_and_time,
     subfolders,
 )
+from var_pe.progress import number_of
 
 # Two pictures of one size in pixels have files of one size in these formats, so sizes do not tell them apart.
 UNPACKED = frozenset(

@@ -18,7 +18,8 @@ from var_pe.data.label_lists import (
     from_metadata,
     in_order,
 )
-from var_pe.data.walk import Found, find_pictures, hidden_pictures, in_words, number_of, subfolders
+from var_pe.data.walk import Found, find_pictures, hidden_pictures, in_words, subfolders
+from var_pe.progress import number_of
 
 HINT = (
     "an image folder holds a folder for each split, such as train and test, and in these one for each class"

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from var_pe.data.image_set import ArraySource, ImageItem, ImageSource, count_unreadable
 from var_pe.data.part import drawn
-from var_pe.data.pictures import CorruptImage, DataError, to_channels
+from var_pe.data.pictures import CorruptImage, DataError, to_channels, warn_of_skipped
 from var_pe.data.sampler import Draw
 from var_pe.data.sources import DataConfig
 from var_pe.processes import Processes
@@ -235,6 +235,8 @@ class ImageDataset(Dataset[ImageItem]):
             except CorruptImage as error:
                 if self.config.on_corrupt == "stop":
                     raise CorruptImage(f"{error} (data.on_corrupt=skip passes over such pictures)") from None
+                if not self.unreadable[index]:
+                    warn_of_skipped(error, int(self.unreadable.sum()))
                 self.unreadable[index] = True
                 continue
 

@@ -1,6 +1,7 @@
 """One picture: opened from a file or from bytes, and brought to one or three channels."""
 
 import struct
+import warnings
 from io import BytesIO
 from pathlib import Path
 
@@ -8,6 +9,8 @@ import numpy as np
 from PIL import Image
 
 ORIENTATION = 0x0112  # the tag of EXIF and of TIFF
+
+NAMED = 10  # pictures that cannot be read and are passed over with a warning each
 
 # What turns a picture upright, by its orientation (EXIF 2.32, section 4.6.4)
 UPRIGHT = {
@@ -37,6 +40,14 @@ class DataError(ValueError):
 
 class CorruptImage(DataError):
     """A picture that cannot be read; the message names it."""
+
+
+def warn_of_skipped(error: CorruptImage, before: int) -> None:
+    """Warns of a picture that is passed over, after `before` others; many are not named one by one."""
+    if before < NAMED:
+        warnings.warn(f"passed over: {error}", stacklevel=3)
+    elif before == NAMED:
+        warnings.warn("more pictures are passed over, which are not named but counted", stacklevel=3)
 
 
 def open_picture(content: bytes | str | Path, where: str) -> Image.Image:

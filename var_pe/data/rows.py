@@ -12,6 +12,7 @@ from PIL import Image
 
 from var_pe.data.pictures import CorruptImage, DataError, open_picture
 from var_pe.data.tables import Tables
+from var_pe.progress import number_of
 
 
 def check_columns(
@@ -233,7 +234,7 @@ class Rows:
         codes_N = coded.indices.fill_null(-1).to_numpy()
         counts = np.bincount(codes_N[codes_N >= 0], minlength=len(coded.dictionary))
         numbers = [
-            self.label(stored, f"{count} image{'s'[: count > 1]}")
+            self.label(stored, number_of(count, "image"))
             for stored, count in zip(coded.dictionary.to_pylist(), counts.tolist(), strict=True)
         ]
         return np.array([*numbers, -1], np.int64)[codes_N]
@@ -304,8 +305,8 @@ class TableSource:
                 f"or set data.label_column=unlabelled"
             )
         return (
-            f"{without} of {total} images of split {rows.split} of {rows.location} have no label "
-            f"(empty or -1) and are left out",
+            f"split {rows.split} of {rows.location}: left out {number_of(without, 'image')} of {total} "
+            f"without a label (empty or -1)",
         )
 
     def __len__(self) -> int:

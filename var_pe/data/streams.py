@@ -14,7 +14,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from var_pe.data.folder_source import Folder
 from var_pe.data.image_set import ImageItem, ImageSource
 from var_pe.data.images import Framer
-from var_pe.data.pictures import CorruptImage, DataError
+from var_pe.data.pictures import CorruptImage, DataError, warn_of_skipped
 from var_pe.data.rows import Rows, undecoded, wanted
 from var_pe.data.sources import DataConfig, columns, fashion_folder, find_data, open_source
 from var_pe.data.tables import first_line
@@ -165,6 +165,7 @@ class ImageStream(IterableDataset[ImageItem]):
             except CorruptImage as error:
                 if self.config.on_corrupt == "stop":
                     raise CorruptImage(f"{error} (data.on_corrupt=skip passes over such pictures)") from None
+                warn_of_skipped(error, int(self.skipped_by_worker.sum()))
                 self.skipped_by_worker[self._counter()] += 1
                 continue
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from var_pe.progress import number_of
+
 # What systems and programs leave beside a person's files; so do all names that begin with a dot.
 LEFT_BEHIND = frozenset(
     (
@@ -173,11 +175,6 @@ def find_pictures(folder: Path, lists: frozenset[str] = frozenset()) -> Found:
     found.pictures.sort()
     found.lists.sort()
     return found
-
-
-def number_of(count: int, what: str = "picture") -> str:
-    """`1 picture`, `2 pictures`."""
-    return f"{count} {what}{'s' if count != 1 else ''}"
 
 
 def in_words(kinds: Counter[str]) -> str:

@@ -113,7 +113,7 @@ def _shape(file: Path) -> tuple[int, int, int]:
             mode = _unfolded(image, file).mode if image.has_transparency_data else image.mode
             turned = orientation(image) in TURNED
             width, height = image.size
-    except (OSError, SyntaxError) as error:
+    except (OSError, SyntaxError, Image.DecompressionBombError) as error:
         raise ValueError(f"{file} cannot be read: {error}") from None
 
     if mode not in LOSSLESS:

@@ -14,8 +14,9 @@ from var_pe.data.sources import KNOWN, DataConfig, open_source
 from var_pe.data.streams import open_stream
 from var_pe.encodings import PositionEncoding
 from var_pe.encodings.base import HOOKS
+from var_pe.progress import number_of
 from var_pe.pyramid import Pyramid
-from var_pe.stages.begun import kept_grids, start_of
+from var_pe.stages.begun import Kind, kept_grids, start_of
 from var_pe.stages.config import Config, settled_config
 from var_pe.stages.drawn_images import drawn_pictures
 from var_pe.stages.models import (
@@ -26,16 +27,21 @@ from var_pe.stages.models import (
     start_tokenizer,
 )
 from var_pe.stages.pyramids import tokenizer_pyramids
+from var_pe.stages.run_folder import remarks_on_steps
 from var_pe.stages.train import check_generator
 from var_pe.training.config import TrainingConfig
 from var_pe.training.history import Start
+
+# What stands above the two parts of a plan; the second one is last, where a terminal shows it.
+SETTINGS = "# All settings, as the run's config.yaml will have them. What they lead to stands below them."
+LEADS_TO = "# What these settings lead to"
 
 
 def plan(config: Config) -> str:
     """The resolved config and, below it, what it leads to; nothing is trained or written."""
     config = settled_config(config)
     images, classes, counted = training_images_and_classes(config)
-    lines = [settings.to_yaml(config), _folders(config), counted]
+    lines = [SETTINGS, settings.to_yaml(config), LEADS_TO, _folders(config), counted]
     pyramids = dict.fromkeys(check_generator(config)) if config.classifier is None else {}
 
     # Models are built without memory, and of those to start from the headers are read.
@@ -98,8 +104,9 @@ def training_images_and_classes(config: Config) -> tuple[int | None, int, str]:
         images, note = len(drawn_pictures(Path(drawn))), f", drawn ones in {drawn}{note}"
     if config.data.source == "shapes":
         note += f"; {entropy_bits():.2f} bits of entropy a picture"
-    known = "a stream of" if images is None else images
-    first = f"data: {known} training images, {classes or 'no'} classes{note}"
+    known = "a stream of training images" if images is None else number_of(images, "training image")
+    of_classes = number_of(classes, "class", "classes") if classes else "no classes"
+    first = f"data: {known}, {of_classes}{note}"
     return images, classes, "\n".join([first, *read])
 
 
@@ -123,11 +130,15 @@ def _tokens(pyramid: Pyramid) -> str:
     return f"tokens: {pyramid.num_tokens} an image ({levels})"
 
 
-def _model(name: str, model: nn.Module, training: TrainingConfig, images: int | None) -> list[str]:
+def _model(name: Kind, model: nn.Module, training: TrainingConfig, images: int | None) -> list[str]:
     parameters = sum(p.numel() for p in model.parameters())
     steps = training.steps_for(images)
     epochs = "" if images is None else f", {steps * training.batch / images:.3g} epochs"
-    return [f"{name}: {parameters:,} parameters; {steps} steps of {training.batch} images{epochs}"]
+    each = f"{number_of(steps, 'step')} of {number_of(training.batch, 'image')}"
+    return [
+        f"{name}: {parameters:,} parameters; {each}{epochs}",
+        *remarks_on_steps(training, name, images),
+    ]
 
 
 def _encoding(line: str, encoding: PositionEncoding, *, masked: bool = False) -> list[str]:

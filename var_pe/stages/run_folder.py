@@ -13,9 +13,11 @@ from var_pe.data.image_set import TrainingSet
 from var_pe.files import into_place, write_text
 from var_pe.models.folder import SavedModel
 from var_pe.processes import Processes
+from var_pe.progress import number_of
 from var_pe.stages.begun import Kind, has_begun, training_of
 from var_pe.stages.config import Config, saved_config
 from var_pe.stages.tokens import say_passed_over
+from var_pe.training.config import TrainingConfig
 from var_pe.training.history import History, Rule, said_of
 from var_pe.training.loop import Trained
 from var_pe.training.notes import TrainingNotes
@@ -28,6 +30,9 @@ SETTINGS: dict[Kind, tuple[str, ...]] = {
     "generator": (*OF_TOKENIZER, "tokenizer_run", "generator", "generator_training", "model", "seed"),
     "classifier": ("data", "model", "classifier", "classifier_training", "seed"),
 }
+
+# Fewer steps than this are remarked on. The shortest training of configs/ has 938.
+FEW_STEPS = 500
 
 
 def check_folders(config: Config) -> None:
@@ -95,6 +100,21 @@ def check_settings(folder: Path, config: Config, kind: Kind) -> None:
         )
 
 
+def remarks_on_steps(training: TrainingConfig, kind: Kind, images: int | None) -> list[str]:
+    """A sentence if the passes that a config asks for over a small set make very few steps; else nothing.
+
+    Steps that a person asked for are not remarked on.
+    """
+    steps = training.steps_for(images)
+    if training.steps or steps >= FEW_STEPS:
+        return []
+    return [
+        f"{kind}_training.epochs={training.epochs:g} over {number_of(images or 0, 'image')} is "
+        f"{number_of(steps, 'step')}, which is very few, however small the set is (the configs here take 900 "
+        f"and more): set {kind}_training.steps"
+    ]
+
+
 def claim(folder: Path, kind: Kind, config: Config, history: History, accelerator: Accelerator) -> Run:
     """Takes the run folder for this training, writes the resolved config into it and starts the trackers.
 
@@ -113,7 +133,10 @@ def claim(folder: Path, kind: Kind, config: Config, history: History, accelerato
         accelerator.project_configuration.logging_dir = str(folder)
         accelerator.init_trackers("tracking")
 
-    run.processes.say(f"training the {kind} in {folder}: {history.steps} steps of {training.batch} images")
+    steps, images = number_of(history.steps, "step"), number_of(training.batch, "image")
+    run.processes.say(f"training the {kind} in {folder}: {steps} of {images}")
+    for remark in remarks_on_steps(training, kind, history.images):
+        run.processes.say(remark)
     if history.start is not None:
         run.processes.say(f"started from {history.start.run}: {'; '.join(history.start.moved)}")
     if len(history.asked) > 1:

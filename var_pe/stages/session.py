@@ -2,12 +2,15 @@
 
 import signal
 import sys
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 
 from accelerate import Accelerator
+from PIL import Image
 
+from var_pe import end_at_once
 from var_pe.processes import say
 from var_pe.stages.accelerate_options import check_spread, refuse_options
 from var_pe.stages.launcher import follow_launcher, unused_threads
@@ -71,12 +74,34 @@ def sentence_of(error: ValueError | OSError) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
+def one_line_each() -> Callable[..., None]:
+    """Shows warnings, in place of `warnings.showwarning`: each text once, as a line without its place."""
+    seen: set[str] = set()
+
+    def show(message: Warning | str, *_: object) -> None:
+        text = " ".join(str(message).split())
+        if text not in seen:
+            seen.add(text)
+            say(f"warning: {text}", sys.stderr)
+
+    return show
+
+
 @contextmanager
 def exit_with_sentence() -> Iterator[None]:
-    """Turns errors that a user can cause into one line and status 2; a bug keeps its traceback."""
+    """Turns errors that a user can cause into one line and status 2; a bug keeps its traceback.
+
+    Warnings are a line each, too. Large pictures, of which Pillow warns, are nothing to be warned of.
+    """
+    if signal.getsignal(signal.SIGINT) is end_at_once:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    before = warnings.showwarning
+    warnings.showwarning = one_line_each()
+    warnings.simplefilter("ignore", Image.DecompressionBombWarning)
     try:
         yield
     except KeyboardInterrupt:
+        say("stopped", sys.stderr)
         sys.exit(130)
     except FloatingPointError as error:  # a training that diverged: neither a wrong setting nor a bug
         print(f"error: {error}", file=sys.stderr)
@@ -84,3 +109,5 @@ def exit_with_sentence() -> Iterator[None]:
     except (ValueError, OSError) as error:  # a wrong setting or file, a full disk
         print(f"error: {sentence_of(error)}", file=sys.stderr)
         sys.exit(2)
+    finally:
+        warnings.showwarning = before

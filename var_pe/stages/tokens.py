@@ -12,7 +12,7 @@ from var_pe.data.streams import ImageStream
 from var_pe.data.token_cache import TokenDataset, build_token_cache
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.processes import Processes
-from var_pe.progress import Counter
+from var_pe.progress import Counter, number_of
 from var_pe.pyramid import Pyramid
 from var_pe.stages.config import Config
 from var_pe.stages.images import held_out_images
@@ -78,8 +78,9 @@ def say_passed_over(images: TrainingSet, processes: Processes) -> None:
     """Prints how many pictures could not be read, or came in a stream without a label, if any."""
     number = images.passed_over(processes)
     if number:
-        processes.say(f"{number} pictures could not be read and were passed over (data.on_corrupt=skip)")
+        processes.say(f"passed over {number_of(number)} that cannot be read (data.on_corrupt=skip)")
 
     unlabelled = images.left_out(processes) if isinstance(images, ImageStream) else 0
     if unlabelled:
-        processes.say(f"{unlabelled} times a picture without a label (empty or -1) came and was left out")
+        times = number_of(unlabelled, "time")
+        processes.say(f"{times} a picture without a label (empty or -1) came and was left out")
