@@ -63,7 +63,8 @@ def test_a_plan_says_parameters_tokens_and_steps():
 def test_a_plan_ends_with_what_the_settings_lead_to():
     """The settings fill more than a screen, so they say at once that there is something below them."""
     lines = plan(a_config()).splitlines()
-    assert lines[0].startswith("# All settings") and "below" in lines[0]
+    assert lines[0].startswith("# All settings")
+    assert "below" in lines[0]
     assert max(number for number, line in enumerate(lines) if line.startswith("#")) > 100
 
 
@@ -77,7 +78,7 @@ def test_a_plan_ends_with_what_the_settings_lead_to():
     ],
 )
 def test_passes_over_a_small_set_that_make_few_steps_are_remarked_on(training, images, remarks):
-    """The passes of a config for a large set are a few steps on a small one, after which nothing is learned."""
+    """The passes of a config for a large set are a few steps on a small one, which teach nothing."""
     said = remarks_on_steps(training, "generator", images)
     assert len(said) == remarks
     if said:
