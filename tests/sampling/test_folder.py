@@ -96,7 +96,22 @@ def test_every_setting_that_images_follow_from_is_remembered(pipeline, tmp_path)
     """All but the batch; one that is added later, too."""
     fill(tmp_path, pipeline)
     remembered = json.loads((tmp_path / "sampling.json").read_text())
-    assert remembered.keys() == asdict(CONFIG).keys() - {"batch"} | {"weights"}
+    assert remembered.keys() == asdict(CONFIG).keys() - {"batch"} | {"weights", "numbers"}
+
+
+def test_a_folder_of_other_random_numbers_is_not_filled_up(pipeline, tmp_path):
+    """Two images of one seed could be one picture, and none would say so; a whole folder stays as it is."""
+    files = fill(tmp_path, pipeline)
+    record = json.loads((tmp_path / "sampling.json").read_text())
+    del record["numbers"]
+    (tmp_path / "sampling.json").write_text(json.dumps(record))
+    assert fill(tmp_path, pipeline) == files
+
+    image_path(tmp_path, 4, CONFIG, NAMES).unlink()
+    left = contents(tmp_path)
+    with pytest.raises(ValueError, match=f"{tmp_path} was begun by an earlier version, which drew other"):
+        fill(tmp_path, pipeline)
+    assert contents(tmp_path) == left
 
 
 @pytest.mark.parametrize("content", ["", "{", "[1]"])

@@ -142,6 +142,14 @@ def test_a_single_generator_seeds_all_in_order(pipeline):
     assert not torch.equal(pipeline([1], output_type="tokens").images, one)
 
 
+def test_a_generator_that_goes_on_draws_others(pipeline):
+    """Another call with the same object, as with any of torch's samplers; an equal new one draws the same."""
+    (generator,) = seeds(3)
+    first, second = (pipeline(1, generator=[generator], output_type="tokens").images for _ in range(2))
+    assert torch.equal(first, pipeline(1, generator=seeds(3), output_type="tokens").images)
+    assert not torch.equal(first, second)
+
+
 def test_settings_reach_the_draw(pipeline):
     """Guidance, temperature, top-k and top-p each change something; greedy needs no generator."""
 
@@ -250,9 +258,9 @@ def test_mixing_ends_at_the_last_level(pipeline, monkeypatch):
     """Progress runs from 0 at the first level to 1 at the last, as in VAR: the last one hardly mixes."""
     progress = []
 
-    def watched(logits_BlV, generators, r):
+    def watched(logits_BlV, key_Bl, r):
         progress.append(r)
-        return gumbel_mix(logits_BlV, generators, r)
+        return gumbel_mix(logits_BlV, key_Bl, r)
 
     monkeypatch.setattr("var_pe.models.generator.gumbel_mix", watched)
     pipeline(0, generator=seeds(0), smooth=True)

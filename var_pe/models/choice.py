@@ -1,7 +1,9 @@
 """From logits to tokens: guidance, temperature, top-k, top-p and a draw that belongs to the image alone."""
 
 from collections.abc import Sequence
-from math import isfinite
+from dataclasses import dataclass
+from functools import cache
+from math import isfinite, isqrt
 from numbers import Real
 from typing import Literal, TypeGuard, cast, get_args
 
@@ -9,6 +11,8 @@ import torch
 from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
+from var_pe.models.numbers import uniform
+from var_pe.seeding import random_bits
 from var_pe.settings.fields import NonNegative, NonNegativeFloat, PositiveFloat, Share
 
 GuidanceSchedule = Literal["linear", "constant"]
@@ -104,13 +108,38 @@ def check_choice(*, top_k: int, top_p: float) -> None:
         raise ValueError(f"top_p must lie in [0, 1] (0 and 1: all tokens), got {top_p}")
 
 
-def check_finite(all_finite: Tensor) -> None:
-    """Whether all that a drawing computed is finite: a draw from NaN would be the last code everywhere.
+@dataclass(frozen=True)
+class Choice:
+    """How the tokens of every level are chosen."""
+
+    # of each level, as `guidance_per_level` and `temperature_per_level` give them
+    guidance: tuple[float, ...]
+    temperature: tuple[float, ...]
+    # 0 keeps all tokens
+    top_k: int
+    top_p: float
+    # codes are mixed instead (`gumbel_mix`)
+    smooth: bool
+
+    @property
+    def guided(self) -> bool:
+        """Whether the model is asked without a class as well."""
+        return any(self.guidance)
+
+    def logits(self, logits_BlV: Tensor, level: int) -> Tensor:
+        """What to draw from, but for top-k and top-p; with guidance, the second half is without a class."""
+        if self.guided:
+            logits_BlV = guided_logits(logits_BlV, self.guidance[level])
+        return logits_BlV if self.temperature[level] == 1 else logits_BlV / self.temperature[level]
+
+
+def check_finite(sum_of_all: Tensor) -> None:
+    """Whether all that a drawing computed is finite, by its sum: every draw from NaN would be the same code.
 
     Raises:
-        FloatingPointError: the answer is no; asking for it waits for the device.
+        FloatingPointError: it is not; asking for it waits for the device.
     """
-    if not all_finite:
+    if not sum_of_all.isfinite():
         raise FloatingPointError(
             "the logits or latent maps of a drawing are not finite: a weight of the generator or of the "
             "codebook is NaN or infinite, or guidance or temperature leaves the range of float32"
@@ -120,13 +149,13 @@ def check_finite(all_finite: Tensor) -> None:
 def guided_logits(logits_2BlV: Tensor, guidance: float) -> Tensor:
     """Logits (B, l, V) from those under the labels and then those under none."""
     conditional_BlV, unconditional_BlV = logits_2BlV.chunk(2)
-    return (1 + guidance) * conditional_BlV - guidance * unconditional_BlV
+    return torch.lerp(unconditional_BlV, conditional_BlV, 1 + guidance)
 
 
 def kept_logits(logits_BlV: Tensor, *, top_k: int = 0, top_p: float = 0.0) -> Tensor:
     """Logits with the tokens outside top-k and then outside the nucleus of mass top_p set to -inf."""
     if 0 < top_k < logits_BlV.shape[-1]:
-        least_Bl1 = logits_BlV.topk(top_k).values[..., -1:]
+        least_Bl1 = largest(logits_BlV, top_k)
         logits_BlV = logits_BlV.masked_fill(logits_BlV < least_Bl1, float("-inf"))  # ties survive, as in VAR
 
     # Outside the nucleus are the least likely tokens, 1 - top_p of the mass together; the likeliest stays.
@@ -140,6 +169,13 @@ def kept_logits(logits_BlV: Tensor, *, top_k: int = 0, top_p: float = 0.0) -> Te
     return logits_BlV
 
 
+def largest(logits_BlV: Tensor, k: int) -> Tensor:
+    """The k-th largest logit of every token, (B, l, 1)."""
+    if k == 1:
+        return logits_BlV.amax(-1, keepdim=True)  # a tenth of the time
+    return logits_BlV.topk(k, sorted=False).values.amin(-1, keepdim=True)
+
+
 def given_logits(logits_BlV: Tensor, given_Bl: Tensor) -> Tensor:
     """Logits that leave no choice where a token is given, and are as they were where `given_Bl` is -1."""
     certain_BlV = torch.full_like(logits_BlV, float("-inf"))
@@ -147,33 +183,50 @@ def given_logits(logits_BlV: Tensor, given_Bl: Tensor) -> Tensor:
     return torch.where(given_Bl[..., None] < 0, logits_BlV, certain_BlV)
 
 
-def draw(logits_BlV: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-    """One token per position, (B, l); image i draws its l numbers from `generators[i]`, whatever else is in
-    the batch.
+def draw(logits_BlV: Tensor, number_Bl2: Tensor) -> Tensor:
+    """One token per position, (B, l), by two numbers in [0, 1) each: the inverse of the sums of shares.
 
-    The inverse of the cumulative distribution at a uniform number: one number a token, not one a code.
+    First a group of neighbouring codes and then one of the group: a running sum over all codes takes longer
+    and would lose small shares to the rounding of float32. A code without a share is never drawn.
     """
-    length = logits_BlV.shape[1]
-    uniform = [torch.rand(length, generator=g, device=g.device, dtype=torch.float64) for g in generators]
-    u_Bl = torch.stack([u.to(logits_BlV.device) for u in uniform])
+    share_BlV = logits_BlV.softmax(-1)
+    share_BlGg = share_BlV.unflatten(-1, (group_count(share_BlV.shape[-1]), -1))
+    group_Bl1 = _drawn(share_BlGg.sum(-1), number_Bl2[..., :1])
 
-    # Rounding leaves the whole mass a little off 1: the numbers are stretched to it.
-    mass_BlV = logits_BlV.double().softmax(-1).cumsum(-1)
-    token_Bl = torch.searchsorted(mass_BlV, (u_Bl * mass_BlV[..., -1])[..., None], right=True)[..., 0]
-    return token_Bl.clamp(max=logits_BlV.shape[-1] - 1)
+    size = share_BlGg.shape[-1]
+    chosen_Bl1g = group_Bl1[..., None].expand(-1, -1, 1, size)
+    code_Bl1 = _drawn(share_BlGg.gather(2, chosen_Bl1g).squeeze(2), number_Bl2[..., 1:])
+    return (group_Bl1 * size + code_Bl1).squeeze(-1)
 
 
-def gumbel_mix(logits_BlV: Tensor, generators: Sequence[torch.Generator], progress: float) -> Tensor:
+def _drawn(share_Bln: Tensor, number_Bl1: Tensor) -> Tensor:
+    """The first of n whose running share of the whole is beyond the number, (B, l, 1)."""
+    upto_Bln = share_Bln.cumsum(-1)
+    at_Bl1 = number_Bl1 * upto_Bln[..., -1:]
+    index_Bl1 = torch.searchsorted(upto_Bln, at_Bl1, right=True).clamp(max=share_Bln.shape[-1] - 1)
+
+    # A GPU adds in another order for every sum: they may rise by a rounding where there is no share.
+    without_Bl1 = share_Bln.gather(-1, index_Bl1) <= 0
+    return torch.where(without_Bl1, share_Bln.argmax(-1, keepdim=True), index_Bl1)
+
+
+@cache
+def group_count(codes: int) -> int:
+    """In how many groups of equal size codes are drawn: their number's largest divisor up to its root."""
+    return max(count for count in range(1, isqrt(codes) + 1) if codes % count == 0)
+
+
+def gumbel_mix(logits_BlV: Tensor, key_Bl: Tensor, progress: float) -> Tensor:
     """Weights (B, l, V) with which codes are mixed in place of a draw, VAR's `more_smooth` (its public code).
 
     A Gumbel softmax of logits * (1 + r) at the temperature max(0.27 (1 - 0.95 r), 0.005), where `progress` r
-    runs from 0 at the first level to 1 at the last. Image i takes its l V numbers from `generators[i]`.
+    runs from 0 at the first level to 1 at the last. Every token takes V numbers from its key.
     """
-    shape = logits_BlV.shape[1:]
-    uniform = [torch.rand(shape, generator=g, device=g.device).to(logits_BlV.device) for g in generators]
+    code_V = torch.arange(logits_BlV.shape[-1], device=logits_BlV.device)
+    number_BlV = uniform(random_bits(key_Bl[..., None], code_V))
 
     # Gumbel noise is -log of an exponential number, which is -log of a uniform one.
-    exponential_BlV = -torch.stack(uniform).clamp(min=torch.finfo(torch.float32).tiny).log()
+    exponential_BlV = -number_BlV.clamp(min=torch.finfo(torch.float32).tiny).log()
     noisy_BlV = logits_BlV.float() * (1 + progress) - exponential_BlV.log()
     temperature = max(0.27 * (1 - 0.95 * progress), 0.005)
     return (noisy_BlV / temperature).softmax(-1)

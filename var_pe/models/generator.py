@@ -1,7 +1,7 @@
 """Next-scale transformer: predicts each grid of tokens from all coarser ones, in one pass per level."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, cast
 
 import torch
@@ -15,18 +15,19 @@ from var_pe.encodings.machinery.level import LevelEmbedding, LevelKind
 from var_pe.models.adaln import AdaLNBlock
 from var_pe.models.attention import PositionContext, all_levels, kernel_for
 from var_pe.models.choice import (
+    Choice,
     check_choice,
     check_finite,
     draw,
     given_logits,
     guidance_per_level,
-    guided_logits,
     gumbel_mix,
     kept_logits,
     temperature_per_level,
 )
 from var_pe.models.initialisation import initialise
 from var_pe.models.layers import LevelCache
+from var_pe.models.numbers import keys_of, token_keys, uniform_pairs
 from var_pe.models.resizable import Resizable
 from var_pe.models.tokenizer import DEFAULTS as TOKENIZER_DEFAULTS
 from var_pe.models.tokenizer import VQTokenizer
@@ -71,12 +72,9 @@ class Drawn:
     """Images as tokens and as latent maps, which a tokenizer's `reconstruct` takes."""
 
     tokens_BL: Tensor
-    # (B, Z, h, w) after every level
-    maps: list[Tensor]
-
-    @property
-    def f_hat_BZhw(self) -> Tensor:
-        return self.maps[-1]
+    f_hat_BZhw: Tensor
+    # the running map after every level, where these are asked for
+    maps: list[Tensor] = field(default_factory=list)
 
 
 class VARTransformer(Resizable):
@@ -286,75 +284,105 @@ class VARTransformer(Resizable):
         smooth: bool = False,
         given_BL: Tensor | None = None,
         on_level: Callable[[int, Tensor], None] | None = None,
+        keep_maps: bool = False,
     ) -> Drawn:
         """Draws images level by level; image i follows from `generators[i]` and its label alone.
 
+        Of each generator one number is drawn, from which the numbers of the image's tokens follow.
         `guidance_scale` 0 computes no unconditional half (see `guidance_per_level`); `top_k` 0 and `top_p` 0
         keep all tokens; `temperature` is one or one per level. `smooth` mixes codes (see `gumbel_mix`), and
         the tokens are then the heaviest of each mixture. `given_BL` are tokens to keep, -1 where one is to be
-        drawn: all later levels see them. `on_level(level, f_hat_BZhw)` is called after every level.
+        drawn: all later levels see them. `on_level(level, f_hat_BZhw)` is called after every level;
+        `keep_maps` keeps these maps.
 
         Raises:
             ValueError: a setting is out of its range, or the encoding cannot follow the pyramid.
             FloatingPointError: logits or latent maps are not finite; found once at the end, so that no level
                 waits for the device.
         """
-        # The settings of every level
         pyramid = pyramid or self.pyramid
-        temperatures = temperature_per_level(temperature, pyramid.num_levels)
-        guidance = guidance_per_level(guidance_scale, guidance_schedule, pyramid.num_levels)
-        guided = any(guidance)
         check_choice(top_k=top_k, top_p=top_p)
+        choice = Choice(
+            tuple(guidance_per_level(guidance_scale, guidance_schedule, pyramid.num_levels)),
+            tuple(temperature_per_level(temperature, pyramid.num_levels)),
+            top_k,
+            top_p,
+            smooth,
+        )
         self._check_drawing(len(labels_B), pyramid, generators, given_BL)
 
+        # Every level's map, if anybody wants to see it
+        maps: list[Tensor] = []
+
+        def seen(level: int, f_hat_BZhw: Tensor) -> None:
+            if keep_maps:
+                maps.append(f_hat_BZhw)
+            if on_level is not None:
+                on_level(level, f_hat_BZhw)
+
+        key_BL = token_keys(keys_of(generators, labels_B.device), pyramid)
+        tokens_BL, f_hat_BZhw, sum_of_all = self.walk(
+            tokenizer, labels_B, key_BL, pyramid, choice, given_BL, seen
+        )
+        check_finite(sum_of_all)
+        return Drawn(tokens_BL, f_hat_BZhw, maps)
+
+    @torch.no_grad()
+    def walk(
+        self,
+        tokenizer: VQTokenizer,
+        labels_B: Tensor,
+        key_BL: Tensor,
+        pyramid: Pyramid,
+        choice: Choice,
+        given_BL: Tensor | None = None,
+        on_level: Callable[[int, Tensor], None] = lambda level, f_hat_BZhw: None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """`generate` with a key for every token, unchecked: tokens, latent maps, and the sum of all numbers,
+        which is finite if each of them is. Nothing in it waits for the device.
+        """
         # The reconstruction so far, which every level adds to
         quantizer = tokenizer.quantizer
         f_hat_BZhw = quantizer.start(len(labels_B), pyramid)
+        number_BL2 = uniform_pairs(key_BL)
+        sum_of_all = f_hat_BZhw.new_zeros(())
         tokens = []
-        maps = []
 
         # The first level starts from the class alone. With guidance, a second half of the batch has no class.
-        if guided:
+        if choice.guided:
             labels_B = torch.cat([labels_B, torch.full_like(labels_B, self.num_classes)])
         positions = pyramid.positions(labels_B.device)
         class_BC = self.class_embed(labels_B)
         x_BlC = self.first_level(class_BC, positions)
         cache = self.new_cache(x_BlC, pyramid)
-        finite = torch.ones((), dtype=torch.bool, device=x_BlC.device)
 
         for level, span in enumerate(pyramid.spans):
             # What the model expects
             logits_BlV = self.level_logits(x_BlC, class_BC, positions, level, cache)
-            if guided:
-                logits_BlV = guided_logits(logits_BlV, guidance[level])
-            logits_BlV = logits_BlV / temperatures[level]
-            finite = finite & logits_BlV.isfinite().all()  # before some become -inf on purpose
+            logits_BlV = choice.logits(logits_BlV, level)
+            sum_of_all = sum_of_all + logits_BlV.sum()  # before some become -inf on purpose
 
             # What may be drawn
-            logits_BlV = kept_logits(logits_BlV, top_k=top_k, top_p=top_p)
+            logits_BlV = kept_logits(logits_BlV, top_k=choice.top_k, top_p=choice.top_p)
             if given_BL is not None:
                 logits_BlV = given_logits(logits_BlV, given_BL[:, span])
 
             # The draw, or a mixture of codes instead
-            if smooth:
-                mix_BlV = gumbel_mix(logits_BlV, generators, level / max(1, pyramid.num_levels - 1))
+            if choice.smooth:
+                mix_BlV = gumbel_mix(logits_BlV, key_BL[:, span], level / max(1, pyramid.num_levels - 1))
                 tokens.append(mix_BlV.argmax(-1))
                 f_hat_BZhw = quantizer.add_mixed(f_hat_BZhw, mix_BlV, level, pyramid)
             else:
-                tokens.append(draw(logits_BlV, generators))
+                tokens.append(draw(logits_BlV, number_BL2[:, span]))
                 f_hat_BZhw = quantizer.add_level(f_hat_BZhw, tokens[-1], level, pyramid)
-
-            maps.append(f_hat_BZhw)
-            if on_level is not None:
-                on_level(level, f_hat_BZhw)
+            on_level(level, f_hat_BZhw)
 
             # The next level starts from its view of all so far, with guidance in both halves of the batch.
             if level + 1 < pyramid.num_levels:
                 inputs_BlZ = quantizer.input_for(f_hat_BZhw, level + 1, pyramid)
-                x_BlC = self.embed_inputs(inputs_BlZ).repeat(2 if guided else 1, 1, 1)
+                x_BlC = self.embed_inputs(inputs_BlZ).repeat(2 if choice.guided else 1, 1, 1)
 
-        check_finite(finite & f_hat_BZhw.isfinite().all())
-        return Drawn(torch.cat(tokens, 1), maps)
+        return torch.cat(tokens, 1), f_hat_BZhw, sum_of_all + f_hat_BZhw.sum()
 
     def _check_drawing(
         self, batch: int, pyramid: Pyramid, generators: Sequence[torch.Generator], given_BL: Tensor | None

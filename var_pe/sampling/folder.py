@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from var_pe.files import remove_drafts, write_text, written_whole
+from var_pe.models.numbers import RULE
 from var_pe.processes import Processes
 from var_pe.sampling.config import SamplingConfig
 from var_pe.sampling.drawing import draw_images
@@ -67,7 +68,8 @@ def fill_folder(
     called when this process is done with n more images.
 
     Raises:
-        ValueError: the folder holds images of other weights or settings.
+        ValueError: the folder holds images of other weights or settings, or lacks some of those that an
+            earlier version has begun.
     """
     # All that images follow from: the batch is not among it.
     settings = {"weights": weights, **asdict(config)}
@@ -84,6 +86,7 @@ def fill_folder(
         numbers = [chosen[place] for place in places]
         missing = [number for number in numbers if not image_path(folder, number, config, names).exists()]
         if missing:
+            check_numbers(folder)
             labels = [class_of(number, config) for number in missing]
             images_BCHW = draw_images(pipeline, labels, missing, config)
             claim(folder, settings)  # not before: settings that cannot be drawn with leave no trace
@@ -101,7 +104,7 @@ def claim(folder: Path, settings: Mapping[str, object]) -> None:
         return check_claim(folder, settings)
 
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(path, json.dumps(settings, indent=2))
+    write_text(path, json.dumps({**settings, "numbers": RULE}, indent=2))
 
 
 def drawn_with(folder: Path) -> dict[str, object] | None:
@@ -146,6 +149,20 @@ def check_claim(folder: Path, settings: Mapping[str, object]) -> None:
         raise ValueError(
             f"{folder} holds images drawn with {', '.join(changed)}; ask for the same, draw into "
             f"another folder, or move this one away"
+        )
+
+
+def check_numbers(folder: Path) -> None:
+    """Refuses to draw beside images that were drawn by another rule of random numbers; whole folders stay.
+
+    Raises:
+        ValueError: the folder is one of an earlier version.
+    """
+    there = drawn_with(folder)
+    if there is not None and there.get("numbers") != RULE:
+        raise ValueError(
+            f"{folder} was begun by an earlier version, which drew other random numbers from the same seed, "
+            f"and images are missing; draw into another folder, or move this one away"
         )
 
 

@@ -208,6 +208,7 @@ class VARPipeline(SavedPipeline):
                 smooth=smooth,
                 given_BL=given_BL,
                 on_level=self._on_level(callback_on_level_end),
+                keep_maps=return_levels,
             )
 
         # Drawn once, or several times of which a classifier chooses one for each image.

@@ -75,9 +75,12 @@ def likelihood_of_labels(
 
 def _chosen(first_B: Tensor, first: Drawn, second: Drawn) -> Drawn:
     """Image by image the first drawing where `first_B`, else the second."""
-    tokens_BL = torch.where(first_B[:, None], first.tokens_BL, second.tokens_BL)
-    maps = [
-        torch.where(first_B[:, None, None, None], map_of_first, map_of_second)
-        for map_of_first, map_of_second in zip(first.maps, second.maps, strict=True)
-    ]
-    return Drawn(tokens_BL, maps)
+
+    def chosen(of_first: Tensor, of_second: Tensor) -> Tensor:
+        return torch.where(first_B.view(-1, *[1] * (of_first.dim() - 1)), of_first, of_second)
+
+    return Drawn(
+        chosen(first.tokens_BL, second.tokens_BL),
+        chosen(first.f_hat_BZhw, second.f_hat_BZhw),
+        [chosen(*both) for both in zip(first.maps, second.maps, strict=True)],
+    )
