@@ -1,5 +1,6 @@
 """What several test files share: every registered encoding as a config line, tiny models, a pipeline."""
 
+import gc
 import json
 import math
 from collections.abc import Callable
@@ -28,6 +29,12 @@ VARIANTS = [
     "mixed(learned_grid=0.5, factorized=0.3, fourier=0.2, gate=true)",
     "fourier(features=gaussian) + rope(coordinates=learned, layout=interleaved, unit=image)",
 ]
+
+
+def pytest_collection_finish() -> None:
+    """Sets what was imported apart: every training collects garbage, and is to look at its own alone."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(params=MEMBERS + VARIANTS)
