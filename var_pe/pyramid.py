@@ -131,7 +131,8 @@ class Pyramid:
     def positions(self, device: torch.device | str = "cpu") -> Positions:
         """The positions of all tokens, kept for later calls."""
         exact = torch.empty(0, device=device).device  # "cuda" as "cuda:0"
-        return positions_on(self.grids, exact)
+        cell_L2, level_L, yx_L2 = _positions(self.grids, exact)
+        return Positions(cell_L2, level_L, yx_L2, self.grids, range(len(self.grids)))
 
     def __str__(self) -> str:
         return "-".join(str(h) if h == w else f"{h}x{w}" for h, w in self.grids)
@@ -185,10 +186,16 @@ def _spans(grids: tuple[Grid, ...]) -> tuple[slice, ...]:
     return tuple(spans)
 
 
+@torch.compiler.assume_constant_result
+def _positions(grids: tuple[Grid, ...], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """`positions_on`, which a compiled graph takes as a constant."""
+    return positions_on(grids, device)
+
+
 @lru_cache(maxsize=64)
 @torch.inference_mode(False)  # later calls may train
-def positions_on(grids: tuple[Grid, ...], device: torch.device) -> Positions:
-    """`Pyramid.positions`, kept per device: copying to a device has to wait for it."""
+def positions_on(grids: tuple[Grid, ...], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Cells, levels and centres of `Positions`, kept per device: copying to a device has to wait for it."""
     cells = []
     levels = []
     centres = []
@@ -201,5 +208,4 @@ def positions_on(grids: tuple[Grid, ...], device: torch.device) -> Positions:
         levels.append(torch.full((h * w,), level))
         centres.append(((cell_l2 + 0.5) / size_2 * 2 - 1).float())  # float64 inside: 1x1 is exactly 0, 0
 
-    here = Positions(torch.cat(cells), torch.cat(levels), torch.cat(centres), grids, range(len(grids)))
-    return here.to(device)
+    return torch.cat(cells).to(device), torch.cat(levels).to(device), torch.cat(centres).to(device)

@@ -382,8 +382,11 @@ def test_jitter_is_per_axis_and_rescale_for_both(option):
 @pytest.mark.parametrize("name", ["rope", "rope_mixed"])
 def test_queries_keys_and_layers_share_the_draw(name, make_vit, monkeypatch):
     """A draw per call would turn queries against keys by something that is no displacement."""
-    vit, seen = make_vit(f"{name}(rescale=2)").train(), []
-    rotate = vit.position_encoding.rotate
+    vit, seen, drawn = make_vit(f"{name}(rescale=2)").train(), [], []
+    rotate, prepare = vit.position_encoding.rotate, vit.position_encoding.prepare
+    monkeypatch.setattr(
+        vit.position_encoding, "prepare", lambda positions: drawn.append(prepare(positions)) or drawn[-1]
+    )
     monkeypatch.setattr(
         vit.position_encoding,
         "rotate",
@@ -392,7 +395,9 @@ def test_queries_keys_and_layers_share_the_draw(name, make_vit, monkeypatch):
     vit(torch.zeros(2, 3, 8, 12))
     first = list(seen)
     assert len(first) == 4  # two layers, queries and keys
-    assert all(context is first[0] for context in first)
+    assert len(drawn) == 1
+    of_draw = {id(table) for table in tables(drawn[0])}
+    assert all(id(table) in of_draw for context in first for table in tables(context))
     vit(torch.zeros(2, 3, 8, 12))
     assert not torch.equal(tables(seen[-1])[0], tables(first[0])[0])
 

@@ -81,6 +81,14 @@ class PositionEncoding(nn.Module, Generic[Context]):
         scores; or None."""
         return None
 
+    def at_layer(self, context: Context, layer: int) -> Context:
+        """The context for `rotate` and `bias` in this layer: what each layer has of its own becomes one.
+
+        Those hooks then take the only one there is (`own`), whatever the layer's number. An encoding whose
+        layers differ works without this, too, but is compiled once for each layer.
+        """
+        return context
+
     def refine(self, x_BLC: Tensor, context: Context, layer: int) -> Tensor:
         """After block `layer`."""
         return x_BLC
@@ -104,6 +112,11 @@ class PositionEncoding(nn.Module, Generic[Context]):
     def uses(self, hook: str) -> bool:
         """Whether this member overrides `hook`; models skip hooks that are not overridden."""
         return getattr(type(self), hook) is not getattr(PositionEncoding, hook)
+
+
+def own(layer: int, number: int) -> int:
+    """Where a layer's own is among `number` things: the only one is shared by all, or `at_layer` left it."""
+    return layer if number > 1 else 0
 
 
 class TokenEncoding(PositionEncoding[Tensor]):

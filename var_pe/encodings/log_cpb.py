@@ -1,6 +1,6 @@
 """Continuous position bias: a small network turns displacements into scores, so that it follows any size."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from math import log2
 
@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from var_pe.encodings.base import ModelShape, register
+from var_pe.encodings.base import ModelShape, own, register
 from var_pe.encodings.machinery.scores import (
     ScoreEncoding,
     by_levels,
@@ -33,6 +33,9 @@ class NetworkInputs:
     # the networks' coordinates of all whole displacements, and of all pairs of levels
     cell_yx2: Tensor
     level_KK2: Tensor
+    # the networks that answer; `levels` is None where there is a single level
+    cells: "NetworkWeights"
+    levels: "NetworkWeights | None"
 
 
 @register("log_cpb")
@@ -87,18 +90,50 @@ class LogCPB(ScoreEncoding[NetworkInputs]):
             query_QK=one_hot(query.level_L, len(grids)),
             key_QK=one_hot(key.level_L, len(grids)),
             cell_yx2=log_coordinates(grids[-1], self.trained_2),
-            level_KK2=level_coordinates(grids, query.yx_L2.device),
+            level_KK2=_level_coordinates(grids, query.yx_L2.device),
+            cells=self.cells.weights(),
+            levels=None if self.levels is None else self.levels.weights(),
+        )
+
+    def geometry_at(self, geometry: NetworkInputs, layer: int) -> NetworkInputs:
+        levels = geometry.levels
+        return replace(
+            geometry,
+            cells=geometry.cells.at(layer),
+            levels=None if levels is None else levels.at(layer),
         )
 
     def scores(self, geometry: NetworkInputs, layer: int) -> Tensor:
         # Swin v2's bound of 16, moved so that a network's zero stays zero.
-        table_Hyx = 16 * self.cells(geometry.cell_yx2, layer).sigmoid() - 8
+        table_Hyx = 16 * geometry.cells.answers(geometry.cell_yx2, layer).sigmoid() - 8
         bias_HQK = look_up(table_Hyx, geometry.grid_1QK2)
-        if self.levels is None:
+        if geometry.levels is None:
             return bias_HQK
 
-        term_HKK = self.levels(geometry.level_KK2, layer)
+        term_HKK = geometry.levels.answers(geometry.level_KK2, layer)
         return bias_HQK + by_levels(term_HKK, geometry.query_QK, geometry.key_QK)
+
+
+@dataclass(frozen=True)
+class NetworkWeights:
+    """The weights of `Networks`, in their order: of all layers, or of one."""
+
+    weight1: Tensor
+    bias1: Tensor
+    weight2: Tensor
+
+    def at(self, layer: int) -> "NetworkWeights":
+        """Those of one layer's network."""
+        here = slice(layer, layer + 1)
+        return NetworkWeights(self.weight1[here], self.bias1[here], self.weight2[here])
+
+    def answers(self, coordinates: Tensor, layer: int) -> Tensor:
+        place = own(layer, len(self.weight1))
+        weight1 = self.weight1[place].float()
+        bias1 = self.bias1[place].float()
+        weight2 = self.weight2[place].float()
+        hidden = F.linear(coordinates, weight1, bias1).relu()
+        return F.linear(hidden, weight2).movedim(-1, 0)
 
 
 class Networks(nn.Module):
@@ -119,12 +154,8 @@ class Networks(nn.Module):
         else:
             nn.init.trunc_normal_(parameter, std=0.02, generator=generator)
 
-    def forward(self, coordinates: Tensor, network: int) -> Tensor:
-        weight1 = self.weight1[network].float()
-        bias1 = self.bias1[network].float()
-        weight2 = self.weight2[network].float()
-        hidden = F.linear(coordinates, weight1, bias1).relu()
-        return F.linear(hidden, weight2).movedim(-1, 0)
+    def weights(self) -> NetworkWeights:
+        return NetworkWeights(self.weight1, self.bias1, self.weight2)
 
 
 def log_coordinates(grid: Grid, trained_2: Tensor) -> Tensor:
@@ -136,6 +167,12 @@ def log_coordinates(grid: Grid, trained_2: Tensor) -> Tensor:
     # c(d) of `LogCPB`: logarithmic, so that larger displacements are not far outside what was trained.
     eighths_yx2 = 8 * delta_yx2 / (trained_2 - 1).clamp(min=1)
     return eighths_yx2.sign() * (1 + eighths_yx2.abs()).log2() / log2(8)
+
+
+@torch.compiler.assume_constant_result
+def _level_coordinates(grids: tuple[Grid, ...], device: torch.device) -> Tensor:
+    """`level_coordinates`, which a compiled graph takes as a constant."""
+    return level_coordinates(grids, device)
 
 
 @lru_cache(maxsize=64)

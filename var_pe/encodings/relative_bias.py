@@ -1,12 +1,12 @@
 """Relative position bias: a learned number per head for every displacement between two tokens."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
-from var_pe.encodings.base import ModelShape, register
+from var_pe.encodings.base import ModelShape, own, register
 from var_pe.encodings.machinery.level_term import LevelPairs, LevelTerm
 from var_pe.encodings.machinery.scores import ScoreEncoding, displacement, look_up, unit_displacement
 from var_pe.pyramid import Positions, Pyramid
@@ -29,6 +29,7 @@ class TableCells:
     # displacements over the largest ones, (1, Lq, Lk, 2)
     grid_1QK2: Tensor
     pairs: LevelPairs | None
+    log_scale_NH: Tensor | None
 
 
 @register("relative_bias")
@@ -109,14 +110,25 @@ class RelativeBias(GridBound, ScoreEncoding[TableCells]):
     def geometry(self, query: Positions, key: Positions) -> TableCells:
         grid_QK2 = unit_displacement(displacement(query, key), query.grids[-1])
         table_NHyx = self._table_for(Pyramid(query.grids))
-        return TableCells(table_NHyx, grid_QK2[None], self.level_term.pairs(query, key))
+        pairs = self.level_term.pairs(query, key)
+        return TableCells(table_NHyx, grid_QK2[None], pairs, self.log_scale_NH)
+
+    def geometry_at(self, geometry: TableCells, layer: int) -> TableCells:
+        log_scale_NH = geometry.log_scale_NH
+        return replace(
+            geometry,
+            table_NHyx=geometry.table_NHyx[layer : layer + 1],
+            pairs=None if geometry.pairs is None else geometry.pairs.at(layer),
+            log_scale_NH=None if log_scale_NH is None else log_scale_NH[layer : layer + 1],
+        )
 
     def scores(self, geometry: TableCells, layer: int) -> Tensor:
         grid_GQK2 = geometry.grid_1QK2
-        if self.log_scale_NH is not None:
-            grid_GQK2 = grid_GQK2 * self.log_scale_NH[layer].float().exp()[:, None, None, None]
+        place = own(layer, len(geometry.table_NHyx))
+        if geometry.log_scale_NH is not None:
+            grid_GQK2 = grid_GQK2 * geometry.log_scale_NH[place].float().exp()[:, None, None, None]
 
-        bias_HQK = look_up(geometry.table_NHyx[layer].float(), grid_GQK2)
+        bias_HQK = look_up(geometry.table_NHyx[place].float(), grid_GQK2)
         return self.level_term.add_to(bias_HQK, geometry.pairs, layer)
 
     def _table_for(self, pyramid: Pyramid) -> Tensor:

@@ -5,7 +5,7 @@ from math import pi
 import torch
 from torch import Tensor, nn
 
-from var_pe.encodings.base import ModelShape, register
+from var_pe.encodings.base import ModelShape, own, register
 from var_pe.encodings.machinery.turn import Angles, turn
 from var_pe.encodings.rope import Rope
 from var_pe.pyramid import Positions
@@ -74,5 +74,8 @@ class RopeMixed(Rope):
             angle_NHLP = y_L1 * along_y + x_L1 * along_x
             return [Angles.of(angle_HLP) for angle_HLP in angle_NHLP.unbind()]
 
+    def at_layer(self, context: list[Angles], layer: int) -> list[Angles]:
+        return [context[layer]]
+
     def rotate(self, x_BHLD: Tensor, context: list[Angles], layer: int) -> Tensor:
-        return turn(x_BHLD, context[layer], self.layout)
+        return turn(x_BHLD, context[own(layer, len(context))], self.layout)

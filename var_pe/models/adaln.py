@@ -2,10 +2,9 @@
 
 import torch
 from torch import Tensor, nn
-from torchvision.ops import StochasticDepth
 
 from var_pe.models.attention import PositionContext
-from var_pe.models.layers import MLP, Attention, LevelCache
+from var_pe.models.layers import MLP, Attention, LevelCache, with_gain
 
 
 class AdaLNBlock(nn.Module):
@@ -16,7 +15,6 @@ class AdaLNBlock(nn.Module):
         dim: int,
         num_heads: int,
         mlp_ratio: float,
-        drop_path: float,
         dropout: float,
         qk_norm: bool,
         shared: bool,
@@ -26,7 +24,6 @@ class AdaLNBlock(nn.Module):
         self.mlp = MLP(dim, mlp_ratio, dropout, gelu="tanh")  # VAR's
         self.norm1 = nn.LayerNorm(dim, eps=1e-6, elementwise_affine=False)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6, elementwise_affine=False)
-        self.drop_path = StochasticDepth(drop_path, "row")
         if shared:
             self.modulation_6C = nn.Parameter(torch.zeros(6, dim))
         else:
@@ -38,12 +35,16 @@ class AdaLNBlock(nn.Module):
     def forward(
         self,
         x_BLC: Tensor,
-        cond_BC: Tensor,
         position_context: PositionContext,
         layer: int,
+        gains_2B11: Tensor | None,
+        cond_BC: Tensor,
         cache: LevelCache | None = None,
     ) -> Tensor:
-        """`cond_BC` is SiLU of the class embedding, or (B, 6 C) the shared modulation of it."""
+        """`cond_BC` is SiLU of the class embedding, or (B, 6 C) the shared modulation of it.
+
+        `gains_2B11` are the factors of stochastic depth, if there is any.
+        """
         if hasattr(self, "modulation_6C"):
             six_B6C = cond_BC.unflatten(1, (6, -1)) + self.modulation_6C
         else:
@@ -57,7 +58,7 @@ class AdaLNBlock(nn.Module):
 
         modulated_BLC = self.norm1(x_BLC) * (1 + scale1_B1C) + shift1_B1C
         attended_BLC = self.attn(modulated_BLC, position_context, layer, cache)
-        x_BLC = x_BLC + self.drop_path(gate1_B1C * attended_BLC)
+        x_BLC = x_BLC + with_gain(gate1_B1C * attended_BLC, gains_2B11, 0)
 
         modulated_BLC = self.norm2(x_BLC) * (1 + scale2_B1C) + shift2_B1C
-        return x_BLC + self.drop_path(gate2_B1C * self.mlp(modulated_BLC))
+        return x_BLC + with_gain(gate2_B1C * self.mlp(modulated_BLC), gains_2B11, 1)

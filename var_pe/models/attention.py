@@ -6,7 +6,7 @@ many, no L x L mask need exist, and a fine level is a call without any mask, as 
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any, Generic, Literal
 
@@ -113,6 +113,22 @@ class PositionContext(Generic[Context]):
         # What scores need in every layer is worked out once, before the first.
         for part in self.parts or (self,):
             self.encoding.relate(part.query, part.key)
+
+    def at(self, layer: int) -> "PositionContext[Context]":
+        """What block `layer` is given: of what differs from layer to layer, its own alone.
+
+        A compiled block that picked it out by number would be compiled anew for every layer.
+        """
+        if not self.encoding.uses("at_layer"):
+            return self
+
+        of_layer = self.encoding.at_layer
+        parts = []
+        for part in self.parts:
+            parts.append(replace(part, query=of_layer(part.query, layer), key=of_layer(part.key, layer)))
+        return replace(
+            self, query=of_layer(self.query, layer), key=of_layer(self.key, layer), parts=tuple(parts)
+        )
 
     def rotate(self, x_BHLD: Tensor, layer: int) -> Tensor:
         if not self.encoding.uses("rotate"):
@@ -229,16 +245,29 @@ def attend_part(
         q_BHQD.device.type, q_BHQD.dtype, q_BHQD.shape[2], k_BHKD.shape[2], needs_grad, has_bias
     )
 
-    def call(q_BHQD: Tensor, k_BHKD: Tensor, v_BHKD: Tensor) -> Tensor:
-        mask = position_context.mask(layer, q_BHQD.dtype, part)
-        with sdpa_kernel(SDPBackend.MATH) if kernel == "plain" else nullcontext():
-            return F.scaled_dot_product_attention(
-                q_BHQD, k_BHKD, v_BHKD, attn_mask=mask, dropout_p=dropout, scale=scale
-            )
-
+    # Not a closure: a compiled block would be compiled anew for every layer number that one holds.
+    given = (q_BHQD, k_BHKD, v_BHKD, position_context, part, layer, kernel, dropout, scale)
     if kernel == "slices" and has_bias and needs_grad:
-        return checkpoint(call, q_BHQD, k_BHKD, v_BHKD, use_reentrant=False, preserve_rng_state=dropout > 0)
-    return call(q_BHQD, k_BHKD, v_BHKD)
+        return checkpoint(_call, *given, use_reentrant=False, preserve_rng_state=dropout > 0)
+    return _call(*given)
+
+
+def _call(
+    q_BHQD: Tensor,
+    k_BHKD: Tensor,
+    v_BHKD: Tensor,
+    position_context: PositionContext,
+    part: Part,
+    layer: int,
+    kernel: Kernel,
+    dropout: float,
+    scale: float | None,
+) -> Tensor:
+    mask = position_context.mask(layer, q_BHQD.dtype, part)
+    with sdpa_kernel(SDPBackend.MATH) if kernel == "plain" else nullcontext():
+        return F.scaled_dot_product_attention(
+            q_BHQD, k_BHKD, v_BHKD, attn_mask=mask, dropout_p=dropout, scale=scale
+        )
 
 
 def first_tokens(x_BHLD: Tensor, stops: Sequence[int]) -> tuple[Tensor, ...]:

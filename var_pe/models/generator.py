@@ -14,6 +14,7 @@ from var_pe.encodings.machinery.codes import standard_deviation
 from var_pe.encodings.machinery.level import LevelEmbedding, LevelKind
 from var_pe.models.adaln import AdaLNBlock
 from var_pe.models.attention import PositionContext, all_levels, kernel_for
+from var_pe.models.blocks import Blocks
 from var_pe.models.choice import (
     Choice,
     check_choice,
@@ -91,8 +92,10 @@ class VARTransformer(Resizable):
 
     size_argument = "levels"
     class_parameters = "class_embed."
-    # what FSDP shards as one piece; None in diffusers
+    # what FSDP shards as one piece, and what is compiled once for all layers; None in diffusers
     _no_split_modules = ["AdaLNBlock"]  # type: ignore[assignment]  # noqa: RUF012
+    _repeated_blocks = _no_split_modules
+    _supports_gradient_checkpointing = True
 
     @register_to_config
     def __init__(
@@ -138,20 +141,12 @@ class VARTransformer(Resizable):
         )
         self.level_embed = LevelEmbedding(level_embedding, dim=dim, pyramid=self.pyramid)
 
-        # Blocks, modulated by the class; stochastic depth grows linearly from 0.
+        # Blocks, modulated by the class
         self.silu = nn.SiLU()
         self.shared_modulation = nn.Linear(dim, 6 * dim) if shared_adaln else None
-        self.blocks = nn.ModuleList(
-            AdaLNBlock(
-                dim,
-                num_heads,
-                mlp_ratio,
-                drop_path * layer / max(1, depth - 1),
-                dropout,
-                qk_norm,
-                shared_adaln,
-            )
-            for layer in range(depth)
+        self.blocks = Blocks(
+            (AdaLNBlock(dim, num_heads, mlp_ratio, dropout, qk_norm, shared_adaln) for _ in range(depth)),
+            drop_path,
         )
 
         # What comes out: logits of the codes
@@ -260,9 +255,7 @@ class VARTransformer(Resizable):
         # Blocks
         cond_BC = self.silu(class_BC)
         block_cond = cond_BC if self.shared_modulation is None else self.shared_modulation(cond_BC)
-        for layer, block in enumerate(self.blocks):
-            x_BLC = block(x_BLC, block_cond, position_context, layer, cache)
-            x_BLC = position_context.refine(x_BLC, layer)
+        x_BLC = self.blocks(x_BLC, position_context, block_cond, cache)
 
         # Head
         scale, shift = self.head_modulation(cond_BC)[:, None].type_as(x_BLC).chunk(2, dim=-1)

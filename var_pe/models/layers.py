@@ -118,6 +118,11 @@ class LayerScale(nn.Module):
         return x_BLC * self.gain_C
 
 
+def with_gain(branch_BLC: Tensor, gains_2B11: Tensor | None, branch: int) -> Tensor:
+    """A branch (0 or 1) times its images' factors of stochastic depth, (2, B, 1, 1), if there are any."""
+    return branch_BLC if gains_2B11 is None else branch_BLC * gains_2B11[branch].type_as(branch_BLC)
+
+
 class MLP(nn.Module):
     """Two layers with GELU between them: the tanh approximation as in VAR, or the exact one."""
 

@@ -6,12 +6,12 @@ from typing import Annotated, Literal
 import torch
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
-from torchvision.ops import StochasticDepth
 
 from var_pe.encodings import build_encoding, settled
 from var_pe.models.attention import PositionContext
+from var_pe.models.blocks import Blocks
 from var_pe.models.initialisation import initialise
-from var_pe.models.layers import GELUS, MLP, Attention, LayerScale
+from var_pe.models.layers import GELUS, MLP, Attention, LayerScale, with_gain
 from var_pe.models.patches import PatchEmbedding, Stem, build_stem
 from var_pe.models.resizable import Resizable
 from var_pe.pyramid import Grid, Pyramid, sides_of
@@ -74,7 +74,6 @@ class Block(nn.Module):
         dim: int,
         num_heads: int,
         mlp_ratio: float,
-        drop_path: float,
         dropout: float,
         qk_norm: bool,
         gelu: str,
@@ -87,14 +86,20 @@ class Block(nn.Module):
         self.mlp = MLP(dim, mlp_ratio, dropout, gelu)
         self.scale1 = LayerScale(dim, layer_scale) if layer_scale else nn.Identity()
         self.scale2 = LayerScale(dim, layer_scale) if layer_scale else nn.Identity()
-        self.drop_path = StochasticDepth(drop_path, "row")
 
-    def forward(self, x_BLC: Tensor, position_context: PositionContext, layer: int) -> Tensor:
+    def forward(
+        self,
+        x_BLC: Tensor,
+        position_context: PositionContext,
+        layer: int,
+        gains_2B11: Tensor | None = None,
+    ) -> Tensor:
+        """`gains_2B11` are the factors of stochastic depth, if there is any."""
         attended_BLC = self.attn(self.norm1(x_BLC), position_context, layer)
-        x_BLC = x_BLC + self.drop_path(self.scale1(attended_BLC))
+        x_BLC = x_BLC + with_gain(self.scale1(attended_BLC), gains_2B11, 0)
 
         transformed_BLC = self.mlp(self.norm2(x_BLC))
-        return x_BLC + self.drop_path(self.scale2(transformed_BLC))
+        return x_BLC + with_gain(self.scale2(transformed_BLC), gains_2B11, 1)
 
 
 class ViTClassifier(Resizable):
@@ -112,6 +117,8 @@ class ViTClassifier(Resizable):
     class_parameters = "head."
     # what FSDP shards as one piece; None in diffusers
     _no_split_modules = ["Block"]  # type: ignore[assignment]  # noqa: RUF012
+    _repeated_blocks = _no_split_modules
+    _supports_gradient_checkpointing = True
 
     @register_to_config
     def __init__(
@@ -166,19 +173,10 @@ class ViTClassifier(Resizable):
             encoding, dim=dim, num_heads=num_heads, depth=depth, pyramid=self.pyramid, kept_grids=kept_grids
         )
 
-        # Through the blocks to the classes; stochastic depth grows linearly from 0.
-        self.blocks = nn.ModuleList(
-            Block(
-                dim,
-                num_heads,
-                mlp_ratio,
-                drop_path * layer / max(1, depth - 1),
-                dropout,
-                qk_norm,
-                gelu,
-                layer_scale,
-            )
-            for layer in range(depth)
+        # Through the blocks to the classes
+        self.blocks = Blocks(
+            (Block(dim, num_heads, mlp_ratio, dropout, qk_norm, gelu, layer_scale) for _ in range(depth)),
+            drop_path,
         )
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.head = nn.Linear(dim, num_classes) if num_classes else nn.Identity()
@@ -266,11 +264,7 @@ class ViTClassifier(Resizable):
             x_BLC = torch.cat([self.prefix_tokens_PC.expand(len(x_BLC), -1, -1), x_BLC], dim=1)
 
         position_context = PositionContext(self.position_encoding, context, context, prefix=prefix)
-        for layer, block in enumerate(self.blocks):
-            x_BLC = block(x_BLC, position_context, layer)
-            x_BLC = position_context.refine(x_BLC, layer)
-
-        return x_BLC, prefix
+        return self.blocks(x_BLC, position_context), prefix
 
     def forward_features(self, images_BCHW: Tensor) -> Tensor:
         """The pooled, normalised last layer, (B, C)."""

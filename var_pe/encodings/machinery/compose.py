@@ -46,6 +46,9 @@ class Composed(PositionEncoding[list[object]]):
                 total = bias_HQK if total is None else total + bias_HQK
         return total
 
+    def at_layer(self, context: list[object], layer: int) -> list[object]:
+        return [part.at_layer(own, layer) for part, own in zip(self._each(), context, strict=True)]
+
     def refine(self, x_BLC: Tensor, context: list[object], layer: int) -> Tensor:
         for part, own in zip(self._each(), context, strict=True):
             x_BLC = part.refine(x_BLC, own, layer)

@@ -111,10 +111,10 @@ class Coordinates(nn.Module):
     def _maps(self, grids: tuple[Grid, ...], device: torch.device) -> tuple[Tensor, Tensor]:
         """Scales and offsets, float32 (K, 2) each."""
         if self.kind != "learned":
-            return level_maps(self.kind, grids, device)
+            return _level_maps(self.kind, grids, device)
 
         self.check_levels(len(grids))
-        scale_K2, offset_K2 = level_maps("center", grids, device)
+        scale_K2, offset_K2 = _level_maps("center", grids, device)
         return scale_K2 * self.log_scale_K2.float().exp(), offset_K2 + self.offset_K2.float()
 
     def _augment(self, yx_L2: Tensor) -> Tensor:
@@ -128,6 +128,12 @@ class Coordinates(nn.Module):
 def _within(limit: float, count: int, device: torch.device) -> Tensor:
     """Uniform numbers in [-limit, limit)."""
     return (2 * torch.rand(count, device=device) - 1) * limit
+
+
+@torch.compiler.assume_constant_result
+def _level_maps(kind: str, grids: tuple[Grid, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """`level_maps`, which a compiled graph takes as a constant."""
+    return level_maps(kind, grids, device)
 
 
 @lru_cache(maxsize=64)

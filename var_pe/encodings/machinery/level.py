@@ -66,8 +66,14 @@ class LevelEmbedding(nn.Module):
         return code_scale(self.dim) * code_KC[positions.level_L]
 
 
+@torch.compiler.assume_constant_result
+def _sides(grids: tuple[Grid, ...], device: torch.device) -> Tensor:
+    """`sides_on`, which a compiled graph takes as a constant."""
+    return sides_on(grids, device)
+
+
 @lru_cache(maxsize=64)
 @torch.inference_mode(False)  # kept for later calls, which may train
-def _sides(grids: tuple[Grid, ...], device: torch.device) -> Tensor:
+def sides_on(grids: tuple[Grid, ...], device: torch.device) -> Tensor:
     """float32 (K, 2). Kept per device: a copy to another one waits for it."""
     return torch.tensor(grids, dtype=torch.float32, device=device)

@@ -1,10 +1,11 @@
 """A learned score for every pair of levels, which displacements between tokens do not contain."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
 
+from var_pe.encodings.base import own
 from var_pe.encodings.machinery.scores import by_levels, one_hot
 from var_pe.pyramid import Positions, Pyramid
 from var_pe.resampling.conventions import source_levels
@@ -19,6 +20,11 @@ class LevelPairs:
     # levels of queries and of keys, one-hot, (L, K)
     query_QK: Tensor
     key_QK: Tensor
+
+    def at(self, layer: int) -> "LevelPairs":
+        """With the term of this layer alone, where each has its own."""
+        place = own(layer, len(self.term_NHKK))
+        return replace(self, term_NHKK=self.term_NHKK[place : place + 1])
 
 
 class LevelTerm(GridBound):
@@ -70,7 +76,9 @@ class LevelTerm(GridBound):
     def add_to(self, bias_HQK: Tensor, pairs: LevelPairs | None, layer: int) -> Tensor:
         if pairs is None:
             return bias_HQK
-        return bias_HQK + by_levels(pairs.term_NHKK[layer].float(), pairs.query_QK, pairs.key_QK)
+        return bias_HQK + by_levels(
+            pairs.term_NHKK[own(layer, len(pairs.term_NHKK))].float(), pairs.query_QK, pairs.key_QK
+        )
 
     def _moved(self, term_NHKK: Tensor, pyramid: Pyramid) -> Tensor:
         if pyramid == self.pyramid:

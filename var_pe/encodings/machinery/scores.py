@@ -56,9 +56,22 @@ class ScoreEncoding(PositionEncoding[ScoreQuery[Geometry]]):
         with full_precision(query.positions.yx_L2):
             return self.scores(query.geometries[levels], layer)
 
+    def at_layer(self, context: ScoreQuery[Geometry], layer: int) -> ScoreQuery[Geometry]:
+        if not self.per_layer:
+            return context
+
+        alone: ScoreQuery[Geometry] = ScoreQuery(context.positions)
+        for levels, geometry in context.geometries.items():
+            alone.geometries[levels] = self.geometry_at(geometry, layer)
+        return alone
+
     def geometry(self, query: Positions, key: Positions) -> Geometry:
         """What `scores` needs to know of where queries and keys are."""
         raise NotImplementedError
+
+    def geometry_at(self, geometry: Geometry, layer: int) -> Geometry:
+        """`geometry` with this layer's own of what there is for each layer (see `at_layer`)."""
+        return geometry
 
     def scores(self, geometry: Geometry, layer: int) -> Tensor:
         """(H, Lq, Lk), or (1, Lq, Lk) where all heads get the same."""

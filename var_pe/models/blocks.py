@@ -1,0 +1,58 @@
+"""The blocks of a transformer one after another, with stochastic depth and recomputed activations."""
+
+from collections.abc import Callable, Iterable
+
+import torch
+from torch import Tensor, nn
+
+from var_pe.models.layers import PositionContext
+
+
+class Blocks(nn.ModuleList):
+    """Blocks, and after each one what the encoding does between them.
+
+    A block is called with tokens, positions, layer, factors of stochastic depth (or None) and what else this
+    is called with. `drop_path` is the probability that the last block's branches are skipped; it grows
+    linearly from 0. diffusers' `enable_gradient_checkpointing` has a block's activations recomputed in the
+    backward pass, by the same random numbers.
+    """
+
+    _gradient_checkpointing_func: Callable[..., Tensor]
+
+    def __init__(self, blocks: Iterable[nn.Module], drop_path: float) -> None:
+        super().__init__(blocks)
+        self.drop_path = drop_path
+        self.gradient_checkpointing = False
+
+    def forward(self, x_BLC: Tensor, position_context: PositionContext, *given: object) -> Tensor:
+        recomputed = self.gradient_checkpointing and torch.is_grad_enabled()
+        if recomputed:
+            position_context.at(0)  # what all layers share must not belong to the part of one
+
+        for layer in range(len(self)):
+            if recomputed:
+                x_BLC = self._gradient_checkpointing_func(self._one, x_BLC, position_context, layer, *given)
+            else:
+                x_BLC = self._one(x_BLC, position_context, layer, *given)
+        return x_BLC
+
+    def _one(self, x_BLC: Tensor, position_context: PositionContext, layer: int, *given: object) -> Tensor:
+        gains_2B11 = None
+        if self.training and self.drop_path:
+            gains_2B11 = branch_gains(x_BLC, self.drop_path * layer / max(1, len(self) - 1))
+
+        x_BLC = self[layer](x_BLC, position_context.at(layer), layer, gains_2B11, *given)
+        return position_context.refine(x_BLC, layer)
+
+
+def branch_gains(x_BLC: Tensor, drop: float) -> Tensor:
+    """Stochastic depth (Huang et al. 2016): a factor for each image on a block's two branches, (2, B, 1, 1).
+
+    It is 0 with probability `drop`, else 1 / (1 - drop). Drawn before the block and given to it: a compiled
+    block would be compiled anew for every probability.
+    """
+    gains_2B11 = torch.ones(2, len(x_BLC), 1, 1, device=x_BLC.device)
+    if drop:
+        for gain_B11 in gains_2B11:
+            gain_B11.bernoulli_(1 - drop).div_(1 - drop)
+    return gains_2B11
