@@ -70,23 +70,23 @@ def test_a_hidden_counter_counts_and_says_nothing(clock, capsys):
 
 def test_rates_are_those_since_the_last_ones(clock):
     """A validation between two entries belongs to the later one; the time left follows the present speed."""
-    steps = StepProgress(range(10, 40), 8, shown=False)
+    steps = StepProgress(range(10, 40), 8, CPU, shown=False)
     for seconds in (1, 1, 4):
         clock.now += seconds
         steps.advance()
-        rates = steps.rates(CPU)
+        rates = steps.rates()
     assert rates["images_per_second"] == pytest.approx(2.0)
     assert rates["minutes_left"] == pytest.approx(27 * 4 / 60)
     assert rates["peak_memory_gb"] > 0.01
 
 
 def test_the_rest_is_said_once_without_the_step_that_warms_up(clock, capsys):
-    steps = StepProgress(range(100, 206), 8, shown=True)
+    steps = StepProgress(range(100, 206), 8, CPU, shown=True)
     for number in range(20):
         clock.now += 2 if number else 60
         steps.advance()
         if steps.measured_first_steps:
-            steps.say_rest(CPU, 25_000_000, 2)
+            steps.say_rest(25_000_000, 2)
     (line,) = capsys.readouterr().err.splitlines()
     assert FIRST_STEPS == 6
     assert line.startswith("the remaining 100 steps of 2 s take about 3.33 min, without validation; ")
@@ -94,13 +94,13 @@ def test_the_rest_is_said_once_without_the_step_that_warms_up(clock, capsys):
 
 
 def test_a_training_of_few_steps_says_nothing_of_a_rest(clock):
-    steps = StepProgress(range(FIRST_STEPS), 8, shown=True)
+    steps = StepProgress(range(FIRST_STEPS), 8, CPU, shown=True)
     for _ in range(FIRST_STEPS):
         steps.advance()
         assert not steps.measured_first_steps
 
 
 def test_a_line_has_the_values_of_a_step_but_for_levels(clock, capsys):
-    StepProgress(range(9), 8, shown=True).say({"step": 3, "loss": 0.12345, "loss/level_2": 1.0})
-    StepProgress(range(9), 8, shown=False).say({"step": 3, "loss": 0.12345})
+    StepProgress(range(9), 8, CPU, shown=True).say({"step": 3, "loss": 0.12345, "loss/level_2": 1.0})
+    StepProgress(range(9), 8, CPU, shown=False).say({"step": 3, "loss": 0.12345})
     assert capsys.readouterr().err == "step 3/9  loss 0.1235\n"

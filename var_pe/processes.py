@@ -90,6 +90,51 @@ class Processes:
             raise ValueError(sentence[0])
 
 
+class Exchange:
+    """An exchange of numbers that no process waits for; it says what was the case one call before.
+
+    It has a group of its own among the processors, so that it waits neither for a GPU nor for gradients.
+    """
+
+    def __init__(self) -> None:
+        group = torch.distributed.new_group(backend="gloo")
+        assert isinstance(group, torch.distributed.ProcessGroup), "every process belongs to it"
+        self._group = group
+        self._largest = torch.zeros(1, dtype=torch.int64)
+        self._work: torch.distributed.Work | None = None
+
+    def largest(self, number: int) -> int:
+        """Hands a number to the others; returns the largest of those of the call before, at first 0."""
+        self._wait()
+        before = int(self._largest)
+        self._largest = torch.tensor([number])
+        self._work = torch.distributed.all_reduce(
+            self._largest, torch.distributed.ReduceOp.MAX, self._group, async_op=True
+        )
+        return before
+
+    def _wait(self) -> None:
+        if self._work is not None:
+            self._work.wait()
+
+    def close(self) -> None:
+        """Waits for what is under way, and ends the group."""
+        self._wait()
+        torch.distributed.destroy_process_group(self._group)
+
+
+@contextlib.contextmanager
+def exchange(accelerator: Accelerator) -> Iterator[Exchange | None]:
+    """An exchange between the processes of a run; None if there is only one."""
+    if accelerator.num_processes == 1:
+        yield None
+        return
+
+    between = Exchange()
+    yield between
+    between.close()
+
+
 def say(sentence: str, file: TextIO) -> None:
     """Prints a line; if nobody is there to read it any more, this and what follows is lost, but no work is.
 
@@ -103,6 +148,12 @@ def say(sentence: str, file: TextIO) -> None:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, file.fileno())
         os.close(nowhere)
+
+
+def finish_work(device: torch.device) -> None:
+    """Returns when a GPU has done all that it was told to do; a processor always has."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def peak_memory(device: torch.device) -> int:

@@ -8,7 +8,7 @@ from types import TracebackType
 import torch
 from tqdm import tqdm
 
-from var_pe.processes import peak_memory, say
+from var_pe.processes import finish_work, peak_memory, say
 
 SECONDS_BETWEEN_LINES = 30.0
 
@@ -78,8 +78,8 @@ class Counter:
 class StepProgress:
     """Counts steps; `rates` gives images per second since its last call, the time left and peak memory."""
 
-    def __init__(self, steps: range, batch: int, *, shown: bool) -> None:
-        self.steps, self.batch, self.shown = steps, batch, shown
+    def __init__(self, steps: range, batch: int, device: torch.device, *, shown: bool) -> None:
+        self.steps, self.batch, self.device, self.shown = steps, batch, device, shown
         self.bar = None
         if shown and sys.stderr.isatty():
             self.bar = tqdm(total=steps.stop, initial=steps.start, unit="step")
@@ -90,6 +90,7 @@ class StepProgress:
     def advance(self) -> None:
         self.count += 1
         if self.count == self.steps.start + 1:
+            finish_work(self.device)  # which runs behind; time is measured when it has caught up
             self.warm_since = time.monotonic()
         if self.bar is not None:
             self.bar.update()
@@ -99,26 +100,27 @@ class StepProgress:
         """Whether the last step is the one after which the rest is estimated, and there is a rest."""
         return self.count == self.steps.start + FIRST_STEPS < self.steps.stop
 
-    def say_rest(self, device: torch.device, checkpoint_bytes: int, checkpoints: int) -> None:
+    def say_rest(self, checkpoint_bytes: int, checkpoints: int) -> None:
         """Prints what the remaining steps will take, the memory so far, and the disk of a checkpoint."""
+        finish_work(self.device)
         remaining = self.steps.stop - self.count
         of_step = (time.monotonic() - self.warm_since) / (FIRST_STEPS - 1)
         rest = duration(remaining * of_step)
         self.print(
             f"the remaining {number_of(remaining, 'step')} of {duration(of_step)} take about {rest}, without "
             f"validation; "
-            f"{size(peak_memory(device))} of memory so far; "
+            f"{size(peak_memory(self.device))} of memory so far; "
             f"a checkpoint takes {size(checkpoint_bytes)} of disk, {checkpoints} are kept"
         )
 
-    def rates(self, device: torch.device) -> dict[str, float]:
+    def rates(self) -> dict[str, float]:
         now = time.monotonic()
         per_second = (self.count - self.counted) / max(now - self.since, 1e-9)
         self.since, self.counted = now, self.count
         return {
             "images_per_second": per_second * self.batch,
             "minutes_left": (self.steps.stop - self.count) / max(per_second, 1e-9) / 60,
-            "peak_memory_gb": peak_memory(device) / 1e9,
+            "peak_memory_gb": peak_memory(self.device) / 1e9,
         }
 
     def say(self, entry: Mapping[str, float]) -> None:

@@ -62,7 +62,7 @@ def go(folder, model, pictures=None, steps=STEPS, **rules):
     states, pictures = [], pictures or Pictures()
 
     class Watched(ClassifierTask):
-        def after_step(self, model, step, accelerator):
+        def after_step(self, model, step, accelerator, updates):
             states.append({name: p.detach().clone() for name, p in model.named_parameters()})
             return {}
 

@@ -119,7 +119,7 @@ def test_a_run_on_several_pyramids_resumes_bit_for_bit(run, monkeypatch):
 
 
 def die_at(step):
-    def after_step(self, model, here, accelerator):
+    def after_step(self, model, here, accelerator, updates):
         if here == step:
             raise KeyError("killed")
         return {}

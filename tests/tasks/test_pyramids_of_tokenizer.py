@@ -99,10 +99,10 @@ def test_a_run_on_several_pyramids_resumes_bit_for_bit(tmp_path, monkeypatch):
     assert sum(entry.get("restarted", 0) for entry in logged(tmp_path / "whole")) > 0
     after_step = TokenizerTask.after_step
 
-    def dying(self, model, here, accelerator):
+    def dying(self, model, here, accelerator, updates):
         if here == 3:
             raise KeyError("killed")
-        return after_step(self, model, here, accelerator)
+        return after_step(self, model, here, accelerator, updates)
 
     monkeypatch.setattr(TokenizerTask, "after_step", dying)
     with pytest.raises(KeyError):

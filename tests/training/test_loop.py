@@ -54,7 +54,7 @@ class Toy:
         self.places += batch["draw_number"].tolist()
         return (model(batch["x"]) - 1).square().mean() * self.act(step), {}
 
-    def after_step(self, model, step, accelerator):
+    def after_step(self, model, step, accelerator, updates):
         return {}
 
     def validate(self, model, accelerator):

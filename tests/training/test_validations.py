@@ -32,7 +32,7 @@ class Judged(Toy):
         self.values, self.validated = values, 0
         self.model.register_buffer("steps", torch.zeros(()))
 
-    def after_step(self, model, step, accelerator):
+    def after_step(self, model, step, accelerator, updates):
         model.steps += 1
         return {}
 

@@ -95,7 +95,9 @@ class ClassifierTask:
         label_B = target if target.dim() == 1 else target.argmax(1)
         return loss, {"accuracy": (logits_BV.argmax(1) == label_B).float().mean()}
 
-    def after_step(self, model: nn.Module, step: int, accelerator: Accelerator) -> dict[str, float]:
+    def after_step(
+        self, model: nn.Module, step: int, accelerator: Accelerator, updates: Tensor
+    ) -> dict[str, Tensor]:
         return {}
 
     @torch.no_grad()

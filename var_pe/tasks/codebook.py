@@ -34,8 +34,11 @@ class RestartConfig:
 
 def hits(tokens_BL: Tensor, pyramid: Pyramid, codebook_size: int) -> Tensor:
     """How often each code occurs in each level, float32 (levels, V)."""
-    levels = [torch.bincount(tokens_BL[:, span].flatten(), minlength=codebook_size) for span in pyramid.spans]
-    return torch.stack(levels).float()
+    hits_KV = torch.zeros(pyramid.num_levels, codebook_size, device=tokens_BL.device)
+    for hits_V, span in zip(hits_KV, pyramid.spans, strict=True):
+        tokens_M = tokens_BL[:, span].flatten()
+        hits_V.scatter_add_(0, tokens_M, torch.ones_like(tokens_M, dtype=hits_V.dtype))
+    return hits_KV
 
 
 def perplexity(hits_V: Tensor) -> Tensor:
@@ -52,7 +55,7 @@ def vectors_at(
     `first_draw` is the draw number of the first image in the global batch. Every process fills in the rows
     that it holds and zeros elsewhere, so the sum over processes is exact.
     """
-    picks_M2 = picks_M2.to(draw_numbers_B.device)
+    picks_M2 = picks_M2.to(draw_numbers_B.device, non_blocking=True)
     image_M, token_M = picks_M2[:, 0] + first_draw, picks_M2[:, 1]
     here_MB = image_M[:, None] == draw_numbers_B
     rows_MZ = z_BLZ[here_MB.int().argmax(1), token_M] * here_MB.any(1, keepdim=True)
@@ -147,20 +150,21 @@ def restart_unused(
     step: int,
     seed: int,
     accelerator: Accelerator,
-) -> int:
+) -> Tensor:
     """Replaces codes used less than `below` times the mean by random vectors of this step's batch.
 
-    Returns the number of these codes; 0 where codes are not learned row by row.
+    Returns the number of these codes; 0 where codes are not learned row by row. How many there are is known
+    on the device alone: vectors are found for all codes, and the n-th unused code takes the n-th of them.
     """
     if not isinstance(quantizer, LearnedCodebook):
-        return 0
+        return quantizer.usage_V.new_zeros(())
     size = quantizer.num_codes
-    unused = (quantizer.usage_V < below / size).nonzero()[:, 0]
-    if not len(unused):
-        return 0
+    unused_V = quantizer.usage_V < below / size
 
     generator = generator_for(seed, "code restart", step)
-    picks_M2 = random_picks(len(unused), batch, z_BLZ.shape[1], generator)
-    quantizer.fill(unused, vectors_at(picks_M2, step * batch, draw_numbers_B, z_BLZ, accelerator))
-    quantizer.usage_V[unused] = 1 / size  # so that they are not replaced again at once
-    return len(unused)
+    picks_V2 = random_picks(size, batch, z_BLZ.shape[1], generator)
+    vectors_VZ = vectors_at(picks_V2, step * batch, draw_numbers_B, z_BLZ, accelerator)
+    number_V = (unused_V.cumsum(0) - 1).clamp(min=0)
+    quantizer.replace(unused_V, vectors_VZ[number_V])
+    quantizer.usage_V.masked_fill_(unused_V, 1 / size)  # so that they are not replaced again at once
+    return unused_V.sum()

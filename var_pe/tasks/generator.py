@@ -109,7 +109,9 @@ class GeneratorTask:
         name = f"{name}/{pyramid}"
         return {name: losses_BL.mean(), **per_level(losses_BL, pyramid, name)}
 
-    def after_step(self, model: nn.Module, step: int, accelerator: Accelerator) -> dict[str, float]:
+    def after_step(
+        self, model: nn.Module, step: int, accelerator: Accelerator, updates: Tensor
+    ) -> dict[str, Tensor]:
         return {}
 
     @torch.no_grad()

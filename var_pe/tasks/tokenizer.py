@@ -13,6 +13,7 @@ from var_pe.data.classes import from_all_classes, labels_of
 from var_pe.data.image_set import Batch, HeldOutImages, TrainingSet, stacked
 from var_pe.data.images import Box
 from var_pe.evaluation.folder import to_uint8
+from var_pe.models.quantizers import MultiScaleQuantizer
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.pages.sheets import Cell, Section, class_name, sheet
 from var_pe.pyramid import Levels, Pyramid
@@ -29,6 +30,7 @@ from var_pe.tasks.losses.reconstruction import psnr, reconstruction_terms
 from var_pe.tasks.pyramids import which_pyramid
 from var_pe.training.config import TrainingConfig
 from var_pe.training.groups import ONE_RATE
+from var_pe.training.guard import undone_without
 from var_pe.training.stopping import held_out_batches
 from var_pe.training.validations import Measure
 
@@ -123,41 +125,46 @@ class TokenizerTask:
         return f"/{pyramid}" if len(self.pyramids) > 1 else ""
 
     @torch.no_grad()
-    def after_step(self, model: nn.Module, step: int, accelerator: Accelerator) -> dict[str, float]:
+    def after_step(
+        self, model: nn.Module, step: int, accelerator: Accelerator, updates: Tensor
+    ) -> dict[str, Tensor]:
         """Counts how often each code was used, and restarts those that hardly ever are."""
         assert isinstance(model, VQTokenizer)
         quantizer, pyramid = model.quantizer, self.pyramid_of(step)
         seen = Seen(*(torch.cat(parts) for parts in zip(*self._micro_batches, strict=True)))
         self._micro_batches.clear()
 
-        # The share of each code, averaged over the last steps
-        restart, size = self.config.restart, len(quantizer.usage_V)
-        hits_KV = accelerator.reduce(hits(seen.tokens_BL, pyramid, size), "sum")
-        hits_V = hits_KV.sum(0)
-        quantizer.usage_V.lerp_(hits_V / hits_V.sum(), 1 / restart.memory)
-
-        follow_data(quantizer, hits_V, seen.tokens_BL, seen.z_BLZ, accelerator)
-
-        # Rarely used codes start again.
-        restarted = 0
-        due = restart.every and (step + 1) % restart.every == 0
-        if due and step < restart.until * self.steps:
-            restarted = restart_unused(
-                quantizer,
-                seen.z_BLZ,
-                seen.draw_numbers_B,
-                below=restart.below,
-                batch=self.config.batch,
-                step=step,
-                seed=self.seed,
-                accelerator=accelerator,
-            )
+        hits_KV = accelerator.reduce(hits(seen.tokens_BL, pyramid, len(quantizer.usage_V)), "sum")
+        with undone_without(updates, quantizer):
+            restarted = self._care_for_codes(quantizer, hits_KV.sum(0), seen, step, accelerator)
 
         name = f"perplexity{self._tag(pyramid)}"
-        logs = {name: float(perplexity(hits_V)), "restarted": float(restarted)}
+        logs = {name: perplexity(hits_KV.sum(0)), "restarted": restarted}
         for level, level_V in enumerate(hits_KV):
-            logs[f"{name}/level_{level}"] = float(perplexity(level_V))
+            logs[f"{name}/level_{level}"] = perplexity(level_V)
         return logs
+
+    def _care_for_codes(
+        self, quantizer: MultiScaleQuantizer, hits_V: Tensor, seen: Seen, step: int, accelerator: Accelerator
+    ) -> Tensor:
+        """Averages the use of codes, moves those that follow the data, and returns how many start again."""
+        restart = self.config.restart
+        quantizer.usage_V.lerp_(hits_V / hits_V.sum(), 1 / restart.memory)
+        follow_data(quantizer, hits_V, seen.tokens_BL, seen.z_BLZ, accelerator)
+
+        due = restart.every and (step + 1) % restart.every == 0
+        if not due or step >= restart.until * self.steps:
+            return hits_V.new_zeros(())
+        return restart_unused(
+            quantizer,
+            seen.z_BLZ,
+            seen.draw_numbers_B,
+            below=restart.below,
+            batch=self.config.batch,
+            step=step,
+            seed=self.seed,
+            accelerator=accelerator,
+        )
 
     def validate(self, model: nn.Module, accelerator: Accelerator) -> dict[str, float]:
         assert isinstance(model, VQTokenizer)

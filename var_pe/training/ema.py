@@ -15,17 +15,19 @@ class EMA:
 
     def __init__(self, model: nn.Module) -> None:
         self.model = deepcopy(model).eval().requires_grad_(False)
+        self._parameters = dict(self.model.named_parameters())
 
     @torch.no_grad()
-    def update(self, model: nn.Module, decay: float) -> None:
-        new = model.state_dict()
-        parameters = dict(self.model.named_parameters())
-        for name, old in self.model.state_dict().items():
-            value = whole(new[name]).to(old.device)
-            if name in parameters:
-                old.lerp_(value.to(old.dtype), 1 - decay)
-            else:
-                old.copy_(value)
+    def update(self, model: nn.Module, decay: float, updates: Tensor) -> None:
+        """Moves the average by 1 - `decay` of the way to the model; not at all if `updates` is 0, not 1."""
+        new = {name: whole(value) for name, value in model.state_dict().items()}
+        averages: list[Tensor] = list(self._parameters.values())
+        values = [new.pop(name).to(old.device, old.dtype) for name, old in self._parameters.items()]
+        torch._foreach_lerp_(averages, values, [(1 - decay) * updates] * len(averages))
+
+        buffers = self.model.state_dict()
+        for name, value in new.items():
+            buffers[name].copy_(value)
 
 
 def whole(tensor: Tensor) -> Tensor:

@@ -1,36 +1,31 @@
 """The training loop of tokenizer, generator and classifier: one process or many, resumable bit for bit."""
 
-import itertools
-import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
+from itertools import islice
 from time import monotonic
-from typing import cast
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import send_to_device, set_seed
+from accelerate.utils import set_seed
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
 
-from var_pe.data.image_set import Batch, TrainingSet
-from var_pe.data.sampler import EndlessSampler
-from var_pe.data.streams import ImageStream
-from var_pe.processes import reset_peak_memory
+from var_pe.data.image_set import Batch
+from var_pe.processes import exchange, reset_peak_memory
 from var_pe.progress import StepProgress
 from var_pe.seeding import mix
+from var_pe.training.batches import endless_batches, on_device
 from var_pe.training.config import TrainingConfig
-from var_pe.training.ema import EMA
+from var_pe.training.ema import EMA, whole
 from var_pe.training.groups import forget_steps, parameter_groups, set_rates, zero_gradients
+from var_pe.training.guard import Guard, GuardedAdamW
 from var_pe.training.history import Asked, rate_at
 from var_pe.training.run import CHECKPOINTS_KEPT, Run, checkpoint_bytes
 from var_pe.training.schedule import ema_decay
 from var_pe.training.stopping import (
     AskedToStop,
     Interrupted,
-    follow_training,
-    signals_held_back,
     stop_signals,
 )
 from var_pe.training.task import Task
@@ -64,7 +59,8 @@ def train(
     The learning rate follows from what was `asked` for, which is `steps` from the start by default.
 
     Raises:
-        FloatingPointError: a loss or gradient is not finite; the step has updated and saved nothing.
+        FloatingPointError: a loss or gradient was not finite; neither its step nor those after it have
+            updated or saved anything.
         Interrupted: a signal to stop came; the step has been finished and saved.
     """
     accelerator = run.accelerator
@@ -72,11 +68,13 @@ def train(
 
     # The average copies the model before `prepare`, which may wrap it or cut it into shards.
     ema = EMA(task.model.to(accelerator.device))
-    optimizer = torch.optim.AdamW(
+    optimizer = GuardedAdamW(
         parameter_groups(task.model, config.weight_decay, task.layers),
         betas=(config.betas[0], config.betas[1]),
         fused=True,
     )
+    guard = Guard(accelerator.device)
+    optimizer.found_inf = guard.found_inf
     model, optimizer = accelerator.prepare(task.model, optimizer)
     inner = accelerator.unwrap_model(model)
 
@@ -92,15 +90,18 @@ def train(
     validations.say_if_there_is_no_choice(steps)
     batches: Iterator[Batch] = iter(())
     if done < steps:
-        batches = endless_batches(task.dataset, config, accelerator, seed, done)
+        ahead = endless_batches(task.dataset, config, accelerator, seed, done)
+        batches = on_device(islice(ahead, (steps - done) * config.accumulate), accelerator.device)
     if done == 0:
         first = next(endless_batches(task.dataset, config, accelerator, seed, 0))
         task.start(inner, first, accelerator)
-        ema.update(inner, 0.0)
+        ema.update(inner, 0.0, guard.updates)
 
-    progress = StepProgress(range(done, steps), config.batch, shown=accelerator.is_main_process)
+    progress = StepProgress(
+        range(done, steps), config.batch, accelerator.device, shown=accelerator.is_main_process
+    )
     model.train()
-    with stop_signals() as stop:
+    with exchange(accelerator) as others, stop_signals(others) as stop:
         # A run that was stopped after the newest checkpoint's step makes up for what was due there.
         with suppress(AskedToStop):
             last, step = done == steps, done - 1
@@ -122,7 +123,7 @@ def train(
             # The gradient is the mean over the step's micro-batches; processes exchange it at the last one.
             logs: dict[str, Tensor] = {}
             for micro in range(config.accumulate):
-                batch = send_to_device(next(batches), accelerator.device)
+                batch = next(batches)
                 synced = micro + 1 == config.accumulate
                 with nullcontext() if synced else accelerator.no_sync(model):
                     with in_precision(config, accelerator):
@@ -131,37 +132,47 @@ def train(
                 for name, value in {"loss": loss, **values}.items():
                     logs[name] = logs.get(name, 0) + value.detach() / config.accumulate
 
-            # A loss or gradient that is not finite stops the run before it can damage the weights.
+            # A loss or gradient that is not finite cannot damage the weights: the guard stops all updates.
             zero_gradients(frozen)
-            norm = accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm)
-            _refuse_non_finite(step, run, {"loss": logs["loss"], "grad_norm": norm})
+            norm = whole(accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm))
+            guard.look(step, accelerator.reduce(logs["loss"], "mean"), norm)
             optimizer.step()
             forget_steps(frozen, optimizer.optimizer)
             optimizer.zero_grad()
 
-            after = task.after_step(inner, step, accelerator)
-            ema.update(inner, ema_decay(step, config.ema))
+            after = task.after_step(inner, step, accelerator, guard.updates)
+            ema.update(inner, ema_decay(step, config.ema), guard.updates)
             progress.advance()
             if progress.measured_first_steps:
                 size = checkpoint_bytes(model, with_best=validations.has_a_choice(steps))
-                progress.say_rest(accelerator.device, size, CHECKPOINTS_KEPT)
+                progress.say_rest(size, CHECKPOINTS_KEPT)
+
+            # What is due. Only there the host waits for the device, and hears from the guard first.
+            last = step + 1 == steps
+            logging = last or step % config.log_every == 0
+            validating = last or _due(step, config.validate_every)
+            previewing = last or _due(step, config.preview_every)
+            saving = last or _due(step, config.save_every)
+            waiting = logging or validating or previewing or saving
+            if waiting:
+                guard.check(run.kept())
 
             # Logs, validation, preview, checkpoint. A signal breaks off validation and preview.
-            last = step + 1 == steps
-            if step % config.log_every == 0 or last:
-                means = {name: accelerator.reduce(v.float(), "mean").item() for name, v in logs.items()}
-                entry = {"step": step + 1, **means, **after, "grad_norm": float(norm), "learning_rate": rate}
-                _log(run, progress, entry | progress.rates(accelerator.device))
+            if logging:
+                means = _means(logs | after | {"grad_norm": norm}, accelerator)
+                entry = {"step": step + 1, **means, "learning_rate": rate}
+                _log(run, progress, entry | progress.rates())
             with suppress(AskedToStop):
-                if last or _due(step, config.validate_every):
+                if validating:
                     _validate(task, run, progress, ema, validations, step)
                     last = last or validations.patience_is_over
-                if last or _due(step, config.preview_every):
+                if previewing or last:
                     with stop.breaking_off():
                         _preview(task, config, run, ema, step)
 
-            stopping = stop.agreed(accelerator)
-            if last or stopping or _due(step, config.save_every):
+            stopping = stop.agreed(accelerator) if waiting else stop.agreed_by_now(accelerator)
+            if last or stopping or saving:
+                guard.check(run.kept())
                 run.save(step + 1, model, optimizer.optimizer, ema, validations)
             if stopping or (last and stop.agreed(accelerator)):
                 progress.close()
@@ -188,18 +199,10 @@ def in_precision(config: TrainingConfig, accelerator: Accelerator) -> torch.auto
     return torch.autocast(accelerator.device.type, torch.bfloat16, enabled=config.precision == "bf16")
 
 
-def _refuse_non_finite(step: int, run: Run, values: Mapping[str, Tensor]) -> None:
-    """Stops the training if one of the values is NaN or infinite."""
-    bad = {name: float(value) for name, value in values.items() if not math.isfinite(float(value))}
-    if not bad:
-        return
-
-    saved = run.steps_saved()
-    kept = "nothing was saved yet"
-    if saved:
-        kept = f"the last good state is step {saved[-1]} in {run.checkpoints}"
-    found = ", ".join(f"{name} is {value}" for name, value in bad.items())
-    raise FloatingPointError(f"step {step + 1}: {found}; nothing was updated, {kept}")
+def _means(logs: Mapping[str, Tensor], accelerator: Accelerator) -> dict[str, float]:
+    """The mean of each value over the processes, all read from the device at once."""
+    stacked = torch.stack([value.float() for value in logs.values()])
+    return dict(zip(logs, accelerator.reduce(stacked, "mean").tolist(), strict=True))
 
 
 def _due(step: int, every: int) -> bool:
@@ -239,56 +242,3 @@ def _preview(task: Task, config: TrainingConfig, run: Run, ema: EMA, step: int) 
         with in_precision(config, run.accelerator):
             sheet = task.preview(ema.model)
         run.show(sheet, step + 1)
-
-
-def endless_batches(
-    dataset: TrainingSet, config: TrainingConfig, accelerator: Accelerator, seed: int, step: int
-) -> Iterator[Batch]:
-    """This process's micro-batches from optimizer step `step` on, without end.
-
-    Raises:
-        ValueError: the micro-batch cannot be divided evenly among the processes.
-    """
-    rank, world = accelerator.process_index, accelerator.num_processes
-    micro = config.batch // config.accumulate
-    if micro % world:
-        raise ValueError(
-            f"batch / accumulate must be a multiple of the number of processes, "
-            f"got {config.batch} / {config.accumulate} = {micro} over {world}"
-        )
-    pinned = accelerator.device.type == "cuda"
-
-    # A stream is endless and holds this process's part only. A resumed run begins another pass.
-    if isinstance(dataset, ImageStream):
-        dataset.set_epoch(step)
-        loader = DataLoader(
-            dataset,
-            micro // world,
-            num_workers=config.workers,
-            pin_memory=pinned,
-            worker_init_fn=follow_training,
-        )
-        return _numbered(loader, step * config.batch + rank * micro // world, micro)
-
-    # The iterator is made at once, because making it draws from the generator of the dropout masks.
-    assert dataset.num_images is not None, "only a stream has no length"
-    sampler = EndlessSampler(dataset.num_images, micro, seed, rank, world, step * config.batch)
-    images = cast(Dataset[Batch], dataset)
-    with signals_held_back():
-        return iter(
-            DataLoader(
-                images,
-                batch_sampler=sampler,
-                num_workers=config.workers,
-                pin_memory=pinned,
-                worker_init_fn=follow_training,
-            )
-        )
-
-
-def _numbered(loader: Iterable[Batch], first: int, stride: int) -> Iterator[Batch]:
-    """Numbers a stream's images by their draws in the run, which the stream does not know."""
-    with signals_held_back():
-        batches = iter(loader)
-    for start, batch in zip(itertools.count(first, stride), batches, strict=False):
-        yield {**batch, "draw_number": torch.arange(start, start + len(batch["label"]))}

@@ -72,6 +72,15 @@ class Run:
     def steps_saved(self) -> list[int]:
         return steps_in(self.checkpoints)
 
+    def kept(self) -> str:
+        """What is left if the training ends here, as the end of a sentence."""
+        saved = self.steps_saved()
+        return (
+            f"the last good state is step {saved[-1]} in {self.checkpoints}"
+            if saved
+            else "nothing was saved yet"
+        )
+
     def load(
         self, model: nn.Module, optimizer: torch.optim.Optimizer, ema: EMA, validations: Validations
     ) -> int:

@@ -19,7 +19,7 @@ from types import FrameType
 import torch
 from accelerate import Accelerator
 
-from var_pe.processes import Processes
+from var_pe.processes import Exchange, Processes
 
 # A service manager, a queue or `kill` stops by SIGTERM, Ctrl-C by SIGINT, a closed terminal by SIGHUP.
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
@@ -50,7 +50,9 @@ class AskedToStop(Exception):
 class StopRequest:
     """The handler of all signals while a training runs; a later Ctrl-C ends the process at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, exchange: Exchange | None = None) -> None:
+        # between the processes; None: there is only one, or they wait for each other
+        self.exchange = exchange
         # the first signal that came to this process; 0: none came
         self.signum = 0
         # the signal that all processes know of
@@ -83,6 +85,17 @@ class StopRequest:
         self.agreed_on = signum
         return signum > 0
 
+    def agreed_by_now(self, accelerator: Accelerator) -> bool:
+        """`agreed`, but no process waits for another: a signal counts from the next call on.
+
+        It must not follow work that a signal may have broken off, which goes on where the training stops.
+        """
+        if self.exchange is None:
+            return self.agreed(accelerator)
+        if not self.agreed_on:
+            self.agreed_on = self.exchange.largest(self.signum)
+        return self.agreed_on > 0
+
     @contextmanager
     def breaking_off(self) -> Iterator[None]:
         """A signal breaks the block off; it may exchange nothing with other processes and change no weights.
@@ -100,13 +113,13 @@ class StopRequest:
 
 
 @contextmanager
-def stop_signals() -> Iterator[StopRequest]:
-    """Turns signals into a request while the block runs.
+def stop_signals(exchange: Exchange | None = None) -> Iterator[StopRequest]:
+    """Turns signals into a request while the block runs; by an exchange, processes agree without waiting.
 
     Raises:
         Interrupted: an exchange with the other processes failed after a signal, as they have ended already.
     """
-    request = StopRequest()
+    request = StopRequest(exchange)
     before = {number: signal.signal(number, request) for number in SIGNALS if not is_ignored(number)}
     try:
         yield request

@@ -34,8 +34,14 @@ class Task(Protocol):
     def loss(self, model: nn.Module, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """The loss of one micro-batch, and values to log."""
 
-    def after_step(self, model: nn.Module, step: int, accelerator: Accelerator) -> dict[str, float]:
-        """Called after the update; returns values to log."""
+    def after_step(
+        self, model: nn.Module, step: int, accelerator: Accelerator, updates: Tensor
+    ) -> dict[str, Tensor]:
+        """Called after the update; returns values to log, the same on every process.
+
+        It may read no number from the device. What it changes stays as it is if `updates` is 0, not 1: the
+        step's numbers were not finite, and the training will end.
+        """
 
     def validate(self, model: nn.Module, accelerator: Accelerator) -> dict[str, float]:
         """Scores of the averaged weights, over all processes."""

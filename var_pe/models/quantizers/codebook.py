@@ -55,14 +55,23 @@ class LearnedCodebook(MultiScaleQuantizer):
         return rows_VZ
 
     @torch.no_grad()
-    def fill(self, codes: slice | Tensor, z_MZ: Tensor) -> None:
-        """Puts these vectors in the place of some codes."""
-        rows_MZ = self.coordinates(z_MZ)
-        self.codebook_VZ[codes] = rows_MZ
+    def fill(self, codes: slice, z_MZ: Tensor) -> None:
+        """Puts these vectors in the place of some neighbouring codes."""
+        chosen_V = torch.zeros_like(self.usage_V, dtype=torch.bool)
+        chosen_V[codes] = True
+        vectors_VZ = z_MZ.new_zeros(self.num_codes, z_MZ.shape[1])
+        vectors_VZ[codes] = z_MZ
+        self.replace(chosen_V, vectors_VZ)
+
+    @torch.no_grad()
+    def replace(self, chosen_V: Tensor, z_VZ: Tensor) -> None:
+        """Puts vectors in the place of chosen codes, each that of its number; which are is not asked for."""
+        rows_VZ = self.coordinates(z_VZ)
+        self.codebook_VZ.copy_(torch.where(chosen_V[:, None], rows_VZ, self.codebook_VZ))
         if self.follows_data:
             count = self.ema_count_V.mean()
-            self.ema_count_V[codes] = count
-            self.ema_sum_VZ[codes] = count * rows_MZ
+            self.ema_count_V.copy_(self.ema_count_V.where(~chosen_V, count))
+            self.ema_sum_VZ.copy_(torch.where(chosen_V[:, None], count * rows_VZ, self.ema_sum_VZ))
 
     @torch.no_grad()
     def follow(self, count_V: Tensor, sum_VZ: Tensor) -> None:
