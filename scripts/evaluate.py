@@ -15,13 +15,14 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
+from var_pe.files import check_writable
 from var_pe.resampling.conventions import CONVENTIONS
 from var_pe.settings import differences
 from var_pe.settings.command_line import FOLDERS, given_path, parse_arguments, refuse_unused
 from var_pe.stages.config import Config
 from var_pe.stages.draw import draw_folder, load_pipeline, sampling_of
 from var_pe.stages.drawn_images import pictures_in
-from var_pe.stages.models import load_tokenizer
+from var_pe.stages.models import find_tokenizer, load_tokenizer
 from var_pe.stages.score import (
     REFERENCES,
     feature_extractor,
@@ -93,6 +94,7 @@ def main() -> None:
     features = arguments.features or config.evaluation.features
     weights = arguments.inception_weights or config.evaluation.inception_weights
     with session() as accelerator:
+        check_writable(find_tokenizer(config).parent if arguments.of == "tokenizer" else Path(config.run))
         if arguments.of == "tokenizer":
             found = score_tokenizer(
                 config, load_tokenizer(config), accelerator, features=features, inception_weights=weights

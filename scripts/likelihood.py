@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 from var_pe.evaluation.records import versions
-from var_pe.files import write_json
+from var_pe.files import check_writable, write_json
 from var_pe.processes import Processes
 from var_pe.progress import Counter
 from var_pe.sampling.likelihood import Bits, Likelihood, bits_of_set, check_same_classes, summarised
@@ -52,6 +52,7 @@ def main() -> None:
 
         pyramid = pipeline.pyramid_for(config.data.height, config.data.width)
         path.parent.mkdir(parents=True, exist_ok=True)  # a wrong path fails before the work
+        check_writable(path.parent)
 
         began = time.monotonic()
         with Counter(len(images), "scoring", shown=processes.is_main, processes=processes.world) as counter:

@@ -6,6 +6,7 @@ import json
 import os
 import secrets
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,7 +25,7 @@ def written_whole(path: Path, *, flushed: bool = True) -> Iterator[Path]:
     survives a power cut, too; a flush takes milliseconds, which is too long for thousands of small files.
     """
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
-    with draft.open("wb") as held:
+    with errors_name(path, draft), draft.open("wb") as held:
         with suppress(OSError):  # a file system without locks
             fcntl.flock(held, fcntl.LOCK_EX)
         try:
@@ -37,6 +38,39 @@ def written_whole(path: Path, *, flushed: bool = True) -> Iterator[Path]:
 
     if flushed:
         flush(path.parent)  # The new name reaches the disk with the folder.
+
+
+@contextmanager
+def errors_name(path: Path, draft: Path) -> Iterator[None]:
+    """Lets the system's errors about `draft`, or about no file, as of a full disk, name `path` instead."""
+    try:
+        yield
+    except OSError as error:
+        about = None if error.filename is None else Path(os.fsdecode(error.filename))
+        if about is None or about == draft or draft in about.parents:
+            error.filename, error.filename2 = str(path), None
+        raise
+
+
+def reserve(path: Path) -> None:
+    """Takes the disk space of a file that will be written through memory, where a full disk ends the process.
+
+    Raises:
+        OSError: there is not as much.
+    """
+    if sys.platform == "linux":
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+
+
+def check_writable(folder: Path) -> None:
+    """Checks that something can be written into a folder that is there, before the work that leads to it.
+
+    Raises:
+        ValueError: nothing can.
+    """
+    if folder.exists() and not os.access(folder, os.W_OK):
+        raise ValueError(f"{folder} cannot be written to")
 
 
 def remove_drafts(folder: Path) -> None:
@@ -61,12 +95,13 @@ def write_json(path: Path, value: object, *, allow_nan: bool = True) -> None:
 def into_place(folder: Path, fill: Callable[[Path], None]) -> None:
     """Lets `fill` write into a new folder beside `folder`, flushes it and renames it to `folder`."""
     partial = folder.with_name(folder.name + ".partial")
-    remove(partial)
-    partial.mkdir(parents=True)
-    fill(partial)
+    with errors_name(folder, partial):
+        remove(partial)
+        partial.mkdir(parents=True)
+        fill(partial)
 
-    for path in [*partial.rglob("*"), partial]:
-        flush(path)
+        for path in [*partial.rglob("*"), partial]:
+            flush(path)
     remove(folder)
     partial.rename(folder)
     flush(folder.parent)

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from var_pe.data.image_set import ImageItem, ImageSet
 from var_pe.data.sampler import Draw
-from var_pe.files import remove_drafts, write_text, written_whole
+from var_pe.files import remove_drafts, reserve, write_text, written_whole
 from var_pe.processes import Processes
 
 INDEX = "index.json"
@@ -74,6 +74,7 @@ def write_shard(
                 shape = views, len(indices), tokens_BL.shape[1]
                 dtype = np.uint16 if vocabulary <= 65536 else np.int32
                 tokens_VNL = open_memmap(draft, "w+", dtype, shape)
+                reserve(draft)
 
             first = drawn[0].index - indices.start
             here = slice(first, first + len(tokens_BL))
