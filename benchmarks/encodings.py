@@ -2,12 +2,14 @@
 
     python benchmarks/encodings.py --config fashion_learned.yaml --rounds 30
     python benchmarks/encodings.py --config shapes_vit.yaml --encodings learned rope relative_bias
+    python benchmarks/encodings.py --config imagenet256_learned.yaml --device cuda generator_training.batch=32
 
 Random tokens and pictures at the config's sizes, batch and precision: no data set is read, nothing is kept.
 """
 
 import argparse
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Annotated
 
 import var_pe  # noqa: F401  # before torch, whose threads it makes wait politely
@@ -16,12 +18,14 @@ import var_pe  # noqa: F401  # before torch, whose threads it makes wait politel
 import torch
 import torch.nn.functional as F
 from annotated_types import Ge
+from machine import check_device, default_device, machine
 
 from var_pe.comparison.step_time import StepTime, step_times, training_step
 from var_pe.comparison.trials import check_encodings, with_encoding
 from var_pe.encodings import REGISTRY
+from var_pe.files import write_json
 from var_pe.pages.tables import markdown_table
-from var_pe.settings.command_line import check_options, parse_arguments
+from var_pe.settings.command_line import check_options, given_path, parse_arguments
 from var_pe.stages.config import Config
 from var_pe.stages.models import build_classifier, build_generator
 from var_pe.stages.session import exit_with_sentence
@@ -34,6 +38,8 @@ def options(parser: argparse.ArgumentParser) -> None:
     every = [LINES.get(name, name) for name in sorted(REGISTRY)]
     parser.add_argument("--encodings", nargs="+", default=every, metavar="LINE", help="default: all")
     parser.add_argument("--rounds", type=int, default=30, help="steps of each that are timed")
+    parser.add_argument("--device", default=default_device())
+    parser.add_argument("--json", type=given_path, metavar="FILE", help="also write the numbers as JSON")
 
 
 @exit_with_sentence()
@@ -41,34 +47,38 @@ def main() -> None:
     config, arguments = parse_arguments(None, description=__doc__ or "", schema=Config, extra=options)
     check_options(arguments, rounds=Annotated[int, Ge(2)])
     check_encodings(config, arguments.encodings)
+    check_device(arguments.device)
 
     torch.manual_seed(0)
     times = step_times(
         arguments.encodings,
-        lambda line: step_of(with_encoding(config, line)),
+        lambda line: step_of(with_encoding(config, line), arguments.device),
         rounds=arguments.rounds,
     )
 
-    print(f"{arguments.rounds} rounds, {torch.get_num_threads()} threads, torch {torch.__version__}")
+    where = machine(arguments.device)
+    print(f"{arguments.rounds} rounds, " + ", ".join(f"{name} {value}" for name, value in where.items()))
     print(f"\n{table(times)}")
+    if arguments.json is not None:
+        write_json(arguments.json, {"machine": where, "times": [asdict(time) for time in times]})
 
 
-def step_of(config: Config) -> Callable[[], None]:
+def step_of(config: Config, device: str = "cpu") -> Callable[[], None]:
     """One training step of the config's model on a batch of random data."""
     if config.classifier is None:
-        return generator_step(config)
-    return classifier_step(config)
+        return generator_step(config, device)
+    return classifier_step(config, device)
 
 
-def generator_step(config: Config) -> Callable[[], None]:
-    generator = build_generator(config, CLASSES).train()
+def generator_step(config: Config, device: str) -> Callable[[], None]:
+    generator = build_generator(config, CLASSES).train().to(device)
     batch = config.generator_training.batch
     length = generator.pyramid.num_tokens
     first = generator.pyramid.spans[0].stop  # the coarsest level has no input but the class
 
-    label_B = torch.randint(CLASSES, (batch,))
-    inputs_BLZ = torch.randn(batch, length - first, config.tokenizer.latent_channels)
-    target_BL = torch.randint(config.tokenizer.num_codes, (batch, length))
+    label_B = torch.randint(CLASSES, (batch,), device=device)
+    inputs_BLZ = torch.randn(batch, length - first, config.tokenizer.latent_channels, device=device)
+    target_BL = torch.randint(config.tokenizer.num_codes, (batch, length), device=device)
 
     def loss() -> torch.Tensor:
         return F.cross_entropy(generator(label_B, inputs_BLZ).flatten(0, 1), target_BL.flatten())
@@ -76,12 +86,13 @@ def generator_step(config: Config) -> Callable[[], None]:
     return training_step(generator, loss, config.generator_training.precision)
 
 
-def classifier_step(config: Config) -> Callable[[], None]:
-    classifier = build_classifier(config, CLASSES).train()
+def classifier_step(config: Config, device: str) -> Callable[[], None]:
+    classifier = build_classifier(config, CLASSES).train().to(device)
     batch = config.classifier_training.batch
 
-    images_BCHW = torch.randn(batch, config.data.channels, config.data.height, config.data.width)
-    label_B = torch.randint(CLASSES, (batch,))
+    shape = (batch, config.data.channels, config.data.height, config.data.width)
+    images_BCHW = torch.randn(shape, device=device)
+    label_B = torch.randint(CLASSES, (batch,), device=device)
 
     def loss() -> torch.Tensor:
         return F.cross_entropy(classifier(images_BCHW), label_B)

@@ -1,21 +1,18 @@
-"""Images per second of sampling with guidance, in float32 and bfloat16, beside the public VAR code's.
+"""Images per second of sampling with guidance, and the time of one alone, beside the public VAR code's.
 
     python benchmarks/sampling.py --run runs/fashion_learned
     python benchmarks/sampling.py --depth 16 --batch 8 --reference ../VAR
 
-Without a run, a model of VAR's shape with random weights. All that is timed takes turns, round after round;
-the first round does not count. Medians, with the lowest and highest round. With a reference, both have the
-same weights, and the tokens of greedy sampling must be equal.
+Without a run, a model of VAR's shape with random weights. In float32 and in bfloat16. All that is timed takes
+turns, round after round; the first round does not count. Medians, with the lowest and highest round. With a
+reference, both have the same weights, and the tokens of greedy sampling must be equal.
 """
 
 import argparse
-import contextlib
-import importlib
-import platform
 import statistics
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, TypedDict
 
@@ -24,11 +21,13 @@ import var_pe  # noqa: F401  # before torch, whose threads it makes wait politel
 # isort: split
 import torch
 from annotated_types import Ge
-from torch import Tensor, nn
+from machine import check_device, default_device, machine
+from public_var import FIXED, public_models
+from torch import Tensor
 
 from var_pe import settings
+from var_pe.comparison.step_time import seconds_in_turns
 from var_pe.files import write_json
-from var_pe.interop.var.conversion import to_var
 from var_pe.models.generator import VARTransformer
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.sampling.pipeline import VARPipeline
@@ -41,8 +40,6 @@ from var_pe.stages.session import exit_with_sentence
 VAR_LEVELS = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
 DTYPES = {"float32": None, "bfloat16": torch.bfloat16}
 Draw = Callable[[], object]  # draws a batch of images, which is thrown away
-# What VAR's tokenizer class has in its code and not in its arguments.
-FIXED = {"channel_multipliers": (1, 1, 2, 2, 4), "blocks_per_resolution": 2, "image_channels": 3}
 
 
 class Numbers(TypedDict, total=False):
@@ -55,6 +52,8 @@ class Numbers(TypedDict, total=False):
     greedy: dict[str, int]
     # of each round, by what draws and its type
     images_per_second: dict[str, list[float]]
+    # seconds from the call to the image, for one image alone
+    latency: dict[str, list[float]]
 
 
 def arguments() -> argparse.Namespace:
@@ -72,7 +71,7 @@ def arguments() -> argparse.Namespace:
     add("--batch", type=int, default=64)
     add("--rounds", type=int, default=5, help="rounds that count")
     add("--guidance", type=float, default=1.5)
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    add("--device", default=default_device())
     add("--output", type=given_path, help="also write the numbers as JSON")
     return parser.parse_args()
 
@@ -86,14 +85,17 @@ def main() -> None:
     labels = [number % classes if classes else None for number in range(given.batch)]
     numbers: Numbers = {"batch": given.batch, "guidance": given.guidance, "machine": machine(given.device)}
 
-    contenders = {"var_pe": ours(pipeline, labels, given.guidance)}
+    reference = None
     if given.reference is not None:
         reference = Reference(given.reference, pipeline)
         numbers["greedy"] = equal_tokens(pipeline, reference, labels, given.guidance)
         print(f"greedy tokens: {numbers['greedy']['equal']} of {numbers['greedy']['tokens']} are equal")
-        contenders["VAR"] = lambda: reference.images(labels, given.guidance)
 
-    numbers["images_per_second"] = in_turns(contenders, given)
+    seconds = in_turns(contenders(pipeline, reference, labels, given), given)
+    numbers["images_per_second"] = {
+        name: [given.batch / each for each in mine] for name, mine in seconds.items()
+    }
+    numbers["latency"] = in_turns(contenders(pipeline, reference, labels[:1], given), given)
     print(report(numbers))
     if given.output is not None:
         write_json(given.output, numbers)
@@ -112,11 +114,7 @@ def check(given: argparse.Namespace) -> None:
     if given.output is not None and given.output.is_dir():
         raise ValueError(f"--output {given.output} is a folder; name a file")
 
-    try:
-        torch.zeros(1, device=given.device).item()
-    except (RuntimeError, AssertionError) as error:  # the second from a torch without CUDA
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"--device {given.device} cannot be used here: {reason}") from error
+    check_device(given.device)
 
 
 # ------------------------------------------------------------------------------------------- what is timed
@@ -156,6 +154,16 @@ def with_shape_of_var(given: argparse.Namespace) -> VARPipeline:
     return VARPipeline(tokenizer.eval(), transformer.eval())
 
 
+def contenders(
+    pipeline: VARPipeline, reference: "Reference | None", labels: list[int | None], given: argparse.Namespace
+) -> dict[str, Draw]:
+    """Who draws these labels, by name."""
+    found = {"var_pe": ours(pipeline, labels, given.guidance)}
+    if reference is not None:
+        found["VAR"] = lambda: reference.images(labels, given.guidance)
+    return found
+
+
 def ours(pipeline: VARPipeline, labels: list[int | None], guidance: float) -> Draw:
     """What the pipeline is timed at."""
     generators = [torch.Generator().manual_seed(i) for i in range(len(labels))]
@@ -166,39 +174,8 @@ class Reference:
     """The public code's models with the pipeline's weights, and what they draw."""
 
     def __init__(self, folder: Path, pipeline: VARPipeline) -> None:
-        tokenizer, transformer = pipeline.tokenizer, pipeline.transformer
-        check_fixed(tokenizer)
-        VQVAE, VAR = public_classes(folder)
-        vqvae_state, var_state = to_var(tokenizer, transformer)
-
-        config, theirs = tokenizer.config, transformer.config
-        sides = tuple(height for height, _ in transformer.pyramid.grids)
-        shared_phi = "quantize.quant_resi.0.weight" in vqvae_state
-        with contextlib.redirect_stdout(sys.stderr):  # it prints its settings
-            self.vqvae = VQVAE(
-                vocab_size=config["codebook_size"],
-                z_channels=config["latent_channels"],
-                ch=config["channels"],
-                share_quant_resi=0 if shared_phi else config["num_phi"],
-                v_patch_nums=sides,
-                test_mode=True,
-            )
-            self.var = VAR(
-                vae_local=self.vqvae,
-                num_classes=transformer.num_classes,
-                depth=theirs["depth"],
-                embed_dim=theirs["dim"],
-                num_heads=theirs["num_heads"],
-                mlp_ratio=theirs["mlp_ratio"],
-                shared_aln=theirs["shared_adaln"],
-                attn_l2_norm=theirs["qk_norm"],
-                patch_nums=sides,
-            )
-
-        self.vqvae.load_state_dict(vqvae_state, strict=True)
-        self.var.load_state_dict(var_state, strict=True)
-        self.vqvae.to(transformer.device).eval()
-        self.var.to(transformer.device).eval()
+        vqvae, var = public_models(folder, pipeline.tokenizer, pipeline.transformer)
+        self.vqvae, self.var = vqvae.eval(), var.eval()
 
     def images(self, labels: list[int | None], guidance: float, top_k: int = 0) -> Tensor:
         """A batch, drawn by their code."""
@@ -216,38 +193,6 @@ class Reference:
         return torch.cat(seen, dim=1)
 
 
-def check_fixed(tokenizer: VQTokenizer) -> None:
-    """Whether VAR's tokenizer class can be built like this one.
-
-    Raises:
-        ValueError: it cannot.
-    """
-    for name, value in FIXED.items():
-        found = tokenizer.config[name]
-        if isinstance(value, tuple):
-            found = tuple(found)
-        if found != value:
-            raise ValueError(
-                f"VAR's tokenizer class has {name} {value}, this one {found}: compare with --depth"
-            )
-
-
-def public_classes(folder: Path) -> tuple[Callable[..., nn.Module], Callable[..., nn.Module]]:
-    """VQVAE and VAR of a checkout.
-
-    Raises:
-        ValueError: the folder holds no checkout, or its code does not run here.
-    """
-    if not all((folder / name).is_file() for name in ("models/var.py", "models/vqvae.py", "dist.py")):
-        raise ValueError(f"--reference {folder} is no checkout of the public VAR repository")
-
-    sys.path.insert(0, str(folder.resolve()))
-    try:
-        return importlib.import_module("models.vqvae").VQVAE, importlib.import_module("models.var").VAR
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"--reference {folder}: its code does not load here: {error}") from error
-
-
 # ------------------------------------------------------------------------------------------- measuring
 
 
@@ -261,69 +206,50 @@ def equal_tokens(
 
 
 def in_turns(contenders: dict[str, Draw], given: argparse.Namespace) -> dict[str, list[float]]:
-    """Images per second of each round, by contender and type."""
-    rates: dict[str, list[float]] = {f"{name} {dtype}": [] for dtype in DTYPES for name in contenders}
-    for number in range(given.rounds + 1):
-        for dtype in DTYPES:
-            for name, draw in contenders.items():
-                with computing_in(dtype, given.device):
-                    seconds = timed(draw, given.device)
-                if number:  # the first round warms up
-                    rates[f"{name} {dtype}"].append(given.batch / seconds)
-    return rates
+    """Seconds of each round, by contender and type."""
+    draws = {f"{name} {dtype}": (dtype, draw) for dtype in DTYPES for name, draw in contenders.items()}
+    steps = [partial(computed_in, dtype, draw, given.device) for dtype, draw in draws.values()]
+    return dict(zip(draws, seconds_in_turns(steps, rounds=given.rounds, warmup=1), strict=True))
 
 
-@contextlib.contextmanager
-def computing_in(dtype: str, device: str) -> Iterator[None]:
+def computed_in(dtype: str, draw: Draw, device: str) -> None:
     wanted = DTYPES[dtype]
     with torch.autocast(torch.device(device).type, dtype=wanted, enabled=wanted is not None):
-        yield
-
-
-def timed(draw: Draw, device: str) -> float:
-    began = time.perf_counter()
-    draw()
-    if torch.device(device).type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - began
-
-
-def machine(device: str) -> dict[str, str | int]:
-    """What the numbers were measured on."""
-    name = torch.cuda.get_device_name() if torch.device(device).type == "cuda" else processor()
-    return {"device": name, "threads": torch.get_num_threads(), "torch": torch.__version__}
-
-
-def processor() -> str:
-    """Its name, as well as the system knows it."""
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        for line in info.read_text().splitlines():
-            if "model name" in line:
-                return line.split(":")[1].strip()
-    return platform.processor() or platform.machine()
+        draw()
 
 
 def report(numbers: Numbers) -> str:
     """Medians with the lowest and highest round, and how much faster we are than the reference."""
-    where, rates = numbers["machine"], numbers["images_per_second"]
+    where, rates, latency = numbers["machine"], numbers["images_per_second"], numbers["latency"]
     lines = [
         f"batch {numbers['batch']}, guidance {numbers['guidance']}; {where['device']}, "
         f"{where['threads']} threads, torch {where['torch']}"
     ]
-
-    for name, values in rates.items():
-        lines.append(
-            f"{name:<18} {statistics.median(values):8.2f} images/s   "
-            f"({min(values):.2f} .. {max(values):.2f} in {len(values)} rounds)"
-        )
+    lines += [spread(name, values, "images/s") for name, values in rates.items()]
 
     for dtype in DTYPES:
         if f"VAR {dtype}" in rates:
-            pairs = zip(rates[f"var_pe {dtype}"], rates[f"VAR {dtype}"], strict=True)
-            ratio = statistics.median(own / theirs for own, theirs in pairs)
+            ratio = ratio_of(rates[f"var_pe {dtype}"], rates[f"VAR {dtype}"])
+            lines.append(f"{dtype}: var_pe is {ratio:.2f} times as fast (median of rounds)")
+
+    lines.append("one image alone")
+    for name, seconds in latency.items():
+        lines.append(spread(name, [1000 * each for each in seconds], "ms"))
+    for dtype in DTYPES:
+        if f"VAR {dtype}" in latency:
+            ratio = ratio_of(latency[f"VAR {dtype}"], latency[f"var_pe {dtype}"])
             lines.append(f"{dtype}: var_pe is {ratio:.2f} times as fast (median of rounds)")
     return "\n".join(lines)
+
+
+def spread(name: str, values: Sequence[float], unit: str) -> str:
+    middle, low, high = statistics.median(values), min(values), max(values)
+    return f"{name:<18} {middle:8.2f} {unit}   ({low:.2f} .. {high:.2f} in {len(values)} rounds)"
+
+
+def ratio_of(above: Sequence[float], below: Sequence[float]) -> float:
+    """The median over rounds."""
+    return statistics.median(over / under for over, under in zip(above, below, strict=True))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,16 @@
 """Processes share work without overlap or gap, and an error on the main one reaches all."""
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from accelerate import Accelerator
 
 from var_pe.processes import Processes
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 7])
@@ -53,3 +59,16 @@ def test_only_the_main_process_acts_and_speaks(capsys):
     other.say("one")
     Processes(rank=0, world=2).say("two")
     assert capsys.readouterr().out == "two\n"
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the system does not tell the two apart")
+def test_peak_memory_is_not_that_of_the_program_that_started_this_one():
+    """A small training under a large launcher had the peak of the launcher."""
+    code = """
+import subprocess, sys
+block = b"x" * 3 * 2**29
+child = "from var_pe.processes import *; print(peak_memory(torch.device('cpu')))"
+print(subprocess.run([sys.executable, "-c", child], capture_output=True, text=True, check=True).stdout)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 3 * 2**29

@@ -109,8 +109,8 @@ def benchmark(monkeypatch, capsys):
     """Runs it: its exit status and what it said."""
 
     def called(*words: object) -> tuple[object, str]:
-        monkeypatch.syspath_prepend(str(ROOT))
-        from benchmarks.sampling import main
+        monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+        from sampling import main
 
         monkeypatch.setattr(sys, "argv", ["sampling.py", *map(str, words)])
         status: object = 0
@@ -134,6 +134,8 @@ def test_every_round_of_both_types_is_reported(benchmark, tmp_path):
         "var_pe bfloat16": 2,
     }
     assert all(rate > 0 for rates in found["images_per_second"].values() for rate in rates)
+    assert set(found["latency"]) == set(found["images_per_second"])
+    assert "one image alone" in said
 
 
 def test_the_reference_takes_turns_and_must_draw_the_same_greedy_tokens(benchmark, checkout):

@@ -42,16 +42,34 @@ def step_times(
     names = [NULL, NULL, *(line for line in encodings if line != NULL)]
     steps = [make_step(name) for name in names]
 
-    seconds: list[list[float]] = [[] for _ in names]
+    seconds = seconds_in_turns(steps, rounds=rounds, warmup=warmup)
+    return [_summed(name, mine, seconds[0]) for name, mine in zip(names, seconds, strict=True)]
+
+
+def seconds_in_turns(
+    steps: Sequence[Callable[[], object]], *, rounds: int, warmup: int = 0
+) -> list[list[float]]:
+    """The seconds of every step in every round that counts, as a list for each step.
+
+    All run once a round, always beginning with the next one, so that a slow minute slows all. Work on a GPU
+    is waited for.
+    """
+    seconds: list[list[float]] = [[] for _ in steps]
     for turn in range(warmup + rounds):
-        for position in range(len(names)):
-            number = (turn + position) % len(names)
+        for position in range(len(steps)):
+            number = (turn + position) % len(steps)
+            _wait_for_gpu()
             began = time.perf_counter()
             steps[number]()
+            _wait_for_gpu()
             if turn >= warmup:
                 seconds[number].append(time.perf_counter() - began)
+    return seconds
 
-    return [_summed(name, mine, seconds[0]) for name, mine in zip(names, seconds, strict=True)]
+
+def _wait_for_gpu() -> None:
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
 
 
 def _summed(name: str, mine: Sequence[float], null: Sequence[float]) -> StepTime:

@@ -1,0 +1,52 @@
+"""The machine that a benchmark runs on: what it is, and how fast it multiplies matrices."""
+
+import platform
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+
+# Rows and columns of the matrices whose product gives the rate
+PROCESSOR_SIDE = 2048
+GPU_SIDE = 8192
+
+
+def machine(device: str) -> dict[str, str | int]:
+    """What the numbers were measured on."""
+    name = torch.cuda.get_device_name() if torch.device(device).type == "cuda" else processor()
+    return {"device": name, "threads": torch.get_num_threads(), "torch": torch.__version__}
+
+
+def processor() -> str:
+    """Its name, as well as the system knows it."""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if "model name" in line:
+                return line.split(":")[1].strip()
+    return platform.processor() or platform.machine()
+
+
+def default_device() -> str:
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def check_device(device: str) -> None:
+    """Whether a device can be used here.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    try:
+        torch.zeros(1, device=device).item()
+    except (RuntimeError, AssertionError) as error:  # the second from a torch without CUDA
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"--device {device} cannot be used here: {reason}") from error
+
+
+def matrix_product(device: str, dtype: torch.dtype) -> tuple[Callable[[], object], float]:
+    """A plain product of square random matrices, and its floating-point operations: the machine's rate."""
+    side = GPU_SIDE if torch.device(device).type == "cuda" else PROCESSOR_SIDE
+    left = torch.randn(side, side, device=device).to(dtype)
+    right = torch.randn(side, side, device=device).to(dtype)
+    return (lambda: left @ right), 2.0 * side**3
