@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from var_pe.encodings import REGISTRY
 from var_pe.interop.var.conversion import convert
 from var_pe.models.generator import VARTransformer
+from var_pe.models.quantizers.codebook import LearnedCodebook
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.models.vit import ViTClassifier
 from var_pe.sampling.pipeline import VARPipeline
@@ -29,6 +30,11 @@ VARIANTS = [
     "mixed(learned_grid=0.5, factorized=0.3, fourier=0.2, gate=true)",
     "fourier(features=gaussian) + rope(coordinates=learned, layout=interleaved, unit=image)",
 ]
+
+
+# Every quantizer, for latent maps of at least four channels; and the options that make another one of it
+QUANTIZERS = ["vq", "cosine(channels=3)", "simvq", "fsq(levels=[4, 3, 2])", "bsq(bits=4)"]
+QUANTIZER_VARIANTS = ["vq(learning=ema, gradient=rotation)", "cosine(channels=4, learning=ema)"]
 
 
 def pytest_collection_finish() -> None:
@@ -62,7 +68,8 @@ def make_tokenizer() -> Callable[..., VQTokenizer]:
         given = dict(image_channels=3, codebook_size=16, latent_channels=4, channels=8, norm_groups=4)
         given |= dict(channel_multipliers=(1, 2), attention=False)
         tokenizer = VQTokenizer(levels=levels, **(given | options)).eval()
-        torch.nn.init.normal_(tokenizer.quantizer.codebook_VZ, generator=torch.Generator().manual_seed(1))
+        if isinstance(tokenizer.quantizer, LearnedCodebook):
+            torch.nn.init.normal_(tokenizer.quantizer.codebook_VZ, generator=torch.Generator().manual_seed(1))
         return tokenizer
 
     return make

@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import TextIO, TypeVar
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
+from torch.distributed.nn.functional import all_reduce
 
 T = TypeVar("T")
 
@@ -133,6 +135,13 @@ def exchange(accelerator: Accelerator) -> Iterator[Exchange | None]:
     between = Exchange()
     yield between
     between.close()
+
+
+def mean_over_processes(tensor: Tensor) -> Tensor:
+    """The mean of the tensors of all processes of a training, each of which gets its part of the gradient."""
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return tensor
+    return all_reduce(tensor) / dist.get_world_size()
 
 
 def say(sentence: str, file: TextIO) -> None:

@@ -115,6 +115,22 @@ def test_two_processes_give_the_losses_of_one(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "quantizer", ["vq(learning=ema, decay=0.8, gradient=rotation)", "bsq(bits=5)", "fsq(levels=[5, 4, 3])"]
+)
+def test_two_processes_learn_the_codes_of_one(tmp_path, quantizer):
+    """Averages, entropies and scales are those of all images, and dropped levels belong to the image."""
+    more = [f"tokenizer.quantizer={quantizer}", "tokenizer_training.quantizer_dropout=0.5"]
+    for processes in (1, 2):
+        folder = tmp_path / str(processes)
+        folder.mkdir()
+        run(folder, *more, "--stage", "tokenizer", processes=processes)
+    one, two = (losses(tmp_path / n / "tokenizer")[0] for n in "12")
+    assert len(one) == 20
+    assert two == pytest.approx(one, abs=1e-4)
+
+
+@pytest.mark.slow
 def test_two_processes_draw_the_pyramids_of_one(tmp_path):
     """Processes that trained on different grids at one step would wait for each other for ever, or worse."""
     more = [

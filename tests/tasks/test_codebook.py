@@ -1,19 +1,25 @@
 """A codebook starts from data and stays alive, the same way on any number of processes."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from accelerate import Accelerator
 
-from var_pe.models.quantizers.residual import QuantizerShape
+from var_pe.models.initialisation import initialise
+from var_pe.models.quantizers import QuantizerShape, build_quantizer
 from var_pe.models.quantizers.vq import VQ
 from var_pe.pyramid import Pyramid
 from var_pe.tasks.codebook import (
     RestartConfig,
+    follow_data,
     hits,
     perplexity,
     random_picks,
     restart_unused,
+    squares,
     start_from_data,
+    sums_by_code,
     vectors_at,
 )
 
@@ -90,6 +96,78 @@ def test_only_codes_out_of_use_are_restarted(accelerator):
     assert (
         restart_unused(quantizer, z_BLZ, torch.arange(40, 48), **asked) == 0
     )  # they get time to prove themselves
+
+
+@pytest.mark.parametrize("line", ["cosine(channels=3)", "cosine(channels=3, learning=ema)"])
+def test_rows_of_fewer_channels_start_and_restart_as_directions(line, accelerator):
+    """A row of another length would be averaged with a weight that it does not have."""
+    quantizer = build_quantizer(line, QuantizerShape(24, 4, 4, 0.5, 0.25))
+    initialise(quantizer, 0)
+    f_BZhw = torch.randn(16, 4, 4, 4)
+    asked = dict(batch=16, seed=0, accelerator=accelerator)
+    start_from_data(quantizer, f_BZhw, torch.arange(16), PYRAMID, **asked)
+    torch.testing.assert_close(quantizer.codebook_VZ.norm(dim=1), torch.ones(24))
+    coarsest_BZ = quantizer.coordinates(f_BZhw.mean((2, 3)))
+    assert torch.cdist(quantizer.codebook_VZ[:8], coarsest_BZ).min(1).values.max() < 1e-5
+
+    quantizer.usage_V[[3, 7]] = 0.0
+    z_BLZ = torch.randn(16, PYRAMID.num_tokens, 4)
+    assert restart_unused(quantizer, z_BLZ, torch.arange(16), below=0.1, step=0, **asked) == 2
+    rows_MZ = quantizer.coordinates(z_BLZ.flatten(0, 1))
+    assert torch.cdist(quantizer.codebook_VZ[[3, 7]], rows_MZ).min(1).values.max() < 1e-5
+
+
+@pytest.mark.parametrize("line", ["simvq", "fsq(levels=[4, 3, 2])", "bsq(bits=4)"])
+def test_codes_that_are_not_learned_row_by_row_only_get_their_scale(line, accelerator):
+    """There is nothing to fill, to restart or to average; and a trained model keeps the scale that it has."""
+    quantizer = build_quantizer(line, QuantizerShape(24, 4, 4, 0.5, 0.25))
+    initialise(quantizer, 0)
+    before = {name: value.clone() for name, value in quantizer.state_dict().items()}
+    f_BZhw, asked = 3 * torch.randn(16, 4, 4, 4), dict(batch=16, seed=0, accelerator=accelerator)
+    trained = quantizer.num_codes
+    start_from_data(quantizer, f_BZhw, torch.arange(16), PYRAMID, first=trained, **asked)
+    assert all(torch.equal(value, before[name]) for name, value in quantizer.state_dict().items())
+
+    start_from_data(quantizer, f_BZhw, torch.arange(16), PYRAMID, **asked)
+    quantizer.usage_V[:3] = 0.0
+    z_BLZ = torch.randn(16, PYRAMID.num_tokens, 4)
+    assert restart_unused(quantizer, z_BLZ, torch.arange(16), below=0.1, step=0, **asked) == 0
+    follow_data(quantizer, torch.ones(trained), quantizer.nearest(z_BLZ), z_BLZ, accelerator)
+    changed = [name for name, value in quantizer.state_dict().items() if not torch.equal(value, before[name])]
+    assert sorted(changed) in (
+        ["codebook_map_ZZ", "usage_V"],
+        ["codebook_projection.weight_FZ", "usage_V"],
+    )
+
+
+def test_averages_are_of_what_was_rounded_to_each_code(accelerator):
+    """Counted token by token, in a loop."""
+    quantizer = build_quantizer("vq(learning=ema, decay=0.5)", QuantizerShape(6, 4, 0, 0.5, 0.25))
+    quantizer.fill(slice(0, 6), torch.randn(6, 4))
+    z_BLZ = torch.randn(5, 7, 4)
+    tokens_BL = quantizer.nearest(z_BLZ)
+    sums_VZ = sums_by_code(z_BLZ.flatten(0, 1), tokens_BL.flatten(), 6)
+    for code in range(6):
+        rows = [z for z, token in zip(z_BLZ.flatten(0, 1), tokens_BL.flatten(), strict=True) if token == code]
+        torch.testing.assert_close(sums_VZ[code], sum(rows, torch.zeros(4)))
+
+    before_VZ = quantizer.ema_sum_VZ.clone()
+    counts_V = hits(tokens_BL, Pyramid(((1, 7),)), 6)[0]
+    follow_data(quantizer, counts_V, tokens_BL, z_BLZ, accelerator)
+    torch.testing.assert_close(quantizer.ema_sum_VZ, 0.5 * (before_VZ + sums_VZ))
+    torch.testing.assert_close(quantizer.ema_count_V, 0.5 * (1 + counts_V))
+
+
+def test_distances_are_of_each_level():
+    """Rounding that loses nothing is 0, codes of zero are 1."""
+    quantizer = a_quantizer()
+    quantized = quantizer(torch.randn(3, 4, 4, 4), PYRAMID)
+    exact = replace(quantized, z_BLZ=quantizer.codes(quantized.tokens_BL))
+    assert not squares(quantizer, exact, PYRAMID)[:, 0].any()
+    torch.nn.init.zeros_(quantizer.codebook_VZ)
+    lost_K, whole_K = squares(quantizer, quantized, PYRAMID).unbind(1)
+    torch.testing.assert_close(lost_K, whole_K)
+    torch.testing.assert_close(whole_K[0], quantized.z_BLZ[:, 0].square().sum())
 
 
 def test_restart_settings_out_of_range_are_refused():

@@ -65,9 +65,9 @@ def test_every_step_trains_on_the_images_and_levels_of_its_pyramid(tmp_path, mon
     """Both micro-batches, and also where another pyramid has images of the same size."""
     seen, forward = [], VQTokenizer.forward
 
-    def listening(self, images_BCHW, pyramid=None):
+    def listening(self, images_BCHW, pyramid=None, kept_B=None):
         seen.append((tuple(images_BCHW.shape[-2:]), str(pyramid)))
-        return forward(self, images_BCHW, pyramid)
+        return forward(self, images_BCHW, pyramid, kept_B)
 
     monkeypatch.setattr(VQTokenizer, "forward", listening)
     train_tokenizer(a_config(tmp_path, SEVERAL), Accelerator())
@@ -123,7 +123,7 @@ def test_without_pyramids_the_weights_are_those_of_the_tokenizers_levels_alone(t
     named = a_config(tmp_path / "named", "tokenizer_training.pyramids=[[1, 2]]")
     assert equal(train_tokenizer(named, Accelerator()), plain)
     forward = VQTokenizer.forward
-    monkeypatch.setattr(VQTokenizer, "forward", lambda self, images_BCHW, _: forward(self, images_BCHW))
+    monkeypatch.setattr(VQTokenizer, "forward", lambda self, images_BCHW, *_: forward(self, images_BCHW))
     assert equal(train_tokenizer(a_config(tmp_path / "guessed"), Accelerator()), plain)
 
 

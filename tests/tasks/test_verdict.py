@@ -17,6 +17,7 @@ STOPPED = Facts(
     levels=["1x1", "2x2", "4x4"],
     tokens=21,
     codebook_size=128,
+    doubled="tokenizer.codebook_size=256",
     codes_used=120,
     perplexity=51.0,
     bits=112.0,
@@ -27,6 +28,7 @@ STOPPED = Facts(
     learning_rate=2e-3,
     commitment=0.25,
     restarts=True,
+    has_codebook=True,
     reconstruction_weight=2.0,
 )
 
@@ -100,6 +102,17 @@ def test_idle_levels_and_unused_codes_are_named():
     advice = verdict(replace(TRAINED_OUT, examination=found, codes_used=60)).advice
     assert "level 1x1 changes nothing: it can be left out of tokenizer.levels" in advice
     assert any(line.startswith("68 codes are never used") for line in advice)
+
+
+def test_a_quantizer_without_a_codebook_is_not_told_to_restart_it():
+    """Advice that changes nothing costs a person a training."""
+    computed = dict(has_codebook=False, restarts=False, doubled="tokenizer.quantizer=bsq(bits=8)")
+    advice = verdict(replace(COLLAPSED, reconstruction_weight=2.0, **computed)).advice
+    advice += verdict(replace(TRAINED_OUT, codes_used=60, **computed)).advice
+    assert not any("restart" in line or "codebook_size" in line for line in advice)
+    coarse = replace(TRAINED_OUT.examination, unrounded=23.4, half_codes=20.1)
+    scarce = verdict(replace(TRAINED_OUT, examination=coarse, **computed))
+    assert "more codes (tokenizer.quantizer=bsq(bits=8))" in scarce.advice[0]
 
 
 def test_the_narrowest_part_is_what_is_advised():

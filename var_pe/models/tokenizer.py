@@ -172,10 +172,15 @@ class VQTokenizer(SavedModel):
             )
         return self.reconstruct(self.quantizer.sum_of(tokens_BL, pyramid)).clamp(-1, 1)
 
-    def forward(self, images_BCHW: Tensor, pyramid: Pyramid | None = None) -> tuple[Tensor, Quantized]:
-        """The reconstruction and what the quantizer made of the images: one training pass."""
+    def forward(
+        self, images_BCHW: Tensor, pyramid: Pyramid | None = None, kept_B: Tensor | None = None
+    ) -> tuple[Tensor, Quantized]:
+        """The reconstruction and what the quantizer made of the images: one training pass.
+
+        With `kept_B` an image is rebuilt from its first so many levels.
+        """
         pyramid = self._checked(images_BCHW, pyramid)
-        quantized = self.quantizer(self.latent(images_BCHW), pyramid)
+        quantized = self.quantizer(self.latent(images_BCHW), pyramid, kept_B)
         return self.reconstruct(quantized.f_hat_BZhw), quantized
 
     def _checked(self, images_BCHW: Tensor, pyramid: Pyramid | None) -> Pyramid:

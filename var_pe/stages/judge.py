@@ -14,6 +14,7 @@ from var_pe.data.sources import open_source
 from var_pe.evaluation.efficientnet_lite import EfficientNetLiteFeatures
 from var_pe.evaluation.metrics import halves, scores
 from var_pe.files import KeptResults, write_text
+from var_pe.models.quantizers.codebook import LearnedCodebook
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.processes import Processes
 from var_pe.stages.config import Config
@@ -81,6 +82,7 @@ def facts_of(config: Config, tokenizer: VQTokenizer, accelerator: Accelerator) -
         levels=[f"{height}x{width}" for height, width in pyramid.grids],
         tokens=pyramid.num_tokens,
         codebook_size=quantizer.num_codes,
+        doubled=quantizer.doubled,
         codes_used=int((hits_KV.sum(0) > 0).sum()),
         perplexity=float(perplexity(hits_KV.sum(0))),
         bits=sum(number * math.log2(used) for number, used in zip(cells, each_level, strict=True)),
@@ -91,6 +93,7 @@ def facts_of(config: Config, tokenizer: VQTokenizer, accelerator: Accelerator) -
         learning_rate=training.learning_rate,
         commitment=quantizer.commitment,
         restarts=training.restart.every > 0,
+        has_codebook=isinstance(quantizer, LearnedCodebook),
         reconstruction_weight=training.l1 + training.l2,
     )
 

@@ -14,6 +14,7 @@ from var_pe.data.sources import KNOWN, DataConfig, open_source
 from var_pe.data.streams import open_stream
 from var_pe.encodings import PositionEncoding
 from var_pe.encodings.base import HOOKS
+from var_pe.models.tokenizer import TokenizerConfig
 from var_pe.progress import number_of
 from var_pe.pyramid import Pyramid
 from var_pe.stages.begun import Kind, kept_grids, start_of
@@ -63,6 +64,7 @@ def plan(config: Config) -> str:
             lines += _start("training", there or initialise_from(config, generator))
             lines += _model("tokenizer", tokenizer, config.tokenizer_training, images)
             lines += [_sizes(tokenizer_pyramids(config), tokenizer.downsampling)]
+            lines += [_codes(config.tokenizer)]
 
             lines += [_tokens(pyramid) for pyramid in pyramids]
             lines += _model("generator", generator, config.generator_training, images)
@@ -84,6 +86,13 @@ def _sizes(pyramids: Sequence[Pyramid], downsampling: int) -> str:
 
     one_a_step = "; one of them a step" if len(sizes) > 1 else ""
     return f"tokenizer: trained on {', '.join(sizes)}{one_a_step}"
+
+
+def _codes(tokenizer: TokenizerConfig) -> str:
+    """What a token can be, and the setting of it that counts for nothing."""
+    codes, given = tokenizer.num_codes, tokenizer.codebook_size
+    unused = f"; its own, so tokenizer.codebook_size={given} is not used" if codes != given else ""
+    return f"quantizer {tokenizer.quantizer}: {codes:,} codes{unused}"
 
 
 def _folders(config: Config) -> str:

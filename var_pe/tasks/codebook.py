@@ -16,7 +16,7 @@ from annotated_types import Gt, Lt
 from torch import Tensor
 
 from var_pe.models.quantizers.codebook import LearnedCodebook
-from var_pe.models.quantizers.residual import MultiScaleQuantizer
+from var_pe.models.quantizers.residual import MultiScaleQuantizer, Quantized
 from var_pe.pyramid import Pyramid
 from var_pe.seeding import generator_for
 from var_pe.settings.fields import Doc, NonNegative, Positive, Share, section
@@ -45,6 +45,18 @@ def perplexity(hits_V: Tensor) -> Tensor:
     """exp of the entropy of the codes' frequencies: n if n codes are used equally often."""
     share_V = hits_V / hits_V.sum().clamp(min=1)
     return torch.special.entr(share_V).sum().exp()
+
+
+@torch.no_grad()
+def squares(quantizer: MultiScaleQuantizer, quantized: Quantized, pyramid: Pyramid) -> Tensor:
+    """Of each level, the squared distances of its vectors from their codes and the vectors' squares, summed.
+
+    (levels, 2). Their quotient is 0 where rounding loses nothing, and 1 where a level brings nothing.
+    """
+    lost_BL = (quantizer.codes(quantized.tokens_BL) - quantized.z_BLZ).square().sum(2)
+    whole_BL = quantized.z_BLZ.square().sum(2)
+    levels = [torch.stack([lost_BL[:, span].sum(), whole_BL[:, span].sum()]) for span in pyramid.spans]
+    return torch.stack(levels)
 
 
 def vectors_at(
@@ -82,10 +94,12 @@ def start_from_data(
     seed: int,
     accelerator: Accelerator,
 ) -> None:
-    """Fills a learned codebook, from code `first` on, with vectors that the levels have to round.
+    """Makes codes as large as the latent map; a learned codebook is filled with vectors that levels round.
 
-    Each level fills an equal part of it.
+    Each level fills an equal part of it, from code `first` on; what is before are trained codes.
     """
+    if not first:
+        quantizer.scale_to(accelerator.reduce(f_BZhw.float().square().mean(), "mean").sqrt())
     if not isinstance(quantizer, LearnedCodebook) or first == quantizer.num_codes:
         return
     bounds = torch.linspace(first, quantizer.num_codes, pyramid.num_levels + 1).round().long().tolist()

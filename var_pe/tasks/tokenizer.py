@@ -17,13 +17,15 @@ from var_pe.models.quantizers import MultiScaleQuantizer
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.pages.sheets import Cell, Section, class_name, sheet
 from var_pe.pyramid import Levels, Pyramid
-from var_pe.settings.fields import Doc, NonNegativeFloat, section
+from var_pe.seeding import mix, random_bits, shifted
+from var_pe.settings.fields import Doc, NonNegativeFloat, Share, section
 from var_pe.tasks.codebook import (
     RestartConfig,
     follow_data,
     hits,
     perplexity,
     restart_unused,
+    squares,
     start_from_data,
 )
 from var_pe.tasks.losses.reconstruction import psnr, reconstruction_terms
@@ -44,6 +46,9 @@ class TokenizerTraining(TrainingConfig):
         Doc("levels, one of which is drawn per step, tokenizer.levels first; []: tokenizer.levels alone"),
     ] = field(default_factory=list)
     restart: RestartConfig = field(default_factory=RestartConfig)
+    quantizer_dropout: Annotated[
+        Share, Doc("share of the images that are rebuilt from a random number of their coarsest levels")
+    ] = 0.0
 
 
 WORST = 8  # images of the lowest PSNR that a preview shows
@@ -111,7 +116,8 @@ class TokenizerTask:
 
     def loss(self, model: nn.Module, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         images_BCHW, pyramid = batch["image"], self.pyramid_of(step)
-        reconstruction_BCHW, quantized = model(images_BCHW, pyramid)
+        kept_B = self._levels_kept(batch["draw_number"], pyramid)
+        reconstruction_BCHW, quantized = model(images_BCHW, pyramid, kept_B)
         terms = reconstruction_terms(reconstruction_BCHW.float(), images_BCHW)
         loss = self.config.l1 * terms["l1"] + self.config.l2 * terms["l2"] + quantized.loss
 
@@ -119,6 +125,11 @@ class TokenizerTask:
         values = {**terms, "quantizer": quantized.loss}
         tag = self._tag(pyramid)
         return loss, {f"{name}{tag}": value for name, value in values.items()}
+
+    def _levels_kept(self, draw_numbers_B: Tensor, pyramid: Pyramid) -> Tensor | None:
+        if not self.config.quantizer_dropout:
+            return None
+        return levels_kept(draw_numbers_B, self.config.quantizer_dropout, pyramid.num_levels, self.seed)
 
     def _tag(self, pyramid: Pyramid) -> str:
         """The end of the names of a pyramid's values; empty if there is only one pyramid."""
@@ -196,6 +207,17 @@ class TokenizerTask:
         return sheet(sections)
 
 
+def levels_kept(draw_numbers_B: Tensor, share: float, num_levels: int, seed: int) -> Tensor:
+    """How many of its coarsest levels each image is rebuilt from; follows from seed and draw number alone.
+
+    A `share` of the images keep 1 .. num_levels - 1, each as often; the others keep all.
+    """
+    bits_B = random_bits(mix(seed, "quantizer dropout"), draw_numbers_B)
+    drops_B = shifted(bits_B, 11) < round(share * 2**53)
+    number_B = 1 + shifted(random_bits(mix(seed, "levels kept"), draw_numbers_B), 11) % max(1, num_levels - 1)
+    return torch.where(drops_B, number_B, num_levels)
+
+
 def of_all_classes(images: HeldOutImages) -> list[int]:
     """The numbers of the images that a preview shows: about 16, each class as often, at most 64 classes."""
     classes = max(1, len(images.class_names))
@@ -229,12 +251,14 @@ class Measured(NamedTuple):
     mean_psnr: float
     # how often each code occurs in each level
     hits_KV: Tensor
+    # of each level, the squared distance of vectors from their codes over the vectors' squared length
+    distance_K: Tensor
 
 
 def validate_tokenizer(
     tokenizer: VQTokenizer, held_out: Mapping[Pyramid, tuple[HeldOutImages, Box]], accelerator: Accelerator
 ) -> dict[str, float]:
-    """PSNR in dB over the original picture's area, each level's perplexity and share of codes used.
+    """PSNR in dB over the original picture's area, each level's perplexity, share of codes used and distance.
 
     `held_out` holds each pyramid's images, and the box in them that shows the picture. Values of the first
     pyramid have plain names, those of the others end with the pyramid's: `validation/psnr/1-2-4`.
@@ -253,6 +277,7 @@ def in_values(measured: Mapping[Pyramid, Measured]) -> dict[str, float]:
         for level, hits_V in enumerate(quality.hits_KV):
             found[f"validation/perplexity{tag}/level_{level}"] = float(perplexity(hits_V))
             found[f"validation/usage{tag}/level_{level}"] = float((hits_V > 0).float().mean())
+            found[f"validation/code_distance{tag}/level_{level}"] = float(quality.distance_K[level])
     return found
 
 
@@ -273,19 +298,24 @@ def _measured(
     size = tokenizer.quantizer.num_codes
     hits_KV = torch.zeros(pyramid.num_levels, size, device=accelerator.device)
     psnr_N = torch.zeros(len(images), device=accelerator.device)
+    squares_K2 = torch.zeros(pyramid.num_levels, 2, device=accelerator.device)
     total = torch.zeros(2, device=accelerator.device)
     for chosen in held_out_batches(len(images), 256, accelerator):
         images_BCHW = stacked(images[i] for i in chosen).to(accelerator.device)
-        tokens_BL = tokenizer.encode(images_BCHW, pyramid)
+        quantized = tokenizer.quantizer(tokenizer.latent(images_BCHW), pyramid)
+        tokens_BL = quantized.tokens_BL
         psnr_B = psnr(tokenizer.decode(tokens_BL, pyramid), images_BCHW, box)
         psnr_N[chosen.start : chosen.stop] = psnr_B
         total += torch.stack([psnr_B.sum(), total.new_tensor(len(chosen))])
         hits_KV += hits(tokens_BL, pyramid, size)
+        squares_K2 += squares(tokenizer.quantizer, quantized, pyramid)
 
     total = accelerator.reduce(total, "sum")
+    lost_K, whole_K = accelerator.reduce(squares_K2, "sum").unbind(1)
     return Measured(
         # Every process has filled in its own images and zeros elsewhere.
         psnr_N=accelerator.reduce(psnr_N, "sum").cpu(),
         mean_psnr=float(total[0] / total[1]),
         hits_KV=accelerator.reduce(hits_KV, "sum"),
+        distance_K=lost_K / whole_K.clamp(min=1e-30),
     )

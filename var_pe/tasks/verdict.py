@@ -42,6 +42,8 @@ class Facts:
     levels: list[str]
     tokens: int
     codebook_size: int
+    # what to set for twice as many codes
+    doubled: str
     # codes that some test image uses
     codes_used: int
     # over all levels
@@ -60,6 +62,8 @@ class Facts:
     learning_rate: float
     commitment: float
     restarts: bool
+    # whether there are rows that can be restarted
+    has_codebook: bool
     reconstruction_weight: float
 
 
@@ -200,7 +204,7 @@ def against_collapse(facts: Facts) -> list[str]:
     advice = []
     if not facts.reconstruction_weight:
         advice.append("give the reconstruction a weight (tokenizer_training.l1=1 and l2=1; both are 0)")
-    if not facts.restarts:
+    if facts.has_codebook and not facts.restarts:
         advice.append("let unused codes start again (tokenizer_training.restart.every=25)")
     if facts.commitment > 1:
         advice.append(f"lower tokenizer.commitment (0.25; it is {facts.commitment:g})")
@@ -224,7 +228,7 @@ def bottleneck(facts: Facts) -> list[str]:
 
     more_tokens = "more tokens (a further or finer level in tokenizer.levels)"
     if found.whole - found.half_codes > CODES_MATTER:
-        doubled = f"more codes (tokenizer.codebook_size={2 * facts.codebook_size})"
+        doubled = f"more codes ({facts.doubled})"
         return [f"nothing has to change; for more, {doubled} or {more_tokens}"]
     return [f"nothing has to change; for more, {more_tokens} rather than more codes"]
 
@@ -234,10 +238,13 @@ def superfluous(facts: Facts) -> list[str]:
     advice = []
     unused = facts.codebook_size - facts.codes_used
     if unused > UNUSED * facts.codebook_size:
-        advice.append(
-            f"{unused} codes are never used: restart them for longer (tokenizer_training.restart.until) or "
-            "take a smaller tokenizer.codebook_size"
-        )
+        instead = "fewer would do"
+        if facts.has_codebook:
+            instead = (
+                "restart them for longer (tokenizer_training.restart.until) or take a smaller "
+                "tokenizer.codebook_size"
+            )
+        advice.append(f"{unused} codes are never used: {instead}")
 
     for grid, loss in zip(facts.levels, losses(facts), strict=True):
         if loss < LEVEL_IS_IDLE and len(facts.levels) > 1:

@@ -1,5 +1,6 @@
 """The public VAR code's checkpoints: the same numbers as there, the same bits on the way back."""
 
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -7,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from tests.conftest import QUANTIZERS
 from tests.interop.var import reference
 from var_pe.interop.var.conversion import convert, to_var
 from var_pe.interop.var.settings import LADDERS, published_patch_nums
@@ -286,6 +288,10 @@ def test_half_models_go_back_in_float32(case):
         ({"codebook_size": 8}, {}, "both have one codebook, got 16 codes of width 4 and 8 of width 4"),
         ({"qk_norm": False}, {}, "without qk_norm its heads have 64 channels, got dim 32 and num_heads 4"),
         ({}, {"phi_ratio": 0.25}, "its phi_ratio is 0.5, got 0.25"),
+        *(
+            ({}, {"quantizer": line}, f"its quantizer is vq, a table .* got {re.escape(line)}")
+            for line in QUANTIZERS[1:]
+        ),
         ({}, {"norm_groups": 4}, "its norm_groups is 32, got 4"),
         ({}, {"channel_multipliers": (2, 3)}, r"are multiples of the first, got \[2, 3\]"),
     ],

@@ -6,14 +6,24 @@
 
 from collections.abc import Callable
 
+from var_pe.models.quantizers.bsq import BSQ
+from var_pe.models.quantizers.cosine import Cosine
+from var_pe.models.quantizers.fsq import FSQ
 from var_pe.models.quantizers.residual import MultiScaleQuantizer, QuantizerShape
+from var_pe.models.quantizers.simvq import SimVQ
 from var_pe.models.quantizers.vq import VQ
 from var_pe.settings.line import Member, parse
 from var_pe.settings.options import check_options, nearest
 
 __all__ = ["REGISTRY", "MultiScaleQuantizer", "QuantizerShape", "build_quantizer", "codes_of"]
 
-REGISTRY: dict[str, type[MultiScaleQuantizer]] = {"vq": VQ}
+REGISTRY: dict[str, type[MultiScaleQuantizer]] = {
+    "bsq": BSQ,
+    "cosine": Cosine,
+    "fsq": FSQ,
+    "simvq": SimVQ,
+    "vq": VQ,
+}
 
 
 def build_quantizer(line: str, shape: QuantizerShape) -> MultiScaleQuantizer:

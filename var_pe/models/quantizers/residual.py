@@ -95,6 +95,11 @@ class MultiScaleQuantizer(nn.Module):
         """
         return codebook_size
 
+    @property
+    def doubled(self) -> str:
+        """What to set for twice as many codes."""
+        return f"tokenizer.codebook_size={2 * self.num_codes}"
+
     def nearest(self, z_BlZ: Tensor) -> Tensor:
         """The token that stands for each vector, int64 (B, l)."""
         raise NotImplementedError
@@ -102,6 +107,13 @@ class MultiScaleQuantizer(nn.Module):
     def codes(self, tokens: Tensor) -> Tensor:
         """What tokens stand for: a vector of Z for each, float32 or the weights' type."""
         raise NotImplementedError
+
+    def scale_to(self, rms: Tensor) -> None:
+        """Makes the codes as large as vectors whose channels have this root mean square, before the training.
+
+        Codes that are much larger than what the encoder makes at first would all but one stay unused. A
+        codebook that starts from data has nothing to scale.
+        """
 
     def own_loss(self, z_BlZ: Tensor) -> Tensor | None:
         """A term on what a level has to round, beside the walk's; None if there is none.
@@ -158,8 +170,10 @@ class MultiScaleQuantizer(nn.Module):
             map_BZhw = F.interpolate(map_BZhw, size=pyramid.grids[level], mode="area")
         return map_BZhw.flatten(2).transpose(1, 2)
 
-    def forward(self, f_BZhw: Tensor, pyramid: Pyramid) -> Quantized:
+    def forward(self, f_BZhw: Tensor, pyramid: Pyramid, kept_B: Tensor | None = None) -> Quantized:
         """Rounds `f_BZhw`, whose sides are the finest grid's.
+
+        With `kept_B` the sum is that of each image's first so many levels; its tokens are still of all.
 
         The loss is the mean over levels of mse(f_hat_k, sg(f)) + commitment * mse(sg(f_hat_k), f) on the
         running reconstruction f_hat_k (VAR, equation 5), and of the quantizer's own term if it has one.
@@ -167,6 +181,7 @@ class MultiScaleQuantizer(nn.Module):
         with full_precision(f_BZhw):
             f_BZhw = f_BZhw.float()
             f_hat_BZhw = self.start(len(f_BZhw), pyramid)
+            shown_BZhw = f_hat_BZhw
             loss = f_BZhw.new_zeros(())
             tokens = []
             rests = []
@@ -178,6 +193,10 @@ class MultiScaleQuantizer(nn.Module):
                 with torch.no_grad():
                     tokens.append(self.nearest(rests[-1]))
                 f_hat_BZhw = self.add_level(f_hat_BZhw, tokens[-1], level, pyramid)
+                if kept_B is None:
+                    shown_BZhw = f_hat_BZhw
+                else:
+                    shown_BZhw = torch.where((level < kept_B)[:, None, None, None], f_hat_BZhw, shown_BZhw)
 
                 # Codes move towards the encoder's map, and the encoder commits itself to them.
                 loss = loss + F.mse_loss(f_hat_BZhw, f_BZhw.detach())
@@ -188,7 +207,7 @@ class MultiScaleQuantizer(nn.Module):
                     loss = loss + own_loss
 
             return Quantized(
-                f_hat_BZhw=self.pass_gradient(f_BZhw, f_hat_BZhw),
+                f_hat_BZhw=self.pass_gradient(f_BZhw, shown_BZhw),
                 tokens_BL=torch.cat(tokens, 1),
                 z_BLZ=torch.cat(rests, 1),
                 loss=loss / pyramid.num_levels,

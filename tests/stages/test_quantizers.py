@@ -1,0 +1,134 @@
+"""A quantizer is one line of a config: planned, trained, resumed, gone on from, or refused in a sentence."""
+
+import shutil
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from tests.conftest import QUANTIZER_VARIANTS, QUANTIZERS
+from tests.runs import TINY, train_both
+from var_pe import settings
+from var_pe.settings.files import ConfigError
+from var_pe.stages.config import Config
+from var_pe.stages.plan import plan
+from var_pe.stages.train import train_tokenizer
+from var_pe.tasks.tokenizer import levels_kept
+from var_pe.training.log import read_log
+
+TRAINED = [
+    "data.shapes_train=24",
+    "data.shapes_test=12",
+    "tokenizer_training.restart.every=2",
+    *(
+        f"{kind}_training.{rule}"
+        for kind in ("tokenizer", "generator")
+        for rule in ("batch=8", "validation_images=8", "trackers=[]", "precision=float32", "log_every=1")
+    ),
+]
+
+
+def fast(one, *lines):
+    """The lines as parameters; all but one take too long for every time."""
+    return [pytest.param(line, marks=[] if line == one else pytest.mark.slow) for line in lines]
+
+
+def a_config(folder, quantizer, *more):
+    folders = [f"run={folder / 'run'}", f"tokenizer_run={folder / 'tokenizer'}"]
+    line = [f"tokenizer.quantizer={quantizer}"]
+    return settings.load(Config, "shapes_mixed.yaml", [*folders, *TINY, *TRAINED, *line, *more])
+
+
+@pytest.mark.parametrize("quantizer", fast("fsq(levels=[4, 3, 2])", *QUANTIZERS, *QUANTIZER_VARIANTS))
+def test_a_run_is_planned_trained_and_reported_by_level(tmp_path, quantizer):
+    """The generator has as many codes as the quantizer, whatever tokenizer.codebook_size says."""
+    steps = ["tokenizer_training.steps=3", "generator_training.steps=2"]
+    config = a_config(tmp_path, quantizer, *steps)
+    codes = config.tokenizer.num_codes
+    assert f"quantizer {quantizer}: {codes} codes" in plan(config)
+    generator = train_both(config)
+    assert generator.head.out_features == codes
+
+    names = {name for entry in read_log(tmp_path / "tokenizer" / "log.jsonl") for name in entry}
+    for level in (0, 1):
+        for value in ("usage", "perplexity", "code_distance"):
+            assert f"validation/{value}/level_{level}" in names
+
+
+def test_a_plan_says_which_setting_counts_for_nothing(tmp_path):
+    """fsq and bsq have as many codes as their own options say."""
+    said = plan(a_config(tmp_path, "bsq(bits=4)", "tokenizer.codebook_size=512"))
+    assert "quantizer bsq(bits=4): 16 codes; its own, so tokenizer.codebook_size=512 is not used" in said
+
+
+@pytest.mark.parametrize(
+    ("quantizer", "sentence"),
+    [
+        ("fsq(levels=[8, 1])", "levels are the numbers of values"),
+        ("vqq", "there is no quantizer 'vqq'"),
+        ("bsq(bits=20)", "bits must be in 1 .. 12"),
+    ],
+)
+def test_what_is_no_quantizer_is_refused_before_anything_is_read(tmp_path, quantizer, sentence):
+    with pytest.raises((ConfigError, ValueError), match=sentence):
+        a_config(tmp_path, quantizer)
+
+
+@pytest.mark.parametrize(
+    "quantizer", fast("vq(learning=ema, gradient=rotation)", *QUANTIZER_VARIANTS, "bsq(bits=4)")
+)
+def test_a_killed_training_ends_with_the_same_bits(tmp_path, monkeypatch, quantizer):
+    """Averages of codes are part of the state, and dropped levels follow from the image."""
+    results = []
+    for name in ("whole", "killed"):
+        more = ["tokenizer_training.quantizer_dropout=0.5", "tokenizer_training.save_every=1"]
+        more += ["tokenizer_training.steps=5", "tokenizer_training.schedule=constant"]
+        config = a_config(tmp_path / name, quantizer, *more)
+        if name == "killed":
+            train_tokenizer(config, Accelerator())
+            folder = tmp_path / name / "tokenizer"
+            shutil.rmtree(folder / "tokenizer")
+            newest = max((folder / "checkpoints").glob("step_*"))
+            shutil.rmtree(newest)
+        results.append(train_tokenizer(config, Accelerator()).state_dict())
+    assert results[0].keys() == results[1].keys()
+    assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
+    assert "ema" not in quantizer or "quantizer.ema_sum_VZ" in results[0]
+
+
+@pytest.mark.parametrize("quantizer", fast("bsq(bits=4)", *QUANTIZERS))
+def test_a_tokenizer_goes_on_from_one_of_the_same_quantizer_alone(tmp_path, quantizer):
+    """Its weights mean nothing under another one; its codes stay as they are."""
+    source = train_tokenizer(a_config(tmp_path / "a", quantizer, "tokenizer_training.steps=2"), Accelerator())
+    given = [f"tokenizer_init_from={tmp_path / 'a' / 'tokenizer'}", "tokenizer_training.steps=1"]
+    given += ["tokenizer_training.learning_rate=1e-12", "tokenizer_training.ema=0"]
+    model = train_tokenizer(a_config(tmp_path / "b", quantizer, *given), Accelerator())
+    codes_V = torch.arange(model.quantizer.num_codes)
+    torch.testing.assert_close(model.quantizer.codes(codes_V), source.quantizer.codes(codes_V))
+
+    other = "simvq" if quantizer != "simvq" else "vq"
+    with pytest.raises(ValueError, match=r"tokenizer_init_from holds another model: quantizer: .* -> "):
+        train_tokenizer(a_config(tmp_path / "c", other, *given), Accelerator())
+
+
+def test_more_fixed_codes_follow_the_trained_ones(tmp_path):
+    """simvq grows as a codebook does: its map is trained, for the fixed codes that it was trained with."""
+    source = train_tokenizer(a_config(tmp_path / "a", "simvq", "tokenizer_training.steps=2"), Accelerator())
+    given = [f"tokenizer_init_from={tmp_path / 'a' / 'tokenizer'}", "tokenizer.codebook_size=24"]
+    given += ["tokenizer_training.steps=1", "tokenizer_training.learning_rate=1e-12"]
+    model = train_tokenizer(a_config(tmp_path / "b", "simvq", *given), Accelerator())
+    assert torch.equal(model.quantizer.frozen_VZ[:16], source.quantizer.frozen_VZ)
+    torch.testing.assert_close(model.quantizer.codebook_map_ZZ, source.quantizer.codebook_map_ZZ)
+
+
+def test_levels_are_dropped_by_seed_and_image():
+    """The share that was asked for, each number of levels as often, whatever the batch."""
+    draws = torch.arange(4000)
+    kept = levels_kept(draws, 0.4, 5, seed=1)
+    counts = torch.bincount(kept, minlength=6).tolist()
+    assert counts[0] == 0
+    assert counts[5] == pytest.approx(2400, abs=100)
+    assert all(count == pytest.approx(400, abs=70) for count in counts[1:5])
+    assert torch.equal(levels_kept(draws[1000:1008], 0.4, 5, seed=1), kept[1000:1008])
+    assert not torch.equal(levels_kept(draws, 0.4, 5, seed=2), kept)
+    assert set(levels_kept(draws, 1.0, 1, seed=1).tolist()) == {1}
