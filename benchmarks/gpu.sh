@@ -24,6 +24,7 @@ device=cuda
 step="--sizes d16 --rounds 10"
 short="--sizes d16 --rounds 5"
 long="--sizes 2240 9451 --rounds 5"
+attending=50
 drawing="--depth 16 --batch 64 --rounds 3"
 small="generator_training.batch=32"
 shapes="tokenizer_training.steps=400 generator_training.steps=1000"
@@ -32,6 +33,7 @@ if [ -n "${TRY:-}" ]; then
     step="--sizes tiny --rounds 2 --no-memory"
     short=$step
     long=$step
+    attending=10
     drawing="--depth 1 --levels 1 2 --codes 16 --channels 32 --batch 2 --rounds 2"
     small="generator_training.batch=2 generator.dim=32 generator.depth=1 generator.num_heads=2"
     shapes="tokenizer_training.steps=2 generator_training.steps=2 data.shapes_train=64 data.shapes_test=48"
@@ -55,7 +57,7 @@ line() {
 training="$python benchmarks/training.py --device $device"
 line step 70 "$training $step $beside --precision bf16 --json found.json"
 line blocks 90 "$training $short --precision bf16 --compile none blocks --json found.json"
-line attention 60 "$python benchmarks/attention.py --device $device --json found.json"
+line attention 75 "$python benchmarks/attention.py --device $device --seconds $attending --json found.json"
 line sampling 90 "$python benchmarks/sampling.py $drawing $beside --device $device --output found.json"
 line learns 120 "$python scripts/train.py --config shapes_learned.yaml run=$scratch/run tokenizer_run=$scratch/tokenizer \
 $shapes"
