@@ -1,4 +1,4 @@
-"""Whole runs as a user starts them: one process against two, killed and resumed, refused where due."""
+"""Whole runs as a user starts them: one process against two, killed and resumed."""
 
 import json
 import os
@@ -15,7 +15,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from tests.runs import train_both
+from var_pe import settings
 from var_pe.resampling.conventions import resample_table
+from var_pe.stages.config import Config
 from var_pe.training.groups import LayerRates
 
 ROOT = Path(__file__).parents[2]
@@ -108,9 +111,10 @@ def check_equal_losses(folder):
 
 def test_two_processes_give_the_losses_of_one(tmp_path):
     """Augmentation, label drop and code restarts belong to the image and the step, not to the process."""
-    for processes in (1, 2):
-        (tmp_path / str(processes)).mkdir()
-        run(tmp_path / str(processes), processes=processes)
+    one = [f"run={tmp_path / '1' / 'run'}", f"tokenizer_run={tmp_path / '1' / 'tokenizer'}"]
+    train_both(settings.load(Config, "shapes_mixed.yaml", [*one, *TINY]))
+    (tmp_path / "2").mkdir()
+    run(tmp_path / "2", processes=2)
     check_equal_losses(tmp_path)
 
 
@@ -175,19 +179,6 @@ def test_two_processes_thaw_the_layers_of_one(tmp_path):
         if not name.endswith("grids_K2"):
             thawed = LayerRates(depth=2).below_head(name) <= 7 // 3  # in the last of 8 steps
             assert torch.equal(value, start[name]) != thawed, name
-
-
-def test_another_config_in_an_existing_run_folder_is_refused_by_name(tmp_path):
-    """A folder whose weights come from two configs belongs to neither."""
-    run(tmp_path, "tokenizer_training.steps=2", "generator_training.steps=2")
-    line, environment = command(
-        tmp_path, "tokenizer_training.steps=2", "generator_training.steps=2", "generator_training.batch=4"
-    )
-    done = subprocess.run(line, env=environment, capture_output=True, text=True, cwd=tmp_path, check=False)
-    assert done.returncode == 2
-    assert "generator_training.batch: 8 -> 4" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
 
 
 @pytest.mark.slow

@@ -103,6 +103,19 @@ def test_changed_settings_are_named(tmp_path):
         check_settings(tmp_path, a_config("generator.depth=3", "seed=1"), "generator")
 
 
+def test_another_config_in_an_existing_run_folder_is_one_sentence(tmp_path, monkeypatch, capsys):
+    """A folder whose weights come from two configs belongs to neither."""
+    begin(tmp_path, a_config())
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "scripts"))
+    words = [*SMALL, f"run={tmp_path}", "generator_training.batch=4"]
+    monkeypatch.setattr(sys, "argv", ["train.py", "--config", "shapes_mixed.yaml", *words])
+    with pytest.raises(SystemExit) as left:
+        importlib.import_module("train").main()
+    assert left.value.code == 2
+    (line,) = capsys.readouterr().err.strip().splitlines()
+    assert line.startswith(f"error: {tmp_path} was made with other settings: generator_training.batch: ")
+
+
 def test_a_folder_in_which_nothing_was_trained_locks_nothing(tmp_path):
     """A run that was stopped before its first checkpoint leaves its config.yaml."""
     write_text(tmp_path / "config.yaml", settings.to_yaml(a_config()))
