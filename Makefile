@@ -5,8 +5,9 @@
 VENV ?= .venv
 PYTHON ?= python3
 WORKERS ?= 2
-# One thread per test worker: two workers with two threads each wait for each other on two cores.
-PYTEST = OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(WORKERS)
+# One thread per test worker: two workers with two threads each wait for each other on two cores. Each gets whole
+# files, as far as possible, and one that is done takes of the other's rest.
+PYTEST = OMP_NUM_THREADS=1 $(VENV)/bin/python -m pytest -n $(WORKERS) --dist worksteal
 READY = $(VENV)/.ready
 
 .DEFAULT_GOAL := help

@@ -16,6 +16,7 @@ from tests.runs import train_both
 from var_pe import settings
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.models.transfer import start_tokenizer_from
+from var_pe.models.vit import ViTClassifier
 from var_pe.stages.begun import ask, is_finished
 from var_pe.stages.config import Config
 from var_pe.stages.draw import load_pipeline
@@ -29,7 +30,7 @@ from var_pe.training.notes import TrainingNotes
 SETTINGS = [
     "data.shapes_train=24",
     "data.shapes_test=12",
-    "tokenizer.channels=16",
+    "tokenizer.channels=8",
     "tokenizer.norm_groups=8",
     "tokenizer.codebook_size=16",
     "generator.dim=16",
@@ -63,6 +64,22 @@ def same(a, b):
     return all(
         torch.equal(x, y) for x, y in zip(a.state_dict().values(), b.state_dict().values(), strict=True)
     )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A folder with a finished classifier and a finished tokenizer, to be copied."""
+    folder = tmp_path_factory.mktemp("finished")
+    train_classifier(a_vit(folder), Accelerator())
+    train_tokenizer(a_config(folder), Accelerator())
+    return folder
+
+
+@pytest.fixture
+def finished_vit(finished, tmp_path):
+    """The finished classifier's run, as if it had been trained in this test's folder."""
+    shutil.copytree(finished / "run", tmp_path / "run")
+    return tmp_path / "run"
 
 
 class Killed(Exception):
@@ -100,10 +117,9 @@ def test_a_finished_run_is_extended_by_the_same_command_with_the_new_number(tmp_
 
 
 def test_an_extension_needs_a_rule_where_the_rate_ends_and_goes_on_after_a_kill(
-    tmp_path, monkeypatch, capsys
+    finished_vit, tmp_path, monkeypatch, capsys
 ):
     """Refused before anything is trained; killed right at its start it needs the rule no more."""
-    train_classifier(a_vit(tmp_path), Accelerator())
     longer = a_vit(tmp_path, "classifier_training.epochs=2", "classifier_training.steps=0")
     before = (tmp_path / "run" / "config.yaml").read_text()
     with pytest.raises(ValueError, match=r"run has done 4 of 4 steps, and 6 are asked for.*--extend.*rewarm"):
@@ -135,16 +151,14 @@ def test_an_extension_needs_a_rule_where_the_rate_ends_and_goes_on_after_a_kill(
         (["classifier_training.steps=8", "seed=1"], "other settings: seed: 0 -> 1; choose"),
     ],
 )
-def test_what_is_no_extension_is_refused(tmp_path, more, said):
-    train_classifier(a_vit(tmp_path), Accelerator())
+def test_what_is_no_extension_is_refused(finished_vit, tmp_path, more, said):
     with pytest.raises(ValueError, match=said):
         train_classifier(a_vit(tmp_path, *more), Accelerator(), "rewarm")
 
 
-def test_a_rule_without_another_number_of_steps_is_said_to_change_nothing(tmp_path, capsys):
+def test_a_rule_without_another_number_of_steps_is_said_to_change_nothing(finished_vit, tmp_path, capsys):
     """Somebody forgot the number, and would wait for nothing."""
     for rule, said in ((None, ""), ("hold", "; --extend hold needs another number of steps or epochs")):
-        train_classifier(a_vit(tmp_path), Accelerator(), rule)
         train_classifier(a_vit(tmp_path), Accelerator(), rule)
         assert f"classifier is already there{said}" in capsys.readouterr().out
 
@@ -156,21 +170,18 @@ def test_a_run_killed_before_its_first_checkpoint_takes_any_number(tmp_path, mon
     assert notes_of(tmp_path).asked == (Asked(0, 3),)
 
 
-def test_a_finished_run_without_checkpoints_cannot_be_extended(tmp_path):
+def test_a_finished_run_without_checkpoints_cannot_be_extended(finished_vit, tmp_path):
     """Its optimizer is gone; the sentence names the setting that starts from its weights."""
-    train_classifier(a_vit(tmp_path), Accelerator())
-    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    shutil.rmtree(finished_vit / "checkpoints")
     longer = a_vit(tmp_path, "classifier_training.steps=8")
     with pytest.raises(ValueError, match=r"has no checkpoint left to go on from; .*\(model.init_from="):
         train_classifier(longer, Accelerator(), "stretch")
 
 
-def test_a_training_set_of_another_size_is_no_extension(tmp_path):
+def test_a_training_set_of_another_size_is_no_extension(finished_vit, tmp_path):
     """Epochs would count other images, and the order would be another one."""
-    config = a_vit(tmp_path)
-    train_classifier(config, Accelerator())
     with pytest.raises(ValueError, match=r"for 4 steps on 24 images, and there are 25 now"):
-        ask(config, tmp_path / "run", "classifier", 25, None)
+        ask(a_vit(tmp_path), finished_vit, "classifier", 25, None)
 
 
 def pictures(folder, *, seed=0):
@@ -220,7 +231,9 @@ def test_a_generator_of_other_pictures_than_its_tokenizer_is_said(tmp_path, caps
 
 
 @pytest.mark.parametrize("noted", [1, NUMBERS + 1, None])
-def test_a_run_of_another_rule_of_numbers_is_finished_but_does_not_go_on(tmp_path, monkeypatch, noted):
+def test_a_run_of_another_rule_of_numbers_is_finished_but_does_not_go_on(
+    finished, tmp_path, monkeypatch, noted
+):
     """Its later steps would compute other numbers than its first ones, and nobody would know."""
     history = tmp_path / "run" / FILE
 
@@ -238,9 +251,10 @@ def test_a_run_of_another_rule_of_numbers_is_finished_but_does_not_go_on(tmp_pat
         train_classifier(a_vit(tmp_path), Accelerator())
 
     shutil.rmtree(tmp_path / "run")
-    finished = train_classifier(a_vit(tmp_path), Accelerator())
+    shutil.copytree(finished / "run", tmp_path / "run")
     note()
-    assert same(train_classifier(a_vit(tmp_path), Accelerator()), finished)
+    whole = load_model(ViTClassifier, finished / "run" / "classifier")
+    assert same(train_classifier(a_vit(tmp_path), Accelerator()), whole)
     with pytest.raises(ValueError, match="finish it with that version, or train in another folder"):
         train_classifier(a_vit(tmp_path, "classifier_training.steps=6"), Accelerator(), "stretch")
 
@@ -256,18 +270,17 @@ def test_a_generator_of_another_rule_is_refused_before_its_tokenizer_is_trained(
             use(config)
 
 
-def test_a_run_without_a_history_is_finished(tmp_path):
+def test_a_run_without_a_history_is_finished(finished_vit, tmp_path):
     """The first versions wrote none; what it was asked for stands in its settings."""
-    train_classifier(a_vit(tmp_path), Accelerator())
-    (tmp_path / "run" / FILE).unlink()
-    path = tmp_path / "run" / "classifier" / "training.json"
+    (finished_vit / FILE).unlink()
+    path = finished_vit / "classifier" / "training.json"
     kept = {name: json.loads(path.read_text())[name] for name in ("step", "ema", "seed", "class_names")}
     path.write_text(json.dumps(kept))
-    assert is_finished(a_vit(tmp_path), tmp_path / "run", "classifier")
+    assert is_finished(a_vit(tmp_path), finished_vit, "classifier")
     longer = a_vit(tmp_path, "classifier_training.steps=6")
-    assert not is_finished(longer, tmp_path / "run", "classifier")
+    assert not is_finished(longer, finished_vit, "classifier")
     with pytest.raises(ValueError, match="run was begun by another version"):
-        ask(longer, tmp_path / "run", "classifier", 24, "stretch")
+        ask(longer, finished_vit, "classifier", 24, "stretch")
 
 
 def test_a_generator_does_not_follow_a_tokenizer_that_was_extended(tmp_path):
@@ -300,10 +313,10 @@ def test_a_generator_does_not_follow_a_tokenizer_that_was_extended(tmp_path):
     ],
 )
 def test_a_tokenizer_starts_from_another_and_needs_it_no_more(
-    tmp_path, monkeypatch, capsys, levels, codes, said
+    finished, tmp_path, monkeypatch, capsys, levels, codes, said
 ):
     """Levels and codes may differ; a resumed run ends with the same bits though its source is gone."""
-    train_tokenizer(a_config(tmp_path / "source"), Accelerator())
+    shutil.copytree(finished / "tokenizer", tmp_path / "source" / "tokenizer")
     source = load_model(VQTokenizer, tmp_path / "source" / "tokenizer" / "tokenizer")
     results = []
     for name in ("whole", "killed"):
@@ -351,10 +364,9 @@ def test_a_started_tokenizer_is_the_trained_one(make_tokenizer):
         ("tokenizer_init_from=nowhere", "tokenizer_init_from=nowhere: .* holds no trained model"),
     ],
 )
-def test_a_tokenizer_of_another_make_is_refused_by_what_differs(tmp_path, change, said):
+def test_a_tokenizer_of_another_make_is_refused_by_what_differs(finished, tmp_path, change, said):
     """In training and by --dry-run."""
-    train_tokenizer(a_config(tmp_path), Accelerator())
-    source = f"tokenizer_init_from={tmp_path / 'tokenizer'}"
+    source = f"tokenizer_init_from={finished / 'tokenizer'}"
     config = a_config(tmp_path / "new", source, change)
     for use in (plan, lambda config: train_tokenizer(config, Accelerator())):
         with pytest.raises(ValueError, match=said):
