@@ -6,10 +6,18 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.attention.flex_attention import flex_attention
 
 from var_pe.encodings import build_encoding
-from var_pe.models import attention
-from var_pe.models.attention import Served, all_levels, attend, coarse_levels, kernel_for
+from var_pe.models.attention import (
+    TABLE,
+    all_levels,
+    attend,
+    coarse_levels,
+    kernel_for,
+    level_blocks,
+    served_by,
+)
 from var_pe.models.initialisation import initialise
 from var_pe.pyramid import Pyramid
 
@@ -28,22 +36,6 @@ PYRAMIDS = [
     (2, 2, 2, 2, 2, 2),
 ]
 EVERYTHING = "learned + rope + relative_bias + alibi + local(radius=2) + peg"
-
-
-@pytest.fixture
-def served_by(monkeypatch):
-    """Makes one kernel serve every length."""
-    rows = {
-        "plain": Served(plain=10**6, fused=10**6),
-        "fused": Served(plain=0, fused=10**6),
-        "slices": Served(plain=0, fused=0),
-    }
-
-    def choose(kernel: str) -> None:
-        for key in attention.TABLE:
-            monkeypatch.setitem(attention.TABLE, key, rows[kernel])
-
-    return choose
 
 
 def passed(model, given: tuple[Tensor, ...]) -> list[Tensor]:
@@ -65,9 +57,8 @@ def dense(q_BHLD: Tensor, k_BHLD: Tensor, v_BHLD: Tensor, bias: Tensor | float, 
 @pytest.mark.parametrize("kernel", ["plain", "fused", "slices"])
 @pytest.mark.parametrize("levels", PYRAMIDS, ids=str)
 @pytest.mark.parametrize("line", ["none", EVERYTHING])
-def test_every_kernel_is_the_masked_formula(line, levels, kernel, served_by):
+def test_every_kernel_is_the_masked_formula(line, levels, kernel):
     """Result and gradients of queries, keys, values and the encoding, in float64."""
-    served_by(kernel)
     pyramid = Pyramid.of(levels)
     encoding = build_encoding(line, dim=32, num_heads=4, depth=2, pyramid=pyramid)
     initialise(encoding, 0)
@@ -81,7 +72,8 @@ def test_every_kernel_is_the_masked_formula(line, levels, kernel, served_by):
         given_3BHLD = qkv_3BHLD.clone().requires_grad_()
         if by_parts:
             context = all_levels(encoding, pyramid.positions(), kernel)
-            y_BLHD = attend(*given_3BHLD, context, 1, dropout=0.0, scale=1.0)
+            with served_by(kernel):
+                y_BLHD = attend(*given_3BHLD, context, 1, dropout=0.0, scale=1.0)
         else:
             context = encoding.prepare(pyramid.positions())
             bias = encoding.bias(context, context, 1)
@@ -95,33 +87,32 @@ def test_every_kernel_is_the_masked_formula(line, levels, kernel, served_by):
 
 
 @pytest.mark.parametrize("levels", PYRAMIDS[:2], ids=str)
-def test_training_in_slices_is_training_under_the_mask(line, levels, served_by, make_generator, make_loud):
+def test_training_in_slices_is_training_under_the_mask(line, levels, make_generator, make_loud):
     """Logits and the gradient of every weight, for every encoding, in float64."""
     model = make_loud(make_generator(line, levels)).double()
     pyramid = model.pyramid
     inputs_BLZ = torch.randn(2, pyramid.num_tokens - pyramid.spans[0].stop, 4, dtype=torch.float64)
     results = []
     for kernel in ("plain", "slices"):
-        served_by(kernel)
-        results.append(passed(model, (torch.tensor([0, 3]), inputs_BLZ)))
+        with served_by(kernel):
+            results.append(passed(model, (torch.tensor([0, 3]), inputs_BLZ)))
     torch.testing.assert_close(*results, atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("prefix", [{}, {"pool": "class_token", "registers": 2}], ids=["patches", "prefix"])
-def test_a_vit_whose_scores_are_computed_anew_learns_the_same(line, prefix, served_by, make_vit, make_loud):
+def test_a_vit_whose_scores_are_computed_anew_learns_the_same(line, prefix, make_vit, make_loud):
     """One level is one call; class token and registers have no bias, in the second computation either."""
     model = make_loud(make_vit(line, **prefix)).double()
     images_BCHW = torch.randn(2, 3, 8, 12, dtype=torch.float64)
     results = []
     for kernel in ("plain", "slices"):
-        served_by(kernel)
-        results.append(passed(model, (images_BCHW,)))
+        with served_by(kernel):
+            results.append(passed(model, (images_BCHW,)))
     torch.testing.assert_close(*results, atol=1e-5, rtol=1e-4)
 
 
-def test_no_mask_or_bias_of_all_pairs_is_made(served_by, monkeypatch):
+def test_no_mask_or_bias_of_all_pairs_is_made(monkeypatch):
     """What attention is handed at VAR's sizes: short heads under a mask, and for the rest none at all."""
-    served_by("slices")
     calls = []
 
     def note(q, k, v, attn_mask=None, **options):
@@ -134,7 +125,8 @@ def test_no_mask_or_bias_of_all_pairs_is_made(served_by, monkeypatch):
         encoding = build_encoding("none", dim=8, num_heads=1, depth=1, pyramid=pyramid)
         context = all_levels(encoding, pyramid.positions("meta"), "slices")
         x_BHLD = torch.zeros(1, 1, length, 8, device="meta")
-        attend(x_BHLD, x_BHLD, x_BHLD, context, 0, dropout=0.0, scale=1.0)
+        with served_by("slices"):
+            attend(x_BHLD, x_BHLD, x_BHLD, context, 0, dropout=0.0, scale=1.0)
     assert calls == [
         *[(155, 155, (155, 155)), (100, 255, None), (169, 424, None), (256, 680, None)],
         *[(316, 316, (316, 316)), (324, 640, None), (576, 1216, None), (1024, 2240, None)],
@@ -175,9 +167,36 @@ def test_which_kernel_serves_what(device, dtype, length, grad, bias, kernel):
 
 
 def test_every_kind_of_call_has_a_kernel():
-    """A table with a gap would stop a training at its first step."""
+    """A table with a gap would stop a training at its first step; not every kernel serves everywhere."""
     for device in ("cpu", "cuda", "mps"):
         for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
             for grad in (False, True):
                 for bias in (False, True):
-                    assert kernel_for(device, dtype, 10**5, 10**5, grad, bias) == "slices"
+                    assert kernel_for(device, dtype, 1, 10**5, grad, bias) in ("slices", "flex")
+    assert all(served.beyond == "slices" for (device, *_), served in TABLE.items() if device == "cpu")
+    assert all(served.beyond == "slices" for (*_, bias), served in TABLE.items() if bias)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("levels", PYRAMIDS, ids=str)
+def test_flex_attention_sees_what_the_mask_shows(levels):
+    """Its block mask comes from the levels; here it is not compiled."""
+    pyramid = Pyramid.of(levels)
+    q, k, v = torch.randn(3, 2, 4, pyramid.num_tokens, 8)
+    y_BHLD = flex_attention(q, k, v, block_mask=level_blocks(pyramid.grids, q.device), scale=1.0)
+    expected_BLHD = dense(q, k, v, 0.0, pyramid.positions().level_L)
+    torch.testing.assert_close(y_BHLD.transpose(1, 2), expected_BLHD, atol=1e-5, rtol=0)
+
+
+@pytest.mark.slow
+@torch.no_grad()
+def test_a_model_under_flex_attention_gives_the_same(make_generator, make_loud):
+    """Compiled, but for dropout, which it lacks and the slices do instead."""
+    model = make_loud(make_generator("rope"))
+    given = (torch.tensor([0, 3]), torch.randn(2, 29, 4))
+    expected_BLV = model(*given)
+    with served_by("flex"):
+        torch.testing.assert_close(model(*given), expected_BLV, atol=1e-5, rtol=0)
+        for block in model.blocks:
+            block.attn.dropout = 0.5
+        assert not torch.allclose(model.train()(*given), expected_BLV, atol=1e-2)

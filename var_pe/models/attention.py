@@ -4,11 +4,12 @@ A level sees itself and all coarser ones, which come first in the row of tokens.
 many, no L x L mask need exist, and a fine level is a call without any mask, as in drawing.
 """
 
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from itertools import accumulate
-from typing import Any, Generic, Literal
+from typing import TYPE_CHECKING, Any, Generic, Literal
 
 import torch
 import torch.nn.functional as F
@@ -19,12 +20,16 @@ from torch.utils.checkpoint import checkpoint
 
 from var_pe.encodings import PositionEncoding
 from var_pe.encodings.base import Context
-from var_pe.pyramid import Positions
+from var_pe.pyramid import Grid, Positions, positions_on
+
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
 
 # plain: products and a softmax, one call that keeps Lq x Lk numbers for each head and image.
 # fused: one call of torch's fused kernels, with the mask if there is one.
 # slices: one fused call for the coarse levels, with their mask, and one for each other level, without.
-Kernel = Literal["plain", "fused", "slices"]
+# flex: FlexAttention, a compiled call that passes over what a mask of levels hides; its gradient needs CUDA.
+Kernel = Literal["plain", "fused", "slices", "flex"]
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,21 @@ def kernel_for(
     return "fused" if max(query_length, key_length) <= served.fused else served.beyond
 
 
+@contextmanager
+def served_by(kernel: Kernel) -> Iterator[None]:
+    """For measurements: inside, one kernel serves every call, whatever the table says."""
+    before = dict(TABLE)
+    enough = 10**9
+    every = Served(
+        plain=enough if kernel == "plain" else 0, fused=enough if kernel == "fused" else 0, beyond=kernel
+    )
+    TABLE.update(dict.fromkeys(TABLE, every))
+    try:
+        yield
+    finally:
+        TABLE.update(before)
+
+
 def coarse_levels(tokens_K: Sequence[int]) -> int:
     """How many levels, of so many tokens each, share the call with a mask: at most a quarter of all tokens.
 
@@ -108,6 +128,8 @@ class PositionContext(Generic[Context]):
     prefix: int = 0
     # the calls that a pass over several levels is cut into; empty: it is one call
     parts: tuple[Part[Context], ...] = ()
+    # FlexAttention's mask, which replaces the parts where there is neither a bias nor dropout
+    blocks: "BlockMask | None" = None
 
     def __post_init__(self) -> None:
         # What scores need in every layer is worked out once, before the first.
@@ -168,21 +190,29 @@ class PositionContext(Generic[Context]):
 
 
 def all_levels(
-    encoding: PositionEncoding[Context], positions: Positions, kernel: Kernel
+    encoding: PositionEncoding[Context], positions: Positions, kernel: Kernel, coarse: int | None = None
 ) -> PositionContext[Context]:
-    """A pass over all levels at once, where a token sees its own level and all coarser ones."""
+    """A pass over all levels at once, where a token sees its own level and all coarser ones.
+
+    `coarse` levels share the slices' call with a mask; None: as `coarse_levels` says.
+    """
     context = encoding.prepare(positions)
-    if kernel == "slices":
-        return PositionContext(encoding, context, context, parts=parts_of(encoding, context, positions))
-    return PositionContext(encoding, context, context, visible(positions))
+    if kernel not in ("slices", "flex"):
+        return PositionContext(encoding, context, context, visible(positions))
+
+    parts = parts_of(encoding, context, positions, coarse)
+    blocks = None
+    if kernel == "flex" and not encoding.uses("bias"):
+        blocks = level_blocks(positions.grids_here, positions.level_L.device)
+    return PositionContext(encoding, context, context, parts=parts, blocks=blocks)
 
 
 def parts_of(
-    encoding: PositionEncoding[Context], context: Context, positions: Positions
+    encoding: PositionEncoding[Context], context: Context, positions: Positions, coarse: int | None = None
 ) -> tuple[Part[Context], ...]:
     """The coarse levels together, under their mask, and then every other level, which needs none."""
     tokens_K = [h * w for h, w in positions.grids_here]
-    coarse = coarse_levels(tokens_K)
+    coarse = coarse_levels(tokens_K) if coarse is None else coarse
     bounds = [(0, coarse)] if coarse else []
     bounds += [(level, level + 1) for level in range(coarse, len(tokens_K))]
 
@@ -205,6 +235,28 @@ def visible(positions: Positions) -> Tensor | None:
     return positions.level_L[:, None] >= positions.level_L
 
 
+@lru_cache(maxsize=64)
+@torch.inference_mode(False)  # kept for later calls, which may train
+def level_blocks(grids: tuple[Grid, ...], device: torch.device) -> "BlockMask":
+    """Which blocks of pairs of tokens FlexAttention computes, passes over, or looks at pair by pair."""
+    from torch.nn.attention.flex_attention import create_block_mask  # takes half a second
+
+    level_L = positions_on(grids, device).level_L
+
+    def sees(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+        return level_L[query] >= level_L[key]
+
+    return create_block_mask(sees, None, None, len(level_L), len(level_L), device=str(device))
+
+
+@lru_cache(maxsize=1)
+def flex() -> Callable[..., Tensor]:
+    """FlexAttention, which computes all scores unless it is compiled."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    return torch.compile(flex_attention)
+
+
 def attend(
     q_BHQD: Tensor,
     k_BHKD: Tensor,
@@ -216,6 +268,10 @@ def attend(
     scale: float | None,
 ) -> Tensor:
     """Exact attention, (B, Q, H, D), by a call for each part; `scale` is the products', None: 1 / sqrt(D)."""
+    if position_context.blocks is not None and not dropout:
+        y_BHQD = flex()(q_BHQD, k_BHKD, v_BHKD, block_mask=position_context.blocks, scale=scale)
+        return y_BHQD.transpose(1, 2)
+
     parts = position_context.calls(q_BHQD.shape[2], k_BHKD.shape[2])
     stops = [part.keys for part in parts]
     q_parts = q_BHQD.split([part.queries for part in parts], dim=2)
