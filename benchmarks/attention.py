@@ -25,7 +25,7 @@ from annotated_types import Ge
 
 from var_pe.encodings import build_encoding
 from var_pe.files import write_json
-from var_pe.models.attention import Kernel, all_levels, attend, coarse_levels, flex, served_by
+from var_pe.models.attention import Kernel, all_levels, attend, coarse_levels, compiled_flex, served_by
 from var_pe.models.initialisation import initialise
 from var_pe.pages.tables import aligned_table
 from var_pe.pyramid import Pyramid
@@ -178,7 +178,7 @@ def runner(case: Case, candidate: Candidate, options: argparse.Namespace) -> Cal
 
 def measure(case: Case, options: argparse.Namespace) -> list[Found]:
     """All candidates of a case, taking turns."""
-    flex.cache_clear()  # compiled for each case, as a training has one
+    compiled_flex.cache_clear()  # compiled for each case, as a training has one
     batch = max(1, options.tokens // case.tokens)
     scores = batch * options.heads * case.tokens**2 * DTYPES[case.dtype].itemsize
 

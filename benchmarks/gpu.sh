@@ -62,7 +62,7 @@ line sampling 90 "$python benchmarks/sampling.py $drawing $beside --device $devi
 line learns 120 "$python scripts/train.py --config shapes_learned.yaml run=$scratch/run tokenizer_run=$scratch/tokenizer \
 $shapes"
 line whole 110 "$training $short --precision bf16 --compile none whole --json found.json"
-line kernels 60 "$training $short --precision bf16 --attention fused slices plain --json found.json"
+line kernels 60 "$training $short --precision bf16 --attention slices flex fused plain --json found.json"
 line tests 90 "$python -m pytest -q -x -m cuda tests"
 line float32 60 "$training $short $beside --precision float32 --json found.json"
 line encodings 90 "$python benchmarks/encodings.py --config imagenet256_learned.yaml --rounds 5 --device $device \

@@ -16,11 +16,10 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from statistics import median, quantiles
-from typing import Annotated, TypedDict, get_args
+from typing import Annotated, TypedDict, cast, get_args
 
 import var_pe  # noqa: F401  # before torch, whose threads it makes wait politely
 
@@ -35,7 +34,7 @@ from torch import Tensor, nn
 from var_pe.comparison.step_time import seconds_in_turns, training_step
 from var_pe.encodings import build_encoding
 from var_pe.files import write_json
-from var_pe.models.attention import TABLE, Kernel, Served
+from var_pe.models.attention import Kernel, served_by
 from var_pe.models.generator import VARTransformer
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.pages.tables import markdown_table
@@ -205,10 +204,10 @@ def step_of(
     step = our_step(compiled(copy.deepcopy(generator).to(given.device), how), batch, precision)
 
     def with_kernel() -> None:
-        with served_by(kernel):
+        with served_by(cast(Kernel, kernel)):
             step()
 
-    return with_kernel
+    return step if kernel == RULE else with_kernel
 
 
 def build(size: Size, encoding: str) -> VARTransformer:
@@ -233,16 +232,6 @@ def compiled(generator: VARTransformer, how: str) -> VARTransformer:
     if how == "whole":
         generator.compile()
     return generator
-
-
-@contextmanager
-def served_by(kernel: str) -> Iterator[None]:
-    """Attention of every length by one kernel, until the end."""
-    before = dict(TABLE)
-    if kernel != RULE:
-        TABLE.update({key: Served(plain=0, fused=0, beyond=kernel) for key in TABLE})
-    yield
-    TABLE.update(before)
 
 
 def public_model(generator: VARTransformer, given: argparse.Namespace) -> nn.Module:

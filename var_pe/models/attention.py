@@ -241,7 +241,7 @@ def level_blocks(grids: tuple[Grid, ...], device: torch.device) -> "BlockMask":
     """Which blocks of pairs of tokens FlexAttention computes, passes over, or looks at pair by pair."""
     from torch.nn.attention.flex_attention import create_block_mask  # takes half a second
 
-    level_L = positions_on(grids, device).level_L
+    level_L = positions_on(grids, device)[1]
 
     def sees(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
         return level_L[query] >= level_L[key]
@@ -249,9 +249,18 @@ def level_blocks(grids: tuple[Grid, ...], device: torch.device) -> "BlockMask":
     return create_block_mask(sees, None, None, len(level_L), len(level_L), device=str(device))
 
 
-@lru_cache(maxsize=1)
 def flex() -> Callable[..., Tensor]:
-    """FlexAttention, which computes all scores unless it is compiled."""
+    """FlexAttention, which would compute all scores if it were not compiled."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    if torch.compiler.is_compiling():
+        return flex_attention
+    return compiled_flex()
+
+
+@lru_cache(maxsize=1)
+def compiled_flex() -> Callable[..., Tensor]:
+    """It alone, for models that are not compiled."""
     from torch.nn.attention.flex_attention import flex_attention
 
     return torch.compile(flex_attention)
