@@ -83,8 +83,10 @@ class LevelTerm(GridBound):
     def _moved(self, term_NHKK: Tensor, pyramid: Pyramid) -> Tensor:
         if pyramid == self.pyramid:
             return term_NHKK
-        source = list(source_levels(self.pyramid, pyramid))
-        return term_NHKK[:, :, source][:, :, :, source]
+        # Level by level: a list of indices would be copied to the device, which waits for it.
+        source = source_levels(self.pyramid, pyramid)
+        rows_NHKK = torch.stack([term_NHKK[:, :, level] for level in source], dim=2)
+        return torch.stack([rows_NHKK[..., level] for level in source], dim=-1)
 
     def _zeros(self, pyramid: Pyramid, like: Tensor | None = None) -> nn.Parameter:
         shape = (self.terms, self.num_heads, pyramid.num_levels, pyramid.num_levels)
