@@ -135,6 +135,32 @@ def test_two_processes_learn_the_codes_of_one(tmp_path, quantizer):
 
 
 @pytest.mark.slow
+def test_two_processes_play_the_game_of_one(tmp_path):
+    """The opponent's gradients, its recent means and the adaptive weight are those of all images together."""
+    more = [
+        "adversarial.weight=0.5",
+        "adversarial.start=0.1",
+        "adversarial.channels=16",
+        "adversarial.r1=0.1",
+        "adversarial.lecam=0.1",
+        "adversarial.augment=[color, translation, cutout]",
+        "accumulate=2",
+    ]
+    values = []
+    for processes in (1, 2):
+        (tmp_path / str(processes)).mkdir()
+        settings = [f"tokenizer_training.{setting}" for setting in more]
+        run(tmp_path / str(processes), *settings, "--stage", "tokenizer", processes=processes)
+        entries = (tmp_path / str(processes) / "tokenizer" / "log.jsonl").read_text().splitlines()
+        values.append([entry for entry in map(json.loads, entries) if "loss" in entry])
+    assert len(values[0]) == len(values[1]) == 20
+    for name in ("loss", "discriminator", "opponent_grad_norm", "adversarial/weight"):
+        one, two = ([entry[name] for entry in entries if name in entry] for entries in values)
+        assert len(one) >= 18
+        assert two == pytest.approx(one, abs=1e-4, rel=1e-3)
+
+
+@pytest.mark.slow
 def test_two_processes_draw_the_pyramids_of_one(tmp_path):
     """Processes that trained on different grids at one step would wait for each other for ever, or worse."""
     more = [

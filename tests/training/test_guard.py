@@ -26,9 +26,9 @@ BAD = 3  # the step, counted from 0, whose loss is not finite
 class Watched(Run):
     """A run that keeps what the loop trains within reach."""
 
-    def load(self, model, optimizer, ema, validations):
+    def load(self, model, optimizer, ema, validations, opponent):
         self.trained = model, optimizer, ema
-        return super().load(model, optimizer, ema, validations)
+        return super().load(model, optimizer, ema, validations, opponent)
 
     def state(self):
         """A copy of all that a step changes."""
@@ -106,7 +106,7 @@ def test_the_first_step_that_was_not_finite_is_the_one_that_is_named():
         (2, 1.0, 1.0),
         (3, float("nan"), float("nan")),
     ):
-        guard.look(step, torch.tensor(loss), torch.tensor(norm))
+        guard.look(step, {"loss": torch.tensor(loss), "grad_norm": torch.tensor(norm)})
         assert (guard.updates.item(), guard.found_inf.item()) == ((1, 0) if step < 1 else (0, 1))
     with pytest.raises(FloatingPointError, match=r"step 2: grad_norm is inf; nothing .*, kept words"):
         guard.check("kept words")

@@ -45,7 +45,7 @@ class Toy:
         torch.manual_seed(0)
         self.model = nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.5), nn.Linear(8, 1))
         self.dataset, self.act, self.places = Numbers(), act, []
-        self.layers = ONE_RATE
+        self.layers, self.opponent = ONE_RATE, None
 
     def start(self, model, batch, accelerator):
         pass

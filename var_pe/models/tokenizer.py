@@ -156,6 +156,11 @@ class VQTokenizer(SavedModel):
         """Images of a latent map, not clamped: training wants the gradient beyond [-1, 1]."""
         return self.decoder(self.post_quant_conv(f_hat_BZhw.to(self.post_quant_conv.weight.dtype)))
 
+    @property
+    def last_layer(self) -> nn.Conv2d:
+        """The convolution whose output is the image."""
+        return self.decoder.conv_out
+
     @torch.no_grad()
     def encode(self, images_BCHW: Tensor, pyramid: Pyramid | None = None) -> Tensor:
         """Tokens (B, L), int64, of images in [-1, 1]."""

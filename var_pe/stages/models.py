@@ -7,9 +7,14 @@ from pathlib import Path
 from typing import TypeVar, cast
 
 import torch
+from torch import nn
 
 from var_pe import settings
 from var_pe.files import hash_of_files
+from var_pe.interop.lpips import load_lpips
+from var_pe.models.discriminators import FeatureDiscriminator, PatchDiscriminator, halvings_for
+from var_pe.models.efficientnet_lite import VARIANTS
+from var_pe.models.feature_stages import ClassifierStages, FeatureStages, LiteStages
 from var_pe.models.folder import SavedModel, check_folder, read_config
 from var_pe.models.generator import VARTransformer
 from var_pe.models.tokenizer import VQTokenizer
@@ -72,6 +77,57 @@ def build_classifier(
         num_classes=num_classes,
         seed=config.seed,
         kept_grids=kept_grids,
+    )
+
+
+def feature_network(config: Config) -> FeatureStages | None:
+    """The frozen network that the tokenizer's losses look through; None if none does.
+
+    Raises:
+        ValueError: its weights are not there, or do not fit the pictures.
+    """
+    training = config.tokenizer_training
+    perceptual, adversarial = training.perceptual, training.adversarial
+    of_discriminator = adversarial.weight > 0 and adversarial.discriminator == "features"
+    if not perceptual.weight and not of_discriminator:
+        return None
+
+    name = perceptual.network
+    if name in VARIANTS:
+        return LiteStages(name)
+    if name == "vgg16":
+        backbone, heads = (
+            Path(file) if file else None for file in (perceptual.vgg16_weights, perceptual.lpips_weights)
+        )
+        return load_lpips(backbone, heads)
+
+    if not (Path(name) / "classifier").is_dir():
+        raise ValueError(
+            f"tokenizer_training.perceptual.network is {', '.join(VARIANTS)}, vgg16 or the folder of a "
+            f"classifier's run, got {name!r}"
+        )
+    classifier = load_model(ViTClassifier, Path(name) / "classifier")
+    return ClassifierStages(classifier, Path(name).name, config.data.channels)
+
+
+def build_discriminator(config: Config, network: FeatureStages | None) -> nn.Module | None:
+    """A new discriminator, of patches or of what `network` sees; None if the config wants none.
+
+    Raises:
+        ValueError: the pictures are too small for patches.
+    """
+    adversarial, seed = config.tokenizer_training.adversarial, config.tokenizer_seed
+    if not adversarial.weight:
+        return None
+
+    spectral = adversarial.spectral_norm
+    if adversarial.discriminator == "features":
+        assert network is not None, "feature_network gives one"
+        return FeatureDiscriminator(network.channels, adversarial.channels, spectral=spectral, seed=seed)
+
+    halvings = halvings_for(config.data.height, config.data.width)
+    return PatchDiscriminator(
+        config.data.channels, adversarial.channels, halvings, spectral=spectral, seed=seed
     )
 
 

@@ -32,8 +32,10 @@ from var_pe.stages.images import (
 )
 from var_pe.stages.models import (
     build_classifier,
+    build_discriminator,
     build_generator,
     build_tokenizer,
+    feature_network,
     initialise_from,
     load_model,
     start_tokenizer,
@@ -68,6 +70,9 @@ def train_tokenizer(config: Config, accelerator: Accelerator, extend: Rule | Non
 
     # Images for each pyramid that a step may train on
     pyramids, model = tokenizer_pyramids(config), build_tokenizer(config)
+    network = feature_network(config)
+    if network is not None:
+        network = network.to(accelerator.device)
     processes = Processes.of(accelerator)
     say_what_is_read(config.data, processes)
     cell = model.downsampling
@@ -88,6 +93,9 @@ def train_tokenizer(config: Config, accelerator: Accelerator, extend: Rule | Non
         steps=history.steps,
         seed=seed,
         trained_codes=history.start.codes if history.start else 0,
+        network=network,
+        discriminator=build_discriminator(config, network),
+        processes=processes,
     )
 
     run = claim(folder, "tokenizer", config, history, accelerator)

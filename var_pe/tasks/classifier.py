@@ -57,6 +57,7 @@ class ClassifierTask:
     """Cross-entropy of the label, with mixup and label smoothing if the config asks for them."""
 
     measure = Measure()
+    opponent = None
 
     def __init__(
         self,

@@ -56,6 +56,7 @@ class GeneratorTask:
     """Cross-entropy of every token given all coarser levels and mostly the label, one pyramid per step."""
 
     layers = ONE_RATE
+    opponent = None
     measure = Measure()
 
     def __init__(

@@ -13,9 +13,11 @@ from var_pe.data.classes import from_all_classes, labels_of
 from var_pe.data.image_set import Batch, HeldOutImages, TrainingSet, stacked
 from var_pe.data.images import Box
 from var_pe.evaluation.folder import to_uint8
+from var_pe.models.feature_stages import FeatureStages
 from var_pe.models.quantizers import MultiScaleQuantizer
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.pages.sheets import Cell, Section, class_name, sheet
+from var_pe.processes import Processes
 from var_pe.pyramid import Levels, Pyramid
 from var_pe.seeding import mix, random_bits, shifted
 from var_pe.settings.fields import Doc, NonNegativeFloat, Share, section
@@ -28,7 +30,11 @@ from var_pe.tasks.codebook import (
     squares,
     start_from_data,
 )
-from var_pe.tasks.losses.reconstruction import psnr, reconstruction_terms
+from var_pe.tasks.losses.adversarial import AdversarialConfig, Adversary
+from var_pe.tasks.losses.last_layer import LastLayer
+from var_pe.tasks.losses.perceptual import PerceptualConfig
+from var_pe.tasks.losses.picture import PictureLoss
+from var_pe.tasks.losses.reconstruction import psnr
 from var_pe.tasks.pyramids import which_pyramid
 from var_pe.training.config import TrainingConfig
 from var_pe.training.groups import ONE_RATE
@@ -41,6 +47,8 @@ from var_pe.training.validations import Measure
 class TokenizerTraining(TrainingConfig):
     l1: Annotated[NonNegativeFloat, Doc("weight of the mean absolute difference")] = 1.0
     l2: Annotated[NonNegativeFloat, Doc("weight of the mean squared difference")] = 1.0
+    perceptual: PerceptualConfig = field(default_factory=PerceptualConfig)
+    adversarial: AdversarialConfig = field(default_factory=AdversarialConfig)
     pyramids: Annotated[
         list[Levels],
         Doc("levels, one of which is drawn per step, tokenizer.levels first; []: tokenizer.levels alone"),
@@ -63,7 +71,7 @@ class Seen(NamedTuple):
 
 
 class TokenizerTask:
-    """Reconstruction and quantizer loss, one pyramid per step; unused codes restart from data."""
+    """The picture's and the quantizer's loss, one pyramid per step; unused codes restart from data."""
 
     layers = ONE_RATE
     measure = Measure("validation/psnr", higher_is_better=True)
@@ -79,16 +87,41 @@ class TokenizerTask:
         steps: int,
         seed: int,
         trained_codes: int = 0,
+        network: FeatureStages | None = None,
+        discriminator: nn.Module | None = None,
+        processes: Processes = Processes(),
     ) -> None:
         """`validation` holds each pyramid's images, and the box in them that shows the picture.
 
         The first `trained_codes` codes of the model are trained ones: only the others start from data.
+        `network` is that of the perceptual term and of a discriminator of features.
         """
         self.model, self.dataset = model, dataset
         self.pyramids, self.validation = tuple(pyramids), validation
         self.config, self.steps, self.seed = config, steps, seed
         self.trained_codes = trained_codes
         self._micro_batches: list[Seen] = []
+
+        # The terms of the picture, and the opponent that one of them comes from
+        self.opponent: Adversary | None = None
+        if discriminator is not None:
+            looks_through = network if config.adversarial.discriminator == "features" else None
+            self.opponent = Adversary(
+                discriminator,
+                looks_through,
+                config.adversarial,
+                steps=steps,
+                seed=seed,
+                log_every=config.log_every,
+            )
+        self.last_layer = LastLayer(model.last_layer, processes)
+        self.picture_loss = PictureLoss(
+            {"l1": config.l1, "l2": config.l2, "perceptual": config.perceptual.weight},
+            self.last_layer,
+            network=network if config.perceptual.weight else None,
+            adversary=self.opponent,
+            log_every=config.log_every,
+        )
 
         # For previews: which images show all classes, and each image's PSNR at the last validation
         self._shown: dict[Pyramid, list[int]] = {}
@@ -116,15 +149,19 @@ class TokenizerTask:
 
     def loss(self, model: nn.Module, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         images_BCHW, pyramid = batch["image"], self.pyramid_of(step)
+        self.last_layer.watch()
         kept_B = self._levels_kept(batch["draw_number"], pyramid)
         reconstruction_BCHW, quantized = model(images_BCHW, pyramid, kept_B)
-        terms = reconstruction_terms(reconstruction_BCHW.float(), images_BCHW)
-        loss = self.config.l1 * terms["l1"] + self.config.l2 * terms["l2"] + quantized.loss
+        loss, terms = self.picture_loss(reconstruction_BCHW, images_BCHW, batch["draw_number"], step)
 
         self._micro_batches.append(Seen(batch["draw_number"], quantized.tokens_BL, quantized.z_BLZ))
         values = {**terms, "quantizer": quantized.loss}
+        if step % self.config.log_every == 0:
+            squares_K2 = squares(self.model.quantizer, quantized, pyramid)
+            for level, (lost, whole) in enumerate(squares_K2):
+                values[f"code_distance/level_{level}"] = lost / whole.clamp(min=1e-30)
         tag = self._tag(pyramid)
-        return loss, {f"{name}{tag}": value for name, value in values.items()}
+        return loss + quantized.loss, {f"{name}{tag}": value for name, value in values.items()}
 
     def _levels_kept(self, draw_numbers_B: Tensor, pyramid: Pyramid) -> Tensor | None:
         if not self.config.quantizer_dropout:
@@ -144,6 +181,8 @@ class TokenizerTask:
         quantizer, pyramid = model.quantizer, self.pyramid_of(step)
         seen = Seen(*(torch.cat(parts) for parts in zip(*self._micro_batches, strict=True)))
         self._micro_batches.clear()
+        if self.opponent is not None:
+            self.opponent.after_step(step, Processes.of(accelerator), updates)
 
         hits_KV = accelerator.reduce(hits(seen.tokens_BL, pyramid, len(quantizer.usage_V)), "sum")
         with undone_without(updates, quantizer):

@@ -18,6 +18,7 @@ from var_pe.processes import Processes
 T = TypeVar("T")
 
 NAME = re.compile(r"step_(\d+)")
+OPPONENT = "opponent.pt"
 PUT_ASIDE = ".damaged"  # ends the name of a checkpoint that cannot be read
 
 # What a file raises that is cut short, empty, or holds something else
@@ -41,6 +42,8 @@ class Checkpoint:
     # the average of the best validation so far; empty if it is not kept
     best: dict[str, Tensor]
     optimizer: dict[str, Any]
+    # what `OpponentTraining.state` gave; empty without an opponent
+    opponent: dict[str, Any]
 
 
 def steps_in(checkpoints: Path) -> list[int]:
@@ -49,8 +52,15 @@ def steps_in(checkpoints: Path) -> list[int]:
     return sorted(int(match[1]) for match in found if match)
 
 
-def newest(checkpoints: Path, weights: Mapping[str, Tensor], processes: Processes) -> Checkpoint | None:
+def newest(
+    checkpoints: Path,
+    weights: Mapping[str, Tensor],
+    processes: Processes,
+    opponent: Mapping[str, Tensor] | None = None,
+) -> Checkpoint | None:
     """The newest checkpoint of a model with such weights; those that cannot be read are named and put aside.
+
+    `opponent` is the state of its opponent's module, if it has one.
 
     Returns None if there is no checkpoint.
 
@@ -58,14 +68,16 @@ def newest(checkpoints: Path, weights: Mapping[str, Tensor], processes: Processe
         ValueError: there are checkpoints, but none is whole.
     """
     found: list[Checkpoint] = []
-    processes.on_main(lambda: found.extend(_newest_whole(checkpoints, weights)))
+    processes.on_main(lambda: found.extend(_newest_whole(checkpoints, weights, opponent)))
     (step,) = set(processes.gather([found[0].step] if found else []) or [0])
     if step and not found:
-        found = [read(checkpoints / f"step_{step:08d}", weights)]
+        found = [read(checkpoints / f"step_{step:08d}", weights, opponent)]
     return found[0] if found else None
 
 
-def _newest_whole(checkpoints: Path, weights: Mapping[str, Tensor]) -> list[Checkpoint]:
+def _newest_whole(
+    checkpoints: Path, weights: Mapping[str, Tensor], opponent: Mapping[str, Tensor] | None
+) -> list[Checkpoint]:
     """The newest whole checkpoint in a list, none if there are none."""
     for path in sorted(checkpoints.glob("step_*")):
         if not NAME.fullmatch(path.name) and path.suffix != PUT_ASIDE:
@@ -75,7 +87,7 @@ def _newest_whole(checkpoints: Path, weights: Mapping[str, Tensor]) -> list[Chec
     for step in reversed(steps_in(checkpoints)):
         folder = checkpoints / f"step_{step:08d}"
         try:
-            whole = read(folder, weights)
+            whole = read(folder, weights, opponent)
         except DamagedError as error:
             damaged.append(str(error))
             continue
@@ -96,8 +108,10 @@ def _newest_whole(checkpoints: Path, weights: Mapping[str, Tensor]) -> list[Chec
     return []
 
 
-def read(folder: Path, weights: Mapping[str, Tensor]) -> Checkpoint:
-    """A checkpoint of a model with such weights.
+def read(
+    folder: Path, weights: Mapping[str, Tensor], opponent: Mapping[str, Tensor] | None = None
+) -> Checkpoint:
+    """A checkpoint of a model with such weights, and of an opponent with such a state.
 
     Raises:
         DamagedError: a file is missing, cannot be read, or belongs to something else.
@@ -126,7 +140,15 @@ def read(folder: Path, weights: Mapping[str, Tensor]) -> Checkpoint:
     for average in ("exp_avg", "exp_avg_sq"):
         found = {name: values.get(average) for name, values in optimizer["state"].items()}
         _check_shapes(file, found, {name: weights[name] for name in found if name in weights})
-    return Checkpoint(folder, step, state, model, ema, best, optimizer)
+
+    against: dict[str, Any] = {}
+    if opponent is not None:
+        file = folder / OPPONENT
+        against = _opened(file, lambda file: torch.load(file, map_location="cpu", weights_only=True))
+        if not isinstance(against, dict) or set(against) != {"module", "optimizer"}:
+            raise DamagedError(f"{file} holds no state of an opponent")
+        _check_shapes(file, against["module"], opponent)
+    return Checkpoint(folder, step, state, model, ema, best, optimizer, against)
 
 
 def _opened(file: Path, read: Callable[[Path], T]) -> T:

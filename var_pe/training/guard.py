@@ -6,7 +6,7 @@ more. The host asks when it has to wait anyway, before it logs, validates or sav
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -21,17 +21,21 @@ class Guard:
         self.updates = torch.ones((), device=device)
         # the opposite, as optimizers take it (`GuardedAdamW`)
         self.found_inf = torch.zeros((), device=device)
-        # the first step that was not finite, and its loss and gradient norm
+        # the first step that was not finite, and what was looked at there
         self._step = torch.full((), -1, device=device)
-        self._values = torch.zeros(2, device=device)
+        self._names: tuple[str, ...] = ()
+        self._values = torch.zeros(0, device=device)
 
     @torch.no_grad()
-    def look(self, step: int, loss: Tensor, grad_norm: Tensor) -> None:
-        """Takes note of a step before its update.
+    def look(self, step: int, numbers: Mapping[str, Tensor]) -> None:
+        """Takes note of a step before its update: loss and norms of gradients, by name, the same every step.
 
-        Both numbers are those of all processes together, so that all note the same.
+        They are those of all processes together, so that all note the same.
         """
-        values = torch.stack([loss, grad_norm])
+        values = torch.stack(list(numbers.values()))
+        if not self._names:
+            self._names, self._values = tuple(numbers), torch.zeros_like(values)
+
         bad = values.isfinite().all().logical_not()
         first = bad & (self._step < 0)
         self._step.masked_fill_(first, step)
@@ -48,7 +52,7 @@ class Guard:
         if not self.found_inf.item():
             return
 
-        named = zip(("loss", "grad_norm"), self._values.tolist(), strict=True)
+        named = zip(self._names, self._values.tolist(), strict=True)
         found = ", ".join(f"{name} is {value}" for name, value in named if not math.isfinite(value))
         raise FloatingPointError(
             f"step {int(self._step) + 1}: {found}; nothing was updated, then or since, {kept}"

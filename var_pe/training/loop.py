@@ -21,6 +21,7 @@ from var_pe.training.ema import EMA, whole
 from var_pe.training.groups import forget_steps, parameter_groups, set_rates, zero_gradients
 from var_pe.training.guard import Guard, GuardedAdamW
 from var_pe.training.history import Asked, rate_at
+from var_pe.training.opponent import OpponentTraining
 from var_pe.training.run import CHECKPOINTS_KEPT, Run, checkpoint_bytes
 from var_pe.training.schedule import ema_decay
 from var_pe.training.stopping import (
@@ -77,10 +78,11 @@ def train(
     optimizer.found_inf = guard.found_inf
     model, optimizer = accelerator.prepare(task.model, optimizer)
     inner = accelerator.unwrap_model(model)
+    opponent = None if task.opponent is None else OpponentTraining(task.opponent, config, accelerator, guard)
 
     # A run goes on from its newest checkpoint. A new one may use its first batch before the first step.
     validations = Validations(task.measure, config, run.processes)
-    done = run.load(model, optimizer.optimizer, ema, validations)
+    done = run.load(model, optimizer.optimizer, ema, validations, opponent)
     if done:
         run.processes.say(f"resuming after step {done} of {steps}")
 
@@ -129,16 +131,24 @@ def train(
                     with in_precision(config, accelerator):
                         loss, values = task.loss(model, batch, step)
                     accelerator.backward(loss / config.accumulate)
+                if opponent is not None:
+                    values |= opponent.backward(step)
                 for name, value in {"loss": loss, **values}.items():
                     logs[name] = logs.get(name, 0) + value.detach() / config.accumulate
 
             # A loss or gradient that is not finite cannot damage the weights: the guard stops all updates.
             zero_gradients(frozen)
-            norm = whole(accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm))
-            guard.look(step, accelerator.reduce(logs["loss"], "mean"), norm)
+            norms = {
+                "grad_norm": whole(accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm))
+            }
+            if opponent is not None:
+                norms["opponent_grad_norm"] = opponent.gradient_norm()
+            guard.look(step, {"loss": accelerator.reduce(logs["loss"], "mean")} | norms)
             optimizer.step()
             forget_steps(frozen, optimizer.optimizer)
             optimizer.zero_grad()
+            if opponent is not None:
+                opponent.step(rate)
 
             after = task.after_step(inner, step, accelerator, guard.updates)
             ema.update(inner, ema_decay(step, config.ema), guard.updates)
@@ -159,7 +169,7 @@ def train(
 
             # Logs, validation, preview, checkpoint. A signal breaks off validation and preview.
             if logging:
-                means = _means(logs | after | {"grad_norm": norm}, accelerator)
+                means = _means(logs | after | norms, accelerator)
                 entry = {"step": step + 1, **means, "learning_rate": rate}
                 _log(run, progress, entry | progress.rates())
             with suppress(AskedToStop):
@@ -173,7 +183,7 @@ def train(
             stopping = stop.agreed(accelerator) if waiting else stop.agreed_by_now(accelerator)
             if last or stopping or saving:
                 guard.check(run.kept())
-                run.save(step + 1, model, optimizer.optimizer, ema, validations)
+                run.save(step + 1, model, optimizer.optimizer, ema, validations, opponent)
             if stopping or (last and stop.agreed(accelerator)):
                 progress.close()
                 raise Interrupted.after(stop.agreed_on, step + 1, steps)

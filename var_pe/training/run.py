@@ -20,8 +20,9 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_
 
 from var_pe.files import into_place, remove, remove_drafts, write_json, write_text, written_whole
 from var_pe.processes import Processes
-from var_pe.training.checkpoints import newest, steps_in
+from var_pe.training.checkpoints import OPPONENT, newest, steps_in
 from var_pe.training.ema import EMA
+from var_pe.training.opponent import OpponentTraining
 from var_pe.training.validations import Validations
 
 # the newest one, and the one before it in case the newest is damaged
@@ -82,14 +83,20 @@ class Run:
         )
 
     def load(
-        self, model: nn.Module, optimizer: torch.optim.Optimizer, ema: EMA, validations: Validations
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        ema: EMA,
+        validations: Validations,
+        opponent: OpponentTraining | None = None,
     ) -> int:
         """Restores the newest checkpoint that is whole; returns the number of steps done, 0 if there is none.
 
         Raises:
             ValueError: there are checkpoints, but none is whole.
         """
-        found = newest(self.checkpoints, ema.model.state_dict(), self.processes)
+        of_opponent = None if opponent is None else opponent.module.state_dict()
+        found = newest(self.checkpoints, ema.model.state_dict(), self.processes, of_opponent)
         if found is None:
             self.processes.on_main(lambda: self._cut_log(0))
             return 0
@@ -113,6 +120,8 @@ class Run:
             options=options,
         )
         ema.model.load_state_dict(found.ema)
+        if opponent is not None:
+            opponent.load(found.opponent)
         validations.load(found.state.get("validations"), found.best, found.step)
         self.processes.on_main(lambda: self._cut_log(found.step))
         return found.step
@@ -124,6 +133,7 @@ class Run:
         optimizer: torch.optim.Optimizer,
         ema: EMA,
         validations: Validations,
+        opponent: OpponentTraining | None = None,
     ) -> None:
         """Writes a checkpoint with everything that the next step depends on, then removes old ones."""
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
@@ -133,6 +143,8 @@ class Run:
             save_file(_contiguous(model_state), partial / "model.safetensors")
             save_file(_contiguous(ema.model.state_dict()), partial / "ema.safetensors")
             torch.save(optimizer_state, partial / "optimizer.pt")
+            if opponent is not None:
+                torch.save(opponent.state(), partial / OPPONENT)
             state = {"step": step, "validations": validations.save(partial, step)}
             (partial / "state.json").write_text(json.dumps(state | circumstances(self.accelerator)))
 

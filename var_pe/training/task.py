@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from var_pe.data.image_set import Batch, TrainingSet
 from var_pe.training.groups import LayerRates
+from var_pe.training.opponent import Opponent
 from var_pe.training.validations import Measure
 
 
@@ -28,6 +29,10 @@ class Task(Protocol):
     def measure(self) -> Measure:
         """The value of `validate` that says which of two averages is better."""
 
+    @property
+    def opponent(self) -> Opponent | None:
+        """A second player that is trained against `model` in the same steps."""
+
     def start(self, model: nn.Module, batch: Batch, accelerator: Accelerator) -> None:
         """Called before the first step of a new run, with the first batch."""
 
@@ -39,8 +44,8 @@ class Task(Protocol):
     ) -> dict[str, Tensor]:
         """Called after the update; returns values to log, the same on every process.
 
-        It may read no number from the device. What it changes stays as it is if `updates` is 0, not 1: the
-        step's numbers were not finite, and the training will end.
+        It may read no number from the device, except in steps that are logged. What it changes stays as it is
+        if `updates` is 0, not 1: the step's numbers were not finite, and the training will end.
         """
 
     def validate(self, model: nn.Module, accelerator: Accelerator) -> dict[str, float]:

