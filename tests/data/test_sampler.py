@@ -19,6 +19,15 @@ def test_every_epoch_visits_every_image_once():
     assert [d.index for d in all_draws[:20]] != [d.index for d in all_draws[20:40]]
 
 
+def test_draws_are_those_of_the_orders_of_their_epochs():
+    """Batches may end within an epoch, with it, or hold several."""
+    for batch in (1, 3, 5, 17):
+        sampler = EndlessSampler(length=5, batch=batch, seed=2, start=7)
+        found = [draw for draws in islice(sampler, 6) for draw in draws]
+        for number, draw in enumerate(found, start=7):
+            assert draw == (number // 5, int(sampler.order(number // 5)[number % 5]), number)
+
+
 def test_two_processes_draw_together_what_one_draws_alone():
     """Results may not depend on how many processes share the batch."""
     alone = draws(6, length=10, batch=4, seed=0)

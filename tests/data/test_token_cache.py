@@ -5,12 +5,15 @@ import pickle
 import shutil
 import signal
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader
 
 from var_pe.data.images import ImageDataset
 from var_pe.data.pictures import CorruptImage
@@ -18,6 +21,7 @@ from var_pe.data.sampler import Draw
 from var_pe.data.sources import DataConfig, open_source
 from var_pe.data.token_cache import TokenDataset, build_token_cache
 from var_pe.processes import Processes
+from var_pe.training.batches import batch_of
 
 KEY = {"tokenizer": "abc", "pyramid": ((1, 1), (2, 2))}
 KEYS = {"key": KEY, "vocabulary": 65536}
@@ -89,6 +93,33 @@ def test_any_number_of_processes_writes_the_same_cache(tmp_path, augmented, worl
     for draw in (Draw(epoch, index, 0) for epoch in range(2) for index in range(11)):
         assert torch.equal(many[draw]["tokens"], alone[draw]["tokens"])
         assert many[draw]["label"] == alone[draw]["label"]
+
+
+@pytest.mark.parametrize("world", [1, 3])
+def test_a_batch_holds_what_its_items_hold(tmp_path, augmented, world):
+    """It is read at once, from all shards and views, in the order of the draws."""
+    barrier = threading.Barrier(world)
+
+    def build(rank: int) -> Path:
+        one = OneOfThreads(rank, world, barrier=barrier)
+        return build_token_cache(tmp_path, augmented, encode, one, views=2, batch_size=2, **KEYS)
+
+    with ThreadPoolExecutor(world) as threads:
+        (folder,) = set(threads.map(build, range(world)))
+    cached = TokenDataset(folder)
+    assert len(cached.shards) == world
+
+    places = [(3, 9), (0, 0), (2, 10), (1, 9), (5, 4)]
+    draws = [Draw(*place, number) for number, place in enumerate(places, start=100)]
+    batch = next(iter(DataLoader(cached, batch_sampler=[draws], collate_fn=batch_of)))
+    for place, draw in enumerate(draws):
+        image = augmented[Draw(draw.epoch % 2, draw.index, 0)]
+        assert torch.equal(batch["tokens"][place], encode(image["image"][None])[0])
+        assert torch.equal(batch["tokens"][place], cached[draw]["tokens"])
+        assert batch["label"][place] == image["label"]
+    assert batch["index"].tolist() == [9, 0, 10, 9, 4]
+    assert batch["draw_number"].tolist() == [100, 101, 102, 103, 104]
+    assert {values.dtype for values in batch.values()} == {torch.int64}
 
 
 def test_a_finished_cache_is_not_built_again(tmp_path, augmented):

@@ -184,6 +184,7 @@ class ImageDataset(Dataset[ImageItem]):
         transform: Callable[[Tensor], Tensor] | None = None,
     ) -> None:
         self.source, self.config, self.transform = source, config, transform
+        self.arrays = source if isinstance(source, ArraySource) else None  # asked once: it takes a while
         self.frame = Framer(config, train, seed)
         self.augments = self.frame.augments
         self.class_names = source.class_names
@@ -219,7 +220,7 @@ class ImageDataset(Dataset[ImageItem]):
         return len(self.source)
 
     def _read(self, index: int) -> tuple[Image.Image | Pixels, int]:
-        return self.source.array(index) if isinstance(self.source, ArraySource) else self.source.read(index)
+        return self.source.read(index) if self.arrays is None else self.arrays.array(index)
 
     def __getitem__(self, key: Draw | int) -> ImageItem:
         draw = Draw.of(key)

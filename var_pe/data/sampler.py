@@ -63,12 +63,15 @@ class EndlessSampler:
         order_epoch, order = -1, torch.empty(0)
 
         while True:
-            draws = []
-            for draw_number in range(first, first + share):
-                epoch, offset = divmod(draw_number, self.length)
+            draws: list[Draw] = []
+            while len(draws) < share:
+                # As many as are left of this epoch
+                epoch, offset = divmod(first + len(draws), self.length)
                 if epoch != order_epoch:
                     order_epoch, order = epoch, self.order(epoch)
-                draws.append(Draw(epoch, int(order[offset]), draw_number))
+                indices = order[offset : offset + share - len(draws)].tolist()
+                numbers = range(first + len(draws), first + share)
+                draws += [Draw(epoch, *each) for each in zip(indices, numbers, strict=False)]
 
             yield draws
             first += self.batch

@@ -6,8 +6,7 @@ another folder. Each process writes one shard; `index.json` is written last and 
 
 import hashlib
 import json
-from bisect import bisect_right
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict, cast
 
@@ -17,7 +16,7 @@ from numpy.lib.format import open_memmap
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from var_pe.data.image_set import ImageItem, ImageSet
+from var_pe.data.image_set import Batch, ImageItem, ImageSet
 from var_pe.data.sampler import Draw
 from var_pe.files import remove_drafts, reserve, write_text, written_whole
 from var_pe.processes import Processes
@@ -258,11 +257,29 @@ class TokenDataset(Dataset[TokenItem]):
         if not 0 <= draw.index < self.num_images:
             raise IndexError(f"index {draw.index} of a token cache of {self.num_images} images")
 
-        shard = bisect_right(self.firsts, draw.index) - 1
-        tokens_L = self.shards[shard][draw.epoch % self.views, draw.index - self.firsts[shard]]
+        batch = self.__getitems__([draw])
         return {
-            "tokens": torch.from_numpy(tokens_L.astype(np.int64)),
-            "label": int(self.labels_N[draw.index]),
+            "tokens": batch["tokens"][0],
+            "label": int(batch["label"][0]),
             "index": draw.index,
             "draw_number": draw.draw_number,
+        }
+
+    def __getitems__(self, draws: Sequence[Draw]) -> Batch:
+        """The items of these draws as one batch, which is how torch's `DataLoader` asks for them."""
+        epoch_B, index_B, draw_number_B = np.array(draws, np.int64).T
+
+        # From each shard all of its images at once
+        tokens_BL = np.empty((len(draws), self.tokens_per_image), np.int64)
+        shard_B = np.searchsorted(self.firsts, index_B, side="right") - 1
+        for shard in np.unique(shard_B):
+            here_M = np.flatnonzero(shard_B == shard)
+            rows_M = index_B[here_M] - self.firsts[shard]
+            tokens_BL[here_M] = self.shards[shard][epoch_B[here_M] % self.views, rows_M]
+
+        return {
+            "tokens": torch.from_numpy(tokens_BL),
+            "label": torch.from_numpy(self.labels_N[index_B]),
+            "index": torch.from_numpy(index_B.copy()),
+            "draw_number": torch.from_numpy(draw_number_B.copy()),
         }

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from var_pe.data.image_set import TrainingSet, count_unreadable
+from var_pe.data.image_set import Batch, TrainingSet, count_unreadable
 from var_pe.data.images import ImageDataset
 from var_pe.data.sampler import Draw
+from var_pe.data.token_cache import TokenDataset
 from var_pe.encodings import PositionEncoding, build_encoding
 from var_pe.encodings.machinery.level import LevelEmbedding
 from var_pe.models.generator import GeneratorConfig
@@ -59,9 +60,19 @@ class OneOfSeveral(Dataset[Item]):
     def __len__(self) -> int:
         return len(self.datasets[0])
 
-    def __getitem__(self, draw: Draw) -> Item:
+    def _of_step(self, draw: Draw) -> NumberedSet[Item]:
         step = draw.draw_number // self.batch
-        return self.datasets[which_pyramid(self.seed, step, len(self.datasets))][draw]
+        return self.datasets[which_pyramid(self.seed, step, len(self.datasets))]
+
+    def __getitem__(self, draw: Draw) -> Item:
+        return self._of_step(draw)[draw]
+
+    def __getitems__(self, draws: Sequence[Draw]) -> Sequence[Item] | Batch:
+        """The items of a micro-batch, which all belong to one step; tokens are read as one batch."""
+        dataset = self._of_step(draws[0])
+        if isinstance(dataset, TokenDataset):
+            return dataset.__getitems__(draws)
+        return [dataset[draw] for draw in draws]
 
 
 def one_of(datasets: Sequence[TrainingSet], batch: int, seed: int) -> TrainingSet:

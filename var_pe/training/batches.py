@@ -1,13 +1,13 @@
 """The batches of a training: endless, from any step on, and on the device before they are needed."""
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import cast
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import send_to_device
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from var_pe.data.image_set import Batch, TrainingSet
 from var_pe.data.sampler import EndlessSampler
@@ -54,11 +54,17 @@ def endless_batches(
             DataLoader(
                 images,
                 batch_sampler=sampler,
+                collate_fn=batch_of,
                 num_workers=config.workers,
                 pin_memory=pinned,
                 worker_init_fn=follow_training,
             )
         )
+
+
+def batch_of(items: list[Mapping[str, object]] | Batch) -> Batch:
+    """Items stacked; what was read as one batch is one already."""
+    return items if isinstance(items, dict) else default_collate(items)
 
 
 def _numbered(loader: Iterable[Batch], first: int, stride: int) -> Iterator[Batch]:
