@@ -8,6 +8,7 @@ import pytest
 from var_pe.comparison.trials import labels, slug, trials
 from var_pe.settings.loading import differences
 from var_pe.stages.config import Config
+from var_pe.training.history import NUMBERS, Asked, History
 
 LINES = ["learned", "sinusoidal", "mixed(learned=0.7, sinusoidal=0.3)"]
 CONFIG = Config(run="runs/base", tokenizer_run="runs/tokenizer")
@@ -45,6 +46,20 @@ def test_a_label_says_the_scale_that_was_trained():
     assert trial.encoding == trial.config.generator.encoding == "sinusoidal(scale=0.0589)"
     with pytest.raises(ValueError, match=r"encodings must differ, got sinusoidal\(scale=0.0589\)"):
         trials(CONFIG, ["sinusoidal", "sinusoidal(scale=0.0589)"], [0], Path("out"))
+
+
+def test_runs_of_two_rules_of_numbers_are_not_compared(tmp_path):
+    """What an encoding seems to bring could be the version's; a whole study of another one stays."""
+    planned = trials(CONFIG, LINES, [0], tmp_path)
+    for rule, runs in ((1, planned[:1]), (1, planned[1:]), (NUMBERS, planned[:2])):
+        for trial in runs:
+            (trial.run / "generator").mkdir(parents=True, exist_ok=True)
+            History((Asked(0, 4),), numbers=rule).write(trial.run)
+        if runs == planned[1:]:
+            assert trials(CONFIG, LINES, [0], tmp_path) == planned
+            continue
+        with pytest.raises(ValueError, match=r"begun by another version.*finish the study with that version"):
+            trials(CONFIG, LINES, [0], tmp_path)
 
 
 def test_folders_of_different_lines_differ():

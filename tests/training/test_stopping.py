@@ -10,6 +10,7 @@ import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -44,6 +45,34 @@ def test_a_signal_that_comes_while_processes_compare_notes_counts_at_the_next_st
         assert [stop.agreed(accelerator) for _ in range(3)] == [False, True, True]
         assert stop.agreed_on == signal.SIGTERM
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+class Late:
+    """An exchange that gives back what it was handed one call before."""
+
+    last = 0
+
+    def largest(self, number):
+        before, self.last = self.last, number
+        return before
+
+
+def test_without_waiting_a_signal_counts_from_the_next_step_on():
+    """All processes read the same answers, so they stop after the same step."""
+    accelerator = SimpleNamespace(num_processes=2)
+    with stop_signals(Late()) as stop:
+        assert not stop.agreed_by_now(accelerator)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert [stop.agreed_by_now(accelerator) for _ in range(3)] == [False, True, True]
+        assert stop.agreed_on == signal.SIGTERM
+
+
+def test_what_processes_have_agreed_on_while_they_waited_counts_at_once():
+    """A validation that was broken off is made up for after the step that it belongs to, and no other."""
+    accelerator = TwoProcesses()
+    with stop_signals(Late()) as stop:
+        assert [stop.agreed(accelerator) for _ in range(2)] == [False, True]
+        assert stop.agreed_by_now(accelerator)
 
 
 def kill_at(step, *numbers):

@@ -12,7 +12,9 @@ from var_pe.models.generator import GeneratorConfig
 from var_pe.models.vit import ClassifierConfig
 from var_pe.pyramid import Pyramid
 from var_pe.settings.line import canonical
+from var_pe.stages.begun import numbers_of
 from var_pe.stages.config import Config
+from var_pe.training.history import NUMBERS
 
 
 @dataclass(frozen=True)
@@ -34,7 +36,8 @@ def trials(config: Config, encodings: Sequence[str], seeds: Sequence[int], outpu
     A machine that slows down then slows all encodings down, and none is always the first.
 
     Raises:
-        ValueError: encodings cannot be built for this config (all such are named), or one is given twice.
+        ValueError: encodings cannot be built for this config (all such are named), one is given twice, or
+            some runs were begun by a version whose steps compute other numbers.
     """
     if not encodings or not seeds:
         raise ValueError("a comparison needs at least one encoding and one seed")
@@ -50,7 +53,25 @@ def trials(config: Config, encodings: Sequence[str], seeds: Sequence[int], outpu
         for line in lines[first:] + lines[:first]:
             run = str(output / f"{slug(line)}_seed_{seed}")
             planned.append(Trial(line, seed, with_encoding(replace(config, run=run, seed=seed), line)))
+
+    check_one_rule([trial.run for trial in planned])
     return planned
+
+
+def check_one_rule(runs: Sequence[Path]) -> None:
+    """Checks that all runs, those that are there and those to come, compute by one rule of numbers.
+
+    Raises:
+        ValueError: they do not, and what differs could be the rule.
+    """
+    rules = {run: numbers_of(run) or NUMBERS for run in runs}
+    if len(set(rules.values())) > 1:
+        run, rule = next((run, rule) for run, rule in rules.items() if rule != NUMBERS)
+        raise ValueError(
+            f"{run} was begun by another version, whose training steps compute other numbers (by rule "
+            f"{rule}, here it is {NUMBERS}), and other runs of this study were not: finish the study with "
+            f"that version, or make it in another folder"
+        )
 
 
 def labels(config: Config, encodings: Iterable[str]) -> list[str]:
