@@ -38,6 +38,7 @@ TINY = [
     "tokenizer_training.batch=8",
     "tokenizer_training.log_every=1",
     "tokenizer_training.precision=float32",
+    "tokenizer_training.trackers=[]",
     "tokenizer_training.restart.every=3",
     "tokenizer_training.restart.below=0.5",
     "tokenizer_training.restart.memory=2",
@@ -46,6 +47,7 @@ TINY = [
     "generator_training.batch=8",
     "generator_training.log_every=1",
     "generator_training.precision=float32",
+    "generator_training.trackers=[]",
     "generator_training.label_drop=0.3",
     "generator_training.views=2",
 ]
@@ -220,7 +222,7 @@ def test_two_processes_say_together_what_they_passed_over(tmp_path, streaming):
     for number in range(6):
         (tmp_path / "train" / "a" / f"{4 * number:02d}.png").write_bytes(b"no picture")
     data = ["data.source=imagefolder", f"data.path={tmp_path}", "data.on_corrupt=skip"]
-    steps = ["tokenizer_training.steps=12", "generator_training.steps=2", "generator_training.views=0"]
+    steps = ["tokenizer_training.steps=20", "generator_training.steps=2", "generator_training.views=0"]
     said = run(tmp_path, *data, *steps, f"data.streaming={streaming}".lower(), processes=2).stdout
     skipped = [int(line.split()[0]) for line in said.splitlines() if "passed over" in line]
     assert skipped[0] >= 6 if streaming else skipped[0] == 6
