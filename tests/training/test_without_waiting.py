@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from var_pe.data.images import ImageDataset
 from var_pe.data.sources import DataConfig, open_source
 from var_pe.data.token_cache import TokenDataset, build_token_cache
+from var_pe.models.discriminators import PatchDiscriminator
 from var_pe.models.generator import VARTransformer
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.models.vit import ViTClassifier
@@ -23,6 +24,7 @@ from var_pe.sampling.config import SamplingConfig
 from var_pe.tasks.classifier import ClassifierTask, ClassifierTraining
 from var_pe.tasks.codebook import RestartConfig
 from var_pe.tasks.generator import GeneratorTask, GeneratorTraining
+from var_pe.tasks.losses.adversarial import AdversarialConfig
 from var_pe.tasks.pyramids import one_of
 from var_pe.tasks.tokenizer import TokenizerTask, TokenizerTraining
 from var_pe.training.loop import train
@@ -66,17 +68,17 @@ def torch_refuses_to_wait():
 
 def without_waiting(task_class, device):
     """The task; nothing may be waited for from its step `FIRST` to its last one, which is logged."""
-    watch = ExitStack()
 
     class Watched(task_class):
         is_watched = False
+        watch = ExitStack()
 
         def loss(self, model, batch, step):
             if step == FIRST and not self.is_watched:
                 self.is_watched = True
-                watch.enter_context(torch_refuses_to_wait() if device == "cuda" else NothingIsRead())
+                self.watch.enter_context(torch_refuses_to_wait() if device == "cuda" else NothingIsRead())
             if step == STEPS - 1:
-                watch.close()
+                self.watch.close()
             return super().loss(model, batch, step)
 
     return Watched
@@ -87,6 +89,7 @@ def go(folder, task, config, device):
     try:
         train(task, config, run, steps=STEPS, seed=0)
     finally:
+        task.watch.close()
         run.release()
 
 
@@ -95,7 +98,7 @@ def pictures(**options):
 
 
 def a_tokenizer(**options):
-    shape = dict(codebook_size=32, latent_channels=8, channels=8, norm_groups=4, attention=False)
+    shape = dict(codebook_size=32, latent_channels=8, channels=8, norm_groups=4, attention=False, seed=0)
     return VQTokenizer(levels=(1, 2, 4), image_channels=3, channel_multipliers=(1, 1, 1), **(shape | options))
 
 
@@ -106,16 +109,26 @@ def _has_device(request):
 
 
 @pytest.mark.parametrize("device", ON_EVERY_DEVICE)
-@pytest.mark.parametrize("quantizer", ["vq", "vq(learning=ema)"])
+@pytest.mark.parametrize(
+    "quantizer", ["vq", "vq(learning=ema)", "cosine", "simvq", "fsq(levels=[5, 4, 3])", "bsq(bits=5)"]
+)
 def test_a_tokenizer_step_does_not_wait(tmp_path, quantizer, device):
-    """With restarts of codes, two pyramids and images that are made as they are needed."""
+    """With restarts of codes, an opponent and two pyramids; images are made when needed."""
     restart = RestartConfig(every=2, until=1.0, below=0.9, memory=2)
-    config = TokenizerTraining(**RULES, restart=restart)
+    game = AdversarialConfig(weight=0.5, start=0.0, lecam=0.1, augment=["color", "translation", "cutout"])
+    config = TokenizerTraining(**RULES, restart=restart, adversarial=game)
     dataset = one_of([pictures(), pictures()], config.batch, seed=0)
     box = (0, 0, 16, 16)
     held_out = {pyramid: (pictures(), box) for pyramid in LEVELS}
     task = without_waiting(TokenizerTask, device)(
-        a_tokenizer(quantizer=quantizer), dataset, LEVELS, held_out, config, steps=STEPS, seed=0
+        a_tokenizer(quantizer=quantizer),
+        dataset,
+        LEVELS,
+        held_out,
+        config,
+        steps=STEPS,
+        seed=0,
+        discriminator=PatchDiscriminator(3, 8, 1, spectral=True, seed=0),
     )
     go(tmp_path, task, config, device)
 
