@@ -58,7 +58,7 @@ training="$python benchmarks/training.py --device $device"
 line step 70 "$training $step $beside --precision bf16 --json found.json"
 line blocks 90 "$training $short --precision bf16 --compile none blocks --json found.json"
 line attention 75 "$python benchmarks/attention.py --device $device --seconds $attending --json found.json"
-line sampling 120 "$python benchmarks/sampling.py $drawing --fast $beside --device $device --output found.json"
+line sampling 90 "$python benchmarks/sampling.py $drawing $beside --device $device --output found.json"
 line learns 120 "$python scripts/train.py --config shapes_learned.yaml run=$scratch/run tokenizer_run=$scratch/tokenizer \
 $shapes"
 line whole 110 "$training $short --precision bf16 --compile none whole --json found.json"

@@ -130,12 +130,40 @@ def test_a_classifiers_blocks_are_recomputed_and_compiled(make_vit, make_loud):
 
 
 def test_names_of_weights_and_copies_know_nothing_of_compilation(make_generator):
-    model = make_generator()
+    model, how = make_generator(), HOW | {"backend": "eager"}
     names = list(model.state_dict())
-    model.compile(**HOW)
-    model.compile_repeated_blocks(**HOW)
+    model.compile(**how)
+    model.compile_repeated_blocks(**how)
     assert list(model.state_dict()) == names
     model(LABELS_B, inputs())
     graphs = counters["stats"]["unique_graphs"]
     copy.deepcopy(model)(LABELS_B[:1], inputs()[:1])  # of another size, so that a compiled copy would show
     assert counters["stats"]["unique_graphs"] == graphs
+
+
+@pytest.mark.parametrize("how", ["blocks", pytest.param("whole", marks=pytest.mark.slow)])
+def test_a_tokenizer_compiles_without_graph_breaks(how, make_tokenizer):
+    """Encoder and decoder are a graph each; with the quantizer all is one for each pyramid."""
+    plain = make_tokenizer(attention=True).train()
+    images = torch.randn(2, 3, 8, 8)
+    model = copy.deepcopy(plain)
+    model.compile_repeated_blocks(**HOW) if how == "blocks" else model.compile(**HOW)
+    for _ in range(2):
+        for pyramid in (Pyramid.square(1, 2, 3, 4), Pyramid.square(1, 2, 4)):
+            ours, theirs = model(images, pyramid), plain(images, pyramid)
+            torch.testing.assert_close(ours[0], theirs[0], atol=1e-5, rtol=1e-5)
+            assert torch.equal(ours[1].tokens_BL, theirs[1].tokens_BL)
+    assert counters["stats"]["unique_graphs"] == 2
+    assert not counters["graph_break"]
+
+
+def test_a_tokenizers_activations_are_recomputed(make_tokenizer):
+    plain = make_tokenizer(attention=True).train()
+    model = copy.deepcopy(plain)
+    model.enable_gradient_checkpointing()
+    images, grads = torch.randn(2, 3, 8, 8), []
+    for each in (plain, model):
+        rebuilt, quantized = each(images)
+        (rebuilt.square().mean() + quantized.loss).backward()
+        grads.append([parameter.grad for parameter in each.parameters()])
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(*grads, strict=True) if theirs is not None)

@@ -34,7 +34,9 @@ NOT_OFFERED = "trainings here run in plain data parallelism or under FSDP: use a
 # By the variable that carries the option to the processes
 REFUSED = {
     "ACCELERATE_DYNAMO_BACKEND": Refused(
-        "dynamo_backend", "nothing is compiled here: launch with --dynamo_backend no"
+        "dynamo_backend",
+        "set the compile of tokenizer_training, generator_training or classifier_training "
+        "and launch with --dynamo_backend no",
     ),
     "ACCELERATE_USE_DEEPSPEED": Refused("use_deepspeed", NOT_OFFERED),
     "ACCELERATE_USE_MEGATRON_LM": Refused("use_megatron_lm", NOT_OFFERED),
@@ -62,7 +64,9 @@ REFUSED_OF_FSDP = {
     ),
     "FSDP_OFFLOAD_PARAMS": Refused("fsdp_offload_params", "set fsdp_offload_params: false"),
     "FSDP_ACTIVATION_CHECKPOINTING": Refused(
-        "fsdp_activation_checkpointing", "set fsdp_activation_checkpointing: false"
+        "fsdp_activation_checkpointing",
+        "set the checkpointing of tokenizer_training, generator_training or classifier_training "
+        "and fsdp_activation_checkpointing: false",
     ),
 }
 

@@ -5,10 +5,12 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from var_pe import settings
+from var_pe.processes import Processes
 from var_pe.pyramid import Grid
 from var_pe.stages.config import Config
 from var_pe.stages.models import find_tokenizer, weights_hash
 from var_pe.training.checkpoints import steps_in
+from var_pe.training.compilation import chosen
 from var_pe.training.config import TrainingConfig
 from var_pe.training.history import NUMBERS, Asked, History, Rule, Start, asked_for
 from var_pe.training.notes import TrainingNotes
@@ -101,6 +103,25 @@ def ask(
     # Earlier versions did not note it: what is there now counts from here on.
     history = replace(history, training_set=training_set)
     return asked_for(history, steps, done, rule, training, folder)
+
+
+def with_compiled(history: History, config: Config, kind: Kind, processes: Processes) -> History:
+    """The history with what this training compiles: chosen for a new one, as before in one that goes on.
+
+    Raises:
+        ValueError: there is no compiler here.
+    """
+    training, device = training_of(config, kind), processes.device.type
+    before = history.compiled
+    try:
+        compiled, why = chosen(before or training.compile, device, history.steps)
+    except ValueError as error:
+        begun = "the training was begun compiled, but " if before else ""
+        raise ValueError(f"{kind}_training: {begun}{error}") from None
+
+    if compiled != "none" or "needs" in why:
+        processes.say(f"torch.compile of the {kind}: {compiled}{why and f' ({why})'}")
+    return replace(history, compiled=compiled)
 
 
 def numbers_of(folder: Path) -> int | None:

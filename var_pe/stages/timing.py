@@ -30,6 +30,7 @@ from var_pe.stages.pyramids import generator_pyramids
 from var_pe.stages.score import score_classifier, score_tokenizer
 from var_pe.stages.tokens import training_tokens
 from var_pe.stages.train import train_classifier, train_generator, train_tokenizer
+from var_pe.training.compilation import Compiled, chosen
 from var_pe.training.config import TrainingConfig
 from var_pe.training.run import CHECKPOINTS_KEPT
 from var_pe.training.stopping import Interrupted
@@ -76,14 +77,20 @@ def time_stages(config: Config, stage: str, accelerator: Accelerator) -> list[Co
     costs_of = {"tokenizer": _tokenizer, "generator": _generator, "classifier": _classifier}[stage]
     try:
         with _temporary_folder(accelerator) as folder, _quiet():
-            return costs_of(config, shortened(config, folder), accelerator)
+            return costs_of(config, shortened(config, folder, accelerator.device.type), accelerator)
     except Interrupted as stopped:
         raise Interrupted(stopped.signum, "stopped, and nothing of the timed steps is left") from None
 
 
-def shortened(config: Config, folder: Path) -> Config:
-    """The config with few steps and few images, whose runs lie in `folder`."""
+def shortened(config: Config, folder: Path, device: str) -> Config:
+    """The config with few steps and few images, whose runs lie in `folder`; compiled as the whole will be."""
     data = config.data
+    images = training_images_and_classes(config)[0]
+
+    def short(training: T) -> T:
+        steps = training.steps_for(images) if training.compile == "auto" else 0
+        return _shortened(training, chosen(training.compile, device, steps)[0])
+
     if not data.streaming:
         data = replace(data, limit=min(IMAGES, data.limit or IMAGES))
     return replace(
@@ -93,16 +100,17 @@ def shortened(config: Config, folder: Path) -> Config:
         data=data,
         model=ModelStart(),  # weights to start from take no other time
         tokenizer_init_from=None,
-        tokenizer_training=_shortened(config.tokenizer_training),
-        generator_training=_shortened(config.generator_training),
-        classifier_training=_shortened(config.classifier_training),
+        tokenizer_training=short(config.tokenizer_training),
+        generator_training=short(config.generator_training),
+        classifier_training=short(config.classifier_training),
     )
 
 
-def _shortened(training: T) -> T:
+def _shortened(training: T, compiled: Compiled) -> T:
     return replace(
         training,
         steps=STEPS,
+        compile=compiled,
         log_every=1,
         save_every=STEPS,
         validate_every=0,

@@ -21,7 +21,14 @@ from var_pe.models.tokenizer import VQTokenizer
 from var_pe.models.vit import ViTClassifier
 from var_pe.processes import Processes
 from var_pe.pyramid import Pyramid
-from var_pe.stages.begun import ask, check_codes, check_numbers, is_finished, kept_grids
+from var_pe.stages.begun import (
+    ask,
+    check_codes,
+    check_numbers,
+    is_finished,
+    kept_grids,
+    with_compiled,
+)
 from var_pe.stages.config import Config, settled_config
 from var_pe.stages.drawn_images import DrawnImages
 from var_pe.stages.images import (
@@ -82,6 +89,7 @@ def train_tokenizer(config: Config, accelerator: Accelerator, extend: Rule | Non
     first = images[pyramids[0]]
     dataset = one_of([images[pyramid] for pyramid in pyramids], training.batch, seed)
     history = ask(config, folder, "tokenizer", first.num_images, extend, training_set=first.identity)
+    history = with_compiled(history, config, "tokenizer", processes)
     if history.start is None:
         history = replace(history, start=start_tokenizer(config, model))
     task = TokenizerTask(
@@ -99,7 +107,15 @@ def train_tokenizer(config: Config, accelerator: Accelerator, extend: Rule | Non
     )
 
     run = claim(folder, "tokenizer", config, history, accelerator)
-    trained = train(task, training, run, steps=history.steps, seed=seed, asked=history.asked)
+    trained = train(
+        task,
+        training,
+        run,
+        steps=history.steps,
+        seed=seed,
+        asked=history.asked,
+        compiled=history.compiled or "none",
+    )
     put_in_place(run, "tokenizer", config, trained, dataset, history, first.class_names)
     return load_model(VQTokenizer, folder / "tokenizer")
 
@@ -130,6 +146,7 @@ def train_generator(
     first = images[pyramids[0]]
     codes = weights_hash(Path(config.tokenizer_run) / "tokenizer")
     history = ask(config, folder, "generator", first.num_images, extend, codes, training_set=first.identity)
+    history = with_compiled(history, config, "generator", processes)
     of_tokenizer = History.read(Path(config.tokenizer_run))
     if of_tokenizer and of_tokenizer.training_set not in (None, first.identity):
         processes.say(
@@ -160,7 +177,15 @@ def train_generator(
     )
 
     run = claim(folder, "generator", config, history, accelerator)
-    trained = train(task, training, run, steps=history.steps, seed=seed, asked=history.asked)
+    trained = train(
+        task,
+        training,
+        run,
+        steps=history.steps,
+        seed=seed,
+        asked=history.asked,
+        compiled=history.compiled or "none",
+    )
     put_in_place(run, "generator", config, trained, dataset, history, first.class_names)
     return load_model(VARTransformer, folder / "generator")
 
@@ -204,6 +229,7 @@ def train_classifier(config: Config, accelerator: Accelerator, extend: Rule | No
         identity = drawn.identity
 
     history = ask(config, folder, "classifier", dataset.num_images, extend, training_set=identity)
+    history = with_compiled(history, config, "classifier", processes)
     model = build_classifier(config, len(class_names), kept_grids=kept_grids(history.start))
     if history.start is None:
         history = replace(history, start=initialise_from(config, model, class_names))
@@ -211,7 +237,15 @@ def train_classifier(config: Config, accelerator: Accelerator, extend: Rule | No
     task = ClassifierTask(model, dataset, held_out, training)
 
     run = claim(folder, "classifier", config, history, accelerator)
-    trained = train(task, training, run, steps=history.steps, seed=seed, asked=history.asked)
+    trained = train(
+        task,
+        training,
+        run,
+        steps=history.steps,
+        seed=seed,
+        asked=history.asked,
+        compiled=history.compiled or "none",
+    )
     put_in_place(run, "classifier", config, trained, dataset, history, class_names)
     return load_model(ViTClassifier, folder / "classifier")
 

@@ -17,6 +17,7 @@ from var_pe.settings.fields import (
     ShareBelowOne,
     section,
 )
+from var_pe.training.compilation import Compile
 from var_pe.training.schedule import Schedule
 
 
@@ -49,6 +50,16 @@ class TrainingConfig:
     precision: Annotated[Literal["float32", "bf16"], Doc("bf16: on processors and GPUs that have it")] = (
         "float32"
     )
+    compile: Annotated[
+        Compile,
+        Doc(
+            "what torch.compile makes faster: the repeated blocks, the whole forward pass, none of it; auto: "
+            "blocks in trainings of 5000 steps or more"
+        ),
+    ] = "auto"
+    checkpointing: Annotated[
+        bool, Doc("activations are recomputed block by block: less memory, more time")
+    ] = False
     log_every: Annotated[Positive, Doc("steps between log entries"), CHANGES_NO_WEIGHTS] = 50
     save_every: Annotated[
         Positive, Doc("steps between checkpoints; the last two are kept"), CHANGES_NO_WEIGHTS

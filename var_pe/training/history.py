@@ -12,6 +12,7 @@ from typing import Literal, get_args
 
 from var_pe.files import write_json
 from var_pe.pyramid import Grid
+from var_pe.training.compilation import Compiled
 from var_pe.training.config import TrainingConfig
 from var_pe.training.schedule import learning_rate
 
@@ -66,6 +67,8 @@ class History:
     training_set: str | None = None
     # the rule of a step's numbers that it was begun under
     numbers: int = NUMBERS
+    # what is compiled, which its rounding depends on; None: not chosen yet
+    compiled: Compiled | None = None
 
     @property
     def steps(self) -> int:
@@ -87,7 +90,9 @@ class History:
             start = found.pop("start")
             asked = tuple(Asked(**entry) for entry in found.pop("asked"))
             numbers = found.pop("numbers", 1)
-            return cls(asked=asked, start=start and Start(**start), numbers=numbers, **found)
+            compiled = found.pop("compiled", "none")
+            start = start and Start(**start)
+            return cls(asked=asked, start=start, numbers=numbers, compiled=compiled, **found)
         except (ValueError, TypeError, LookupError, AttributeError):
             raise ValueError(f"{path} is damaged: it does not hold the history of a run") from None
 

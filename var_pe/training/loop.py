@@ -16,6 +16,7 @@ from var_pe.processes import exchange, reset_peak_memory
 from var_pe.progress import StepProgress
 from var_pe.seeding import mix
 from var_pe.training.batches import endless_batches, on_device
+from var_pe.training.compilation import Compiled, make_ready
 from var_pe.training.config import TrainingConfig
 from var_pe.training.ema import EMA, whole
 from var_pe.training.groups import forget_steps, parameter_groups, set_rates, zero_gradients
@@ -54,10 +55,12 @@ def train(
     steps: int,
     seed: int,
     asked: Sequence[Asked] = (),
+    compiled: Compiled = "none",
 ) -> Trained:
     """Trains `task` for `steps` optimizer steps in all, resuming from the run's newest checkpoint.
 
-    The learning rate follows from what was `asked` for, which is `steps` from the start by default.
+    The learning rate follows from what was `asked` for, which is `steps` from the start by default. The
+    average is not `compiled`, whatever the model is: validations and previews are plain passes.
 
     Raises:
         FloatingPointError: a loss or gradient was not finite; neither its step nor those after it have
@@ -69,6 +72,7 @@ def train(
 
     # The average copies the model before `prepare`, which may wrap it or cut it into shards.
     ema = EMA(task.model.to(accelerator.device))
+    make_ready(task.model, compiled, checkpointing=config.checkpointing)
     optimizer = GuardedAdamW(
         parameter_groups(task.model, config.weight_decay, task.layers),
         betas=(config.betas[0], config.betas[1]),
@@ -96,7 +100,8 @@ def train(
         batches = on_device(islice(ahead, (steps - done) * config.accumulate), accelerator.device)
     if done == 0:
         first = next(endless_batches(task.dataset, config, accelerator, seed, 0))
-        task.start(inner, first, accelerator)
+        with torch.compiler.set_stance("force_eager"):
+            task.start(inner, first, accelerator)
         ema.update(inner, 0.0, guard.updates)
 
     progress = StepProgress(
@@ -117,6 +122,9 @@ def train(
             raise Interrupted.after(stop.agreed_on, done, steps)
 
         for step in range(done, done if validations.patience_is_over else steps):
+            # Compiling takes long in the first step, before which all is saved: a signal ends it at once.
+            stop.ends = compiled != "none" and step == done
+
             # Dropout masks follow from process and step, all other randomness from the image.
             set_seed(mix(seed, "step", accelerator.process_index, step) % 2**32)
             rate = rate_at(step, asked, config)
@@ -135,6 +143,9 @@ def train(
                     values |= opponent.backward(step)
                 for name, value in {"loss": loss, **values}.items():
                     logs[name] = logs.get(name, 0) + value.detach() / config.accumulate
+
+            # From here on there is something to save.
+            stop.ends = False
 
             # A loss or gradient that is not finite cannot damage the weights: the guard stops all updates.
             zero_gradients(frozen)

@@ -59,11 +59,13 @@ class StopRequest:
         self.agreed_on = 0
         # whether a signal raises AskedToStop here and now
         self.breaks = False
+        # whether a signal ends the process at once, because nothing was done since the last save
+        self.ends = False
         self.came = 0.0
 
     def __call__(self, signum: int, frame: FrameType | None) -> None:
         again = self.signum and time.monotonic() - self.came > SAME_CTRL_C
-        if signum == signal.SIGINT and again:
+        if self.ends or (signum == signal.SIGINT and again):
             end_by(signum)
 
         if not self.signum:

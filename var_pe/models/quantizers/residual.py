@@ -158,7 +158,7 @@ class MultiScaleQuantizer(nn.Module):
         Picked from a stack: a phi that no level of this pyramid uses has then a gradient of zeros, as a code
         has that no token uses. Without one, several processes would wait for it and checkpoints lack it.
         """
-        index = phi_index(level, pyramid.num_levels, len(self.phi))
+        index = _phi_index(level, pyramid.num_levels, len(self.phi))
         convolutions = [cast(nn.Conv2d, phi) for phi in self.phi]
         weight = torch.stack([phi.weight for phi in convolutions])[index]
         bias = torch.stack([cast(Tensor, phi.bias) for phi in convolutions])[index]
@@ -231,6 +231,12 @@ class MultiScaleQuantizer(nn.Module):
         if not inputs:  # a single level
             return f_hat_BZhw.new_zeros(len(tokens_BL), 0, f_hat_BZhw.shape[1])
         return torch.cat(inputs, 1)
+
+
+@torch.compiler.assume_constant_result
+def _phi_index(level: int, num_levels: int, num_phi: int) -> int:
+    """`phi_index`, which a compiled graph takes as a constant."""
+    return phi_index(level, num_levels, num_phi)
 
 
 @cache
