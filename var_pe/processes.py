@@ -17,7 +17,6 @@ import torch.distributed as dist
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
-from torch.distributed.nn.functional import all_reduce
 
 T = TypeVar("T")
 
@@ -137,11 +136,28 @@ def exchange(accelerator: Accelerator) -> Iterator[Exchange | None]:
     between.close()
 
 
+class SumOverProcesses(torch.autograd.Function):
+    """The sum over processes, and of the gradients that all of them have of it."""
+
+    @staticmethod
+    def forward(ctx: object, tensor: Tensor) -> Tensor:
+        total = tensor.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: object, *grads: Tensor) -> Tensor:
+        total = grads[0].clone()
+        dist.all_reduce(total)
+        return total
+
+
 def mean_over_processes(tensor: Tensor) -> Tensor:
     """The mean of the tensors of all processes of a training, each of which gets its part of the gradient."""
     if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
         return tensor
-    return all_reduce(tensor) / dist.get_world_size()
+    total: Tensor = SumOverProcesses.apply(tensor)
+    return total / dist.get_world_size()
 
 
 def say(sentence: str, file: TextIO) -> None:

@@ -122,10 +122,14 @@ def test_two_processes_give_the_losses_of_one(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "quantizer", ["vq(learning=ema, decay=0.8, gradient=rotation)", "bsq(bits=5)", "fsq(levels=[5, 4, 3])"]
+    "quantizer",
+    ["vq(learning=ema, decay=0.8, gradient=rotation)", "bsq(bits=5, temperature=5)", "fsq(levels=[5, 4, 3])"],
 )
 def test_two_processes_learn_the_codes_of_one(tmp_path, quantizer):
-    """Averages, entropies and scales are those of all images, and dropped levels belong to the image."""
+    """Averages, entropies and scales are those of all images, and dropped levels belong to the image.
+
+    At bsq's own temperature a difference by rounding flips a bit within a few steps.
+    """
     more = [f"tokenizer.quantizer={quantizer}", "tokenizer_training.quantizer_dropout=0.5"]
     for processes in (1, 2):
         folder = tmp_path / str(processes)
