@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from annotated_types import Ge
 from machine import check_device, default_device, machine
+from training import COMPILED, compiled
 
 from var_pe.comparison.step_time import StepTime, step_times, training_step
 from var_pe.comparison.trials import check_encodings, with_encoding
@@ -38,6 +39,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     every = [LINES.get(name, name) for name in sorted(REGISTRY)]
     parser.add_argument("--encodings", nargs="+", default=every, metavar="LINE", help="default: all")
     parser.add_argument("--rounds", type=int, default=30, help="steps of each that are timed")
+    parser.add_argument("--compile", choices=COMPILED, default="none", help="all models, compiled so")
     parser.add_argument("--device", default=default_device())
     parser.add_argument("--json", type=given_path, metavar="FILE", help="also write the numbers as JSON")
 
@@ -52,7 +54,7 @@ def main() -> None:
     torch.manual_seed(0)
     times = step_times(
         arguments.encodings,
-        lambda line: step_of(with_encoding(config, line), arguments.device),
+        lambda line: step_of(with_encoding(config, line), arguments.device, arguments.compile),
         rounds=arguments.rounds,
     )
 
@@ -63,15 +65,15 @@ def main() -> None:
         write_json(arguments.json, {"machine": where, "times": [asdict(time) for time in times]})
 
 
-def step_of(config: Config, device: str = "cpu") -> Callable[[], None]:
-    """One training step of the config's model on a batch of random data."""
+def step_of(config: Config, device: str = "cpu", how: str = "none") -> Callable[[], None]:
+    """One training step of the config's model, compiled as `how` says, on a batch of random data."""
     if config.classifier is None:
-        return generator_step(config, device)
-    return classifier_step(config, device)
+        return generator_step(config, device, how)
+    return classifier_step(config, device, how)
 
 
-def generator_step(config: Config, device: str) -> Callable[[], None]:
-    generator = build_generator(config, CLASSES).train().to(device)
+def generator_step(config: Config, device: str, how: str) -> Callable[[], None]:
+    generator = compiled(build_generator(config, CLASSES).train().to(device), how)
     batch = config.generator_training.batch
     length = generator.pyramid.num_tokens
     first = generator.pyramid.spans[0].stop  # the coarsest level has no input but the class
@@ -86,8 +88,8 @@ def generator_step(config: Config, device: str) -> Callable[[], None]:
     return training_step(generator, loss, config.generator_training.precision)
 
 
-def classifier_step(config: Config, device: str) -> Callable[[], None]:
-    classifier = build_classifier(config, CLASSES).train().to(device)
+def classifier_step(config: Config, device: str, how: str) -> Callable[[], None]:
+    classifier = compiled(build_classifier(config, CLASSES).train().to(device), how)
     batch = config.classifier_training.batch
 
     shape = (batch, config.data.channels, config.data.height, config.data.width)

@@ -74,6 +74,8 @@ def main() -> None:
     check_options(given, images=Positive, epochs=Positive, batch=Positive, channels=Positive)
     check_options(given, levels=list[Positive], dim=Positive, depth=Positive)
     check_device(given.device)
+    if given.images < given.batch:
+        raise ValueError(f"--images must be at least --batch ({given.batch}), got {given.images}")
     found: dict[str, object] = {"machine": machine(given.device), "images": given.images}
 
     with tempfile.TemporaryDirectory(prefix="var_pe_epoch_") as name:

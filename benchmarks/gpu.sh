@@ -7,11 +7,12 @@
 # how long it took, how it ended, the last lines that it said; and which lines were not reached. A line that fails
 # stops no other one. ONLY="name name" runs these lines alone. TRY=1 runs all of them in tiny sizes on a processor.
 set -u
+: "${1:?name a folder for the results}"
+folder=$(realpath -m "$1")
+deadline=$((SECONDS + ${2:-420}))
+reference=${3:+$(realpath -m "$3")}
 cd "$(dirname "$0")/.." || exit 1
 
-folder=$(realpath -m "${1:?name a folder for the results}")
-deadline=$((SECONDS + ${2:-420}))
-reference=${3:-}
 python=${PYTHON:-python3}
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
@@ -58,7 +59,8 @@ training="$python benchmarks/training.py --device $device"
 line step 70 "$training $step $beside --precision bf16 --json found.json"
 line blocks 90 "$training $short --precision bf16 --compile none blocks --json found.json"
 line attention 75 "$python benchmarks/attention.py --device $device --seconds $attending --json found.json"
-line sampling 90 "$python benchmarks/sampling.py $drawing $beside --device $device --output found.json"
+line sampling 80 "$python benchmarks/sampling.py $drawing $beside --device $device --output found.json"
+line fast 80 "$python benchmarks/sampling.py $drawing --fast --device $device --output found.json"
 line learns 120 "$python scripts/train.py --config shapes_learned.yaml run=$scratch/run tokenizer_run=$scratch/tokenizer \
 $shapes"
 line whole 110 "$training $short --precision bf16 --compile none whole --json found.json"
