@@ -93,6 +93,8 @@ SIZES = {
 class Measured(TypedDict, total=False):
     """Of one contender at one size and precision, as --json writes it."""
 
+    # why it was not measured: out of memory, or not offered on this device
+    failure: str
     # the first call, with what it compiles
     first_seconds: float
     # median over the rounds
@@ -155,7 +157,7 @@ def main() -> None:
             print(f"batch {size.batch}, {precision}\n", flush=True)
             measured[precision] = times = time_of_steps(generator, size, precision, given)
             if not given.no_memory and torch.device(given.device).type == "cpu":
-                for contender in contenders(given):
+                for contender in [name for name in contenders(given) if "failure" not in times[name]]:
                     times[contender] |= memory_in_a_process(contender, name, precision, given)
             print(table(times), flush=True)
             if given.json is not None:
@@ -309,24 +311,28 @@ def time_of_steps(
 ) -> dict[str, Measured]:
     """Every contender's time, in turns with the others and with a plain matrix product."""
     torch.compiler.reset()  # what an earlier size had compiled counts towards a limit
-    names = contenders(given)
-    found: dict[str, Measured] = {name: {} for name in names}
-    steps = []
-    for name in names:
-        steps.append(step_of(name, generator, size, precision, given))
-        found[name]["first_seconds"] = first_call(steps[-1])
-        if torch.device(given.device).type == "cuda":
-            found[name]["step"] = memory_on_gpu(steps[-1])
+    found: dict[str, Measured] = {name: {} for name in contenders(given)}
+    steps: dict[str, Callable[[], None]] = {}
+    for name, measured in found.items():
+        try:
+            step = step_of(name, generator, size, precision, given)
+            measured["first_seconds"] = first_call(step)
+            if torch.device(given.device).type == "cuda":
+                measured["step"] = memory_on_gpu(step)
+            steps[name] = step
+        except (RuntimeError, NotImplementedError) as error:  # the others are measured all the same
+            measured["failure"] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
 
     product, operations = matrix_product(given.device, DTYPES[precision])
-    *mine, products = seconds_in_turns([*steps, product], rounds=given.rounds, warmup=WARMUP)
+    *mine, products = seconds_in_turns([*steps.values(), product], rounds=given.rounds, warmup=WARMUP)
+    seconds_of = dict(zip(steps, mine, strict=True))
     of_step = operations_of_step(size)
-    for name, seconds in zip(names, mine, strict=True):
+    for name, seconds in seconds_of.items():
         found[name]["milliseconds"] = 1000 * median(seconds)
         pairs = zip(seconds, products, strict=True)
         found[name]["share_of_rate"] = median(of_step / own * plain / operations for own, plain in pairs)
-        if THEIRS in names and name != THEIRS:
-            ratios = [theirs / own for own, theirs in zip(seconds, mine[-1], strict=True)]
+        if THEIRS in seconds_of and name != THEIRS:
+            ratios = [theirs / own for own, theirs in zip(seconds, seconds_of[THEIRS], strict=True)]
             found[name]["against_var"] = quantiles(ratios, n=4)
     found[MATRICES] = {"milliseconds": 1000 * median(products), "share_of_rate": 1.0}
     return found
@@ -407,6 +413,9 @@ def table(measured: dict[str, Measured]) -> str:
 
 
 def row(name: str, found: Measured) -> Sequence[str]:
+    if "failure" in found:
+        return [name, found["failure"], *[""] * 5]
+
     against = ""
     if "against_var" in found:
         low, middle, high = found["against_var"]

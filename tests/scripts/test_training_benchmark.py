@@ -11,6 +11,8 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from var_pe.models.attention import served_by
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -36,7 +38,7 @@ def test_operations_are_those_that_torch_counts(training):
     size = training.SIZES["tiny"]
     generator = training.build(size, "none")
     step = training.our_step(generator, training.random_batch(size, "cpu"), "float32")
-    with training.served_by("plain"), FlopCounterMode(display=False) as counter:
+    with served_by("plain"), FlopCounterMode(display=False) as counter:
         step()
 
     # The coarsest level has no input, and inputs need no gradient.
@@ -45,18 +47,6 @@ def test_operations_are_those_that_torch_counts(training):
     unneeded = 2 * size.batch * size.dim * (size.latent_channels * (size.tokens + 2))
     counted = training.operations_of_step(size) + hidden - unneeded
     assert counter.get_total_flops() == pytest.approx(counted, rel=1e-9)
-
-
-def test_a_kernel_serves_every_length_until_the_end(training):
-    """Otherwise the kernels that are compared would be one and the same."""
-    from var_pe.models.attention import kernel_for
-
-    asked = ("cpu", torch.float32, 4, 4, True, False)
-    before = kernel_for(*asked)
-    for kernel in ("plain", "fused"):
-        with training.served_by(kernel):
-            assert kernel_for(*asked) == kernel
-    assert kernel_for(*asked) == before
 
 
 def test_every_contender_takes_part(training, monkeypatch, tmp_path, capsys):
@@ -69,6 +59,23 @@ def test_every_contender_takes_part(training, monkeypatch, tmp_path, capsys):
     assert set(found) == {"var_pe, none, plain", "var_pe, none, fused", "matrix product"}
     assert all(measured["share_of_rate"] > 0 for measured in found.values())
     assert "| var_pe, none, fused |" in capsys.readouterr().out
+
+
+def test_a_contender_that_fails_stops_no_other_one(training, monkeypatch, capsys):
+    """One that runs out of memory, say, must not cost the numbers of the others."""
+
+    def compiled(generator, how):
+        if how == "whole":
+            raise RuntimeError("no compiler for this\nand more")
+        return generator
+
+    monkeypatch.setattr(training, "compiled", compiled)
+    words = ["--sizes", "tiny", "--rounds", "2", "--precision", "bf16", "--compile", "whole", "none"]
+    monkeypatch.setattr(sys, "argv", ["training.py", *words, "--no-memory", "--device", "cpu"])
+    training.main()
+    said = capsys.readouterr().out
+    assert "| var_pe, whole, rule | RuntimeError: no compiler for this |" in said
+    assert "| var_pe, none, rule | " in said
 
 
 @pytest.mark.slow
