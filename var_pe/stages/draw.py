@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -82,7 +83,10 @@ def sampling_of(folder: Path, config: SamplingConfig) -> SamplingConfig:
     there = drawn_with(folder)
     if there is None:
         return config
-    recorded = {name: value for name, value in there.items() if name != "weights"}
+
+    # Beside the settings the file has notes, such as of the weights.
+    names = [field.name for field in fields(SamplingConfig)]
+    recorded = {name: there[name] for name in names if name in there}
     try:
         return TypeAdapter(SamplingConfig).validate_python({**recorded, "batch": config.batch}, strict=False)
     except ValueError:
