@@ -103,3 +103,43 @@ def test_nor_does_a_classifier_s_plan(tmp_path):
     before = peak_memory(cpu)
     assert f"training starts from {tmp_path / 'trained'}" in plan(config)
     assert peak_memory(cpu) - before < 5e8
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (
+            ["tokenizer.levels=[1,2,3,4]"],
+            "30 tokens on cpu by plain products, 1 call a layer; each layer keeps 10.8 kB of scores an image",
+        ),
+        (
+            ["tokenizer.levels=[1,2,3,4,5,6,8,10,13,16]", "data.height=128", "data.width=128"],
+            "680 tokens on cpu by the fused kernel on slices, 4 calls a layer",
+        ),
+        (
+            # 155^2 + 100 * 255 + 169 * 424 + 256 * 680 pairs, 4 bytes for each of 6 heads
+            [
+                "tokenizer.levels=[1,2,3,4,5,6,8,10,13,16]",
+                "data.height=128",
+                "data.width=128",
+                "generator.encoding=learned + relative_bias",
+            ],
+            "680 tokens on cpu by the fused kernel on slices, 4 calls a layer; a bias of at most 7.09 MB, "
+            "held for one layer at a time or once for all",
+        ),
+    ],
+    ids=["short", "long", "bias"],
+)
+def test_a_plan_says_which_kernel_attention_takes_and_what_scores_cost(words, expected, monkeypatch):
+    """On a machine without a GPU; a bias costs flash attention, whatever else the line holds."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    said = plan(settings.load(Config, ROOT / "configs" / "shapes_learned.yaml", words))
+    assert f"attention: {expected}\n" in said + "\n"
+    assert ("flash attention is lost" in said) == ("bias" in expected)
+
+
+def test_a_plan_counts_the_prefix_tokens_of_a_classifier():
+    """16 patches, a class token and two registers: one call for all."""
+    words = ["classifier.pool=class_token", "classifier.registers=2", "classifier.patch_size=8"]
+    said = plan(settings.load(Config, ROOT / "configs" / "shapes_vit.yaml", words))
+    assert "attention: 19 tokens on " in said

@@ -101,6 +101,16 @@ def coarse_levels(tokens_K: Sequence[int]) -> int:
     return sum(stop <= stops[-1] / 4 for stop in stops)
 
 
+def levels_of_parts(tokens_K: Sequence[int], coarse: int | None = None) -> list[tuple[int, int]]:
+    """The calls that levels are cut into, given their tokens: each one's first level and the next one's.
+
+    `coarse` levels share the first call; None: as many as `coarse_levels` says.
+    """
+    coarse = coarse_levels(tokens_K) if coarse is None else coarse
+    together = [(0, coarse)] if coarse else []
+    return together + [(level, level + 1) for level in range(coarse, len(tokens_K))]
+
+
 @dataclass(frozen=True)
 class Part(Generic[Context]):
     """Some consecutive queries, and how many of the first keys they see: one call of attention."""
@@ -211,13 +221,8 @@ def parts_of(
     encoding: PositionEncoding[Context], context: Context, positions: Positions, coarse: int | None = None
 ) -> tuple[Part[Context], ...]:
     """The coarse levels together, under their mask, and then every other level, which needs none."""
-    tokens_K = [h * w for h, w in positions.grids_here]
-    coarse = coarse_levels(tokens_K) if coarse is None else coarse
-    bounds = [(0, coarse)] if coarse else []
-    bounds += [(level, level + 1) for level in range(coarse, len(tokens_K))]
-
     parts = []
-    for first, stop in bounds:
+    for first, stop in levels_of_parts([h * w for h, w in positions.grids_here], coarse):
         here = positions.only(first, stop)
         seen = positions.only(0, stop)
         query = key = context

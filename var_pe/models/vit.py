@@ -186,6 +186,11 @@ class ViTClassifier(Resizable):
     def init_parameter(self, name: str, parameter: nn.Parameter, generator: torch.Generator) -> None:
         nn.init.trunc_normal_(parameter, std=0.02, generator=generator)
 
+    @property
+    def num_prefix_tokens(self) -> int:
+        """Registers and class token, which come first."""
+        return 0 if self.prefix_tokens_PC is None else len(self.prefix_tokens_PC)
+
     def set_input_size(self, image_size: Sequence[int], resample: str | None = None) -> None:
         """Images of another size from now on, and in a saved copy.
 
@@ -258,13 +263,13 @@ class ViTClassifier(Resizable):
         x_BLC = x_BLC.to(self.norm.weight.dtype)  # of a half model; under autocast the weights are float32
 
         # Class token and registers first
-        prefix = 0
         if self.prefix_tokens_PC is not None:
-            prefix = len(self.prefix_tokens_PC)
             x_BLC = torch.cat([self.prefix_tokens_PC.expand(len(x_BLC), -1, -1), x_BLC], dim=1)
 
-        position_context = PositionContext(self.position_encoding, context, context, prefix=prefix)
-        return self.blocks(x_BLC, position_context), prefix
+        position_context = PositionContext(
+            self.position_encoding, context, context, prefix=self.num_prefix_tokens
+        )
+        return self.blocks(x_BLC, position_context), self.num_prefix_tokens
 
     def forward_features(self, images_BCHW: Tensor) -> Tensor:
         """The pooled, normalised last layer, (B, C)."""

@@ -14,8 +14,9 @@ from var_pe.data.sources import KNOWN, DataConfig, open_source
 from var_pe.data.streams import open_stream
 from var_pe.encodings import PositionEncoding
 from var_pe.encodings.base import HOOKS
+from var_pe.models.attention import kernel_for, levels_of_parts
 from var_pe.models.tokenizer import TokenizerConfig
-from var_pe.progress import number_of
+from var_pe.progress import number_of, size
 from var_pe.pyramid import Pyramid
 from var_pe.stages.begun import Kind, kept_grids, start_of
 from var_pe.stages.config import Config, settled_config
@@ -37,6 +38,13 @@ from var_pe.training.history import Start
 SETTINGS = "# All settings, as the run's config.yaml will have them. What they lead to stands below them."
 LEADS_TO = "# What these settings lead to"
 
+KERNELS = {
+    "plain": "plain products",
+    "fused": "the fused kernel",
+    "slices": "the fused kernel on slices",
+    "flex": "FlexAttention",
+}
+
 
 def plan(config: Config) -> str:
     """The resolved config and, below it, what it leads to; nothing is trained or written."""
@@ -52,7 +60,16 @@ def plan(config: Config) -> str:
             classifier = build_classifier(config, classes, kept_grids=kept_grids(there))
             lines += _start("training", there or initialise_from(config, classifier))
             lines += _model("classifier", classifier, config.classifier_training, images)
-            lines += _encoding(config.classifier.encoding, classifier.position_encoding)
+            lines += [_encoding(config.classifier.encoding, classifier.position_encoding)]
+            lines += [
+                _attention(
+                    classifier.pyramid,
+                    classifier.num_prefix_tokens,
+                    config.classifier.num_heads,
+                    classifier.position_encoding,
+                    config.classifier_training,
+                )
+            ]
 
         else:
             tokenizer = build_tokenizer(config)
@@ -68,7 +85,17 @@ def plan(config: Config) -> str:
 
             lines += [_tokens(pyramid) for pyramid in pyramids]
             lines += _model("generator", generator, config.generator_training, images)
-            lines += _encoding(config.generator.encoding, generator.position_encoding, masked=True)
+            lines += [_encoding(config.generator.encoding, generator.position_encoding)]
+            for pyramid in pyramids:
+                lines += [
+                    _attention(
+                        pyramid,
+                        0,
+                        config.generator.num_heads,
+                        generator.position_encoding,
+                        config.generator_training,
+                    )
+                ]
     return "\n".join(lines)
 
 
@@ -150,18 +177,38 @@ def _model(name: Kind, model: nn.Module, training: TrainingConfig, images: int |
     ]
 
 
-def _encoding(line: str, encoding: PositionEncoding, *, masked: bool = False) -> list[str]:
-    """What an encoding acts on; `masked`: in training, attention has a mask of levels under any encoding."""
+def _encoding(line: str, encoding: PositionEncoding) -> str:
+    """What an encoding acts on."""
     hooks = [hook for hook in HOOKS if encoding.uses(hook)]
+    parameters = sum(p.numel() for p in encoding.parameters())
     attention = "attention is left as it is"
     if "bias" in hooks:
         attention = "flash attention is lost: scores get a bias"
-        if masked:
-            attention = "flash attention is lost while drawing: scores get a bias"
-    if masked:
-        attention += "; in training, the mask of levels rules it out under every encoding"
+    return f"encoding {line}: {parameters:,} parameters; acts on {', '.join(hooks) or 'nothing'}; {attention}"
 
-    parameters = sum(p.numel() for p in encoding.parameters())
-    return [
-        f"encoding {line}: {parameters:,} parameters; acts on {', '.join(hooks) or 'nothing'}; {attention}"
-    ]
+
+def _attention(
+    pyramid: Pyramid, prefix: int, heads: int, encoding: PositionEncoding, training: TrainingConfig
+) -> str:
+    """Which kernel serves the training on this machine, in how many calls, and what scores take."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = torch.bfloat16 if training.precision == "bf16" else torch.float32
+    has_bias = encoding.uses("bias")
+    tokens = prefix + pyramid.num_tokens
+    kernel = kernel_for(device, dtype, tokens, tokens, needs_grad=True, has_bias=has_bias)
+
+    # How many of the scores are worked out: all, or those of each call
+    number, pairs = 1, tokens**2
+    if kernel == "slices" and not prefix:
+        tokens_K = [h * w for h, w in pyramid.grids]
+        calls = levels_of_parts(tokens_K)
+        number = len(calls)
+        pairs = sum(sum(tokens_K[first:stop]) * sum(tokens_K[:stop]) for first, stop in calls)
+
+    said = f"attention: {tokens} tokens on {device} by {KERNELS[kernel]}, {number_of(number, 'call')} a layer"
+    if kernel == "plain":
+        said += f"; each layer keeps {size(heads * pairs * dtype.itemsize)} of scores an image"
+    if has_bias:
+        kept = "held for one layer at a time or once for all" if kernel == "slices" else "held by each layer"
+        said += f"; a bias of at most {size(heads * pairs * 4)}, {kept}"
+    return said

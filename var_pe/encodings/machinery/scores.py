@@ -31,8 +31,9 @@ class ScoreEncoding(PositionEncoding[ScoreQuery[Geometry]]):
     """An encoding that adds `scores(geometry(queries, keys), layer)` to attention's scores.
 
     Everything that does not depend on the layer is computed once a forward: `geometry`, and the scores
-    themselves unless `per_layer`. All of it is float32. Any bias costs the flash kernel: the fused kernels
-    that take a mask read H Lq Lk numbers a layer.
+    themselves unless `per_layer`. All of it is float32. Any bias costs the flash kernel: the kernels that
+    take one read H Lq Lk numbers a layer, in a training of many tokens only those of pairs that may see each
+    other.
     """
 
     per_layer = False
