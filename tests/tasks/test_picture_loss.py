@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 import torch.nn.functional as F
+from accelerate import Accelerator
 from torch import Tensor, nn
 
 from var_pe.models.discriminators import PatchDiscriminator
@@ -21,10 +22,12 @@ from var_pe.tasks.losses.adversarial import (
     tokenizer_loss,
 )
 from var_pe.tasks.losses.augmentation import NUMBERS, augmented, moved, recoloured, uniforms
+from var_pe.tasks.losses.colour import chroma_difference, hue_errors
 from var_pe.tasks.losses.last_layer import LastLayer
 from var_pe.tasks.losses.perceptual import perceptual_distance
 from var_pe.tasks.losses.picture import PictureLoss, adaptive_weight, shares
 from var_pe.tasks.losses.reconstruction import reconstruction_terms
+from var_pe.tasks.tokenizer import validate_tokenizer
 
 DRAWS = torch.arange(4)
 
@@ -63,7 +66,9 @@ def decoder():
 def loss_of(decoder, weights, **options):
     last_layer = LastLayer(decoder[-1], Processes())
     last_layer.watch()
-    return PictureLoss({"l1": 1.0, "l2": 1.0, "perceptual": 0.0} | weights, last_layer, **options)
+    return PictureLoss(
+        {"l1": 1.0, "l2": 1.0, "chroma": 0.0, "perceptual": 0.0} | weights, last_layer, **options
+    )
 
 
 def latents():
@@ -164,6 +169,46 @@ def test_the_weight_rises_once_the_game_has_begun():
     opponent = adversary(steps=100, weight=2.0, start=0.5, warmup=0.1)
     weights = [opponent.weight(step) for step in (0, 49, 50, 54, 59, 99)]
     assert weights == pytest.approx([0.0, 0.0, 0.2, 1.0, 2.0, 2.0])
+
+
+# ------------------------------------------------------------------------------------------- colour
+
+
+def test_brightness_costs_no_chroma_and_colour_does():
+    """The weight of colour can be raised without that of light and dark."""
+    images = pictures()
+    assert float(chroma_difference(images + 0.3, images)) == pytest.approx(0.0, abs=1e-6)
+    redder = images + torch.tensor([0.3, 0.0, 0.0])[:, None, None]
+    assert float(chroma_difference(redder, images)) == pytest.approx((0.2 + 0.1 + 0.1) / 3)
+
+
+@pytest.mark.parametrize("network", [None, Eyes()])
+def test_the_chroma_term_counts_with_and_without_networks(decoder, network):
+    """Both ways through the loss take the same terms."""
+    rebuilt = decoder(latents())
+    weights = {"chroma": 2.0, "perceptual": 1e-12 if network else 0.0}
+    term = loss_of(decoder, weights, network=network)
+    loss, values = term(decoder(latents()), pictures(), DRAWS, 0)
+    wanted = sum(reconstruction_terms(rebuilt, pictures()).values())
+    wanted = wanted + 2 * chroma_difference(rebuilt, pictures())
+    torch.testing.assert_close(loss, wanted)
+    assert "gradient_share/chroma" in values
+    gradients = torch.autograd.grad(wanted, decoder.parameters(), retain_graph=True)
+    torch.testing.assert_close(torch.autograd.grad(loss, decoder.parameters()), gradients)
+
+
+def test_hues_are_compared_in_flat_coloured_places_alone():
+    """An orange that became yellow is 30 degrees off; a contour or a grey has no hue to get wrong."""
+    image, rebuilt = torch.zeros(1, 3, 8, 8), torch.zeros(1, 3, 8, 8)
+    image[:, :, :, :4] = torch.tensor([1.0, 0.0, -1.0])[:, None, None]  # orange, beside grey
+    rebuilt[:, :, :, :4] = torch.tensor([0.0, 0.0, -1.0])[:, None, None]  # a weaker yellow
+    degrees, kept = hue_errors(rebuilt, image)
+    assert len(degrees) == 8 * 3
+    torch.testing.assert_close(degrees, torch.full_like(degrees, 30.0), rtol=1e-3, atol=1e-3)
+    torch.testing.assert_close(kept, torch.full_like(kept, 0.5))
+    degrees, kept = hue_errors(torch.zeros_like(image), image)
+    assert float(degrees.mean()) == pytest.approx(90.0)
+    assert float(kept.mean()) == 0.0
 
 
 # ------------------------------------------------------------------------------------------- perceptual
@@ -318,3 +363,20 @@ def test_changes_belong_to_the_image_and_not_to_its_batch():
     assert 0 <= numbers.min() < 0.02
     assert 0.98 < numbers.max() < 1
     assert numbers.mean() == pytest.approx(0.5, abs=0.05)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_validation_tells_how_much_colour_is_left_where_there_is_some(make_tokenizer, channels):
+    """Grey pictures have no hue, and a mean over no place is no number."""
+    tokenizer = make_tokenizer(image_channels=channels)
+    images = [{"image": torch.ones(channels, 8, 8), "label": 0} for _ in range(3)]
+    if channels == 3:
+        images[1]["image"][1:] = -1.0  # red
+    held_out = {tokenizer.pyramid: (images, (0, 0, 8, 8))}
+    found = validate_tokenizer(tokenizer, held_out, Accelerator(cpu=True))
+    assert ("validation/hue_error" in found) == ("validation/chroma_kept" in found) == (channels == 3)
+    if channels == 3:
+        rebuilt = tokenizer.decode(tokenizer.encode(images[1]["image"][None]))
+        degrees, kept = hue_errors(rebuilt, images[1]["image"][None])
+        assert found["validation/hue_error"] == pytest.approx(float(degrees.mean()), abs=1e-3)
+        assert found["validation/chroma_kept"] == pytest.approx(float(kept.mean()), abs=1e-5)

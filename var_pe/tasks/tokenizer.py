@@ -31,6 +31,7 @@ from var_pe.tasks.codebook import (
     start_from_data,
 )
 from var_pe.tasks.losses.adversarial import AdversarialConfig, Adversary
+from var_pe.tasks.losses.colour import hue_errors
 from var_pe.tasks.losses.last_layer import LastLayer
 from var_pe.tasks.losses.perceptual import PerceptualConfig
 from var_pe.tasks.losses.picture import PictureLoss
@@ -47,6 +48,9 @@ from var_pe.training.validations import Measure
 class TokenizerTraining(TrainingConfig):
     l1: Annotated[NonNegativeFloat, Doc("weight of the mean absolute difference")] = 1.0
     l2: Annotated[NonNegativeFloat, Doc("weight of the mean squared difference")] = 1.0
+    chroma: Annotated[
+        NonNegativeFloat, Doc("weight of the mean absolute difference in colour alone, apart from brightness")
+    ] = 0.0
     perceptual: PerceptualConfig = field(default_factory=PerceptualConfig)
     adversarial: AdversarialConfig = field(default_factory=AdversarialConfig)
     pyramids: Annotated[
@@ -116,7 +120,12 @@ class TokenizerTask:
             )
         self.last_layer = LastLayer(model.last_layer, processes)
         self.picture_loss = PictureLoss(
-            {"l1": config.l1, "l2": config.l2, "perceptual": config.perceptual.weight},
+            {
+                "l1": config.l1,
+                "l2": config.l2,
+                "chroma": config.chroma,
+                "perceptual": config.perceptual.weight,
+            },
             self.last_layer,
             network=network if config.perceptual.weight else None,
             adversary=self.opponent,
@@ -292,12 +301,15 @@ class Measured(NamedTuple):
     hits_KV: Tensor
     # of each level, the squared distance of vectors from their codes over the vectors' squared length
     distance_K: Tensor
+    # of flat coloured places: mean difference of hue in degrees, share of chroma kept; None without any
+    hue_error: float | None
+    chroma_kept: float | None
 
 
 def validate_tokenizer(
     tokenizer: VQTokenizer, held_out: Mapping[Pyramid, tuple[HeldOutImages, Box]], accelerator: Accelerator
 ) -> dict[str, float]:
-    """PSNR in dB over the original picture's area, each level's perplexity, share of codes used and distance.
+    """PSNR in dB over the original picture's area, colour, each level's perplexity, codes used and distance.
 
     `held_out` holds each pyramid's images, and the box in them that shows the picture. Values of the first
     pyramid have plain names, those of the others end with the pyramid's: `validation/psnr/1-2-4`.
@@ -311,6 +323,9 @@ def in_values(measured: Mapping[Pyramid, Measured]) -> dict[str, float]:
     for pyramid, quality in measured.items():
         tag = f"/{pyramid}" if found else ""
         found[f"validation/psnr{tag}"] = quality.mean_psnr
+        if quality.hue_error is not None and quality.chroma_kept is not None:
+            found[f"validation/hue_error{tag}"] = quality.hue_error
+            found[f"validation/chroma_kept{tag}"] = quality.chroma_kept
         found[f"validation/perplexity{tag}"] = float(perplexity(quality.hits_KV.sum(0)))
 
         for level, hits_V in enumerate(quality.hits_KV):
@@ -339,22 +354,30 @@ def _measured(
     psnr_N = torch.zeros(len(images), device=accelerator.device)
     squares_K2 = torch.zeros(pyramid.num_levels, 2, device=accelerator.device)
     total = torch.zeros(2, device=accelerator.device)
+    colours_3 = torch.zeros(3, device=accelerator.device)
     for chosen in held_out_batches(len(images), 256, accelerator):
         images_BCHW = stacked(images[i] for i in chosen).to(accelerator.device)
         quantized = tokenizer.quantizer(tokenizer.latent(images_BCHW), pyramid)
         tokens_BL = quantized.tokens_BL
-        psnr_B = psnr(tokenizer.decode(tokens_BL, pyramid), images_BCHW, box)
+        rebuilt_BCHW = tokenizer.decode(tokens_BL, pyramid)
+        psnr_B = psnr(rebuilt_BCHW, images_BCHW, box)
         psnr_N[chosen.start : chosen.stop] = psnr_B
         total += torch.stack([psnr_B.sum(), total.new_tensor(len(chosen))])
         hits_KV += hits(tokens_BL, pyramid, size)
         squares_K2 += squares(tokenizer.quantizer, quantized, pyramid)
+        if images_BCHW.shape[1] == 3:
+            degrees_M, kept_M = hue_errors(rebuilt_BCHW, images_BCHW)
+            colours_3 += torch.stack([degrees_M.sum(), kept_M.sum(), total.new_tensor(len(kept_M))])
 
     total = accelerator.reduce(total, "sum")
     lost_K, whole_K = accelerator.reduce(squares_K2, "sum").unbind(1)
+    degrees, kept, places = accelerator.reduce(colours_3, "sum").tolist()
     return Measured(
         # Every process has filled in its own images and zeros elsewhere.
         psnr_N=accelerator.reduce(psnr_N, "sum").cpu(),
         mean_psnr=float(total[0] / total[1]),
         hits_KV=accelerator.reduce(hits_KV, "sum"),
         distance_K=lost_K / whole_K.clamp(min=1e-30),
+        hue_error=degrees / places if places else None,
+        chroma_kept=kept / places if places else None,
     )
