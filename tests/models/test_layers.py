@@ -110,7 +110,7 @@ def test_the_cache_returns_what_was_stored():
     first, second = (torch.randn(2, 2, 3, 4, length, 5) for length in (1, 6))
     for level_N2BHlD in (first, second):
         cache.open(level_N2BHlD.shape[4])
-        kept = [cache.append(layer, *level_N2BHlD[layer]) for layer in range(2)]
+        kept = [layer.append(*own) for layer, own in zip(cache.layers, level_N2BHlD, strict=True)]
     for layer in range(2):
         for stored, pair in zip(kept[layer], (0, 1), strict=True):
             assert torch.equal(stored, torch.cat([first[layer, pair], second[layer, pair]], dim=2))

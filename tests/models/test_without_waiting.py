@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from var_pe.models.choice import Choice
 from var_pe.pyramid import Pyramid
 
 FOLLOWING = [
@@ -70,6 +71,20 @@ def test_a_generator_does_not_wait(line, make_generator):
 
 def test_a_classifier_does_not_wait(line, make_vit):
     check(make_vit(line, depth=1, pool="class_token", registers=1), [(torch.zeros(2, 3, 8, 12),)])
+
+
+@torch.no_grad()
+def test_nor_does_a_drawing(line, make_generator, make_tokenizer):
+    """So that it can be captured as a CUDA graph."""
+    model, tokenizer = make_generator(line, depth=1).to("meta"), make_tokenizer().to("meta")
+    key_BL = torch.zeros(2, 30, dtype=torch.int64, device="meta")
+    labels_B = key_BL[:, 0]
+    for top_k, top_p in ((0, 0.0), (1, 0.0), (3, 0.5)):
+        choice = Choice((0.0, 1.0, 2.0, 3.0), (1.0, 1.0, 0.5, 0.5), top_k, top_p, smooth=False)
+        for watched in (nullcontext(), NothingCrosses()):
+            with watched:
+                walked = model.walk(tokenizer, labels_B, key_BL, model.pyramid, choice)
+        assert [tuple(part.shape) for part in walked] == [(2, 30), (2, 4, 4, 4), ()]
 
 
 @pytest.mark.parametrize("line", FOLLOWING)

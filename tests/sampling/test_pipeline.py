@@ -98,6 +98,24 @@ def test_output_types_are_one_picture_in_several_forms(pipeline):
     assert torch.equal(images, pt)
 
 
+@pytest.mark.parametrize("slice_size", [1, 2, 5])
+def test_pictures_decoded_in_slices_are_the_same(slice_size, pipeline):
+    """Where memory is short: no more of them pass through the decoder at once."""
+    whole = pipeline([0, 1, 2], generator=seeds(0, 1, 2), output_type="pt").images
+    seen = []
+    pipeline.tokenizer.decoder.register_forward_hook(lambda *given: seen.append(len(given[2])))
+    pipeline.enable_slicing(slice_size)
+    sliced = pipeline([0, 1, 2], generator=seeds(0, 1, 2), output_type="pt").images
+    torch.testing.assert_close(sliced, whole, atol=1e-6, rtol=0)
+    assert seen == {1: [1, 1, 1], 2: [2, 1], 5: [3]}[slice_size]
+
+    pipeline.disable_slicing()
+    pipeline([0, 1, 2], generator=seeds(0, 1, 2))
+    assert seen[-1] == 3
+    with pytest.raises(ValueError, match="slice_size must be at least 1, got 0"):
+        pipeline.enable_slicing(0)
+
+
 def test_one_channel_is_a_grey_picture(make_generator, make_tokenizer):
     pipe = VARPipeline(make_tokenizer(image_channels=1), make_generator())
     (picture,) = pipe(1, generator=seeds(0)).images

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from var_pe.models.attention import PositionContext
-from var_pe.models.layers import MLP, Attention, LevelCache, with_gain
+from var_pe.models.layers import MLP, Attention, LayerCache, with_gain
 
 
 class AdaLNBlock(nn.Module):
@@ -32,6 +32,13 @@ class AdaLNBlock(nn.Module):
     def init_parameter(self, name: str, parameter: nn.Parameter, generator: torch.Generator) -> None:
         nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5, generator=generator)
 
+    def modulation_of(self, cond_BC: Tensor) -> Tensor:
+        """What the class makes of the block, (B, 6, C)."""
+        if hasattr(self, "modulation_6C"):
+            return cond_BC.unflatten(1, (6, -1)) + self.modulation_6C
+        modulation: Tensor = self.modulation(cond_BC)
+        return modulation.unflatten(1, (6, -1))
+
     def forward(
         self,
         x_BLC: Tensor,
@@ -39,16 +46,18 @@ class AdaLNBlock(nn.Module):
         layer: int,
         gains_2B11: Tensor | None,
         cond_BC: Tensor,
-        cache: LevelCache | None = None,
+        cache: LayerCache | None = None,
     ) -> Tensor:
         """`cond_BC` is SiLU of the class embedding, or (B, 6 C) the shared modulation of it.
 
         `gains_2B11` are the factors of stochastic depth, if there is any.
         """
-        if hasattr(self, "modulation_6C"):
-            six_B6C = cond_BC.unflatten(1, (6, -1)) + self.modulation_6C
+        if cache is None:
+            six_B6C = self.modulation_of(cond_BC)
         else:
-            six_B6C = self.modulation(cond_BC).unflatten(1, (6, -1))
+            if cache.modulation_B6C is None:
+                cache.modulation_B6C = self.modulation_of(cond_BC)
+            six_B6C = cache.modulation_B6C
 
         # Two gates, two scales, two shifts: of attention and of the feed-forward layers.
         gates, scales, shifts = six_B6C[:, :, None].type_as(x_BLC).unflatten(1, (3, 2)).unbind(1)

@@ -1,11 +1,12 @@
 """The blocks of a transformer one after another, with stochastic depth and recomputed activations."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
-from var_pe.models.layers import PositionContext
+from var_pe.models.layers import LevelCache, PositionContext
 
 
 class Blocks(nn.ModuleList):
@@ -23,17 +24,38 @@ class Blocks(nn.ModuleList):
         super().__init__(blocks)
         self.drop_path = drop_path
         self.gradient_checkpointing = False
+        self.call = plainly
 
-    def forward(self, x_BLC: Tensor, position_context: PositionContext, *given: object) -> Tensor:
+    @contextmanager
+    def called_by(self, call: Callable[..., Tensor]) -> Iterator[None]:
+        """Within it, a block is called by `call(block, ...)`, such as a compiled function."""
+        before = self.call
+        self.call = call
+        try:
+            yield
+        finally:
+            self.call = before
+
+    def forward(
+        self,
+        x_BLC: Tensor,
+        position_context: PositionContext,
+        *given: object,
+        cache: LevelCache | None = None,
+    ) -> Tensor:
+        """With a `cache`, a block is also called with its own part of it."""
         recomputed = self.gradient_checkpointing and torch.is_grad_enabled()
         if recomputed:
             position_context.at(0)  # what all layers share must not belong to the part of one
 
         for layer in range(len(self)):
+            of_layer = given if cache is None else (*given, cache.layers[layer])
             if recomputed:
-                x_BLC = self._gradient_checkpointing_func(self._one, x_BLC, position_context, layer, *given)
+                x_BLC = self._gradient_checkpointing_func(
+                    self._one, x_BLC, position_context, layer, *of_layer
+                )
             else:
-                x_BLC = self._one(x_BLC, position_context, layer, *given)
+                x_BLC = self._one(x_BLC, position_context, layer, *of_layer)
         return x_BLC
 
     def _one(self, x_BLC: Tensor, position_context: PositionContext, layer: int, *given: object) -> Tensor:
@@ -41,8 +63,14 @@ class Blocks(nn.ModuleList):
         if self.training and self.drop_path:
             gains_2B11 = branch_gains(x_BLC, self.drop_path * layer / max(1, len(self) - 1))
 
-        x_BLC = self[layer](x_BLC, position_context.at(layer), layer, gains_2B11, *given)
+        x_BLC = self.call(self[layer], x_BLC, position_context.at(layer), layer, gains_2B11, *given)
         return position_context.refine(x_BLC, layer)
+
+
+def plainly(block: nn.Module, *given: object) -> Tensor:
+    """A block's output, computed as it is written."""
+    x_BLC: Tensor = block(*given)
+    return x_BLC
 
 
 def branch_gains(x_BLC: Tensor, drop: float) -> Tensor:

@@ -68,6 +68,10 @@ class GeneratorConfig:
             raise ValueError(f"dim must be a multiple of num_heads, got {self.dim} and {self.num_heads}")
 
 
+# Tokens (B, L), latent maps (B, Z, h, w), and the sum of all numbers that led to them
+Walked = tuple[Tensor, Tensor, Tensor]
+
+
 @dataclass(frozen=True)
 class Drawn:
     """Images as tokens and as latent maps, which a tokenizer's `reconstruct` takes."""
@@ -255,7 +259,7 @@ class VARTransformer(Resizable):
         # Blocks
         cond_BC = self.silu(class_BC)
         block_cond = cond_BC if self.shared_modulation is None else self.shared_modulation(cond_BC)
-        x_BLC = self.blocks(x_BLC, position_context, block_cond, cache)
+        x_BLC = self.blocks(x_BLC, position_context, block_cond, cache=cache)
 
         # Head
         scale, shift = self.head_modulation(cond_BC)[:, None].type_as(x_BLC).chunk(2, dim=-1)
@@ -278,6 +282,7 @@ class VARTransformer(Resizable):
         given_BL: Tensor | None = None,
         on_level: Callable[[int, Tensor], None] | None = None,
         keep_maps: bool = False,
+        walk: Callable[[VQTokenizer, Tensor, Tensor, Pyramid, Choice], Walked] | None = None,
     ) -> Drawn:
         """Draws images level by level; image i follows from `generators[i]` and its label alone.
 
@@ -286,7 +291,7 @@ class VARTransformer(Resizable):
         keep all tokens; `temperature` is one or one per level. `smooth` mixes codes (see `gumbel_mix`), and
         the tokens are then the heaviest of each mixture. `given_BL` are tokens to keep, -1 where one is to be
         drawn: all later levels see them. `on_level(level, f_hat_BZhw)` is called after every level;
-        `keep_maps` keeps these maps.
+        `keep_maps` keeps these maps. `walk` stands in for the model's own, if none of these three is asked.
 
         Raises:
             ValueError: a setting is out of its range, or the encoding cannot follow the pyramid.
@@ -298,8 +303,8 @@ class VARTransformer(Resizable):
         choice = Choice(
             tuple(guidance_per_level(guidance_scale, guidance_schedule, pyramid.num_levels)),
             tuple(temperature_per_level(temperature, pyramid.num_levels)),
-            top_k,
-            top_p,
+            int(top_k),
+            float(top_p),
             smooth,
         )
         self._check_drawing(len(labels_B), pyramid, generators, given_BL)
@@ -314,9 +319,11 @@ class VARTransformer(Resizable):
                 on_level(level, f_hat_BZhw)
 
         key_BL = token_keys(keys_of(generators, labels_B.device), pyramid)
-        tokens_BL, f_hat_BZhw, sum_of_all = self.walk(
-            tokenizer, labels_B, key_BL, pyramid, choice, given_BL, seen
-        )
+        if walk is None or given_BL is not None or on_level is not None or keep_maps:
+            walked = self.walk(tokenizer, labels_B, key_BL, pyramid, choice, given_BL, seen)
+        else:
+            walked = walk(tokenizer, labels_B, key_BL, pyramid, choice)
+        tokens_BL, f_hat_BZhw, sum_of_all = walked
         check_finite(sum_of_all)
         return Drawn(tokens_BL, f_hat_BZhw, maps)
 
@@ -330,9 +337,10 @@ class VARTransformer(Resizable):
         choice: Choice,
         given_BL: Tensor | None = None,
         on_level: Callable[[int, Tensor], None] = lambda level, f_hat_BZhw: None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """`generate` with a key for every token, unchecked: tokens, latent maps, and the sum of all numbers,
-        which is finite if each of them is. Nothing in it waits for the device.
+    ) -> Walked:
+        """`generate` with a key for every token, unchecked. Nothing in it waits for the device.
+
+        The sum of all numbers is finite if each of them is.
         """
         # The reconstruction so far, which every level adds to
         quantizer = tokenizer.quantizer

@@ -13,26 +13,39 @@ from var_pe.settings.fields import check_choice
 GELUS = {"tanh": "tanh", "exact": "none"}  # torch's names for them
 
 
-class LevelCache:
-    """Keys (already rotated) and values of all levels drawn so far; one allocation for the whole pyramid."""
+class LayerCache:
+    """What one block keeps while a pyramid is drawn.
 
-    def __init__(self, layers: int, batch: int, heads: int, length: int, width: int, like: Tensor) -> None:
-        self.kv_N2BHLD = like.new_empty(layers, 2, batch, heads, length, width)
+    Keys (already rotated) and values of all levels so far, and what it makes of the class, at every level the
+    same.
+    """
+
+    def __init__(self, kv_2BHLD: Tensor) -> None:
+        self.kv_2BHLD = kv_2BHLD
         # tokens of the level that is being stored: from `start` to `stop` - 1
         self.start = 0
         self.stop = 0
+        self.modulation_B6C: Tensor | None = None
+
+    def append(self, k_BHlD: Tensor, v_BHlD: Tensor) -> tuple[Tensor, Tensor]:
+        """Stores the level's keys and values; gives those of all levels so far."""
+        self.kv_2BHLD[0, :, :, self.start : self.stop] = k_BHlD
+        self.kv_2BHLD[1, :, :, self.start : self.stop] = v_BHlD
+        return self.kv_2BHLD[0, :, :, : self.stop], self.kv_2BHLD[1, :, :, : self.stop]
+
+
+class LevelCache:
+    """A `LayerCache` for each block, in one allocation for the whole pyramid."""
+
+    def __init__(self, layers: int, batch: int, heads: int, length: int, width: int, like: Tensor) -> None:
+        kv_N2BHLD = like.new_empty(layers, 2, batch, heads, length, width)
+        self.layers = [LayerCache(kv_2BHLD) for kv_2BHLD in kv_N2BHLD]
 
     def open(self, num_tokens: int) -> None:
         """Makes room for the next level; every layer then stores into it."""
-        self.start = self.stop
-        self.stop += num_tokens
-
-    def append(self, layer: int, k_BHlD: Tensor, v_BHlD: Tensor) -> tuple[Tensor, Tensor]:
-        """Stores the level's keys and values; gives those of all levels so far."""
-        kv_2BHLD = self.kv_N2BHLD[layer]
-        kv_2BHLD[0, :, :, self.start : self.stop] = k_BHlD
-        kv_2BHLD[1, :, :, self.start : self.stop] = v_BHlD
-        return kv_2BHLD[0, :, :, : self.stop], kv_2BHLD[1, :, :, : self.stop]
+        for layer in self.layers:
+            layer.start = layer.stop
+            layer.stop += num_tokens
 
 
 class Attention(nn.Module):
@@ -67,7 +80,7 @@ class Attention(nn.Module):
         x_BLC: Tensor,
         position_context: PositionContext,
         layer: int,
-        cache: LevelCache | None = None,
+        cache: LayerCache | None = None,
     ) -> Tensor:
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
         qkv_BLC = F.linear(x_BLC, self.qkv.weight, bias)
@@ -82,7 +95,7 @@ class Attention(nn.Module):
         q_BHLD = position_context.rotate(q_BHLD, layer).type_as(v_BHLD)
         k_BHLD = position_context.rotate(k_BHLD, layer).type_as(v_BHLD)
         if cache is not None:
-            k_BHLD, v_BHLD = cache.append(layer, k_BHLD, v_BHLD)
+            k_BHLD, v_BHLD = cache.append(k_BHLD, v_BHLD)
 
         y_BLHD = attend(
             q_BHLD,

@@ -19,12 +19,13 @@ def keys_of(generators: Sequence[torch.Generator], device: torch.device) -> Tens
     A generator that is used once more gives another key. The seed counts as a whole: torch's CPU generators
     start from 32 bits of it, so that two of 50,000 images would share a key in one of four folders.
     """
+    first = generators[0].device
     keys = []
     for generator in generators:
         drawn = torch.randint(2**62, (1,), generator=generator, device=generator.device)
         seed = (generator.initial_seed() + 2**63) % 2**64 - 2**63  # the int64 of the same 64 bits
-        keys.append(drawn.to(device) ^ seed)
-    return torch.cat(keys)
+        keys.append((drawn ^ seed).to(first))
+    return torch.cat(keys).to(device)  # one copy for all
 
 
 def token_keys(key_B: Tensor, pyramid: Pyramid) -> Tensor:

@@ -93,6 +93,7 @@ class VQTokenizer(SavedModel):
         super().__init__()
         self.pyramid = Pyramid.of(levels)
         self.downsampling = 2 ** (len(channel_multipliers) - 1)
+        self.slice_size: int | None = None
         widths = tuple(channels * multiplier for multiplier in channel_multipliers)
         if not widths or any(width % norm_groups for width in widths):
             raise ValueError(
@@ -158,7 +159,26 @@ class VQTokenizer(SavedModel):
 
     def reconstruct(self, f_hat_BZhw: Tensor) -> Tensor:
         """Images of a latent map, not clamped: training wants the gradient beyond [-1, 1]."""
-        return self.decoder(self.post_quant_conv(f_hat_BZhw.to(self.post_quant_conv.weight.dtype)))
+        f_hat_BZhw = f_hat_BZhw.to(self.post_quant_conv.weight.dtype)
+        if self.slice_size is None or torch.is_grad_enabled():
+            return self.decoder(self.post_quant_conv(f_hat_BZhw))
+
+        slices = f_hat_BZhw.split(self.slice_size)
+        return torch.cat([self.decoder(self.post_quant_conv(part_BZhw)) for part_BZhw in slices])
+
+    def enable_slicing(self, slice_size: int = 1) -> None:
+        """Decodes so many images at once: memory is that of a slice. Pictures are the same up to rounding.
+
+        Raises:
+            ValueError: `slice_size` is below 1.
+        """
+        if slice_size < 1:
+            raise ValueError(f"slice_size must be at least 1, got {slice_size}")
+        self.slice_size = slice_size
+
+    def disable_slicing(self) -> None:
+        """Decodes all images of a batch at once."""
+        self.slice_size = None
 
     @property
     def last_layer(self) -> nn.Conv2d:

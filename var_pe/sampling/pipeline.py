@@ -1,7 +1,9 @@
 """The generator as a diffusers pipeline: class labels in, images out, saved and loaded as one folder."""
 
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from operator import index
 from typing import SupportsIndex, cast
 
@@ -18,6 +20,7 @@ from var_pe.models.generator import Drawn, VARTransformer
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.pyramid import Pyramid
 from var_pe.sampling.config import SamplingConfig
+from var_pe.sampling.fast import FastWalk
 from var_pe.sampling.names import no_such_class, refuse_others
 from var_pe.sampling.rejection import (
     Classifier,
@@ -71,6 +74,31 @@ class VARPipeline(SavedPipeline):
         self.register_modules(tokenizer=tokenizer, transformer=transformer)
         self.class_names = tuple(class_names)
         self.image_processor = VaeImageProcessor()
+        self.fast_walk: FastWalk | None = None
+
+    def enable_fast_sampling(self) -> None:
+        """Draws faster after a slow first time: by a CUDA graph on a GPU, by compiled blocks on a processor.
+
+        On a GPU all levels of a drawing are captured as one graph when a kind of drawing (batch, pyramid,
+        guidance, temperature, top-k, top-p, type) is first met. The four kinds used last keep their graphs,
+        which claim about the memory of the largest drawing for good (`fast_walk.graphed.capture.bytes_kept`).
+        On a processor the block of each level is compiled, seconds to a minute a level, with a C++ compiler.
+        Drawings are the same up to rounding. One with `smooth`, given tokens, a callback or the pictures
+        after every level is drawn as without this, which a warning says.
+        """
+        self.fast_walk = FastWalk()
+
+    def disable_fast_sampling(self) -> None:
+        """Draws as before `enable_fast_sampling`, and frees the graphs' memory."""
+        self.fast_walk = None
+
+    def enable_slicing(self, slice_size: int = 1) -> None:
+        """Decodes so many pictures at once, where memory is short (`VQTokenizer.enable_slicing`)."""
+        self.tokenizer.enable_slicing(slice_size)
+
+    def disable_slicing(self) -> None:
+        """Decodes all pictures of a call at once."""
+        self.tokenizer.disable_slicing()
 
     def labels(self, class_labels: ClassLabels) -> list[int]:
         """Class labels, by number or by name, as numbers; None is unconditional.
@@ -194,6 +222,18 @@ class VARPipeline(SavedPipeline):
         grids = self.pyramid_for(height, width, pyramid)
         given_BL = None if given_tokens is None else given_tokens.to(labels_B.device)
 
+        walk = None if self.fast_walk is None else partial(self.fast_walk, self.transformer)
+        slow = {
+            "smooth": smooth,
+            "given tokens": given_tokens is not None,
+            "callback_on_level_end": callback_on_level_end is not None,
+            "return_levels": return_levels,
+        }
+        if walk is not None and any(slow.values()):
+            asked = ", ".join(name for name, is_asked in slow.items() if is_asked)
+            warnings.warn(f"drawn without fast sampling, which cannot do {asked}", stacklevel=2)
+            walk = None
+
         def draw(generators: Sequence[torch.Generator]) -> Drawn:
             return self.transformer.generate(
                 self.tokenizer,
@@ -209,6 +249,7 @@ class VARPipeline(SavedPipeline):
                 given_BL=given_BL,
                 on_level=self._on_level(callback_on_level_end),
                 keep_maps=return_levels,
+                walk=walk,
             )
 
         # Drawn once, or several times of which a classifier chooses one for each image.
