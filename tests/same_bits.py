@@ -11,7 +11,8 @@ kept as text, of tensors and pixels as their SHA-256, and `compare` shows which 
 only agree when they were made on one kind of processor with the same libraries.
 
 `reopen` asks whether the runs that an older checkout left can still be used: it goes on in a copy of the
-folder given as --work to `record`, with the finished ones and with those killed half-way.
+folder given as --work to `record`, with the finished ones and with those killed half-way. The latter are
+refused where the two checkouts compute a training step by different rules of numbers (docs/method.md).
 """
 
 import argparse
