@@ -93,9 +93,3 @@ def test_lite0_orders_what_a_person_orders(tmp_path):
     distances = [float(perceptual_distance(eyes, other, picture)) for other in (picture, noisy, blurred)]
     assert distances[0] == pytest.approx(0, abs=1e-6)
     assert distances[1] < 0.5 * distances[2]
-
-
-def test_colour_cannot_be_weighed_in_grey_pictures(tmp_path):
-    """The term would be zero, and nobody would know why it does nothing."""
-    with pytest.raises(ValueError, match=r"tokenizer_training.chroma=2 weighs colour, and data.channels=1"):
-        a_config(tmp_path, "tokenizer_training.chroma=2", "data.channels=1")

@@ -22,7 +22,7 @@ from var_pe.tasks.losses.adversarial import (
     tokenizer_loss,
 )
 from var_pe.tasks.losses.augmentation import NUMBERS, augmented, moved, recoloured, uniforms
-from var_pe.tasks.losses.colour import chroma_difference, hue_errors
+from var_pe.tasks.losses.colour import hue_errors
 from var_pe.tasks.losses.last_layer import LastLayer
 from var_pe.tasks.losses.perceptual import perceptual_distance
 from var_pe.tasks.losses.picture import PictureLoss, adaptive_weight, shares
@@ -66,9 +66,7 @@ def decoder():
 def loss_of(decoder, weights, **options):
     last_layer = LastLayer(decoder[-1], Processes())
     last_layer.watch()
-    return PictureLoss(
-        {"l1": 1.0, "l2": 1.0, "chroma": 0.0, "perceptual": 0.0} | weights, last_layer, **options
-    )
+    return PictureLoss({"l1": 1.0, "l2": 1.0, "perceptual": 0.0} | weights, last_layer, **options)
 
 
 def latents():
@@ -172,29 +170,6 @@ def test_the_weight_rises_once_the_game_has_begun():
 
 
 # ------------------------------------------------------------------------------------------- colour
-
-
-def test_brightness_costs_no_chroma_and_colour_does():
-    """The weight of colour can be raised without that of light and dark."""
-    images = pictures()
-    assert float(chroma_difference(images + 0.3, images)) == pytest.approx(0.0, abs=1e-6)
-    redder = images + torch.tensor([0.3, 0.0, 0.0])[:, None, None]
-    assert float(chroma_difference(redder, images)) == pytest.approx((0.2 + 0.1 + 0.1) / 3)
-
-
-@pytest.mark.parametrize("network", [None, Eyes()])
-def test_the_chroma_term_counts_with_and_without_networks(decoder, network):
-    """Both ways through the loss take the same terms."""
-    rebuilt = decoder(latents())
-    weights = {"chroma": 2.0, "perceptual": 1e-12 if network else 0.0}
-    term = loss_of(decoder, weights, network=network)
-    loss, values = term(decoder(latents()), pictures(), DRAWS, 0)
-    wanted = sum(reconstruction_terms(rebuilt, pictures()).values())
-    wanted = wanted + 2 * chroma_difference(rebuilt, pictures())
-    torch.testing.assert_close(loss, wanted)
-    assert "gradient_share/chroma" in values
-    gradients = torch.autograd.grad(wanted, decoder.parameters(), retain_graph=True)
-    torch.testing.assert_close(torch.autograd.grad(loss, decoder.parameters()), gradients)
 
 
 def test_hues_are_compared_in_flat_coloured_places_alone():

@@ -59,11 +59,6 @@ class Config:
         of_tokenizer, of_generator = self.tokenizer, self.generator
         if self.classifier is None:
             refuse_oversized("tokenizer", size_of_tokenizer(of_tokenizer), self)
-            if self.tokenizer_training.chroma and self.data.channels == 1:
-                raise ValueError(
-                    f"tokenizer_training.chroma={self.tokenizer_training.chroma:g} weighs colour, and "
-                    f"data.channels=1 has none: set it to 0"
-                )
 
             tokens = Pyramid.of(of_tokenizer.levels).num_tokens
             size = size_of_generator(of_generator, of_tokenizer, tokens)

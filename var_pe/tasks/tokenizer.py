@@ -48,9 +48,6 @@ from var_pe.training.validations import Measure
 class TokenizerTraining(TrainingConfig):
     l1: Annotated[NonNegativeFloat, Doc("weight of the mean absolute difference")] = 1.0
     l2: Annotated[NonNegativeFloat, Doc("weight of the mean squared difference")] = 1.0
-    chroma: Annotated[
-        NonNegativeFloat, Doc("weight of the mean absolute difference in colour alone, apart from brightness")
-    ] = 0.0
     perceptual: PerceptualConfig = field(default_factory=PerceptualConfig)
     adversarial: AdversarialConfig = field(default_factory=AdversarialConfig)
     pyramids: Annotated[
@@ -123,7 +120,6 @@ class TokenizerTask:
             {
                 "l1": config.l1,
                 "l2": config.l2,
-                "chroma": config.chroma,
                 "perceptual": config.perceptual.weight,
             },
             self.last_layer,

@@ -1,4 +1,4 @@
-"""How far the tokenizer's colours are from the image's, apart from light and dark."""
+"""What the tokenizer makes of the colours of flat places."""
 
 import math
 
@@ -10,12 +10,6 @@ from torch import Tensor
 # more; both as shares of a channel's range.
 FLAT = 0.075
 COLOURED = 0.15
-
-
-def chroma_difference(reconstruction_BCHW: Tensor, images_BCHW: Tensor) -> Tensor:
-    """The mean absolute difference of colours: of what each channel is beyond the mean of the three."""
-    difference_BCHW = reconstruction_BCHW - images_BCHW
-    return (difference_BCHW - difference_BCHW.mean(1, keepdim=True)).abs().mean()
 
 
 def chroma(images_BCHW: Tensor) -> Tensor:

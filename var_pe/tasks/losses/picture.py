@@ -7,7 +7,6 @@ from torch import Tensor
 
 from var_pe.models.feature_stages import FeatureStages
 from var_pe.tasks.losses.adversarial import Adversary
-from var_pe.tasks.losses.colour import chroma_difference
 from var_pe.tasks.losses.last_layer import LastLayer
 from var_pe.tasks.losses.perceptual import perceptual_distance
 from var_pe.tasks.losses.reconstruction import reconstruction_terms
@@ -19,7 +18,7 @@ SMALL = 1e-6
 class PictureLoss:
     """What a reconstruction loses against its image.
 
-    `weights` are those of l1, l2, chroma and perceptual, `network` is the perceptual term's; the adversary
+    `weights` are those of l1, l2 and perceptual, `network` is the perceptual term's; the adversary
     has its own weight. Which term rules is logged every `log_every` steps: its share of the sum of the norms
     of all terms' gradients, as weighted, at the decoder's last layer.
     """
@@ -44,15 +43,13 @@ class PictureLoss:
         logged = step % self.log_every == 0
         adversary = self.adversary if self.adversary and self.adversary.plays(step) else None
         if self.network is None and adversary is None:
-            terms = self._plain_terms(reconstruction_BCHW, images_BCHW)
+            terms = reconstruction_terms(reconstruction_BCHW, images_BCHW)
             loss = self.weights["l1"] * terms["l1"] + self.weights["l2"] * terms["l2"]
-            if "chroma" in terms:
-                loss = loss + self.weights["chroma"] * terms["chroma"]
             return loss, terms | (self._plain_shares(reconstruction_BCHW, images_BCHW) if logged else {})
 
         # Each term's gradient is taken at the picture, so that the networks are passed once a term.
         picture_BCHW = reconstruction_BCHW.detach().requires_grad_()
-        terms = self._plain_terms(picture_BCHW, images_BCHW)
+        terms = reconstruction_terms(picture_BCHW, images_BCHW)
         if self.network is not None:
             terms["perceptual"] = perceptual_distance(self.network, picture_BCHW, images_BCHW)
         gradients = self._weighted_gradients(terms, picture_BCHW)
@@ -90,17 +87,10 @@ class PictureLoss:
     def _weighted_gradients(self, terms: Mapping[str, Tensor], picture_BCHW: Tensor) -> dict[str, Tensor]:
         return {name: self.weights[name] * gradient_at(picture_BCHW, term) for name, term in terms.items()}
 
-    def _plain_terms(self, picture_BCHW: Tensor, images_BCHW: Tensor) -> dict[str, Tensor]:
-        """The terms that are computed from the two pictures alone."""
-        terms = reconstruction_terms(picture_BCHW, images_BCHW)
-        if self.weights["chroma"]:
-            terms["chroma"] = chroma_difference(picture_BCHW, images_BCHW)
-        return terms
-
     def _plain_shares(self, reconstruction_BCHW: Tensor, images_BCHW: Tensor) -> dict[str, Tensor]:
         """The shares where there are no other terms, beside the loss, which they do not touch."""
         picture_BCHW = reconstruction_BCHW.detach().requires_grad_()
-        terms = self._plain_terms(picture_BCHW, images_BCHW)
+        terms = reconstruction_terms(picture_BCHW, images_BCHW)
         return shares(self.last_layer.gradients(self._weighted_gradients(terms, picture_BCHW)))
 
 
