@@ -171,7 +171,7 @@ def test_what_a_run_reads_from_elsewhere_is_noted():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("encoding", ["learned", "relative_bias", "rope_mixed", "pyramid_peg"])
+@pytest.mark.parametrize("encoding", ["learned", "relative_bias"])
 def test_compiled_blocks_draw_the_same(encoding, make_generator, make_tokenizer, make_loud):
     """Greedy tokens; the compiled block serves all layers, and a second drawing compiles nothing."""
     model = make_loud(make_generator(encoding, depth=3))
