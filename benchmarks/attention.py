@@ -11,10 +11,8 @@ bias it is `relative_bias`, a look-up for each layer. Memory is the most above w
 import argparse
 import statistics
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Annotated
 
 import var_pe  # noqa: F401  # before torch, whose threads it makes wait politely
@@ -28,6 +26,7 @@ from var_pe.files import write_json
 from var_pe.models.attention import Kernel, all_levels, attend, coarse_levels, compiled_flex, served_by
 from var_pe.models.initialisation import initialise
 from var_pe.pages.tables import aligned_table
+from var_pe.processes import peak_memory, reset_peak_memory
 from var_pe.pyramid import Pyramid
 from var_pe.settings.command_line import check_options, given_path
 from var_pe.settings.fields import Positive, PositiveFloat
@@ -189,9 +188,7 @@ def measure(case: Case, options: argparse.Namespace) -> list[Found]:
         try:
             run = runner(case, candidate, options)
             run()  # does not count: compiles, allocates
-            with peak_memory(options.device) as memory:
-                run()
-            found[name].memory_mb = memory[0]
+            found[name].memory_mb = memory_of(run, torch.device(options.device))
             runners[name] = run
         except (RuntimeError, NotImplementedError) as error:  # out of memory, or not offered by this torch
             found[name].failure = f"{type(error).__name__}: {str(error).splitlines()[0][:120]}"
@@ -201,6 +198,15 @@ def measure(case: Case, options: argparse.Namespace) -> list[Found]:
         for name in names[turn % len(names) :] + names[: turn % len(names)]:
             found[name].milliseconds.append(timed(runners[name], options.device))
     return list(found.values())
+
+
+def memory_of(run: Callable[[], None], device: torch.device) -> float | None:
+    """MB that a run holds at most above what was held before; None where the system does not count."""
+    if not reset_peak_memory(device):
+        return None
+    before = peak_memory(device)
+    run()
+    return (peak_memory(device) - before) / 1e6
 
 
 def timed(run: Callable[[], None], device: str) -> float:
@@ -219,36 +225,6 @@ def timed(run: Callable[[], None], device: str) -> float:
     last.record()
     torch.cuda.synchronize()
     return first.elapsed_time(last) / 5
-
-
-@contextmanager
-def peak_memory(device: str) -> Iterator[list[float | None]]:
-    """Afterwards holds the most MB that were held inside above those before; None where no one counts."""
-    found: list[float | None] = []
-    if device == "cuda":
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
-        yield found
-        torch.cuda.synchronize()
-        found.append((torch.cuda.max_memory_allocated() - before) / 1e6)
-        return
-
-    # Linux counts a process's pages, and forgets the highest count when asked to.
-    forget = Path("/proc/self/clear_refs")
-    if forget.exists():
-        forget.write_text("5")
-    held = _pages("VmRSS")
-    yield found
-    most = _pages("VmHWM")
-    found.append(None if held is None or most is None else (most - held) / 1e3)
-
-
-def _pages(name: str) -> float | None:
-    """KB of a line of the process's status."""
-    status = Path("/proc/self/status")
-    lines = status.read_text().splitlines() if status.exists() else []
-    return next((float(line.split()[1]) for line in lines if line.startswith(f"{name}:")), None)
 
 
 def table(found: Sequence[Found]) -> str:
