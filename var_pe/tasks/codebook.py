@@ -51,7 +51,7 @@ def perplexity(hits_V: Tensor) -> Tensor:
 def squares(quantizer: MultiScaleQuantizer, quantized: Quantized, pyramid: Pyramid) -> Tensor:
     """Of each level, the squared distances of its vectors from their codes and the vectors' squares, summed.
 
-    (levels, 2). Their quotient is 0 where rounding loses nothing, and 1 where a level brings nothing.
+    (levels, 2). Their quotient is 0 where rounding loses nothing, and 1 where codes are as far away as zero.
     """
     lost_BL = (quantizer.codes(quantized.tokens_BL) - quantized.z_BLZ).square().sum(2)
     whole_BL = quantized.z_BLZ.square().sum(2)
