@@ -1,11 +1,17 @@
 """What a training compiles follows from its settings and the device, and a run keeps to it."""
 
 import json
+import os
 import re
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate.utils import DistributedType
 from safetensors.torch import load_file
 
 from tests.runs import TINY, train_both
@@ -18,6 +24,7 @@ from var_pe.training.compilation import AUTO_FROM_STEPS, chosen
 from var_pe.training.history import Asked, History
 
 LONG = AUTO_FROM_STEPS
+ROOT = Path(__file__).parents[2]
 
 
 def a_config(folder, *more):
@@ -61,6 +68,18 @@ def test_a_run_goes_on_compiled_as_it_was_begun(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("CXX", "no-such-compiler")
     with pytest.raises(ValueError, match="generator_training: the training was begun compiled, but"):
         with_compiled(blocks, config, "generator", Processes())
+
+
+def test_the_whole_of_a_model_in_shards_is_not_compiled(tmp_path):
+    """torch fails at it with an error of its own."""
+    config = a_config(tmp_path, "generator_training.compile=whole")
+    sharded = Processes(
+        0, 2, SimpleNamespace(distributed_type=DistributedType.FSDP, device=torch.device("cpu"))
+    )
+    with pytest.raises(
+        ValueError, match=r"generator_training\.compile=whole .*set generator_training\.compile=b"
+    ):
+        with_compiled(History((Asked(0, 10),)), config, "generator", sharded)
 
 
 def test_a_run_that_notes_nothing_was_not_compiled(tmp_path):
@@ -120,3 +139,61 @@ def test_a_compiled_training_has_the_plain_losses_and_resumes_bit_for_bit(choice
         )
         resumed = load_file(tmp_path / "resumed" / file.relative_to(tmp_path / "compiled"))
         assert all(torch.equal(resumed[name], value) for name, value in weights.items())
+
+
+SHARED = """
+import sys
+import torch
+import torch.distributed as dist
+from torch.distributed.fsdp import fully_shard
+from torch.nn.parallel import DistributedDataParallel
+from var_pe.models.generator import VARTransformer
+from var_pe.training import compilation
+
+compilation.OPTIONS = {"dynamic": False, "backend": "aot_eager"}
+dist.init_process_group("gloo")
+
+
+def losses(compiled, checkpointing, sharded):
+    torch._dynamo.reset()
+    torch.manual_seed(0)
+    options = dict(levels=(1, 2, 3), codebook_size=16, latent_channels=4, num_classes=3, dim=16, num_heads=2)
+    model = VARTransformer(encoding="rope_mixed", depth=3, dropout=0.1, drop_path=0.2, **options).train()
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    compilation.make_ready(model, compiled, checkpointing=checkpointing)
+    if sharded:
+        for block in model.blocks:
+            fully_shard(block)
+    spread = fully_shard(model) if sharded else DistributedDataParallel(model)
+    optimizer = torch.optim.AdamW(spread.parameters(), lr=1e-2)
+    found = []
+    for step in range(3):
+        torch.manual_seed(10 * dist.get_rank() + step)
+        loss = spread(torch.tensor([0, 1]), torch.randn(2, 13, 4)).square().mean()
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        found.append(loss.item())
+    return torch.tensor(found)
+
+
+for sharded in (False, True):
+    plain = losses("none", False, sharded)
+    torch.testing.assert_close(losses("none", True, sharded), plain, atol=0, rtol=0)
+    for compiled in ("blocks",) if sharded else ("blocks", "whole"):
+        for checkpointing in (False, True):
+            torch.testing.assert_close(losses(compiled, checkpointing, sharded), plain)
+dist.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_compile_and_recompute_under_ddp_and_fsdp(tmp_path):
+    """Blocks are compiled before FSDP splits them; DDP splits no graph."""
+    (tmp_path / "shared.py").write_text(SHARED)
+    line = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    line = [*line, "--standalone", str(tmp_path / "shared.py")]
+    done = subprocess.run(line, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]

@@ -4,6 +4,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal, get_args
 
+from accelerate.utils import DistributedType
+
 from var_pe import settings
 from var_pe.processes import Processes
 from var_pe.pyramid import Grid
@@ -109,7 +111,7 @@ def with_compiled(history: History, config: Config, kind: Kind, processes: Proce
     """The history with what this training compiles: chosen for a new one, as before in one that goes on.
 
     Raises:
-        ValueError: there is no compiler here.
+        ValueError: there is no compiler here, or the whole of a model that FSDP splits is to be compiled.
     """
     training, device = training_of(config, kind), processes.device.type
     before = history.compiled
@@ -118,6 +120,14 @@ def with_compiled(history: History, config: Config, kind: Kind, processes: Proce
     except ValueError as error:
         begun = "the training was begun compiled, but " if before else ""
         raise ValueError(f"{kind}_training: {begun}{error}") from None
+
+    accelerator = processes.accelerator
+    split = accelerator is not None and accelerator.distributed_type == DistributedType.FSDP
+    if compiled == "whole" and split:
+        raise ValueError(
+            f"{kind}_training.compile=whole would compile across the blocks that FSDP gathers one by one: "
+            f"set {kind}_training.compile=blocks"
+        )
 
     if compiled != "none" or "needs" in why:
         processes.say(f"torch.compile of the {kind}: {compiled}{why and f' ({why})'}")
