@@ -45,10 +45,11 @@ from var_pe.settings.command_line import check_options, given_path
 from var_pe.settings.fields import Positive
 from var_pe.stages.session import exit_with_sentence
 from var_pe.tasks.losses.tokens import token_losses
+from var_pe.training.compilation import Compiled, make_ready
 
 CLASSES = 1000
 DTYPES = {"bf16": torch.bfloat16, "float32": torch.float32}
-COMPILED = ("none", "blocks", "whole")
+COMPILED = get_args(Compiled)
 RULE = "rule"  # the kernels of attention that a training takes by itself
 THEIRS = "VAR"
 MATRICES = "matrix product"
@@ -226,14 +227,10 @@ def build(size: Size, encoding: str) -> VARTransformer:
     return generator.train()
 
 
-def compiled(generator: VARTransformer, how: str) -> VARTransformer:
-    """The generator, whose blocks or whose whole forward pass will be compiled at its first call."""
-    if how == "blocks":
-        for block in generator.blocks:
-            block.compile()
-    if how == "whole":
-        generator.compile()
-    return generator
+def compiled(model: nn.Module, how: str) -> nn.Module:
+    """The model, compiled at its first call as a training would compile it."""
+    make_ready(model, cast(Compiled, how), checkpointing=False)
+    return model
 
 
 def public_model(generator: VARTransformer, given: argparse.Namespace) -> nn.Module:
@@ -266,7 +263,7 @@ def random_batch(size: Size, device: str) -> Batch:
     return labels_B.to(device), inputs_BLZ.to(device), tokens_BL.to(device)
 
 
-def our_step(generator: VARTransformer, batch: Batch, precision: str) -> Callable[[], None]:
+def our_step(generator: nn.Module, batch: Batch, precision: str) -> Callable[[], None]:
     labels_B, inputs_BLZ, tokens_BL = batch
 
     def loss() -> Tensor:
