@@ -65,6 +65,28 @@ def test_a_code_is_rounded_to_itself(line, make_loud):
 
 
 @pytest.mark.parametrize("line", EVERY)
+def test_a_picture_of_no_change_has_a_gradient(line):
+    """A code of zeros in the coarsest level, and nothing finer: norms of a map of zeros would overflow."""
+    tokenizer = VQTokenizer(
+        levels=(1, 2, 4),
+        channels=8,
+        channel_multipliers=(1, 1, 1),
+        norm_groups=4,
+        latent_channels=8,
+        codebook_size=32,
+        quantizer=line,
+    )
+    if tokenizer.quantizer.has_a_code_of_zeros:
+        tokenizer.reconstruct(torch.zeros(2, 8, 4, 4)).square().mean().backward()
+        gradients = [parameter.grad for parameter in tokenizer.decoder.parameters()]
+        assert all(gradient.isfinite().all() for gradient in gradients)
+        return
+
+    codes_VZ = tokenizer.quantizer.codes(torch.arange(tokenizer.quantizer.num_codes))
+    assert line.startswith("vq") or codes_VZ.norm(dim=-1).min() > 0
+
+
+@pytest.mark.parametrize("line", EVERY)
 def test_training_sampling_and_decoding_take_one_walk(line):
     """Teacher forcing shows what sampling sees, bit for bit, and both end where decoding ends."""
     quantizer = quantizer_of(line)

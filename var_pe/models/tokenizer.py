@@ -16,6 +16,7 @@ from var_pe.models.initialisation import initialise
 from var_pe.models.quantizers import QuantizerShape, build_quantizer, codes_of
 from var_pe.models.quantizers.residual import Quantized
 from var_pe.pyramid import Levels, Pyramid
+from var_pe.seeding import generator_for
 from var_pe.settings.fields import Doc, NonNegative, NonNegativeFloat, Positive, Share, section
 
 
@@ -132,6 +133,11 @@ class VQTokenizer(SavedModel):
         self.quantizer = build_quantizer(quantizer, shape)
 
         initialise(self, seed)
+        if self.quantizer.has_a_code_of_zeros and not self.post_quant_conv.weight.is_meta:
+            # The gradient of stacked group norms overflows at a map that is zero everywhere.
+            nn.init.normal_(
+                self.post_quant_conv.bias, std=0.1, generator=generator_for(seed, "post_quant_conv.bias")
+            )
 
     def __getattr__(self, name: str) -> Tensor | nn.Module:
         """diffusers' own looks in config.json first, whose `quantizer` is the line, not the module."""

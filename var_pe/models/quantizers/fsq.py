@@ -26,6 +26,7 @@ class FSQ(MultiScaleQuantizer):
     """
 
     levels_F: Tensor
+    has_a_code_of_zeros = True
 
     def __init__(
         self, shape: QuantizerShape, *, levels: tuple[int, ...] = (), gradient: str = "straight_through"

@@ -65,6 +65,8 @@ class MultiScaleQuantizer(nn.Module):
     usage_V: Tensor
     # the tensors of this module that have a row for each code, beside `usage_V`
     rows_of_codes: tuple[str, ...] = ()
+    # whether a token may stand for no change, so that the coarsest levels alone may be a map of zeros
+    has_a_code_of_zeros = False
 
     def __init__(self, shape: QuantizerShape, *, num_codes: int, gradient: str = "straight_through") -> None:
         super().__init__()
