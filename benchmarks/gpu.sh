@@ -67,7 +67,7 @@ line learns 120 "$python scripts/train.py --config shapes_learned.yaml run=$scra
 $shapes"
 line whole 110 "$training $short --precision bf16 --compile none whole --json found.json"
 line kernels 60 "$training $short --precision bf16 --attention $kernels --json found.json"
-line tests 90 "$python -m pytest -q -x -m cuda tests"
+line tests 90 "$python -m pytest -q -m cuda --tb=short --continue-on-collection-errors tests"
 line float32 60 "$training $short $beside --precision float32 --json found.json"
 line encodings 90 "$python benchmarks/encodings.py --config imagenet256_learned.yaml --rounds 5 --device $device \
 --encodings learned rope relative_bias alibi peg --json found.json $small"

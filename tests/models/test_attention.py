@@ -158,7 +158,8 @@ def test_a_quarter_of_the_tokens_at_most_shares_the_masked_call(tokens_K, coarse
         ("cpu", torch.float32, 130, True, False, "fused"),
         ("cpu", torch.float32, 2240, True, True, "slices"),
         ("cpu", torch.float64, 680, False, False, "slices"),
-        ("cuda", torch.bfloat16, 680, True, False, "slices"),
+        ("cuda", torch.bfloat16, 680, True, False, "fused"),
+        ("cuda", torch.bfloat16, 2240, True, False, "slices"),
     ],
 )
 def test_which_kernel_serves_what(device, dtype, length, grad, bias, kernel):
