@@ -13,6 +13,9 @@ import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import var_pe  # noqa: F401  # before torch, whose threads it makes wait politely
+
+# isort: split
 from accelerate import Accelerator
 
 from var_pe.files import check_writable

@@ -9,7 +9,11 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-COMMANDS = sorted([*(ROOT / "scripts").glob("*.py"), *(ROOT / "benchmarks").glob("*.py")])
+COMMANDS = [
+    path
+    for path in sorted([*(ROOT / "scripts").glob("*.py"), *(ROOT / "benchmarks").glob("*.py")])
+    if "__main__" in path.read_text()
+]
 CHOICES = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}
 
 

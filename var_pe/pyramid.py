@@ -131,7 +131,10 @@ class Pyramid:
     def positions(self, device: torch.device | str = "cpu") -> Positions:
         """The positions of all tokens, kept for later calls."""
         exact = torch.empty(0, device=device).device  # "cuda" as "cuda:0"
-        cell_L2, level_L, yx_L2 = _positions(self.grids, exact)
+        if torch.compiler.is_compiling():  # where sides may be symbols, which no call can be kept for
+            cell_L2, level_L, yx_L2 = computed_positions(self.grids, exact)
+        else:
+            cell_L2, level_L, yx_L2 = positions_on(self.grids, exact)
         return Positions(cell_L2, level_L, yx_L2, self.grids, range(len(self.grids)))
 
     def __str__(self) -> str:
@@ -186,26 +189,30 @@ def _spans(grids: tuple[Grid, ...]) -> tuple[slice, ...]:
     return tuple(spans)
 
 
-@torch.compiler.assume_constant_result
-def _positions(grids: tuple[Grid, ...], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """`positions_on`, which a compiled graph takes as a constant."""
-    return positions_on(grids, device)
-
-
 @lru_cache(maxsize=64)
 @torch.inference_mode(False)  # later calls may train
 def positions_on(grids: tuple[Grid, ...], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Cells, levels and centres of `Positions`, kept per device: copying to a device has to wait for it."""
+    """`computed_positions`, kept per device: copying to a device has to wait for it."""
+    cell_L2, level_L, yx_L2 = computed_positions(grids, torch.device("cpu"))  # not every device has float64
+    return cell_L2.to(device), level_L.to(device), yx_L2.to(device)
+
+
+def computed_positions(grids: tuple[Grid, ...], device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """Cells, levels and centres of `Positions`; nothing in it is copied to the device."""
     cells = []
     levels = []
     centres = []
     for level, (h, w) in enumerate(grids):
-        row_hw, column_hw = torch.meshgrid(torch.arange(h), torch.arange(w), indexing="ij")
-        cell_l2 = torch.stack([row_hw, column_hw], dim=-1).flatten(0, 1)
-        size_2 = torch.tensor([h, w], dtype=torch.float64)
+        row_h = torch.arange(h, device=device)
+        column_w = torch.arange(w, device=device)
+        row_l, column_l = (along.flatten() for along in torch.meshgrid(row_h, column_w, indexing="ij"))
 
-        cells.append(cell_l2)
-        levels.append(torch.full((h * w,), level))
-        centres.append(((cell_l2 + 0.5) / size_2 * 2 - 1).float())  # float64 inside: 1x1 is exactly 0, 0
+        # float64 inside: the centre of 1x1 is exactly 0, 0
+        y_l = (row_l.double() + 0.5) / h * 2 - 1
+        x_l = (column_l.double() + 0.5) / w * 2 - 1
 
-    return torch.cat(cells).to(device), torch.cat(levels).to(device), torch.cat(centres).to(device)
+        cells.append(torch.stack([row_l, column_l], dim=-1))
+        levels.append(torch.full((h * w,), level, device=device))
+        centres.append(torch.stack([y_l, x_l], dim=-1).float())
+
+    return torch.cat(cells), torch.cat(levels), torch.cat(centres)

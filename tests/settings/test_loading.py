@@ -493,7 +493,7 @@ def test_overrides_may_stand_anywhere_after_the_script_s_name(write):
         (ConfigError("seed is\n  wrong"), 2, "error: seed is wrong\n"),
         (FileNotFoundError(2, "No such file", "runs/a"), 2, "error: runs/a does not exist\n"),
         (ValueError(), 2, "error: ValueError\n"),
-        (KeyboardInterrupt(), 130, ""),
+        (KeyboardInterrupt(), 130, "stopped\n"),
     ],
 )
 def test_what_a_person_caused_ends_in_one_line(capsys, error, status, line):

@@ -57,7 +57,7 @@ def test_a_plan_says_parameters_tokens_and_steps():
     parameters = sum(p.numel() for p in build_generator(a_config(), 12).parameters())
     assert f"generator: {parameters:,} parameters; 7 steps of" in said
     assert "tokens: 30 an image (1x1: 1, 2x2: 4, 3x3: 9, 4x4: 16)" in said
-    assert "acts on embed; attention is left as it is; in training, the mask of levels rules it out" in said
+    assert "acts on embed; attention is left as it is" in said
 
 
 def test_a_plan_ends_with_what_the_settings_lead_to():

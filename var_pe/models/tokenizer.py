@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import field
-from typing import Annotated
+from typing import Annotated, cast
 
 import torch
 from annotated_types import Ge
@@ -135,9 +135,8 @@ class VQTokenizer(SavedModel):
         initialise(self, seed)
         if self.quantizer.has_a_code_of_zeros and not self.post_quant_conv.weight.is_meta:
             # The gradient of stacked group norms overflows at a map that is zero everywhere.
-            nn.init.normal_(
-                self.post_quant_conv.bias, std=0.1, generator=generator_for(seed, "post_quant_conv.bias")
-            )
+            bias = cast(Tensor, self.post_quant_conv.bias)
+            nn.init.normal_(bias, std=0.1, generator=generator_for(seed, "post_quant_conv.bias"))
 
     def __getattr__(self, name: str) -> Tensor | nn.Module:
         """diffusers' own looks in config.json first, whose `quantizer` is the line, not the module."""
