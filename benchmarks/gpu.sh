@@ -22,7 +22,7 @@ export TORCHINDUCTOR_CACHE_DIR=${TORCHINDUCTOR_CACHE_DIR:-$scratch/inductor}
 
 # Sizes
 device=cuda
-step="--sizes d16 --rounds 10"
+step="--sizes d16 --rounds 7"
 short="--sizes d16 --rounds 5"
 long="--sizes 2240 9451 --rounds 5"
 kernels="slices flex fused plain"
@@ -58,20 +58,18 @@ line() {
 }
 
 training="$python benchmarks/training.py --device $device"
-line step 70 "$training $step $beside --precision bf16 --json found.json"
-line blocks 90 "$training $short --precision bf16 --compile none blocks --json found.json"
-line attention 75 "$python benchmarks/attention.py --device $device --seconds $attending --json found.json"
-line sampling 80 "$python benchmarks/sampling.py $drawing $beside --device $device --output found.json"
-line fast 80 "$python benchmarks/sampling.py $drawing --fast --device $device --output found.json"
+line step 90 "$training $step $beside --precision bf16 --compile none blocks --json found.json"
+line tests 75 "$python -m pytest -q -m cuda --tb=short --continue-on-collection-errors tests/training tests/sampling"
+line sampling 75 "$python benchmarks/sampling.py $drawing $beside --fast --device $device --output found.json"
+line attention 75 "$python benchmarks/attention.py --device $device --dtypes bf16 --seconds $attending --json found.json"
+line encodings 70 "$python benchmarks/encodings.py --config imagenet256_learned.yaml --rounds 5 --device $device \
+--encodings learned rope relative_bias alibi peg --json found.json $small"
 line learns 120 "$python scripts/train.py --config shapes_learned.yaml run=$scratch/run tokenizer_run=$scratch/tokenizer \
 $shapes"
-line whole 110 "$training $short --precision bf16 --compile none whole --json found.json"
 line kernels 60 "$training $short --precision bf16 --attention $kernels --json found.json"
-line tests 90 "$python -m pytest -q -m cuda --tb=short --continue-on-collection-errors tests"
-line float32 60 "$training $short $beside --precision float32 --json found.json"
-line encodings 90 "$python benchmarks/encodings.py --config imagenet256_learned.yaml --rounds 5 --device $device \
---encodings learned rope relative_bias alibi peg --json found.json $small"
 line long 60 "$training $long $beside --precision bf16 --json found.json"
+line float32 60 "$training $short $beside --precision float32 --json found.json"
+line whole 200 "$training $short --precision bf16 --compile none whole --json found.json"
 
 # What is known so far, as JSON: a record for each line that ran, and the names of the others
 : >"$scratch/records"

@@ -152,9 +152,11 @@ def test_a_quarter_of_the_tokens_at_most_shares_the_masked_call(tokens_K, coarse
 @pytest.mark.parametrize(
     ("device", "dtype", "length", "grad", "bias", "kernel"),
     [
+        ("cpu", torch.bfloat16, 30, True, False, "plain"),
         ("cpu", torch.bfloat16, 130, True, False, "plain"),
         ("cpu", torch.bfloat16, 680, True, False, "slices"),
-        ("cpu", torch.float32, 30, True, False, "plain"),
+        ("cpu", torch.float32, 30, True, False, "fused"),
+        ("cpu", torch.float32, 130, True, True, "plain"),
         ("cpu", torch.float32, 130, True, False, "fused"),
         ("cpu", torch.float32, 2240, True, True, "slices"),
         ("cpu", torch.float64, 680, False, False, "slices"),

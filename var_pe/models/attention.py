@@ -48,7 +48,7 @@ class Served:
 TABLE = {
     ("cpu", False, False, False): Served(plain=0, fused=128),
     ("cpu", False, False, True): Served(plain=0, fused=128),
-    ("cpu", False, True, False): Served(plain=64, fused=512),
+    ("cpu", False, True, False): Served(plain=0, fused=512),
     ("cpu", False, True, True): Served(plain=256, fused=256),
     ("cpu", True, False, False): Served(plain=0, fused=128),
     ("cpu", True, False, True): Served(plain=0, fused=128),
