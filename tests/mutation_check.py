@@ -59,8 +59,8 @@ MISTAKES = (
         "axes swapped",
         "a token's cell is column, row",
         "var_pe/pyramid.py",
-        "torch.stack([row_hw, column_hw], dim=-1)",
-        "torch.stack([column_hw, row_hw], dim=-1)",
+        "torch.stack([row_l, column_l], dim=-1)",
+        "torch.stack([column_l, row_l], dim=-1)",
         ("tests/test_pyramid.py",),
     ),
     Mistake(
@@ -156,8 +156,8 @@ MISTAKES = (
         "half-pixel shift",
         "a cell's centre is its corner",
         "var_pe/pyramid.py",
-        "(cell_l2 + 0.5) / size_2",
-        "cell_l2 / size_2",
+        "(row_l.double() + 0.5) / h",
+        "row_l.double() / h",
         ("tests/test_pyramid.py",),
     ),
     Mistake(
