@@ -290,7 +290,13 @@ def attend(
 
     parts = position_context.calls(q_BHQD.shape[2], k_BHKD.shape[2])
     stops = [part.keys for part in parts]
-    q_parts = q_BHQD.split([part.queries for part in parts], dim=2)
+    queries = [part.queries for part in parts]
+    q_parts = q_BHQD.split(queries, dim=2)
+    if position_context.encoding.uses("bias"):
+        # In compiled blocks torch's partitioner cannot keep a split for calls that are computed anew.
+        q_parts = tuple(
+            q_BHQD.narrow(2, stop - n, n) for stop, n in zip(accumulate(queries), queries, strict=True)
+        )
     k_parts = first_tokens(k_BHKD, stops)
     v_parts = first_tokens(v_BHKD, stops)
 
