@@ -19,7 +19,7 @@ import var_pe  # noqa: F401  # before torch, whose threads it makes wait politel
 from accelerate import Accelerator
 
 from var_pe.files import check_writable
-from var_pe.resampling.conventions import CONVENTIONS
+from var_pe.resampling.conventions import CONVENTIONS, DEFAULT_CONVENTION
 from var_pe.settings import differences
 from var_pe.settings.command_line import FOLDERS, given_path, parse_arguments, refuse_unused
 from var_pe.stages.config import Config
@@ -76,7 +76,11 @@ def options(parser: argparse.ArgumentParser) -> None:
         metavar=("ROWS", "COLUMNS"),
         help="for a classifier: size of the images in pixels",
     )
-    parser.add_argument("--resample", choices=CONVENTIONS, help="how tables move to --size; default: timm")
+    parser.add_argument(
+        "--resample",
+        choices=CONVENTIONS,
+        help=f"how tables move to --size; default: {DEFAULT_CONVENTION}",
+    )
 
 
 @exit_with_sentence()
@@ -104,7 +108,9 @@ def main() -> None:
             )
 
         elif arguments.of == "classifier":
-            found = score_classifier(config, accelerator, arguments.size, arguments.resample or "timm")
+            found = score_classifier(
+                config, accelerator, arguments.size, arguments.resample or DEFAULT_CONVENTION
+            )
 
         else:
             # A wrong name must fail before anything is drawn.

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from var_pe.comparison.resolution_study import FILE, as_markdown, parse_size, study_resolutions
 from var_pe.files import write_json, write_text
+from var_pe.resampling.conventions import DEFAULT_CONVENTION
 from var_pe.settings.command_line import given_path, parse_arguments
 from var_pe.stages.config import Config
 from var_pe.stages.session import exit_with_sentence, session
@@ -28,9 +29,9 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--conventions",
         nargs="+",
-        default=["timm"],
+        default=[DEFAULT_CONVENTION],
         metavar="NAME",
-        help="how tables are resampled; default: timm",
+        help=f"how tables are resampled; default: {DEFAULT_CONVENTION}",
     )
     parser.add_argument("--output", type=given_path, help="default: the config's run + _resolutions")
 

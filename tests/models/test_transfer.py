@@ -30,6 +30,7 @@ from var_pe.stages.score import score_classifier
 from var_pe.stages.train import train_classifier
 from var_pe.tasks.classifier import ClassifierTask, ClassifierTraining
 from var_pe.training.groups import ONE_RATE, LayerRates, parameter_groups
+from var_pe.training.history import Asked, History
 from var_pe.training.loop import train
 from var_pe.training.run import Run
 
@@ -67,7 +68,7 @@ def go(folder, model, pictures=None, steps=STEPS, **rules):
             return {}
 
     try:
-        train(Watched(model, pictures, pictures, config), config, run, steps=steps, seed=0)
+        train(Watched(model, pictures, pictures, config), config, run, History((Asked(0, steps),)), seed=0)
     finally:
         run.release()
     return states

@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from var_pe.models.choice import Choice
+from var_pe.models.generator import ToDraw
 from var_pe.pyramid import Pyramid
 
 FOLLOWING = [
@@ -83,7 +84,7 @@ def test_nor_does_a_drawing(line, make_generator, make_tokenizer):
         choice = Choice((0.0, 1.0, 2.0, 3.0), (1.0, 1.0, 0.5, 0.5), top_k, top_p, smooth=False)
         for watched in (nullcontext(), NothingCrosses()):
             with watched:
-                walked = model.walk(tokenizer, labels_B, key_BL, model.pyramid, choice)
+                walked = model.walk(tokenizer, ToDraw(labels_B, key_BL, model.pyramid, choice))
         assert [tuple(part.shape) for part in walked] == [(2, 30), (2, 4, 4, 4), ()]
 
 

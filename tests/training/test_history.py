@@ -19,9 +19,7 @@ FOLDER = Path("runs/a")
 def go(folder, *asked, task=None, config=CONFIG):
     run = Run(folder, Accelerator(cpu=True))
     try:
-        return train(
-            task or Toy(), config, run, steps=asked[-1].steps, seed=0, asked=asked
-        ).model.state_dict()
+        return train(task or Toy(), config, run, History(asked), seed=0).model.state_dict()
     finally:
         run.release()
 

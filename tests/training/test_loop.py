@@ -20,6 +20,7 @@ from var_pe.settings.fields import facts_of
 from var_pe.training import run
 from var_pe.training.config import TrainingConfig
 from var_pe.training.groups import ONE_RATE, parameter_groups
+from var_pe.training.history import Asked, History
 from var_pe.training.loop import train
 from var_pe.training.run import Run
 from var_pe.training.schedule import Schedule, ema_decay, learning_rate
@@ -71,7 +72,7 @@ STEPS = 6
 def go(folder, task=None, config=CONFIG, steps=STEPS):
     run = Run(folder, Accelerator(cpu=True))
     try:
-        return train(task or Toy(), config, run, steps=steps, seed=0).model.state_dict()
+        return train(task or Toy(), config, run, History((Asked(0, steps),)), seed=0).model.state_dict()
     finally:
         run.release()
 

@@ -21,6 +21,7 @@ from accelerate import Accelerator
 from tests.training.test_loop import Toy
 from var_pe.processes import exchange
 from var_pe.training.config import TrainingConfig
+from var_pe.training.history import Asked, History
 from var_pe.training.loop import train
 from var_pe.training.run import Run
 from var_pe.training.stopping import Interrupted
@@ -35,7 +36,7 @@ rarely = TrainingConfig(
 def go(name, act, config=rarely):
     run = Run(folder / name, accelerator)
     try:
-        train(Toy(act), config, run, steps=12, seed=0)
+        train(Toy(act), config, run, History((Asked(0, 12),)), seed=0)
         return "finished"
     except FloatingPointError as error:
         return str(error).partition(";")[0]

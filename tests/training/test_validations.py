@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from tests.training.test_loop import Toy, die_at, equal
 from var_pe.processes import Processes
 from var_pe.training.config import TrainingConfig
-from var_pe.training.history import Asked
+from var_pe.training.history import Asked, History
 from var_pe.training.loop import train
 from var_pe.training.run import Run
 from var_pe.training.stopping import Interrupted, held_out_batches
@@ -45,7 +45,7 @@ class Judged(Toy):
 def go(folder, task=None, config=CONFIG, steps=6, asked=()):
     run = Run(folder, Accelerator(cpu=True))
     try:
-        return train(task or Judged(), config, run, steps=steps, seed=0, asked=asked)
+        return train(task or Judged(), config, run, History(asked or (Asked(0, steps),)), seed=0)
     finally:
         run.release()
 

@@ -68,6 +68,17 @@ class GeneratorConfig:
             raise ValueError(f"dim must be a multiple of num_heads, got {self.dim} and {self.num_heads}")
 
 
+@dataclass(frozen=True)
+class ToDraw:
+    """What a walk draws: an image for each label, a token for each key."""
+
+    labels_B: Tensor
+    # integers, from which the random numbers of a token follow
+    key_BL: Tensor
+    pyramid: Pyramid
+    choice: Choice
+
+
 # Tokens (B, L), latent maps (B, Z, h, w), and the sum of all numbers that led to them
 Walked = tuple[Tensor, Tensor, Tensor]
 
@@ -282,7 +293,7 @@ class VARTransformer(Resizable):
         given_BL: Tensor | None = None,
         on_level: Callable[[int, Tensor], None] | None = None,
         keep_maps: bool = False,
-        walk: Callable[[VQTokenizer, Tensor, Tensor, Pyramid, Choice], Walked] | None = None,
+        walk: Callable[[VQTokenizer, ToDraw], Walked] | None = None,
     ) -> Drawn:
         """Draws images level by level; image i follows from `generators[i]` and its label alone.
 
@@ -319,10 +330,11 @@ class VARTransformer(Resizable):
                 on_level(level, f_hat_BZhw)
 
         key_BL = token_keys(keys_of(generators, labels_B.device), pyramid)
+        wanted = ToDraw(labels_B, key_BL, pyramid, choice)
         if walk is None or given_BL is not None or on_level is not None or keep_maps:
-            walked = self.walk(tokenizer, labels_B, key_BL, pyramid, choice, given_BL, seen)
+            walked = self.walk(tokenizer, wanted, given_BL, seen)
         else:
-            walked = walk(tokenizer, labels_B, key_BL, pyramid, choice)
+            walked = walk(tokenizer, wanted)
         tokens_BL, f_hat_BZhw, sum_of_all = walked
         check_finite(sum_of_all)
         return Drawn(tokens_BL, f_hat_BZhw, maps)
@@ -331,10 +343,7 @@ class VARTransformer(Resizable):
     def walk(
         self,
         tokenizer: VQTokenizer,
-        labels_B: Tensor,
-        key_BL: Tensor,
-        pyramid: Pyramid,
-        choice: Choice,
+        wanted: ToDraw,
         given_BL: Tensor | None = None,
         on_level: Callable[[int, Tensor], None] = lambda level, f_hat_BZhw: None,
     ) -> Walked:
@@ -342,14 +351,17 @@ class VARTransformer(Resizable):
 
         The sum of all numbers is finite if each of them is.
         """
+        pyramid, choice = wanted.pyramid, wanted.choice
+
         # The reconstruction so far, which every level adds to
         quantizer = tokenizer.quantizer
-        f_hat_BZhw = quantizer.start(len(labels_B), pyramid)
-        number_BL2 = uniform_pairs(key_BL)
+        f_hat_BZhw = quantizer.start(len(wanted.labels_B), pyramid)
+        number_BL2 = uniform_pairs(wanted.key_BL)
         sum_of_all = f_hat_BZhw.new_zeros(())
         tokens = []
 
         # The first level starts from the class alone. With guidance, a second half of the batch has no class.
+        labels_B = wanted.labels_B
         if choice.guided:
             labels_B = torch.cat([labels_B, torch.full_like(labels_B, self.num_classes)])
         positions = pyramid.positions(labels_B.device)
@@ -370,7 +382,8 @@ class VARTransformer(Resizable):
 
             # The draw, or a mixture of codes instead
             if choice.smooth:
-                mix_BlV = gumbel_mix(logits_BlV, key_BL[:, span], level / max(1, pyramid.num_levels - 1))
+                progress = level / max(1, pyramid.num_levels - 1)
+                mix_BlV = gumbel_mix(logits_BlV, wanted.key_BL[:, span], progress)
                 tokens.append(mix_BlV.argmax(-1))
                 f_hat_BZhw = quantizer.add_mixed(f_hat_BZhw, mix_BlV, level, pyramid)
             else:

@@ -2,7 +2,7 @@
 
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
 from typing import Any
@@ -13,10 +13,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from var_pe.models.blocks import plainly
-from var_pe.models.choice import Choice
-from var_pe.models.generator import VARTransformer, Walked
+from var_pe.models.generator import ToDraw, VARTransformer, Walked
 from var_pe.models.tokenizer import VQTokenizer
-from var_pe.pyramid import Pyramid
 
 Run = Callable[[], Walked]
 Capture = Callable[[Run, Sequence[nn.Module]], Run]
@@ -35,31 +33,22 @@ class FastWalk:
         self.graphed: GraphedWalk | None = None
         self.compiled = torch.compile(plainly, dynamic=False)
 
-    def __call__(
-        self,
-        transformer: VARTransformer,
-        tokenizer: VQTokenizer,
-        labels_B: Tensor,
-        key_BL: Tensor,
-        pyramid: Pyramid,
-        choice: Choice,
-    ) -> Walked:
-        if labels_B.device.type == "cuda":
+    def __call__(self, transformer: VARTransformer, tokenizer: VQTokenizer, wanted: ToDraw) -> Walked:
+        if wanted.labels_B.device.type == "cuda":
             if self.graphed is None:
                 self.graphed = GraphedWalk(CudaCapture())
-            return self.graphed(transformer, tokenizer, labels_B, key_BL, pyramid, choice)
+            return self.graphed(transformer, tokenizer, wanted)
 
         limit = torch._dynamo.config.patch(recompile_limit=MOST_COMPILED)
         with limit, transformer.blocks.called_by(self.compiled):
-            return transformer.walk(tokenizer, labels_B, key_BL, pyramid, choice)
+            return transformer.walk(tokenizer, wanted)
 
 
 @dataclass(frozen=True)
 class Graph:
-    """A run that can be repeated, and where it reads its images' labels and keys."""
+    """A run that can be repeated, and what it draws: its labels and keys are read where they lie."""
 
-    labels_B: Tensor
-    key_BL: Tensor
+    wanted: ToDraw
     run: Run
 
 
@@ -77,34 +66,25 @@ class GraphedWalk:
         self.most = most
         self.graphs: OrderedDict[Hashable, Graph] = OrderedDict()
 
-    def __call__(
-        self,
-        transformer: VARTransformer,
-        tokenizer: VQTokenizer,
-        labels_B: Tensor,
-        key_BL: Tensor,
-        pyramid: Pyramid,
-        choice: Choice,
-    ) -> Walked:
+    def __call__(self, transformer: VARTransformer, tokenizer: VQTokenizer, wanted: ToDraw) -> Walked:
         modules = (transformer, tokenizer.quantizer)
+        device = wanted.labels_B.device
         kind = (
-            (labels_B.device, len(labels_B), pyramid, choice),
-            autocast_state(labels_B.device),
+            (device, len(wanted.labels_B), wanted.pyramid, wanted.choice),
+            autocast_state(device),
             *[stamp(module) for module in modules],
         )
 
         if kind not in self.graphs:
             while len(self.graphs) >= self.most:
                 self.graphs.popitem(last=False)
-            labels = labels_B.clone()
-            keys = key_BL.clone()
-            walk = partial(transformer.walk, tokenizer, labels, keys, pyramid, choice)
-            self.graphs[kind] = Graph(labels, keys, self.capture(walk, modules))
+            own = replace(wanted, labels_B=wanted.labels_B.clone(), key_BL=wanted.key_BL.clone())
+            self.graphs[kind] = Graph(own, self.capture(partial(transformer.walk, tokenizer, own), modules))
 
         self.graphs.move_to_end(kind)
         graph = self.graphs[kind]
-        graph.labels_B.copy_(labels_B)
-        graph.key_BL.copy_(key_BL)
+        graph.wanted.labels_B.copy_(wanted.labels_B)
+        graph.wanted.key_BL.copy_(wanted.key_BL)
         tokens_BL, f_hat_BZhw, sum_of_all = graph.run()
         return tokens_BL.clone(), f_hat_BZhw.clone(), sum_of_all.clone()
 

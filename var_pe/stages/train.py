@@ -107,15 +107,7 @@ def train_tokenizer(config: Config, accelerator: Accelerator, extend: Rule | Non
     )
 
     run = claim(folder, "tokenizer", config, history, accelerator)
-    trained = train(
-        task,
-        training,
-        run,
-        steps=history.steps,
-        seed=seed,
-        asked=history.asked,
-        compiled=history.compiled or "none",
-    )
+    trained = train(task, training, run, history, seed=seed)
     put_in_place(run, "tokenizer", config, trained, dataset, history, first.class_names)
     return load_model(VQTokenizer, folder / "tokenizer")
 
@@ -177,15 +169,7 @@ def train_generator(
     )
 
     run = claim(folder, "generator", config, history, accelerator)
-    trained = train(
-        task,
-        training,
-        run,
-        steps=history.steps,
-        seed=seed,
-        asked=history.asked,
-        compiled=history.compiled or "none",
-    )
+    trained = train(task, training, run, history, seed=seed)
     put_in_place(run, "generator", config, trained, dataset, history, first.class_names)
     return load_model(VARTransformer, folder / "generator")
 
@@ -237,15 +221,7 @@ def train_classifier(config: Config, accelerator: Accelerator, extend: Rule | No
     task = ClassifierTask(model, dataset, held_out, training)
 
     run = claim(folder, "classifier", config, history, accelerator)
-    trained = train(
-        task,
-        training,
-        run,
-        steps=history.steps,
-        seed=seed,
-        asked=history.asked,
-        compiled=history.compiled or "none",
-    )
+    trained = train(task, training, run, history, seed=seed)
     put_in_place(run, "classifier", config, trained, dataset, history, class_names)
     return load_model(ViTClassifier, folder / "classifier")
 

@@ -1,6 +1,6 @@
 """The training loop of tokenizer, generator and classifier: one process or many, resumable bit for bit."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from itertools import islice
@@ -16,12 +16,12 @@ from var_pe.processes import exchange, reset_peak_memory
 from var_pe.progress import StepProgress
 from var_pe.seeding import mix
 from var_pe.training.batches import endless_batches, on_device
-from var_pe.training.compilation import Compiled, make_ready
+from var_pe.training.compilation import make_ready
 from var_pe.training.config import TrainingConfig
 from var_pe.training.ema import EMA, whole
 from var_pe.training.groups import forget_steps, parameter_groups, set_rates, zero_gradients
 from var_pe.training.guard import Guard, GuardedAdamW
-from var_pe.training.history import Asked, rate_at
+from var_pe.training.history import History, rate_at
 from var_pe.training.opponent import OpponentTraining
 from var_pe.training.run import CHECKPOINTS_KEPT, Run, checkpoint_bytes
 from var_pe.training.schedule import ema_decay
@@ -51,23 +51,22 @@ def train(
     task: Task,
     config: TrainingConfig,
     run: Run,
+    history: History,
     *,
-    steps: int,
     seed: int,
-    asked: Sequence[Asked] = (),
-    compiled: Compiled = "none",
 ) -> Trained:
-    """Trains `task` for `steps` optimizer steps in all, resuming from the run's newest checkpoint.
+    """Trains `task` for as many steps as the history asks for in all, resuming from the newest checkpoint.
 
-    The learning rate follows from what was `asked` for, which is `steps` from the start by default. The
-    average is not `compiled`, whatever the model is: validations and previews are plain passes.
+    The learning rate follows from the history, and so does what is compiled. The average is not, whatever the
+    model is: validations and previews are plain passes.
 
     Raises:
         FloatingPointError: a loss or gradient was not finite; neither its step nor those after it have
             updated or saved anything.
         Interrupted: a signal to stop came; the step has been finished and saved.
     """
-    accelerator = run.accelerator
+    accelerator, steps = run.accelerator, history.steps
+    compiled = history.compiled or "none"
     reset_peak_memory(accelerator.device)  # so that the log has this training's peak, not an earlier one's
 
     # The average copies the model before `prepare`, which may wrap it or cut it into shards.
@@ -90,8 +89,7 @@ def train(
     if done:
         run.processes.say(f"resuming after step {done} of {steps}")
 
-    asked = asked or (Asked(0, steps),)
-    if done == asked[-1].from_step:
+    if done == history.asked[-1].from_step:
         validations.start_counting_anew()
     validations.say_if_there_is_no_choice(steps)
     batches: Iterator[Batch] = iter(())
@@ -127,7 +125,7 @@ def train(
 
             # Dropout masks follow from process and step, all other randomness from the image.
             set_seed(mix(seed, "step", accelerator.process_index, step) % 2**32)
-            rate = rate_at(step, asked, config)
+            rate = rate_at(step, history.asked, config)
             frozen = set_rates(optimizer.param_groups, task.model, task.layers, rate, step)
 
             # The gradient is the mean over the step's micro-batches; processes exchange it at the last one.
