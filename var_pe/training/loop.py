@@ -119,9 +119,10 @@ def train(
         if stop.agreed(accelerator):
             raise Interrupted.after(stop.agreed_on, done, steps)
 
+        resumed_after = done
         for step in range(done, done if validations.patience_is_over else steps):
             # Compiling takes long in the first step, before which all is saved: a signal ends it at once.
-            stop.ends = compiled != "none" and step == done
+            stop.ends = compiled != "none" and step == resumed_after
 
             # Dropout masks follow from process and step, all other randomness from the image.
             set_seed(mix(seed, "step", accelerator.process_index, step) % 2**32)
