@@ -1,7 +1,10 @@
 """The tokenizer's promises: images become tokens and come back, on any size, the same after saving."""
 
+import json
+
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from var_pe.models.tokenizer import VQTokenizer
@@ -14,9 +17,12 @@ def images(height: int, width: int, batch: int = 2) -> Tensor:
     return torch.rand(batch, 3, height, width, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"patch": 2, "channel_multipliers": (1,), "shortcut": True}], ids=str
+)
 @pytest.mark.parametrize(("levels", "size"), SIZES, ids=str)
-def test_images_become_tokens_and_come_back(levels, size, make_tokenizer):
-    tokenizer = make_tokenizer(levels)
+def test_images_become_tokens_and_come_back(levels, size, options, make_tokenizer):
+    tokenizer = make_tokenizer(levels, **options)
     tokens_BL = tokenizer.encode(images(*size))
     assert tokens_BL.dtype == torch.int64
     assert tokens_BL.shape == (2, tokenizer.pyramid.num_tokens)
@@ -88,3 +94,43 @@ def test_wrong_sizes_are_named(make_tokenizer):
         tokenizer.decode(torch.zeros(1, 29, dtype=torch.int64))
     with pytest.raises(ValueError, match=r"multiples of norm_groups \(4\), got \(6, 12\)"):
         make_tokenizer(channels=6)
+
+
+def test_the_shortcut_adds_the_mean_colours_of_cells_on_both_sides(make_tokenizer):
+    plain, tokenizer = make_tokenizer(), make_tokenizer(shortcut=True)
+    pictures = images(8, 12)
+    added_BZhw = tokenizer.latent(pictures) - plain.latent(pictures)
+    means_BChw = pictures.unflatten(3, (-1, 2)).unflatten(2, (-1, 2)).mean((3, 5))
+    torch.testing.assert_close(added_BZhw, F.pad(means_BChw, (0, 0, 0, 0, 0, 1)))
+
+    # Before anything is learned an image is the colours of its map.
+    colours_BCHW = means_BChw.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    torch.testing.assert_close(tokenizer.reconstruct(F.pad(means_BChw, (0, 0, 0, 0, 0, 1))), colours_BCHW)
+    with torch.no_grad():
+        tokenizer.enable_slicing()
+        torch.testing.assert_close(tokenizer.reconstruct(added_BZhw), colours_BCHW)
+
+
+def test_flat_colours_come_through_untrained(make_tokenizer):
+    """Group norms take away what is the same in all places; the shortcut does not pass them."""
+    tokenizer = make_tokenizer((1, 4), shortcut=True)
+    flat = torch.tensor([[0.8, -0.6, 0.1], [-0.2, 0.9, 0.3]])[:, :, None, None].expand(-1, -1, 8, 8)
+    apart = [model.latent(flat).diff(dim=0).abs().mean() for model in (tokenizer, make_tokenizer((1, 4)))]
+    assert apart[0] > 0.5 > apart[1]
+
+
+def test_a_shortcut_needs_a_channel_for_each_colour(make_tokenizer):
+    with pytest.raises(
+        ValueError, match="shortcut takes 3 of the latent map's channels, got latent_channels=2"
+    ):
+        make_tokenizer(shortcut=True, latent_channels=2)
+
+
+def test_a_tokenizer_saved_before_there_was_a_shortcut_has_none(make_tokenizer, tmp_path):
+    tokenizer = make_tokenizer()
+    tokenizer.save_pretrained(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["shortcut"], config["patch"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    loaded = VQTokenizer.from_pretrained(tmp_path)
+    assert torch.equal(loaded.latent(images(8, 8)), tokenizer.latent(images(8, 8)))

@@ -183,6 +183,17 @@ def test_a_limited_run_goes_on_with_the_images_it_began_with(tmp_path):
         check_settings(tmp_path, a_config(f"data.subset_seed={seed}"), "generator")
 
 
+def test_a_tokenizer_from_before_the_shortcut_is_not_gone_on_with_under_one(tmp_path):
+    early = yaml.safe_load(settings.to_yaml(a_config()))
+    del early["tokenizer"]["shortcut"]
+    begin(tmp_path, yaml.safe_dump(early))
+    with pytest.raises(
+        ValueError, match=r"made with other settings: tokenizer.shortcut: false -> true; choose"
+    ):
+        check_settings(tmp_path, a_config(), "tokenizer")
+    check_settings(tmp_path, a_config("tokenizer.shortcut=false"), "tokenizer")
+
+
 @pytest.mark.parametrize("kind", ["generator", "classifier"])
 def test_an_old_run_stays_at_the_scale_that_it_was_trained_with(tmp_path, kind):
     """Its config.yaml says sinusoidal, which meant 1: another amplitude would spoil it silently."""

@@ -32,13 +32,15 @@ def size_of_tokenizer(config: TokenizerConfig) -> Size:
     blocks = 2 * config.blocks_per_resolution + 1
     resolutions = sum(18 * as_float(blocks) * width**2 for width in widths)
     middle = 2 * (36 + 4) * max(widths, default=0) ** 2
+    pixels = 2 * 9 * 3 * as_float(config.patch) ** 2 * widths[0] if widths else 0
     latents = (18 + 9 * as_float(config.num_phi)) * latent**2 + codes * latent
     return Size(
-        resolutions + middle + latents,
+        resolutions + middle + pixels + latents,
         blocks * len(widths) + config.num_phi,
         follows_from=(
             "tokenizer.channels",
             "tokenizer.channel_multipliers",
+            "tokenizer.patch",
             "tokenizer.blocks_per_resolution",
             "tokenizer.num_phi",
             "tokenizer.latent_channels",

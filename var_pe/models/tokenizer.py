@@ -5,6 +5,7 @@ from dataclasses import field
 from typing import Annotated, cast
 
 import torch
+import torch.nn.functional as F
 from annotated_types import Ge
 from diffusers.configuration_utils import register_to_config
 from diffusers.models.autoencoders.vae import Decoder, Encoder
@@ -32,6 +33,13 @@ class TokenizerConfig:
         list[Positive],
         Doc("width per resolution, as multiples of channels; each but the first halves the sides"),
     ] = field(default_factory=lambda: [1, 1, 2, 2])
+    patch: Annotated[
+        Positive,
+        Doc("side of the squares of pixels that are one place of the first resolution (pixel unshuffle)"),
+    ] = 1
+    shortcut: Annotated[
+        bool, Doc("mean colours of the latent map's cells pass around the autoencoder, in its first channels")
+    ] = True
     blocks_per_resolution: Annotated[
         Positive, Doc("residual blocks of the encoder; the decoder has one more")
     ] = 1
@@ -64,6 +72,12 @@ class VQTokenizer(SavedModel):
     Tian et al. 2024 (VAR) sections 3.2 and 3.3, around the convolutional autoencoder of Esser et al. 2021 in
     diffusers' blocks. Arguments as in `TokenizerConfig`.
 
+    With `shortcut` the first channels of the latent map are the encoder's plus the mean colour of each cell,
+    and an image is the decoder's plus these channels of the quantized map, enlarged. The autoencoder learns
+    what mean colours lack, as the blocks of DC-AE do (Chen et al. 2024, section 3.2), and colour need not
+    pass its group norms (docs/tokenizers.md). A config.json without it was saved before there was one, and
+    means False.
+
     Raises:
         ValueError: a size or a width does not fit; from `encode`, the image is not `downsampling` times a
         grid.
@@ -90,10 +104,14 @@ class VQTokenizer(SavedModel):
         norm_groups: int = DEFAULTS.norm_groups,
         seed: int = 0,
         quantizer: str = DEFAULTS.quantizer,
+        patch: int = DEFAULTS.patch,
+        shortcut: bool = False,
     ) -> None:
         super().__init__()
         self.pyramid = Pyramid.of(levels)
-        self.downsampling = 2 ** (len(channel_multipliers) - 1)
+        self.patch = patch
+        self.downsampling = patch * 2 ** (len(channel_multipliers) - 1)
+        self.colours = image_channels if shortcut else 0
         self.slice_size: int | None = None
         widths = tuple(channels * multiplier for multiplier in channel_multipliers)
         if not widths or any(width % norm_groups for width in widths):
@@ -101,12 +119,17 @@ class VQTokenizer(SavedModel):
                 f"channels * channel_multipliers must be multiples of norm_groups ({norm_groups}), "
                 f"got {widths}"
             )
+        if latent_channels < self.colours:
+            raise ValueError(
+                f"the shortcut takes {image_channels} of the latent map's channels, got "
+                f"latent_channels={latent_channels}"
+            )
 
         # The autoencoder has plain blocks, except at the lowest resolution, which may have attention.
         plain = len(widths) - 1
         lowest = "Attn" if attention else ""
         self.encoder = Encoder(
-            in_channels=image_channels,
+            in_channels=image_channels * patch**2,
             out_channels=latent_channels,
             down_block_types=("DownEncoderBlock2D",) * plain + (f"{lowest}DownEncoderBlock2D",),
             block_out_channels=widths,
@@ -118,7 +141,7 @@ class VQTokenizer(SavedModel):
 
         self.decoder = Decoder(
             in_channels=latent_channels,
-            out_channels=image_channels,
+            out_channels=image_channels * patch**2,
             up_block_types=(f"{lowest}UpDecoderBlock2D",) + ("UpDecoderBlock2D",) * plain,
             block_out_channels=widths,
             layers_per_block=blocks_per_resolution,
@@ -133,6 +156,9 @@ class VQTokenizer(SavedModel):
         self.quantizer = build_quantizer(quantizer, shape)
 
         initialise(self, seed)
+        if shortcut:
+            # At first an image is its mean colours, and nothing at random is laid over them.
+            nn.init.zeros_(self.last_layer.weight)
         if self.quantizer.has_a_code_of_zeros and not self.post_quant_conv.weight.is_meta:
             # The gradient of stacked group norms overflows at a map that is zero everywhere.
             bias = cast(Tensor, self.post_quant_conv.bias)
@@ -160,16 +186,29 @@ class VQTokenizer(SavedModel):
 
     def latent(self, images_BCHW: Tensor) -> Tensor:
         """The map to be quantized, (B, Z, h, w) of the finest grid."""
-        return self.quant_conv(self.encoder(images_BCHW))
+        f_BZhw = self.quant_conv(self.encoder(F.pixel_unshuffle(images_BCHW, self.patch)))
+        if not self.colours:
+            return f_BZhw
+
+        mean_BChw = F.avg_pool2d(images_BCHW, self.downsampling)
+        return f_BZhw + F.pad(mean_BChw, (0, 0, 0, 0, 0, f_BZhw.shape[1] - self.colours))
 
     def reconstruct(self, f_hat_BZhw: Tensor) -> Tensor:
         """Images of a latent map, not clamped: training wants the gradient beyond [-1, 1]."""
         f_hat_BZhw = f_hat_BZhw.to(self.post_quant_conv.weight.dtype)
         if self.slice_size is None or torch.is_grad_enabled():
-            return self.decoder(self.post_quant_conv(f_hat_BZhw))
+            return self._drawn(f_hat_BZhw)
+        return torch.cat([self._drawn(part_BZhw) for part_BZhw in f_hat_BZhw.split(self.slice_size)])
 
-        slices = f_hat_BZhw.split(self.slice_size)
-        return torch.cat([self.decoder(self.post_quant_conv(part_BZhw)) for part_BZhw in slices])
+    def _drawn(self, f_hat_BZhw: Tensor) -> Tensor:
+        """Decoder and shortcut."""
+        drawn_BCHW = F.pixel_shuffle(self.decoder(self.post_quant_conv(f_hat_BZhw)), self.patch)
+        if not self.colours:
+            return drawn_BCHW
+
+        # nearest: the gradient of a smooth enlargement is not the same in every run on a GPU
+        colours_BChw = f_hat_BZhw[:, : self.colours]
+        return drawn_BCHW + F.interpolate(colours_BChw, scale_factor=self.downsampling, mode="nearest")
 
     def enable_slicing(self, slice_size: int = 1) -> None:
         """Decodes so many images at once: memory is that of a slice. Pictures are the same up to rounding.

@@ -4,6 +4,8 @@ from dataclasses import field, replace
 from pathlib import Path
 from typing import Annotated
 
+import yaml
+
 from var_pe import settings
 from var_pe.data.sources import DataConfig
 from var_pe.encodings import as_saved, settled
@@ -93,6 +95,9 @@ def saved_config(file: Path) -> Config:
         ConfigError: a key, value or rule is wrong.
     """
     config = settings.load(Config, file)
+    # Tokenizers from before there was a shortcut have none.
+    if "shortcut" not in (yaml.safe_load(file.read_text(encoding="utf-8")).get("tokenizer") or {}):
+        config = replace(config, tokenizer=replace(config.tokenizer, shortcut=False))
     classifier = config.classifier
     of_classifier = None if classifier is None else as_saved(classifier.encoding)
     return _with_lines(config, as_saved(config.generator.encoding), of_classifier)

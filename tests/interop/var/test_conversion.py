@@ -293,6 +293,8 @@ def test_half_models_go_back_in_float32(case):
             for line in QUANTIZERS[1:]
         ),
         ({}, {"norm_groups": 4}, "its norm_groups is 32, got 4"),
+        ({}, {"patch": 2}, "its patch is 1, got 2"),
+        ({}, {"shortcut": True}, "its tokenizer has no shortcut"),
         ({}, {"channel_multipliers": (2, 3)}, r"are multiples of the first, got \[2, 3\]"),
     ],
 )

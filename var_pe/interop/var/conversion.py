@@ -181,6 +181,8 @@ def _rules(tokenizer: VQTokenizer, transformer: VARTransformer) -> list[tuple[bo
             f"its phi_ratio is 0.5, got {of_tokenizer['phi_ratio']}",
         ),
         (of_tokenizer["norm_groups"] == 32, f"its norm_groups is 32, got {of_tokenizer['norm_groups']}"),
+        (of_tokenizer["patch"] == 1, f"its patch is 1, got {of_tokenizer['patch']}"),
+        (not of_tokenizer["shortcut"], "its tokenizer has no shortcut (tokenizer.shortcut=false)"),
         (
             all(multiplier % multipliers[0] == 0 for multiplier in multipliers),
             f"its channel_multipliers are multiples of the first, got {list(multipliers)}",
