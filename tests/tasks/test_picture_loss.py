@@ -116,11 +116,16 @@ def test_the_loss_is_the_weighted_sum_of_its_terms_in_value_and_gradient(decoder
     assert float(values["adversarial/weight"]) == 0.5
 
 
-def test_the_last_layers_gradient_is_the_one_that_a_pass_through_the_model_gives(decoder):
+@pytest.mark.parametrize("pixels", [1, 2])
+def test_the_last_layers_gradient_is_the_one_that_a_pass_through_the_model_gives(pixels):
     """It is computed from what the layer was given, without such a pass."""
+    torch.manual_seed(1)
+    decoder = nn.Sequential(
+        nn.Conv2d(2, 5, 3, padding=1), nn.SiLU(), nn.Conv2d(5, 3 * pixels**2, 3, padding=1)
+    )
     last_layer = LastLayer(decoder[-1], Processes())
     last_layer.watch()
-    rebuilt = decoder(latents())
+    rebuilt = F.pixel_shuffle(decoder(latents()[:, :, ::pixels, ::pixels]), pixels)
     loss = (rebuilt - pictures()).abs().mean()
     (at_picture,) = torch.autograd.grad(loss, rebuilt, retain_graph=True)
     (wanted,) = torch.autograd.grad(loss, decoder[-1].weight)

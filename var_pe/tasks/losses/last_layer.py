@@ -1,6 +1,7 @@
 """Gradients of loss terms at the decoder's last layer, where they can be compared with each other."""
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.grad import conv2d_weight
 
@@ -9,6 +10,8 @@ from var_pe.processes import Processes
 
 class LastLayer:
     """Watches the convolution that makes the picture, so that a gradient at the picture tells its own.
+
+    A convolution that draws several pixels at a place (pixel shuffle) has a smaller map than the picture.
 
     The gradient of its weight is computed from what went in and what comes back, without a pass through the
     model: so it costs little, and the model may be compiled, cut into shards or checkpointed.
@@ -36,11 +39,12 @@ class LastLayer:
 
         found = []
         for gradient_BCHW in at_picture.values():
+            pixels = gradient_BCHW.shape[-1] // given_BChw.shape[-1]
             found.append(
                 conv2d_weight(
                     given_BChw,
                     list(self.convolution.weight.shape),
-                    gradient_BCHW.float(),
+                    F.pixel_unshuffle(gradient_BCHW.float(), pixels),
                     self.convolution.stride,
                     self.convolution.padding,
                 )
