@@ -29,6 +29,7 @@ from var_pe.stages.models import find_tokenizer, load_tokenizer
 from var_pe.stages.score import (
     REFERENCES,
     feature_extractor,
+    judges,
     score_classifier,
     score_images,
     score_tokenizer,
@@ -54,8 +55,8 @@ def options(parser: argparse.ArgumentParser) -> None:
         "--features",
         type=os.path.expanduser,
         nargs="+",
-        help="inception, efficientnet_lite0, _lite1, _lite2 or the run of a classifier; "
-        "default: evaluation.features",
+        help="inception, efficientnet_lite0, _lite1, _lite2, shapes or the run of a classifier; "
+        "default: evaluation.features, and shapes for these",
     )
     parser.add_argument("--inception-weights", help="local file with the weights that FID needs")
     parser.add_argument(
@@ -98,7 +99,7 @@ def main() -> None:
     check_together(arguments)
     refuse_unused(arguments.overrides, [*USED_SETTINGS[arguments.of], *FOLDERS], f"with --of {arguments.of}")
 
-    features = arguments.features or config.evaluation.features
+    features = arguments.features or judges(config)
     weights = arguments.inception_weights or config.evaluation.inception_weights
     with session() as accelerator:
         check_writable(find_tokenizer(config).parent if arguments.of == "tokenizer" else Path(config.run))

@@ -229,6 +229,14 @@ def test_the_tokenizers_own_scores_and_verdict_are_on_the_page(study, tmp_path):
         assert "It is good." in (tmp_path / name).read_text()
 
 
+def test_what_is_read_off_made_up_shapes_leads_the_table(study):
+    """Of pictures that nobody could name a distance says little."""
+    comparison = study(learned=[1.0])
+    comparison.results[0].values.update({"validation/loss": 2.0, "kind_as_asked_shapes": 0.9})
+    labels = [row[0] for row in describe(comparison).rows]
+    assert labels[:2] == ["kind as asked ↑", "validation loss (nats per token) ↓"]
+
+
 def test_the_terminals_table_is_aligned(study):
     """It is what the demo ends with."""
     lines = as_text(describe(study(learned=[1.0], none=[2.0]))).splitlines()

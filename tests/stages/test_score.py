@@ -17,7 +17,7 @@ from var_pe.stages.config import Config
 from var_pe.stages.drawn_images import DrawnImages, Labelled, labels_of_folders
 from var_pe.stages.images import RealImages
 from var_pe.stages.models import build_classifier
-from var_pe.stages.score import described, feature_extractor, score_images, summary
+from var_pe.stages.score import described, feature_extractor, judges, score_images, summary
 from var_pe.training.notes import TrainingNotes
 
 TEN = sorted(map(str, range(12)))  # as words: "10" is the third
@@ -131,3 +131,22 @@ def test_features_are_computed_of_the_images_that_are_compared(config, tmp_path,
     for key, value in wanted.items():
         assert found["values"][key] == pytest.approx(value, rel=1e-4, abs=1e-4), key
     assert found["num_images"] == found["reference"]["num_images"] == found["floor"]["count"] == 12
+
+
+def test_made_up_shapes_are_read_and_other_pictures_are_not(config, tmp_path):
+    """In a comparison of shapes the numbers say what a person sees; nothing can be read off other sets."""
+    vit = config.evaluation.features
+    assert judges(config) == ["shapes", *vit]
+    grey = settings.load(Config, "shapes_vit", ["data.channels=1"])
+    assert "shapes" not in judges(grey)
+    assert "shapes" not in judges(settings.load(Config, "cifar", []))
+
+    test = RealImages(config, train=False)
+    for number in range(12):
+        image_CHW, label = test[number]
+        folder = tmp_path / "mine" / f"{label:04d}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image_CHW.permute(1, 2, 0).numpy()).save(folder / f"{number}.png")
+    (found,) = score_images(config, tmp_path / "mine", Accelerator(cpu=True), features=["shapes"]).values()
+    assert found["values"]["as_asked_shapes"] == found["floor"]["as_asked_shapes"] == 1
+    assert found["values"]["nothing_read_shapes"] == 0

@@ -28,7 +28,7 @@ from var_pe.stages.config import Config
 from var_pe.stages.draw import draw_folder, load_pipeline
 from var_pe.stages.images import fingerprint, held_out_images
 from var_pe.stages.judge import judge_tokenizer
-from var_pe.stages.score import feature_extractor, is_scored, score_images, score_tokenizer
+from var_pe.stages.score import feature_extractor, is_scored, judges, score_images, score_tokenizer
 from var_pe.stages.train import train_generator, train_tokenizer
 from var_pe.training.log import LogEntry, read_log
 from var_pe.training.notes import TrainingNotes
@@ -223,7 +223,8 @@ def scored(
 ) -> Mapping[str, Record]:
     """Records of the images' scores, made anew if images, data, features or versions have changed."""
     evaluation = config.evaluation
-    extractors = [feature_extractor(name, evaluation.inception_weights) for name in evaluation.features]
+    names = judges(config)
+    extractors = [feature_extractor(name, evaluation.inception_weights) for name in names]
     rests_on = {
         "images": drawn_with(images.parent),
         "evaluation": asdict(evaluation),
@@ -236,9 +237,7 @@ def scored(
     if kept.results:
         return kept.results
 
-    records = score_images(
-        config, images, accelerator, features=evaluation.features, known=reference_features
-    )
+    records = score_images(config, images, accelerator, features=names, known=reference_features)
     Processes.of(accelerator).on_main(lambda: kept.add(records))
     return records
 

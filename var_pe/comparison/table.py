@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass
 
 from var_pe.comparison.generator_study import Comparison
 from var_pe.comparison.statistics import CONFIDENCE, Difference, Summary, difference, summary
+from var_pe.evaluation.shapes_scores import NOTHING_READ, SHAPE_SCORES
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,11 @@ class Column:
     # counted and not measured: it has no spread
     exact: bool = False
 
+
+# What can be read off made-up shapes says in words what a person sees
+READ = tuple(
+    Column(key, label, "lower" if key == NOTHING_READ else "higher") for key, label in SHAPE_SCORES.items()
+)
 
 # Scores by the start of their names; what follows it is the extractor, which Inception's alone do not name.
 SCORES = (
@@ -41,11 +47,14 @@ COSTS = (
 
 
 def columns(comparison: Comparison) -> list[Column]:
-    """Those that some result has a value for, the loss first; a score has one for each feature extractor."""
+    """Those that some result has a value for; a score has one for each feature extractor.
+
+    What was read off made-up shapes leads, then the loss.
+    """
     keys = list(dict.fromkeys(key for result in comparison.results for key in result.values))
 
     # Of all quantities the loss is the one that the models were trained for, and it has the smallest spread.
-    found = [LOSS] if LOSS.key in keys else []
+    found = [column for column in (*READ, LOSS) if column.key in keys]
     for column in SCORES:
         for key in keys:
             if key == column.key:

@@ -18,7 +18,10 @@ from var_pe.settings.fields import Doc, FilePath, NonNegative, section
 class EvaluationConfig:
     features: Annotated[
         list[FilePath],
-        Doc("each of: inception | efficientnet_lite0, _lite1, _lite2 | the folder of a classifier's run"),
+        Doc(
+            "each of: inception | efficientnet_lite0, _lite1, _lite2 | shapes | the folder of a classifier's "
+            "run; made-up shapes are scored by shapes in any case"
+        ),
     ] = field(default_factory=lambda: ["efficientnet_lite0"])
     inception_weights: Annotated[
         FilePath | None, Doc("a local file with torch-fidelity's weights; null: downloaded")

@@ -16,8 +16,10 @@ from var_pe.evaluation.efficientnet_lite import EfficientNetLiteFeatures
 from var_pe.evaluation.extraction import ScoredImages, extract
 from var_pe.evaluation.features import FeatureExtractor, FeatureSet
 from var_pe.evaluation.inception import InceptionFeatures
-from var_pe.evaluation.metrics import floor, floor_of, half_numbers, halves, scores
+from var_pe.evaluation.metrics import floor_of, half_numbers, halves, scores
 from var_pe.evaluation.records import read_metrics, record, write_metrics
+from var_pe.evaluation.shapes_reader import ShapeReader
+from var_pe.evaluation.shapes_scores import shape_scores
 from var_pe.models.efficientnet_lite import VARIANTS
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.models.vit import ViTClassifier
@@ -45,18 +47,29 @@ Found = dict[str, Any]  # records by the keys that they have in metrics.json
 
 
 def feature_extractor(name: str, inception_weights: str | None = None) -> FeatureExtractor:
-    """The extractor called `inception` or as one of `VARIANTS`, or the classifier in a run's folder."""
+    """The extractor called `inception`, `shapes` or as one of `VARIANTS`, or the classifier of a run."""
+    if name == ShapeReader.name:
+        return ShapeReader()
     if name == "inception":
         return InceptionFeatures(Path(inception_weights) if inception_weights else None)
     if name in VARIANTS:
         return EfficientNetLiteFeatures(name)
     if not (Path(name) / "classifier").is_dir():
         raise ValueError(
-            f"features are inception, {', '.join(VARIANTS)} or the folder of a classifier's run, got {name!r}"
+            f"features are inception, {', '.join(VARIANTS)}, shapes or the folder of a classifier's run, "
+            f"got {name!r}"
         )
 
     folder = Path(name) / "classifier"
     return ClassifierFeatures(load_model(ViTClassifier, folder), Path(name).name, weights_hash(folder))
+
+
+def judges(config: Config) -> list[str]:
+    """`evaluation.features`; of made-up shapes in colour first what can be read off them."""
+    features = config.evaluation.features
+    if config.data.source != "shapes" or config.data.channels != 3:
+        return list(features)
+    return list(dict.fromkeys([ShapeReader.name, *features]))
 
 
 def score_images(
@@ -112,7 +125,8 @@ def score_images(
         theirs = known[key].take(place[len(first) :])
 
         ours = described(extractor, drawn, accelerator)
-        values = scores(ours, theirs, extractor=extractor)
+        class_names = images.images.class_names
+        values = _compared(extractor, ours, theirs, class_names)
         values |= _recognised(extractor, ours, known[key])
 
         found[f"{prefix}/{reference}/{extractor.name}"] = record(
@@ -122,7 +136,7 @@ def score_images(
             reference=f"{reference} of {config.data.source}",
             reference_split=evaluation.reference_split,
             num_reference=len(second),
-            floor=floor_of(other_half, theirs, extractor=extractor),
+            floor=_floor(extractor, other_half, theirs, class_names),
             sampler=drawn_with(folder.parent),
             seeds={"generator": config.seed, "images": config.sampling.seed, "scores": 0},
             step=notes.step,
@@ -156,6 +170,24 @@ def described(extractor: FeatureExtractor, images: ScoredImages, accelerator: Ac
     what = f"features of {extractor.name}"
     with Counter(len(images), what, shown=processes.is_main, processes=processes.world) as counter:
         return extract(extractor, images, batch_size=128, processes=processes, on_progress=counter.add)
+
+
+def _compared(
+    extractor: FeatureExtractor, ours: FeatureSet, theirs: FeatureSet, class_names: Sequence[str]
+) -> dict[str, float]:
+    """The scores of images against others; of made-up shapes what can be read off the first alone."""
+    if isinstance(extractor, ShapeReader):
+        return shape_scores(ours, class_names)
+    return scores(ours, theirs, extractor=extractor)
+
+
+def _floor(
+    extractor: FeatureExtractor, first: FeatureSet, second: FeatureSet, class_names: Sequence[str]
+) -> dict[str, float]:
+    """The same of real images against other real ones."""
+    if isinstance(extractor, ShapeReader):
+        return {"count": len(first), **shape_scores(first, class_names)}
+    return floor_of(first, second, extractor=extractor)
 
 
 def _recognised(extractor: FeatureExtractor, ours: FeatureSet, theirs: FeatureSet) -> dict[str, float]:
@@ -226,7 +258,9 @@ def score_tokenizer(
 
         # One half against the other
         half = len(scored) // 2
-        values = scores(halves(rebuilt, half)[0], halves(originals, half)[1], extractor=extractor)
+        first, second = halves(originals, half)
+        class_names = real.images.class_names
+        values = _compared(extractor, halves(rebuilt, half)[0], second, class_names)
         found[f"tokenizer/{extractor.name}"] = record(
             values | _recognised(extractor, rebuilt, originals),
             extractor=extractor,
@@ -234,7 +268,7 @@ def score_tokenizer(
             reference=f"images of {config.data.source}",
             reference_split="test",
             num_reference=half,
-            floor=floor(originals, half, extractor=extractor),
+            floor=_floor(extractor, first, second, class_names),
             sampler=None,
             seeds={"tokenizer": config.tokenizer_seed, "scores": 0},
             step=notes.step,
