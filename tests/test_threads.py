@@ -17,30 +17,28 @@ COMMANDS = [
 CHOICES = {"GOMP_SPINCOUNT", "OMP_WAIT_POLICY"}
 
 
-def loaded_by_torch(**chosen):
-    """What GNU's OpenMP prints of its settings when torch is imported after the package."""
+def test_threads_wait_politely():
+    """By what GNU's OpenMP prints of its settings when torch is imported after the package."""
     environment = {name: value for name, value in os.environ.items() if name not in CHOICES}
-    environment |= {"OMP_DISPLAY_ENV": "VERBOSE", **chosen}
+    environment |= {"OMP_DISPLAY_ENV": "VERBOSE"}
     code = "import sys, var_pe; assert 'torch' not in sys.modules; import torch; torch.ones(1)"
     done = subprocess.run(
         [sys.executable, "-c", code], env=environment, cwd=ROOT, capture_output=True, text=True, check=True
     )
     if "GOMP_SPINCOUNT" not in done.stderr:
         pytest.skip("this torch does not compute with GNU's OpenMP")
-    return next(line for line in done.stderr.splitlines() if "GOMP_SPINCOUNT" in line)
+    (count,) = (line for line in done.stderr.splitlines() if "GOMP_SPINCOUNT" in line)
+    assert "'10000'" in count
 
 
-def test_threads_wait_politely():
-    assert "'10000'" in loaded_by_torch()
-
-
-def test_a_wait_that_the_user_chose_stays():
-    assert "'77'" in loaded_by_torch(GOMP_SPINCOUNT="77")
-
-
-def test_a_policy_that_the_user_chose_stays():
-    """A count would overrule it: passive threads look 0 times."""
-    assert "'0'" in loaded_by_torch(OMP_WAIT_POLICY="passive")
+@pytest.mark.parametrize("chosen", [{"GOMP_SPINCOUNT": "77"}, {"OMP_WAIT_POLICY": "passive"}], ids=str)
+def test_a_wait_that_the_user_chose_stays(chosen):
+    """As a count or as a policy, which a count would overrule."""
+    environment = {name: value for name, value in os.environ.items() if name not in CHOICES} | chosen
+    code = f"import os, var_pe; print({{name: os.environ.get(name) for name in {sorted(CHOICES)}}})"
+    line = [sys.executable, "-c", code]
+    said = subprocess.run(line, env=environment, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert ast.literal_eval(said) == dict.fromkeys(CHOICES) | chosen
 
 
 @pytest.mark.parametrize("path", COMMANDS, ids=lambda path: path.name)

@@ -79,7 +79,10 @@ class StepProgress:
     """Counts steps; `rates` gives images per second since its last call, the time left and peak memory."""
 
     def __init__(self, steps: range, batch: int, device: torch.device, *, shown: bool) -> None:
-        self.steps, self.batch, self.device, self.shown = steps, batch, device, shown
+        self.steps = steps
+        self.batch = batch
+        self.device = device
+        self.shown = shown
         self.bar = None
         if shown and sys.stderr.isatty():
             self.bar = tqdm(total=steps.stop, initial=steps.start, unit="step")

@@ -1,5 +1,6 @@
 """Tables as people have them: file names, label types, the hub, and what can be wrong with a file."""
 
+import socket
 from dataclasses import replace
 
 import datasets
@@ -287,6 +288,14 @@ def test_hidden_files_are_no_tables(tmp_path):
     copy.write_bytes((tmp_path / "t" / "train.parquet").read_bytes())
     (tmp_path / "t" / "._train.parquet").write_bytes(b"\0\5\x16\7" + bytes(60))
     assert len(opened(path)) == 3
+
+
+def test_tables_that_lie_here_are_opened_without_the_network(tmp_path, monkeypatch):
+    """Behind a wall that answers nothing, every opening would wait for it."""
+    asked = []
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *given, **named: asked.append(given) or [])
+    opened(table(tmp_path / "t", [0, 1, 2]))
+    assert not asked
 
 
 def test_a_linked_folder_of_tables_is_followed(tmp_path):

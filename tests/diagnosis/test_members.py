@@ -38,9 +38,7 @@ def test_every_encoding_is_diagnosed_in_both_models(line, make_vit, make_generat
 
 
 @pytest.mark.parametrize("line", [*MEMBERS, "sinusoidal + rope"])
-@pytest.mark.parametrize(
-    ("home", "there"), [((2, 16), (16, 2)), ((16, 2), (2, 16)), ((2, 2), (4, 32)), ((8, 8), (2, 2))]
-)
+@pytest.mark.parametrize(("home", "there"), [((2, 16), (16, 2)), ((2, 2), (32, 4)), ((8, 8), (2, 2))])
 def test_grids_with_a_side_of_one_are_diagnosed(line, home, there, make_vit):
     """A strip of sound or a single patch is no reason to fail, at home or elsewhere."""
     found = diagnose_subject(Subject("vit", make_vit(line, image_size=home)), there, "timm", None, [])

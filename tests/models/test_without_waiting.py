@@ -74,18 +74,25 @@ def test_a_classifier_does_not_wait(line, make_vit):
     check(make_vit(line, depth=1, pool="class_token", registers=1), [(torch.zeros(2, 3, 8, 12),)])
 
 
-@torch.no_grad()
+def check_drawing(model: nn.Module, tokenizer: nn.Module, top_k: int, top_p: float) -> None:
+    """Twice, since the first drawing may bring positions along; tokens are drawn at every level."""
+    key_BL = torch.zeros(2, 30, dtype=torch.int64, device="meta")
+    choice = Choice((0.0, 1.0, 2.0, 3.0), (1.0, 1.0, 0.5, 0.5), top_k, top_p, smooth=False)
+    wanted = ToDraw(key_BL[:, 0], key_BL, Pyramid.square(1, 2, 3, 4), choice)
+    for watched in (nullcontext(), NothingCrosses()):
+        with watched, torch.no_grad():
+            walked = model.to("meta").walk(tokenizer.to("meta"), wanted)
+    assert [tuple(part.shape) for part in walked] == [(2, 30), (2, 4, 4, 4), ()]
+
+
 def test_nor_does_a_drawing(line, make_generator, make_tokenizer):
     """So that it can be captured as a CUDA graph."""
-    model, tokenizer = make_generator(line, depth=1).to("meta"), make_tokenizer().to("meta")
-    key_BL = torch.zeros(2, 30, dtype=torch.int64, device="meta")
-    labels_B = key_BL[:, 0]
-    for top_k, top_p in ((0, 0.0), (1, 0.0), (3, 0.5)):
-        choice = Choice((0.0, 1.0, 2.0, 3.0), (1.0, 1.0, 0.5, 0.5), top_k, top_p, smooth=False)
-        for watched in (nullcontext(), NothingCrosses()):
-            with watched:
-                walked = model.walk(tokenizer, ToDraw(labels_B, key_BL, model.pyramid, choice))
-        assert [tuple(part.shape) for part in walked] == [(2, 30), (2, 4, 4, 4), ()]
+    check_drawing(make_generator(line, depth=1), make_tokenizer(), top_k=3, top_p=0.5)
+
+
+@pytest.mark.parametrize("top_k", [0, 1])
+def test_nor_does_a_drawing_of_all_tokens_or_of_the_likeliest(top_k, make_generator, make_tokenizer):
+    check_drawing(make_generator(depth=1), make_tokenizer(), top_k, top_p=0.0)
 
 
 @pytest.mark.parametrize("line", FOLLOWING)

@@ -69,10 +69,11 @@ CONFIG = TrainingConfig(batch=4, log_every=1, save_every=1, trackers=[])
 STEPS = 6
 
 
-def go(folder, task=None, config=CONFIG, steps=STEPS):
+def go(folder, task=None, config=CONFIG, steps=STEPS, compiled="none"):
+    history = History((Asked(0, steps),), compiled=compiled)
     run = Run(folder, Accelerator(cpu=True))
     try:
-        return train(task or Toy(), config, run, History((Asked(0, steps),)), seed=0).model.state_dict()
+        return train(task or Toy(), config, run, history, seed=0).model.state_dict()
     finally:
         run.release()
 

@@ -98,6 +98,14 @@ def test_a_signal_in_the_last_step_is_not_swallowed(tmp_path, number, request):
     assert validated(tmp_path / "stopped") == validated(tmp_path / "whole") == [STEPS]
 
 
+def test_a_compiled_training_saves_the_step_that_a_signal_comes_in(tmp_path):
+    """In its first step alone it is ended at once: compiling takes long, and nothing is lost."""
+    config = replace(CONFIG, save_every=100)
+    with torch.compiler.set_stance("force_eager"), pytest.raises(Interrupted) as stopped:
+        go(tmp_path, Toy(kill_at(2, signal.SIGTERM)), config, compiled="whole")
+    assert "after step 3 of 6" in stopped.value.sentence
+
+
 def test_the_same_ctrl_c_may_come_twice(tmp_path):
     """From the terminal and from the launcher; only a later one means impatience."""
     with pytest.raises(Interrupted, match="130"):

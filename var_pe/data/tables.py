@@ -144,6 +144,8 @@ class Tables:
         import datasets
         from datasets.exceptions import DatasetNotFoundError
 
+        # Every opening, also of files that lie here, would ask the internet first, and wait for an answer.
+        datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False
         try:
             if not self.streaming:
                 return datasets.load_dataset(builder, streaming=False, **options)

@@ -43,6 +43,7 @@ class SavedModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # both declare
         folder = Path(save_directory).expanduser()
         if is_main_process and folder.is_dir():
             make_room(folder, variant, self.state_dict())
+
         super().save_pretrained(
             folder,
             is_main_process=is_main_process,

@@ -1,13 +1,11 @@
 """The training loop of tokenizer, generator and classifier: one process or many, resumable bit for bit."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import nullcontext, suppress
+from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
-from time import monotonic
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import Tensor, nn
 
@@ -23,13 +21,10 @@ from var_pe.training.groups import forget_steps, parameter_groups, set_rates, ze
 from var_pe.training.guard import Guard, GuardedAdamW
 from var_pe.training.history import History, rate_at
 from var_pe.training.opponent import OpponentTraining
+from var_pe.training.reports import Due, Reports, in_precision
 from var_pe.training.run import CHECKPOINTS_KEPT, Run, checkpoint_bytes
 from var_pe.training.schedule import ema_decay
-from var_pe.training.stopping import (
-    AskedToStop,
-    Interrupted,
-    stop_signals,
-)
+from var_pe.training.stopping import Interrupted, stop_signals
 from var_pe.training.task import Task
 from var_pe.training.validations import Validations
 
@@ -108,14 +103,8 @@ def train(
     model.train()
     with exchange(accelerator) as others, stop_signals(others) as stop:
         # A run that was stopped after the newest checkpoint's step makes up for what was due there.
-        with suppress(AskedToStop):
-            last, step = done == steps, done - 1
-            if done and (last or _due(step, config.validate_every)) and validations.last_step != done:
-                logged = run.is_validated(done)
-                _validate(task, run, progress, ema, validations, step, logged=logged)
-            if done and (last or _due(step, config.preview_every)) and not run.picture(done).exists():
-                with stop.breaking_off():
-                    _preview(task, config, run, ema, step)
+        reports = Reports(task, config, run, ema, validations, progress, stop)
+        reports.make_up(done, Due.after(done, steps, config))
         if stop.agreed(accelerator):
             raise Interrupted.after(stop.agreed_on, done, steps)
 
@@ -168,37 +157,22 @@ def train(
                 progress.say_rest(size, CHECKPOINTS_KEPT)
 
             # What is due. Only there the host waits for the device, and hears from the guard first.
-            last = step + 1 == steps
-            logging = last or step % config.log_every == 0
-            validating = last or _due(step, config.validate_every)
-            previewing = last or _due(step, config.preview_every)
-            saving = last or _due(step, config.save_every)
-            waiting = logging or validating or previewing or saving
-            if waiting:
+            done = step + 1
+            due = Due.after(done, steps, config)
+            if due.anything:
                 guard.check(run.kept())
+            if due.log:
+                reports.log(done, logs | after | norms, rate)
+            reports.look(done, due)
+            last = due.last or validations.patience_is_over
 
-            # Logs, validation, preview, checkpoint. A signal breaks off validation and preview.
-            if logging:
-                means = _means(logs | after | norms, accelerator)
-                entry = {"step": step + 1, **means, "learning_rate": rate}
-                _log(run, progress, entry | progress.rates())
-            with suppress(AskedToStop):
-                if validating:
-                    _validate(task, run, progress, ema, validations, step)
-                    last = last or validations.patience_is_over
-                if previewing or last:
-                    with stop.breaking_off():
-                        _preview(task, config, run, ema, step)
-
-            stopping = stop.agreed(accelerator) if waiting else stop.agreed_by_now(accelerator)
-            if last or stopping or saving:
+            stopping = stop.agreed(accelerator) if due.anything else stop.agreed_by_now(accelerator)
+            if last or stopping or due.checkpoint:
                 guard.check(run.kept())
-                run.save(step + 1, model, optimizer.optimizer, ema, validations, opponent)
+                run.save(done, model, optimizer.optimizer, ema, validations, opponent)
             if stopping or (last and stop.agreed(accelerator)):
                 progress.close()
-                raise Interrupted.after(stop.agreed_on, step + 1, steps)
-
-            done = step + 1
+                raise Interrupted.after(stop.agreed_on, done, steps)
             if last:
                 break
 
@@ -212,53 +186,3 @@ def train(
     run.processes.wait()
     accelerator.free_memory()
     return Trained(ema.model, kept_step, done, validations.value_of(kept_step))
-
-
-def in_precision(config: TrainingConfig, accelerator: Accelerator) -> torch.autocast:
-    """Autocast to the precision that a training computes in; weights and optimizer stay float32."""
-    return torch.autocast(accelerator.device.type, torch.bfloat16, enabled=config.precision == "bf16")
-
-
-def _means(logs: Mapping[str, Tensor], accelerator: Accelerator) -> dict[str, float]:
-    """The mean of each value over the processes, all read from the device at once."""
-    stacked = torch.stack([value.float() for value in logs.values()])
-    return dict(zip(logs, accelerator.reduce(stacked, "mean").tolist(), strict=True))
-
-
-def _due(step: int, every: int) -> bool:
-    return every > 0 and (step + 1) % every == 0
-
-
-def _log(run: Run, progress: StepProgress, entry: dict[str, float]) -> None:
-    """Writes an entry to the run's log, its trackers and the screen."""
-    run.log(entry)
-    values = {name: value for name, value in entry.items() if name != "step"}
-    run.accelerator.log(values, step=int(entry["step"]))
-    progress.say(entry)
-
-
-def _validate(
-    task: Task,
-    run: Run,
-    progress: StepProgress,
-    ema: EMA,
-    validations: Validations,
-    step: int,
-    *,
-    logged: bool = False,
-) -> None:
-    """Validates the average, which may be logged already, and hands its values on to be judged."""
-    began = monotonic()
-    found = task.validate(ema.model, run.accelerator)
-    seconds = monotonic() - began
-    if not logged:
-        _log(run, progress, {"step": step + 1, **found, "validation_seconds": seconds})
-    validations.add(step + 1, found, ema.model)
-
-
-def _preview(task: Task, config: TrainingConfig, run: Run, ema: EMA, step: int) -> None:
-    """Shows the task's sheet, made in the precision of the training; scores are computed in float32."""
-    if run.accelerator.is_main_process:
-        with in_precision(config, run.accelerator):
-            sheet = task.preview(ema.model)
-        run.show(sheet, step + 1)

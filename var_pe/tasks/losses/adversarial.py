@@ -136,7 +136,11 @@ class Adversary:
         log_every: int = 50,
     ) -> None:
         self.module = Judgement(discriminator)
-        self.network, self.config, self.seed, self.log_every = network, config, seed, log_every
+        self.network = network
+        self.config = config
+        self.seed = seed
+        self.log_every = log_every
+
         self.rate_ratio = config.rate
         self.first_step = round(config.start * steps)
         self.warmup_steps = config.warmup * steps
