@@ -19,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from annotated_types import Ge
 from machine import check_device, default_device, machine
-from training import COMPILED, compiled
+from steps import COMPILED, compiled
 
 from var_pe.comparison.step_time import StepTime, step_times, training_step
 from var_pe.comparison.trials import check_encodings, with_encoding

@@ -23,7 +23,7 @@ import torch
 from accelerate import Accelerator
 from annotated_types import Ge
 from machine import machine
-from training import DTYPES, SIZES, build, random_batch
+from steps import DTYPES, SIZES, build, random_batch
 
 from var_pe.comparison.step_time import seconds_in_turns
 from var_pe.files import write_json

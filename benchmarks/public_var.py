@@ -83,7 +83,7 @@ def public_classes(folder: Path) -> tuple[Callable[..., nn.Module], Callable[...
         ValueError: the folder holds no checkout, or its code does not run here.
     """
     if not all((folder / name).is_file() for name in ("models/var.py", "models/vqvae.py", "dist.py")):
-        raise ValueError(f"--reference {folder} is no checkout of the public VAR repository")
+        raise ValueError(f"--reference {folder} is not a checkout of the public VAR repository")
 
     sys.path.insert(0, str(folder.resolve()))
     try:

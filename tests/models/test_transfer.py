@@ -23,10 +23,10 @@ from var_pe.stages.models import (
     build_classifier,
     build_generator,
     build_tokenizer,
-    initialise_from,
 )
 from var_pe.stages.plan import plan
 from var_pe.stages.score import score_classifier
+from var_pe.stages.starts import initialise_from
 from var_pe.stages.train import train_classifier
 from var_pe.tasks.classifier import ClassifierTask, ClassifierTraining
 from var_pe.training.groups import ONE_RATE, LayerRates, parameter_groups

@@ -155,7 +155,7 @@ def test_other_greedy_tokens_are_a_failure(benchmark, checkout):
 def test_what_is_no_checkout_or_no_setting_is_one_sentence(benchmark, tmp_path):
     status, said = benchmark(*TINY, "--reference", tmp_path)
     assert (status, "Traceback" in said) == (2, False)
-    assert said.endswith(f"error: --reference {tmp_path} is no checkout of the public VAR repository\n")
+    assert said.endswith(f"error: --reference {tmp_path} is not a checkout of the public VAR repository\n")
     for words, sentence in (
         (["--depth", 0], "--depth must be at least 1, got 0"),
         (["--depth", 1, "--channels", 0], "--channels must be at least 1, got 0"),

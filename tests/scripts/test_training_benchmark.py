@@ -96,7 +96,7 @@ def test_a_reference_with_another_loss_is_refused(training, monkeypatch, capsys)
         def forward(self, labels_B, inputs_BLZ):
             return torch.zeros(len(labels_B), size.tokens, size.codes)
 
-    monkeypatch.setattr(training, "public_model", lambda generator, given: Other())
+    monkeypatch.setattr("steps.public_model", lambda generator, given: Other())
     monkeypatch.setattr(sys, "argv", ["training.py", "--sizes", "tiny", "--reference", str(ROOT)])
     with pytest.raises(SystemExit, match="2"):
         training.main()

@@ -105,7 +105,7 @@ def test_every_folder_has_a_key_of_its_own(config, tmp_path, monkeypatch):
     known = {}
     for folder in (Path("images"), *folders):
         found = score_images(config, folder, accelerator, features=config.evaluation.features, known=known)
-        assert ("left out, since they are no pictures that can be read: 1 .txt" in summary(found)) == (
+        assert ("left out, because they cannot be read as pictures: 1 .txt" in summary(found)) == (
             folder in (Path("images"), folders[0])
         )
     kept = read_metrics(tmp_path / "run" / "metrics.json")

@@ -32,7 +32,7 @@ class ImageFolder(Dataset[Tensor]):
 
     Every format that PIL reads counts, turned upright; palettes, one bit and opaque alpha are unfolded. What
     would lose something (transparency, 16 bits, further frames) is refused. Hidden files and folders are
-    passed over, and `skipped` counts the other files that are no pictures, by their endings.
+    passed over, and `skipped` counts the files that are not pictures, by their endings.
 
     Raises:
         ValueError: nothing is there, a file cannot be read, or has not the size and channels of the first.

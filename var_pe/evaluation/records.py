@@ -56,7 +56,7 @@ class Record(TypedDict):
     weights: WeightsOfRecord
     versions: dict[str, str]
 
-    # the folder that was scored, and how many files in it were no pictures, by their endings
+    # the folder that was scored, and how many files in it were not pictures, by their endings
     images: NotRequired[str]
     skipped: NotRequired[dict[str, int]]
 

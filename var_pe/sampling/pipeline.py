@@ -139,7 +139,7 @@ class VARPipeline(SavedPipeline):
         """The grids of a picture of `height` x `width` pixels, the trained ones scaled, or the given ones.
 
         Raises:
-            ValueError: a side is no multiple of the downsampling factor, or the grids end at another size.
+            ValueError: a side is not a multiple of the downsampling factor, or the grids end at another size.
         """
         trained, pixels = self.transformer.pyramid, self.tokenizer.downsampling
         size_is_given = height is not None or width is not None

@@ -25,11 +25,10 @@ from var_pe.stages.models import (
     build_classifier,
     build_generator,
     build_tokenizer,
-    initialise_from,
-    start_tokenizer,
 )
 from var_pe.stages.pyramids import tokenizer_pyramids
 from var_pe.stages.run_folder import remarks_on_steps
+from var_pe.stages.starts import initialise_from, start_tokenizer
 from var_pe.stages.train import check_generator
 from var_pe.training.config import TrainingConfig
 from var_pe.training.history import Start

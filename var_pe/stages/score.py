@@ -338,7 +338,7 @@ def summary(found: Found) -> str:
         lines.append(key)
         if entry.get("skipped"):
             counts = ", ".join(f"{number} {ending}" for ending, number in sorted(entry["skipped"].items()))
-            lines.append(f"  left out, since they are no pictures that can be read: {counts}")
+            lines.append(f"  left out, because they cannot be read as pictures: {counts}")
         beside = entry.get("floor") or {}
         for name, value in entry["values"].items():
             real = f"   (real against real: {beside[name]:.4g})" if name in beside else ""

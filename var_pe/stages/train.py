@@ -43,13 +43,12 @@ from var_pe.stages.models import (
     build_generator,
     build_tokenizer,
     feature_network,
-    initialise_from,
     load_model,
-    start_tokenizer,
     weights_hash,
 )
 from var_pe.stages.pyramids import generator_pyramids, tokenizer_pyramids
 from var_pe.stages.run_folder import check_folders, check_settings, claim, put_in_place, say_already_there
+from var_pe.stages.starts import initialise_from, start_tokenizer
 from var_pe.stages.tokens import held_out_tokens, training_tokens
 from var_pe.tasks.classifier import ClassifierTask
 from var_pe.tasks.generator import GeneratorTask

@@ -81,7 +81,10 @@ def _newest_whole(
     """The newest whole checkpoint in a list, none if there are none."""
     for path in sorted(checkpoints.glob("step_*")):
         if not NAME.fullmatch(path.name) and path.suffix != PUT_ASIDE:
-            print(f"{path} is no checkpoint by its name, a copy perhaps, and is passed over", flush=True)
+            print(
+                f"{path} is not named like a checkpoint, is perhaps a copy of one, and is ignored",
+                flush=True,
+            )
 
     damaged: list[str] = []
     for step in reversed(steps_in(checkpoints)):

@@ -48,7 +48,7 @@ class TrainingNotes:
             found = json.loads(path.read_text(encoding="utf-8"))
             names, asked, start = (found.get(name) for name in ("class_names", "asked", "start"))
             if not isinstance(names, list | None):
-                raise TypeError("class_names is no list")
+                raise TypeError("class_names is not a list")
 
             return cls(
                 step=found.get("step"),

@@ -107,7 +107,9 @@ class ViTWeights:
         """
         found = tuple(self.state[self.theirs(name)].shape)
         if not found or 0 in found:
-            raise ValueError(f"the {self.source} state dict: {self.theirs(name)} is no weight, got {found}")
+            raise ValueError(
+                f"the {self.source} state dict: {self.theirs(name)} must be a weight, got {found}"
+            )
         return found
 
     @property

@@ -67,7 +67,7 @@ def checked(levels: Value) -> tuple[int, ...]:
     """The numbers of values that a line gives.
 
     Raises:
-        ValueError: they are no numbers of values, or make too many codes.
+        ValueError: they are not numbers of values, or make too many codes.
     """
     numbers = levels if isinstance(levels, tuple) else ()
     found = tuple(n for n in numbers if isinstance(n, int) and not isinstance(n, bool) and n >= 2)

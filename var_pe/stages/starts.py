@@ -1,0 +1,108 @@
+"""Trainings that start from the weights of another run, which may be of another size or have other codes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from var_pe import settings
+from var_pe.models.folder import SavedModel
+from var_pe.models.generator import VARTransformer
+from var_pe.models.tokenizer import VQTokenizer
+from var_pe.models.transfer import start_from, start_tokenizer_from
+from var_pe.models.vit import ViTClassifier
+from var_pe.pyramid import Grid
+from var_pe.stages.config import Config
+from var_pe.stages.models import described_model, load_model, weights_hash
+from var_pe.training.history import Start
+from var_pe.training.notes import TrainingNotes
+
+
+def start_tokenizer(config: Config, model: VQTokenizer) -> Start | None:
+    """Gives `model` the weights of the trained tokenizer that the config names, if it names one.
+
+    For a model on the meta device only what the headers tell is checked.
+
+    Raises:
+        ValueError: it does not exist, or differs in more than levels and the number of codes.
+    """
+    if config.tokenizer_init_from is None:
+        return None
+
+    folder = Path(config.tokenizer_init_from) / "tokenizer"
+    read = described_model if model.device.type == "meta" else load_model
+    try:
+        source = read(VQTokenizer, folder)
+    except ValueError as error:
+        raise ValueError(f"tokenizer_init_from={config.tokenizer_init_from}: {error}") from error
+
+    moved, codes = start_tokenizer_from(model, source)
+    step, weights = TrainingNotes.read(folder).step, _weights_read(model, folder)
+    return Start(config.tokenizer_init_from, step, weights, moved, codes=codes)
+
+
+def initialise_from(
+    config: Config, model: VARTransformer | ViTClassifier, class_names: Sequence[str] | None = None
+) -> Start | None:
+    """Gives `model` the weights of the trained run that the config names, if it names one.
+
+    A model on the meta device has no weights to give: whether it could have them is found out from the run's
+    config.json and the headers of its weight files.
+
+    Raises:
+        ValueError: the run does not exist, has another kind of model, or its generator knows other codes.
+    """
+    if config.model.init_from is None:
+        return None
+
+    run = Path(config.model.init_from)
+    kind = "generator" if isinstance(model, VARTransformer) else "classifier"
+    read = described_model if model.device.type == "meta" else load_model
+    try:
+        source = read(type(model), run / kind)
+    except ValueError as error:
+        raise ValueError(f"model.init_from={run}: {error}") from error
+    if isinstance(model, VARTransformer):
+        _check_codes(config, run)
+
+    # Without names of both models' classes, their number decides.
+    notes = TrainingNotes.read(run / kind)
+    trained = notes.class_names
+    same_classes = not trained or not class_names or trained == tuple(class_names)
+    moved = start_from(model, source, config.model.resample, same_classes=same_classes)
+
+    kept: list[Grid] | None = model.config["kept_grids"]
+    weights = _weights_read(model, run / kind)
+    return Start(config.model.init_from, notes.step, weights, moved, kept)
+
+
+def _weights_read(model: SavedModel, folder: Path) -> str | None:
+    """The hash of the weights that `model` was given; nothing is read for one on the meta device."""
+    return None if model.device.type == "meta" else weights_hash(folder)
+
+
+def _check_codes(config: Config, run: Path) -> None:
+    """Checks that a generator's run used this config's tokenizer: under another, tokens mean other codes.
+
+    Nothing is checked if one of the two tokenizers does not exist here.
+
+    Raises:
+        ValueError: the run used another tokenizer.
+    """
+    ours = Path(config.tokenizer_run) / "tokenizer"
+    learned = TrainingNotes.read(run / "generator").tokenizer
+    if learned is not None and ours.exists():
+        if learned != weights_hash(ours):
+            raise ValueError(
+                f"model.init_from={run} learned the codes of another tokenizer than "
+                f"{config.tokenizer_run} holds"
+            )
+        return
+    if not (run / "config.yaml").exists():
+        return
+
+    theirs = settings.load(Config, run / "config.yaml").tokenizer_run
+    folders = [Path(folder) / "tokenizer" for folder in (theirs, config.tokenizer_run)]
+    if all(folder.exists() for folder in folders) and len(set(map(weights_hash, folders))) > 1:
+        raise ValueError(
+            f"model.init_from={run} was trained on the codes of {theirs}, "
+            f"not on those of {config.tokenizer_run}"
+        )
