@@ -37,7 +37,7 @@ def size(number: float) -> str:
 
 def number_of(count: int, what: str = "picture", plural: str | None = None) -> str:
     """`1 picture`, `2 pictures`, `3 classes`."""
-    return f"{count} {what}" if count == 1 else f"{count} {plural or f'{what}s'}"
+    return f"{count} {what}" if count == 1 else f"{count} {plural or what + 's'}"
 
 
 class Counter:

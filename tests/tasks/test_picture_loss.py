@@ -53,7 +53,9 @@ def pictures(count=4, seed=0):
 
 def adversary(steps=100, **options):
     config = AdversarialConfig(**({"weight": 0.5, "start": 0.0, "warmup": 0.0} | options))
-    return Adversary(PatchDiscriminator(3, 8, 1, spectral=True, seed=0), None, config, steps=steps, seed=0)
+    return Adversary(
+        PatchDiscriminator(3, 8, 1, spectral=True, seed=0), None, config, steps=steps, seed=0, log_every=50
+    )
 
 
 @pytest.fixture
@@ -66,7 +68,8 @@ def decoder():
 def loss_of(decoder, weights, **options):
     last_layer = LastLayer(decoder[-1], Processes())
     last_layer.watch()
-    return PictureLoss({"l1": 1.0, "l2": 1.0, "perceptual": 0.0} | weights, last_layer, **options)
+    terms = {"l1": 1.0, "l2": 1.0, "perceptual": 0.0} | weights
+    return PictureLoss(terms, last_layer, **({"log_every": 50} | options))
 
 
 def latents():

@@ -148,6 +148,7 @@ def test_a_generator_step_does_not_wait(tmp_path, cached, device):
             lambda images, pyramid=pyramid: tokenizer.encode(images.to(device), pyramid),
             key={"levels": str(pyramid)},
             vocabulary=32,
+            views=1,
         )
         sets.append(TokenDataset(folder) if cached else pictures())
 

@@ -109,7 +109,7 @@ def build_token_cache(
     *,
     key: Mapping[str, object],
     vocabulary: int,
-    views: int = 1,
+    views: int,
     batch_size: int = 256,
     on_progress: Callable[[int], object] | None = None,
 ) -> Path:

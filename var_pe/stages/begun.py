@@ -130,7 +130,8 @@ def with_compiled(history: History, config: Config, kind: Kind, processes: Proce
         )
 
     if compiled != "none" or "needs" in why:
-        processes.say(f"torch.compile of the {kind}: {compiled}{why and f' ({why})'}")
+        reason = f" ({why})" if why else ""
+        processes.say(f"torch.compile of the {kind}: {compiled}{reason}")
     return replace(history, compiled=compiled)
 
 

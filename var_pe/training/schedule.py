@@ -12,8 +12,8 @@ def learning_rate(
     peak: float,
     steps: int,
     warmup: int,
-    schedule: Schedule = "cosine",
-    final_ratio: float = 0.0,
+    schedule: Schedule,
+    final_ratio: float,
 ) -> float:
     """Rises from peak / 200 over `warmup` steps (VAR), then falls to `final_ratio * peak` at the last step.
 

@@ -133,7 +133,7 @@ class Adversary:
         *,
         steps: int,
         seed: int,
-        log_every: int = 50,
+        log_every: int,
     ) -> None:
         self.module = Judgement(discriminator)
         self.network = network

@@ -30,7 +30,7 @@ class PictureLoss:
         *,
         network: FeatureStages | None = None,
         adversary: Adversary | None = None,
-        log_every: int = 50,
+        log_every: int,
     ) -> None:
         self.weights, self.last_layer = dict(weights), last_layer
         self.network, self.adversary, self.log_every = network, adversary, log_every
