@@ -172,6 +172,20 @@ def test_a_share_of_each_class_is_held_out(root):
     assert held <= parts()[1][1] | {"cat/new.png"}
 
 
+def test_what_links_make_the_same_picture_is_held_out_together(root):
+    """Under whatever classes: a model must not be tested on what it was trained on."""
+    fill(root, *(f"{name}/{i}.png" for name in ("cat", "dog") for i in range(20)))
+    for i in range(0, 20, 2):
+        (root / "cat" / f"copy {i}.png").symlink_to(root / "dog" / f"{i}.png")
+        (root / "dog" / f"again {i}.png").symlink_to(f"{i}.png")
+    train, test = (opened(root, train, hold_out=0.2) for train in (True, False))
+    files = [{source.file(i).resolve() for i in range(len(source))} for source in (train, test)]
+    assert not files[0] & files[1]
+    assert len(train) + len(test) == 60
+    assert 12 <= len(test) <= 20
+    assert any(f"holds out {len(test)} of 60 pictures" in remark for remark in train.remarks)
+
+
 # ------------------------------------------------------------------------------------------------ classes
 
 

@@ -136,6 +136,66 @@ def test_what_is_transparent_becomes_white():
         to_channels(Image.new("F", (2, 2)), 3, "number 5")
 
 
+def clear(height: int, width: int, box: tuple[int, int, int, int], mode: str = "RGBA") -> Image.Image:
+    """A transparent picture with a black box in it: left, top, right, bottom."""
+    picture = Image.new("RGBA", (width, height), (255, 0, 0, 0))
+    picture.paste((0, 0, 0, 255), box)
+    return picture if mode == "RGBA" else picture.quantize()
+
+
+@pytest.mark.parametrize("block", [1, 40])
+def test_a_whole_picture_is_fitted_into_the_image(block):
+    """Of 16x24 nothing is cut off in 12x12: 8x12, with 2 rows above and below; large ones go by blocks."""
+    rows = np.repeat(np.arange(16, dtype=np.uint8) * 16, block)
+    picture = Image.fromarray(np.repeat(rows[:, None], 24 * block, 1))
+    options = {"framing": "fit", "height": 12, "width": 12, "channels": 3}
+    image = dataset(Pictures(picture), **options)[0]["image"]
+    assert (image[:, :2] == -1).all()
+    assert (image[:, 10:] == -1).all()
+    expected = np.asarray(picture.resize((12, 8), Image.Resampling.LANCZOS), np.float32) / 127.5 - 1
+    assert (image[0, 2:10] - torch.from_numpy(expected)).abs().max() < 0.05
+    white = dataset(Pictures(picture), margin="white", **options)[0]["image"]
+    assert (white[:, :2] == 1).all()
+    assert torch.equal(white[:, 2:10], image[:, 2:10])
+    assert content_box(DataConfig(**options), Pictures(picture)) == (0, 0, 12, 12)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "P"])
+def test_what_is_transparent_around_a_picture_is_cut_off(mode):
+    picture = clear(40, 60, (5, 10, 25, 30), mode)
+    options = {"framing": "fit", "height": 10, "width": 10, "margin": "white"}
+    assert (dataset(Pictures(picture), trim=True, **options)[0]["image"] == -1).all()
+    image = dataset(Pictures(picture), **options)[0]["image"]
+    assert (image[:, [0, -1]] == 1).all()
+
+    # A picture that is wholly transparent stays whole, and white.
+    empty = Image.new("RGBA", (8, 8), (0, 0, 0, 0))
+    assert (dataset(Pictures(empty), trim=True, **options)[0]["image"] == 1).all()
+
+
+def test_pictures_in_memory_are_read_once_and_look_the_same():
+    class Counted(Pictures):
+        reads = 0
+
+        def read(self, index: int) -> tuple[Image.Image, int]:
+            self.reads += 1
+            return super().read(index)
+
+    source = Counted(*[noise(30, 20)] * 3)
+    options = {"framing": "fit", "flip": True}
+    images, again = dataset(source, in_memory=True, **options), dataset(source, **options)
+    draws = [Draw(epoch, index, 0) for epoch in range(5) for index in range(3)]
+    for draw in draws:
+        one, two = images[draw], again[draw]
+        assert torch.equal(one["image"], two["image"])
+        assert one["label"] == two["label"]
+    assert source.reads == 3 + len(draws)
+    assert images.fingerprint == again.fingerprint
+    for refused in ({"framing": "crop"}, {"streaming": True, "source": "hub", "hub_id": "a/b"}):
+        with pytest.raises(ValueError, match="in_memory"):
+            DataConfig(in_memory=True, **refused)
+
+
 def test_the_fingerprint_covers_what_changes_an_image_and_nothing_else():
     source = Pictures(noise(40, 40))
     base = dataset(source, framing="crop").fingerprint
@@ -149,6 +209,8 @@ def test_the_fingerprint_covers_what_changes_an_image_and_nothing_else():
     ):
         assert dataset(source, **{"framing": "crop", **change}).fingerprint != base
     assert dataset(source, framing="crop", seed=1).fingerprint != base
+    fitted = [{}, {"margin": "white"}, {"trim": True}]
+    assert len({dataset(source, framing="fit", **change).fingerprint for change in fitted}) == 3
     assert dataset(source, framing="pad", seed=1).fingerprint == dataset(source, framing="pad").fingerprint
 
 

@@ -252,7 +252,7 @@ def test_another_epoch_draws_another_augmentation(folder):
         (
             {"framing": "pad"},
             r"^framing=pad needs pictures of at most .* 16 x 24, got one of 24 x 30 "
-            r".data.framing=crop resizes them.$",
+            r".data.framing=fit resizes them, and so does crop.$",
         ),
     ],
 )

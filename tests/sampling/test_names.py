@@ -1,11 +1,11 @@
-"""Arguments and classes of other names are refused by a sentence that says what to write."""
+"""Arguments of other names are refused by a sentence that says what to write."""
 
 import inspect
 
 import pytest
 
 from var_pe.sampling.inpaint import VARInpaintPipeline
-from var_pe.sampling.names import ELSEWHERE, no_such_class
+from var_pe.sampling.names import ELSEWHERE
 from var_pe.sampling.pipeline import VARPipeline
 
 
@@ -28,17 +28,3 @@ def test_a_mistyped_argument_has_a_neighbour(pipeline):
     editor = VARInpaintPipeline.from_pipe(pipeline)
     with pytest.raises(TypeError, match="num_images_per_label is the number of images"):
         editor(*[pipeline([0], output_type="pt").images] * 2, [0], num_images_per_prompt=2)
-
-
-def test_a_class_that_is_not_there_has_neighbours():
-    names = [f"class {number}" for number in range(30)] + ["Labrador retriever", "golden retriever"]
-    assert no_such_class("labrador retreiver", names) == (
-        "there is no class 'labrador retreiver'; the nearest of 32 are Labrador retriever, golden retriever"
-    )
-    assert no_such_class("retriever", names).endswith("are golden retriever, Labrador retriever")
-    assert no_such_class("zzz", names).endswith("none is like it")
-    assert no_such_class("dgo", ["cat", "dog"]) == (
-        "there is no class 'dgo'; did you mean dog? there are cat, dog"
-    )
-    assert no_such_class("zzz", ["cat", "dog"]) == "there is no class 'zzz'; there are cat, dog"
-    assert no_such_class("dog", []) == "there is no class 'dog'; there are none with a name"

@@ -228,7 +228,7 @@ def scored(
     rests_on = {
         "images": drawn_with(images.parent),
         "evaluation": asdict(evaluation),
-        "data": asdict(config.data),
+        "data": config.data.record(),
         "reference": fingerprint(config, train=evaluation.reference_split == "train"),
         "extractors": [extractor.weights_sha256 for extractor in extractors],
         "versions": versions(),

@@ -58,6 +58,14 @@ def what_a_limit_takes(data: DataConfig) -> str:
     )
 
 
+def what_classes_leave_out(data: DataConfig) -> str:
+    """What data.classes does to the tables of a stream, which are not counted."""
+    return (
+        f"data.classes takes {number_of(len(data.classes), 'class', 'classes')}: pictures of all others are "
+        f"passed over as the stream is read"
+    )
+
+
 def what_is_read(data: DataConfig) -> list[str]:
     """How many pictures of each class both splits have and what is left out of them, a sentence each.
 
@@ -69,7 +77,8 @@ def what_is_read(data: DataConfig) -> list[str]:
     if data.streaming and isinstance(find_data(data), Folder):
         data = replace(data, streaming=False)
     if data.streaming:
-        return [what_a_limit_takes(data)] if data.limit else []
+        limited = [what_a_limit_takes(data)] if data.limit else []
+        return [*limited, what_classes_leave_out(data)] if data.classes else limited
 
     train, test = open_source(data, train=True), open_source(data, train=False)
     sentences = [

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from var_pe.data.class_names import ChosenClasses
 from var_pe.data.folders import HINT, Pictures, composed, instead, labels_by, read_pictures, some
 from var_pe.data.pictures import open_picture
 from var_pe.data.splits import find_split, means_a_split, splits_in
@@ -44,6 +45,8 @@ class Folder:
     # share of each class that is kept from training and is the test split, 0: none
     hold_out: float
     skip_unreadable: bool
+    # the names of those that are used, in the order of their labels; empty: all
+    classes: tuple[str, ...] = ()
 
     def training(self) -> Pictures:
         """The pictures to train on.
@@ -53,7 +56,7 @@ class Folder:
         """
         pictures = self._all_for_training()
         if self.hold_out:
-            pictures.keep([not held for held in held_out(pictures, self.hold_out)])
+            pictures.keep([not held for held in self._held_out(pictures)])
         return pictures
 
     def testing(self) -> tuple[Pictures, Pictures]:
@@ -67,7 +70,7 @@ class Folder:
             pictures = Pictures(
                 train.folder, train.files, train.names, train.classes, train.listed, list(train.remarks)
             )
-            pictures.keep(held_out(pictures, self.hold_out))
+            pictures.keep(self._held_out(pictures))
             if not pictures.files:
                 raise ValueError(
                     f"data.hold_out={self.hold_out} leaves nothing to test on: {train.folder} has but one "
@@ -79,6 +82,16 @@ class Folder:
         if folder is None:
             raise self._lacks(self.test_split, "data.test_split")
         return self._read(folder, train.classes), train
+
+    def _held_out(self, pictures: Pictures) -> list[bool]:
+        """Which pictures are held out, with a remark on how many."""
+        held, linked = held_out(pictures, self.hold_out)
+        also = f", {linked} of them because links lead to or from others of these" if linked else ""
+        pictures.remarks.append(
+            f"data.hold_out={self.hold_out} holds out {sum(held)} of {number_of(len(held))} in "
+            f"{pictures.folder} as the test split{also}"
+        )
+        return held
 
     def _all_for_training(self) -> Pictures:
         folder = find_split(self.root, self.train_split)
@@ -110,6 +123,7 @@ class Folder:
             label_column=self.label_column,
             skip_unreadable=self.skip_unreadable,
             known=known,
+            wanted=self.classes,
         )
 
     def _lacks(self, split: str, setting: str) -> ValueError:
@@ -148,24 +162,41 @@ class Folder:
         )
 
 
-def held_out(pictures: Pictures, share: float) -> list[bool]:
+def held_out(pictures: Pictures, share: float) -> tuple[list[bool], int]:
     """Which pictures are held out: the share of each class, at least one of two, by the hash of their paths.
 
-    So the choice is the same on every machine, and hardly changes when pictures are added.
+    So the choice is the same on every machine, and hardly changes when pictures are added. Paths that links
+    make the same file are drawn as one, and held out together under whatever classes, beyond the share where
+    need be: a model is not tested on what it was trained on. The second answer counts those beyond.
     """
+    files = [file_of(pictures.folder, name) for name in pictures.files]
+    paths: dict[object, str] = {}
+    for file, path in zip(files, map(composed, pictures.files), strict=True):
+        paths[file] = min(path, paths.get(file, path))
+
+    def draw(index: int) -> bytes:
+        return hashlib.blake2b(os.fsencode(paths[files[index]]), digest_size=8).digest()
+
     by_class: dict[str | None, list[int]] = {}
     for index, name in enumerate(pictures.names):
         by_class.setdefault(name, []).append(index)
 
-    def draw(index: int) -> bytes:
-        return hashlib.blake2b(os.fsencode(composed(pictures.files[index])), digest_size=8).digest()
-
-    held = [False] * len(pictures.files)
+    drawn = []
     for indices in by_class.values():
         number = min(max(1, round(share * len(indices))), len(indices) - 1)
-        for index in sorted(indices, key=draw)[:number]:
-            held[index] = True
-    return held
+        drawn += sorted(indices, key=draw)[:number]
+    together = {files[index] for index in drawn}
+    held = [file in together for file in files]
+    return held, sum(held) - len(drawn)
+
+
+def file_of(folder: Path, name: str) -> tuple[int, int] | str:
+    """What all paths to one file have in common."""
+    try:
+        found = os.stat(folder / name)
+    except OSError:
+        return name  # that it cannot be read is said when it is read
+    return (found.st_dev, found.st_ino) if found.st_ino else name
 
 
 class FolderSource:
@@ -180,7 +211,7 @@ class FolderSource:
         self.class_names = training.classes
         labels = [-1] * len(pictures.files)
         if folder.label_column is not None:
-            labels = labels_by(training, pictures)
+            labels = labels_by(training, pictures, folder.classes)
             if max(labels) < 0:
                 own = some(pictures.classes) or "no class folders"
                 raise ValueError(
@@ -189,6 +220,16 @@ class FolderSource:
                 )
             pictures.keep([label >= 0 for label in labels])
             labels = [label for label in labels if label >= 0]
+
+        # Classes are chosen last, so that what is held out does not depend on them.
+        if folder.classes:
+            chosen, total = ChosenClasses.among(training.classes, folder.classes), len(labels)
+            labels = chosen.labels_C[labels].tolist()
+            pictures.keep([label >= 0 for label in labels])
+            labels = [label for label in labels if label >= 0]
+            chosen.check(len(labels), total, str(pictures.folder))
+            self.class_names = chosen.names
+            pictures.remarks += chosen.leaves_out(len(labels), total) if train else ()
 
         # An array, since every data worker would copy a list of a million names little by little.
         self.names_N = np.array([os.fsencode(file) for file in pictures.files])

@@ -61,11 +61,13 @@ def read_pictures(
     label_column: str | None = "label",
     skip_unreadable: bool = False,
     known: Sequence[str] = (),
+    wanted: Sequence[str] = (),
 ) -> Pictures:
     """The pictures below the folder of a split, in the order of their paths or of the list.
 
     Without a `label_column` none has a class. `known` are the classes of the training split, if this is
     another. With `skip_unreadable`, pictures that cannot be read are remarked on; else they may be an error.
+    All classes are read; what is wrong with others than those `wanted` (if any) is nobody's concern.
 
     Raises:
         ValueError: there are none, a list of labels is not right, or a class has no picture that can be read.
@@ -95,7 +97,7 @@ def read_pictures(
             f"without data.label_column the classes are the folders"
         )
     else:
-        pictures = by_folder(folder, found, known, skip_unreadable)
+        pictures = by_folder(folder, found, known, skip_unreadable, wanted)
         if metadata:
             remarks.append(f"{folder / metadata[0]} has no column label: the classes are the folders")
 
@@ -166,7 +168,9 @@ def leave_out_nameless(pictures: Pictures, which: str) -> None:
 # -------------------------------------------------------------------------------- classes of the folders
 
 
-def by_folder(folder: Path, found: Found, known: Sequence[str], skip_unreadable: bool) -> Pictures:
+def by_folder(
+    folder: Path, found: Found, known: Sequence[str], skip_unreadable: bool, wanted: Sequence[str]
+) -> Pictures:
     """The pictures with the first folder below the split's as their class."""
     places = [file.rpartition("/")[0] for file in found.pictures]
     parts = {place: place.split("/") if place else [] for place in set(places)}
@@ -199,7 +203,8 @@ def by_folder(folder: Path, found: Found, known: Sequence[str], skip_unreadable:
         )
 
     if not depth:
-        remarks += lost_classes(folder, found, {part[0] for part in parts.values() if part}, skip_unreadable)
+        there = {part[0] for part in parts.values() if part}
+        remarks += lost_classes(folder, found, there, skip_unreadable, wanted)
     leave_out_nameless(pictures, "beside the class folders, where there is no class")
     return pictures
 
@@ -223,7 +228,9 @@ def alike(classes: Sequence[str]) -> list[list[str]]:
     return [names for names in groups.values() if len(names) > 1]
 
 
-def lost_classes(folder: Path, found: Found, classes: set[str], skip_unreadable: bool) -> list[str]:
+def lost_classes(
+    folder: Path, found: Found, classes: set[str], skip_unreadable: bool, wanted: Sequence[str]
+) -> list[str]:
     """Remarks on the folders that would be classes if they held a picture that can be read.
 
     Raises:
@@ -231,7 +238,7 @@ def lost_classes(folder: Path, found: Found, classes: set[str], skip_unreadable:
     """
     remarks = []
     for name in subfolders(folder):
-        if name in classes:
+        if name in classes or (wanted and composed(name) not in wanted):
             continue
         kinds = found.kinds(name)
         sentence = f"{folder / name} holds no picture that can be read" + (
@@ -246,10 +253,11 @@ def lost_classes(folder: Path, found: Found, classes: set[str], skip_unreadable:
     return remarks
 
 
-def labels_by(train: Pictures, pictures: Pictures) -> list[int]:
+def labels_by(train: Pictures, pictures: Pictures, wanted: Sequence[str] = ()) -> list[int]:
     """The label of each picture of another split in the training split's classes, -1 where it has none.
 
-    Remarks on the classes that are in one split alone, and on names that differ in case.
+    Remarks on the classes that are in one split alone (of those `wanted`, if any), and on names that differ
+    in case.
     """
     numbers = {name: number for number, name in enumerate(train.classes)}
     in_lower_case: dict[str, list[str]] = {}
@@ -276,10 +284,11 @@ def labels_by(train: Pictures, pictures: Pictures) -> list[int]:
         pictures.remarks.append(
             f"{pictures.folder}: left out {number} of what is no class in training: {some(map(str, unknown))}"
         )
-    missing = [name for name in train.classes if name not in meant.values()]
-    if missing and len(missing) < len(train.classes):
+    asked = [name for name in train.classes if not wanted or name in wanted]
+    missing = [name for name in asked if name not in meant.values()]
+    if missing and len(missing) < len(asked):
         pictures.remarks.append(
-            f"{pictures.folder} has no pictures of {len(missing)} of the {len(train.classes)} classes: "
+            f"{pictures.folder} has no pictures of {len(missing)} of the {len(asked)} classes: "
             f"{some(missing)}"
         )
     return [numbers[meant[name]] if name in meant else -1 for name in pictures.names]

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from var_pe.data.image_set import ArraySource, ImageItem, ImageSource, count_unreadable
 from var_pe.data.part import drawn
-from var_pe.data.pictures import CorruptImage, DataError, to_channels, warn_of_skipped
+from var_pe.data.pictures import CorruptImage, DataError, to_channels, trimmed, warn_of_skipped
 from var_pe.data.sampler import Draw
 from var_pe.data.sources import DataConfig
 from var_pe.processes import Processes
@@ -47,24 +47,41 @@ def crop(picture: Image.Image, config: DataConfig, chance: int | None) -> Pixels
     return np.asarray(picture.crop((x, y, x + config.width, y + config.height)))
 
 
+def fitted(picture: Image.Image, config: DataConfig, where: str) -> Image.Image:
+    """The whole picture in the config's channels, resized until it just lies within the image.
+
+    A picture of many times its sides is averaged over blocks first, of which at least three a side are left
+    to each pixel of the image: it may have 150 million pixels, of which every further step would take a copy.
+    """
+    scale = min(config.height / picture.height, config.width / picture.width)
+    size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
+    block = int(1 / (3 * scale))
+    if block > 1 and picture.mode in ("L", "LA", "RGB", "RGBA") and "transparency" not in picture.info:
+        picture = picture.reduce(block)
+
+    picture = to_channels(picture, config.channels, where)
+    return picture if size == picture.size else picture.resize(size, Image.Resampling.LANCZOS)
+
+
 def padding(height: int, width: int, config: DataConfig) -> tuple[int, int]:
     """Top and left margin of a picture centred in the image."""
     if height > config.height or width > config.width:
         raise DataError(
             f"framing=pad needs pictures of at most height x width = {config.height} x {config.width}, "
-            f"got one of {height} x {width} (data.framing=crop resizes them)"
+            f"got one of {height} x {width} (data.framing=fit resizes them, and so does crop)"
         )
     return (config.height - height) // 2, (config.width - width) // 2
 
 
 def pad(pixels: Pixels, config: DataConfig) -> Pixels:
-    """The picture at its own pixel size, centred on black."""
+    """The picture at its own pixel size, in the centre of the image."""
     if pixels.shape[:2] == (config.height, config.width):
         return pixels
 
     height, width = pixels.shape[:2]
     top, left = padding(height, width, config)
-    canvas = np.zeros((config.height, config.width, *pixels.shape[2:]), np.uint8)
+    around = 255 if config.margin == "white" else 0
+    canvas = np.full((config.height, config.width, *pixels.shape[2:]), around, np.uint8)
     canvas[top : top + height, left : left + width] = pixels
     return canvas
 
@@ -111,11 +128,15 @@ def remarks_on_depth(source: ImageSource) -> tuple[str, ...]:
 
 
 def content_box(config: DataConfig, source: ImageSource) -> Box:
-    """The area of an image that shows the picture and not its margin; with pad, that of the first image."""
-    if config.frames_by == "crop":
+    """The area of an image that shows the picture and not its margin; with pad, that of the first image.
+
+    With fit, pictures of one set have margins of many widths, which count as parts of the images.
+    """
+    if config.frames_by != "pad":
         return 0, 0, config.height, config.width
 
-    picture = zoomed(first_picture(config, source), config.zoom)
+    picture = first_picture(config, source)
+    picture = zoomed(trimmed(picture) if config.trim else picture, config.zoom)
     top, left = padding(picture.height, picture.width, config)
     return top, left, picture.height, picture.width
 
@@ -138,33 +159,43 @@ class Framer:
 
     def __call__(self, picture: Image.Image | Pixels, epoch: int, index: int) -> Tensor:
         """Float32 (channels, height, width) in [-1, 1]."""
-        config = self.config
+        return self.finished(self.sized(picture, epoch, index), epoch, index)
 
-        # 63 random bits, more than are needed: the top one mirrors, the lower ones place the crop.
-        chance = mix("augment", self.seed, epoch, index) if self.augments else 0
+    def _chance(self, epoch: int, index: int) -> int:
+        """63 random bits, more than are needed: the top one mirrors, the lower ones place the crop."""
+        return mix("augment", self.seed, epoch, index) if self.augments else 0
+
+    def sized(self, picture: Image.Image | Pixels, epoch: int, index: int) -> Pixels:
+        """The picture's pixels in the config's channels; chance has a part in them only where it crops."""
+        config = self.config
 
         # An array stays an array, unless it has to be resized or made grey.
         if isinstance(picture, np.ndarray):
-            resized = config.frames_by == "crop" or config.zoom != 1
+            resized = config.frames_by != "pad" or config.zoom != 1
             made_grey = picture.ndim == 3 and config.channels == 1
-            if resized or made_grey:
-                picture = Image.fromarray(picture)
-        if isinstance(picture, Image.Image):
-            picture = to_channels(picture, config.channels, f"number {index}")
+            if not resized and not made_grey:
+                return picture
+            picture = Image.fromarray(picture)
+        if config.trim:
+            picture = trimmed(picture)
 
+        where = f"number {index}"
+        if config.frames_by == "fit":
+            return np.asarray(fitted(picture, config, where))
+        picture = to_channels(picture, config.channels, where)
         if config.frames_by == "crop":
-            assert isinstance(picture, Image.Image), "arrays were made pictures above"
-            pixels = crop(picture, config, chance if self.random_crop else None)
-        elif isinstance(picture, Image.Image):
-            pixels = np.asarray(zoomed(picture, config.zoom))
-        else:
-            pixels = picture
+            return crop(picture, config, self._chance(epoch, index) if self.random_crop else None)
+        return np.asarray(zoomed(picture, config.zoom))
+
+    def finished(self, pixels: Pixels, epoch: int, index: int) -> Tensor:
+        """Sized pixels, mirrored by chance, as an image with its margin."""
+        config = self.config
 
         # Mirrored before padding: an odd margin must not move the picture.
-        if self.train and config.flip and chance >> 62:
+        if self.train and config.flip and self._chance(epoch, index) >> 62:
             pixels = pixels[:, ::-1]
 
-        if config.frames_by == "pad":
+        if config.frames_by != "crop":
             pixels = pad(pixels, config)
         return to_tensor(pixels, config.channels)
 
@@ -189,6 +220,7 @@ class ImageDataset(Dataset[ImageItem]):
         self.augments = self.frame.augments
         self.class_names = source.class_names
         self.unreadable = torch.zeros(len(source), dtype=torch.bool).share_memory_()  # workers write here too
+        self.in_memory: dict[int, tuple[Pixels, int]] = {}  # each worker has its own
 
     @property
     def num_images(self) -> int:
@@ -206,9 +238,11 @@ class ImageDataset(Dataset[ImageItem]):
         framing = (config.height, config.width, config.channels, config.frames_by, config.on_corrupt)
         cropping = (config.resize_factor, self.frame.random_crop) if config.frames_by == "crop" else ()
         zoom = (config.zoom,) if config.frames_by == "pad" and config.zoom != 1 else ()
+        margin = (config.margin,) if config.frames_by != "crop" and config.margin != "black" else ()
+        trim = ("trim",) if config.trim else ()
         chance = (config.flip, self.frame.seed) if self.augments else ()
 
-        parts = repr((self.source.fingerprint, framing, cropping or zoom, chance))
+        parts = repr((self.source.fingerprint, framing, (cropping or zoom) + margin + trim, chance))
         return hashlib.blake2b(parts.encode(), digest_size=16).hexdigest()
 
     @property
@@ -219,8 +253,15 @@ class ImageDataset(Dataset[ImageItem]):
     def __len__(self) -> int:
         return len(self.source)
 
-    def _read(self, index: int) -> tuple[Image.Image | Pixels, int]:
-        return self.source.read(index) if self.arrays is None else self.arrays.array(index)
+    def _sized(self, index: int, draw: Draw) -> tuple[Pixels, int]:
+        """The picture's pixels, sized for this draw, and its label."""
+        if index in self.in_memory:
+            return self.in_memory[index]
+        picture, label = self.source.read(index) if self.arrays is None else self.arrays.array(index)
+        found = self.frame.sized(picture, draw.epoch, draw.index), label
+        if self.config.in_memory:
+            self.in_memory[index] = found
+        return found
 
     def __getitem__(self, key: Draw | int) -> ImageItem:
         draw = Draw.of(key)
@@ -231,8 +272,8 @@ class ImageDataset(Dataset[ImageItem]):
         for step in range(len(self)):
             index = (draw.index + step) % len(self)
             try:
-                picture, label = self._read(index)
-                image = self.frame(picture, draw.epoch, draw.index)
+                pixels, label = self._sized(index, draw)
+                image = self.frame.finished(pixels, draw.epoch, draw.index)
             except CorruptImage as error:
                 if self.config.on_corrupt == "stop":
                     raise CorruptImage(f"{error} (data.on_corrupt=skip passes over such pictures)") from None

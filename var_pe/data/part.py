@@ -1,4 +1,4 @@
-"""Some of many images: which ones, and a part of a source as a source of its own.
+"""Some of many images: which ones, and a part of a source, or some of its classes, as a source of its own.
 
 Files are often sorted by class, so the first images of a set may show a single one. Wherever N of the images
 are wanted, they are therefore drawn over the whole set, by a seed that is not the training's: models of
@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from var_pe.data.class_names import ChosenClasses
 from var_pe.data.image_set import ArraySource, ImageSource
 from var_pe.seeding import generator_for
 
@@ -81,3 +82,67 @@ class PartOfArrays(Part):
 def part_of(source: ImageSource, numbers: Sequence[int]) -> Part:
     """The pictures of these numbers, as a source of the same kind."""
     return PartOfArrays(source, source, numbers) if isinstance(source, ArraySource) else Part(source, numbers)
+
+
+class OfClasses(Part):
+    """The pictures of some classes, with labels in the order of these."""
+
+    def __init__(self, source: ImageSource, chosen: ChosenClasses, train: bool) -> None:
+        labels_N = chosen.labels_C[source.labels_N]
+        super().__init__(source, np.flatnonzero(labels_N >= 0).tolist())
+        chosen.check(len(self), len(source), f"the {'training' if train else 'test'} split")
+        self.chosen = chosen
+        self.own_remarks = chosen.leaves_out(len(self), len(source)) if train else ()
+
+    @property
+    def fingerprint(self) -> str:
+        return f"{super().fingerprint}-{self._names_hash()}"
+
+    @property
+    def identity(self) -> str:
+        return f"{super().identity}-{self._names_hash()}"
+
+    def _names_hash(self) -> str:
+        return hashlib.blake2b(repr(self.chosen.names).encode(), digest_size=8).hexdigest()
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.chosen.names
+
+    @property
+    def labels_N(self) -> NDArray[np.int64]:
+        return self.chosen.labels_C[super().labels_N]
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        return (*super().remarks, *self.own_remarks)
+
+    def read(self, index: int) -> tuple[Image.Image, int]:
+        picture, label = super().read(index)
+        return picture, int(self.chosen.labels_C[label])
+
+
+class OfClassesOfArrays(OfClasses):
+    """The same of a source that holds its pictures as arrays."""
+
+    def __init__(self, source: ImageSource, arrays: ArraySource, chosen: ChosenClasses, train: bool) -> None:
+        super().__init__(source, chosen, train)
+        self.arrays = arrays
+
+    def array(self, index: int) -> tuple[NDArray[np.uint8], int]:
+        pixels, label = self.arrays.array(self.numbers[index])
+        return pixels, int(self.chosen.labels_C[label])
+
+
+def of_classes(source: ImageSource, names: Sequence[str], train: bool) -> ImageSource:
+    """The pictures of the classes of these names, as a source of the same kind; no names mean all.
+
+    Raises:
+        ValueError: a name is not that of a class, or no picture is of these.
+    """
+    if not names:
+        return source
+    chosen = ChosenClasses.among(source.class_names, names)
+    if isinstance(source, ArraySource):
+        return OfClassesOfArrays(source, source, chosen, train)
+    return OfClasses(source, chosen, train)

@@ -147,6 +147,15 @@ def opaque(picture: Image.Image) -> Image.Image:
     return Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture).convert("RGB")
 
 
+def trimmed(picture: Image.Image) -> Image.Image:
+    """The part of a picture that is not wholly transparent; the whole where nothing is, or nothing else."""
+    if not picture.has_transparency_data or picture.mode.startswith("I;16"):
+        return picture
+    alpha = picture if picture.mode in ("RGBA", "LA") else picture.convert("RGBA")
+    box = alpha.getchannel("A").getbbox()
+    return picture if box is None else picture.crop(box)
+
+
 def upper_bits(picture: Image.Image) -> Image.Image:
     """The upper 8 bits of 16-bit grey; the grey that counts as transparent becomes white."""
     pixels = np.asarray(picture).astype(np.uint16)

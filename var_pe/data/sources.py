@@ -4,17 +4,17 @@ A source gives a picture and its label by number. `images.py` brings pictures to
 sources in order, without numbers.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
 from annotated_types import Ge, Le
 
 from var_pe.data.folder_source import Folder, FolderSource
-from var_pe.data.folders import ARCHIVES
+from var_pe.data.folders import ARCHIVES, composed
 from var_pe.data.idx import FashionMNIST
 from var_pe.data.image_set import ImageSource
-from var_pe.data.part import drawn, part_of
+from var_pe.data.part import drawn, of_classes, part_of
 from var_pe.data.rows import TableSource
 from var_pe.data.shapes import Shapes
 from var_pe.data.tables import Tables, parquet_files
@@ -31,6 +31,7 @@ from var_pe.settings.fields import (
     WholeNumber,
     section,
 )
+from var_pe.settings.files import show
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,8 @@ NATIVE = ("shapes", "fashion_mnist")
 # Where Debian's package dataset-fashion-mnist puts its files
 FASHION_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 UNLABELLED = "unlabelled"
+# Settings that were added when results had been kept by the others
+LATER = ("classes", "margin", "trim", "in_memory")
 # There are 786,432 different pictures of shapes; the labels of all that are asked for are held in memory.
 ShapesCount = Annotated[int, Ge(1), Le(1_000_000)]
 
@@ -91,6 +94,9 @@ class DataConfig:
         ShareBelowOne,
         Doc("of a folder without a test split: share of each class that becomes the test split; 0: none"),
     ] = 0.0
+    classes: Annotated[
+        list[str], Doc("names of the classes that are used, in the order of their labels; []: all")
+    ] = field(default_factory=list)
     limit: Annotated[
         Positive | None,
         Doc("at most so many pictures of each split, drawn over all of it; of a stream the first; null: all"),
@@ -107,9 +113,16 @@ class DataConfig:
     width: Annotated[Positive, Doc("pixels of an image from left to right")] = 32
     channels: Annotated[Literal[1, 3], WholeNumber, Doc("1 for grey, 3 for colour")] = 3
     framing: Annotated[
-        Literal["crop", "pad"] | None,
-        Doc("crop: resize, then crop; pad: keep pixels, centre on black; null: pad if native size"),
+        Literal["crop", "pad", "fit"] | None,
+        Doc(
+            "crop: resize to cover, then crop; fit: resize to lie inside, centre; pad: keep pixels, centre; "
+            "null: pad if native size"
+        ),
     ] = None
+    trim: Annotated[bool, Doc("cut off what is transparent around a picture before it is framed")] = False
+    margin: Annotated[Literal["black", "white"], Doc("with fit and pad: what is around the picture")] = (
+        "black"
+    )
     # Below 1, the picture would not fill the crop.
     resize_factor: Annotated[
         float, Ge(1), Doc("with crop: the picture is resized to cover so many times the image's sides")
@@ -121,6 +134,11 @@ class DataConfig:
         bool, Doc("with crop: crop anywhere in training (evaluation always crops the centre)")
     ] = True
     flip: Annotated[bool, Doc("mirror every other picture left to right in training")] = False
+    in_memory: Annotated[
+        bool,
+        Doc("hold pictures in memory from their first reading on, as they are framed; not with random_crop"),
+        CHANGES_NO_WEIGHTS,
+    ] = False
     on_corrupt: Annotated[
         Literal["stop", "skip"],
         Doc("at a picture that cannot be read: stop, or skip (the next one takes its place)"),
@@ -137,10 +155,26 @@ class DataConfig:
             raise ValueError(f"source={self.source} needs data.path, the folder that holds it")
         if self.source == "hub" and not self.hub_id:
             raise ValueError("source=hub needs data.hub_id, such as data.hub_id=uoft-cs/cifar10")
+        names = [composed(name) for name in self.classes]
+        twice = [name for name in names if names.count(name) > 1]
+        if twice:
+            raise ValueError(f"data.classes names {twice[0]} twice")
+        if self.classes and self.label_column == UNLABELLED:
+            raise ValueError(
+                f"data.classes={show(self.classes)} chooses by class, but data.label_column={UNLABELLED} "
+                f"reads none"
+            )
         if self.hold_out and (self.source in ("shapes", "parquet", "hub") or not self.path):
             raise ValueError(
                 f"data.hold_out={self.hold_out} is for folders of pictures (data.source=imagefolder), "
                 f"got data.source={self.source}"
+            )
+        if self.in_memory and self.streaming:
+            raise ValueError("data.in_memory holds pictures by number: set data.streaming=false")
+        if self.in_memory and self.frames_by == "crop" and self.random_crop:
+            raise ValueError(
+                "data.in_memory holds each picture as it is framed, but with data.random_crop it is cropped "
+                "anew in every draw: set data.random_crop=false, or data.framing=fit"
             )
         if self.streaming and self.source == "shapes":
             raise ValueError(
@@ -149,7 +183,7 @@ class DataConfig:
 
     @property
     def frames_by(self) -> str:
-        """crop or pad: `framing`, or what null stands for."""
+        """crop, fit or pad: `framing`, or what null stands for."""
         return self.framing or ("pad" if self.source in NATIVE else "crop")
 
     @property
@@ -167,6 +201,15 @@ class DataConfig:
         if self.frames_by == "pad" and self.source != "shapes":
             zoom *= min(height / self.height, width / self.width)
         return replace(self, height=height, width=width, zoom=zoom)
+
+    def record(self) -> dict[str, object]:
+        """All settings by name, for results that are kept by them.
+
+        Settings that came later are left out at their defaults, so that what was kept before them holds.
+        """
+        plain = asdict(DataConfig())
+        mine = asdict(self)
+        return {name: mine[name] for name in mine if name not in LATER or mine[name] != plain[name]}
 
     def split(self, train: bool) -> str:
         """The name of the training or of the test split."""
@@ -210,6 +253,7 @@ def find_data(config: DataConfig) -> Tables | Folder:
         label_column,
         config.hold_out,
         config.on_corrupt == "skip",
+        tuple(map(composed, config.classes)),
     )
 
 
@@ -246,10 +290,11 @@ def open_source(config: DataConfig, train: bool) -> ImageSource:
 
 
 def open_split(config: DataConfig, train: bool) -> ImageSource:
-    """The whole split, whatever data.limit says."""
+    """The split's pictures of the classes that are used, whatever data.limit says."""
     if config.source == "shapes":
         count = config.shapes_train if train else config.shapes_test
-        return Shapes(count, config.height, config.width, "train" if train else "test")
+        shapes = Shapes(count, config.height, config.width, "train" if train else "test")
+        return of_classes(shapes, config.classes, train)
 
     if config.streaming:
         raise ValueError(
@@ -257,10 +302,11 @@ def open_split(config: DataConfig, train: bool) -> ImageSource:
         )
     folder = fashion_folder(config)
     if folder is not None:
-        return FashionMNIST(folder, train)
+        return of_classes(FashionMNIST(folder, train), config.classes, train)
 
     tables = find_data(config)
     if isinstance(tables, Folder):
         return FolderSource(tables, train)
     image_column, label_column = columns(config, tables.kind)
-    return TableSource(tables, config.split(train), config.train_split, image_column, label_column)
+    table = TableSource(tables, config.split(train), config.train_split, image_column, label_column)
+    return of_classes(table, config.classes, train)

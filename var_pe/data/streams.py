@@ -1,7 +1,7 @@
 """Images read in order as they arrive, for sets too large to copy; items as from `images.ImageDataset`."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -11,6 +11,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
+from var_pe.data.class_names import ChosenClasses
 from var_pe.data.folder_source import Folder
 from var_pe.data.image_set import ImageItem, ImageSource
 from var_pe.data.images import Framer
@@ -43,6 +44,24 @@ class NumberReader:
 
     def read(self, row: int, index: int) -> tuple[Image.Image, int]:
         return self.source.read(row)
+
+
+class RowsOfClasses:
+    """Rows of some classes alone, with labels in the order of these."""
+
+    def __init__(self, rows: Rows, names: Sequence[str]) -> None:
+        self.rows, self.location = rows, rows.location
+        self.chosen = ChosenClasses.among(rows.class_names, names)
+        self.class_names = self.chosen.names
+
+    def wants(self, stored: object) -> bool:
+        """Whether a stored label means one of the classes, or none, which is counted when it is read."""
+        label = self.rows.label(stored, "an image")
+        return label < 0 or bool(self.chosen.labels_C[label] >= 0)
+
+    def read(self, row: Mapping[str, object], index: int) -> tuple[Image.Image, int]:
+        picture, label = self.rows.read(row, index)
+        return picture, int(self.chosen.labels_C[label])
 
 
 class Numbers:
@@ -209,8 +228,8 @@ def open_stream(
         source = open_source(replace(config, streaming=False), train)
         order = config.subset_seed if mixed else None
         numbers = Numbers(len(source), seed if train else order, processes)
-        reader = NumberReader(source, str(tables.root))
-        return ImageStream(config, reader, numbers, frame, processes, endless)
+        by_number = NumberReader(source, str(tables.root))
+        return ImageStream(config, by_number, numbers, frame, processes, endless)
 
     # The rows, with our two columns and undecoded pictures
     split = config.split(train)
@@ -220,6 +239,10 @@ def open_stream(
         dataset = dataset._resolve_features()  # what `datasets` itself calls before it casts
     rows = Rows(tables, dataset.features, image_column, label_column, split, config.train_split)
     dataset = undecoded(dataset.select_columns(rows.columns()), image_column)
+    reader: Rows | RowsOfClasses = rows
+    if config.classes:
+        reader = RowsOfClasses(rows, config.classes)
+        dataset = dataset.filter(reader.wants, input_columns=[label_column])
 
     # Ten files are read in turn, so that files of one class each are mixed, too.
     files = min(FILES_AT_ONCE, dataset.num_shards)
@@ -235,4 +258,4 @@ def open_stream(
         )
 
     dataset = split_dataset_by_node(dataset, processes.rank, processes.world)
-    return ImageStream(config, rows, dataset, frame, processes, endless)
+    return ImageStream(config, reader, dataset, frame, processes, endless)

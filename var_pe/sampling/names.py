@@ -1,7 +1,7 @@
-"""Names that somebody types and that are not ours: of arguments of other pipelines, and of classes."""
+"""Names that somebody types and that are not ours: those of arguments of other pipelines."""
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from difflib import get_close_matches
 
 NO_TEXT = "there is no text: class_labels takes classes by number or name"
@@ -61,18 +61,3 @@ def refuse_others(others: Mapping[str, object], call: Callable[..., object]) -> 
         near = get_close_matches(name, ours, n=1)
         hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(ours)}"
         raise TypeError(f"{name} is not an argument here: {hint}")
-
-
-def no_such_class(word: str, class_names: Sequence[str], most: int = 20) -> str:
-    """A sentence about a class that is not there: the nearest names, and all unless they are many."""
-    if not class_names:
-        return f"there is no class {word!r}; there are none with a name"
-    lower = {name.lower(): name for name in class_names}
-    near = [lower[name] for name in get_close_matches(word.lower(), lower, n=3, cutoff=0.5)]
-    near = near or [name for name in class_names if word.lower() in name.lower()][:3]
-    if len(class_names) <= most:
-        meant = f"did you mean {near[0]}? " if near and not word.isdecimal() else ""
-        return f"there is no class {word!r}; {meant}there are {', '.join(class_names)}"
-
-    hint = f"the nearest of {len(class_names)} are {', '.join(near)}" if near else "none is like it"
-    return f"there is no class {word!r}; {hint}"

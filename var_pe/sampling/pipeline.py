@@ -16,12 +16,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from var_pe.data.class_names import no_such_class
 from var_pe.models.generator import Drawn, VARTransformer
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.pyramid import Pyramid
 from var_pe.sampling.config import SamplingConfig
 from var_pe.sampling.fast import FastWalk
-from var_pe.sampling.names import no_such_class, refuse_others
+from var_pe.sampling.names import refuse_others
 from var_pe.sampling.rejection import (
     Classifier,
     best_of,

@@ -8,12 +8,12 @@ from pathlib import Path
 from accelerate import Accelerator
 from pydantic import TypeAdapter
 
+from var_pe.data.class_names import no_such_class
 from var_pe.models.generator import VARTransformer
 from var_pe.processes import Processes
 from var_pe.progress import Counter
 from var_pe.sampling.config import SamplingConfig
 from var_pe.sampling.folder import drawn_with, fill_folder, write_npz
-from var_pe.sampling.names import no_such_class
 from var_pe.sampling.pipeline import VARPipeline
 from var_pe.sampling.sheets import write_grid
 from var_pe.stages.begun import check_codes

@@ -54,7 +54,8 @@ def fingerprint(config: Config, train: bool, number: int | None = None) -> str:
     It changes when a picture does; of a stream only the settings are known.
     """
     if config.data.streaming:
-        return repr((config.data, number))
+        shown = ", ".join(f"{name}={value!r}" for name, value in config.data.record().items())
+        return f"(DataConfig({shown}), {number!r})"
     images = ImageDataset(open_source(config.data, train), config.data, train=False, seed=0)
     return (
         images.fingerprint if number is None else f"{images.fingerprint} {number} {config.data.subset_seed}"

@@ -3,7 +3,6 @@
 import math
 import warnings
 from collections.abc import Sequence
-from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from var_pe.stages.config import Config
 from var_pe.stages.images import RealImages, Reconstructions, picture_box
 from var_pe.stages.models import weights_hash
 from var_pe.stages.score import described
-from var_pe.tasks.codebook import perplexity
+from var_pe.tasks.codebook import bits, perplexity
 from var_pe.tasks.examination import examine
 from var_pe.tasks.tokenizer import measure_tokenizer
 from var_pe.tasks.verdict import Distance, Facts, Verdict, gain_of_last_doubling, verdict
@@ -39,7 +38,7 @@ def judge_tokenizer(config: Config, tokenizer: VQTokenizer, accelerator: Acceler
     folder = Path(config.tokenizer_run)
     rests_on = {
         "weights": weights_hash(folder / "tokenizer"),
-        "data": asdict(config.data),
+        "data": config.data.record(),
         "steps": last_step(log_of(folder)),
         "features": find_spec(FEATURES) is not None,
     }
@@ -68,7 +67,6 @@ def facts_of(config: Config, tokenizer: VQTokenizer, accelerator: Accelerator) -
     pyramid, quantizer = tokenizer.pyramid, tokenizer.quantizer
     hits_KV = measure_tokenizer(tokenizer, {pyramid: (some.images, box)}, accelerator)[pyramid].hits_KV
     each_level = [float(perplexity(hits_V)) for hits_V in hits_KV]
-    cells = [height * width for height, width in pyramid.grids]
 
     log = log_of(Path(config.tokenizer_run))
     training = config.tokenizer_training
@@ -85,7 +83,7 @@ def facts_of(config: Config, tokenizer: VQTokenizer, accelerator: Accelerator) -
         doubled=quantizer.doubled,
         codes_used=int((hits_KV.sum(0) > 0).sum()),
         perplexity=float(perplexity(hits_KV.sum(0))),
-        bits=sum(number * math.log2(used) for number, used in zip(cells, each_level, strict=True)),
+        bits=bits(each_level, pyramid),
         steps=steps,
         passes=passes,
         gain=gain_in(log),

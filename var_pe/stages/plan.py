@@ -154,8 +154,10 @@ def _source(data: DataConfig) -> tuple[int | None, int, str]:
         if own or data.source not in KNOWN:
             raise
         known = KNOWN[data.source]
-        images = None if data.streaming else min(known.train_images, data.limit or known.train_images)
-        return images, known.classes, f" as published, not counted: {error}"
+        classes = len(data.classes) or known.classes
+        images = known.train_images * classes // known.classes
+        number = None if data.streaming else min(images, data.limit or images)
+        return number, classes, f" as published, not counted: {error}"
 
     return None if data.streaming else len(source), len(source.class_names), ""
 

@@ -7,6 +7,7 @@ run, so it does not depend on the number of processes.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Annotated
 
 import torch
@@ -45,6 +46,12 @@ def perplexity(hits_V: Tensor) -> Tensor:
     """exp of the entropy of the codes' frequencies: n if n codes are used equally often."""
     share_V = hits_V / hits_V.sum().clamp(min=1)
     return torch.special.entr(share_V).sum().exp()
+
+
+def bits(perplexities: Sequence[float], pyramid: Pyramid) -> float:
+    """Bits in an image's tokens, at the frequencies that the codes have in each level."""
+    cells = [height * width for height, width in pyramid.grids]
+    return sum(number * math.log2(used) for number, used in zip(cells, perplexities, strict=True))
 
 
 @torch.no_grad()
