@@ -64,7 +64,7 @@ def test_every_config_loads(name):
     assert config.run.startswith("runs/")
 
 
-@pytest.mark.parametrize("data", ["shapes", "fashion", "cifar", "imagenet256"])
+@pytest.mark.parametrize("data", ["shapes", "fashion", "clipart", "cifar", "cifar_small", "imagenet256"])
 @pytest.mark.parametrize("encoding", ["learned", "sinusoidal", "mixed"])
 def test_the_three_encodings_of_a_data_set_differ_in_nothing_else(data, encoding):
     """Otherwise comparing their runs compares something else as well."""
