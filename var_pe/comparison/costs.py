@@ -30,6 +30,16 @@ def costs(log: Sequence[LogEntry], batch: int, step: int | None = None) -> dict[
     return found
 
 
+def minutes_of_training(log: Sequence[LogEntry], batch: int) -> float:
+    """What the steps of a training took, without validations and checkpoints."""
+    seconds, before = 0.0, 0.0
+    for entry in log:
+        if "images_per_second" in entry:
+            seconds += (entry["step"] - before) * batch / entry["images_per_second"]
+            before = entry["step"]
+    return seconds / 60
+
+
 def trainable(module: nn.Module) -> int:
     """The number of its trained parameters."""
     return sum(parameter.numel() for parameter in module.parameters() if parameter.requires_grad)

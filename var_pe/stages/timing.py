@@ -5,7 +5,7 @@ writes is measured on real files, and the folders of the run are not touched.
 """
 
 import io
-import json
+import statistics
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -22,6 +22,7 @@ from var_pe.models.transfer import ModelStart
 from var_pe.processes import Processes
 from var_pe.progress import duration, size
 from var_pe.sampling.drawing import draw_images
+from var_pe.stages.begun import Kind, training_of
 from var_pe.stages.config import Config
 from var_pe.stages.draw import load_pipeline
 from var_pe.stages.images import held_out_images, training_images_at
@@ -32,6 +33,7 @@ from var_pe.stages.tokens import training_tokens
 from var_pe.stages.train import train_classifier, train_generator, train_tokenizer
 from var_pe.training.compilation import Compiled, chosen
 from var_pe.training.config import TrainingConfig
+from var_pe.training.log import read_log
 from var_pe.training.run import CHECKPOINTS_KEPT
 from var_pe.training.stopping import Interrupted
 
@@ -40,6 +42,7 @@ T = TypeVar("T", bound=TrainingConfig)
 # Steps of each training, of which the first two warm up, and images that are encoded, validated and drawn.
 STEPS = 8
 WARMING_UP = 2
+STEPS_OF_AN_ENTRY = 5
 IMAGES = 256
 
 
@@ -82,14 +85,35 @@ def time_stages(config: Config, stage: str, accelerator: Accelerator) -> list[Co
         raise Interrupted(stopped.signum, "stopped, and nothing of the timed steps is left") from None
 
 
-def shortened(config: Config, folder: Path, device: str) -> Config:
+def seconds_of_a_step(config: Config, kind: Kind, steps: int, accelerator: Accelerator) -> float:
+    """The median time of a step of a training, of so many real ones in a temporary folder.
+
+    What is logged now and then takes time as well, so a log entry is made of several steps.
+
+    Raises:
+        ValueError: the config cannot be trained, or its data are not here.
+    """
+    with _temporary_folder(accelerator) as folder, _quiet():
+        number = WARMING_UP * STEPS_OF_AN_ENTRY + steps
+        short = shortened(config, folder, accelerator.device.type, number, STEPS_OF_AN_ENTRY)
+        if kind == "classifier":
+            train_classifier(short, accelerator)
+        else:
+            tokenizer = train_tokenizer(short, accelerator)
+        if kind == "generator":
+            train_generator(short, tokenizer, accelerator)
+        run = Path(short.tokenizer_run if kind == "tokenizer" else short.run)
+        return statistics.median(_seconds_of_steps(run, training_of(config, kind).batch))
+
+
+def shortened(config: Config, folder: Path, device: str, number: int = STEPS, log_every: int = 1) -> Config:
     """The config with few steps and few images, whose runs lie in `folder`; compiled as the whole will be."""
     data = config.data
     images = training_images_and_classes(config)[0]
 
     def short(training: T) -> T:
         steps = training.steps_for(images) if training.compile == "auto" else 0
-        return _shortened(training, chosen(training.compile, device, steps)[0])
+        return _shortened(training, chosen(training.compile, device, steps)[0], number, log_every)
 
     if not data.streaming:
         data = replace(data, limit=min(IMAGES, data.limit or IMAGES))
@@ -106,13 +130,13 @@ def shortened(config: Config, folder: Path, device: str) -> Config:
     )
 
 
-def _shortened(training: T, compiled: Compiled) -> T:
+def _shortened(training: T, compiled: Compiled, number: int, log_every: int) -> T:
     return replace(
         training,
-        steps=STEPS,
+        steps=number,
         compile=compiled,
-        log_every=1,
-        save_every=STEPS,
+        log_every=log_every,
+        save_every=number,
         validate_every=0,
         patience=0,
         preview_every=0,
@@ -187,12 +211,9 @@ def _scores(config: Config, short: Config, score: Callable[[], object]) -> list[
 
 def _training(kind: str, config: Config, training: TrainingConfig, folder: Path) -> Cost:
     """The cost of a training whose short version was done in `folder`."""
-    log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    log = read_log(folder / "log.jsonl")
     steps = training.steps_for(training_images_and_classes(config)[0])
-
-    # Seconds of a step, without those of warming up
-    of_steps = [training.batch / entry["images_per_second"] for entry in log if "images_per_second" in entry]
-    warm = of_steps[WARMING_UP:]
+    warm = _seconds_of_steps(folder, training.batch)
     seconds = sum(warm) / len(warm)
 
     # Seconds of a validation, at more images
@@ -218,6 +239,12 @@ def _training(kind: str, config: Config, training: TrainingConfig, folder: Path)
         round(1e9 * max(entry.get("peak_memory_gb", 0.0) for entry in log)),
         kept * saved + size_on_disk(folder / kind),
     )
+
+
+def _seconds_of_steps(folder: Path, batch: int) -> list[float]:
+    """The seconds of a step by each log entry of a short training, without those of warming up."""
+    log = read_log(folder / "log.jsonl")
+    return [batch / entry["images_per_second"] for entry in log if "images_per_second" in entry][WARMING_UP:]
 
 
 def _times(steps: int, every: int) -> set[int]:
