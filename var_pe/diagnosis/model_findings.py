@@ -27,7 +27,12 @@ STILL = 8  # a channel that turns once in so many grids all but stands still
 ALONE = 0.97  # share of a mixture above which the other parts hardly matter
 
 # Hooks that act between tokens, so that no token carries its position.
-BETWEEN_TOKENS = {"bias": "the bias of attention", "refine": "convolutions between blocks"}
+BETWEEN_TOKENS = {
+    "remap": "the channels of queries and keys",
+    "bias": "the bias of attention",
+    "products": "products with queries and keys",
+    "refine": "convolutions between blocks",
+}
 
 
 def weights(subject: Subject) -> Iterator[Finding]:

@@ -13,7 +13,7 @@ from var_pe.resampling.conventions import Convention
 from var_pe.settings.line import Member, Value
 from var_pe.settings.options import check_options
 
-HOOKS = ("embed", "rotate", "bias", "refine")
+HOOKS = ("embed", "remap", "rotate", "bias", "products", "refine")
 REGISTRY: dict[str, type["PositionEncoding"]] = {}
 
 # What an encoding's own `prepare` makes once per forward and its hooks get back.
@@ -69,6 +69,17 @@ class PositionEncoding(nn.Module, Generic[Context]):
         """Once, before the first block."""
         return x_BLC
 
+    def remap(self, q_BHLD: Tensor, k_BHLD: Tensor, context: Context, layer: int) -> tuple[Tensor, Tensor]:
+        """On queries and keys of the same tokens, before their norm, where the two differ in what they get.
+
+        They may come out wider, as wide as `width_of` says; the prefix tokens' are filled up with zeros.
+        """
+        return q_BHLD, k_BHLD
+
+    def width_of(self, head_dim: int) -> int:
+        """How wide `remap` makes queries and keys of this width."""
+        return head_dim
+
     def rotate(self, x_BHLD: Tensor, context: Context, layer: int) -> Tensor:
         """On queries and on keys, after their norm."""
         return x_BHLD
@@ -81,8 +92,17 @@ class PositionEncoding(nn.Module, Generic[Context]):
         scores; or None."""
         return None
 
+    def products(
+        self, q_BHQD: Tensor, k_BHKD: Tensor, query: Context, key: Context, layer: int
+    ) -> Tensor | None:
+        """Added to the scores, too: (B, H, Lq, Lk), of what these queries and keys hold and where they are.
+
+        Both are as attention compares them, turned and normed, and the queries are scaled as the scores are.
+        """
+        return None
+
     def at_layer(self, context: Context, layer: int) -> Context:
-        """The context for `rotate` and `bias` in this layer: what each layer has of its own becomes one.
+        """The context for the hooks in blocks in this layer: what each layer has of its own becomes one.
 
         Those hooks then take the only one there is (`own`), whatever the layer's number. An encoding whose
         layers differ works without this, too, but is compiled once for each layer.
@@ -112,6 +132,11 @@ class PositionEncoding(nn.Module, Generic[Context]):
     def uses(self, hook: str) -> bool:
         """Whether this member overrides `hook`; models skip hooks that are not overridden."""
         return getattr(type(self), hook) is not getattr(PositionEncoding, hook)
+
+    @property
+    def adds_to_scores(self) -> bool:
+        """Whether something is added to attention's scores, which costs the flash kernel."""
+        return self.uses("bias") or self.uses("products")
 
 
 def own(layer: int, number: int) -> int:

@@ -164,6 +164,22 @@ class PositionContext(Generic[Context]):
             self, query=of_layer(self.query, layer), key=of_layer(self.key, layer), parts=tuple(parts)
         )
 
+    def remap(self, q_BHLD: Tensor, k_BHLD: Tensor, layer: int) -> tuple[Tensor, Tensor]:
+        if not self.encoding.uses("remap"):
+            return q_BHLD, k_BHLD
+
+        # Prefix tokens stay as they are; where the others become wider, zeros make up for it.
+        after_q = q_BHLD[:, :, self.prefix :]
+        after_k = k_BHLD[:, :, self.prefix :]
+        after_q, after_k = self.encoding.remap(after_q, after_k, self.query, layer)
+        if not self.prefix:
+            return after_q, after_k
+
+        wider = (0, after_k.shape[-1] - k_BHLD.shape[-1])
+        before_q = F.pad(q_BHLD[:, :, : self.prefix], wider)
+        before_k = F.pad(k_BHLD[:, :, : self.prefix], wider)
+        return torch.cat([before_q, after_q], dim=2), torch.cat([before_k, after_k], dim=2)
+
     def rotate(self, x_BHLD: Tensor, layer: int) -> Tensor:
         if not self.encoding.uses("rotate"):
             return x_BHLD
@@ -182,19 +198,34 @@ class PositionContext(Generic[Context]):
         after = x_BLC[:, self.prefix :]
         return torch.cat([before, self.encoding.refine(after, self.query, layer)], dim=1)
 
-    def mask(self, layer: int, dtype: torch.dtype, part: Part[Context] | None = None) -> Tensor | None:
-        """What SDPA takes, of all queries or of a part: booleans, or scores to add where there is a bias."""
+    def mask(
+        self,
+        layer: int,
+        dtype: torch.dtype,
+        part: Part[Context] | None = None,
+        compared: tuple[Tensor, Tensor] | None = None,
+    ) -> Tensor | None:
+        """What SDPA takes, of all queries or of a part: booleans, or scores to add where there are any.
+
+        `compared` are scaled queries and keys, which an encoding with `products` asks for.
+        """
         there = part or self
-        if not self.encoding.uses("bias"):
-            return there.visible_QK
-        bias_HQK = self.encoding.bias(there.query, there.key, layer)
-        if bias_HQK is None:
+        if not self.encoding.adds_to_scores:
             return there.visible_QK
 
-        bias_HQK = F.pad(bias_HQK, (self.prefix, 0, self.prefix, 0))
+        added = self.encoding.bias(there.query, there.key, layer)
+        if compared is not None and self.encoding.uses("products"):
+            q_BHQD, k_BHKD = (x_BHLD[:, :, self.prefix :] for x_BHLD in compared)
+            products_BHQK = self.encoding.products(q_BHQD, k_BHKD, there.query, there.key, layer)
+            if products_BHQK is not None:
+                added = products_BHQK if added is None else products_BHQK + added
+        if added is None:
+            return there.visible_QK
+
+        added = F.pad(added, (self.prefix, 0, self.prefix, 0))
         if there.visible_QK is not None:
-            bias_HQK = bias_HQK.masked_fill(~there.visible_QK, float("-inf"))
-        return bias_HQK.to(dtype)
+            added = added.masked_fill(~there.visible_QK, float("-inf"))
+        return added.to(dtype)
 
     def calls(self, queries: int, keys: int) -> tuple[Part[Context], ...]:
         """The parts that a pass of so many queries and keys is cut into; all of it, if it is not."""
@@ -214,7 +245,7 @@ def all_levels(
 
     parts = parts_of(encoding, context, positions, coarse)
     blocks = None
-    if kernel == "flex" and not encoding.uses("bias"):
+    if kernel == "flex" and not encoding.adds_to_scores:
         blocks = level_blocks(positions.grids_here, positions.level_L.device)
     return PositionContext(encoding, context, context, parts=parts, blocks=blocks)
 
@@ -228,7 +259,7 @@ def parts_of(
         here = positions.only(first, stop)
         seen = positions.only(0, stop)
         query = key = context
-        if encoding.uses("bias"):  # which alone asks where queries and keys are
+        if encoding.adds_to_scores:  # which alone asks where queries and keys are
             query = encoding.prepare(here)
             key = encoding.prepare(seen)
         parts.append(Part(here.num_tokens, seen.num_tokens, query, key, visible(here)))
@@ -292,7 +323,7 @@ def attend(
     stops = [part.keys for part in parts]
     queries = [part.queries for part in parts]
     q_parts = q_BHQD.split(queries, dim=2)
-    if position_context.encoding.uses("bias"):
+    if position_context.encoding.adds_to_scores:
         # In compiled blocks torch's partitioner cannot keep a split for calls that are computed anew.
         q_parts = tuple(
             q_BHQD.narrow(2, stop - n, n) for stop, n in zip(accumulate(queries), queries, strict=True)
@@ -318,7 +349,7 @@ def attend_part(
 ) -> Tensor:
     """One call, (B, H, Q, D), by the kernel that serves its size."""
     needs_grad = torch.is_grad_enabled()
-    has_bias = position_context.encoding.uses("bias")
+    has_bias = position_context.encoding.adds_to_scores
     kernel = kernel_for(
         q_BHQD.device.type, q_BHQD.dtype, q_BHQD.shape[2], k_BHKD.shape[2], needs_grad, has_bias
     )
@@ -341,7 +372,10 @@ def _call(
     dropout: float,
     scale: float | None,
 ) -> Tensor:
-    mask = position_context.mask(layer, q_BHQD.dtype, part)
+    compared = None
+    if position_context.encoding.uses("products"):
+        compared = (q_BHQD * (q_BHQD.shape[-1] ** -0.5 if scale is None else scale), k_BHKD)
+    mask = position_context.mask(layer, q_BHQD.dtype, part, compared)
     with sdpa_kernel(SDPBackend.MATH) if kernel == "plain" else nullcontext():
         return F.scaled_dot_product_attention(
             q_BHQD, k_BHKD, v_BHKD, attn_mask=mask, dropout_p=dropout, scale=scale

@@ -236,7 +236,7 @@ class VARTransformer(Resizable):
             positions.num_tokens,
             positions.num_tokens,
             needs_grad=torch.is_grad_enabled(),
-            has_bias=self.position_encoding.uses("bias"),
+            has_bias=self.position_encoding.adds_to_scores,
         )
         position_context = all_levels(self.position_encoding, positions, kernel)
 
@@ -416,7 +416,7 @@ class VARTransformer(Resizable):
 
     def new_cache(self, x_BlC: Tensor, pyramid: Pyramid) -> LevelCache:
         """Room for the keys and values of a whole pyramid."""
-        width = x_BlC.shape[-1] // self.num_heads
+        width = self.position_encoding.width_of(x_BlC.shape[-1] // self.num_heads)
         like = torch.empty(0, dtype=_compute_dtype(x_BlC), device=x_BlC.device)
         return LevelCache(len(self.blocks), len(x_BlC), self.num_heads, pyramid.num_tokens, width, like)
 
@@ -427,7 +427,7 @@ class VARTransformer(Resizable):
         here = positions.only(level, level + 1)
         query = self.position_encoding.prepare(here)
         key = query
-        if self.position_encoding.uses("bias"):  # which alone asks where the keys are
+        if self.position_encoding.adds_to_scores:  # which alone asks where the keys are
             key = self.position_encoding.prepare(positions.only(0, level + 1))
 
         cache.open(here.num_tokens)

@@ -86,6 +86,13 @@ class Attention(nn.Module):
         qkv_BLC = F.linear(x_BLC, self.qkv.weight, bias)
         q_BHLD, k_BHLD, v_BHLD = rearrange(qkv_BLC, "B L (K H D) -> K B H L D", K=3, H=self.num_heads)
 
+        # Where the encoding makes queries and keys wider, values get zeros: all kernels take equal widths.
+        head_dim = v_BHLD.shape[-1]
+        q_BHLD, k_BHLD = position_context.remap(q_BHLD, k_BHLD, layer)
+        wider = k_BHLD.shape[-1] > head_dim
+        if wider:
+            v_BHLD = F.pad(v_BHLD, (0, k_BHLD.shape[-1] - head_dim))
+
         # Cosine attention: a temperature per head replaces the norms of queries and keys.
         if self.log_scale_H is not None:
             scale_H11 = self.log_scale_H.clamp(max=self.max_log_scale).exp()[:, None, None]
@@ -97,6 +104,8 @@ class Attention(nn.Module):
         if cache is not None:
             k_BHLD, v_BHLD = cache.append(k_BHLD, v_BHLD)
 
+        # Products are scaled by the width that was projected, whatever was added to it.
+        scale = head_dim**-0.5 if wider else None
         y_BLHD = attend(
             q_BHLD,
             k_BHLD,
@@ -104,8 +113,10 @@ class Attention(nn.Module):
             position_context,
             layer,
             dropout=self.dropout if self.training else 0.0,
-            scale=None if self.log_scale_H is None else 1.0,
+            scale=scale if self.log_scale_H is None else 1.0,
         )
+        if wider:
+            y_BLHD = y_BLHD[..., :head_dim]
         return self.proj(y_BLHD.flatten(2))
 
 

@@ -183,7 +183,7 @@ def _encoding(line: str, encoding: PositionEncoding) -> str:
     hooks = [hook for hook in HOOKS if encoding.uses(hook)]
     parameters = sum(p.numel() for p in encoding.parameters())
     attention = "attention is left as it is"
-    if "bias" in hooks:
+    if encoding.adds_to_scores:
         attention = "flash attention is lost: scores get a bias"
     return f"encoding {line}: {parameters:,} parameters; acts on {', '.join(hooks) or 'nothing'}; {attention}"
 
@@ -194,7 +194,7 @@ def _attention(
     """Which kernel serves the training on this machine, in how many calls, and what scores take."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.bfloat16 if training.precision == "bf16" else torch.float32
-    has_bias = encoding.uses("bias")
+    has_bias = encoding.adds_to_scores
     tokens = prefix + pyramid.num_tokens
     kernel = kernel_for(device, dtype, tokens, tokens, needs_grad=True, has_bias=has_bias)
 
@@ -211,5 +211,6 @@ def _attention(
         said += f"; each layer keeps {size(heads * pairs * dtype.itemsize)} of scores an image"
     if has_bias:
         kept = "held for one layer at a time or once for all" if kernel == "slices" else "held by each layer"
-        said += f"; a bias of at most {size(heads * pairs * 4)}, {kept}"
+        each = " for each image" if encoding.uses("products") else ""
+        said += f"; a bias of at most {size(heads * pairs * 4)}{each}, {kept}"
     return said

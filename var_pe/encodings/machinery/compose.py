@@ -16,6 +16,10 @@ class Composed(PositionEncoding[list[object]]):
 
     def __init__(self, parts: list[PositionEncoding]) -> None:
         super().__init__()
+        if any(part.width_of(8) != 8 for part in parts):
+            turning = sum(part.uses("remap") or part.uses("rotate") for part in parts)
+            if turning > 1:
+                raise ValueError("an encoding that widens queries and keys is the only one that turns them")
         self.parts = nn.ModuleList(parts)
 
     def _each(self) -> list[PositionEncoding[object]]:
@@ -28,6 +32,18 @@ class Composed(PositionEncoding[list[object]]):
         for part, own in zip(self._each(), context, strict=True):
             x_BLC = part.embed(x_BLC, own)
         return x_BLC
+
+    def remap(
+        self, q_BHLD: Tensor, k_BHLD: Tensor, context: list[object], layer: int
+    ) -> tuple[Tensor, Tensor]:
+        for part, own in zip(self._each(), context, strict=True):
+            q_BHLD, k_BHLD = part.remap(q_BHLD, k_BHLD, own, layer)
+        return q_BHLD, k_BHLD
+
+    def width_of(self, head_dim: int) -> int:
+        for part in self._each():
+            head_dim = part.width_of(head_dim)
+        return head_dim
 
     def rotate(self, x_BHLD: Tensor, context: list[object], layer: int) -> Tensor:
         for part, own in zip(self._each(), context, strict=True):
@@ -44,6 +60,16 @@ class Composed(PositionEncoding[list[object]]):
             bias_HQK = part.bias(own_query, own_key, layer)
             if bias_HQK is not None:
                 total = bias_HQK if total is None else total + bias_HQK
+        return total
+
+    def products(
+        self, q_BHQD: Tensor, k_BHKD: Tensor, query: list[object], key: list[object], layer: int
+    ) -> Tensor | None:
+        total: Tensor | None = None
+        for part, own_query, own_key in zip(self._each(), query, key, strict=True):
+            products_BHQK = part.products(q_BHQD, k_BHKD, own_query, own_key, layer)
+            if products_BHQK is not None:
+                total = products_BHQK if total is None else total + products_BHQK
         return total
 
     def at_layer(self, context: list[object], layer: int) -> list[object]:

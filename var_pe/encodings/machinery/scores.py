@@ -27,7 +27,36 @@ class ScoreQuery(Generic[Geometry]):
         self.scores: dict[tuple[int, int], Tensor] = {}
 
 
-class ScoreEncoding(PositionEncoding[ScoreQuery[Geometry]]):
+class PairEncoding(PositionEncoding[ScoreQuery[Geometry]]):
+    """An encoding that has to know where queries and keys are: works it out once a forward, in float32."""
+
+    def prepare(self, positions: Positions) -> ScoreQuery[Geometry]:
+        return ScoreQuery(positions)
+
+    def relate(self, query: ScoreQuery[Geometry], key: ScoreQuery[Geometry]) -> None:
+        with full_precision(query.positions.yx_L2):
+            self.geometry_of(query, key)
+
+    def geometry_of(self, query: ScoreQuery[Geometry], key: ScoreQuery[Geometry]) -> Geometry:
+        """`geometry`, once for these keys."""
+        return _once(query.geometries, key.positions, lambda: self.geometry(query.positions, key.positions))
+
+    def at_layer(self, context: ScoreQuery[Geometry], layer: int) -> ScoreQuery[Geometry]:
+        alone: ScoreQuery[Geometry] = ScoreQuery(context.positions)
+        for levels, geometry in context.geometries.items():
+            alone.geometries[levels] = self.geometry_at(geometry, layer)
+        return alone
+
+    def geometry(self, query: Positions, key: Positions) -> Geometry:
+        """What scores need to know of where queries and keys are."""
+        raise NotImplementedError
+
+    def geometry_at(self, geometry: Geometry, layer: int) -> Geometry:
+        """`geometry` with this layer's own of what there is for each layer (see `at_layer`)."""
+        return geometry
+
+
+class ScoreEncoding(PairEncoding[Geometry]):
     """An encoding that adds `scores(geometry(queries, keys), layer)` to attention's scores.
 
     Everything that does not depend on the layer is computed once a forward: `geometry`, and the scores
@@ -38,14 +67,9 @@ class ScoreEncoding(PositionEncoding[ScoreQuery[Geometry]]):
 
     per_layer = False
 
-    def prepare(self, positions: Positions) -> ScoreQuery[Geometry]:
-        return ScoreQuery(positions)
-
     def relate(self, query: ScoreQuery[Geometry], key: ScoreQuery[Geometry]) -> None:
         with full_precision(query.positions.yx_L2):
-            geometry = _once(
-                query.geometries, key.positions, lambda: self.geometry(query.positions, key.positions)
-            )
+            geometry = self.geometry_of(query, key)
             if not self.per_layer:
                 _once(query.scores, key.positions, lambda: self.scores(geometry, 0))
 
@@ -58,24 +82,33 @@ class ScoreEncoding(PositionEncoding[ScoreQuery[Geometry]]):
             return self.scores(query.geometries[levels], layer)
 
     def at_layer(self, context: ScoreQuery[Geometry], layer: int) -> ScoreQuery[Geometry]:
-        if not self.per_layer:
-            return context
-
-        alone: ScoreQuery[Geometry] = ScoreQuery(context.positions)
-        for levels, geometry in context.geometries.items():
-            alone.geometries[levels] = self.geometry_at(geometry, layer)
-        return alone
-
-    def geometry(self, query: Positions, key: Positions) -> Geometry:
-        """What `scores` needs to know of where queries and keys are."""
-        raise NotImplementedError
-
-    def geometry_at(self, geometry: Geometry, layer: int) -> Geometry:
-        """`geometry` with this layer's own of what there is for each layer (see `at_layer`)."""
-        return geometry
+        return super().at_layer(context, layer) if self.per_layer else context
 
     def scores(self, geometry: Geometry, layer: int) -> Tensor:
         """(H, Lq, Lk), or (1, Lq, Lk) where all heads get the same."""
+        raise NotImplementedError
+
+
+class ProductEncoding(PairEncoding[Geometry]):
+    """An encoding that adds `answers(queries, keys, geometry, layer)` to attention's scores.
+
+    What is added depends on content, so it is worked out for each image, layer and pair, in float32: B H Lq
+    Lk numbers, in a training of many tokens those of one call at a time. It costs the flash kernel.
+    """
+
+    def products(
+        self,
+        q_BHQD: Tensor,
+        k_BHKD: Tensor,
+        query: ScoreQuery[Geometry],
+        key: ScoreQuery[Geometry],
+        layer: int,
+    ) -> Tensor:
+        with full_precision(q_BHQD):
+            return self.answers(q_BHQD.float(), k_BHKD.float(), self.geometry_of(query, key), layer)
+
+    def answers(self, q_BHQD: Tensor, k_BHKD: Tensor, geometry: Geometry, layer: int) -> Tensor:
+        """(B, H, Lq, Lk)."""
         raise NotImplementedError
 
 
