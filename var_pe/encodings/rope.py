@@ -1,4 +1,4 @@
-"""Axial rotary encoding: attention sees how far apart two tokens sit, not where they sit."""
+"""Rotary encoding: attention sees how far apart two tokens sit, not where they sit."""
 
 from math import pi
 from typing import Any
@@ -7,11 +7,13 @@ import torch
 from torch import Tensor
 
 from var_pe.encodings.base import ModelShape, PositionEncoding, register
-from var_pe.encodings.machinery.coordinates import Coordinates
+from var_pe.encodings.machinery.coordinates import Coordinates, coarseness
 from var_pe.encodings.machinery.turn import LAYOUTS, Angles, turn
 from var_pe.pyramid import Positions, Pyramid
 from var_pe.resampling.conventions import Convention
 from var_pe.resampling.precision import full_precision
+
+DIRECTIONS = ("axial", "spiral", "golden")
 
 
 @register("rope")
@@ -27,6 +29,20 @@ class Rope(PositionEncoding[Any]):  # `rope_mixed` prepares angles for each laye
     Costs one product per channel on queries and keys; attention keeps its flash kernels, as nothing is added
     to the scores. A KV cache holds turned keys, which later levels never move.
 
+    Other `directions` than the axes: a pair turns by w (y sin a + x cos a), its own w along its own a, so
+    that oblique displacements are told apart as axial ones are. Still a function of the displacement only.
+    `spiral` (Spiral RoPE, Liu et al. 2026, arXiv 2602.03227, and its public code): frequency k, as above,
+    turns the first half along a = pi / 2 - (k mod K / 2) pi / K and the second at right angles, K = `rays`
+    in all; there, two frequencies in a row share a direction, here each takes the next. `golden` (golden
+    gate RoPE, Xiong 2025, "On N-dimensional rotary positional embeddings", and public code after it): pair p
+    of D / 2 turns by base^(-p / (D / 2)) along a = p pi / phi, phi = (1 + sqrt 5) / 2: no two agree, and
+    every band of neighbouring frequencies has directions all around.
+
+    With `level_axis` a level is a further axis, so that position and level are one code (ours): a pair turns
+    in addition by w' l, l = log2(n_finest / n) octaves of its token's level, and w' the lengths
+    base^(-k / (D / 4)) in the opposite order, so that the pairs that hardly tell places tell levels. Scores
+    then depend on displacement and octaves between the levels; the finest level, and a ViT, are as without.
+
     Args:
         coordinates: `center`, `start`, `corner`, `index` or `learned`; see `Coordinates`.
         unit: `cells` of the finest level, or `image`.
@@ -37,6 +53,9 @@ class Rope(PositionEncoding[Any]):  # `rope_mixed` prepares angles for each laye
         layout: pair p is the channels p and p + D / 2 (`half`, DINOv3), or 2 p and 2 p + 1 (`interleaved`,
             RoFormer). The same operator up to an order of channels; matters for weights from elsewhere.
         shift, jitter, rescale: DINOv3's augmentations of the coordinates, in training only.
+        directions: `axial`, `spiral` or `golden`.
+        rays: of `spiral`: directions over half a circle, even, at most D / 2; 2 are the axes.
+        level_axis: turn by the logarithm of the level's size, too.
     Raises:
         ValueError: a head's width is not a multiple of 4, or an option is out of its range.
     """
@@ -54,6 +73,9 @@ class Rope(PositionEncoding[Any]):  # `rope_mixed` prepares angles for each laye
         shift: float = 0.0,
         jitter: float = 1.0,
         rescale: float = 1.0,
+        directions: str = "axial",
+        rays: int = 4,
+        level_axis: bool = False,
     ) -> None:
         super().__init__()
         if shape.dim % (4 * shape.num_heads):
@@ -66,7 +88,16 @@ class Rope(PositionEncoding[Any]):  # `rope_mixed` prepares angles for each laye
         if layout not in LAYOUTS:
             raise ValueError(f"{self.name}: layout is one of {', '.join(LAYOUTS)}, got {layout!r}")
 
+        if directions not in DIRECTIONS:
+            raise ValueError(f"{self.name}: directions is one of {', '.join(DIRECTIONS)}, got {directions!r}")
+
         self.head_dim = shape.dim // shape.num_heads
+        if directions == "spiral" and (rays % 2 or not 2 <= rays <= self.head_dim // 2):
+            raise ValueError(f"{self.name}: rays is even, from 2 to {self.head_dim // 2} here, got {rays}")
+
+        self.directions = directions
+        self.rays = rays
+        self.level_axis = level_axis
         self.unit = unit
         self.base = base
         self.layout = layout
@@ -88,14 +119,48 @@ class Rope(PositionEncoding[Any]):  # `rope_mixed` prepares angles for each laye
         """Radians per unit of the coordinates, float32 (D / 4,), fastest first."""
         count = self.head_dim // 4
         exponent_F = torch.arange(count, dtype=torch.float32, device=device) / count
-        fastest = 2 * pi if self.unit == "image" else 1.0
-        return fastest * self.base**-exponent_F
+        return self.fastest * self.base**-exponent_F
+
+    @property
+    def fastest(self) -> float:
+        """Radians per unit of the coordinates, of the fastest pair."""
+        return 2 * pi if self.unit == "image" else 1.0
+
+    def waves(self, device: torch.device | str) -> Tensor:
+        """What each pair turns by per unit along y and along x, float32 (2, P), where not along the axes."""
+        count = self.head_dim // 4
+        if self.directions == "golden":
+            pair_P = torch.arange(2 * count, dtype=torch.float32, device=device)
+            length_P = self.fastest * self.base ** (-pair_P / (2 * count))
+            angle_P = pair_P * (2 * pi / (1 + 5**0.5))
+        else:
+            length_P = self.frequencies(device).repeat(2)
+            ray_F = torch.arange(count, dtype=torch.float32, device=device) % (self.rays // 2)
+            # The first half begins with y, as it does where the axes are all.
+            angle_F = pi / 2 - ray_F * pi / self.rays
+            angle_P = torch.cat([angle_F, angle_F - pi / 2])
+
+        return length_P * torch.stack([angle_P.sin(), angle_P.cos()])
+
+    def octaves(self, positions: Positions) -> Tensor:
+        """What each pair turns by for the token's level, float32 (L, P)."""
+        count = self.head_dim // 4
+        slowest_first_F = self.base ** (torch.arange(1 - count, 1, device=positions.level_L.device) / count)
+        octave_L = coarseness(positions.grids, positions.level_L.device)[positions.level_L]
+        return octave_L[:, None] * slowest_first_F.repeat(2)
 
     def prepare(self, positions: Positions) -> Any:
         """`Angles` (L, P) with P = D / 2."""
         yx_L2 = self.coordinates(positions)
         with full_precision(yx_L2):
-            return Angles.of((yx_L2[:, :, None] * self.frequencies(yx_L2.device)).flatten(1))
+            if self.directions == "axial":
+                angle_LP = (yx_L2[:, :, None] * self.frequencies(yx_L2.device)).flatten(1)
+            else:
+                along_y, along_x = self.waves(yx_L2.device)
+                angle_LP = yx_L2[:, :1] * along_y + yx_L2[:, 1:] * along_x
+            if self.level_axis:
+                angle_LP = angle_LP + self.octaves(positions)
+            return Angles.of(angle_LP)
 
     def rotate(self, x_BHLD: Tensor, context: Any, layer: int) -> Tensor:
         return turn(x_BHLD, context, self.layout)

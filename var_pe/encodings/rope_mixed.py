@@ -20,12 +20,18 @@ class RopeMixed(Rope):
     one random direction per layer and head for the first D / 4 pairs, and at right angles to it for the
     rest. Diagonal displacements thus differ from axial ones.
 
+    With `polar` a pair's length and angle are learned apart, f = exp(log_length) (sin angle, cos angle), and
+    the angles start uniform in [0, 2 pi), one for each pair: Compass-RoPE (ICML 2026), whose authors find
+    that directions learned as (f_y, f_x) crowd along the axes. Its mixing of the angles by a discrete Fourier
+    transform is left out: the published abstract does not define it.
+
     Coordinates, augmentations, layout and prefix tokens as in `rope`. Flash kernels stay; angles, cosines
     and sines take N H L D / 2 floats each, as every layer and head has its own (22 MB for 680 tokens, 16
     layers and 16 heads of 64).
 
     Args:
         base: as in `rope`; 10 is RoPE-ViT's choice for learned frequencies.
+        polar: learn lengths and angles apart.
     """
 
     name = "rope_mixed"
@@ -41,6 +47,7 @@ class RopeMixed(Rope):
         shift: float = 0.0,
         jitter: float = 1.0,
         rescale: float = 1.0,
+        polar: bool = False,
     ) -> None:
         super().__init__(
             shape,
@@ -53,25 +60,44 @@ class RopeMixed(Rope):
             rescale=rescale,
         )
         pairs = self.head_dim // 2
-        self.frequency_2NHP = nn.Parameter(torch.zeros(2, shape.depth, shape.num_heads, pairs))
+        self.polar = polar
+        if polar:
+            self.log_length_NHP = nn.Parameter(torch.zeros(shape.depth, shape.num_heads, pairs))
+            self.angle_NHP = nn.Parameter(torch.zeros(shape.depth, shape.num_heads, pairs))
+        else:
+            self.frequency_2NHP = nn.Parameter(torch.zeros(2, shape.depth, shape.num_heads, pairs))
 
     @torch.no_grad()
     def init_parameter(self, name: str, parameter: nn.Parameter, generator: torch.Generator) -> None:
-        # One direction for the first half of the pairs, the one at right angles to it for the second.
-        angle_NH1 = 2 * pi * torch.rand(*parameter.shape[1:3], 1, generator=generator)
-        angle_NH2 = torch.cat([angle_NH1, angle_NH1 + pi / 2], dim=-1)
-        angle_NHP = angle_NH2.repeat_interleave(self.head_dim // 4, dim=-1)
-
         length_P = self.frequencies("cpu").repeat(2)
-        parameter.copy_(length_P * torch.stack([angle_NHP.sin(), angle_NHP.cos()]))
+        if name == "log_length_NHP":
+            parameter.copy_(length_P.log().expand_as(parameter))
+        elif name == "angle_NHP":
+            parameter.copy_(2 * pi * torch.rand(parameter.shape, generator=generator))
+        else:
+            # One direction for the first half of the pairs, the one at right angles to it for the second.
+            angle_NH1 = 2 * pi * torch.rand(*parameter.shape[1:3], 1, generator=generator)
+            angle_NH2 = torch.cat([angle_NH1, angle_NH1 + pi / 2], dim=-1)
+            angle_NHP = angle_NH2.repeat_interleave(self.head_dim // 4, dim=-1)
+            parameter.copy_(length_P * torch.stack([angle_NHP.sin(), angle_NHP.cos()]))
+
+    def learned_waves(self) -> tuple[Tensor, Tensor]:
+        """What each pair turns by per unit along y and along x, float32 (N, H, P) each."""
+        if not self.polar:
+            along_y, along_x = self.frequency_2NHP.float()
+            return along_y, along_x
+
+        length_NHP = self.log_length_NHP.float().exp()
+        angle_NHP = self.angle_NHP.float()
+        return length_NHP * angle_NHP.sin(), length_NHP * angle_NHP.cos()
 
     def prepare(self, positions: Positions) -> list[Angles]:
         """`Angles` (H, L, P) for each layer."""
         yx_L2 = self.coordinates(positions)
         with full_precision(yx_L2):
             y_L1, x_L1 = yx_L2.split(1, dim=1)
-            along_y, along_x = self.frequency_2NHP.float()[..., None, :]
-            angle_NHLP = y_L1 * along_y + x_L1 * along_x
+            along_y, along_x = self.learned_waves()
+            angle_NHLP = y_L1 * along_y[..., None, :] + x_L1 * along_x[..., None, :]
             return [Angles.of(angle_HLP) for angle_HLP in angle_NHLP.unbind()]
 
     def at_layer(self, context: list[Angles], layer: int) -> list[Angles]:

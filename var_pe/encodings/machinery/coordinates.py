@@ -1,7 +1,7 @@
 """Coordinates in cells of the finest level: of centres, and of the points that rotary encodings turn by."""
 
 from functools import lru_cache
-from math import log
+from math import log, log2
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,24 @@ def in_finest_cells(positions: Positions) -> Tensor:
     rows, columns = positions.grids[-1]
     y_L, x_L = ((positions.yx_L2 + 1) / 2).unbind(-1)
     return torch.stack([y_L * rows, x_L * columns], dim=-1)  # plain numbers: a tensor of them would be a copy
+
+
+@torch.compiler.assume_constant_result
+def coarseness(grids: tuple[Grid, ...], device: torch.device) -> Tensor:
+    """`coarseness_on`, which a compiled graph takes as a constant."""
+    return coarseness_on(grids, device)
+
+
+@lru_cache(maxsize=64)
+@torch.inference_mode(False)  # kept for later calls, which may train
+def coarseness_on(grids: tuple[Grid, ...], device: torch.device) -> Tensor:
+    """Octaves from each level to the finest, log2(n_finest / n), mean of both axes, float32 (K,).
+
+    0 for the finest. Kept per device: a copy to another one waits for it.
+    """
+    h, w = grids[-1]
+    octave_K = [log2(h * w / (rows * columns)) / 2 for rows, columns in grids]
+    return torch.tensor(octave_K, dtype=torch.float32, device=device)
 
 
 class Coordinates(nn.Module):
