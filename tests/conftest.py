@@ -28,7 +28,7 @@ VARIANTS = [
     "mixed(learned(init=xavier), sinusoidal(temperature=100), weights=(0.7, -0.3), match_rms=false)",
     "learned(init=sinusoidal, scale=2) + sinusoidal(temperature=50)",
     "mixed(learned_grid=0.5, factorized=0.3, fourier=0.2, gate=true)",
-    "fourier(features=gaussian) + rope(coordinates=learned, layout=interleaved, unit=image)",
+    "fourier(features=gaussian) + rope(coordinates=learned, layout=interleaved, unit=image, level_axis=true)",
 ]
 
 

@@ -9,7 +9,7 @@ import pytest
 from tests import mutation_check
 
 ROOT = Path(__file__).parents[1]
-TEN = {
+NAMES = {
     "axes swapped",
     "keys not rotated",
     "layouts mixed",
@@ -20,6 +20,7 @@ TEN = {
     "level ignored",
     "mask off by one level",
     "phi of wrong level",
+    "formula missed",
 }
 
 
@@ -36,7 +37,7 @@ def test_every_mistake_can_be_planted_in_the_code_as_it_is(script):
         compile(wrong, mistake.file, "exec")
         assert wrong != right
         assert all((ROOT / test).exists() for test in mistake.tests)
-    assert {mistake.name for mistake in script.MISTAKES} == TEN
+    assert {mistake.name for mistake in script.MISTAKES} == NAMES
 
 
 def test_a_mistake_with_no_place_or_two_is_an_error(script):

@@ -8,6 +8,7 @@ from torch.func import functional_call
 
 from var_pe import pyramid as geometry
 from var_pe.encodings import PositionEncoding, build_encoding
+from var_pe.encodings.base import HOOKS
 from var_pe.encodings.machinery import coordinates
 from var_pe.models import patches
 from var_pe.models.initialisation import initialise
@@ -21,6 +22,10 @@ OPTIONS = [
     "relative_bias(spatial_scale=true)",
     "rope_mixed(coordinates=learned, unit=image)",
     "peg(after=(0, 1))",
+    "rope_mixed(polar=true)",
+    "liere(commuting=true)",
+    "pape(isotropic=true)",
+    "irpe(method=cross, on=both)",
 ]
 FOLLOWING = [
     *(f"learned(resample={convention})" for convention in CONVENTIONS),
@@ -61,7 +66,8 @@ class Hook(nn.Module):
 
     def tokens(self) -> Tensor:
         length = self.positions.num_tokens
-        return noise(1, HEADS, length, WIDTH // HEADS) if self.name == "rotate" else noise(1, length, WIDTH)
+        of_heads = self.name in ("remap", "rotate", "products")
+        return noise(1, HEADS, length, WIDTH // HEADS) if of_heads else noise(1, length, WIDTH)
 
     def forward(self, x: Tensor) -> Tensor:
         context = self.encoding.prepare(self.positions)
@@ -70,6 +76,10 @@ class Hook(nn.Module):
         if self.name == "bias":
             bias_HQK = self.encoding.bias(context, context, self.layer)
             return bias_HQK.masked_fill(bias_HQK.isneginf(), 0.0) + x.sum()
+        if self.name == "remap":
+            return torch.cat(self.encoding.remap(x, 0.5 * x, context, self.layer), dim=-1)
+        if self.name == "products":
+            return self.encoding.products(x, x.flip(2), context, context, self.layer)
         return getattr(self.encoding, self.name)(x, context, self.layer)
 
 
@@ -79,7 +89,7 @@ def check(line: str, pyramid: Pyramid) -> None:
     with torch.no_grad():  # off the starts, where a bilinear look-up has a kink and a gate's twin no slope
         for seed, parameter in enumerate(encoding.parameters()):
             parameter.add_(0.3 * noise(*parameter.shape, seed=seed))
-    for name in ("embed", "rotate", "bias", "refine"):
+    for name in HOOKS:
         hook = Hook(encoding, name, pyramid)
         parameters = dict(hook.named_parameters())
 

@@ -120,11 +120,14 @@ def test_prefix_tokens_are_neither_turned_nor_biased_nor_refined(line, prefix):
     length = prefix + LADDER.num_tokens
     x_BHLD, x_BLC = random(2, 4, length, 8), random(2, length, 32)
     assert torch.equal(position_context.rotate(x_BHLD, 0)[:, :, :prefix], x_BHLD[:, :, :prefix])
+    for mapped_BHLD in position_context.remap(x_BHLD, x_BHLD, 0):
+        assert torch.equal(mapped_BHLD[:, :, :prefix, :8], x_BHLD[:, :, :prefix])
+        assert not mapped_BHLD[:, :, :prefix, 8:].any()
     assert torch.equal(position_context.refine(x_BLC, 0)[:, :prefix], x_BLC[:, :prefix])
-    if (mask_HLL := position_context.mask(0, torch.float32)) is not None:
-        assert mask_HLL.shape[1:] == (length, length)
-        assert not mask_HLL[:, :prefix].any()
-        assert not mask_HLL[:, :, :prefix].any()
+    if (mask := position_context.mask(0, torch.float32, compared=(x_BHLD, x_BHLD))) is not None:
+        assert mask.shape[-2:] == (length, length)
+        assert not mask[..., :prefix, :].any()
+        assert not mask[..., :prefix].any()
 
 
 @torch.no_grad()
@@ -165,6 +168,9 @@ def test_codes_angles_and_biases_are_exact_under_autocast(line):
     def known() -> list[Tensor]:
         context = encoding.prepare(LADDER.positions())
         bias = [encoding.bias(context, context, 1)] if encoding.uses("bias") else []
+        if encoding.uses("products"):
+            x_BHLD = random(2, 4, LADDER.num_tokens, 8)
+            bias.append(encoding.products(x_BHLD, x_BHLD, context, context, 1))
         return floats_in(context) + bias
 
     outside = known()

@@ -22,6 +22,8 @@ RELATIVE = [
     "relative_bias(spatial_scale=true)",
     "log_cpb",
     "alibi",
+    "fire",
+    "lookhere",
 ]
 
 

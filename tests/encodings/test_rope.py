@@ -25,6 +25,9 @@ LINES = [
     "rope(layout=interleaved, base=10000)",
     "rope_mixed",
     "rope_mixed(unit=image, layout=interleaved, coordinates=learned)",
+    "rope_mixed(polar=true)",
+    "rope(directions=golden, unit=image)",
+    "rope(directions=spiral, level_axis=true)",
 ]
 
 
@@ -174,6 +177,97 @@ def test_mixed_directions_start_at_right_angles_and_differ_between_heads():
     assert (directions @ directions.T - torch.eye(len(directions))).max() < 0.9999
     assert torch.equal(frequency_2NHP, built("rope_mixed").frequency_2NHP)
     assert not torch.equal(frequency_2NHP, built("rope_mixed", seed=1).frequency_2NHP)
+
+
+# other directions, levels as an axis, and maps before the turn
+
+
+def test_two_rays_are_the_axes():
+    """Spiral RoPE with two directions is its simpler kin."""
+    x_BHLD = vectors(LADDER.num_tokens)
+    axial, spiral = built("rope"), built("rope(directions=spiral, rays=2)")
+    torch.testing.assert_close(turned(spiral, x_BHLD), turned(axial, x_BHLD), atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("line", ["rope(directions=spiral)", "rope(directions=golden)"])
+def test_oblique_displacements_are_met_as_axial_ones_are(line):
+    """The mean cosine six cells away, by the direction: with axes alone it knows where they point."""
+    angle_A = torch.arange(64) * math.pi / 64
+    dy_A, dx_A = 6 * angle_A.sin(), 6 * angle_A.cos()
+
+    def spread(line: str) -> float:
+        encoding = build_encoding(line, dim=64, num_heads=1, depth=1, pyramid=LADDER)
+        along_y, along_x = encoding.waves("cpu")
+        similar_A = (dy_A[:, None] * along_y + dx_A[:, None] * along_x).cos().mean(1)
+        return similar_A.std().item()
+
+    assert spread(line) < 0.5 * spread("rope(directions=spiral, rays=2)")
+
+
+def test_rays_are_evenly_spread_over_half_a_circle():
+    along_y, along_x = built("rope(directions=spiral, rays=8)").waves("cpu")
+    angle_P = torch.atan2(along_y, along_x) % math.pi
+    expected_P = torch.arange(8) * math.pi / 8
+    torch.testing.assert_close(angle_P.sort().values, expected_P, atol=1e-5, rtol=0)
+
+
+def test_golden_directions_are_those_of_the_golden_ratio():
+    """Pair p along p pi / phi: by hand."""
+    along_yx = built("rope(directions=golden)").waves("cpu")
+    for p in range(8):
+        length, angle = 100 ** (-p / 8), p * math.pi / ((1 + math.sqrt(5)) / 2)
+        expected = torch.tensor([length * math.sin(angle), length * math.cos(angle)])
+        torch.testing.assert_close(along_yx[:, p], expected, atol=1e-5, rtol=0)
+
+
+def test_a_level_is_an_axis_like_y_and_x():
+    """A pair turns by w' times the octaves to the finest level, the slowest pairs of places the fastest."""
+    plain, with_levels = (
+        built(line, NESTED).prepare(NESTED.positions()).angle for line in ("rope", "rope(level_axis=true)")
+    )
+    octave_L = 4.0 - NESTED.positions().level_L
+    for half in (0, 4):
+        for pair in range(4):
+            expected_L = octave_L * 100 ** (-(3 - pair) / 4)
+            found_L = (with_levels - plain)[:, half + pair]
+            torch.testing.assert_close(found_L, expected_L, atol=1e-4, rtol=0)
+    assert torch.equal(with_levels[NESTED.spans[-1]], plain[NESTED.spans[-1]])  # a ViT is as without
+
+
+def noisy_harope(pyramid: Pyramid = LADDER) -> PositionEncoding:
+    encoding = built("harope", pyramid)
+    with torch.no_grad():
+        for seed, parameter in enumerate(encoding.parameters()):
+            noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(seed))
+            parameter.copy_(0.3 * noise)
+    return encoding
+
+
+def compared(encoding: PositionEncoding, q_BHLD: Tensor, k_BHLD: Tensor) -> Tensor:
+    """The scores of an encoding that maps queries and keys before it turns them."""
+    context = encoding.prepare(LADDER.positions())
+    q_BHLD, k_BHLD = encoding.remap(q_BHLD, k_BHLD, context, 1)
+    q_BHLD, k_BHLD = (encoding.rotate(x_BHLD, context, 1) for x_BHLD in (q_BHLD, k_BHLD))
+    return logits_of(q_BHLD, k_BHLD).detach()
+
+
+def test_learned_maps_start_as_none():
+    q_BHLD, k_BHLD = vectors(LADDER.num_tokens, 1), vectors(LADDER.num_tokens, 2)
+    plain_BHLL = logits_of(turned(built("rope"), q_BHLD), turned(built("rope"), k_BHLD))
+    assert torch.equal(compared(built("harope"), q_BHLD, k_BHLD), plain_BHLL)
+
+
+def test_learned_maps_leave_displacements_and_the_products_of_one_place():
+    """Whatever the map: scores know displacements alone, and a token at its own place sees q . k."""
+    encoding = noisy_harope()
+    q_BHLD, k_BHLD = (vectors(1, seed).expand(-1, -1, LADDER.num_tokens, -1) for seed in (1, 2))
+    logits_BHLL = compared(encoding, q_BHLD, k_BHLD)
+    for (h, w), span in zip(LADDER.grids, LADDER.spans, strict=True):
+        assert depends_on_more_than_displacement(logits_BHLL[:, :, span, span], h, w) < 1e-4
+    here_BHL = (q_BHLD * k_BHLD).sum(-1)
+    torch.testing.assert_close(logits_BHLL.diagonal(dim1=2, dim2=3), here_BHL, atol=1e-4, rtol=0)
+    plain_BHLL = logits_of(turned(built("rope"), q_BHLD), turned(built("rope"), k_BHLD))
+    assert (logits_BHLL - plain_BHLL).abs().max() > 1  # elsewhere the map matters
 
 
 # precision and sizes
@@ -425,6 +519,18 @@ def test_queries_keys_and_layers_share_the_draw(name, make_vit, monkeypatch):
 def test_wrong_options_are_named(name, options, sentence):
     with pytest.raises(ValueError, match=f"{name}: {sentence}"):
         built(f"{name}({options})")
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ("directions=diagonal", "directions is one of axial, spiral, golden, got 'diagonal'"),
+        ("directions=spiral, rays=3", "rays is even, from 2 to 8 here, got 3"),
+    ],
+)
+def test_wrong_directions_are_named(options, sentence):
+    with pytest.raises(ValueError, match=f"rope: {sentence}"):
+        built(f"rope({options})")
 
 
 @pytest.mark.parametrize("name", ["rope", "rope_mixed"])

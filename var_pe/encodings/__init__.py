@@ -11,14 +11,21 @@ from var_pe.encodings import (  # noqa: F401  # importing a file registers its e
     alibi,
     coordinate,
     factorized,
+    fire,
     fourier,
+    harope,
+    irpe,
     learned,
     learned_grid,
+    liere,
     local,
     log_cpb,
+    lookhere,
     mixed,
     none,
+    pape,
     peg,
+    pope,
     pyramid_peg,
     relative_bias,
     rope,
@@ -72,10 +79,9 @@ def build_encoding(
     described = parse(settled(line, dim))
     try:
         members = [build(member) for member in described]
+        return members[0] if len(members) == 1 else Composed(members)
     except ValueError as error:
         raise ValueError(f"encoding {line!r}: {error}") from error
-
-    return members[0] if len(members) == 1 else Composed(members)
 
 
 def settled(line: str, dim: int) -> str:
