@@ -4,6 +4,7 @@ import contextlib
 import importlib
 import json
 import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -33,20 +34,30 @@ NAMES = list(Shapes.class_names)
 FIRST = "disc_in_the_upper_half"  # the first of them, as a folder is called
 
 
-@pytest.fixture
-def run(tmp_path) -> Path:
-    """What train.py leaves: a config, a tokenizer, a generator and its notes."""
-    folders = [f"run={tmp_path / 'run'}", f"tokenizer_run={tmp_path / 'tokenizer_run'}"]
-    config = settings.load(
-        Config, "shapes_sinusoidal", [*SMALL, *folders, "generator.level_embedding=sinusoidal"]
-    )
-    (tmp_path / "run").mkdir(exist_ok=True)
-    write_text(tmp_path / "run" / "config.yaml", settings.to_yaml(config))
+def config_in(folder: Path) -> Config:
+    where = [f"run={folder / 'run'}", f"tokenizer_run={folder / 'tokenizer_run'}"]
+    more = [*SMALL, *where, "generator.level_embedding=sinusoidal"]
+    return settings.load(Config, "shapes_sinusoidal", more)
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory) -> Path:
+    """A tokenizer, a generator and its notes, to be copied."""
+    folder = tmp_path_factory.mktemp("models")
+    config = config_in(folder)
     tokenizer = build_tokenizer(config)
     torch.nn.init.normal_(tokenizer.quantizer.codebook_VZ, generator=torch.Generator().manual_seed(0))
-    tokenizer.save_pretrained(tmp_path / "tokenizer_run" / "tokenizer")
-    build_generator(config, len(NAMES)).save_pretrained(tmp_path / "run" / "generator")
-    TrainingNotes(step=7, ema=True, class_names=tuple(NAMES)).write(tmp_path / "run" / "generator")
+    tokenizer.save_pretrained(folder / "tokenizer_run" / "tokenizer")
+    build_generator(config, len(NAMES)).save_pretrained(folder / "run" / "generator")
+    TrainingNotes(step=7, ema=True, class_names=tuple(NAMES)).write(folder / "run" / "generator")
+    return folder
+
+
+@pytest.fixture
+def run(models, tmp_path) -> Path:
+    """What train.py leaves: the models and a config."""
+    shutil.copytree(models, tmp_path, dirs_exist_ok=True)
+    write_text(tmp_path / "run" / "config.yaml", settings.to_yaml(config_in(tmp_path)))
     return tmp_path / "run"
 
 
