@@ -15,10 +15,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from tests.runs import train_both
-from var_pe import settings
 from var_pe.resampling.conventions import resample_table
-from var_pe.stages.config import Config
 from var_pe.training.groups import LayerRates
 
 ROOT = Path(__file__).parents[2]
@@ -71,8 +68,8 @@ CLASSIFIER = [
 PYRAMIDS = "[[1, 2, 3, 4], [1, 2, 4], [1, 2, 3, 4, 5], [[1, 1], [2, 3], [4, 6]]]"
 
 
-def command(folder, *more, processes=1):
-    """The command line of scripts/train.py on a tiny set, and its environment."""
+def command(folder, *more, processes=1, script=ROOT / "scripts" / "train.py"):
+    """The command line of scripts/train.py, or of another script, on a tiny set, and its environment."""
     start = [sys.executable]
     if processes > 1:
         with socket.socket() as probe:
@@ -86,7 +83,7 @@ def command(folder, *more, processes=1):
             f"--main_process_port={port}",
         ]
     run = [f"run={folder}/run", f"tokenizer_run={folder}/tokenizer"]
-    line = [*start, str(ROOT / "scripts" / "train.py"), "--config", "shapes_mixed.yaml", *run, *TINY, *more]
+    line = [*start, str(script), "--config", "shapes_mixed.yaml", *run, *TINY, *more]
     return line, {**os.environ, "ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
 
 
@@ -111,17 +108,6 @@ def check_equal_losses(folder):
         assert two == pytest.approx(one, abs=1e-5)
         assert restarts == restarts_of_two
         assert part == "run" or restarts > 0
-
-
-def test_two_processes_give_the_losses_of_one(tmp_path):
-    """Augmentation, label drop and code restarts belong to the image and the step, not to the process."""
-    one = [f"run={tmp_path / '1' / 'run'}", f"tokenizer_run={tmp_path / '1' / 'tokenizer'}"]
-    train_both(settings.load(Config, "shapes_mixed.yaml", [*one, *TINY]))
-    (tmp_path / "2").mkdir()
-    run(tmp_path / "2", "--stage", "tokenizer", processes=2)
-    # The same tokenizer: two that differ by rounding break a tie between codes differently now and then.
-    run(tmp_path / "2", f"tokenizer_run={tmp_path}/1/tokenizer", processes=2)
-    check_equal_losses(tmp_path)
 
 
 @pytest.mark.slow

@@ -1,25 +1,31 @@
-"""Several processes agree without waiting for each other, on what ends a training and at which step."""
+"""Two processes train what one would, and agree without waiting on what ends a training and at which step.
+
+They are started once for all tests, since importing takes longer than all that they do.
+"""
 
 import json
-import os
-import socket
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+from tests.runs import train_both
+from tests.stages.test_processes import ROOT, TINY, check_equal_losses, command
+from var_pe import settings
+from var_pe.stages.config import Config
 
-# Both processes do the same, and write down what came of it.
+# Small trainings, of which each process writes down what came of them; then those that one process did before
 TRAININGS = """
 import json, os, signal, sys
 from dataclasses import replace
 from pathlib import Path
 import torch
 from accelerate import Accelerator
+from tests.runs import train_both
 from tests.training.test_loop import Toy
+from var_pe import settings
 from var_pe.processes import exchange
+from var_pe.stages.config import Config
+from var_pe.stages.train import train_tokenizer
 from var_pe.training.config import TrainingConfig
 from var_pe.training.history import Asked, History
 from var_pe.training.loop import train
@@ -27,7 +33,7 @@ from var_pe.training.run import Run
 from var_pe.training.stopping import Interrupted
 
 accelerator = Accelerator(cpu=True)
-rank, folder = accelerator.process_index, Path(sys.argv[1])
+rank, folder = accelerator.process_index, Path(__file__).parent
 rarely = TrainingConfig(
     batch=4, log_every=100, save_every=100, validate_every=0, preview_every=0, trackers=[]
 )
@@ -65,28 +71,33 @@ found = {
     "stopped where all wait": go("logged", stopped_here, replace(rarely, save_every=4)),
 }
 (folder / f"{rank}.json").write_text(json.dumps(found))
+
+# The same tokenizer: two that differ by rounding break a tie between codes differently now and then.
+given = sys.argv[3:]
+train_tokenizer(settings.load(Config, "shapes_mixed.yaml", given), accelerator)
+one = f"tokenizer_run={folder}/1/tokenizer"
+train_both(settings.load(Config, "shapes_mixed.yaml", [*given, one]))
 """
 
 
 @pytest.fixture(scope="module")
 def ended(tmp_path_factory):
-    """A folder with the runs of two processes, and what each of them wrote down."""
+    """A folder with what one process trained and what two did, and what each of these wrote down."""
     folder = tmp_path_factory.mktemp("two")
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        port = probe.getsockname()[1]
+    one = [f"run={folder / '1' / 'run'}", f"tokenizer_run={folder / '1' / 'tokenizer'}"]
+    train_both(settings.load(Config, "shapes_mixed.yaml", [*one, *TINY]))
 
-    started = []
-    for rank in range(2):
-        own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "OMP_NUM_THREADS": 1, "PYTHONPATH": ROOT}
-        own |= {"MASTER_ADDR": "localhost", "MASTER_PORT": port, "ACCELERATE_USE_CPU": "true"}
-        environment = os.environ | {name: str(value) for name, value in own.items()}
-        line = [sys.executable, "-c", TRAININGS, folder]
-        started.append(subprocess.Popen(line, env=environment, stderr=subprocess.PIPE, text=True))
-    for process in started:
-        errors = process.communicate(timeout=300)[1]
-        assert process.returncode == 0, errors[-3000:]
+    (folder / "both.py").write_text(TRAININGS)
+    line, environment = command(folder / "2", script=folder / "both.py", processes=2)
+    environment |= {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(line, env=environment, capture_output=True, text=True, cwd=folder, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
     return folder, [json.loads((folder / f"{rank}.json").read_text()) for rank in range(2)]
+
+
+def test_two_processes_give_the_losses_of_one(ended):
+    """Augmentation, label drop and code restarts belong to the image and the step, not to the process."""
+    check_equal_losses(ended[0])
 
 
 def test_an_exchange_tells_everybody_the_largest_number_of_the_call_before(ended):
