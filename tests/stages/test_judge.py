@@ -18,6 +18,7 @@ SMALL = [
     "tokenizer.norm_groups=8",
     "tokenizer.codebook_size=128",
     "tokenizer.latent_channels=8",
+    "tokenizer.patch=1",
     "tokenizer.channel_multipliers=[1, 2, 2]",
     "tokenizer.attention=false",
     *[

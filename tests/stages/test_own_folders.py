@@ -19,6 +19,7 @@ TINY = [
     "data.width=16",
     "tokenizer.levels=[1, 2]",
     "tokenizer.channels=16",
+    "tokenizer.patch=1",
     "tokenizer.channel_multipliers=[1, 1, 1, 1]",
     "tokenizer.norm_groups=8",
     "tokenizer.codebook_size=16",
