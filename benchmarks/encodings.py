@@ -21,7 +21,7 @@ from annotated_types import Ge
 from machine import check_device, default_device, machine
 from steps import COMPILED, compiled
 
-from var_pe.comparison.step_time import StepTime, step_times, training_step
+from var_pe.comparison.step_time import StepTime, generator_step, step_times, training_step
 from var_pe.comparison.trials import check_encodings, with_encoding
 from var_pe.encodings import REGISTRY
 from var_pe.files import write_json
@@ -68,24 +68,9 @@ def main() -> None:
 def step_of(config: Config, device: str = "cpu", how: str = "none") -> Callable[[], None]:
     """One training step of the config's model, compiled as `how` says, on a batch of random data."""
     if config.classifier is None:
-        return generator_step(config, device, how)
+        generator = compiled(build_generator(config, CLASSES).train().to(device), how)
+        return generator_step(generator, config, CLASSES, device)
     return classifier_step(config, device, how)
-
-
-def generator_step(config: Config, device: str, how: str) -> Callable[[], None]:
-    generator = compiled(build_generator(config, CLASSES).train().to(device), how)
-    batch = config.generator_training.batch
-    length = generator.pyramid.num_tokens
-    first = generator.pyramid.spans[0].stop  # the coarsest level has no input but the class
-
-    label_B = torch.randint(CLASSES, (batch,), device=device)
-    inputs_BLZ = torch.randn(batch, length - first, config.tokenizer.latent_channels, device=device)
-    target_BL = torch.randint(config.tokenizer.num_codes, (batch, length), device=device)
-
-    def loss() -> torch.Tensor:
-        return F.cross_entropy(generator(label_B, inputs_BLZ).flatten(0, 1), target_BL.flatten())
-
-    return training_step(generator, loss, config.generator_training.precision)
 
 
 def classifier_step(config: Config, device: str, how: str) -> Callable[[], None]:

@@ -1,27 +1,78 @@
 """Compares position encodings over seeds: trains what is missing, samples, scores, and writes a report.
 
+    python scripts/compare.py --study tiny.yaml [key=value ...]
     python scripts/compare.py --config fashion_learned.yaml --encodings learned sinusoidal \\
         "mixed(learned=0.7, sinusoidal=0.3)" --seeds 0 1 2
+    python scripts/compare.py --report runs/studies/tiny/comparison.json
 
-All runs share one tokenizer. It lies in the config's tokenizer_run, whatever --output is, and is trained if
-it is not there yet. The report (comparison.md, .html, .json, pictures) is written into the output folder,
-beside the runs. To go on after a stop, run the same command again; more encodings or seeds add to what is
-there.
+A study is a file in configs/studies/, or is written on the command line (docs/studies.md). To go on after a
+stop or a kill, run the same command again; more arms or seeds add to what is there. The report
+(comparison.html, .md, .json, samples.png) is written into the output folder, beside the runs; --report
+writes it anew from its .json, without any training. Some cells failed: exit status 1.
 """
 
 import argparse
 import os
+import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from var_pe.comparison.generator_study import compare
-from var_pe.comparison.report import FILES, as_text, write_report
-from var_pe.settings.command_line import given_path, parse_arguments
+import torch
+
+from var_pe.comparison.cells import shared_of
+from var_pe.comparison.engine import (
+    Plan,
+    failure_of,
+    limited,
+    plan_of,
+    run_here,
+    run_in_processes,
+    run_one,
+)
+from var_pe.comparison.estimate import plan_lines, timed_lines
+from var_pe.comparison.gathering import gather
+from var_pe.comparison.results import read
+from var_pe.comparison.study import Study
+from var_pe.comparison.writing import FILES, write_report
+from var_pe.processes import say
+from var_pe.progress import number_of
+from var_pe.settings.command_line import (
+    check_options,
+    describe,
+    given_path,
+    overrides_first,
+    parse_arguments,
+)
+from var_pe.settings.fields import Positive
+from var_pe.settings.files import CONFIGS
+from var_pe.settings.loading import load
 from var_pe.stages.config import Config
 from var_pe.stages.session import exit_with_sentence, session
+from var_pe.training.config import TrainingConfig
+
+
+def engine_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print the arms, and what is done and to be done of each cell"
+    )
+    parser.add_argument(
+        "--timed",
+        action="store_true",
+        help="with --dry-run: also do a few steps, and print what time the rest will take",
+    )
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        metavar="N",
+        help="a process for each cell, N at a time; default: one after the other in this process",
+    )
+    parser.add_argument("--retry", action="store_true", help="also try the cells again that have failed")
+    parser.add_argument("--cell", metavar="KEY", help=argparse.SUPPRESS)
 
 
 def options(parser: argparse.ArgumentParser) -> None:
+    """Those of a study that is written on the command line."""
     parser.add_argument(
         "--encodings",
         nargs="+",
@@ -29,7 +80,6 @@ def options(parser: argparse.ArgumentParser) -> None:
         metavar="LINE",
         help="the others are compared with the first",
     )
-
     parser.add_argument(
         "--seeds",
         nargs="+",
@@ -38,28 +88,112 @@ def options(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="give at least two to see a spread; default: 0",
     )
-
     parser.add_argument(
         "--output",
         type=given_path,
         help="folder of the runs and the report; the tokenizer that they share stays in the config's "
         "tokenizer_run; default: the config's run + _comparison",
     )
+    engine_options(parser)
+
+
+def study_of(words: Sequence[str]) -> tuple[Study, argparse.Namespace]:
+    """The study that a command line names or describes."""
+    if any(word == "--study" or word.startswith("--study=") for word in words):
+        return study_of_file(words)
+
+    config, arguments = parse_arguments(words, description=__doc__ or "", schema=Config, extra=options)
+    study = Study(
+        config=arguments.config,
+        output=str(arguments.output or f"{config.run}_comparison"),
+        settings=arguments.overrides,
+        encodings=arguments.encodings,
+        seeds=arguments.seeds,
+        timing_rounds=0,
+        check_extractors=False,
+    )
+    return study, arguments
+
+
+def study_of_file(words: Sequence[str]) -> tuple[Study, argparse.Namespace]:
+    """The study of a file, and what the command line has in place of some of its keys."""
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        epilog=f"keys, as written in FILE or as key=value:\n{describe(Study)}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--study", required=True, metavar="FILE", help="a bare name may be in configs/studies/"
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="keys that differ from FILE")
+    engine_options(parser)
+    arguments = parser.parse_intermixed_args(overrides_first(words))
+
+    file = given_path(arguments.study)
+    if file.name == str(file) and not file.exists():
+        file = CONFIGS / "studies" / file
+    return load(Study, file, arguments.overrides), arguments
 
 
 @exit_with_sentence()
 def main(argv: Sequence[str] | None = None) -> None:
-    config, arguments = parse_arguments(argv, description=__doc__ or "", schema=Config, extra=options)
-    output = arguments.output or Path(f"{config.run}_comparison")
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["--report"]:
+        for file in words[1:]:
+            say_report(write_report(read(given_path(file)), given_path(file).parent), given_path(file).parent)
+        return
 
-    with session(config.tokenizer_training, config.generator_training) as accelerator:
-        comparison = compare(config, arguments.encodings, arguments.seeds, output, accelerator)
+    study, arguments = study_of(words)
+    check_options(arguments, jobs=Positive)
+    if arguments.timed and not arguments.dry_run:
+        raise ValueError("--timed says what a study would take: give --dry-run, too")
+    plan = plan_of(study)
 
-        if accelerator.is_main_process:
-            description = write_report(comparison, output)
-            print(f"\n{as_text(description)}\n\n{description.intro}")
-            for name in FILES:
-                print(os.path.relpath(output / name))
+    if arguments.cell is not None:
+        with session(*trainings(plan)) as accelerator:
+            sys.exit(run_one(plan, arguments.cell, accelerator))
+    if arguments.dry_run:
+        print("\n".join(plan_lines(plan)))
+        if arguments.timed:
+            with session(*trainings(plan)) as accelerator:
+                print("\n".join(timed_lines(plan, arguments.jobs or 1, accelerator)))
+        return
+
+    # Under a launcher of several processes each of them works on cells of its own.
+    launched = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    jobs = arguments.jobs or (1 if launched else None)
+    if jobs is not None:
+        own = [word for word in words if word not in ("--retry",)]
+        run_in_processes(plan, [sys.executable, __file__, *own], jobs, retry=arguments.retry)
+        if os.environ.get("RANK", "0") != "0":
+            return
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    else:
+        with session(*trainings(plan)) as accelerator, limited(study):
+            run_here(plan, accelerator, retry=arguments.retry)
+            device = accelerator.device.type
+
+    command = shlex.join(["python", "scripts/compare.py", *words])
+    results = gather(plan, shared_of(plan.output), command, own_processes=jobs is not None, device=device)
+    say_report(write_report(results, plan.output), plan.output)
+    failed = [cell for cell in plan.cells if failure_of(plan, cell.key) is not None]
+    if failed:
+        say(f"{number_of(len(failed), 'cell')} failed; --retry tries again", sys.stderr)
+        sys.exit(1)
+
+
+def trainings(plan: Plan) -> tuple[TrainingConfig, TrainingConfig]:
+    """The trainings of a study, whose trackers are started."""
+    config = plan.arms[0].config
+    return config.tokenizer_training, config.generator_training
+
+
+def say_report(text: str, folder: Path) -> None:
+    """Prints the report's first table and where its files are."""
+    say(f"\n{text}\n", sys.stdout)
+    for name in FILES:
+        say(os.path.relpath(folder / name), sys.stdout)
 
 
 if __name__ == "__main__":

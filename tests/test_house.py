@@ -70,7 +70,7 @@ def test_every_file_that_a_page_names_is_there(page):
 
 def is_there(name, page):
     """Whether a page can mean a file: seen from the root or itself, from configs, scripts or any room."""
-    folders = (ROOT, page.parent, ROOT / "configs", ROOT / "scripts")
+    folders = (ROOT, page.parent, ROOT / "configs", ROOT / "configs" / "studies", ROOT / "scripts")
     return any((folder / name).exists() for folder in folders) or any(ROOT.glob(f"var_pe/**/{name}"))
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from var_pe.comparison.costs import costs
+from var_pe.comparison.costs import costs, steadiness
 from var_pe.processes import peak_memory, reset_peak_memory
 from var_pe.training.log import read_log
 
@@ -36,3 +36,13 @@ def test_the_peak_of_one_training_is_not_that_of_the_one_before():
     reset_peak_memory(cpu)
     assert high - before > 90e6
     assert high - peak_memory(cpu) > 90e6
+
+
+def test_a_spike_is_a_loss_far_above_those_before():
+    """Claims of stability are about these; the noise of every training is none."""
+    losses = [3.0 + 0.01 * (-1) ** step for step in range(30)]
+    quiet = [{"step": step, "loss": loss, "grad_norm": 1.0} for step, loss in enumerate(losses)]
+    assert steadiness(quiet) == {"loss_spikes": 0, "grad_norm_median": 1.0, "grad_norm_largest": 1.0}
+    wild = [entry | {"loss": 4.0, "grad_norm": 9.0} if entry["step"] == 20 else entry for entry in quiet]
+    assert steadiness(wild)["loss_spikes"] == 1
+    assert steadiness(wild)["grad_norm_largest"] == 9.0

@@ -140,6 +140,13 @@ def test_a_table_can_start_as_the_sinusoid():
     assert spread(table_LC) == pytest.approx(standard_deviation(64), rel=1e-4)
 
 
+def test_a_table_can_be_left_as_it_starts():
+    """What a random start is worth without learning; nothing of it may reach an optimizer."""
+    kept, trained = built("learned(trainable=false)"), built("learned")
+    assert not any(parameter.requires_grad for parameter in kept.parameters())
+    assert torch.equal(code(kept), code(trained))
+
+
 def test_a_table_keeps_its_grids():
     """2x8 and 4x4 have as many tokens: a table of the one, read as the other, is scrambled without a word."""
     table = built("learned", Pyramid(((2, 8),)))

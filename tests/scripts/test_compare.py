@@ -1,19 +1,27 @@
-"""scripts/compare.py on tiny runs: it reports, goes on where it was, and reuses what is finished."""
+"""scripts/compare.py on tiny runs: it reports, goes on where it was, and says what failed."""
 
 import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
+from tests.runs import TINY
+from var_pe.comparison.results import without_times
 from var_pe.settings.command_line import overrides_first
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
-TINY = [
-    "data.shapes_train=64", "data.shapes_test=48", "tokenizer.channels=16", "tokenizer.codebook_size=16",
+SHORT = [
+    *TINY, "data.shapes_train=64", "data.shapes_test=48",
     "tokenizer_training.steps=1", "tokenizer_training.batch=8", "tokenizer_training.validation_images=8",
-    "generator.dim=24", "generator.depth=1", "generator.num_heads=2", "generator_training.steps=3",
-    "generator_training.batch=8", "generator_training.log_every=1", "generator_training.validation_images=8",
-    "generator_training.trackers=[]", "tokenizer_training.trackers=[]", "sampling.images_per_class=1",
+    "tokenizer_training.trackers=[]", "generator_training.steps=3", "generator_training.batch=8",
+    "generator_training.log_every=1", "generator_training.validation_images=8",
+    "generator_training.trackers=[]", "sampling.images_per_class=1",
 ]  # fmt: skip
 
 
@@ -34,24 +42,90 @@ def test_settings_may_follow_the_seeds():
 def test_a_comparison_reports_and_a_second_call_reuses_every_run(compare, tmp_path, capsys):
     """An interrupted comparison goes on by the same command; a seed added later costs that seed alone."""
     what = ["--config", "shapes_learned", "--encodings", "learned", "none", "--output", str(tmp_path / "out")]
-    settings = [f"tokenizer_run={tmp_path / 'tokenizer'}", *TINY]
+    settings = [f"tokenizer_run={tmp_path / 'tokenizer'}", *SHORT]
     compare([*what, "--seeds", "0", *settings])
     made = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.safetensors")}
-    scores = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("scores.json")}
+    results = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("cell.json")}
     capsys.readouterr()
     compare([*what, "--seeds", "0", "1", *settings])
     assert capsys.readouterr().out.count("training the") == 2
-    assert all(path.stat().st_mtime_ns == when for path, when in (made | scores).items())
+    assert len(results) == 2
+    assert all(path.stat().st_mtime_ns == when for path, when in (made | results).items())
+
     read = json.loads((tmp_path / "out/comparison.json").read_text())
-    assert [(run["encoding"], run["seed"]) for run in read["runs"]] == [
+    assert [(cell["arm"], cell["seed"]) for cell in read["cells"]] == [
         ("learned", 0), ("learned", 1), ("none", 0), ("none", 1),
     ]  # fmt: skip
-    assert read["table"]["none"]["encoding_parameters"]["mean"] == 0
-    assert read["table"]["learned"]["encoding_parameters"]["mean"] == 30 * 24
-    table = read["table"]["learned"]
+    values = read["cells"][0]["values"]
+    assert values["encoding_parameters"] == 5 * 16
     assert {
         "validation/loss",
-        "seconds_per_step",
-        "peak_memory_gb",
         "recall_efficientnet_lite0",
-    } <= table.keys()
+        "token_histogram_distance/level_1",
+    } <= values.keys()
+    assert len(read["cells"][0]["nats_by_place"]) == 5
+    assert sum(read["cells"][0]["nats_by_place"]) / 5 == pytest.approx(values["validation/loss"], rel=1e-4)
+    assert {"seconds_per_step", "peak_memory_gb"} <= next(iter(read["times"]["cells"].values())).keys()
+    assert read["floor"].keys() >= {"frechet_distance_efficientnet_lite0", "token_histogram_distance"}
+
+
+def study(folder: Path, name: str, *more: str) -> Path:
+    """A study's file of two arms, the second of which diverges."""
+    file = folder / f"{name}.yaml"
+    settings = [f"tokenizer_run={folder / 'tokenizer'}", *SHORT]
+    lines = [
+        "config: shapes_learned.yaml", f"output: {folder / name}", "timing_rounds: 0",
+        "check_extractors: false", "threads: 1", f"settings: {json.dumps(settings)}", *more,
+    ]  # fmt: skip
+    file.write_text("\n".join(lines) + "\n")
+    return file
+
+
+def test_a_cell_that_fails_is_recorded_and_not_tried_again_in_silence(compare, tmp_path, capsys):
+    """One bad arm must cost neither the others nor, every time that the study goes on, its own training."""
+    arms = "arms: [[learned, seed=0], [diverging, generator_training.learning_rate=1e+30]]"
+    file = str(study(tmp_path, "failing", arms))
+    with pytest.raises(SystemExit) as ended:
+        compare(["--study", file])
+    assert ended.value.code == 1
+    read = json.loads((tmp_path / "failing/comparison.json").read_text())
+    good, bad = read["cells"]
+    assert good["values"]
+    assert "step" in bad["failed"]
+    assert "Failed: diverging" in (tmp_path / "failing/comparison.md").read_text()
+
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        compare(["--study", file])
+    assert "training the" not in capsys.readouterr().out
+    compare(["--study", file, "--dry-run"])
+    said = capsys.readouterr().out
+    assert "cells: 1 finished, 1 failed" in said
+
+
+@pytest.mark.slow
+def test_a_study_that_is_killed_again_and_again_ends_with_the_same_numbers(tmp_path):
+    """Whatever was going on: encoding, training, drawing, scoring, writing."""
+    more = "arms: [[learned, generator.encoding=learned], [none, generator.encoding=none]]"
+    done = subprocess.run(command(study(tmp_path, "whole", more), "--jobs", "2"), check=False)
+    assert done.returncode == 0
+
+    (tmp_path / "killed").mkdir()
+    killed = study(tmp_path / "killed", "whole", more)
+    chance = random.Random(0)
+    for _ in range(10):
+        process = subprocess.Popen(command(killed, "--jobs", "2"), start_new_session=True)
+        time.sleep(chance.uniform(2, 20))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert subprocess.run(command(killed, "--jobs", "2"), check=False).returncode == 0
+
+    texts = []
+    for folder in (tmp_path, tmp_path / "killed"):
+        read = json.loads((folder / "whole/comparison.json").read_text())
+        texts.append(json.dumps(without_times(read)).replace(str(folder), "FOLDER"))
+    assert texts[0] == texts[1]
+
+
+def command(file: Path, *words: str) -> list[str]:
+    return [sys.executable, str(SCRIPTS / "compare.py"), "--study", str(file), *words]

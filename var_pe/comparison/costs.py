@@ -7,6 +7,8 @@ from torch import nn
 
 from var_pe.training.log import LogEntry
 
+BEFORE_A_SPIKE = 10  # logged losses that one is held against
+
 
 def costs(log: Sequence[LogEntry], batch: int, step: int | None = None) -> dict[str, float]:
     """Validation loss, seconds per step and peak memory (GB), as far as a log has them.
@@ -38,6 +40,27 @@ def minutes_of_training(log: Sequence[LogEntry], batch: int) -> float:
             seconds += (entry["step"] - before) * batch / entry["images_per_second"]
             before = entry["step"]
     return seconds / 60
+
+
+def steadiness(log: Sequence[LogEntry]) -> dict[str, float]:
+    """How quietly a training went: spikes of its loss, and the norms of its gradients before clipping.
+
+    A spike is a logged loss above the median of the ten before it by more than six times their median
+    deviation from it and more than 5 %.
+    """
+    losses = [entry["loss"] for entry in log if "loss" in entry]
+    spikes = 0
+    for place in range(BEFORE_A_SPIKE, len(losses)):
+        before = losses[place - BEFORE_A_SPIKE : place]
+        middle = statistics.median(before)
+        scatter = statistics.median(abs(loss - middle) for loss in before)
+        spikes += losses[place] - middle > max(6 * scatter, 0.05 * abs(middle))
+
+    found = {"loss_spikes": float(spikes)}
+    norms = [entry["grad_norm"] for entry in log if "grad_norm" in entry]
+    if norms:
+        found |= {"grad_norm_median": statistics.median(norms), "grad_norm_largest": max(norms)}
+    return found
 
 
 def trainable(module: nn.Module) -> int:

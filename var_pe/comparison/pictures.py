@@ -1,125 +1,100 @@
-"""The comparison's pictures: losses with their range over seeds, and the same seeds under every encoding."""
+"""The images that a report shows: the same seeds under every arm, real ones and reconstructions above."""
 
-import statistics
-import textwrap
-from dataclasses import dataclass
+import base64
+import io
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
+import torch
 from PIL import Image
 
-from var_pe.comparison.generator_study import Comparison
-from var_pe.pages.charts import line_looks
+from var_pe.data.classes import labels_of
+from var_pe.evaluation.folder import to_uint8
+from var_pe.models.tokenizer import VQTokenizer
 from var_pe.pages.sheets import Pixels
+from var_pe.sampling.config import SamplingConfig
+from var_pe.sampling.folder import image_path
+from var_pe.stages.config import Config
+from var_pe.stages.images import held_out_images
 
-GAP = 2  # pixels between images
-IMAGE_WIDTH = 0.9  # inches
-
-
-@dataclass(frozen=True)
-class Curve:
-    """A logged quantity over the steps that all seeds have: mean, least and most over the seeds."""
-
-    steps: list[int]
-    mean: list[float]
-    low: list[float]
-    high: list[float]
+PICTURES = 12  # images of each arm
+GAP = 2  # pixels between them
+LARGEST = 96  # pixels of a picture's longer side; larger ones are shrunk
 
 
-def curve(comparison: Comparison, encoding: str, key: str) -> Curve:
-    """How a quantity went under an encoding."""
-    logs = [
-        {int(entry["step"]): entry[key] for entry in result.log if key in entry}
-        for result in comparison.results
-        if result.encoding == encoding
-    ]
+def chosen_pictures(
+    folder: Path, sampling: SamplingConfig, num_classes: int, class_names: Sequence[str]
+) -> list[tuple[str, Path]]:
+    """The first image of each class, then the second of each ..., by number and not by looks."""
+    classes = max(1, num_classes)
+    names = list(class_names)
+    if not names:
+        names = [str(label) if num_classes else "" for label in range(classes)]
 
-    steps = sorted(set.intersection(*map(set, logs)))
-    by_step = [[log[step] for log in logs] for step in steps]
-    return Curve(
-        steps,
-        mean=[statistics.fmean(values) for values in by_step],
-        low=[min(values) for values in by_step],
-        high=[max(values) for values in by_step],
-    )
-
-
-def loss_curves(comparison: Comparison) -> Figure:
-    """Training loss on the left, validation loss on the right, a line for each encoding."""
-    figure = Figure(figsize=(11, 4.5), layout="constrained", dpi=120)
-    left, right = figure.subplots(1, 2)
-    _draw_curves(left, comparison, "loss", "training loss (nats per token)")
-    _draw_curves(right, comparison, "validation/loss", "validation loss (nats per token)", marker="o")
-
-    handles, labels = left.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2, frameon=False)
-    if len(comparison.seeds) > 1:
-        figure.suptitle(f"mean over {len(comparison.seeds)} seeds; the band is from the least to the most")
-    return figure
+    turns = Counter[int]()
+    found = []
+    for label in chosen_labels(sampling, num_classes):
+        number = label * sampling.images_per_class + turns[label]
+        turns[label] += 1
+        found.append((names[label], image_path(folder, number, sampling, class_names)))
+    return found
 
 
-def _draw_curves(axes: Axes, comparison: Comparison, key: str, label: str, marker: str | None = None) -> None:
-    for encoding, (colour, style) in line_looks(comparison.encodings).items():
-        found = curve(comparison, encoding, key)
-        axes.plot(found.steps, found.mean, color=colour, linestyle=style, marker=marker, label=encoding)
-        if len(comparison.seeds) > 1:
-            axes.fill_between(found.steps, found.low, found.high, color=colour, alpha=0.2, linewidth=0)
-
-    axes.set_xlabel("optimizer steps")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.set_ylabel(label)
-    axes.grid(alpha=0.3)
+def chosen_labels(sampling: SamplingConfig, num_classes: int) -> list[int]:
+    """The class of each picture that is shown; 0 without classes."""
+    classes = max(1, num_classes)
+    return (list(range(classes)) * sampling.images_per_class)[:PICTURES]
 
 
-def samples(comparison: Comparison) -> Figure:
-    """Real images and their reconstructions, then a row for each encoding, of the study's first seed.
+@torch.no_grad()
+def real_strips(config: Config, tokenizer: VQTokenizer, num_classes: int) -> tuple[str, str]:
+    """Test images of the classes that are shown, and what the tokenizer makes of them, as PNG in base64.
 
-    In a column all images have one class, and the sampler draws the same numbers.
+    Where there is no further image of a class, its place stays white; empty if there is none at all.
     """
-    results = [result for result in comparison.results if result.seed == comparison.seeds[0]]
-    names = [name for name, _ in results[0].pictures]
-    rows: list[tuple[str, list[Pixels | None]]] = []
-    if comparison.real:
-        originals = [picture.original if picture else None for picture in comparison.real]
-        rebuilt = [picture.reconstruction if picture else None for picture in comparison.real]
-        rows += [("real test images", originals), ("their reconstructions by the tokenizer", rebuilt)]
-    rows += [(result.encoding, [pixels(file) for _, file in result.pictures]) for result in results]
+    images = held_out_images(config, config.generator_training.validation_images)
+    numbers: dict[int, list[int]] = {}
+    for number, label in enumerate(labels_of(images)):
+        numbers.setdefault(label if num_classes else 0, []).append(number)
 
-    # Rows may have images of different sizes: drawn ones can be larger than those that were trained on.
-    number = len(names)
-    height, width = pixels(results[0].pictures[0][1]).shape[:2]
+    originals: list[Pixels | None] = []
+    rebuilt: list[Pixels | None] = []
+    for label in chosen_labels(config.sampling, num_classes):
+        if not numbers.get(label):
+            originals.append(None)
+            rebuilt.append(None)
+            continue
+        image_CHW = images[numbers[label].pop(0)]["image"]
+        rebuilt_BCHW = tokenizer.decode(tokenizer.encode(image_CHW[None].to(tokenizer.device)))
+        originals.append(_pixels_of(image_CHW))
+        rebuilt.append(_pixels_of(rebuilt_BCHW[0]))
 
-    # A title's height above each row, and the classes' names below the last.
-    row_height = IMAGE_WIDTH * height / width + 0.25
-    size = (max(4.0, number * IMAGE_WIDTH), len(rows) * row_height + 0.5)
-    figure = Figure(figsize=size, layout="constrained", dpi=150)
-
-    for axes, (title, pictures) in zip(figure.subplots(len(rows), 1, squeeze=False)[:, 0], rows, strict=True):
-        axes.imshow(in_a_row(pictures), interpolation="nearest")
-        axes.set_title(title, loc="left", fontsize=9, parse_math=False)
-        axes.set_yticks([])
-        axes.set_xticks([])
-        axes.spines[:].set_visible(False)
-
-    centres = [(column + 0.5) * (width + GAP) - GAP / 2 for column in range(number)]
-    axes.set_xticks(centres, [textwrap.fill(name, 14) for name in names], fontsize=7, parse_math=False)
-    axes.tick_params(length=0)
-    return figure
+    if not any(picture is not None for picture in originals):
+        return "", ""
+    return base64.b64encode(strip(originals)).decode(), base64.b64encode(strip(rebuilt)).decode()
 
 
-def in_a_row(pictures: list[Pixels | None]) -> Pixels:
-    """Pictures of one size side by side in colour; white where one is missing."""
-    size = next(picture.shape[:2] for picture in pictures if picture is not None)
-    shown = []
-    for picture in pictures:
-        rgb = np.full((size[0], size[1] + GAP, 3), 255, np.uint8)
+def _pixels_of(image_CHW: torch.Tensor) -> Pixels:
+    return to_uint8(image_CHW).permute(1, 2, 0).cpu().numpy()
+
+
+def strip(pictures: Sequence[Pixels | None]) -> bytes:
+    """Pictures of one size side by side in colour, as PNG; white where one is missing."""
+    height, width = next(picture.shape[:2] for picture in pictures if picture is not None)
+    scale = min(1.0, LARGEST / max(height, width))
+    size = max(1, round(scale * width)), max(1, round(scale * height))
+
+    row = Image.new("RGB", (len(pictures) * (size[0] + GAP) - GAP, size[1]), "white")
+    for place, picture in enumerate(pictures):
         if picture is not None:
-            rgb[:, : size[1]] = picture  # a grey one three times
-        shown.append(rgb)
-    return np.concatenate(shown, axis=1)
+            rgb = np.tile(picture, (1, 1, 3)) if picture.shape[2] == 1 else picture
+            row.paste(Image.fromarray(rgb).resize(size), (place * (size[0] + GAP), 0))
+
+    file = io.BytesIO()
+    row.save(file, format="png")
+    return file.getvalue()
 
 
 def pixels(file: Path) -> Pixels:

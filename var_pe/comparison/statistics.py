@@ -1,7 +1,7 @@
-"""Mean and spread over seeds, and whether two encodings differ by more than the spread.
+"""What may be said of differences between runs: paired tests, equivalence, what so many seeds can show.
 
 Runs of one seed share initial weights, order of the data and the numbers that images are drawn from; so
-encodings are compared seed by seed, and what a seed does to all of them cancels.
+they are compared seed by seed, and what a seed does to all of them cancels.
 """
 
 import math
@@ -9,9 +9,17 @@ import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import brentq
+from scipy.stats import beta, nct
 from scipy.stats import t as students_t
 
-CONFIDENCE = 0.95  # of all differences of one score to the first encoding together
+CONFIDENCE = 0.95  # of all comparisons of one quantity together
+ERROR = 1 - CONFIDENCE
+POWER = 0.8  # with which the smallest effect is found
+
+Numbers = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -26,17 +34,23 @@ class Summary:
 
 @dataclass(frozen=True)
 class Difference:
-    """The paired differences of a quantity between two encodings."""
+    """The paired differences of a quantity between two groups of runs, one pair for each seed."""
 
     mean: float
-    # Half of the mean's interval; None for a single pair.
-    half_width: float | None
+    # Standard deviation of the differences; None for a single pair.
+    spread: float | None
     count: int
 
     @property
-    def exceeds_spread(self) -> bool:
-        """Never with one seed, nor where equal differences (a score in coarse steps) feign no spread."""
-        return self.half_width is not None and 0 < self.half_width < abs(self.mean)
+    def has_spread(self) -> bool:
+        """Without one (one seed, or equal differences of a score in coarse steps) nothing can be claimed."""
+        return self.spread is not None and self.spread > 0
+
+    @property
+    def error(self) -> float:
+        """The standard error of the mean."""
+        assert self.spread is not None, "a single pair has none"
+        return self.spread / math.sqrt(self.count)
 
 
 def summary(values: Sequence[float]) -> Summary:
@@ -51,30 +65,142 @@ def summary(values: Sequence[float]) -> Summary:
     return Summary(statistics.fmean(values), spread, len(values))
 
 
-def difference(
-    first: Mapping[int, float], other: Mapping[int, float], comparisons: int = 1
-) -> Difference | None:
-    """`other` minus `first` over the seeds they share, with Student's t interval for the mean of pairs.
+def half_width(count: int, spread: float, comparisons: int = 1) -> float:
+    """Half of Student's t interval of a mean; `comparisons` of them hold together (Bonferroni)."""
+    quantile = float(students_t.ppf(1 - ERROR / (2 * comparisons), count - 1))
+    return quantile * spread / math.sqrt(count)
 
-    The interval supposes that the differences of single seeds scatter normally about their mean; with n seeds
-    it has n - 1 degrees of freedom: for one comparison, two seeds need a difference of 9 times its standard
-    deviation, three of 2.5 times, five of 1.2 times. Where nothing differs, all `comparisons` of one score
-    together call something a difference in at most 1 - CONFIDENCE of the cases (Bonferroni); scores are not
-    corrected for each other.
 
-    Args:
-        first, other: values by seed.
-        comparisons: how many encodings are held against the first.
-    """
+def difference(first: Mapping[int, float], other: Mapping[int, float]) -> Difference | None:
+    """`other` minus `first` over the seeds that both have; None if there is none."""
     pairs = [other[seed] - first[seed] for seed in sorted(first.keys() & other.keys())]
     if not pairs:
         return None
-
     found = summary(pairs)
-    if found.spread is None:
-        return Difference(found.mean, None, 1)
+    return Difference(found.mean, found.spread, found.count)
 
-    # Two-sided, the error shared among the comparisons.
-    probability = 1 - (1 - CONFIDENCE) / (2 * comparisons)
-    quantile = float(students_t.ppf(probability, found.count - 1))
-    return Difference(found.mean, quantile * found.spread / math.sqrt(found.count), found.count)
+
+# --------------------------------------------------------------------------------------- tests
+
+
+def p_of_pairs(pairs_MN: Numbers) -> Numbers:
+    """The two-sided p of the paired t test, (M,): of M rows of N differences, that their mean is 0.
+
+    The test supposes that differences scatter normally about their mean. NaN where all of a row are equal
+    (or there is one alone): then chance has shown no size that the mean could be held against.
+    """
+    count = pairs_MN.shape[-1]
+    mean_M = pairs_MN.mean(-1)
+    if count < 2:
+        return np.full_like(mean_M, np.nan)
+
+    # Equal differences leave rounding errors in place of a spread of 0.
+    spread_M = pairs_MN.std(-1, ddof=1)
+    flat_M = np.ptp(pairs_MN, axis=-1) == 0
+    error_M = np.where(flat_M, 1.0, spread_M) / math.sqrt(count)
+    return np.where(flat_M, np.nan, 2 * students_t.sf(abs(mean_M) / error_M, count - 1))
+
+
+def p_of_equivalence(found: Difference, margin: float) -> float | None:
+    """The p of two one-sided tests (Schuirmann 1987): that the difference is `margin` or more either way.
+
+    Below 0.05, "no difference larger than the margin" is shown. None without a spread.
+    """
+    if not found.has_spread:
+        return None
+    degrees = found.count - 1
+    too_low = students_t.sf((found.mean + margin) / found.error, degrees)
+    too_high = students_t.cdf((found.mean - margin) / found.error, degrees)
+    return float(max(too_low, too_high))
+
+
+def holm(p_M: Numbers) -> Numbers:
+    """Each p adjusted for the M comparisons of its row (Holm 1979), the last axis; NaN stays and counts.
+
+    Calling those below 0.05 differences errs in at most 5 % of studies, however many comparisons there are.
+    """
+    order_M = np.argsort(p_M, axis=-1)  # NaN last
+    sorted_M = np.take_along_axis(p_M, order_M, axis=-1)
+    number = p_M.shape[-1]
+    scaled_M = np.minimum(1.0, sorted_M * np.arange(number, 0, -1))
+    adjusted_M = np.maximum.accumulate(scaled_M, axis=-1)
+
+    found_M = np.empty_like(adjusted_M)
+    np.put_along_axis(found_M, order_M, adjusted_M, axis=-1)
+    return found_M
+
+
+def smallest_effect(count: int, spread: float, comparisons: int = 1) -> float | None:
+    """The true mean difference that `count` pairs of this spread show with a power of 0.8; None for one pair.
+
+    The test is two-sided at 0.05 shared among the comparisons, its power that of the noncentral t.
+    """
+    if count < 2 or not spread > 0:
+        return None
+    degrees = count - 1
+    critical = float(students_t.ppf(1 - ERROR / (2 * comparisons), degrees))
+
+    # Of a shifted t value; on the other side it is as good as never critical, and scipy may find no number.
+    def missing(shift: float) -> float:
+        return float(nct.sf(critical, degrees, shift)) - POWER
+
+    return float(brentq(missing, 0.0, 2 * critical + 8)) * spread / math.sqrt(count)
+
+
+def rate_interval(hits: int, trials: int) -> tuple[float, float]:
+    """The exact 95 % interval of a rate (Clopper & Pearson 1934)."""
+    low = 0.0 if hits == 0 else float(beta.ppf(ERROR / 2, hits, trials - hits + 1))
+    high = 1.0 if hits == trials else float(beta.ppf(1 - ERROR / 2, hits + 1, trials - hits))
+    return low, high
+
+
+# ------------------------------------------------------------------------------- where variance comes from
+
+
+@dataclass(frozen=True)
+class Components:
+    """Standard deviations that each kind of seed adds to a quantity; None where it was not varied."""
+
+    tokenizer: float | None
+    training: float | None
+    sampling: float | None
+    # how many of each kind there are in every group
+    tokenizers: int
+    trainings: int
+    samplings: int
+
+
+def components(values_GKTS: Numbers) -> Components:
+    """Splits the variance of G groups of K tokenizers, T trainings on each, S drawings of each.
+
+    A nested analysis of variance (Searle 1971) whose mean squares are pooled over the groups: a drawing
+    belongs to its training and a training to its tokenizer. A component below 0 counts as 0.
+    """
+    tokenizers, trainings, samplings = values_GKTS.shape[1:]
+
+    # Mean squares of drawings in a training, of trainings on a tokenizer, of tokenizers.
+    of_training_GKT = values_GKTS.mean(-1)
+    of_tokenizer_GK = of_training_GKT.mean(-1)
+    sampling = _mean_square(values_GKTS)
+    training = _mean_square(of_training_GKT, samplings)
+    tokenizer = _mean_square(of_tokenizer_GK, samplings * trainings)
+
+    def part(larger: float | None, smaller: float | None, repeats: int) -> float | None:
+        return None if larger is None else math.sqrt(max(0.0, larger - (smaller or 0.0)) / repeats)
+
+    below = training if training is not None else sampling
+    return Components(
+        tokenizer=part(tokenizer, below, samplings * trainings),
+        training=part(training, sampling, samplings),
+        sampling=part(sampling, 0.0, 1),
+        tokenizers=tokenizers,
+        trainings=trainings,
+        samplings=samplings,
+    )
+
+
+def _mean_square(values: Numbers, repeats: int = 1) -> float | None:
+    """The variance along the last axis, pooled over the others; None for a single value there."""
+    if values.shape[-1] < 2:
+        return None
+    return repeats * float(values.var(-1, ddof=1).mean())

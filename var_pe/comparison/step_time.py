@@ -6,6 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
+
+from var_pe.pyramid import Pyramid
+from var_pe.stages.config import Config
 
 NULL = "none"  # what every encoding is compared with
 
@@ -76,6 +80,24 @@ def _summed(name: str, mine: Sequence[float], null: Sequence[float]) -> StepTime
     ratios = [own / base for own, base in zip(mine, null, strict=True)]
     low, middle, high = statistics.quantiles(ratios, n=4)
     return StepTime(name, 1000 * statistics.median(mine), middle, low, high, len(ratios))
+
+
+def generator_step(
+    generator: torch.nn.Module, config: Config, classes: int, device: torch.device | str
+) -> Callable[[], None]:
+    """One training step of a generator of the config, on a batch of random data."""
+    pyramid, batch = Pyramid.of(config.tokenizer.levels), config.generator_training.batch
+    first = pyramid.spans[0].stop  # the coarsest level has no input but the class
+
+    label_B = torch.randint(max(1, classes), (batch,), device=device)
+    shape = (batch, pyramid.num_tokens - first, config.tokenizer.latent_channels)
+    inputs_BLZ = torch.randn(shape, device=device)
+    target_BL = torch.randint(config.tokenizer.num_codes, (batch, pyramid.num_tokens), device=device)
+
+    def loss() -> torch.Tensor:
+        return F.cross_entropy(generator(label_B, inputs_BLZ).flatten(0, 1), target_BL.flatten())
+
+    return training_step(generator, loss, config.generator_training.precision)
 
 
 def training_step(

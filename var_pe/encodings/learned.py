@@ -39,6 +39,7 @@ class Learned(GridBound, TokenEncoding):
             about its mean: the control for a mixture). One standard deviation for all levels: fans of a
             single level would spread it elevenfold between 1x1 and 16x16.
         scale: the table is multiplied by it.
+        trainable: false leaves the table as it starts: a random or sinusoidal code, depending on `init`.
         resample: name of a convention (`timm`, `torchvision`, `area` ...) under which other grids get the
             table resampled in the forward pass; the stored table stays as it is. None: they are an error.
     """
@@ -51,6 +52,7 @@ class Learned(GridBound, TokenEncoding):
         *,
         init: str = "trunc_normal",
         scale: float = 1.0,
+        trainable: bool = True,
         resample: str | None = None,
     ) -> None:
         super().__init__(shape, scale=scale)
@@ -64,7 +66,8 @@ class Learned(GridBound, TokenEncoding):
         self.init = init
         self.resample = None if resample is None else convention_of(resample, "resample")
         self.resampled = DerivedCache()
-        self.table_LC = nn.Parameter(torch.zeros(shape.pyramid.num_tokens, shape.dim))
+        table_LC = torch.zeros(shape.pyramid.num_tokens, shape.dim)
+        self.table_LC = nn.Parameter(table_LC, requires_grad=trainable)
         self._made_for(shape.pyramid)
 
     def init_parameter(self, name: str, parameter: nn.Parameter, generator: torch.Generator) -> None:

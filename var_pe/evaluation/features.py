@@ -19,8 +19,8 @@ class EvaluationConfig:
     features: Annotated[
         list[FilePath],
         Doc(
-            "each of: inception | efficientnet_lite0, _lite1, _lite2 | shapes | the folder of a classifier's "
-            "run; made-up shapes are scored by shapes in any case"
+            "each of: inception | efficientnet_lite0, _lite1, _lite2, and each of these with _spatial | "
+            "shapes | the folder of a classifier's run; made-up shapes are scored by shapes in any case"
         ),
     ] = field(default_factory=lambda: ["efficientnet_lite0"])
     inception_weights: Annotated[

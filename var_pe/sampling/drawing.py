@@ -37,8 +37,9 @@ def drawn(
     config: SamplingConfig,
     *,
     return_levels: bool = False,
+    output_type: str = "pt",
 ) -> VARPipelineOutput:
-    """What the pipeline makes of the config's settings; images in [0, 1]."""
+    """What the pipeline makes of the config's settings; images in [0, 1], or what else is asked for."""
     unconditional = pipeline.transformer.num_classes
     height, width = config.size or (None, None)
     output = pipeline(
@@ -49,7 +50,7 @@ def drawn(
         top_k=config.top_k,
         top_p=config.top_p,
         generator=[generator_for(config.seed, "image", number) for number in numbers],
-        output_type="pt",
+        output_type=output_type,
         height=height,
         width=width,
         pyramid=config.levels,

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 
 from var_pe.data.part import drawn
 from var_pe.evaluation.classifier import ClassifierFeatures
-from var_pe.evaluation.efficientnet_lite import EfficientNetLiteFeatures
+from var_pe.evaluation.efficientnet_lite import SPATIAL, EfficientNetLiteFeatures, SpatialLiteFeatures
 from var_pe.evaluation.extraction import ScoredImages, extract
 from var_pe.evaluation.features import FeatureExtractor, FeatureSet
 from var_pe.evaluation.inception import InceptionFeatures
@@ -47,17 +47,22 @@ Found = dict[str, Any]  # records by the keys that they have in metrics.json
 
 
 def feature_extractor(name: str, inception_weights: str | None = None) -> FeatureExtractor:
-    """The extractor called `inception`, `shapes` or as one of `VARIANTS`, or the classifier of a run."""
+    """The extractor called `inception`, `shapes` or as one of `VARIANTS`, or the classifier of a run.
+
+    With `_spatial` behind it, one of `VARIANTS` keeps the places of what it sees.
+    """
     if name == ShapeReader.name:
         return ShapeReader()
     if name == "inception":
         return InceptionFeatures(Path(inception_weights) if inception_weights else None)
     if name in VARIANTS:
         return EfficientNetLiteFeatures(name)
+    if name.removesuffix(SPATIAL) in VARIANTS:
+        return SpatialLiteFeatures(name.removesuffix(SPATIAL))
     if not (Path(name) / "classifier").is_dir():
         raise ValueError(
-            f"features are inception, {', '.join(VARIANTS)}, shapes or the folder of a classifier's run, "
-            f"got {name!r}"
+            f"features are inception, {', '.join(VARIANTS)} (each also with {SPATIAL}), shapes or the folder "
+            f"of a classifier's run, got {name!r}"
         )
 
     folder = Path(name) / "classifier"

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from var_pe.data.image_set import TrainingSet, stacked
+from var_pe.data.image_set import HeldOutImages, TrainingSet, stacked
 from var_pe.data.images import ImageDataset
 from var_pe.data.streams import ImageStream
 from var_pe.data.token_cache import TokenDataset, build_token_cache
@@ -63,15 +63,20 @@ def held_out_tokens(
     found: dict[Pyramid, tuple[Tensor, Tensor]] = {}
     for pyramid in pyramids:
         images = held_out_images(at_pyramid(config, pyramid, tokenizer.downsampling), number)
-
-        tokens, labels = [], []
-        for indices in Processes().batches(len(images), 256):
-            items = [images[i] for i in indices]
-            tokens.append(tokenizer.encode(stacked(items).to(tokenizer.device), pyramid))
-            labels += [item["label"] for item in items]
-
-        found[pyramid] = torch.cat(tokens), torch.tensor(labels, device=tokenizer.device)
+        found[pyramid] = tokens_of_images(images, tokenizer, pyramid)
     return found
+
+
+def tokens_of_images(
+    images: HeldOutImages, tokenizer: VQTokenizer, pyramid: Pyramid
+) -> tuple[Tensor, Tensor]:
+    """Tokens and labels of all images of a set; label -1 means no class."""
+    tokens, labels = [], []
+    for indices in Processes().batches(len(images), 256):
+        items = [images[i] for i in indices]
+        tokens.append(tokenizer.encode(stacked(items).to(tokenizer.device), pyramid))
+        labels += [item["label"] for item in items]
+    return torch.cat(tokens), torch.tensor(labels, device=tokenizer.device)
 
 
 def say_passed_over(images: TrainingSet, processes: Processes) -> None:

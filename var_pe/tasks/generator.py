@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from var_pe.data.classes import from_all_classes
 from var_pe.data.image_set import Batch, TrainingSet
+from var_pe.encodings.machinery.share import share_in_sinusoid
 from var_pe.models.generator import VARTransformer
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.pages.sheets import Cell, Section, class_name, sheet
@@ -126,7 +127,10 @@ class GeneratorTask:
 
             values = self._named(mean_1L, pyramid, "validation/loss")
             found |= {name: float(value) for name, value in values.items()}
-        return found
+
+        # Does a trained table stay, or become, what the fixed code could have been?
+        share = share_in_sinusoid(model.position_encoding, model.pyramid, model.config["dim"])
+        return found if share is None else found | {"validation/share_in_sinusoid": share}
 
     def _mean_losses(self, model: VARTransformer, pyramid: Pyramid, accelerator: Accelerator) -> Tensor:
         """The mean loss of each token of the pyramid over all validation images, (1, L)."""

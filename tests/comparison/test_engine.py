@@ -1,0 +1,83 @@
+"""What the engine makes of the processes of cells, however they end."""
+
+import sys
+
+import pytest
+
+from var_pe.comparison.engine import (
+    TAKEN,
+    Plan,
+    Pool,
+    attempt,
+    failure_of,
+    held,
+    own_environment,
+)
+from var_pe.comparison.study import Study
+
+
+@pytest.fixture
+def plan(tmp_path):
+    study = Study(config="shapes_learned.yaml", output=str(tmp_path), encodings=["learned"], threads=3)
+    return Plan(study, [], [])
+
+
+def ended(plan, code: str) -> None:
+    """Two processes of cells that run this and end."""
+    Pool(plan, [sys.executable, "-c", code], {}, jobs=2).run(["a", "b"], done=lambda key: None)
+
+
+def test_a_process_that_was_killed_is_recorded_with_what_it_was_killed_by(plan):
+    """Whoever finds a hole in a table the next morning must find the reason beside it."""
+    ended(plan, "import os, signal; print('last words', flush=True); os.kill(os.getpid(), signal.SIGKILL)")
+    for key in ("a", "b"):
+        assert "ended by SIGKILL (perhaps for want of memory)" in failure_of(plan, key)
+        assert (plan.output / "cells" / f"{key}.txt").read_text() == "last words\n"
+
+
+def test_a_cell_of_another_process_and_one_that_is_done_are_no_failures(plan):
+    """Two calls of one study share the work."""
+    ended(plan, "pass")
+    ended(plan, f"raise SystemExit({TAKEN})")
+    assert failure_of(plan, "a") is None
+
+
+def test_a_cell_that_was_stopped_stops_the_study_and_has_not_failed(plan):
+    """SIGTERM saves: the same command goes on, and nothing is to be tried again."""
+    with pytest.raises(SystemExit) as stopped:
+        ended(plan, "raise SystemExit(143)")
+    assert stopped.value.code == 143
+    assert failure_of(plan, "a") is None
+
+
+def test_an_error_keeps_its_sentence_and_a_bug_its_place(plan):
+    """A diverged training is one sentence; a bug of ours is looked for in the code."""
+
+    def diverge() -> None:
+        raise FloatingPointError("step 7: the loss is not finite")
+
+    assert not attempt(plan, "a", diverge)
+    assert failure_of(plan, "a") == "step 7: the loss is not finite"
+    assert not attempt(plan, "b", lambda: {}["missing"])
+    assert failure_of(plan, "b") == "KeyError: 'missing'"
+    assert "test_engine.py" in (plan.output / "cells/b.failed.json").read_text()
+
+
+def test_a_cell_belongs_to_one_process_at_a_time(plan):
+    """Two that train in one folder would read each other's checkpoints."""
+    with held(plan, "a") as mine, held(plan, "a") as second:
+        assert mine
+        assert not second
+    with held(plan, "a") as again:
+        assert again
+
+
+def test_a_cells_process_is_alone_whatever_launched_the_study(plan, monkeypatch):
+    """With the launcher's variables it would wait for others that never come."""
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_PORT", "ACCELERATE_MIXED_PRECISION"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    found = own_environment(plan.study)
+    assert not found.keys() & {"RANK", "WORLD_SIZE", "MASTER_PORT", "ACCELERATE_MIXED_PRECISION"}
+    assert found["ACCELERATE_USE_CPU"] == "true"
+    assert found["OMP_NUM_THREADS"] == "3"

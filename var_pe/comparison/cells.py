@@ -1,0 +1,516 @@
+"""What a study does: what all cells share, then each cell trained and measured. All of it is kept in files.
+
+Each step is a function that does nothing where its result is there and still rests on the same things.
+"""
+
+import base64
+import datetime
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from var_pe import settings
+from var_pe.comparison.costs import costs, steadiness, trainable
+from var_pe.comparison.extractor_check import check_extractor
+from var_pe.comparison.pictures import chosen_pictures, pixels, real_strips, strip
+from var_pe.comparison.places import drawn_tokens, nats_by_place
+from var_pe.comparison.results import CellResult, Curve, Record, Shared, Times, TokenizerScores
+from var_pe.comparison.step_time import NULL, generator_step, step_times
+from var_pe.comparison.study import Arm, Cell, Study
+from var_pe.comparison.trials import with_encoding
+from var_pe.encodings.machinery.share import span_dimensions
+from var_pe.evaluation.features import FeatureSet
+from var_pe.evaluation.metrics import half_numbers
+from var_pe.evaluation.records import read_metrics, versions
+from var_pe.evaluation.shapes_reader import ShapeReader
+from var_pe.evaluation.token_histograms import token_histogram_distances
+from var_pe.files import KeptResults, written_whole
+from var_pe.models.tokenizer import VQTokenizer
+from var_pe.processes import Processes
+from var_pe.sampling.pipeline import VARPipeline
+from var_pe.seeding import mix
+from var_pe.stages.config import Config
+from var_pe.stages.draw import draw_folder, load_pipeline
+from var_pe.stages.drawn_images import Labelled
+from var_pe.stages.images import RealImages, fingerprint, training_images_at
+from var_pe.stages.judge import judge_tokenizer
+from var_pe.stages.models import build_generator, load_model, weights_hash
+from var_pe.stages.pyramids import generator_pyramids
+from var_pe.stages.score import (
+    described,
+    feature_extractor,
+    is_scored,
+    judges,
+    score_classifier,
+    score_images,
+    score_tokenizer,
+)
+from var_pe.stages.tokens import held_out_tokens, tokens_of_images, training_tokens
+from var_pe.stages.train import train_classifier, train_generator, train_tokenizer
+from var_pe.training.log import LogEntry, read_log
+from var_pe.training.notes import TrainingNotes
+
+POINTS = 400  # of a curve at most
+FINGERPRINTS: dict[str, str] = {}  # of splits, by their settings
+Part = Mapping[str, object] | Sequence[object]  # of what cells share, as JSON has it
+
+# What a log has of the machine and not of the training
+OF_THE_MACHINE = ("images_per_second", "minutes_left", "peak_memory_gb", "validation_seconds")
+
+
+# ------------------------------------------------------------------------------------- what cells share
+
+
+def prepare(study: Study, arms: Sequence[Arm], accelerator: Accelerator) -> None:
+    """Trains the tokenizers, encodes the training images, and measures what belongs to no cell alone.
+
+    All of it is left in shared.json, part by part, so that more arms or seeds repeat nothing but the timed
+    steps, which are timed in turns with those of the others.
+    """
+    for name in judges(arms[0].config):
+        weights_of_extractor(name, arms[0].config.evaluation.inception_weights)
+
+    tokenizers: dict[str, VQTokenizer] = {}
+    for arm in arms:
+        folder = arm.tokenizer_config.tokenizer_run
+        if folder not in tokenizers:
+            run = str(Path(study.output) / "none")  # no generator is trained here
+            tokenizers[folder] = train_tokenizer(replace(arm.tokenizer_config, run=run), accelerator)
+    cache_tokens(arms, tokenizers, accelerator)
+
+    config = arms[0].config
+    rests_on = {"data": fingerprint_of(config, train=False), "versions": versions()}
+    kept = KeptResults[Part](Path(study.output) / "shared.json", {"rests_on": rests_on}, "parts")
+    kept.add({"shared": measure_shared(study, arms, tokenizers, accelerator, kept)})
+
+
+def shared_of(output: Path) -> Shared:
+    """What `prepare` has left."""
+    there = json.loads((output / "shared.json").read_text(encoding="utf-8"))
+    return cast(Shared, there["parts"]["shared"])
+
+
+def cache_tokens(
+    arms: Sequence[Arm], tokenizers: Mapping[str, VQTokenizer], accelerator: Accelerator
+) -> None:
+    """Encodes the training images of every arm, so that cells that run at one time need not."""
+    processes = Processes.of(accelerator)
+    done = set()
+    for arm in arms:
+        config = arm.config
+        pyramids = generator_pyramids(config)
+        wanted = repr((config.tokenizer_run, config.data, config.generator_training.views, pyramids))
+        if wanted in done or not config.generator_training.views:
+            continue
+        done.add(wanted)
+
+        tokenizer = tokenizers[config.tokenizer_run].to(accelerator.device)
+        cell = tokenizer.downsampling
+        images = training_images_at(config, pyramids, cell, processes, config.tokenizer_seed)
+        training_tokens(config, tokenizer, images, processes)
+
+
+def measure_shared(
+    study: Study,
+    arms: Sequence[Arm],
+    tokenizers: Mapping[str, VQTokenizer],
+    accelerator: Accelerator,
+    kept: KeptResults[Part],
+) -> Shared:
+    """Scores of tokenizers and extractors, real pictures, the time of a step under every encoding."""
+    of_tokenizers = []
+    for folder, tokenizer in tokenizers.items():
+        config = next(arm.tokenizer_config for arm in arms if arm.config.tokenizer_run == folder)
+        of_tokenizers.append(scored_tokenizer(config, tokenizer, accelerator))
+
+    def part(name: str, measure: Callable[[], Part]) -> Part:
+        if name not in kept.results:
+            kept.add({name: measure()})
+        return kept.results[name]
+
+    config = arms[0].config
+    tokenizer = tokenizers[config.tokenizer_run].to(accelerator.device)
+    classes = len(RealImages(config, train=False).images.class_names)
+    of_pictures = repr((weights_hash(Path(config.tokenizer_run) / "tokenizer"), config.sampling))
+    pictures = part(f"pictures {of_pictures}", lambda: list(real_strips(config, tokenizer, classes)))
+
+    checks = []
+    for name in features_with_distances(config) if study.check_extractors else ():
+        weights = config.evaluation.inception_weights
+        made_by = weights_of_extractor(name, weights)
+        check = partial(checked_extractor, config, name, accelerator)
+        checks.append(part(f"extractor {name} {made_by}", check))
+
+    # A step's time follows from models and batch.
+    shapes = [(arm.name, arm.config.generator, arm.config.tokenizer) for arm in arms]
+    trained = config.generator_training
+    shape = repr((shapes, trained.batch, trained.precision, classes))
+    digest = f"{mix(shape, study.timing_rounds, study.threads):016x}"
+    steps = part(f"steps {digest}", lambda: list(timed_steps(study, arms, classes, accelerator)))
+    return {
+        "tokenizers": of_tokenizers,
+        "real": cast(list[str], pictures)[0],
+        "reconstructed": cast(list[str], pictures)[1],
+        "grids": [list(grid) for grid in tokenizer.pyramid.grids],
+        "extractors": cast(list[dict[str, object]], checks),
+        "times": {"steps": cast(list[dict[str, object]], steps)},
+        "sinusoid": span_of_sinusoid(config, tokenizer),
+    }
+
+
+def checked_extractor(config: Config, name: str, accelerator: Accelerator) -> dict[str, object]:
+    """Whether an extractor sees places."""
+    extractor = feature_extractor(name, config.evaluation.inception_weights)
+    return check_extractor(config, extractor, accelerator).as_json()
+
+
+@lru_cache(maxsize=64)
+def weights_of_extractor(name: str, inception_weights: str | None) -> str:
+    """The hash of an extractor's weights; loading it takes a second, and every cell asks for it."""
+    return feature_extractor(name, inception_weights).weights_sha256
+
+
+def fingerprint_of(config: Config, *, train: bool) -> str:
+    """What a split's images are known by, found out once."""
+    known = repr((config.data, train))
+    if known not in FINGERPRINTS:
+        FINGERPRINTS[known] = fingerprint(config, train=train)
+    return FINGERPRINTS[known]
+
+
+def features_with_distances(config: Config) -> list[str]:
+    """The features of the evaluation that distances are taken between; what reads shapes has none."""
+    return [name for name in config.evaluation.features if name != ShapeReader.name]
+
+
+def scored_tokenizer(config: Config, tokenizer: VQTokenizer, accelerator: Accelerator) -> TokenizerScores:
+    """The scores of a tokenizer under its own levels."""
+    folder = Path(config.tokenizer_run)
+    if not is_scored(config, folder, "tokenizer"):
+        score_tokenizer(config, tokenizer, accelerator)
+    entry = read_metrics(folder / "metrics.json")["tokenizer"]
+    values = entry["values"]
+    levels = range(tokenizer.pyramid.num_levels)
+    return {
+        "folder": config.tokenizer_run,
+        "psnr": values["psnr"],
+        "levels": [f"{height}x{width}" for height, width in tokenizer.pyramid.grids],
+        "perplexity": [values[f"perplexity/level_{level}"] for level in levels],
+        "usage": [values[f"usage/level_{level}"] for level in levels],
+        "codebook_size": entry["codebook_size"],
+        "num_images": entry["num_images"],
+        "verdict": str(judge_tokenizer(config, tokenizer, accelerator)),
+    }
+
+
+def timed_steps(
+    study: Study, arms: Sequence[Arm], classes: int, accelerator: Accelerator
+) -> list[dict[str, object]]:
+    """A training step of every arm in turns, beside that of `none`; nothing where no rounds are asked for."""
+    if study.timing_rounds < 2:
+        return []
+    configs = {arm.name: arm.config for arm in arms}
+    base = with_encoding(arms[0].config, NULL)
+
+    def make_step(name: str) -> Callable[[], None]:
+        config = configs.get(name, base)
+        generator = build_generator(config, classes).train().to(accelerator.device)
+        return generator_step(generator, config, classes, accelerator.device)
+
+    times = step_times(list(configs), make_step, rounds=study.timing_rounds)
+    return [asdict(time) for time in times]
+
+
+def span_of_sinusoid(config: Config, tokenizer: VQTokenizer) -> dict[str, int]:
+    """The dimensions of the sinusoid's span, of all that a table has about its mean."""
+    if config.generator.dim % 4:
+        return {}
+    dimensions = span_dimensions(tokenizer.pyramid, config.generator.dim)
+    return {"dimensions": dimensions, "of": tokenizer.pyramid.num_tokens - 1}
+
+
+# -------------------------------------------------------------------------------------------- one cell
+
+
+def train_cell(cell: Cell, accelerator: Accelerator) -> None:
+    """Trains the cell's generator, unless that is done, on the tokenizer that `prepare` has trained."""
+    tokenizer = load_model(VQTokenizer, Path(cell.config.tokenizer_run) / "tokenizer")
+    train_generator(cell.config, tokenizer, accelerator)
+
+
+def rests_on(cell: Cell, study: Study) -> dict[str, object]:
+    """Everything that a cell's result follows from; empty before it is trained."""
+    config = cell.config
+    if not (cell.run / "generator").exists():
+        return {}
+
+    evaluation = config.evaluation
+    extractors = [weights_of_extractor(name, evaluation.inception_weights) for name in judges(config)]
+    sampling = asdict(config.sampling)
+    del sampling["batch"]
+    return {
+        "weights": weights_hash(cell.run / "generator"),
+        "sampling": sampling,
+        "evaluation": asdict(evaluation),
+        "data": config.data.record(),
+        "reference": fingerprint_of(config, train=evaluation.reference_split == "train"),
+        "extractors": extractors,
+        "judge": None if study.judge is None else weights_hash(Path(study.judge) / "classifier"),
+        "drawn_classifier": study.drawn_classifier,
+        "versions": versions(),
+    }
+
+
+def kept_result(cell: Cell, study: Study) -> KeptResults[CellResult]:
+    """The cell's result as its folder has it; without one if there is none that rests on the same things."""
+    return KeptResults(cell.run / "cell.json", {"rests_on": rests_on(cell, study)}, "results")
+
+
+def sampling_seeds(cell: Cell, study: Study) -> list[int]:
+    """The seeds that a cell is drawn with; the study's own comes first."""
+    return [cell.config.sampling.seed, *study.sampling_seeds]
+
+
+def finished(cell: Cell, study: Study) -> CellResult | None:
+    """A cell's result, if it has every drawing that the study asks for."""
+    found = kept_result(cell, study).results.get("cell")
+    if found is None or any(str(seed) not in found["drawings"] for seed in sampling_seeds(cell, study)):
+        return None
+    return found
+
+
+def measure_cell(cell: Cell, study: Study, accelerator: Accelerator) -> None:
+    """Draws and scores a trained cell with every sampling seed, and keeps what was found."""
+    if finished(cell, study) is not None:
+        return
+    config, kept = cell.config, kept_result(cell, study)
+    pipeline = load_pipeline(config)
+    scored = score_drawings(cell, study, pipeline, kept.results.get("cell"), accelerator)
+
+    # Of the training: what its log says, and its last weights token by token
+    log = read_log(cell.run / "log.jsonl")
+    step = TrainingNotes.read(cell.run / "generator").step
+    of_log = costs(log, config.generator_training.batch, step)
+    times: Times = {"finished": datetime.datetime.now().astimezone().isoformat(timespec="seconds")}
+    if "seconds_per_step" in of_log:
+        times["seconds_per_step"] = of_log.pop("seconds_per_step")
+    if "peak_memory_gb" in of_log:
+        times["peak_memory_gb"] = of_log.pop("peak_memory_gb")
+
+    transformer, tokenizer = pipeline.transformer, pipeline.tokenizer
+    number = config.generator_training.validation_images
+    pyramid = transformer.pyramid
+    tokens_NL, labels_N = held_out_tokens(config, tokenizer, [pyramid], number)[pyramid]
+
+    values = scored.drawings[str(config.sampling.seed)] | of_log | steadiness(log) | at_the_end(log, step)
+    values["parameters"] = float(trainable(transformer))
+    values["encoding_parameters"] = float(trainable(transformer.position_encoding))
+    if study.drawn_classifier is not None:
+        values |= classifier_of_drawn(cell, study.drawn_classifier, accelerator)
+
+    pictures = chosen_pictures(
+        cell.run / "drawn", config.sampling, transformer.num_classes, pipeline.class_names
+    )
+    result: CellResult = {
+        "values": values,
+        "drawings": scored.drawings,
+        "curves": curves_of(log),
+        "nats_by_place": nats_by_place(transformer, tokenizer, tokens_NL, labels_N).tolist(),
+        "records": scored.records,
+        "floor": scored.floor,
+        "picture": base64.b64encode(strip([pixels(file) for _, file in pictures])).decode(),
+        "classes": [name for name, _ in pictures],
+        "times": times,
+    }
+    kept.add({"cell": result})
+
+
+@dataclass(frozen=True)
+class Scored:
+    """The scores of a cell's drawings, by their seeds; what they rest on, and those of real images."""
+
+    drawings: dict[str, dict[str, float]]
+    records: dict[str, Record]
+    floor: dict[str, float]
+
+
+def score_drawings(
+    cell: Cell, study: Study, pipeline: VARPipeline, there: CellResult | None, accelerator: Accelerator
+) -> Scored:
+    """Draws with every seed, each into a folder of its own, and scores what `there` has no scores of."""
+    scored = Scored({}, {}, {})
+    if there is not None:
+        scored = Scored(there["drawings"], there["records"], there["floor"])
+
+    config, output = cell.config, Path(study.output)
+    known = ReferenceFeatures(output, config)
+    for number, seed in enumerate(sampling_seeds(cell, study)):
+        if str(seed) in scored.drawings:
+            continue
+        sampled = replace(config, sampling=replace(config.sampling, seed=seed))
+        folder = cell.run / (f"drawn_{seed}" if number else "drawn")
+        images = draw_folder(pipeline, sampled.sampling, folder, accelerator)
+        found = score_images(sampled, images, accelerator, features=judges(config), known=known.sets)
+
+        values, of_real = numbers_of_records(found)
+        of_tokens, of_real_tokens = token_scores(sampled, pipeline, output)
+        values |= of_tokens
+        if study.judge is not None:
+            values |= judged(study.judge, config, images, accelerator)
+        scored.drawings[str(seed)] = values
+        if not number:
+            scored.records.update(found)
+            scored.floor.update(of_real | of_real_tokens)
+    known.keep()
+    return scored
+
+
+def numbers_of_records(
+    found: Mapping[str, Mapping[str, object]],
+) -> tuple[dict[str, float], dict[str, float]]:
+    """All values of records that are single numbers, and those of real images, by the same names.
+
+    What a classifier recognises of real images stands under the name that it has for drawn ones.
+    """
+    values: dict[str, float] = {}
+    floor: dict[str, float] = {}
+    for record in found.values():
+        for name, value in _numbers(record.get("values")).items():
+            values[name] = value
+            if name.startswith("accuracy_reference_"):
+                floor[name.replace("reference", "generated")] = value
+        floor |= _numbers(record.get("floor"))
+    return values, floor
+
+
+def _numbers(values: object) -> dict[str, float]:
+    if not isinstance(values, Mapping):
+        return {}
+    return {
+        str(name): float(value)
+        for name, value in values.items()
+        if isinstance(value, int | float) and not isinstance(value, bool)
+    }
+
+
+def token_scores(
+    config: Config, pipeline: VARPipeline, output: Path
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Histogram distances of the drawn tokens to real ones, and those of other real tokens to the same.
+
+    As many tokens of real images as of drawn ones, as for other scores. None where images are drawn at
+    another size than was trained, whose tokens are others.
+    """
+    sampling, transformer = config.sampling, pipeline.transformer
+    if sampling.size is not None or sampling.levels is not None:
+        return {}, {}
+
+    total = sampling.images_per_class * max(1, transformer.num_classes)
+    tokens_NL = drawn_tokens(pipeline, sampling, range(total))
+    other_NL, real_NL = real_tokens(config, pipeline.tokenizer, total, output)
+    pyramid, codes = transformer.pyramid, pipeline.tokenizer.quantizer.num_codes
+    return (
+        token_histogram_distances(tokens_NL, real_NL, pyramid, codes),
+        token_histogram_distances(other_NL, real_NL, pyramid, codes),
+    )
+
+
+def real_tokens(config: Config, tokenizer: VQTokenizer, number: int, output: Path) -> tuple[Tensor, Tensor]:
+    """The tokens of two halves of the real images that scores compare with; they are kept in a file."""
+    evaluation = config.evaluation
+    images = RealImages(config, train=evaluation.reference_split == "train")
+    halves = half_numbers(len(images), min(number, evaluation.images or number))
+
+    tokenized = weights_hash(Path(config.tokenizer_run) / "tokenizer")
+    real = fingerprint(config, train=evaluation.reference_split == "train")
+    name = f"{mix(tokenized, real, len(halves[0])):016x}"
+    file = output / "reference" / f"tokens_{name}.npz"
+    if not file.exists():
+        parts = [images.part(numbers.tolist()).images for numbers in halves]
+        found = [tokens_of_images(part, tokenizer, tokenizer.pyramid)[0].cpu() for part in parts]
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with written_whole(file) as draft, draft.open("wb") as stream:
+            np.savez(stream, first=found[0].numpy(), second=found[1].numpy())
+    with np.load(file) as read:
+        return torch.from_numpy(read["first"]), torch.from_numpy(read["second"])
+
+
+class ReferenceFeatures:
+    """The features of real images, which all cells are scored against, in a file of the study's folder."""
+
+    def __init__(self, output: Path, config: Config) -> None:
+        split = config.evaluation.reference_split
+        name = f"{mix(fingerprint(config, train=split == 'train'), split):016x}"
+        self.file = output / "reference" / f"features_{name}.pt"
+        self.sets: dict[tuple[str, str], FeatureSet] = {}
+        if self.file.exists():
+            with torch.serialization.safe_globals([FeatureSet]):
+                self.sets = torch.load(self.file)
+        self.there = len(self.sets)
+
+    def keep(self) -> None:
+        """Writes the file again if features were added."""
+        if len(self.sets) > self.there:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            with written_whole(self.file) as draft:
+                torch.save(self.sets, draft)
+            self.there = len(self.sets)
+
+
+def judged(judge: str, config: Config, images: Path, accelerator: Accelerator) -> dict[str, float]:
+    """The share of drawn images whose class a classifier finds that no distance is taken with."""
+    extractor = feature_extractor(judge)
+    drawn = Labelled(images, RealImages(config, train=False).images.class_names)
+    found = described(extractor, drawn, accelerator)
+    return {"class_agreement": float((found.logits_NV.argmax(1) == found.labels_N).float().mean())}
+
+
+def classifier_of_drawn(cell: Cell, file: str, accelerator: Accelerator) -> dict[str, float]:
+    """Top-1 on real test images of a classifier that was trained on the cell's drawn images alone."""
+    run = cell.run / "classifier_of_drawn"
+    words = [f"run={run}", f"classifier_training.drawn_images={cell.run / 'drawn'}", f"seed={cell.seed}"]
+    config = settings.load(Config, file, words)
+    train_classifier(config, accelerator)
+    if not is_scored(config, run, "classifier"):
+        score_classifier(config, accelerator)
+    values = read_metrics(run / "metrics.json")["classifier"]["values"]
+    return {"accuracy_of_classifier_of_drawn": float(values["top1"])}
+
+
+def at_the_end(log: Sequence[LogEntry], step: int | None) -> dict[str, float]:
+    """The last training loss, and what the validation of the finished weights says of every level."""
+    losses = [entry["loss"] for entry in log if "loss" in entry]
+    found = {"training/loss": losses[-1]} if losses else {}
+    for entry in log:
+        if "validation/loss" in entry and step in (None, entry["step"]):
+            of_parts = ("validation/loss/level_", "validation/share_in_sinusoid")
+            found |= {name: value for name, value in entry.items() if name.startswith(of_parts)}
+    return found
+
+
+def curves_of(log: Sequence[LogEntry]) -> dict[str, Curve]:
+    """Every logged quantity but those of the machine, thinned out evenly to `POINTS`."""
+    curves: dict[str, Curve] = {}
+    for entry in log:
+        for name, value in entry.items():
+            if name in ("step", "learning_rate", *OF_THE_MACHINE):
+                continue
+            curve = curves.setdefault(name, {"steps": [], "values": []})
+            curve["steps"].append(int(entry["step"]))
+            curve["values"].append(float(value))
+
+    for curve in curves.values():
+        every = -(-len(curve["steps"]) // POINTS)
+        last = len(curve["steps"]) - 1
+        chosen = [place for place in range(last + 1) if (last - place) % every == 0]
+        curve["steps"] = [curve["steps"][place] for place in chosen]
+        curve["values"] = [curve["values"][place] for place in chosen]
+    return curves

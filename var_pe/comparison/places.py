@@ -1,0 +1,44 @@
+"""What a generator finds hard, token by token, and what its drawn tokens are."""
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from var_pe.models.generator import VARTransformer
+from var_pe.models.tokenizer import VQTokenizer
+from var_pe.sampling.config import SamplingConfig
+from var_pe.sampling.drawing import drawn
+from var_pe.sampling.folder import class_of
+from var_pe.sampling.pipeline import VARPipeline
+from var_pe.tasks.generator import known_labels
+from var_pe.tasks.losses.tokens import token_losses
+
+
+@torch.no_grad()
+def nats_by_place(
+    transformer: VARTransformer, tokenizer: VQTokenizer, tokens_NL: Tensor, labels_N: Tensor, batch: int = 256
+) -> Tensor:
+    """The mean loss of each token of the trained pyramid over images, given their classes, (L,) in nats."""
+    device, pyramid = transformer.device, transformer.pyramid
+    total_L = torch.zeros(tokens_NL.shape[1], dtype=torch.float64)
+    for tokens_BL, labels_B in zip(tokens_NL.split(batch), labels_N.split(batch), strict=True):
+        tokens_BL = tokens_BL.to(device)
+        labels_B = known_labels(labels_B.to(device), transformer.num_classes)
+        inputs_BLZ = tokenizer.quantizer.teacher_forcing(tokens_BL, pyramid)
+        losses_BL = token_losses(transformer(labels_B, inputs_BLZ, pyramid), tokens_BL)
+        total_L += losses_BL.double().sum(0).cpu()
+    return total_L / len(tokens_NL)
+
+
+def drawn_tokens(pipeline: VARPipeline, sampling: SamplingConfig, numbers: Sequence[int]) -> Tensor:
+    """The tokens (N, L) of the images that a folder of these settings has under these numbers."""
+    classes = pipeline.transformer.num_classes
+    parts = []
+    for start in range(0, len(numbers), sampling.batch):
+        some = numbers[start : start + sampling.batch]
+        labels = [class_of(number, sampling) if classes else None for number in some]
+        output = drawn(pipeline, labels, some, sampling, output_type="tokens")
+        parts.append(cast(Tensor, output.images).cpu())
+    return torch.cat(parts)

@@ -1,0 +1,193 @@
+"""A study's results as one JSON file, from which every table and chart is made without any training.
+
+Nothing in it but `times` depends on when and where the study ran, or on how often it was stopped. What makes
+pages of it needs this file and no model: it imports no torch.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NotRequired, TypedDict, cast
+
+from var_pe.files import write_json
+
+FORMAT = 1
+FILE = "comparison.json"
+
+
+class Curve(TypedDict):
+    """A logged quantity."""
+
+    steps: list[int]
+    values: list[float]
+
+
+class Times(TypedDict):
+    """What depends on the machine and the day."""
+
+    finished: str
+    seconds_per_step: NotRequired[float]
+    peak_memory_gb: NotRequired[float]
+
+
+class Record(TypedDict):
+    """What scores rest on, as far as a page says it (evaluation/records.py has all)."""
+
+    values: dict[str, float]
+    features: NotRequired[dict[str, str | bool]]
+    num_images: int
+    reference: dict[str, str | int]
+
+
+class CellResult(TypedDict):
+    """What is known of a finished cell; nothing but `times` depends on when and where it was made."""
+
+    # by the names that metrics.json and logs have
+    values: dict[str, float]
+    # the scores of every drawing, by its seed; those of the first are among `values`
+    drawings: dict[str, dict[str, float]]
+    curves: dict[str, Curve]
+    # mean loss of each token of the pyramid
+    nats_by_place: list[float]
+    # what the scores rest on, as in metrics.json
+    records: dict[str, Record]
+    # scores of real images, by the names of the values
+    floor: dict[str, float]
+    # the drawn images that the report shows side by side, a PNG in base64, and their classes
+    picture: str
+    classes: list[str]
+    times: Times
+
+
+class TokenizerScores(TypedDict):
+    """What a tokenizer does by itself, on the test split."""
+
+    folder: str
+    psnr: float
+    # grids as a person writes them, and each level's perplexity and share of codes that occur
+    levels: list[str]
+    perplexity: list[float]
+    usage: list[float]
+    codebook_size: int
+    num_images: int
+    # whether it is good, and what to change
+    verdict: str
+
+
+class Shared(TypedDict):
+    """What belongs to no cell alone."""
+
+    tokenizers: list[TokenizerScores]
+    # real images and their reconstructions, as CellResult.picture; empty where there are none
+    real: str
+    reconstructed: str
+    grids: list[list[int]]
+    extractors: list[dict[str, object]]
+    # what an encoding costs a step, measured in turns
+    times: dict[str, list[dict[str, object]]]
+    # dimensions of the span of the sinusoid, of so many
+    sinusoid: dict[str, int]
+
+
+class Chosen(TypedDict):
+    """What an arm's runs are made with, and what it was chosen from."""
+
+    learning_rate: float
+    guidance: float
+    # nats per token by learning rate, distance by guidance scale
+    nats: dict[str, float]
+    distances: dict[str, float]
+
+
+class ArmEntry(TypedDict):
+    """An arm, and how it differs from the first one."""
+
+    name: str
+    place: list[str]
+    encoding: str
+    level_embedding: str
+    seeds: list[int]
+    differs_in: list[str]
+    handicapped: bool
+    # the arm that it is compared with; its own name: with none
+    compared_with: str
+    chosen: Chosen | None
+
+
+class CellEntry(TypedDict):
+    """A cell: its result, or why there is none."""
+
+    arm: str
+    seed: int
+    key: str
+    run: str
+    # None: it did not fail; where there are no values, it was not begun or not finished
+    failed: str | None
+    values: dict[str, float]
+    drawings: dict[str, dict[str, float]]
+    curves: dict[str, Curve]
+    nats_by_place: list[float]
+    # of the first seed alone
+    picture: str
+    classes: list[str]
+
+
+class AllTimes(TypedDict):
+    """What depends on the machine and the day."""
+
+    written: str
+    cells: dict[str, Times]
+    steps: list[dict[str, object]]
+    own_processes: bool
+    device: str
+    threads: int
+
+
+class Results(TypedDict):
+    """A study's results."""
+
+    format: int
+    command: str
+    study: dict[str, object]
+    arms: list[ArmEntry]
+    cells: list[CellEntry]
+    primary: str
+    margin: float
+    # scores of real images, by the names of the values
+    floor: dict[str, float]
+    records: dict[str, Record]
+    # what some quantities are called, and whether lower or higher is better
+    labels: list[tuple[str, str, str]]
+    # scores of fewer images than this are unreliable
+    few_images: int
+    shared: Shared
+    # the settings of the first arm, resolved
+    config: dict[str, object]
+    versions: dict[str, str]
+    times: AllTimes
+
+
+def write(results: Results, folder: Path) -> None:
+    """Writes the file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / FILE, results, allow_nan=False)
+
+
+def read(file: Path) -> Results:
+    """Reads it.
+
+    Raises:
+        ValueError: it is not such a file, or one of another version's.
+    """
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is not JSON ({error})") from None
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        raise ValueError(f"{file} is not the {FILE} of a study of this version (format {FORMAT})")
+    return cast(Results, found)
+
+
+def without_times(results: Mapping[str, object]) -> dict[str, object]:
+    """What two runs of one study have in common, however often each was stopped."""
+    return {name: value for name, value in results.items() if name != "times"}
