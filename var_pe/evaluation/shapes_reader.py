@@ -6,6 +6,7 @@ the least of the picture unexplained is read. What no kind explains well, or two
 well, is read as nothing.
 """
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -205,6 +206,12 @@ def light_of(colour_NM3: Array) -> Numbers:
     return np.where(like, corner_NV.argmax(1), NOTHING)
 
 
+@functools.lru_cache(maxsize=4)
+def search_at(height: int, width: int) -> Search:
+    """Made once for all readers: a comparison scores every run."""
+    return Search(height, width)
+
+
 class ShapeReader(FeatureExtractor):
     """The reading as an extractor.
 
@@ -215,10 +222,6 @@ class ShapeReader(FeatureExtractor):
     name = "shapes"
     weights_sha256 = "none, rules 1"  # another number wherever readings change
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.searches: dict[tuple[int, int], Search] = {}
-
     def describe(self, images_BCHW: Tensor) -> Features:
         """Reads float images in [0, 255], of any size.
 
@@ -228,9 +231,7 @@ class ShapeReader(FeatureExtractor):
         channels, height, width = images_BCHW.shape[1:]
         if channels != 3:
             raise ValueError("made-up shapes are read by their colours, and the images are grey")
-        if (height, width) not in self.searches:
-            self.searches[height, width] = Search(height, width)
-        search = self.searches[height, width]
+        search = search_at(height, width)
 
         found = search.found(images_BCHW.cpu())
         kind_B = believed(found, search.canvas.side)

