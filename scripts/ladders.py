@@ -67,7 +67,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     output = arguments.output or Path(f"{config.run}_ladders")
     ladders = [parse_ladder(word) for word in arguments.rows] if arguments.rows else ladders_for(config)
 
-    plan = plan_of(config, ladders, minutes, output)
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise ValueError("scripts/ladders.py starts a process for each row: start it as one, by python")
+    plan = plan_of(config, ladders, minutes, arguments.judge, output)
     check_judge(config, arguments.judge)
     print(plan, flush=True)
     if arguments.dry_run:

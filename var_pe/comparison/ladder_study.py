@@ -26,7 +26,6 @@ from var_pe.files import KeptResults, write_json, write_text
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.pages.numbers import plain
 from var_pe.pages.tables import aligned_table, markdown_table
-from var_pe.processes import Processes
 from var_pe.progress import duration, number_of
 from var_pe.pyramid import Pyramid
 from var_pe.stages.config import Config
@@ -44,6 +43,7 @@ from var_pe.training.notes import TrainingNotes
 FILE = "ladders.json"  # of a study, in its folder
 LEAST, MOST = 14, 260  # tokens of the rows that are taken by themselves
 TIMED_STEPS = 20
+STEPS = "steps.json"  # in a training's folder: how many its minutes were
 
 T = TypeVar("T", TokenizerTraining, GeneratorTraining)
 Trained = Literal["tokenizer", "generator"]
@@ -78,6 +78,8 @@ class Row:
     """What one tokenizer does on the test split after its time."""
 
     ladder: str
+    # what looked at its reconstructions
+    judge: str
     tokens: int
     codes: int
     parameters: int
@@ -209,22 +211,32 @@ def in_steps(config: Config, kind: Trained, minutes: float, accelerator: Acceler
         ValueError: the folder was planned for another time.
     """
     folder = Path(config.tokenizer_run if kind == "tokenizer" else config.run)
-    kept = KeptResults[float](folder / "steps.json", {}, "planned")
-    if not kept.results:
+    planned = planned_in(folder, minutes)
+    if not planned:
         seconds = seconds_of_a_step(config, kind, TIMED_STEPS, accelerator)
         steps = max(1, round(60 * minutes / seconds))
         planned = {"minutes": minutes, "seconds_of_a_step": seconds, "steps": steps}
-        Processes.of(accelerator).on_main(lambda: kept.add(planned))
-    elif kept.results["minutes"] != minutes:
-        raise ValueError(
-            f"{folder} was planned for {kept.results['minutes']:g} minutes of training, not {minutes:g}: "
-            f"choose another --output, or move that folder away"
-        )
+        KeptResults[float](folder / STEPS, {}, "planned").add(planned)
 
-    steps = int(kept.results["steps"])
+    steps = int(planned["steps"])
     if kind == "tokenizer":
         return replace(config, tokenizer_training=replace(config.tokenizer_training, steps=steps))
     return replace(config, generator_training=replace(config.generator_training, steps=steps))
+
+
+def planned_in(folder: Path, minutes: float) -> dict[str, float]:
+    """What a training's folder was planned for; empty if it was not.
+
+    Raises:
+        ValueError: it was planned for another time.
+    """
+    planned = KeptResults[float](folder / STEPS, {}, "planned").results
+    if planned and planned["minutes"] != minutes:
+        raise ValueError(
+            f"{folder} was planned for {planned['minutes']:g} minutes of training, not {minutes:g}: choose "
+            f"another --output, or move that folder away"
+        )
+    return planned
 
 
 def measured_row(
@@ -246,7 +258,7 @@ def measured_row(
         extractor = feature_extractor(judge, config.evaluation.inception_weights)
         scores = score_tokenizer(of_row, tokenizer, accelerator, features=[judge])
         values, compared = scores["tokenizer"]["values"], scores[f"tokenizer/{extractor.name}"]
-        row = row_of(ladder, of_row, tokenizer, values, compared, minutes)
+        row = row_of(ladder, of_row, tokenizer, values, compared, minutes, judge)
         kept.add({"row": asdict(row)})
     return ROW.validate_python(kept.results["row"])
 
@@ -259,6 +271,7 @@ def kept_row(of_row: Config, minutes: Minutes, judge: str, folder: Path) -> Kept
         "images": fingerprint(of_row, train=False),
         "evaluation": asdict(of_row.evaluation),
         "judge": judge,
+        "versions": versions(),
     }
     return KeptResults(folder / "row.json", rests_on, "measured")
 
@@ -270,6 +283,7 @@ def row_of(
     values: Mapping[str, float],
     compared: Record,
     minutes: Minutes,
+    judge: str,
 ) -> Row:
     """A row from the scores of its tokenizer and the logs of its trainings."""
     levels = range(tokenizer.pyramid.num_levels)
@@ -287,6 +301,7 @@ def row_of(
 
     return Row(
         ladder=str(ladder),
+        judge=judge,
         tokens=ladder.tokens,
         codes=tokenizer.quantizer.num_codes,
         parameters=trainable(tokenizer),
@@ -309,18 +324,26 @@ def row_of(
 # ------------------------------------------------------------------------------------------ the table
 
 
-def rows_in(output: Path) -> list[Row]:
-    """The rows that are measured below a study's folder, by number of tokens."""
-    found = [
-        ROW.validate_python(json.loads(file.read_text(encoding="utf-8"))["measured"]["row"])
-        for file in output.glob("*/row.json")
-    ]
-    return sorted(found, key=lambda row: (row.tokens, row.ladder))
+def rows_in(output: Path, minutes: Minutes, judge: str) -> list[Row]:
+    """The rows below a study's folder that this judge looked at, by number of tokens.
+
+    Raises:
+        ValueError: some were planned for another time, and would not compare.
+    """
+    for file in sorted(output.glob(f"*/*/{STEPS}")):
+        asked = minutes.tokenizer if file.parent.name == "tokenizer" else minutes.generator
+        if asked:
+            planned_in(file.parent, asked)
+
+    files = output.glob("*/row.json")
+    found = [ROW.validate_python(json.loads(file.read_text())["measured"]["row"]) for file in files]
+    mine = [row for row in found if row.judge == judge]
+    return sorted(mine, key=lambda row: (row.tokens, row.ladder))
 
 
 def write_study(config: Config, minutes: Minutes, judge: str, output: Path) -> str:
     """Writes the table of all measured rows, ladders.md and ladders.json beside it: the table."""
-    rows = rows_in(output)
+    rows = rows_in(output, minutes, judge)
     about = {
         "data": config.data.record(),
         "minutes": asdict(minutes),
@@ -377,13 +400,14 @@ def intro(rows: Sequence[Row], source: str, minutes: Minutes, judge: str) -> str
     )
 
 
-def plan_of(config: Config, ladders: Sequence[Ladder], minutes: Minutes, output: Path) -> str:
+def plan_of(config: Config, ladders: Sequence[Ladder], minutes: Minutes, judge: str, output: Path) -> str:
     """What would be done, a line a row, and what it takes in all; scores and timing come on top.
 
     Raises:
-        ValueError: a row does not fit the images.
+        ValueError: a row does not fit the images, or others there were planned for another time.
     """
-    done = {row.ladder for row in rows_in(output)}
+    rows = rows_in(output, minutes, judge)
+    done = {row.ladder for row in rows if row.nats is not None or not minutes.generator}
     lines = [["row", "tokens", "parameters", ""]]
     for ladder in ladders:
         with torch.device("meta"):
