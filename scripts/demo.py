@@ -2,7 +2,8 @@
 
     python scripts/demo.py [key.sub=value ...]
 
-Calls scripts/compare.py with trainings that are far too short for good pictures.
+Calls scripts/compare.py at a quarter of the pixels of shapes_learned.yaml, with trainings of a minute or so. Its table
+leads with what can be read off the drawn pictures (docs/method.md, section 10).
 """
 
 import shlex
@@ -13,22 +14,30 @@ from compare import main as compare
 ENCODINGS = ("learned", "sinusoidal", "mixed(learned=0.7, sinusoidal=0.3)")
 SHORT = (
     "tokenizer_run=runs/demo/tokenizer",
-    "data.shapes_train=8000",
+    "data.height=16",
+    "data.width=16",
+    "data.shapes_train=16000",
     "data.shapes_test=1200",
-    "tokenizer_training.steps=300",
-    "tokenizer_training.batch=64",
+    "tokenizer.levels=[1, 2, 4, 4]",
+    "tokenizer.channel_multipliers=[1, 1]",
+    "tokenizer_training.steps=2800",
+    "tokenizer_training.batch=16",
+    "tokenizer_training.ema=0.99",
     "tokenizer_training.validate_every=0",
     "tokenizer_training.preview_every=0",
     "generator.dim=128",
     "generator.depth=4",
     "generator.num_heads=4",
-    "generator_training.steps=500",
-    "generator_training.batch=64",
-    "generator_training.log_every=25",
-    "generator_training.validate_every=100",
+    "generator_training.steps=1200",
+    "generator_training.batch=32",
+    "generator_training.learning_rate=2e-3",
+    "generator_training.ema=0.99",
+    "generator_training.log_every=50",
+    "generator_training.validate_every=400",
     "generator_training.preview_every=0",
     "generator_training.validation_images=600",
-    "sampling.images_per_class=50",
+    "sampling.images_per_class=25",
+    "evaluation.features=[]",
 )
 
 

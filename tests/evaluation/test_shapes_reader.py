@@ -53,7 +53,7 @@ def ground(factors: Factors) -> NDArray[np.floating]:
     return shade[:, :, None] * GROUNDS[factors.ground]
 
 
-@pytest.mark.parametrize("size", [(24, 24), (32, 32), (32, 56), (64, 64)])
+@pytest.mark.parametrize("size", [(16, 16), (32, 32), (32, 56), (64, 64)])
 def test_every_factor_of_a_real_picture_is_read(reader, size):
     """A reader that errs on real pictures would blame the generator for it."""
     source = Shapes(COUNT, *size, "test")
