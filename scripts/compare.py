@@ -33,7 +33,7 @@ from var_pe.comparison.engine import (
 from var_pe.comparison.estimate import plan_lines, timed_lines
 from var_pe.comparison.gathering import gather
 from var_pe.comparison.results import read
-from var_pe.comparison.study import Study
+from var_pe.comparison.study import PRIMARY, Study
 from var_pe.comparison.writing import FILES, write_report
 from var_pe.processes import say
 from var_pe.progress import number_of
@@ -94,6 +94,12 @@ def options(parser: argparse.ArgumentParser) -> None:
         help="folder of the runs and the report; the tokenizer that they share stays in the config's "
         "tokenizer_run; default: the config's run + _comparison",
     )
+    parser.add_argument(
+        "--primary",
+        default=PRIMARY,
+        metavar="NAME",
+        help=f"the quantity that encodings are ranked by, by its name in metrics.json; default: {PRIMARY}",
+    )
     engine_options(parser)
 
 
@@ -109,6 +115,7 @@ def study_of(words: Sequence[str]) -> tuple[Study, argparse.Namespace]:
         settings=arguments.overrides,
         encodings=arguments.encodings,
         seeds=arguments.seeds,
+        primary=arguments.primary,
         timing_rounds=0,
         check_extractors=False,
     )
