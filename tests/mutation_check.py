@@ -314,10 +314,10 @@ MISTAKES = (
     ),
     Mistake(
         "formula missed",
-        "a token does not see itself",
+        "a head sees its side of other levels alone",
         "var_pe/encodings/lookhere.py",
-        " & (towards_QK2 != 0).any(-1)",
-        "",
+        "geometry.same_QK & (ahead_QK < least_QK)",
+        "ahead_QK < least_QK",
         ("tests/encodings/test_fields_of_view.py",),
     ),
     Mistake(

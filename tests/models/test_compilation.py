@@ -68,7 +68,7 @@ def test_blocks_of_any_encoding_are_one_graph_with_the_plain_numbers(line, make_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("line", ["rope_mixed", *FAST, "log_cpb + alibi"])
+@pytest.mark.parametrize("line", ["rope_mixed", *FAST, "log_cpb + alibi", "rope + pape"])
 def test_slices_are_compiled_once_too(line, make_generator, make_loud, in_slices):
     plain = make_loud(make_generator(line, depth=6)).train()
     model = copy.deepcopy(plain)

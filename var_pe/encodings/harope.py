@@ -34,8 +34,9 @@ class HARoPE(Rope):
     queries and keys (`qk_norm`), the norm comes after M, before the turn: between tokens at one place the
     score is then that of the normed vectors. Prefix tokens are neither mapped nor turned.
 
-    Costs 2 D^2 + D numbers a head and layer (D^2 + D of which count), their exponentials once a forward, and
-    two products of D x D per token and head; flash kernels stay, and the KV cache holds mapped, turned keys.
+    Costs 2 D^2 + D numbers a head and layer (D^2 + D of which count), their exponentials once a forward (in
+    drawing once a level), and two products of D x D per token and head; flash kernels stay, and a KV cache
+    holds mapped, turned keys.
 
     Args:
         coordinates, unit, base, layout, directions, rays, level_axis: as in `rope`.

@@ -26,8 +26,8 @@ class Views:
 
     # (Lq, Lk, 2) from query to key, in cells of the finest level
     towards_QK2: Tensor
-    # True (Lq, Lk) for another token of the query's own level
-    beside_QK: Tensor
+    # True (Lq, Lk) where both are of one level
+    same_QK: Tensor
     # the global slope times each layer's factor
     factor_N: Tensor
     pairs: LevelPairs | None
@@ -80,9 +80,9 @@ class LookHere(ScoreEncoding[Views]):
 
     def geometry(self, query: Positions, key: Positions) -> Views:
         towards_QK2 = -displacement(query, key)
-        beside_QK = (query.level_L[:, None] == key.level_L) & (towards_QK2 != 0).any(-1)
+        same_QK = query.level_L[:, None] == key.level_L
         factor_N = self.slope * torch.linspace(1.5, 0.5, self.depth, device=towards_QK2.device)
-        return Views(towards_QK2, beside_QK, factor_N, self.level_term.pairs(query, key))
+        return Views(towards_QK2, same_QK, factor_N, self.level_term.pairs(query, key))
 
     def geometry_at(self, geometry: Views, layer: int) -> Views:
         return replace(geometry, factor_N=geometry.factor_N[layer : layer + 1])
@@ -100,7 +100,7 @@ class LookHere(ScoreEncoding[Views]):
                 angle = self.direction(head) * pi / 180
                 ahead_QK = dy_QK * sin(angle) + dx_QK * cos(angle)
                 least_QK = (cos(self.fov * pi / 360) - 1e-4) * distance_QK
-                bias_QK = bias_QK.masked_fill(geometry.beside_QK & (ahead_QK < least_QK), float("-inf"))
+                bias_QK = bias_QK.masked_fill(geometry.same_QK & (ahead_QK < least_QK), float("-inf"))
             bias.append(bias_QK)
 
         return self.level_term.add_to(torch.stack(bias), geometry.pairs, layer)

@@ -185,6 +185,8 @@ def _encoding(line: str, encoding: PositionEncoding) -> str:
     attention = "attention is left as it is"
     if encoding.adds_to_scores:
         attention = "flash attention is lost: scores get a bias"
+    elif encoding.width_of(1) > 1:
+        attention = f"queries, keys and the cache are {encoding.width_of(1)} times as wide"
     return f"encoding {line}: {parameters:,} parameters; acts on {', '.join(hooks) or 'nothing'}; {attention}"
 
 
