@@ -110,6 +110,12 @@ def test_a_split_may_have_its_other_usual_names(root, folders, options):
     [
         (PETS[:2], False, {}, r"no folder for split test, it holds train: set data.hold_out=0.1"),
         ((*PETS[:2], "val/cat/"), False, {}, r"no folder for split test, .*: set data.test_split=val"),
+        (
+            ("Training_Set/cat/", "Training_Set/dog/", "Validation_Set/cat/"),
+            False,
+            {},
+            r"it holds Training_Set, Validation_Set: set data.test_split=Validation_Set",
+        ),
         (("cat/", "dog/"), False, {}, r"no folder for split test, it holds cat, dog: set data.hold_out=0.1"),
         (PETS[2:], True, {}, r"no folder for split train, it holds test"),
         (PETS, True, {"train_split": "extra"}, r"no folder for split extra, .* set data.train_split=|extra"),
@@ -133,6 +139,15 @@ def test_folders_with_pictures_that_are_not_read_are_said(root):
     (root / "empty").mkdir()
     assert source.class_names == ("cat", "dog")
     assert source.remarks == (f"{root}: there, but not read: Train, val",)
+
+
+def test_a_test_split_that_is_the_training_split_is_said(root):
+    """A link that was meant to be a stopgap; scores on it say nothing about new pictures."""
+    fill(root, *PETS[:2])
+    (root / "test").symlink_to("train")
+    assert opened(root, train=False).remarks == (
+        f"{root}/test is tested on and trained on: both splits are the same folder",
+    )
 
 
 def test_a_share_of_single_pictures_cannot_be_held_out(root):
@@ -220,7 +235,7 @@ def test_tiny_imagenet_is_read_as_it_is_unpacked(root):
     fill(root, *(f"train/{name}/images/{name}_{i}.JPEG" for name in ids for i in range(2)))
     fill(root, "test/images/", *(f"val/images/val_{i}.JPEG" for i in range(3)))
     lines = [f"val_{i}.JPEG\t{ids[i % 2]}\t0\t0\t62\t62\n" for i in range(3)]
-    (root / "val" / "val_annotations.txt").write_text("".join(lines))
+    (root / "val" / "val_annotations.txt").write_text("".join(lines), encoding="utf-8-sig")
 
     assert classes_of(opened(root)) == {name: [f"{name}_{i}.JPEG" for i in range(2)] for name in ids}
     validation = opened(root, train=False, test_split="val")
@@ -284,13 +299,16 @@ def test_accents_of_two_forms_are_one_class(root):
 
 
 def test_a_name_in_another_case_is_taken_for_the_class_and_said(root):
-    source = opened(fill(root, *PETS[:2], "test/Cat/", "test/dog/"), train=False)
+    source = opened(fill(root, *PETS[:2], "test/Cat/", "test/ dog /"), train=False)
     assert classes_of(source) == {"cat": THREE, "dog": THREE}
-    assert source.remarks == (f"{root}/test: Cat is taken for class cat of training",)
+    assert source.remarks == (
+        f"{root}/test:  dog  is taken for class dog of training",
+        f"{root}/test: Cat is taken for class cat of training",
+    )
 
     fill(root, "train/CAT/")
-    assert "classes CAT, cat differ in case alone" in opened(root).remarks[0]
-    assert "left out 3 pictures of what is no class in training: Cat" in opened(root, train=False).remarks[0]
+    assert "classes 'CAT', 'cat' differ in case or spaces alone" in opened(root).remarks[0]
+    assert "left out 3 pictures of what is no class in training: Cat" in opened(root, train=False).remarks[1]
 
 
 def test_classes_of_one_split_alone_are_said(root):
@@ -347,10 +365,11 @@ def test_links_are_followed_but_not_in_a_circle(root, tmp_path):
     (root / "train" / "cat" / "top").symlink_to(root)
     (root / "train" / "cat" / "self").symlink_to(root / "train" / "cat" / "self")
     (root / "train" / "cat" / "gone.png").symlink_to(root / "nowhere.png")
+    os.mkfifo(root / "train" / "cat" / "pipe.png")
 
     source = opened(root)
     assert classes_of(source) == {"cat": [*THREE, "9.png"], "fox": THREE}
-    assert source.remarks == (f"{root}/train: skipped 2 files: 2 broken link",)
+    assert source.remarks == (f"{root}/train: skipped 3 files: 2 broken link, 1 pipe or device",)
     assert classes_of(opened(root, train=False)) == {"cat": THREE, "fox": THREE}
 
 
@@ -517,12 +536,30 @@ def test_a_class_of_a_list_may_be_called_none(root):
         ("name,label\n0.png,a\n", r"must have a column file_name, .*; it has name, label"),
         ("file_name,label\n0.png,a\n1.png,a\n", r"holds a single class, a"),
         ('file_name,label\n"0.png,a\n', r"metadata.csv cannot be read"),
+        (
+            "file_name,label\n0.png,a, b\n",
+            r"metadata.csv cannot be read: line 2 has 3 cells, the first line 2",
+        ),
+        ("file_name,label\n0.png,a\n".encode("utf-16"), r"metadata.csv is no text in UTF-8: save it as such"),
     ],
 )
 def test_a_list_that_does_not_fit_is_refused(root, text, message):
     fill(root, "train/")
-    (root / "train" / "metadata.csv").write_text(text)
+    (root / "train" / "metadata.csv").write_bytes(text if isinstance(text, bytes) else text.encode())
     refused(root, message)
+
+
+def test_spaces_around_the_names_of_columns_mean_nothing(root):
+    """`file_name, label` has its labels; without them the classes would be the folders."""
+    fill(root, *PETS[:2])
+    write_csv(
+        root / "train",
+        [f"{kind}/{i}.png,{i}" for kind in ("cat", "dog") for i in range(3)],
+        "file_name, label",
+    )
+    assert opened(root).class_names == ("0", "1", "2")
+    write_csv(root / "train", [f"cat/{i}.png,{name}" for i, name in enumerate(("a", "a ", "b"))])
+    assert "classes 'a', 'a ' differ in case or spaces alone" in opened(root).remarks[-1]
 
 
 def test_accents_of_a_list_and_of_the_files_may_have_two_forms(root):

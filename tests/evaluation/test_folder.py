@@ -94,11 +94,11 @@ def test_every_format_counts_and_what_does_not_is_counted(tmp_path):
     found = ImageFolder(tmp_path)
     names = [str(file.relative_to(tmp_path)) for file in found.files]
     assert names == ["4.ppm", "5.jpeg", "a/0.png", "a/b/1.bmp", "c/2.tif", "c/3.WEBP"]
-    assert found.skipped == {".txt": 2, ".heic": 1, "no ending": 1}
+    assert found.skipped == {".txt": 2, ".heic": 1, "without an ending": 1}
     assert all(torch.equal(found[n], pixels) for n in range(6) if n != 1)
     for file in found.files:
         file.unlink()
-    sentence = r"holds no picture that can be read \(left out: 1 .heic, 2 .txt, 1 no ending\)"
+    sentence = r"holds no picture that can be read \(left out: 1 .heic, 2 .txt, 1 without an ending\)"
     with pytest.raises(ValueError, match=sentence):
         ImageFolder(tmp_path)
 

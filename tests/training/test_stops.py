@@ -86,7 +86,20 @@ class Stop:
 
     @property
     def is_good(self) -> bool:
-        return self.seconds <= LIMIT and self.saved >= self.logged and "Error:" not in self.of_project
+        is_saved = self.saved >= self.logged and "Error:" not in self.of_project
+        return self.seconds <= LIMIT and is_saved and self.has_its_exit_codes
+
+    @property
+    def has_its_exit_codes(self) -> bool:
+        """Whether launcher and training end as docs/launching.md says; Python's own start may end by 1."""
+        of_signal, has_begun = 128 + self.cell.signal, self.logged > 0
+        of_launcher = {1} if has_begun else {1, of_signal}
+        if self.cell.processes == 1:
+            of_launcher = {1 if self.cell.to == "one process" else of_signal}
+
+        # torchrun stops the other processes by SIGTERM once one has ended.
+        of_training = {of_signal, 128 + signal.SIGTERM}
+        return self.status in of_launcher and (not has_begun or set(self.of_training) <= of_training)
 
     @property
     def of_project(self) -> str:

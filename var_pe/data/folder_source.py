@@ -81,7 +81,11 @@ class Folder:
         folder = find_split(self.root, self.test_split)
         if folder is None:
             raise self._lacks(self.test_split, "data.test_split")
-        return self._read(folder, train.classes), train
+
+        pictures = self._read(folder, train.classes)
+        if folder.samefile(train.folder):
+            pictures.remarks.append(f"{folder} is tested on and trained on: both splits are the same folder")
+        return pictures, train
 
     def _held_out(self, pictures: Pictures) -> list[bool]:
         """Which pictures are held out, with a remark on how many."""
@@ -133,7 +137,8 @@ class Folder:
             return ValueError(f"{self.root} holds no pictures{instead(found)}; {HINT}")
 
         taken = {self.train_split, self.test_split}
-        others = [name for name in splits_in(self.root) if name not in taken]
+        found_splits = splits_in(self.root, for_training=setting == "data.train_split")
+        others = [name for name in found_splits if name not in taken]
         there = some(subfolders(self.root), 5) or "no folders"
         sentence = f"{self.root} has no folder for split {split}, it holds {there}: "
         if others:

@@ -152,6 +152,7 @@ def by_list(folder: Path, found: Found, labels: dict[str, Label], skip_unreadabl
     if len(there) < len(files):
         pictures.remarks.append(f"{folder}: left out {number_of(len(files) - len(there))} that no list names")
     leave_out_nameless(pictures, "that the list gives no label")
+    pictures.remarks += remarks_on_spelling(pictures)
     return pictures
 
 
@@ -194,7 +195,7 @@ def by_folder(
         for name, stored in forms.items()
         if len(stored) > 1
     ]
-    remarks += [f"{folder}: classes {', '.join(names)} differ in case alone" for names in alike(classes)]
+    remarks += remarks_on_spelling(pictures)
 
     deeper = sorted(place for place, part in parts.items() if len(part) > depth + 1)
     if deeper:
@@ -220,12 +221,25 @@ def depth_of_classes(parts: Collection[Sequence[str]], known: Sequence[str]) -> 
     return int(wrapped and composed(min(tops)) not in known)
 
 
+def spelt(name: str) -> str:
+    """What names have in common that differ in upper and lower case or in spaces alone."""
+    return " ".join(name.casefold().split())
+
+
 def alike(classes: Sequence[str]) -> list[list[str]]:
-    """Groups of classes whose names differ in upper and lower case alone."""
+    """Groups of classes whose names differ in upper and lower case or in spaces alone."""
     groups: dict[str, list[str]] = {}
     for name in classes:
-        groups.setdefault(name.casefold(), []).append(name)
+        groups.setdefault(spelt(name), []).append(name)
     return [names for names in groups.values() if len(names) > 1]
+
+
+def remarks_on_spelling(pictures: Pictures) -> list[str]:
+    """A sentence for every such group, which a person may have meant as one class."""
+    return [
+        f"{pictures.folder}: classes {', '.join(map(repr, names))} differ in case or spaces alone"
+        for names in alike(pictures.classes)
+    ]
 
 
 def lost_classes(
@@ -257,19 +271,19 @@ def labels_by(train: Pictures, pictures: Pictures, wanted: Sequence[str] = ()) -
     """The label of each picture of another split in the training split's classes, -1 where it has none.
 
     Remarks on the classes that are in one split alone (of those `wanted`, if any), and on names that differ
-    in case.
+    in case or spaces.
     """
     numbers = {name: number for number, name in enumerate(train.classes)}
-    in_lower_case: dict[str, list[str]] = {}
+    by_spelling: dict[str, list[str]] = {}
     for name in train.classes:
-        in_lower_case.setdefault(name.casefold(), []).append(name)
+        by_spelling.setdefault(spelt(name), []).append(name)
 
     meant: dict[str, str] = {}
     present = set(pictures.names)
     for name in pictures.classes:
         if name not in present:
             continue
-        candidates = in_lower_case.get(name.casefold(), [])
+        candidates = by_spelling.get(spelt(name), [])
         if name in numbers:
             meant[name] = name
         elif len(candidates) == 1:

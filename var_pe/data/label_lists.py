@@ -20,6 +20,7 @@ def columns_of(file: Path) -> dict[str, list[object]]:
     Raises:
         ValueError: the list cannot be read.
     """
+    text = "" if file.suffix == ".parquet" else text_of(file)
     try:
         if file.suffix == ".parquet":
             # Imported here because it takes 40 MB, and few folders have such a list.
@@ -27,10 +28,8 @@ def columns_of(file: Path) -> dict[str, list[object]]:
 
             return parquet.read_table(file).to_pydict()
 
-        text = file.read_text(encoding="utf-8-sig")
         if file.suffix == ".csv":
-            rows = list(csv.DictReader(text.splitlines(keepends=True), strict=True))
-            return {name: numbers_or_names([row[name] for row in rows]) for name in rows[0]} if rows else {}
+            return columns_of_csv(text)
 
         entries = [json.loads(line) for line in text.splitlines() if line.strip()]
         names = dict.fromkeys(name for entry in entries for name in entry)
@@ -39,7 +38,39 @@ def columns_of(file: Path) -> dict[str, list[object]]:
         raise ValueError(f"{file} cannot be read: {' '.join(str(error).split())}") from error
 
 
-def numbers_or_names(cells: Sequence[str | None]) -> list[object]:
+def text_of(file: Path) -> str:
+    """The text of a file in UTF-8, with or without a byte order mark.
+
+    Raises:
+        ValueError: it cannot be read, or is in another encoding.
+    """
+    try:
+        return file.read_text(encoding="utf-8-sig")
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is no text in UTF-8: save it as such") from error
+
+
+def columns_of_csv(text: str) -> dict[str, list[object]]:
+    """The columns by their names in the first line, without the spaces around these.
+
+    Raises:
+        ValueError: a line has more cells than the first.
+    """
+    rows = csv.reader(text.splitlines(keepends=True), strict=True)
+    names = [name.strip() for name in next(rows, [])]
+    cells: list[list[str]] = []
+    for row in rows:
+        if len(row) > len(names):
+            raise ValueError(f"line {rows.line_num} has {len(row)} cells, the first line {len(names)}")
+        if row:
+            cells.append(row + [""] * (len(names) - len(row)))
+    columns = enumerate(names) if cells else ()
+    return {name: numbers_or_names([row[place] for row in cells]) for place, name in columns}
+
+
+def numbers_or_names(cells: Sequence[str]) -> list[object]:
     """The cells of a column as whole numbers if all are, else as text; an empty one is None."""
     try:
         numbers = [int(cell) if cell else None for cell in cells]
@@ -108,7 +139,7 @@ def from_annotations(folder: Path, lists: Sequence[str]) -> dict[str, Label] | N
     """Tiny ImageNet's labels of `val/images/`: lines of a file's name, its class and a box, split by tabs."""
     labels: dict[str, Label] = {}
     for path in lists:
-        for line in (folder / path).read_text(encoding="utf-8").splitlines():
+        for line in text_of(folder / path).splitlines():
             name, _, rest = line.partition("\t")
             place = str(PurePosixPath(path).parent / "images" / name)
             add(labels, place, rest.partition("\t")[0] or None)

@@ -85,6 +85,9 @@ def find_split(root: Path, split: str) -> Path | None:
     return root if is_for_training(split) else None
 
 
-def splits_in(root: Path) -> list[str]:
-    """The folders right below `root` with the usual name of a split."""
-    return [name for name in subfolders(root) if usual_names(name)]
+def splits_in(root: Path, *, for_training: bool) -> list[str]:
+    """The folders right below `root` that may hold such a split: with a usual name, or a word of one."""
+    folders = subfolders(root)
+    if not any(words(name) & TRAIN for name in folders):
+        return [name for name in folders if usual_names(name)]
+    return [name for name in folders if means_a_split(name) and for_training == bool(words(name) & TRAIN)]

@@ -15,7 +15,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from var_pe.data.pictures import DataError
 from var_pe.data.shards import files_with_rows
-from var_pe.data.walk import ending, is_broken, kind_of, size_and_time, walk
+from var_pe.data.walk import ending, kind_of, kind_of_entry, size_and_time, walk
 
 SPLIT_WORDS = {"train", "training", "test", "testing", "validation", "valid", "val", "dev", "eval"}
 
@@ -37,9 +37,7 @@ def parquet_files(path: Path) -> list[Path]:
     """The visible parquet files below a folder, or the one that `path` is; sorted, links followed."""
     if path.is_file():
         return [path] if kind_of(path.name) == ".parquet" else []
-    return sorted(
-        path / name for name, entry in walk(path) if kind_of(name) == ".parquet" and not is_broken(entry)
-    )
+    return sorted(path / name for name, entry in walk(path) if kind_of_entry(entry) == ".parquet")
 
 
 def parquet_splits(path: Path) -> dict[str, list[str]]:

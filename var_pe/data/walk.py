@@ -22,6 +22,8 @@ LEFT_BEHIND = frozenset(
 OF_PROGRAMS = frozenset((".ipynb_checkpoints", ".git", ".thumbnails", ".cache", ".Trashes", ".AppleDouble"))
 # Pillow knows the names of these formats but cannot decode them by itself.
 NAMES_ONLY = frozenset((".bufr", ".emf", ".grib", ".h5", ".hdf", ".mpeg", ".mpg", ".wmf"))
+# A format that Pillow opens as the JPEG that it begins with
+OPENED_AS_OTHERS = frozenset((".mpo",))
 
 
 def is_hidden(name: str) -> bool:
@@ -86,12 +88,18 @@ def identity(status: os.stat_result) -> tuple[int, int]:
 def readable_suffixes() -> frozenset[str]:
     """The endings of the formats that Pillow reads, in lower case, with the dot."""
     Image.init()
-    return frozenset(suffix for suffix, kind in Image.EXTENSION.items() if kind in Image.OPEN) - NAMES_ONLY
+    opened = frozenset(suffix for suffix, kind in Image.EXTENSION.items() if kind in Image.OPEN)
+    return (opened | OPENED_AS_OTHERS) - NAMES_ONLY
 
 
-def is_broken(entry: os.DirEntry[str]) -> bool:
-    """Whether the entry is a link that leads nowhere."""
-    return entry.is_symlink() and not os.path.exists(entry.path)
+def kind_of_entry(entry: os.DirEntry[str]) -> str:
+    """The ending of a file's name, or what else the entry is: reading from a pipe would wait for ever."""
+    try:
+        if entry.is_file():
+            return kind_of(entry.name) or "without an ending"
+    except OSError:
+        pass  # a link that leads to itself
+    return "pipe or device" if os.path.exists(entry.path) else "broken link"
 
 
 def kind_of(name: str) -> str:
@@ -163,14 +171,14 @@ def find_pictures(folder: Path, lists: frozenset[str] = frozenset()) -> Found:
     """
     found, suffixes = Found(), readable_suffixes()
     for path, entry in walk(folder):
-        kind = "broken link" if is_broken(entry) else kind_of(entry.name)
+        kind = kind_of_entry(entry)
         if kind in suffixes:
             found.pictures.append(path)
-        elif entry.name in lists and kind != "broken link":
+        elif entry.name in lists and kind == kind_of(entry.name):
             found.lists.append(path)
         else:
             place = path.partition("/")[0] if "/" in path else ""
-            found.others[place, kind or "without an ending"] += 1
+            found.others[place, kind] += 1
 
     found.pictures.sort()
     found.lists.sort()

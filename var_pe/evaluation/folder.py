@@ -1,7 +1,5 @@
 """Images on disk as sets of uint8 CHW tensors, and the step from a model's range to bytes."""
 
-import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +9,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from var_pe.data.pictures import open_picture, orientation
+from var_pe.data.walk import find_pictures
 
 LOSSLESS = {"L": "L", "RGB": "RGB", "1": "L", "P": "RGB"}  # PIL modes that become grey or RGB without a loss
 TURNED = (5, 6, 7, 8)  # orientations whose sides are exchanged
@@ -55,18 +54,11 @@ class ImageFolder(Dataset[Tensor]):
         if not self.path.is_dir():
             raise ValueError(f"{self.path} is neither a folder of pictures nor an .npz file")
 
-        endings = readable_endings()
-        found = []
-        for file in sorted(_visible_files(self.path)):
-            ending = file.suffix.lower()
-            if ending in endings:
-                found.append(file)
-            else:
-                self.skipped[ending or "no ending"] = self.skipped.get(ending or "no ending", 0) + 1
-
-        if not found:
+        found = find_pictures(self.path)
+        self.skipped = dict(found.kinds())
+        if not found.pictures:
             raise ValueError(f"{self.path} holds no picture that can be read{self.what_was_skipped()}")
-        return found
+        return sorted(self.path / file for file in found.pictures)
 
     def what_was_skipped(self) -> str:
         """The end of a sentence; nothing if there was nothing."""
@@ -83,25 +75,6 @@ class ImageFolder(Dataset[Tensor]):
         file = self.files[index]
         pixels = np.array(_unfolded(open_picture(file, str(file)), file))
         return torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).permute(2, 0, 1)
-
-
-def readable_endings() -> set[str]:
-    """The endings, in lower case, of pictures that PIL can open here."""
-    Image.init()
-    return {ending for ending, kind in Image.registered_extensions().items() if kind in Image.OPEN}
-
-
-def _visible_files(folder: Path) -> Iterator[Path]:
-    """Files below a folder, in linked folders too; a link that leads back is followed once."""
-    seen = set()
-    for root, folders, files in os.walk(folder, followlinks=True):
-        here = os.path.realpath(root)
-        if here in seen:
-            folders.clear()
-            continue
-        seen.add(here)
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        yield from (Path(root) / name for name in files if not name.startswith("."))
 
 
 def _shape(file: Path) -> tuple[int, int, int]:
