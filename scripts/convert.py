@@ -188,6 +188,8 @@ def to_classifier(given: argparse.Namespace) -> Callable[[Path], None]:
         std=std,
         entry=entry,
     )
+    if not weights.classes:
+        print("the weights have no head: the model gives features, and no classes")
     return model.save_pretrained
 
 

@@ -93,15 +93,22 @@ def write_json(path: Path, value: object, *, allow_nan: bool = True) -> None:
 
 
 def into_place(folder: Path, fill: Callable[[Path], None]) -> None:
-    """Lets `fill` write into a new folder beside `folder`, flushes it and renames it to `folder`."""
+    """Lets `fill` write into a new folder beside `folder`, flushes it and renames it to `folder`.
+
+    Nothing is left of what cannot be written whole, which on a full disk would be in the way.
+    """
     partial = folder.with_name(folder.name + ".partial")
     with errors_name(folder, partial):
         remove(partial)
         partial.mkdir(parents=True)
-        fill(partial)
-
-        for path in [*partial.rglob("*"), partial]:
-            flush(path)
+        try:
+            fill(partial)
+            for path in [*partial.rglob("*"), partial]:
+                flush(path)
+        except BaseException:
+            with suppress(OSError):
+                remove(partial)
+            raise
     remove(folder)
     partial.rename(folder)
     flush(folder.parent)

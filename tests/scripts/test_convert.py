@@ -168,7 +168,7 @@ DAMAGE = {
     "missing": (Path.unlink, "is not a file"),
     "code": (lambda path: torch.save({"w": Harmful(path.parent / "ran")}, path), "holds objects"),
     "pickle": (lambda path: path.write_bytes(pickle.dumps(Harmful(path.parent / "ran"))), DAMAGED),
-    "object": (lambda path: torch.save(Namespace(lr=1), path), "holds objects"),
+    "object": (lambda path: torch.save(torch.nn.ReLU(), path), r"objects .* \(torch.nn.modules."),
     "tensor": (lambda path: torch.save(torch.ones(2), path), "must map names to tensors, .* got Tensor"),
     "numbers": (lambda path: torch.save({"lr": 1.0}, path), "must map names to tensors, got lr: float"),
 }  # fmt: skip
@@ -317,8 +317,9 @@ def test_a_folder_of_timm_becomes_a_classifier(run, vit, tmp_path):
     run("--vit", folder, "--output", tmp_path / "ours")
     check_converted(theirs, tmp_path / "ours")
 
-    # The same weights as a pickle, as half of a checkpoint, and in shards
-    torch.save({"state_dict": {}, "model_ema": theirs.state_dict()}, tmp_path / "a.bin")
+    # The same weights as a pickle, as half of a checkpoint with its command line, and in shards
+    half = {"model_ema": theirs.state_dict(), "args": Namespace(lr=1)}
+    torch.save({"state_dict": {}} | half, tmp_path / "a.bin")
     more = ["--architecture", folder, "--entry", "model_ema"]
     run("--vit", tmp_path / "a.bin", *more, "--output", tmp_path / "again")
     check_converted(theirs, tmp_path / "again")

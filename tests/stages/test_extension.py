@@ -197,20 +197,25 @@ def pictures(folder, *, seed=0):
 
 
 def test_a_training_set_with_other_pictures_is_no_way_to_go_on(tmp_path):
-    """As many pictures of other names or contents are other ones; a copy of the same is the same."""
+    """As many pictures of other names or contents are other ones; a copy is the same, wherever it lies."""
     place = pictures(tmp_path / "set")
     given = ["data.source=imagefolder", f"data.path={place}", "classifier_training.schedule=constant"]
-    longer = a_vit(tmp_path, *given, "classifier_training.steps=5")
     train_classifier(a_vit(tmp_path, *given), Accelerator())
 
     shutil.copytree(place, tmp_path / "copy", copy_function=shutil.copyfile)
     os.utime(tmp_path / "copy" / "train" / "cat" / "0.png", (1e9, 1e9))
     shutil.rmtree(place)
-    (tmp_path / "copy").rename(place)
-    train_classifier(longer, Accelerator())
+    place = tmp_path / "copy"
+    given[1] = f"data.path={place}"
+    train_classifier(a_vit(tmp_path, *given, "classifier_training.steps=5"), Accelerator())
+
+    other = pictures(tmp_path / "other")
+    (other / "train" / "cat" / "0.png").rename(other / "train" / "cat" / "9.png")
+    with pytest.raises(ValueError, match=r"other settings: data.path: .*copy -> .*other; choose another"):
+        train_classifier(a_vit(tmp_path, *given, f"data.path={other}"), Accelerator())
 
     (place / "train" / "cat" / "0.png").rename(place / "train" / "cat" / "9.png")
-    with pytest.raises(ValueError, match=r"5 steps on 8 images, and of the 8 in .*/set now some are others"):
+    with pytest.raises(ValueError, match=r"5 steps on 8 images, and of the 8 in .*/copy now some are others"):
         train_classifier(a_vit(tmp_path, *given, "classifier_training.steps=6"), Accelerator())
 
     # A run that did not note its pictures goes on.

@@ -130,5 +130,6 @@ def test_a_full_disk_is_said_in_a_sentence(tmp_path, monkeypatch, error):
         raise error
 
     monkeypatch.setattr(run, "save_file", is_full)
-    with pytest.raises(ValueError, match=f"checkpoint of step 1 cannot be written into .*{error}"):
+    with pytest.raises(ValueError, match=f"checkpoint of step 1 cannot be written into .*{error}.*; nothing"):
         go(tmp_path)
+    assert list((tmp_path / "checkpoints").iterdir()) == []

@@ -232,7 +232,8 @@ def find_data(config: DataConfig) -> Tables | Folder:
 
     path = Path(config.path).expanduser()
     if not path.exists():
-        raise ValueError(f"data.path={config.path} does not exist")
+        seen_from = "" if path.is_absolute() else f", seen from the working folder {Path.cwd()}"
+        raise ValueError(f"data.path={config.path} does not exist{seen_from}")
     if path.is_dir() and not listed(path):
         raise ValueError(f"data.path={config.path} is an empty folder")
 

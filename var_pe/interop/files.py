@@ -2,8 +2,10 @@
 
 import json
 import pickle
+import re
 import warnings
 import zipfile
+from argparse import Namespace
 from pathlib import Path
 from typing import Any, cast
 
@@ -67,8 +69,12 @@ def read_state(path: Path) -> Any:
     except SafetensorError as error:
         raise ValueError(f"{path} is not a safetensors file, or a damaged one: {error}") from error
     except pickle.UnpicklingError as error:
-        if "GLOBAL" in str(error):
-            raise ValueError(f"{path} holds objects other than tensors, which are not loaded") from error
+        kind = re.search(r"GLOBAL (\S+)", str(error))
+        if kind:
+            raise ValueError(
+                f"{path} holds objects other than tensors ({kind[1]}), which are not loaded: save "
+                f"model.state_dict() alone"
+            ) from error
         raise ValueError(f"{path} was not written by torch.save, or is damaged") from error
     except Exception as error:  # bytes at random read as a pickle fail in every way, OSError among them
         raise ValueError(f"{path} was not written by torch.save, or is damaged") from error
@@ -81,6 +87,7 @@ def _unpickled(path: Path) -> object:
             if archive.testzip() is not None:  # torch does not look at the checksums
                 raise zipfile.BadZipFile
 
-    with warnings.catch_warnings():
+    # Trainings of DeiT and MAE save their command line beside the weights: plain values under names.
+    with warnings.catch_warnings(), torch.serialization.safe_globals([Namespace]):
         warnings.simplefilter("ignore")  # a damaged file may look like an old format
         return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)

@@ -107,7 +107,7 @@ class VARPipeline(SavedPipeline):
         Raises:
             ValueError: there is no such class.
         """
-        if isinstance(class_labels, str) or not isinstance(class_labels, Iterable):
+        if isinstance(class_labels, str | bytes) or not isinstance(class_labels, Iterable):
             return [self._label(class_labels)]
         if getattr(class_labels, "ndim", 1) == 0:  # a 0-d tensor is Iterable in name only
             return [self._label(class_labels)]
@@ -123,13 +123,15 @@ class VARPipeline(SavedPipeline):
                 raise ValueError(f"class_labels: {no_such_class(label, self.class_names)}")
             return self.class_names.index(label)
 
-        if not isinstance(label, SupportsIndex):
-            raise ValueError(f"class_labels are numbers, names or None, got {label!r}")
+        try:
+            found = index(cast(SupportsIndex, label))
+        except TypeError:  # also from rows of a tensor, which have the method
+            raise ValueError(f"class_labels are numbers, names or None, got {label!r}") from None
         if not number:
             raise ValueError(f"the generator has no classes: class_labels must be None, got {label}")
-        if not 0 <= index(label) < number:
+        if not 0 <= found < number:
             raise ValueError(f"class_labels must lie in 0 .. {number - 1} (None: unconditional), got {label}")
-        return index(label)
+        return found
 
     def pyramid_for(
         self,
@@ -313,12 +315,22 @@ class VARPipeline(SavedPipeline):
 def one_each(
     generator: torch.Generator | Sequence[torch.Generator] | None, number: int
 ) -> list[torch.Generator]:
-    """A generator for each image: as given, or seeded in order from the one given, else from torch's own."""
+    """A generator for each image: as given, or seeded in order from the one given, else from torch's own.
+
+    Raises:
+        ValueError: something else was given, or another number of them.
+    """
     if generator is None or isinstance(generator, torch.Generator):
         return children(generator, number)
 
-    if len(generator) != number:
+    given = list(generator) if isinstance(generator, Iterable) else [generator]
+    if not all(isinstance(one, torch.Generator) for one in given):
         raise ValueError(
-            f"generator: one for each image or a single one, got {len(generator)} for {number} images"
+            f"generator: torch.Generator().manual_seed(0) is one, a list of them another choice, "
+            f"got {generator!r}"
         )
-    return list(generator)
+    if len(given) != number:
+        raise ValueError(
+            f"generator: one for each image or a single one, got {len(given)} for {number} images"
+        )
+    return given

@@ -10,6 +10,7 @@ from accelerate import Accelerator
 
 from var_pe import settings
 from var_pe.data.image_set import TrainingSet
+from var_pe.data.sources import DataConfig, open_source
 from var_pe.files import into_place, write_text
 from var_pe.models.folder import SavedModel
 from var_pe.processes import Processes
@@ -61,7 +62,7 @@ def check_settings(folder: Path, config: Config, kind: Kind) -> None:
 
     Those that the weights do not depend on may differ, and so may the number of steps, which extends the run.
     A setting that was added after the run was made counts as its default. A folder in which nothing was
-    trained holds nobody to its config.yaml.
+    trained holds nobody to its config.yaml. Pictures may have moved, if they are the same.
 
     Raises:
         ValueError: the training was begun with other settings; the sentence names them.
@@ -93,11 +94,21 @@ def check_settings(folder: Path, config: Config, kind: Kind) -> None:
             f"({'; '.join(changed)}): extend the tokenizer by --stage tokenizer, then train a generator in "
             f"another folder (run=...)"
         )
+    if changed and all(line.startswith("data.path:") for line in changed):
+        changed = changed if not has_moved(folder, config.data) else []
     if changed:
         raise ValueError(
             f"{folder} was made with other settings: {'; '.join(changed)}; "
             f"choose another folder or set them back"
         )
+
+
+def has_moved(folder: Path, data: DataConfig) -> bool:
+    """Whether the pictures at data.path are those that a run was trained on, which lay elsewhere then."""
+    history = History.read(folder)
+    if history is None or history.training_set is None:
+        return False
+    return open_source(data, train=True).identity == history.training_set
 
 
 def remarks_on_steps(training: TrainingConfig, kind: Kind, images: int | None) -> list[str]:

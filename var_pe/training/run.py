@@ -157,7 +157,7 @@ class Run:
             ) as error:  # how torch and safetensors say that a disk is full
                 raise ValueError(
                     f"the checkpoint of step {step} cannot be written into {self.checkpoints} ({error}); "
-                    f"the ones before it are whole"
+                    f"{self.kept()}"
                 ) from error
             for old in self.steps_saved()[:-CHECKPOINTS_KEPT]:
                 remove(self.checkpoints / f"step_{old:08d}")
