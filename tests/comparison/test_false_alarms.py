@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from var_pe.comparison.false_alarms import findable, real_splits, resampled
+from var_pe.comparison.false_alarms import equivalent_splits, findable, real_splits, resampled
 
 
 def study(groups: int, seeds: int) -> list[dict[int, float]]:
@@ -15,8 +15,8 @@ def study(groups: int, seeds: int) -> list[dict[int, float]]:
 
 def test_chance_is_called_a_difference_in_about_one_study_of_twenty():
     """The promise of the whole report. Without Holm, five comparisons would err in one study of five."""
-    found = resampled(study(6, 40))
-    assert (found.studies, found.seeds, found.comparisons) == (10_000, 40, 5)
+    found = resampled(study(6, 8))
+    assert (found.studies, found.seeds, found.comparisons) == (10_000, 8, 5)
     low, high = found.interval
     assert low < found.share < high
     assert 0.02 < found.share < 0.06
@@ -24,7 +24,7 @@ def test_chance_is_called_a_difference_in_about_one_study_of_twenty():
 
 def test_a_handicap_that_can_be_found_is_found():
     """A study that raised no alarms because it sees nothing would pass the test above."""
-    groups = study(2, 40)
+    groups = study(2, 8)
     handicap = findable(groups)
     assert resampled(groups, handicap).share == pytest.approx(0.8, abs=0.05)
     assert resampled(groups, 3 * handicap).share > 0.99
@@ -36,6 +36,8 @@ def test_one_group_against_itself_raises_few_alarms():
     found = real_splits(study(1, 16)[0])
     assert (found.studies, found.seeds) == (20, 8)
     assert found.found <= 3
+    assert equivalent_splits(study(1, 16)[0], 1000.0).share == 1.0
+    assert equivalent_splits(study(1, 16)[0], 0.01).share == 0.0
     with pytest.raises(ValueError, match="at least 4"):
         real_splits({0: 1.0, 1: 2.0})
 

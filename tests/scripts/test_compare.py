@@ -12,8 +12,10 @@ from pathlib import Path
 import pytest
 
 from tests.runs import TINY
+from var_pe import settings
 from var_pe.comparison.results import without_times
 from var_pe.settings.command_line import overrides_first
+from var_pe.stages.config import Config
 
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 SHORT = [
@@ -101,6 +103,27 @@ def test_a_cell_that_fails_is_recorded_and_not_tried_again_in_silence(compare, t
     compare(["--study", file, "--dry-run"])
     said = capsys.readouterr().out
     assert "cells: 1 finished, 1 failed" in said
+
+
+@pytest.mark.slow
+def test_each_arm_gets_its_best_rate_and_guidance(compare, tmp_path):
+    """Chosen by what the study is not judged by, with a seed that is none of its own."""
+    more = [
+        "arms: [[learned, generator.encoding=learned]]",
+        "learning_rates: [1e-9, 1e-2]",
+        "guidances: [0.0, 3.0]",
+    ]
+    compare(["--study", str(study(tmp_path, "chosen", *more))])
+    read = json.loads((tmp_path / "chosen/comparison.json").read_text())
+    chosen = read["arms"][0]["chosen"]
+    assert chosen["learning_rate"] == 1e-2  # the other one learns nothing
+    assert chosen["nats"]["0.01"] < chosen["nats"]["1e-09"]
+    best = min(chosen["distances"], key=chosen["distances"].get)
+    assert chosen["guidance"] == float(best)
+
+    config = settings.load(Config, Path(read["cells"][0]["run"]) / "config.yaml")
+    assert config.generator_training.learning_rate == 1e-2
+    assert config.sampling.guidance_scale == chosen["guidance"]
 
 
 @pytest.mark.slow

@@ -4,6 +4,7 @@ Everything is measured with the procedure of the study itself: paired t tests ov
 comparisons, at 5 %.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,8 +12,10 @@ import numpy as np
 
 from var_pe.comparison.statistics import (
     ERROR,
+    Difference,
     Numbers,
     holm,
+    p_of_equivalence,
     p_of_pairs,
     rate_interval,
     smallest_effect,
@@ -48,10 +51,8 @@ def finds(pairs_XMN: Numbers) -> int:
     return int((np.nan_to_num(adjusted_XM, nan=1.0) < ERROR).any(-1).sum())
 
 
-def real_splits(values: Mapping[int, float], handicap: float = 0.0, splits: int = SPLITS) -> Rate:
-    """One group of runs against itself: random halves of its seeds, disjoint, paired at random.
-
-    `handicap` is added to one of the halves: then a difference is there.
+def halves(values: Mapping[int, float], splits: int) -> Numbers:
+    """One group of runs against itself: differences of random halves of its seeds, disjoint, (splits, N / 2).
 
     Raises:
         ValueError: there are fewer than four seeds.
@@ -64,19 +65,43 @@ def real_splits(values: Mapping[int, float], handicap: float = 0.0, splits: int 
     runs_N = np.array([values[seed] for seed in sorted(values)])
     half = len(runs_N) // 2
     rng = np.random.default_rng(SEED)
-    pairs = []
-    for _ in range(splits):
-        order = rng.permutation(len(runs_N))
-        pairs.append(runs_N[order[:half]] + handicap - runs_N[order[half : 2 * half]])
-    return Rate(finds(np.array(pairs)[:, None]), splits, half, 1)
+    orders = [rng.permutation(len(runs_N)) for _ in range(splits)]
+    return np.array([runs_N[order[:half]] - runs_N[order[half : 2 * half]] for order in orders])
+
+
+def real_splits(values: Mapping[int, float], handicap: float = 0.0, splits: int = SPLITS) -> Rate:
+    """How many splits of one group are called a difference; a `handicap` of one half makes one.
+
+    Raises:
+        ValueError: as in `halves`.
+    """
+    pairs_XN = halves(values, splits) + handicap
+    return Rate(finds(pairs_XN[:, None]), splits, pairs_XN.shape[1], 1)
+
+
+def equivalent_splits(values: Mapping[int, float], margin: float, splits: int = SPLITS) -> Rate:
+    """How many splits of one group are shown not to differ by more than the margin.
+
+    Raises:
+        ValueError: as in `halves`.
+    """
+    pairs_XN = halves(values, splits)
+    found = 0
+    for pairs_N in pairs_XN:
+        both = Difference(float(pairs_N.mean()), float(pairs_N.std(ddof=1)), len(pairs_N))
+        p = p_of_equivalence(both, margin)
+        found += p is not None and p < ERROR
+    return Rate(found, splits, pairs_XN.shape[1], 1)
 
 
 def resampled(groups: Sequence[Mapping[int, float]], handicap: float = 0.0, studies: int = STUDIES) -> Rate:
     """Studies made up from what seeds did in a real one: nothing differs but for chance.
 
-    Every group of runs is brought to the same mean. A made-up study draws as many seeds as the real one, with
-    replacement, and takes the residuals that all groups had under them, so that what seeds do to all alike
-    stays. The first group is the one that the others are compared with; `handicap` is added to the second.
+    Left of every value when the means of its group and of its seed are taken away is a residual. A made-up
+    study has as many groups and seeds as the real one, and draws all its values from the residuals of all
+    groups, with replacement: one group's few seeds alone would often be drawn again and again, which raises
+    alarms by itself. The first group is the one that the others are compared with; `handicap` is added to
+    the second.
 
     Raises:
         ValueError: there are fewer than two groups, or they share fewer than two seeds.
@@ -88,22 +113,30 @@ def resampled(groups: Sequence[Mapping[int, float]], handicap: float = 0.0, stud
             f"{len(shared)}"
         )
 
-    values_GN = np.array([[group[seed] for seed in shared] for group in groups])
-    residuals_GN = values_GN - values_GN.mean(1, keepdims=True)
-    pairs_MN = residuals_GN[1:] - residuals_GN[0]
-
+    residuals_GN = residuals(groups, shared)
     rng = np.random.default_rng(SEED)
-    drawn_XN = rng.integers(len(shared), size=(studies, len(shared)))
-    pairs_XMN = pairs_MN[:, drawn_XN].transpose(1, 0, 2)
+    drawn_XGN = rng.choice(residuals_GN.flatten(), size=(studies, *residuals_GN.shape))
+    pairs_XMN = drawn_XGN[:, 1:] - drawn_XGN[:, :1]
     pairs_XMN[:, 0] += handicap
-    return Rate(finds(pairs_XMN), studies, len(shared), len(pairs_MN))
+    return Rate(finds(pairs_XMN), studies, len(shared), len(groups) - 1)
+
+
+def residuals(groups: Sequence[Mapping[int, float]], seeds: Sequence[int]) -> Numbers:
+    """What is left of (G, N) values without the means of groups and seeds, brought back to its size."""
+    values_GN = np.array([[group[seed] for seed in seeds] for group in groups])
+    of_groups_G1 = values_GN.mean(1, keepdims=True)
+    of_seeds_1N = values_GN.mean(0, keepdims=True)
+    left_GN = values_GN - of_groups_G1 - of_seeds_1N + values_GN.mean()
+
+    # Of G N values (G - 1) (N - 1) are free.
+    number, count = values_GN.shape
+    return left_GN * math.sqrt(number * count / ((number - 1) * (count - 1)))
 
 
 def findable(groups: Sequence[Mapping[int, float]]) -> float | None:
-    """The smallest effect that a study of these groups finds with a power of 0.8, for its second group."""
-    first, second = groups[0], groups[1]
-    shared = sorted(first.keys() & second.keys())
-    pairs_N = np.array([second[seed] - first[seed] for seed in shared])
-    if len(pairs_N) < 2:
+    """The smallest effect that a study of these groups finds with a power of 0.8, in any of them."""
+    shared = sorted(set.intersection(*(set(group) for group in groups)))
+    if len(groups) < 2 or len(shared) < 2:
         return None
-    return smallest_effect(len(pairs_N), float(pairs_N.std(ddof=1)), len(groups) - 1)
+    spread = math.sqrt(2 * float((residuals(groups, shared) ** 2).mean()))
+    return smallest_effect(len(shared), spread, len(groups) - 1)

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from var_pe.comparison.false_alarms import Rate, findable, real_splits, resampled
+from var_pe.comparison.false_alarms import Rate, equivalent_splits, findable, real_splits, resampled
 from var_pe.comparison.guide import RULE, advice
 from var_pe.comparison.results import CellEntry, Record, Results, TokenizerScores
 from var_pe.comparison.statistics import CONFIDENCE
@@ -433,6 +433,10 @@ def alarms_table(results: Results) -> Table:
     if groups:
         first = next(iter(groups))
         row(f"{first} against itself, seeds split in two", lambda: real_splits(groups[first]))
+        margin = results["margin"]
+        if margin:
+            what = f"the same splits, called equivalent within {margin * column.factor:g}"
+            row(what, lambda: equivalent_splits(groups[first], margin))
     if len(groups) > 1:
         values = list(groups.values())
         row("made-up studies in which nothing differs", lambda: resampled(values))
@@ -442,8 +446,9 @@ def alarms_table(results: Results) -> Table:
             row(what, lambda: resampled(values, size))
 
     notes = [
-        "The first two should raise an alarm in one study of twenty, the third find a difference in four of "
-        "five. Made-up studies take the residuals of this one's seeds, with replacement."
+        "Where nothing differs, one study of twenty should raise an alarm; where one arm differs by what can "
+        "be seen, four of five should find it. Made-up studies take the residuals of this one's seeds, with "
+        "replacement."
     ]
     worse = handicap(results)
     if worse is not None:
