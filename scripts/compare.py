@@ -18,6 +18,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import var_pe  # noqa: F401  # before torch, whose threads it makes wait politely
+
+# isort: split
 import torch
 
 from var_pe.comparison.cells import shared_of
