@@ -2,7 +2,7 @@
 
     python scripts/demo.py [key.sub=value ...]
 
-Calls scripts/compare.py at a quarter of the pixels of shapes_learned.yaml, with short trainings. Encodings
+Calls scripts/compare.py at 24x24 instead of the 32x32 of shapes_learned.yaml, with short trainings. Encodings
 are ranked by the share of drawn pictures whose shape can be read and is the one that was asked for
 (docs/method.md, section 10).
 """
@@ -15,30 +15,31 @@ from compare import main as compare
 ENCODINGS = ("learned", "sinusoidal", "mixed(learned=0.7, sinusoidal=0.3)")
 SHORT = (
     "tokenizer_run=runs/demo/tokenizer",
-    "data.height=16",
-    "data.width=16",
+    "data.height=24",
+    "data.width=24",
     "data.shapes_train=16000",
     "data.shapes_test=1200",
-    "tokenizer.codebook_size=256",
+    "tokenizer.levels=[1, 2, 3, 6]",
+    "tokenizer.codebook_size=128",
     "tokenizer.channel_multipliers=[1, 1]",
     "tokenizer.attention=false",
-    "tokenizer_training.steps=2000",
-    "tokenizer_training.batch=32",
+    "tokenizer_training.steps=1500",
+    "tokenizer_training.batch=16",
     "tokenizer_training.ema=0.99",
     "tokenizer_training.validate_every=0",
     "tokenizer_training.preview_every=0",
     "generator.dim=128",
     "generator.depth=4",
     "generator.num_heads=4",
-    "generator_training.steps=1200",
-    "generator_training.batch=32",
-    "generator_training.learning_rate=2e-3",
+    "generator_training.steps=1600",
+    "generator_training.batch=16",
+    "generator_training.learning_rate=3e-3",
     "generator_training.ema=0.99",
     "generator_training.log_every=50",
     "generator_training.validate_every=400",
     "generator_training.preview_every=0",
     "generator_training.validation_images=600",
-    "sampling.temperature=[1, 1, 0.8, 0.5]",
+    "sampling.guidance_scale=3",
     "sampling.images_per_class=25",
     "evaluation.features=[]",
 )
