@@ -23,12 +23,13 @@ from var_pe.stages import plan as planning
 from var_pe.stages.config import Config, saved_config, settled_config
 from var_pe.stages.draw import weights_of
 from var_pe.stages.drawn_images import DrawnImages
-from var_pe.stages.models import build_generator, build_tokenizer, load_model
+from var_pe.stages.models import build_generator, build_tokenizer, load_model, weights_hash
 from var_pe.stages.plan import plan
 from var_pe.stages.run_folder import SETTINGS, check_settings, remarks_on_steps
 from var_pe.stages.score import feature_extractor
 from var_pe.stages.train import train_classifier, train_generator
 from var_pe.tasks.generator import GeneratorTraining
+from var_pe.training.history import Asked, History
 
 SMALL = [
     "data.shapes_train=20",
@@ -181,6 +182,19 @@ def test_a_limited_run_goes_on_with_the_images_it_began_with(tmp_path):
     begin(tmp_path, yaml.safe_dump(early))
     for seed in ("0", "3", "null"):
         check_settings(tmp_path, a_config(f"data.subset_seed={seed}"), "generator")
+
+
+def test_a_run_that_was_moved_together_with_its_tokenizer_goes_on(tmp_path, make_tokenizer):
+    """It is known by its weights; another one in its place would give tokens other codes."""
+    run, moved = tmp_path, tmp_path / "moved"
+    make_tokenizer().save_pretrained(moved / "tokenizer")
+    begin(run, a_config("tokenizer_run=as_it_was"))
+    History((Asked(0, 3),), 48, weights_hash(moved / "tokenizer")).write(run)
+    check_settings(run, a_config(f"tokenizer_run={moved}"), "generator")
+
+    make_tokenizer(seed=1).save_pretrained(moved / "tokenizer")
+    with pytest.raises(ValueError, match="made with other settings: tokenizer_run: as_it_was -> "):
+        check_settings(run, a_config(f"tokenizer_run={moved}"), "generator")
 
 
 def test_a_tokenizer_from_before_the_shortcut_is_not_gone_on_with_under_one(tmp_path):

@@ -167,3 +167,12 @@ def test_an_examination_leaves_out_one_thing_at_a_time(make_tokenizer):
             if not (tokens_BL == 5).any():
                 without = float(psnr(tokenizer.decode(spared_BL), images_BCHW, box).mean())
                 assert again.without_level[level] == pytest.approx(without)
+
+
+def test_a_few_steps_are_not_called_good_for_want_of_a_curve():
+    """With the shortcut a tokenizer begins above the mean picture, whatever it has learned."""
+    begun = replace(TRAINED_OUT, gain=None, steps=4, passes=0.1)
+    found = verdict(begun)
+    assert found.name == "unfinished"
+    assert found.advice == ["more steps (tokenizer_training.steps=40 or more)"]
+    assert verdict(replace(begun, passes=9.6)).name == "good"

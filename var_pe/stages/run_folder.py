@@ -17,6 +17,7 @@ from var_pe.processes import Processes
 from var_pe.progress import number_of
 from var_pe.stages.begun import Kind, has_begun, training_of
 from var_pe.stages.config import Config, saved_config
+from var_pe.stages.models import find_tokenizer, weights_hash
 from var_pe.stages.tokens import say_passed_over
 from var_pe.training.config import TrainingConfig
 from var_pe.training.history import History, Rule, said_of
@@ -84,6 +85,8 @@ def check_settings(folder: Path, config: Config, kind: Kind) -> None:
 
     changed = settings.differences({key: saved.get(key) for key in mine}, mine, Config)
     allowed = [f"{kind}_training.{name}:" for name in ("steps", "epochs")]
+    if kind == "generator" and _learned_codes_of(folder, config):
+        allowed.append("tokenizer_run:")  # moved together with it
     changed = [line for line in changed if not line.startswith(tuple(allowed))]
 
     # The codes that a generator learns are those of the tokenizer as it was.
@@ -109,6 +112,14 @@ def has_moved(folder: Path, data: DataConfig) -> bool:
     if history is None or history.training_set is None:
         return False
     return open_source(data, train=True).identity == history.training_set
+
+
+def _learned_codes_of(folder: Path, config: Config) -> bool:
+    """Whether the config's tokenizer is the one whose codes the run learned, wherever it lies."""
+    history, tokenizer = History.read(folder), find_tokenizer(config)
+    if history is None or history.tokenizer is None or not tokenizer.exists():
+        return False
+    return history.tokenizer == weights_hash(tokenizer)
 
 
 def remarks_on_steps(training: TrainingConfig, kind: Kind, images: int | None) -> list[str]:

@@ -87,14 +87,17 @@ def verdict(facts: Facts) -> Verdict:
     """The verdict and what to change.
 
     Collapsed: its tokens tell no more of a picture than the mean of all pictures does, or it uses hardly any
-    of its codes. Unfinished: its PSNR still grew in the last doubling of the steps, or the autoencoder alone,
-    without rounding, has learned little yet. Good: neither, so what is left to gain lies in its size.
+    of its codes. Unfinished: its PSNR still grew in the last doubling of the steps, or there is no curve yet
+    and it has not even seen all images once, or the autoencoder alone, without rounding, has learned little.
+    Good: neither, so what is left to gain lies in its size.
     """
     found = facts.examination
     few_codes = facts.perplexity < max(2.0, FEW_CODES * facts.codebook_size)
     nothing_learned = found.whole < found.mean_picture + NOTHING_LEARNED
     growing = facts.gain is not None and facts.gain > STILL_GROWING
     little_learned = found.unrounded < found.mean_picture + LITTLE_LEARNED
+    # With the shortcut even an untrained one is above the mean picture.
+    little_seen = facts.gain is None and facts.passes is not None and facts.passes < 1
 
     # In its first steps every tokenizer is worse than the mean picture: one that still gains is not lost.
     if few_codes or (nothing_learned and not growing):
@@ -108,8 +111,8 @@ def verdict(facts: Facts) -> Verdict:
     else:
         reasons.append("The distance of its reconstructions from real images was not measured.")
 
-    if growing or little_learned:
-        steps = (10 if little_learned else 2) * facts.steps
+    if growing or little_learned or little_seen:
+        steps = (2 if growing and not little_learned else 10) * facts.steps
         more = f"more steps (tokenizer_training.steps={steps} or more)"
         # Which codes and levels it does without is not settled before it is trained out.
         return Verdict("unfinished", reasons, [more])
