@@ -74,9 +74,8 @@ class VQTokenizer(SavedModel):
 
     With `shortcut` the first channels of the latent map are the encoder's plus the mean colour of each cell,
     and an image is the decoder's plus these channels of the quantized map, enlarged. The autoencoder learns
-    what mean colours lack, as the blocks of DC-AE do (Chen et al. 2024, section 3.2), and hues are right from
-    the first steps on (docs/tokenizers.md). A config.json without it was saved before there was one, and
-    means False.
+    what mean colours lack, as the blocks of DC-AE do (Chen et al. 2024, section 3.2), and hues are right
+    sooner (docs/tokenizers.md). A config.json without it was saved before there was one, and means False.
 
     Raises:
         ValueError: a size or a width does not fit; from `encode`, the image is not `downsampling` times a
