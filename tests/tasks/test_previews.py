@@ -164,6 +164,7 @@ def test_a_generators_sheet_has_a_column_for_every_class(
         {},
         GeneratorTraining(),
         replace(SamplingConfig(), size=[16, 16]),
+        steps=1,
         seed=0,
         class_names=names,
     )

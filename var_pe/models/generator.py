@@ -223,9 +223,20 @@ class VARTransformer(Resizable):
     def move_to(self, size: Sequence[int | Sequence[int]], resample: str | None) -> None:
         self.set_pyramid(Pyramid.of(size), resample)
 
-    def forward(self, labels_B: Tensor, inputs_BLZ: Tensor, pyramid: Pyramid | None = None) -> Tensor:
-        """Logits (B, L, V), float32, of all levels at once from the inputs of all but the first."""
+    def forward(
+        self,
+        labels_B: Tensor,
+        inputs_BLZ: Tensor,
+        pyramid: Pyramid | None = None,
+        levels: int | None = None,
+    ) -> Tensor:
+        """Logits (B, L, V), float32, of all levels at once from the inputs of all but the first.
+
+        With `levels`, of the coarsest so many alone; positions are counted in the whole pyramid all the same.
+        """
         positions = (pyramid or self.pyramid).positions(inputs_BLZ.device)
+        if levels is not None:
+            positions = positions.only(0, levels)
         class_BC = self.class_embed(labels_B)
         x_BLC = torch.cat([self.first_level(class_BC, positions), self.embed_inputs(inputs_BLZ)], dim=1)
 

@@ -30,6 +30,8 @@ from var_pe.stages.pyramids import tokenizer_pyramids
 from var_pe.stages.run_folder import remarks_on_steps
 from var_pe.stages.starts import initialise_from, start_tokenizer
 from var_pe.stages.train import check_generator
+from var_pe.tasks.generator import GeneratorTraining
+from var_pe.tasks.progressive import share_of_tokens
 from var_pe.training.config import TrainingConfig
 from var_pe.training.history import Start
 
@@ -50,7 +52,8 @@ def plan(config: Config) -> str:
     config = settled_config(config)
     images, classes, counted = training_images_and_classes(config)
     lines = [SETTINGS, settings.to_yaml(config), LEADS_TO, _folders(config), counted]
-    pyramids = dict.fromkeys(check_generator(config)) if config.classifier is None else {}
+    drawn = check_generator(config) if config.classifier is None else []
+    pyramids = dict.fromkeys(drawn)
 
     # Models are built without memory, and of those to start from the headers are read.
     with torch.device("meta"):
@@ -84,6 +87,7 @@ def plan(config: Config) -> str:
 
             lines += [_tokens(pyramid) for pyramid in pyramids]
             lines += _model("generator", generator, config.generator_training, images)
+            lines += _progressive(drawn, config.generator_training, images)
             lines += [_encoding(config.generator.encoding, generator.position_encoding)]
             for pyramid in pyramids:
                 lines += [
@@ -176,6 +180,23 @@ def _model(name: Kind, model: nn.Module, training: TrainingConfig, images: int |
         f"{name}: {parameters:,} parameters; {each}{epochs}",
         *remarks_on_steps(training, name, images),
     ]
+
+
+def _progressive(pyramids: Sequence[Pyramid], training: GeneratorTraining, images: int | None) -> list[str]:
+    """When each level comes in, and how many tokens that saves; nothing if all are in from the start."""
+    progressive = training.progressive
+    if progressive is None:
+        return []
+
+    steps = training.steps_for(images)
+    own = pyramids[0].num_levels
+    stages = [f"{min(progressive.first, own)} of {own} levels from step 0"]
+    for step in range(1, steps):
+        levels = progressive.levels_at(step, steps, own)
+        if levels > progressive.levels_at(step - 1, steps, own):
+            stages.append(f"{levels} from step {step}")
+    share = share_of_tokens(progressive, steps, pyramids)
+    return [f"progressive: {', '.join(stages)}; {share:.0%} of the tokens of all steps are computed"]
 
 
 def _encoding(line: str, encoding: PositionEncoding) -> str:

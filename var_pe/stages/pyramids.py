@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from var_pe.pyramid import Pyramid
 from var_pe.stages.config import Config
+from var_pe.tasks.progressive import check_first
 from var_pe.tasks.pyramids import check_follows
 
 
@@ -21,9 +22,11 @@ def generator_pyramids(config: Config) -> list[Pyramid]:
     """The pyramids of the generator's training: the tokenizer's levels, alone or first among several.
 
     Raises:
-        ValueError: as in `tokenizer_pyramids`, or the generator cannot follow one of them.
+        ValueError: as in `tokenizer_pyramids`, or the generator cannot follow one of them, or no level would
+            come in later in progressive training.
     """
     pyramids = _own_levels_first(config, "generator_training", config.generator_training.pyramids)
+    check_first(config.generator_training.progressive, pyramids[0])
     check_follows(config.generator, pyramids[0], pyramids[1:])
     return pyramids
 

@@ -125,7 +125,8 @@ def shortened(config: Config, folder: Path, device: str, number: int = STEPS, lo
         model=ModelStart(),  # weights to start from take no other time
         tokenizer_init_from=None,
         tokenizer_training=short(config.tokenizer_training),
-        generator_training=short(config.generator_training),
+        # Steps with all levels in, as most are.
+        generator_training=replace(short(config.generator_training), progressive=None),
         classifier_training=short(config.classifier_training),
     )
 
@@ -176,7 +177,10 @@ def _generator(config: Config, short: Config, accelerator: Accelerator) -> list[
         costs.append(Cost("token cache", seconds, f"{encoded} images, unless it is there", disk=disk))
 
     train_generator(short, tokenizer, accelerator)
-    costs.append(_training("generator", config, config.generator_training, Path(short.run)))
+    cost = _training("generator", config, config.generator_training, Path(short.run))
+    if config.generator_training.progressive is not None:
+        cost = replace(cost, work=f"{cost.work}; as if all levels were in from the start")
+    costs.append(cost)
 
     # Drawing, which is a command of its own
     asked = config.sampling.images_per_class * max(1, classes)

@@ -163,6 +163,7 @@ def train_generator(
         held_out,
         training,
         config.sampling,
+        steps=history.asked[0].steps,
         seed=seed,
         class_names=first.class_names,
     )

@@ -22,6 +22,7 @@ from var_pe.sampling.pipeline import VARPipeline
 from var_pe.seeding import mix, random_bits, shifted
 from var_pe.settings.fields import Doc, NonNegative, ShareBelowOne, section
 from var_pe.tasks.losses.tokens import per_level, token_losses
+from var_pe.tasks.progressive import Progressive
 from var_pe.tasks.pyramids import which_pyramid
 from var_pe.training.config import TrainingConfig
 from var_pe.training.groups import ONE_RATE
@@ -48,6 +49,10 @@ class GeneratorTraining(TrainingConfig):
         list[Levels],
         Doc("levels, one of which is drawn per step, tokenizer.levels first; []: tokenizer.levels alone"),
     ] = field(default_factory=list)
+    progressive: Annotated[
+        Progressive | None,
+        Doc("levels come in one after another, coarse first; null: all are in from the start"),
+    ] = None
 
 
 SHOWN = 100  # images that a preview draws at most
@@ -70,16 +75,20 @@ class GeneratorTask:
         config: GeneratorTraining,
         sampling: SamplingConfig,
         *,
+        steps: int,
         seed: int,
         class_names: Sequence[str] = (),
     ) -> None:
         """`validation` holds (tokens_BL, labels_B) for each pyramid; previews are drawn with `sampling`.
 
-        `class_names` stand in previews; empty if the classes have no names.
+        `steps` are those that progressive training counts its shares of: the ones first asked of a run, so
+        that no level goes out again when it is extended. `class_names` stand in previews; empty if the
+        classes have no names.
         """
         self.model, self.tokenizer, self.dataset = model, tokenizer, dataset
         self.pyramids, self.validation = tuple(pyramids), validation
         self.config, self.sampling, self.seed = config, sampling, seed
+        self.steps = steps
         self.class_names = tuple(class_names)
 
     def start(self, model: nn.Module, batch: Batch, accelerator: Accelerator) -> None:
@@ -93,15 +102,25 @@ class GeneratorTask:
                 tokens_BL = batch["tokens"]
             else:
                 tokens_BL = self.tokenizer.encode(batch["image"], pyramid)
-            inputs_BLZ = self.tokenizer.quantizer.teacher_forcing(tokens_BL, pyramid)
+            levels = self.levels_in(step, pyramid)
+            if levels is not None:
+                tokens_BL = tokens_BL[:, : pyramid.spans[levels - 1].stop]
+            inputs_BLZ = self.tokenizer.quantizer.teacher_forcing(tokens_BL, pyramid, levels)
 
         # Some images lose their label, for guidance (Ho & Salimans 2022).
         unconditional = self.model.num_classes
         dropped_B = label_drops(batch["draw_number"], self.config.label_drop, self.seed)
         labels_B = known_labels(batch["label"], unconditional).masked_fill(dropped_B, unconditional)
 
-        losses_BL = token_losses(model(labels_B, inputs_BLZ, pyramid), tokens_BL)
+        losses_BL = token_losses(model(labels_B, inputs_BLZ, pyramid, levels), tokens_BL)
         return losses_BL.mean(), self._named(losses_BL.detach(), pyramid, "loss")
+
+    def levels_in(self, step: int, pyramid: Pyramid) -> int | None:
+        """How many levels are trained in a step, coarsest first; None: all, as where none comes in later."""
+        if self.config.progressive is None:
+            return None
+        levels = self.config.progressive.levels_at(step, self.steps, pyramid.num_levels)
+        return levels if levels < pyramid.num_levels else None
 
     def _named(self, losses_BL: Tensor, pyramid: Pyramid, name: str) -> dict[str, Tensor]:
         """Losses by level; with several pyramids, under the pyramid's name and with its mean."""

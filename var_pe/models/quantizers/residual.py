@@ -222,11 +222,14 @@ class MultiScaleQuantizer(nn.Module):
             f_hat_BZhw = self.add_level(f_hat_BZhw, tokens_BL[:, span], level, pyramid)
         return f_hat_BZhw
 
-    def teacher_forcing(self, tokens_BL: Tensor, pyramid: Pyramid) -> Tensor:
-        """Inputs of all levels but the first, (B, L - l_1, Z): each level's view of the levels before it."""
+    def teacher_forcing(self, tokens_BL: Tensor, pyramid: Pyramid, levels: int | None = None) -> Tensor:
+        """Inputs of all levels but the first, (B, L - l_1, Z): each level's view of the levels before it.
+
+        With `levels`, of the coarsest so many alone, whose tokens `tokens_BL` begins with.
+        """
         f_hat_BZhw = self.start(len(tokens_BL), pyramid)
         inputs = []
-        for level, span in enumerate(pyramid.spans[:-1]):
+        for level, span in enumerate(pyramid.spans[:levels][:-1]):
             f_hat_BZhw = self.add_level(f_hat_BZhw, tokens_BL[:, span], level, pyramid)
             inputs.append(self.input_for(f_hat_BZhw, level + 1, pyramid))
 

@@ -12,5 +12,12 @@ def token_losses(logits_BLV: Tensor, tokens_BL: Tensor) -> Tensor:
 
 
 def per_level(values_BL: Tensor, pyramid: Pyramid, name: str) -> dict[str, Tensor]:
-    """The mean of `values_BL` over images and tokens, level by level: `name/level_0`, ..."""
-    return {f"{name}/level_{k}": values_BL[:, span].mean() for k, span in enumerate(pyramid.spans)}
+    """The mean of `values_BL` over images and tokens, level by level: `name/level_0`, ...
+
+    The values may be those of the coarsest levels alone.
+    """
+    means = {}
+    for k, span in enumerate(pyramid.spans):
+        if span.stop <= values_BL.shape[1]:
+            means[f"{name}/level_{k}"] = values_BL[:, span].mean()
+    return means

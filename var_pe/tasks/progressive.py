@@ -1,0 +1,53 @@
+"""Progressive training: the levels of a pyramid come into a generator's training one after another."""
+
+from collections.abc import Sequence
+from typing import Annotated
+
+from annotated_types import Gt, Le
+
+from var_pe.pyramid import Pyramid
+from var_pe.settings.fields import Doc, Positive, section
+
+
+@section(frozen=True)
+class Progressive:
+    """Coarse levels first, as VAR's public code intends by its options `pg` and `pg0` (not finished there).
+
+    Of K levels, `first` are in at step 0 and the others come in one by one, each stage as long as the others,
+    until all are in after the share `until` of the n steps:
+
+        levels in at step i = min(K, first + floor((K - first) * i / (until * n)))
+
+    The loss is the mean over the tokens of the levels that are in, and no other token is computed.
+    """
+
+    first: Annotated[Positive, Doc("levels that are in from the first step on, coarsest first")] = 1
+    until: Annotated[float, Gt(0), Le(1), Doc("share of the steps after which all levels are in")] = 0.4
+
+    def levels_at(self, step: int, steps: int, num_levels: int) -> int:
+        """How many of `num_levels` levels are in at `step` of `steps`."""
+        later = max(0, num_levels - self.first)
+        return min(num_levels, self.first + int(later * step / (self.until * steps)))
+
+
+def check_first(progressive: Progressive | None, pyramid: Pyramid) -> None:
+    """Whether some level of a run's own pyramid comes in later.
+
+    Raises:
+        ValueError: all are in from the first step on.
+    """
+    if progressive is not None and progressive.first >= pyramid.num_levels:
+        raise ValueError(
+            f"generator_training.progressive.first must be below {pyramid.num_levels}, the number of levels "
+            f"of tokenizer.levels, got {progressive.first}: no level would come in later"
+        )
+
+
+def share_of_tokens(progressive: Progressive, steps: int, pyramids: Sequence[Pyramid]) -> float:
+    """The tokens that a training of so many steps computes, as a share of those with all levels always in."""
+    computed = 0
+    for pyramid in pyramids:
+        for step in range(steps):
+            levels = progressive.levels_at(step, steps, pyramid.num_levels)
+            computed += pyramid.spans[levels - 1].stop
+    return computed / (steps * sum(pyramid.num_tokens for pyramid in pyramids))
