@@ -27,15 +27,15 @@ BAD = 3  # the step, counted from 0, whose loss is not finite
 class Watched(Run):
     """A run that keeps what the loop trains within reach."""
 
-    def load(self, model, optimizer, ema, validations, opponent):
-        self.trained = model, optimizer, ema
-        return super().load(model, optimizer, ema, validations, opponent)
+    def load(self, state):
+        self.trained = state
+        return super().load(state)
 
     def state(self):
         """A copy of all that a step changes."""
-        model, optimizer, ema = self.trained
-        moments = {n: values for n, values in enumerate(optimizer.state.values())}
-        return deepcopy([dict(model.state_dict()), moments, dict(ema.model.state_dict())])
+        model, average = self.trained.model.state_dict(), self.trained.ema.model.state_dict()
+        moments = dict(enumerate(self.trained.optimizer.optimizer.state.values()))
+        return deepcopy([dict(model), moments, dict(average)])
 
 
 def leaves(state):

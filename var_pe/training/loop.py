@@ -1,11 +1,12 @@
 """The training loop of tokenizer, generator and classifier: one process or many, resumable bit for bit."""
 
-from collections.abc import Iterator
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import islice
 
 import torch
+from accelerate import Accelerator
 from accelerate.utils import set_seed
 from torch import Tensor, nn
 
@@ -14,19 +15,15 @@ from var_pe.processes import exchange, reset_peak_memory
 from var_pe.progress import StepProgress
 from var_pe.seeding import mix
 from var_pe.training.batches import endless_batches, on_device
-from var_pe.training.compilation import make_ready
 from var_pe.training.config import TrainingConfig
-from var_pe.training.ema import EMA, whole
-from var_pe.training.groups import forget_steps, parameter_groups, set_rates, zero_gradients
-from var_pe.training.guard import Guard, GuardedAdamW
+from var_pe.training.groups import forget_steps, set_rates, zero_gradients
 from var_pe.training.history import History, rate_at
-from var_pe.training.opponent import OpponentTraining
 from var_pe.training.reports import Due, Reports, in_precision
 from var_pe.training.run import CHECKPOINTS_KEPT, Run, checkpoint_bytes
 from var_pe.training.schedule import ema_decay
+from var_pe.training.state import State
 from var_pe.training.stopping import Interrupted, stop_signals
 from var_pe.training.task import Task
-from var_pe.training.validations import Validations
 
 
 @dataclass(frozen=True)
@@ -52,66 +49,30 @@ def train(
 ) -> Trained:
     """Trains `task` for as many steps as the history asks for in all, resuming from the newest checkpoint.
 
-    The learning rate follows from the history, and so does what is compiled. The average is not, whatever the
-    model is: validations and previews are plain passes.
+    The learning rate follows from the history, and so does what is compiled.
 
     Raises:
         FloatingPointError: a loss or gradient was not finite; neither its step nor those after it have
             updated or saved anything.
         Interrupted: a signal to stop came; the step has been finished and saved.
     """
-    accelerator, steps = run.accelerator, history.steps
-    compiled = history.compiled or "none"
+    accelerator, compiled = run.accelerator, history.compiled or "none"
     reset_peak_memory(accelerator.device)  # so that the log has this training's peak, not an earlier one's
+    state = State.new(task, config, accelerator, compiled)
+    model, optimizer = state.model, state.optimizer
 
-    # The average copies the model before `prepare`, which may wrap it or cut it into shards.
-    ema = EMA(task.model.to(accelerator.device))
-    make_ready(task.model, compiled, checkpointing=config.checkpointing)
-    optimizer = GuardedAdamW(
-        parameter_groups(task.model, config.weight_decay, task.layers),
-        betas=(config.betas[0], config.betas[1]),
-        fused=True,
-    )
-    guard = Guard(accelerator.device)
-    optimizer.found_inf = guard.found_inf
-    model, optimizer = accelerator.prepare(task.model, optimizer)
-    inner = accelerator.unwrap_model(model)
-    opponent = None if task.opponent is None else OpponentTraining(task.opponent, config, accelerator, guard)
+    steps = range(resume(state, run, history), history.steps)
+    batches = batches_of(steps, task, config, accelerator, seed)
+    if steps.start == 0:
+        start(state, task, config, accelerator, seed)
 
-    # A run goes on from its newest checkpoint. A new one may use its first batch before the first step.
-    validations = Validations(task.measure, config, run.processes)
-    done = run.load(model, optimizer.optimizer, ema, validations, opponent)
-    if done:
-        run.processes.say(f"resuming after step {done} of {steps}")
-
-    if done == history.asked[-1].from_step:
-        validations.start_counting_anew()
-    validations.say_if_there_is_no_choice(steps)
-    batches: Iterator[Batch] = iter(())
-    if done < steps:
-        ahead = endless_batches(task.dataset, config, accelerator, seed, done)
-        batches = on_device(islice(ahead, (steps - done) * config.accumulate), accelerator.device)
-    if done == 0:
-        first = next(endless_batches(task.dataset, config, accelerator, seed, 0))
-        with torch.compiler.set_stance("force_eager"):
-            task.start(inner, first, accelerator)
-        ema.update(inner, 0.0, guard.updates)
-
-    progress = StepProgress(
-        range(done, steps), config.batch, accelerator.device, shown=accelerator.is_main_process
-    )
+    progress = StepProgress(steps, config.batch, accelerator.device, shown=accelerator.is_main_process)
     model.train()
     with exchange(accelerator) as others, stop_signals(others) as stop:
-        # A run that was stopped after the newest checkpoint's step makes up for what was due there.
-        reports = Reports(task, config, run, ema, validations, progress, stop)
-        reports.make_up(done, Due.after(done, steps, config))
-        if stop.agreed(accelerator):
-            raise Interrupted.after(stop.agreed_on, done, steps)
-
-        resumed_after = done
-        for step in range(done, done if validations.patience_is_over else steps):
+        reports = Reports(task, config, run, state, progress, stop)
+        for step in begin(reports):
             # Compiling takes long in the first step, before which all is saved: a signal ends it at once.
-            stop.ends = compiled != "none" and step == resumed_after
+            stop.ends = compiled != "none" and step == steps.start
 
             # Dropout masks follow from process and step, all other randomness from the image.
             set_seed(mix(seed, "step", accelerator.process_index, step) % 2**32)
@@ -119,70 +80,137 @@ def train(
             frozen = set_rates(optimizer.param_groups, task.model, task.layers, rate, step)
 
             # The gradient is the mean over the step's micro-batches; processes exchange it at the last one.
-            logs: dict[str, Tensor] = {}
+            means: dict[str, Tensor] = {}
             for micro in range(config.accumulate):
                 batch = next(batches)
-                synced = micro + 1 == config.accumulate
-                with nullcontext() if synced else accelerator.no_sync(model):
+                with exchanging(state, accelerator, gradients=micro + 1 == config.accumulate):
                     with in_precision(config, accelerator):
                         loss, values = task.loss(model, batch, step)
                     accelerator.backward(loss / config.accumulate)
-                if opponent is not None:
-                    values |= opponent.backward(step)
-                for name, value in {"loss": loss, **values}.items():
-                    logs[name] = logs.get(name, 0) + value.detach() / config.accumulate
-
-            # From here on there is something to save.
-            stop.ends = False
+                if state.opponent is not None:
+                    values |= state.opponent.backward(step)
+                add_mean(means, {"loss": loss, **values}, config.accumulate)
+            stop.ends = False  # from here on there is something to save
 
             # A loss or gradient that is not finite cannot damage the weights: the guard stops all updates.
             zero_gradients(frozen)
-            norms = {
-                "grad_norm": whole(accelerator.clip_grad_norm_(model.parameters(), config.max_grad_norm))
-            }
-            if opponent is not None:
-                norms["opponent_grad_norm"] = opponent.gradient_norm()
-            guard.look(step, {"loss": accelerator.reduce(logs["loss"], "mean")} | norms)
+            norms = state.clip_gradients(accelerator, config.max_grad_norm)
+            state.guard.look(step, {"loss": accelerator.reduce(means["loss"], "mean")} | norms)
             optimizer.step()
             forget_steps(frozen, optimizer.optimizer)
             optimizer.zero_grad()
-            if opponent is not None:
-                opponent.step(rate)
+            if state.opponent is not None:
+                state.opponent.step(rate)
 
-            after = task.after_step(inner, step, accelerator, guard.updates)
-            ema.update(inner, ema_decay(step, config.ema), guard.updates)
-            progress.advance()
-            if progress.measured_first_steps:
-                size = checkpoint_bytes(model, with_best=validations.has_a_choice(steps))
-                progress.say_rest(size, CHECKPOINTS_KEPT)
-
-            # What is due. Only there the host waits for the device, and hears from the guard first.
-            done = step + 1
-            due = Due.after(done, steps, config)
-            if due.anything:
-                guard.check(run.kept())
-            if due.log:
-                reports.log(done, logs | after | norms, rate)
-            reports.look(done, due)
-            last = due.last or validations.patience_is_over
-
-            stopping = stop.agreed(accelerator) if due.anything else stop.agreed_by_now(accelerator)
-            if last or stopping or due.checkpoint:
-                guard.check(run.kept())
-                run.save(done, model, optimizer.optimizer, ema, validations, opponent)
-            if stopping or (last and stop.agreed(accelerator)):
-                progress.close()
-                raise Interrupted.after(stop.agreed_on, done, steps)
-            if last:
+            after = task.after_step(state.inner, step, accelerator, state.guard.updates)
+            state.ema.update(state.inner, ema_decay(step, config.ema), state.guard.updates)
+            if finish_step(step, means | after | norms, rate, reports):
                 break
 
+    return finish(reports)
+
+
+def resume(state: State, run: Run, history: History) -> int:
+    """Restores the newest checkpoint; returns the number of steps done, 0 for a new run."""
+    done, steps = run.load(state), history.steps
+    if done:
+        run.processes.say(f"resuming after step {done} of {steps}")
+
+    if done == history.asked[-1].from_step:
+        state.validations.start_counting_anew()
+    state.validations.say_if_there_is_no_choice(steps)
+    return done
+
+
+def batches_of(
+    steps: range, task: Task, config: TrainingConfig, accelerator: Accelerator, seed: int
+) -> Iterator[Batch]:
+    """This process's micro-batches of the steps, on its device."""
+    if not steps:
+        return iter(())
+    ahead = endless_batches(task.dataset, config, accelerator, seed, steps.start)
+    return on_device(islice(ahead, len(steps) * config.accumulate), accelerator.device)
+
+
+def start(state: State, task: Task, config: TrainingConfig, accelerator: Accelerator, seed: int) -> None:
+    """Lets the task of a new run use its first batch before the first step."""
+    first = next(endless_batches(task.dataset, config, accelerator, seed, 0))
+    with torch.compiler.set_stance("force_eager"):
+        task.start(state.inner, first, accelerator)
+    state.ema.update(state.inner, 0.0, state.guard.updates)
+
+
+def begin(reports: Reports) -> range:
+    """Makes up for what was due at the newest checkpoint's step; returns the steps that are left.
+
+    Raises:
+        Interrupted: a signal to stop came.
+    """
+    config, steps = reports.config, reports.progress.steps
+    reports.make_up(steps.start, Due.after(steps.start, steps.stop, config))
+    if reports.stop.agreed(reports.run.accelerator):
+        raise Interrupted.after(reports.stop.agreed_on, steps.start, steps.stop)
+    return range(0) if reports.state.validations.patience_is_over else steps
+
+
+def exchanging(state: State, accelerator: Accelerator, *, gradients: bool) -> AbstractContextManager[object]:
+    """Whether the processes exchange the gradients of a backward pass in the block."""
+    return nullcontext() if gradients else accelerator.no_sync(state.model)
+
+
+def add_mean(means: dict[str, Tensor], values: Mapping[str, Tensor], number: int) -> None:
+    """Adds the values of one of `number` micro-batches to their means, on the device."""
+    for name, value in values.items():
+        means[name] = means.get(name, 0) + value.detach() / number
+
+
+def finish_step(step: int, values: Mapping[str, Tensor], rate: float, reports: Reports) -> bool:
+    """What is due after a step: log, validation, preview, checkpoint; returns whether it was the last one.
+
+    Only where something is due the host waits for the device, and hears from the guard first.
+
+    Raises:
+        FloatingPointError: a loss or gradient was not finite, in this step or before.
+        Interrupted: a process was asked to stop, and all is saved.
+    """
+    config, run, state = reports.config, reports.run, reports.state
+    progress, stop = reports.progress, reports.stop
+    done, steps = step + 1, progress.steps.stop
+    progress.advance()
+    if progress.measured_first_steps:
+        size = checkpoint_bytes(state.model, with_best=state.validations.has_a_choice(steps))
+        progress.say_rest(size, CHECKPOINTS_KEPT)
+
+    due = Due.after(done, steps, config)
+    if due.anything:
+        state.guard.check(run.kept())
+    if due.log:
+        reports.log(done, values, rate)
+    reports.look(done, due)
+    last = due.last or state.validations.patience_is_over
+
+    stopping = stop.agreed(run.accelerator) if due.anything else stop.agreed_by_now(run.accelerator)
+    if last or stopping or due.checkpoint:
+        state.guard.check(run.kept())
+        run.save(done, state)
+    if stopping or (last and stop.agreed(run.accelerator)):
+        progress.close()
+        raise Interrupted.after(stop.agreed_on, done, steps)
+    return last
+
+
+def finish(reports: Reports) -> Trained:
+    """Closes the training after its last step: the average to keep, which is the best one or the last."""
+    run, progress, validations = reports.run, reports.progress, reports.state.validations
     progress.close()
+    done, steps = progress.count, progress.steps.stop
     if done < steps:
         run.processes.say(
-            f"ended early after step {done} of {steps}: patience={config.patience}, and none of the last "
-            f"{validations.without_better} validations was the best"
+            f"ended early after step {done} of {steps}: patience={reports.config.patience}, and none of the "
+            f"last {validations.without_better} validations was the best"
         )
-    kept_step = validations.put_best_into(ema.model, done)
+
+    kept_step = validations.put_best_into(reports.state.ema.model, done)
     run.processes.wait()
-    accelerator.free_memory()
-    return Trained(ema.model, kept_step, done, validations.value_of(kept_step))
+    run.accelerator.free_memory()
+    return Trained(reports.state.ema.model, kept_step, done, validations.value_of(kept_step))

@@ -11,11 +11,10 @@ from torch import Tensor
 
 from var_pe.progress import StepProgress
 from var_pe.training.config import TrainingConfig
-from var_pe.training.ema import EMA
 from var_pe.training.run import Run
+from var_pe.training.state import State
 from var_pe.training.stopping import AskedToStop, StopRequest
 from var_pe.training.task import Task
-from var_pe.training.validations import Validations
 
 
 @dataclass(frozen=True)
@@ -58,15 +57,14 @@ class Reports:
     task: Task
     config: TrainingConfig
     run: Run
-    ema: EMA
-    validations: Validations
+    state: State
     progress: StepProgress
     stop: StopRequest
 
     def make_up(self, done: int, due: Due) -> None:
         """Does what was due after the newest checkpoint's step, if the run was stopped before it was done."""
         with suppress(AskedToStop):
-            if done and due.validation and self.validations.last_step != done:
+            if done and due.validation and self.state.validations.last_step != done:
                 self._validate(done, logged=self.run.is_validated(done))
             if done and due.preview and not self.run.picture(done).exists():
                 self._preview(done)
@@ -83,7 +81,7 @@ class Reports:
         with suppress(AskedToStop):
             if due.validation:
                 self._validate(done)
-            if due.preview or self.validations.patience_is_over:
+            if due.preview or self.state.validations.patience_is_over:
                 self._preview(done)
 
     def _write(self, done: int, values: Mapping[str, float]) -> None:
@@ -96,18 +94,18 @@ class Reports:
     def _validate(self, done: int, *, logged: bool = False) -> None:
         """Validates the average, which may be logged already, and hands its values on to be judged."""
         began = monotonic()
-        found = self.task.validate(self.ema.model, self.run.accelerator)
+        found = self.task.validate(self.state.ema.model, self.run.accelerator)
         seconds = monotonic() - began
         if not logged:
             self._write(done, {**found, "validation_seconds": seconds})
-        self.validations.add(done, found, self.ema.model)
+        self.state.validations.add(done, found, self.state.ema.model)
 
     def _preview(self, done: int) -> None:
         """Shows the task's sheet, made in the precision of the training; scores are computed in float32."""
         with self.stop.breaking_off():
             if self.run.accelerator.is_main_process:
                 with in_precision(self.config, self.run.accelerator):
-                    sheet = self.task.preview(self.ema.model)
+                    sheet = self.task.preview(self.state.ema.model)
                 self.run.show(sheet, done)
 
 

@@ -21,9 +21,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_
 from var_pe.files import into_place, remove, remove_drafts, write_json, write_text, written_whole
 from var_pe.processes import Processes
 from var_pe.training.checkpoints import OPPONENT, newest, steps_in
-from var_pe.training.ema import EMA
-from var_pe.training.opponent import OpponentTraining
-from var_pe.training.validations import Validations
+from var_pe.training.state import State
 
 # the newest one, and the one before it in case the newest is damaged
 CHECKPOINTS_KEPT = 2
@@ -82,21 +80,14 @@ class Run:
             else "nothing was saved yet"
         )
 
-    def load(
-        self,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        ema: EMA,
-        validations: Validations,
-        opponent: OpponentTraining | None = None,
-    ) -> int:
+    def load(self, state: State) -> int:
         """Restores the newest checkpoint that is whole; returns the number of steps done, 0 if there is none.
 
         Raises:
             ValueError: there are checkpoints, but none is whole.
         """
-        of_opponent = None if opponent is None else opponent.module.state_dict()
-        found = newest(self.checkpoints, ema.model.state_dict(), self.processes, of_opponent)
+        of_opponent = None if state.opponent is None else state.opponent.module.state_dict()
+        found = newest(self.checkpoints, state.ema.model.state_dict(), self.processes, of_opponent)
         if found is None:
             self.processes.on_main(lambda: self._cut_log(0))
             return 0
@@ -113,40 +104,32 @@ class Run:
         # torch's own functions, which gather and scatter the shards of FSDP.
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
         set_state_dict(
-            model,
-            optimizer,
+            state.model,
+            state.optimizer.optimizer,
             model_state_dict=dict[str, Any](found.model),
             optim_state_dict=found.optimizer,
             options=options,
         )
-        ema.model.load_state_dict(found.ema)
-        if opponent is not None:
-            opponent.load(found.opponent)
-        validations.load(found.state.get("validations"), found.best, found.step)
+        state.ema.model.load_state_dict(found.ema)
+        if state.opponent is not None:
+            state.opponent.load(found.opponent)
+        state.validations.load(found.state.get("validations"), found.best, found.step)
         self.processes.on_main(lambda: self._cut_log(found.step))
         return found.step
 
-    def save(
-        self,
-        step: int,
-        model: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        ema: EMA,
-        validations: Validations,
-        opponent: OpponentTraining | None = None,
-    ) -> None:
+    def save(self, step: int, state: State) -> None:
         """Writes a checkpoint with everything that the next step depends on, then removes old ones."""
         options = StateDictOptions(full_state_dict=True, cpu_offload=True)
-        model_state, optimizer_state = get_state_dict(model, optimizer, options=options)
+        model_state, optimizer_state = get_state_dict(state.model, state.optimizer.optimizer, options=options)
 
         def write(partial: Path) -> None:
             save_file(_contiguous(model_state), partial / "model.safetensors")
-            save_file(_contiguous(ema.model.state_dict()), partial / "ema.safetensors")
+            save_file(_contiguous(state.ema.model.state_dict()), partial / "ema.safetensors")
             torch.save(optimizer_state, partial / "optimizer.pt")
-            if opponent is not None:
-                torch.save(opponent.state(), partial / OPPONENT)
-            state = {"step": step, "validations": validations.save(partial, step)}
-            (partial / "state.json").write_text(json.dumps(state | circumstances(self.accelerator)))
+            if state.opponent is not None:
+                torch.save(state.opponent.state(), partial / OPPONENT)
+            notes = {"step": step, "validations": state.validations.save(partial, step)}
+            (partial / "state.json").write_text(json.dumps(notes | circumstances(self.accelerator)))
 
         def write_and_prune() -> None:
             try:
