@@ -32,7 +32,15 @@ from var_pe.stages.draw import class_in_words, load_pipeline
 from var_pe.stages.images import numbered_images
 from var_pe.stages.session import exit_with_sentence, session
 
-CHOICE = ("guidance_scale", "guidance_schedule", "temperature", "top_k", "top_p", "seed")
+CHOICE = (
+    "guidance_scale",
+    "guidance_schedule",
+    "scale_guidance",
+    "temperature",
+    "top_k",
+    "top_p",
+    "seed",
+)
 USED_SETTINGS = ("data", *(f"sampling.{name}" for name in CHOICE))  # settings that change the result
 
 
@@ -172,6 +180,7 @@ def edit(
                 num_images_per_label=arguments.each,
                 guidance_scale=sampling.guidance_scale,
                 guidance_schedule=sampling.guidance_schedule,
+                scale_guidance=sampling.scale_guidance,
                 temperature=sampling.temperature,
                 top_k=sampling.top_k,
                 top_p=sampling.top_p,

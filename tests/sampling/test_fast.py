@@ -71,6 +71,7 @@ def test_a_graph_draws_the_same(pipeline, graphed):
     [
         {"guidance_scale": 3.0},
         {"guidance_schedule": "constant"},
+        {"scale_guidance": 1.0},
         {"temperature": [1, 1, 1, 0.5]},
         {"top_k": 3},
         {"top_p": 0.5},

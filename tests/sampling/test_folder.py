@@ -92,6 +92,17 @@ def test_other_settings_are_refused(change, sentence, pipeline, tmp_path):
     assert contents(tmp_path) == files
 
 
+def test_a_folder_from_before_a_setting_goes_on(pipeline, tmp_path):
+    """Its images were drawn as they are today by default; with another value they would not be."""
+    files = fill(tmp_path, pipeline)
+    there = json.loads((tmp_path / "sampling.json").read_text())
+    del there["scale_guidance"]
+    (tmp_path / "sampling.json").write_text(json.dumps(there))
+    assert fill(tmp_path, pipeline).keys() == files.keys()
+    with pytest.raises(ValueError, match=r"scale_guidance 0.0 \(asked: 1.0\)"):
+        fill(tmp_path, pipeline, replace(CONFIG, scale_guidance=1.0))
+
+
 def test_every_setting_that_images_follow_from_is_remembered(pipeline, tmp_path):
     """All but the batch; one that is added later, too."""
     fill(tmp_path, pipeline)

@@ -178,6 +178,7 @@ def test_settings_reach_the_draw(pipeline):
     for settings in (
         {"guidance_scale": 9.0},
         {"guidance_schedule": "constant"},
+        {"scale_guidance": [0, 0, 0, 2.0]},
         {"temperature": 0.3},
         {"temperature": [1, 1, 1, 0.3]},
         {"top_k": 2},
@@ -392,6 +393,8 @@ def test_the_trained_size_is_the_trained_pyramid(pipeline):
         ({"class_labels": [0], "generator": 7}, r"generator: torch.Generator\(\).*, got 7"),
         ({"guidance_scale": -1}, "guidance_scale must be finite and at least 0"),
         ({"guidance_schedule": [float("nan")] * 4}, "factors must be finite and at least 0, got .nan"),
+        ({"scale_guidance": -1}, r"scale_guidance must be finite and at least 0 \(none\), got -1"),
+        ({"scale_guidance": [1, 1]}, "scale_guidance is one number or one for each of 4 levels"),
         ({"guidance_schedule": [-1] * 4}, "factors must be finite and at least 0, got .-1"),
         ({"guidance_schedule": "cosine"}, "guidance_schedule is one of linear, constant or 4 factors"),
         ({"temperature": 0}, "temperature must be above 0"),

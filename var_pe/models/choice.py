@@ -96,6 +96,25 @@ def temperature_per_level(temperature: float | Sequence[float] | Tensor, num_lev
     return [value for value in each if _finite(value)]
 
 
+def scale_guidance_per_level(strength: float | Sequence[float] | Tensor, num_levels: int) -> list[float]:
+    """Guidance by scale of every level, from one for all or a list, array or tensor; 0 is none.
+
+    The first level has no coarser one, so whatever is given for it, nothing happens there.
+
+    Raises:
+        ValueError: one is below 0 or not finite, or there are not as many as levels.
+    """
+    given = _plain(strength)
+    each = list(given) if isinstance(given, list | tuple) else num_levels * [given]
+    if len(each) != num_levels:
+        raise ValueError(f"scale_guidance is one number or one for each of {num_levels} levels, got {each}")
+
+    for value in each:
+        if not (_finite(value) and _within(value, Guidance)):
+            raise ValueError(f"scale_guidance must be finite and at least 0 (none), got {value}")
+    return [value for value in each if _finite(value)]
+
+
 def check_choice(*, top_k: int, top_p: float) -> None:
     """Whether the cuts that a drawing makes are in their ranges.
 
@@ -120,16 +139,24 @@ class Choice:
     top_p: float
     # codes are mixed instead (`gumbel_mix`)
     smooth: bool
+    # of each level, as `scale_guidance_per_level` gives it; empty: none
+    by_scale: tuple[float, ...] = ()
 
     @property
     def guided(self) -> bool:
         """Whether the model is asked without a class as well."""
         return any(self.guidance)
 
-    def logits(self, logits_BlV: Tensor, level: int) -> Tensor:
-        """What to draw from, but for top-k and top-p; with guidance, the second half is without a class."""
-        if self.guided:
-            logits_BlV = guided_logits(logits_BlV, self.guidance[level])
+    @property
+    def guided_by_scale(self) -> bool:
+        """Whether a level is pushed away from what the level before says of its cells."""
+        return any(self.by_scale[1:])
+
+    def of_class(self, logits_BlV: Tensor, level: int) -> Tensor:
+        """Logits with the class's guidance, if there is any; the second half is then without a class."""
+        return guided_logits(logits_BlV, self.guidance[level]) if self.guided else logits_BlV
+
+    def tempered(self, logits_BlV: Tensor, level: int) -> Tensor:
         return logits_BlV if self.temperature[level] == 1 else logits_BlV / self.temperature[level]
 
 

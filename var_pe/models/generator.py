@@ -24,12 +24,14 @@ from var_pe.models.choice import (
     guidance_per_level,
     gumbel_mix,
     kept_logits,
+    scale_guidance_per_level,
     temperature_per_level,
 )
 from var_pe.models.initialisation import initialise
 from var_pe.models.layers import LevelCache
 from var_pe.models.numbers import keys_of, token_keys, uniform_pairs
 from var_pe.models.resizable import Resizable
+from var_pe.models.scale_guidance import guided_by_scale, prior_of
 from var_pe.models.tokenizer import DEFAULTS as TOKENIZER_DEFAULTS
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.pyramid import Grid, Positions, Pyramid, sides_of
@@ -297,6 +299,7 @@ class VARTransformer(Resizable):
         generators: Sequence[torch.Generator],
         guidance_scale: float = 0.0,
         guidance_schedule: str | Sequence[float] = "linear",
+        scale_guidance: float | Sequence[float] = 0.0,
         temperature: float | Sequence[float] = 1.0,
         top_k: int = 0,
         top_p: float = 0.0,
@@ -310,10 +313,11 @@ class VARTransformer(Resizable):
 
         Of each generator one number is drawn, from which the numbers of the image's tokens follow.
         `guidance_scale` 0 computes no unconditional half (see `guidance_per_level`); `top_k` 0 and `top_p` 0
-        keep all tokens; `temperature` is one or one per level. `smooth` mixes codes (see `gumbel_mix`), and
-        the tokens are then the heaviest of each mixture. `given_BL` are tokens to keep, -1 where one is to be
-        drawn: all later levels see them. `on_level(level, f_hat_BZhw)` is called after every level;
-        `keep_maps` keeps these maps. `walk` stands in for the model's own, if none of these three is asked.
+        keep all tokens; `temperature` and `scale_guidance` (0: none) are one or one per level. `smooth` mixes
+        codes (see `gumbel_mix`), and the tokens are then the heaviest of each mixture. `given_BL` are tokens
+        to keep, -1 where one is to be drawn: all later levels see them. `on_level(level, f_hat_BZhw)` is
+        called after every level; `keep_maps` keeps these maps. `walk` stands in for the model's own, if none
+        of these three is asked.
 
         Raises:
             ValueError: a setting is out of its range, or the encoding cannot follow the pyramid.
@@ -328,6 +332,7 @@ class VARTransformer(Resizable):
             int(top_k),
             float(top_p),
             smooth,
+            tuple(scale_guidance_per_level(scale_guidance, pyramid.num_levels)),
         )
         self._check_drawing(len(labels_B), pyramid, generators, given_BL)
 
@@ -370,6 +375,7 @@ class VARTransformer(Resizable):
         number_BL2 = uniform_pairs(wanted.key_BL)
         sum_of_all = f_hat_BZhw.new_zeros(())
         tokens = []
+        before_BlV: Tensor | None = None  # the logits of the level before, where it guides the next one
 
         # The first level starts from the class alone. With guidance, a second half of the batch has no class.
         labels_B = wanted.labels_B
@@ -383,7 +389,13 @@ class VARTransformer(Resizable):
         for level, span in enumerate(pyramid.spans):
             # What the model expects
             logits_BlV = self.level_logits(x_BlC, class_BC, positions, level, cache)
-            logits_BlV = choice.logits(logits_BlV, level)
+            logits_BlV = choice.of_class(logits_BlV, level)
+            own_BlV = logits_BlV
+            if before_BlV is not None and choice.by_scale[level]:
+                prior_BlV = prior_of(before_BlV, pyramid.grids[level - 1], pyramid.grids[level])
+                logits_BlV = guided_by_scale(own_BlV, prior_BlV, choice.by_scale[level])
+            before_BlV = own_BlV if choice.guided_by_scale else None
+            logits_BlV = choice.tempered(logits_BlV, level)
             sum_of_all = sum_of_all + logits_BlV.sum()  # before some become -inf on purpose
 
             # What may be drawn

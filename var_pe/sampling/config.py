@@ -18,6 +18,12 @@ class SamplingConfig:
         GuidanceSchedule | list[Guidance],
         Doc("linear: from 0 at the first level; or a factor of the scale for each level"),
     ] = "linear"
+    scale_guidance: Annotated[
+        Guidance | list[Guidance],
+        Doc(
+            "pushes each level away from what the one before says of it; 0: none; one, or one for each level"
+        ),
+    ] = 0.0
     temperature: Annotated[
         Temperature | list[Temperature],
         Doc("below 1 is more cautious; one, or one for each level"),

@@ -46,6 +46,7 @@ def drawn(
         [None if label == unconditional else label for label in labels],
         guidance_scale=config.guidance_scale,
         guidance_schedule=config.guidance_schedule,
+        scale_guidance=config.scale_guidance,
         temperature=config.temperature,
         top_k=config.top_k,
         top_p=config.top_p,

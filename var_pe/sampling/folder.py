@@ -17,6 +17,8 @@ from var_pe.sampling.pipeline import VARPipeline
 from var_pe.sampling.png import read_png, write_png
 
 SETTINGS = "sampling.json"  # what a folder's images are drawn with
+# What earlier versions did not write down, since all of them drew so
+NOT_NOTED: dict[str, object] = {"scale_guidance": 0.0}
 
 
 def class_of(number: int, config: SamplingConfig) -> int:
@@ -122,7 +124,7 @@ def drawn_with(folder: Path) -> dict[str, object] | None:
         there = None
     if not isinstance(there, dict):
         raise ValueError(f"{path} is damaged: it must hold what the images beside it were drawn with")
-    return there
+    return NOT_NOTED | there
 
 
 def check_claim(folder: Path, settings: Mapping[str, object]) -> None:

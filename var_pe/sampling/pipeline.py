@@ -189,12 +189,15 @@ class VARPipeline(SavedPipeline):
         keep_best: float | str = 1,
         classifier: Classifier | None = None,
         return_levels: bool = False,
+        scale_guidance: float | Sequence[float] = SamplingConfig.scale_guidance,
         **others: object,
     ) -> VARPipelineOutput | tuple[object, ...]:
         """Images of the given classes, `num_images_per_label` of each in turn.
 
         `guidance_scale`: 0 is none (see `var_pe.models.choice.guidance_per_level`).
         `temperature`: one, or one for each level.
+        `scale_guidance`: how far each level is pushed away from what the one before says of it, 0 is none;
+        one, or one for each level (see `var_pe.models.scale_guidance`).
         `generator`: one for each image makes it independent of its batch; a single one seeds them in order.
         `output_type`: pil | np (BHWC) or pt (BCHW) in [0, 1] | latent (B, Z, h, w) | tokens (B, L).
         `callback_on_level_end(pipeline, level, {"latents": ...})` sees the running latent map, of which
@@ -245,6 +248,7 @@ class VARPipeline(SavedPipeline):
                 generators=generators,
                 guidance_scale=guidance_scale,
                 guidance_schedule=guidance_schedule,
+                scale_guidance=scale_guidance,
                 temperature=temperature,
                 top_k=top_k,
                 top_p=top_p,
