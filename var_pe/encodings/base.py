@@ -40,6 +40,9 @@ class PositionEncoding(nn.Module, Generic[Context]):
 
     # whether parameters keep the sizes of the grids they were made for where `set_pyramid` moves the rest
     keeps_grids: ClassVar[bool] = False
+    # whether a share of what it does is something in between (`machinery/blend.py`), which needs `turned_by`
+    # of one that rotates: not where keys are hidden, heads widened or turns are no angles
+    blends: bool = True
     # options that follow from the model's width in a line that does not give them; a model saves its line
     # with these written out, and in a line that was saved without them they are the constructor's defaults
     from_width: ClassVar[Mapping[str, Callable[[int], Value]]] = {}
@@ -83,6 +86,10 @@ class PositionEncoding(nn.Module, Generic[Context]):
     def rotate(self, x_BHLD: Tensor, context: Context, layer: int) -> Tensor:
         """On queries and on keys, after their norm."""
         return x_BHLD
+
+    def turned_by(self, context: Context, share: Tensor) -> Context:
+        """The context under which `rotate` turns by `share` of its angles; other hooks do as before."""
+        return context
 
     def relate(self, query: Context, key: Context) -> None:
         """Before the first block: works out what `bias` needs of these queries and keys in every layer."""

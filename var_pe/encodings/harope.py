@@ -1,6 +1,6 @@
 """Rotary encoding in planes that every head learns: queries are mapped before the turn, keys inversely."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -85,6 +85,9 @@ class HARoPE(Rope):
             return MappedAngles(
                 angles, left_NHDD @ (scale_NHD1 * right_NHDD), left_NHDD @ (right_NHDD / scale_NHD1)
             )
+
+    def turned_by(self, context: MappedAngles, share: Tensor) -> MappedAngles:
+        return replace(context, angles=Angles.of(context.angles.angle * share))
 
     def at_layer(self, context: MappedAngles, layer: int) -> MappedAngles:
         here = slice(layer, layer + 1)

@@ -56,6 +56,9 @@ class LieRE(Rope):
         ValueError: the block does not divide a head's width, or an option is out of its range.
     """
 
+    blends = (
+        False  # products of several channels, and where they commute planes that prefix tokens do not have
+    )
     name = "liere"
 
     def __init__(

@@ -40,6 +40,8 @@ class Local(ScoreEncoding[Neighbourhoods]):
         ValueError: the radius is below 1.
     """
 
+    blends = False  # there is no half of a key that is hidden
+
     def __init__(self, shape: ModelShape, *, radius: float = 3.0) -> None:
         super().__init__()
         if not radius >= 1:

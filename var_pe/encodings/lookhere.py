@@ -60,6 +60,8 @@ class LookHere(ScoreEncoding[Views]):
 
     per_layer = True
 
+    blends = False  # there is no half of a key that is hidden
+
     def __init__(self, shape: ModelShape, *, fov: int = 90, slope: float = 1.0) -> None:
         super().__init__()
         if fov not in DIRECTIONS:

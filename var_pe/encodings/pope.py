@@ -44,6 +44,8 @@ class PoPE(PositionEncoding[PolarAngles]):
         ValueError: a head's width is not even, or an option is out of its range.
     """
 
+    blends = False  # heads twice as wide
+
     def __init__(
         self, shape: ModelShape, *, coordinates: str = "center", unit: str = "cells", base: float = 100.0
     ) -> None:

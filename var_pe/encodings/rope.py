@@ -162,5 +162,8 @@ class Rope(PositionEncoding[Any]):  # `rope_mixed` prepares angles for each laye
                 angle_LP = angle_LP + self.octaves(positions)
             return Angles.of(angle_LP)
 
+    def turned_by(self, context: Any, share: Tensor) -> Any:
+        return Angles.of(context.angle * share)
+
     def rotate(self, x_BHLD: Tensor, context: Any, layer: int) -> Tensor:
         return turn(x_BHLD, context, self.layout)

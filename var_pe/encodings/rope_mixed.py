@@ -100,6 +100,9 @@ class RopeMixed(Rope):
             angle_NHLP = y_L1 * along_y[..., None, :] + x_L1 * along_x[..., None, :]
             return [Angles.of(angle_HLP) for angle_HLP in angle_NHLP.unbind()]
 
+    def turned_by(self, context: list[Angles], share: Tensor) -> list[Angles]:
+        return [Angles.of(of_layer.angle * share) for of_layer in context]
+
     def at_layer(self, context: list[Angles], layer: int) -> list[Angles]:
         return [context[layer]]
 

@@ -8,16 +8,38 @@ from collections.abc import Sequence
 from typing import Annotated
 
 import torch
+from annotated_types import Gt, Lt
 
+from var_pe.encodings import PositionEncoding
+from var_pe.encodings.machinery.blend import Blended, parts_of
 from var_pe.models.folder import SavedModel
 from var_pe.models.resizable import Resizable
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.resampling.conventions import CONVENTIONS, DEFAULT_CONVENTION
 from var_pe.settings.fields import Doc, FilePath, OneOf, section
+from var_pe.settings.line import parse
 from var_pe.settings.loading import differences
 
 MAY_DIFFER = ("image_size", "levels", "kept_grids", "num_classes", "drop_path", "dropout", "seed", "dynamic")
 TOKENIZER_MAY_DIFFER = ("levels", "codebook_size", "commitment", "seed")
+
+
+@section(frozen=True)
+class Retrofit:
+    """Another encoding for a trained model: the old one fades out while the new one comes in (`Blended`).
+
+    The new one's share rises linearly from 0 at the first step to 1 after the share `until` of the steps
+    first asked for; the rest of the training is with the new one alone. Members that both lines have, such as
+    the table of `learned` and of `learned + rope`, keep their weights.
+    """
+
+    until: Annotated[float, Gt(0), Lt(1), Doc("share of the steps after which the new encoding is alone")] = (
+        0.5
+    )
+
+    def share_at(self, step: int, steps: int) -> float:
+        """The new encoding's share in a step of `steps`."""
+        return min(1.0, step / (self.until * steps))
 
 
 @section(frozen=True)
@@ -31,26 +53,42 @@ class ModelStart:
         OneOf(CONVENTIONS),
         Doc("convention under which its position tables move to this config's size"),
     ] = DEFAULT_CONVENTION
+    retrofit: Annotated[
+        Retrofit | None,
+        Doc(
+            "the encoding is another one than init_from's and replaces it step by step; null: it is the same"
+        ),
+    ] = None
+
+    def __post_init__(self) -> None:
+        if self.retrofit is not None and self.init_from is None:
+            raise ValueError("retrofit needs a trained model to begin with: set model.init_from")
 
 
 @torch.no_grad()
-def start_from(model: Resizable, source: Resizable, resample: str, same_classes: bool = True) -> list[str]:
+def start_from(
+    model: Resizable, source: Resizable, resample: str, same_classes: bool = True, retrofit: bool = False
+) -> list[str]:
     """Copies a trained model into `model`, its tables moved to the model's size; `source` itself is moved.
 
-    Where the classes differ, in number or by name (`same_classes`), their own weights are not copied. Returns
-    in words what was.
+    Where the classes differ, in number or by name (`same_classes`), their own weights are not copied. With
+    `retrofit` the model keeps its own encoding, blended with the source's. Returns in words what was copied.
 
     Raises:
         ValueError: the two differ in more than size, classes and regularisation, or a table cannot move.
     """
-    _check_alike(source, model, MAY_DIFFER, "model.init_from")
+    _check_alike(source, model, (*MAY_DIFFER, "encoding") if retrofit else MAY_DIFFER, "model.init_from")
 
     # The source moves to the new size, then its whole encoding is copied.
     old_size, old_pyramid = source.config[source.size_argument], source.pyramid
     new_size = model.config[model.size_argument]
     source.move_to(new_size, resample)
-    model.position_encoding = copy.deepcopy(source.position_encoding).train(model.training)
-    model.register_to_config(kept_grids=source.config["kept_grids"])
+    old = copy.deepcopy(source.position_encoding).train(model.training)
+    if retrofit:
+        taken_over = blend_in(model, old, source.config["encoding"])
+    else:
+        model.position_encoding = old
+        model.register_to_config(kept_grids=source.config["kept_grids"])
 
     # Weights that belong to classes mean nothing under other classes.
     other_classes = not same_classes or source.config["num_classes"] != model.config["num_classes"]
@@ -58,7 +96,9 @@ def start_from(model: Resizable, source: Resizable, resample: str, same_classes:
     state = model.state_dict()
     wanted = list(state)
     if other_classes:
-        wanted = [name for name in state if not name.startswith(model.class_parameters)]
+        wanted = [name for name in wanted if not name.startswith(model.class_parameters)]
+    if retrofit:  # both encodings have theirs
+        wanted = [name for name in wanted if not name.startswith("position_encoding.")]
 
     stuck = [name for name in wanted if trained[name].shape != state[name].shape]
     if stuck:
@@ -72,11 +112,51 @@ def start_from(model: Resizable, source: Resizable, resample: str, same_classes:
     moved = ["all weights"]
     if other_classes:
         moved = ["all weights but those of its classes, which are others here"]
+    if retrofit:
+        kept = f", and {', '.join(taken_over)} stays as trained" if taken_over else ""
+        moved.append(f"encoding {source.config['encoding']} becomes {model.config['encoding']}{kept}")
     if old_pyramid != model.pyramid:
         moved.append(
             f"positions from grids {old_pyramid} to {model.pyramid}, tables moved as {resample} does"
         )
     return moved
+
+
+def blend_in(model: Resizable, old: PositionEncoding, old_line: str) -> list[str]:
+    """Gives `model` a blend of `old` and its own encoding; returns the members that both lines have.
+
+    Those begin with the old one's weights.
+
+    Raises:
+        ValueError: the two lines are one, or a member can only be there or not.
+    """
+    new, new_line = model.position_encoding, model.config["encoding"]
+    old_members, new_members = parse(old_line), parse(new_line)
+    if old_members == new_members:
+        raise ValueError(f"model.retrofit: the model has the encoding {new_line} already")
+
+    blended = Blended(old, new)
+    taken_over = []
+    old_parts = parts_of(old)
+    for member, part in zip(new_members, parts_of(new), strict=True):
+        if member in old_members:
+            part.load_state_dict(old_parts[old_members.index(member)].state_dict())
+            taken_over.append(member.name)
+    model.position_encoding = blended
+    return taken_over
+
+
+def blend_of(model: Resizable) -> Blended | None:
+    """The two encodings of a model that is being retrofitted; None of any other model."""
+    encoding = model.position_encoding
+    return encoding if isinstance(encoding, Blended) else None
+
+
+def keep_new(model: Resizable) -> None:
+    """Leaves a retrofitted model with its new encoding alone, as any other model that was built with it."""
+    blended = blend_of(model)
+    if blended is not None:
+        model.position_encoding = blended.new
 
 
 @torch.no_grad()

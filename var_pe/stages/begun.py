@@ -165,7 +165,7 @@ def start_of(folder: Path) -> Start | None:
 
 def kept_grids(start: Start | None) -> list[Grid] | None:
     """The grids that the position encoding kept of the model that a run has started from, if it did."""
-    return None if start is None else start.kept_grids
+    return None if start is None or start.old_encoding is not None else start.kept_grids
 
 
 def check_codes(config: Config) -> None:

@@ -57,7 +57,16 @@ class Config:
     evaluation: Annotated[EvaluationConfig, CHANGES_NO_WEIGHTS] = field(default_factory=EvaluationConfig)
 
     def __post_init__(self) -> None:
-        """Refuses models that are too large for any machine, before one is built."""
+        """Refuses models that are too large for any machine, before one is built, and averages of a blend."""
+        kind = "generator" if self.classifier is None else "classifier"
+        training = self.generator_training if self.classifier is None else self.classifier_training
+        if self.model.retrofit is not None and (training.keep, training.patience) != ("last", 0):
+            raise ValueError(
+                f"{kind}_training.keep={training.keep} and {kind}_training.patience={training.patience} may "
+                f"end with an average of before the old encoding was gone: model.retrofit takes keep=last "
+                f"and patience=0"
+            )
+
         of_tokenizer, of_generator = self.tokenizer, self.generator
         if self.classifier is None:
             refuse_oversized("tokenizer", size_of_tokenizer(of_tokenizer), self)

@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from var_pe import settings
-from var_pe.models.folder import SavedModel
+from var_pe.encodings import build_encoding
+from var_pe.models.folder import SavedModel, read_config
 from var_pe.models.generator import VARTransformer
 from var_pe.models.tokenizer import VQTokenizer
-from var_pe.models.transfer import start_from, start_tokenizer_from
+from var_pe.models.transfer import blend_in, start_from, start_tokenizer_from
 from var_pe.models.vit import ViTClassifier
 from var_pe.pyramid import Grid
+from var_pe.stages.begun import Kind
 from var_pe.stages.config import Config
 from var_pe.stages.models import described_model, load_model, weights_hash
 from var_pe.training.history import Start
@@ -54,24 +56,56 @@ def initialise_from(
         return None
 
     run = Path(config.model.init_from)
-    kind = "generator" if isinstance(model, VARTransformer) else "classifier"
+    kind: Kind = "generator" if isinstance(model, VARTransformer) else "classifier"
     read = described_model if model.device.type == "meta" else load_model
+    folder = trained_folder(run, kind)
     try:
-        source = read(type(model), run / kind)
+        source = read(type(model), folder)
     except ValueError as error:
         raise ValueError(f"model.init_from={run}: {error}") from error
     if isinstance(model, VARTransformer):
         _check_codes(config, run)
 
     # Without names of both models' classes, their number decides.
-    notes = TrainingNotes.read(run / kind)
+    notes = TrainingNotes.read(folder)
     trained = notes.class_names
     same_classes = not trained or not class_names or trained == tuple(class_names)
-    moved = start_from(model, source, config.model.resample, same_classes=same_classes)
+    retrofit = config.model.retrofit is not None
+    moved = start_from(model, source, config.model.resample, same_classes=same_classes, retrofit=retrofit)
 
-    kept: list[Grid] | None = model.config["kept_grids"]
-    weights = _weights_read(model, run / kind)
-    return Start(config.model.init_from, notes.step, weights, moved, kept)
+    kept: list[Grid] | None = (source if retrofit else model).config["kept_grids"]
+    old = source.config["encoding"] if retrofit else None
+    weights = _weights_read(model, folder)
+    return Start(config.model.init_from, notes.step, weights, moved, kept, old_encoding=old)
+
+
+def trained_folder(run: Path, kind: Kind) -> Path:
+    """Where a run's model of this kind lies; also that of a saved pipeline, and a model's folder itself."""
+    candidates = [run / kind, run / "transformer", run]
+    for folder in candidates if kind == "generator" else [run / kind, run]:
+        if (folder / "config.json").exists():
+            return folder
+    return run / kind
+
+
+def is_classifier(run: Path) -> bool:
+    """Whether a run's folder, or a model's, is that of a classifier."""
+    folder = trained_folder(run, "classifier")
+    return (folder / "config.json").exists() and read_config(folder).get("_class_name") == "ViTClassifier"
+
+
+def blend_again(model: VARTransformer | ViTClassifier, start: Start) -> None:
+    """Gives a model that goes on with a retrofit the encoding that fades out, without its weights."""
+    if start.old_encoding is not None:
+        old = build_encoding(
+            start.old_encoding,
+            dim=model.config["dim"],
+            num_heads=model.config["num_heads"],
+            depth=model.config["depth"],
+            pyramid=model.pyramid,
+            kept_grids=start.kept_grids,
+        )
+        blend_in(model, old.to(model.device), start.old_encoding)
 
 
 def _weights_read(model: SavedModel, folder: Path) -> str | None:

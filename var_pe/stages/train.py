@@ -8,6 +8,7 @@ is refused leaves no trace.
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 from accelerate import Accelerator
 
@@ -18,6 +19,7 @@ from var_pe.data.images import ImageDataset
 from var_pe.data.sources import DataConfig
 from var_pe.models.generator import VARTransformer
 from var_pe.models.tokenizer import VQTokenizer
+from var_pe.models.transfer import keep_new
 from var_pe.models.vit import ViTClassifier
 from var_pe.processes import Processes
 from var_pe.pyramid import Pyramid
@@ -48,9 +50,10 @@ from var_pe.stages.models import (
 )
 from var_pe.stages.pyramids import generator_pyramids, tokenizer_pyramids
 from var_pe.stages.run_folder import check_folders, check_settings, claim, put_in_place, say_already_there
-from var_pe.stages.starts import initialise_from, start_tokenizer
+from var_pe.stages.starts import blend_again, initialise_from, start_tokenizer
 from var_pe.stages.tokens import held_out_tokens, training_tokens
 from var_pe.tasks.classifier import ClassifierTask
+from var_pe.tasks.fading import Fading
 from var_pe.tasks.generator import GeneratorTask
 from var_pe.tasks.pyramids import one_of
 from var_pe.tasks.tokenizer import TokenizerTask
@@ -155,6 +158,8 @@ def train_generator(
     model = build_generator(config, len(first.class_names), kept_grids=kept_grids(history.start))
     if history.start is None:
         history = replace(history, start=initialise_from(config, model, first.class_names))
+    else:
+        blend_again(model, history.start)
     task = GeneratorTask(
         model,
         tokenizer,
@@ -164,12 +169,14 @@ def train_generator(
         training,
         config.sampling,
         steps=history.asked[0].steps,
+        fading=Fading.of(model, config.model.retrofit, history.asked[0].steps),
         seed=seed,
         class_names=first.class_names,
     )
 
     run = claim(folder, "generator", config, history, accelerator)
     trained = train(task, training, run, history, seed=seed)
+    keep_new(cast(VARTransformer, trained.model))
     put_in_place(run, "generator", config, trained, dataset, history, first.class_names)
     return load_model(VARTransformer, folder / "generator")
 
@@ -217,11 +224,15 @@ def train_classifier(config: Config, accelerator: Accelerator, extend: Rule | No
     model = build_classifier(config, len(class_names), kept_grids=kept_grids(history.start))
     if history.start is None:
         history = replace(history, start=initialise_from(config, model, class_names))
+    else:
+        blend_again(model, history.start)
     held_out = held_out_images(config, training.validation_images)
-    task = ClassifierTask(model, dataset, held_out, training)
+    steps = history.asked[0].steps
+    task = ClassifierTask(model, dataset, held_out, training, Fading.of(model, config.model.retrofit, steps))
 
     run = claim(folder, "classifier", config, history, accelerator)
     trained = train(task, training, run, history, seed=seed)
+    keep_new(cast(ViTClassifier, trained.model))
     put_in_place(run, "classifier", config, trained, dataset, history, class_names)
     return load_model(ViTClassifier, folder / "classifier")
 

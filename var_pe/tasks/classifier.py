@@ -17,6 +17,7 @@ from var_pe.evaluation.folder import to_uint8
 from var_pe.models.vit import ViTClassifier
 from var_pe.pages.sheets import Cell, Section, class_name, sheet
 from var_pe.settings.fields import Doc, FilePath, NonNegative, NonNegativeFloat, ShareBelowOne, section
+from var_pe.tasks.fading import Fading
 from var_pe.training.config import TrainingConfig
 from var_pe.training.groups import ONE_RATE, LayerRates
 from var_pe.training.stopping import held_out_batches
@@ -65,9 +66,11 @@ class ClassifierTask:
         dataset: TrainingSet,
         validation: HeldOutImages,
         config: ClassifierTraining,
+        fading: Fading | None = None,
     ) -> None:
         self.model, self.dataset, self.validation = model, dataset, validation
         self.config = config
+        self.fading = fading
 
         # For previews: which images show all classes, and each image's loss at the last validation
         self._shown: list[int] = []
@@ -85,6 +88,7 @@ class ClassifierTask:
         """Does nothing: the initial weights follow from the seed."""
 
     def loss(self, model: nn.Module, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        faded = {} if self.fading is None else self.fading.set(step)
         images_BCHW, target = batch["image"], batch["label"]
         if self.mixup is not None:
             images_BCHW, target = self.mixup(images_BCHW, target)
@@ -94,7 +98,7 @@ class ClassifierTask:
 
         # A mixed target is a row of shares; its label is the largest one.
         label_B = target if target.dim() == 1 else target.argmax(1)
-        return loss, {"accuracy": (logits_BV.argmax(1) == label_B).float().mean()}
+        return loss, {"accuracy": (logits_BV.argmax(1) == label_B).float().mean()} | faded
 
     def after_step(
         self, model: nn.Module, step: int, accelerator: Accelerator, updates: Tensor

@@ -21,6 +21,7 @@ from var_pe.sampling.folder import draw_images
 from var_pe.sampling.pipeline import VARPipeline
 from var_pe.seeding import mix, random_bits, shifted
 from var_pe.settings.fields import Doc, NonNegative, ShareBelowOne, section
+from var_pe.tasks.fading import Fading
 from var_pe.tasks.losses.tokens import per_level, token_losses
 from var_pe.tasks.progressive import Progressive
 from var_pe.tasks.pyramids import which_pyramid
@@ -76,6 +77,7 @@ class GeneratorTask:
         sampling: SamplingConfig,
         *,
         steps: int,
+        fading: Fading | None = None,
         seed: int,
         class_names: Sequence[str] = (),
     ) -> None:
@@ -89,12 +91,15 @@ class GeneratorTask:
         self.pyramids, self.validation = tuple(pyramids), validation
         self.config, self.sampling, self.seed = config, sampling, seed
         self.steps = steps
+        self.fading = fading
         self.class_names = tuple(class_names)
 
     def start(self, model: nn.Module, batch: Batch, accelerator: Accelerator) -> None:
         """Does nothing: the initial weights follow from the seed."""
 
     def loss(self, model: nn.Module, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        faded = {} if self.fading is None else self.fading.set(step)
+
         # Teacher forcing: every level's input is read from the true tokens of the levels before it.
         pyramid = self.pyramids[which_pyramid(self.seed, step, len(self.pyramids))]
         with torch.no_grad():
@@ -113,7 +118,7 @@ class GeneratorTask:
         labels_B = known_labels(batch["label"], unconditional).masked_fill(dropped_B, unconditional)
 
         losses_BL = token_losses(model(labels_B, inputs_BLZ, pyramid, levels), tokens_BL)
-        return losses_BL.mean(), self._named(losses_BL.detach(), pyramid, "loss")
+        return losses_BL.mean(), self._named(losses_BL.detach(), pyramid, "loss") | faded
 
     def levels_in(self, step: int, pyramid: Pyramid) -> int | None:
         """How many levels are trained in a step, coarsest first; None: all, as where none comes in later."""

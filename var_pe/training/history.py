@@ -51,6 +51,8 @@ class Start:
     kept_grids: list[Grid] | None = None
     # the codes that a tokenizer took over
     codes: int = 0
+    # the line of the encoding that fades out, whose grids `kept_grids` are then; None: there is none
+    old_encoding: str | None = None
 
 
 @dataclass(frozen=True)
