@@ -294,6 +294,39 @@ def test_the_entropies_of_bsq_are_trained_alone_with_training():
     assert not torch.equal(quantizer.train()(latent(), PYRAMID).loss, plain(latent(), PYRAMID).loss)
 
 
+# ------------------------------------------------------------------------------------------------ vq
+
+SHARES = torch.arange(1.0, 25) / 300  # of 24 codes
+
+
+def test_a_rate_minimises_distance_plus_price_of_the_codes_that_were_used():
+    """Written out once more, with a cost for each pair of vector and code."""
+    quantizer, z_BlZ = quantizer_of("vq(rate=0.3)"), vectors(200, 4)
+    quantizer.usage_V.copy_(SHARES)
+    codes_VZ = quantizer.codebook_VZ.data
+    share_V = (SHARES + 0.01 / 24) / 1.01
+    worth = 0.3 * (share_V * codes_VZ.square().sum(1)).sum()
+    cost_MV = torch.cdist(z_BlZ[0], codes_VZ).square() - worth * share_V.log()
+    assert torch.equal(quantizer.nearest(z_BlZ)[0], cost_MV.argmin(1))
+    assert not torch.equal(quantizer.nearest(z_BlZ), quantizer_of("vq").nearest(z_BlZ))
+
+
+def test_a_rate_does_not_depend_on_how_large_latents_are():
+    quantizer, z_BlZ = quantizer_of("vq(rate=0.3)"), vectors(200, 4)
+    quantizer.usage_V.copy_(SHARES)
+    tokens_Bl = quantizer.nearest(z_BlZ)
+    quantizer.codebook_VZ.data *= 8
+    assert torch.equal(quantizer.nearest(z_BlZ * 8), tokens_Bl)
+
+
+def test_a_rate_is_nothing_while_all_codes_are_used_alike_and_costs_finite_where_one_is_not():
+    quantizer, z_BlZ = quantizer_of("vq(rate=0.3)"), vectors(200, 4)
+    assert torch.equal(quantizer.nearest(z_BlZ), quantizer_of("vq").nearest(z_BlZ))
+    quantizer.usage_V.zero_()[3] = 1
+    far_1Z = 50 * quantizer.codebook_VZ.data[:1]
+    assert quantizer.nearest(far_1Z[None]).item() != 3
+
+
 # ---------------------------------------------------------------------------------- simvq and cosine
 
 
@@ -393,6 +426,7 @@ def test_averaged_codes_follow_the_published_formula():
         ("vq(gradient=steep)", "gradient is one of straight_through, rotation, got 'steep'"),
         ("vq(learning=slow)", "learning is one of gradient, ema, got 'slow'"),
         ("vq(learning=ema, decay=1)", r"decay must be in \(0, 1\), got 1"),
+        ("vq(rate=-1)", r"rate must be in \[0, inf\), got -1"),
         ("vq + fsq", "there is one quantizer"),
         ("vq(simvq)", "there is one quantizer"),
         ("vq(learning=)", r"quantizer 'vq\(learning=\)' is not of the form name\(option=value\)"),

@@ -149,8 +149,9 @@ def _rules(tokenizer: VQTokenizer, transformer: VARTransformer) -> list[tuple[bo
 
     return [
         (
-            type(tokenizer.quantizer) is VQ,
-            f"its quantizer is vq, a table of codes compared by distance, got {of_tokenizer['quantizer']}",
+            type(tokenizer.quantizer) is VQ and not tokenizer.quantizer.rate,
+            "its quantizer is vq, a table of codes compared by distance alone, "
+            f"got {of_tokenizer['quantizer']}",
         ),
         (
             type(encoding) is Learned and encoding.scale == 1,  # not its subclass, which has one grid's rows
