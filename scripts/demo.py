@@ -12,15 +12,16 @@ import sys
 
 from compare import main as compare
 
-ENCODINGS = ("learned", "sinusoidal", "mixed(learned=0.7, sinusoidal=0.3)")
+ENCODINGS = ("learned", "mixed(learned=0.7, sinusoidal=0.3)", "sinusoidal + rope")
 SHORT = (
     "tokenizer_run=runs/demo/tokenizer",
     "data.height=24",
     "data.width=24",
     "data.shapes_train=16000",
     "data.shapes_test=1200",
-    "tokenizer.levels=[1, 2, 3, 6]",
-    "tokenizer.codebook_size=128",
+    "tokenizer.levels=[1, 2, 4, 6]",
+    "tokenizer.codebook_size=256",
+    "tokenizer.quantizer=vq(rate=0.1)",
     "tokenizer.channel_multipliers=[1, 1]",
     "tokenizer.attention=false",
     "tokenizer_training.steps=1500",
