@@ -9,10 +9,13 @@ there is work before it lets go of its core. By itself it looks 300,000 times; w
 it takes cores from the very threads that it waits for. The library reads the variable when torch loads it, so
 scripts import this package first. No number that is computed depends on it.
 
-A script of ours that is stopped while it still imports, which takes seconds, ends with one line. Nothing is
-changed for other programs.
+A script of ours that is stopped while it still imports, which takes seconds, ends with one line. It reads and
+writes names and texts as UTF-8 whatever the locale, prints what its output cannot show as an escape, and runs
+without standard streams, too. Nothing is changed for other programs.
 """
 
+import io
+import locale
 import os
 import signal
 import sys
@@ -28,7 +31,40 @@ def end_at_once(signum: int, frame: object) -> None:
     os._exit(128 + signum)
 
 
+def begin_in_utf_8() -> None:
+    """Starts this program anew in Python's UTF-8 mode (PEP 540) if the locale has another encoding.
+
+    File names would be read as others otherwise, and classes with them. The mode cannot be set later.
+    """
+    is_utf_8 = locale.getencoding().lower().replace("-", "") == "utf8" or sys.flags.utf8_mode
+    if not is_utf_8 and os.name == "posix" and os.environ.get("PYTHONUTF8") != "1":
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, sys.orig_argv)
+
+
+def have_standard_streams() -> None:
+    """Puts the null device in place of standard streams that were closed (`>&-`), and lets no text fail.
+
+    The next file that is opened would have the number of a closed stream, and other libraries' messages would
+    be written into it.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            try:
+                os.fstat(number)
+            except OSError:
+                os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
+            setattr(sys, name, os.fdopen(number, "w" if number else "r"))
+
+        stream = getattr(sys, name)
+        if number and isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
 _started = Path(sys.argv[0] if sys.argv else "").resolve()
 _ours = _started.parent == Path(__file__).resolve().parents[1] / "scripts"
+if _ours:
+    begin_in_utf_8()
+    have_standard_streams()
 if _ours and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, end_at_once)

@@ -163,12 +163,12 @@ def mean_over_processes(tensor: Tensor) -> Tensor:
 def say(sentence: str, file: TextIO) -> None:
     """Prints a line; if nobody is there to read it any more, this and what follows is lost, but no work is.
 
-    Ctrl-C in `train.py | tee log` ends `tee` at once; a closed terminal takes no more text either.
+    Ctrl-C in `train.py | tee log` ends `tee` at once; a closed terminal takes no text, nor does a full disk.
     """
     try:
         print(sentence, file=file, flush=True)
     except OSError as error:
-        if error.errno not in (errno.EPIPE, errno.EIO):
+        if error.errno not in (errno.EPIPE, errno.EIO, errno.ENOSPC):
             raise
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, file.fileno())

@@ -1,11 +1,14 @@
 """What surrounds every command: errors, warnings and Ctrl-C are a line each."""
 
+import os
+import signal
 import warnings
 
 import pytest
 from PIL import Image
 
 from var_pe.stages.session import exit_with_sentence
+from var_pe.training.stopping import Interrupted
 
 
 def test_a_warning_is_one_line_and_comes_once(capsys):
@@ -35,3 +38,17 @@ def test_an_error_is_one_line_and_a_status(error, code, said, capsys):
         raise error
     assert left.value.code == code
     assert capsys.readouterr().err == said
+
+
+def test_a_stopped_training_leaves_at_once(capfd):
+    """Taking down what was imported and compiled took a busy machine more than the 30 s that are given."""
+    child = os.fork()
+    if child == 0:
+        try:
+            with exit_with_sentence():
+                print("all is saved")
+                raise Interrupted(signal.SIGTERM, "stopped")
+        finally:
+            os._exit(99)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 128 + signal.SIGTERM
+    assert "all is saved" in capfd.readouterr().out
