@@ -1,7 +1,7 @@
 """The generator as a diffusers pipeline: class labels in, images out, saved and loaded as one folder."""
 
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from operator import index
@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from var_pe.data.class_names import no_such_class
-from var_pe.models.generator import Drawn, VARTransformer
+from var_pe.models.generator import Drawn, VARTransformer, Walk
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.pyramid import Pyramid
 from var_pe.sampling.config import SamplingConfig
@@ -217,10 +217,7 @@ class VARPipeline(SavedPipeline):
             FloatingPointError: a weight is NaN or infinite, so there is nothing to draw from.
         """
         refuse_others(others, VARPipeline.__call__)
-        if output_type not in OUTPUT_TYPES:
-            raise ValueError(f"output_type is one of {', '.join(OUTPUT_TYPES)}, got {output_type!r}")
-        if output_type == "tokens" and (smooth or return_levels):
-            raise ValueError("output_type tokens: smooth mixes codes, and return_levels gives pictures")
+        check_output_type(output_type, smooth=smooth, return_levels=return_levels)
 
         # A label and a generator for each image.
         labels_B = self._labels_of_images(class_labels, num_images_per_label)
@@ -228,17 +225,14 @@ class VARPipeline(SavedPipeline):
         grids = self.pyramid_for(height, width, pyramid)
         given_BL = None if given_tokens is None else given_tokens.to(labels_B.device)
 
-        walk = None if self.fast_walk is None else partial(self.fast_walk, self.transformer)
-        slow = {
-            "smooth": smooth,
-            "given tokens": given_tokens is not None,
-            "callback_on_level_end": callback_on_level_end is not None,
-            "return_levels": return_levels,
-        }
-        if walk is not None and any(slow.values()):
-            asked = ", ".join(name for name, is_asked in slow.items() if is_asked)
-            warnings.warn(f"drawn without fast sampling, which cannot do {asked}", stacklevel=2)
-            walk = None
+        walk = self._fast_walk_unless(
+            {
+                "smooth": smooth,
+                "given tokens": given_tokens is not None,
+                "callback_on_level_end": callback_on_level_end is not None,
+                "return_levels": return_levels,
+            }
+        )
 
         def draw(generators: Sequence[torch.Generator]) -> Drawn:
             return self.transformer.generate(
@@ -272,6 +266,16 @@ class VARPipeline(SavedPipeline):
         output = VARPipelineOutput(images=images, levels=levels)
         self.maybe_free_model_hooks()
         return output if return_dict else output.to_tuple()
+
+    def _fast_walk_unless(self, asked: Mapping[str, bool]) -> Walk | None:
+        """The fast way through the levels; None, with a warning, if something is asked that it cannot do."""
+        if self.fast_walk is None:
+            return None
+        slow = [name for name, is_asked in asked.items() if is_asked]
+        if slow:
+            warnings.warn(f"drawn without fast sampling, which cannot do {', '.join(slow)}", stacklevel=3)
+            return None
+        return partial(self.fast_walk, self.transformer)
 
     def _labels_of_images(self, class_labels: ClassLabels, number: int) -> Tensor:
         if number < 1:
@@ -314,6 +318,18 @@ class VARPipeline(SavedPipeline):
                 "decoded pictures are not finite: a weight of the tokenizer is NaN or infinite"
             )
         return self.image_processor.postprocess(images_BCHW.clamp(-1, 1), output_type=output_type)
+
+
+def check_output_type(output_type: str, *, smooth: bool, return_levels: bool) -> None:
+    """Refuses a form that images cannot have, or not together with what else is asked for.
+
+    Raises:
+        ValueError: saying which are possible, or what excludes what.
+    """
+    if output_type not in OUTPUT_TYPES:
+        raise ValueError(f"output_type is one of {', '.join(OUTPUT_TYPES)}, got {output_type!r}")
+    if output_type == "tokens" and (smooth or return_levels):
+        raise ValueError("output_type tokens: smooth mixes codes, and return_levels gives pictures")
 
 
 def one_each(

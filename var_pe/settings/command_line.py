@@ -106,20 +106,15 @@ def parse_arguments(
     )
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument(
-        "--config",
-        type=os.path.expanduser,
-        metavar="FILE",
-        help="a YAML file; a bare name may be in configs/",
+        "--config", type=os.path.expanduser, metavar="FILE", help="a YAML file, or a name in configs/"
     )
     if runs:
         which.add_argument(
-            "--run", type=os.path.expanduser, metavar="DIR", help="the folder of a run: its own config"
+            "--run", type=os.path.expanduser, metavar="DIR", help="a run's folder: its own config"
         )
     if instead:
         which.add_argument(instead, type=os.path.expanduser, metavar="DIR")
-    parser.add_argument(
-        "overrides", nargs="*", metavar="key.sub=value", help="settings that differ from FILE"
-    )
+    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="what differs from FILE")
     extra(parser)
     arguments = parser.parse_intermixed_args(overrides_first(sys.argv[1:] if argv is None else argv))
 

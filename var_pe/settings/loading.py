@@ -17,13 +17,21 @@ Flat = dict[str, Any]
 COMMAND_LINE = " on the command line"
 
 
-def load(schema: type[T], file: str | Path | None, overrides: Sequence[str] = ()) -> T:
+def load(
+    schema: type[T],
+    file: str | Path | None,
+    overrides: Sequence[str] = (),
+    *,
+    if_missing: Mapping[str, object] | None = None,
+) -> T:
     """The config: defaults of `schema`, replaced by the settings of `file` (if any), then by the overrides.
+
+    `if_missing`: other defaults, by whole keys.
 
     Raises:
         ConfigError: a file, key, value, type or rule is wrong.
     """
-    values: Flat = {}
+    values: Flat = {**(if_missing or {})}
     for name, tree in [] if file is None else read_layers(find_file(file, Path())):
         values = laid_over(values, flatten(tree), schema, f" in {name}")
     for override in overrides:

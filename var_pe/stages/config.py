@@ -4,8 +4,6 @@ from dataclasses import field, replace
 from pathlib import Path
 from typing import Annotated
 
-import yaml
-
 from var_pe import settings
 from var_pe.data.sources import DataConfig
 from var_pe.encodings import as_saved, settled
@@ -87,6 +85,15 @@ class Config:
             )
 
 
+# What runs did that were saved before there was the setting
+BEFORE_IT_WAS_THERE = {
+    # colours passed through the autoencoder alone
+    "tokenizer.shortcut": False,
+    # a part of the images was the first ones as stored
+    "data.subset_seed": None,
+}
+
+
 def settled_config(config: Config) -> Config:
     """The config of a new run: what a line of an encoding leaves to the model's width is written out."""
     generator, classifier = config.generator, config.classifier
@@ -103,10 +110,7 @@ def saved_config(file: Path) -> Config:
     Raises:
         ConfigError: a key, value or rule is wrong.
     """
-    config = settings.load(Config, file)
-    # Tokenizers from before there was a shortcut have none.
-    if "shortcut" not in (yaml.safe_load(file.read_text(encoding="utf-8")).get("tokenizer") or {}):
-        config = replace(config, tokenizer=replace(config.tokenizer, shortcut=False))
+    config = settings.load(Config, file, if_missing=BEFORE_IT_WAS_THERE)
     classifier = config.classifier
     of_classifier = None if classifier is None else as_saved(classifier.encoding)
     return _with_lines(config, as_saved(config.generator.encoding), of_classifier)

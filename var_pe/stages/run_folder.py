@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-import yaml
 from accelerate import Accelerator
 
 from var_pe import settings
@@ -62,8 +61,9 @@ def check_settings(folder: Path, config: Config, kind: Kind) -> None:
     """Checks that a training that was begun in this folder had the config's settings.
 
     Those that the weights do not depend on may differ, and so may the number of steps, which extends the run.
-    A setting that was added after the run was made counts as its default. A folder in which nothing was
-    trained holds nobody to its config.yaml. Pictures may have moved, if they are the same.
+    A setting that was added after the run was made counts as its default or as what the run did without it
+    (`stages/config.py`). A folder in which nothing was trained holds nobody to its config.yaml. Pictures may
+    have moved, if they are the same.
 
     Raises:
         ValueError: the training was begun with other settings; the sentence names them.
@@ -76,10 +76,7 @@ def check_settings(folder: Path, config: Config, kind: Kind) -> None:
     mine = {key: everything[key] for key in SETTINGS[kind]}
     saved = asdict(saved_config(path))
 
-    # Runs from before data.subset_seed took the first images as stored, as null does. Without a limit it
-    # chooses only what is validated on.
-    if "subset_seed" not in (yaml.safe_load(path.read_text(encoding="utf-8")).get("data") or {}):
-        saved["data"]["subset_seed"] = None
+    # Without a limit this seed chooses only what is validated on.
     if mine["data"]["limit"] is None:
         saved["data"]["subset_seed"] = mine["data"]["subset_seed"]
 
