@@ -51,6 +51,13 @@ def pictures(count=4, seed=0):
     return torch.rand(count, 3, 16, 16, generator=torch.Generator().manual_seed(seed)) * 2 - 1
 
 
+class AnswersByBrightness(nn.Module):
+    """A discriminator whose only logit is the picture's mean."""
+
+    def forward(self, maps):
+        return [maps[0].mean((1, 2, 3), keepdim=True)]
+
+
 def adversary(steps=100, **options):
     config = AdversarialConfig(**({"weight": 0.5, "start": 0.0, "warmup": 0.0} | options))
     return Adversary(
@@ -294,12 +301,12 @@ def test_lecam_holds_the_logits_to_the_other_sides_mean():
 )
 def test_a_game_that_is_over_is_said_once(capsys, image, rebuilt, said):
     """A person who is not told trains on against noise, or against nothing."""
-    opponent = adversary()
-    opponent.log_every = 1
-    on_images, on_rebuilt = torch.full((1, 1, 1, 1), image), torch.full((1, 1, 1, 1), rebuilt)
+    config = AdversarialConfig(weight=0.5, start=0.0)
+    opponent = Adversary(AnswersByBrightness(), None, config, steps=100, seed=0, log_every=1)
+    images, of_rebuilt = torch.full((1, 3, 2, 2), image), torch.full((1, 3, 2, 2), rebuilt)
     for step in range(3 * MEMORY):
-        opponent._sums_3 = opponent._found([on_images], [on_rebuilt])
-        opponent._micro_batches = 1
+        opponent.term(of_rebuilt, images, DRAWS[:1])
+        opponent.loss(step)
         opponent.after_step(step, Processes(), torch.ones(()))
     printed = capsys.readouterr().out
     assert printed.count("\n") == bool(said)
