@@ -105,13 +105,9 @@ def parse_arguments(
         allow_abbrev=False,
     )
     which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument(
-        "--config", type=os.path.expanduser, metavar="FILE", help="a YAML file, or a name in configs/"
-    )
+    which.add_argument("--config", type=os.path.expanduser, metavar="FILE", help="a file, or one of configs/")
     if runs:
-        which.add_argument(
-            "--run", type=os.path.expanduser, metavar="DIR", help="a run's folder: its own config"
-        )
+        which.add_argument("--run", type=os.path.expanduser, metavar="DIR", help="a run: its own config")
     if instead:
         which.add_argument(instead, type=os.path.expanduser, metavar="DIR")
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="what differs from FILE")
