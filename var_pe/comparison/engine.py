@@ -344,8 +344,9 @@ class Pool:
     def _start(self, key: str) -> None:
         folder = self.plan.output / "cells"
         folder.mkdir(parents=True, exist_ok=True)
-        say(f"{key}: begun; it writes to {folder / f'{key}.txt'}", sys.stdout)
-        with (folder / f"{key}.txt").open("ab") as text:
+        output = folder / f"{key}.txt"
+        say(f"{key}: begun; it writes to {output}", sys.stdout)
+        with output.open("ab") as text:
             self.running[key] = subprocess.Popen(
                 [*self.command, "--cell", key],
                 stdin=subprocess.DEVNULL,

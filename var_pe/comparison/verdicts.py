@@ -208,11 +208,11 @@ def _family(results: Results, key: str, pairs: Sequence[tuple[str, str]]) -> lis
     raw = [float(p_of_pairs(np.array([values]))[0]) for *_, values in found]
     adjusted = holm(np.array(raw)).tolist()
     margin = results["margin"] if key == results["primary"] else 0.0
-    same = [p_of_equivalence(both, margin) if margin else None for _, _, both, _ in found]
+    same = [p_of_equivalence(both, margin) if margin else None for *_, both, _ in found]
     same_adjusted = holm(np.array([np.nan if p is None else p for p in same])).tolist()
 
     made = []
-    for place, (arm, reference, both, _) in enumerate(found):
+    for place, (arm, reference, both) in enumerate(entry[:3] for entry in found):
         number = len(found)
         spread = both.spread or 0.0
         made.append(

@@ -67,7 +67,8 @@ class Canvas:
 
     def cover(self, kind: str, form_NF: Array) -> Array:
         """How much of each pixel the shape covers, (N, P), as `data.shapes.render` has it, then blurred."""
-        centre_y, centre_x, radius, blur = form_NF.T[:, :, None, None]
+        centre_y, centre_x = form_NF.T[:2, :, None, None]
+        radius, blur = form_NF.T[2:, :, None, None]
         edge_NHW = distance(kind, self.y_H1 - centre_y, self.x_1W - centre_x, radius)
         cover_NHW = np.clip(0.5 - edge_NHW, 0, 1)
         blurred_NHW = smoothing(blur, self.height) @ cover_NHW @ smoothing(blur, self.width).swapaxes(1, 2)

@@ -159,7 +159,7 @@ def believed(found: Found, side: int) -> Numbers:
 
 def factors_of(found: Found, kind_N: Numbers, canvas: Canvas) -> Numbers:
     """The numbers of `data.shapes.Factors`, (N, 7); NOTHING where a value is not near one of the set's."""
-    centre_y, centre_x, radius, _ = found.form_NF.T
+    centre_y, centre_x, radius = found.form_NF.T[:3]
     size = nearest(radius[:, None] / canvas.side, np.array(RADII)[:, None])
     down = (centre_y - radius) / (canvas.height - 2 * radius)
     across = (centre_x - radius) / (canvas.width - 2 * radius)
