@@ -23,7 +23,6 @@ import var_pe  # noqa: F401  # before torch, whose threads it makes wait politel
 # isort: split
 import torch
 
-from var_pe.comparison.cells import shared_of
 from var_pe.comparison.engine import (
     Plan,
     failure_of,
@@ -36,6 +35,7 @@ from var_pe.comparison.engine import (
 from var_pe.comparison.estimate import plan_lines, timed_lines
 from var_pe.comparison.gathering import gather
 from var_pe.comparison.results import read
+from var_pe.comparison.shared import shared_of
 from var_pe.comparison.study import PRIMARY, Study
 from var_pe.comparison.writing import FILES, write_report
 from var_pe.processes import say

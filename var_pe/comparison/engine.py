@@ -22,8 +22,9 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from var_pe.comparison.cells import finished, measure_cell, prepare, train_cell
+from var_pe.comparison.cells import finished, measure_cell, train_cell
 from var_pe.comparison.results import CellResult
+from var_pe.comparison.shared import prepare
 from var_pe.comparison.study import Arm, Cell, Study, arms_of, cells_of
 from var_pe.comparison.sweep import choose, chosen_for, sweeps, with_chosen
 from var_pe.comparison.trials import slug

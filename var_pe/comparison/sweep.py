@@ -9,9 +9,9 @@ from pathlib import Path
 
 from accelerate import Accelerator
 
-from var_pe.comparison.cells import features_with_distances
 from var_pe.comparison.places import nats_by_place
 from var_pe.comparison.results import Chosen
+from var_pe.comparison.shared import features_with_distances
 from var_pe.comparison.study import Arm, Cell, Study
 from var_pe.comparison.trials import slug
 from var_pe.data.part import drawn

@@ -1,0 +1,366 @@
+"""The tables of a study's report, made of the JSON alone."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from var_pe.comparison.false_alarms import Rate, equivalent_splits, findable, real_splits, resampled
+from var_pe.comparison.results import Results
+from var_pe.comparison.statistics import CONFIDENCE
+from var_pe.comparison.verdicts import (
+    COSTS,
+    TRAINING,
+    Column,
+    all_columns,
+    all_pairs,
+    by_arm,
+    compared,
+    handicap,
+    mean_of,
+    primary_column,
+    ranking,
+    variance,
+)
+from var_pe.comparison.wording import difference_text, many, p_text, signed, value_text
+from var_pe.pages.numbers import plain
+
+REAL = "real images"  # the row of what no generator can be expected to beat
+ARROWS = {"lower": " ↓", "higher": " ↑", "": ""}
+MOST_IN_MATRIX = 12  # arms of the table of all pairs
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the report; the first cell of a row is its name."""
+
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+    # what it shows and does not show
+    notes: list[str]
+    # what makes its numbers anew
+    command: str = ""
+
+
+def ranking_table(results: Results) -> Table:
+    """All arms by the primary quantity, with what may be claimed of each."""
+    column = primary_column(results)
+    by_name = {one.arm: one for one in compared(results, column)}
+    rows = []
+    for ranked in ranking(results):
+        name = ranked.arm["name"]
+        one = by_name.get(name)
+        mean = mean_of(results, name, column.key)
+        cell = value_text(mean.mean, mean.spread, column) if mean else ""
+        row = [name, cell, str(ranked.count)]
+        row += ["", "", ""] if one is None else [signed(one, column), _p(one.p_holm), one.verdict(column)]
+        rows.append(row)
+
+    references = {arm["compared_with"] for arm in results["arms"]}
+    against = f"against {references.pop()}" if len(references) == 1 else "against the first of its group"
+    notes = [
+        f"Mean ± standard deviation over seeds. Differences are seed by seed, ± half of the interval that "
+        f"holds at {CONFIDENCE:.0%} for all of them together; p by the paired t test, after Holm."
+    ]
+    floor = results["floor"].get(column.key)
+    if floor is not None:
+        notes.append(f"The floor, of real images, is {plain(floor * column.factor)}.")
+    header = ["", f"{column.label}{ARROWS[column.better]}", "seeds", f"difference {against}", "p", "verdict"]
+    return Table("The ranking in numbers", header, rows, notes, results["command"])
+
+
+def _p(p: float | None) -> str:
+    return "" if p is None else p_text(p)
+
+
+def tables(results: Results) -> list[Table]:
+    """All tables below the first screen; those without rows are left out."""
+    outer = {column.key for column in (*TRAINING, *COSTS)}
+    columns = all_columns(results)
+    run = next((cell["run"] for cell in results["cells"] if cell["values"]), "RUN")
+    scores = [column for column in columns if column.key not in outer]
+    return [
+        _quantities(
+            results,
+            "Scores",
+            scores,
+            f"python scripts/evaluate.py --run {run} --images {run}/drawn/images",
+            [f"The row of {REAL} holds the scores of real images against other real ones, as many as drawn."],
+        ),
+        levels_table(results),
+        differences_table(results, columns),
+        costs_table(results),
+        _quantities(
+            results,
+            "Trainings",
+            [column for column in columns if column in TRAINING],
+            results["command"],
+            training_notes(results),
+        ),
+        pairs_table(results),
+        variance_table(results, columns),
+        alarms_table(results),
+        extractors_table(results),
+        chosen_table(results),
+    ]
+
+
+def _quantities(
+    results: Results, title: str, columns: Sequence[Column], command: str, notes: list[str]
+) -> Table:
+    """Mean and spread of quantities, a row for each arm."""
+    rows = []
+    for arm in results["arms"]:
+        cells = []
+        for column in columns:
+            found = mean_of(results, arm["name"], column.key)
+            cells.append("" if found is None else value_text(found.mean, found.spread, column))
+        if any(cells):
+            rows.append([arm["name"], *cells])
+
+    floor = [results["floor"].get(column.key) for column in columns]
+    if any(value is not None for value in floor):
+        texts = [
+            "" if value is None else plain(value * column.factor)
+            for value, column in zip(floor, columns, strict=True)
+        ]
+        rows.append([REAL, *texts])
+    header = ["", *(f"{column.label}{ARROWS[column.better]}" for column in columns)]
+    return Table(title, header, rows if columns else [], notes, command)
+
+
+def levels_table(results: Results) -> Table:
+    """The validation loss of every level."""
+    grids = results["shared"]["grids"]
+    columns = [
+        Column(f"validation/loss/level_{level}", f"{height}x{width}", "lower")
+        for level, (height, width) in enumerate(grids)
+    ]
+    notes = ["Nats per token of the last validation, given the class and all coarser levels."]
+    found = _quantities(results, "Validation loss by level", columns, results["command"], notes)
+    return found if any(any(row[1:]) for row in found.rows) else Table(found.title, [], [], [])
+
+
+def differences_table(results: Results, columns: Sequence[Column]) -> Table:
+    """Every quantity in which arms can be compared."""
+    rows = []
+    for column in columns:
+        for one in compared(results, column):
+            if one.difference.count < 2:
+                continue
+            smallest = "" if one.smallest is None else plain(one.smallest * column.factor)
+            rows.append(
+                [
+                    column.label,
+                    one.arm,
+                    one.reference,
+                    signed(one, column),
+                    _p(one.p_holm),
+                    one.verdict(column),
+                    smallest,
+                ]
+            )
+    notes = [
+        "Holm's correction is within a quantity; quantities are not corrected for each other, so the primary "
+        "one decides. The last column is the difference that so many seeds would have shown with a power of "
+        "80 %: smaller ones may be there and were not seen."
+    ]
+    header = ["quantity", "arm", "against", "difference", "p", "verdict", "could be seen"]
+    return Table("Differences in every quantity", header, rows, notes, results["command"])
+
+
+def costs_table(results: Results) -> Table:
+    """Parameters, time and memory."""
+    times = results["times"]
+    steps = {str(row["encoding"]): row for row in times["steps"]}
+    rows = []
+    for arm in results["arms"]:
+        keys = [cell["key"] for cell in results["cells"] if cell["arm"] == arm["name"]]
+        own = [times["cells"][key] for key in keys if key in times["cells"]]
+        if not own:
+            continue
+        seconds = [1000 * one["seconds_per_step"] for one in own if "seconds_per_step" in one]
+        memory = [one["peak_memory_gb"] for one in own if "peak_memory_gb" in one]
+        row = [arm["name"]]
+        for column in COSTS:
+            found = mean_of(results, arm["name"], column.key)
+            row.append("" if found is None else value_text(found.mean, None, column))
+        turn = steps.get(arm["name"])
+        row.append("" if turn is None else f"{turn['ratio']:.3f} ({turn['low']:.3f} to {turn['high']:.3f})")
+        row.append(_range(seconds))
+        row.append(_range(memory))
+        rows.append(row)
+
+    header = ["", *(column.label for column in COSTS), "step against none", "step (ms)", "peak memory (GB)"]
+    notes = [
+        "Step against none: a training step in turns with one of a model without positions, median and "
+        "quartiles of the ratio, measured before the trainings while nothing else of the study ran.",
+        "Step (ms): the medians of the logs, from the quickest to the slowest seed, whatever else ran there "
+        f"({times['device']}, {many(times['threads'], 'thread')} a cell).",
+        "Peak memory: of the first process of each training, "
+        + (
+            "each of which had a process of its own."
+            if times["own_processes"]
+            else "in one process after each other: what earlier ones left behind is partly in it."
+        ),
+    ]
+    if "none" in steps and len(times["steps"]) > 1:
+        again = times["steps"][1]
+        notes.append(
+            f"A second model without positions came out at {again['ratio']:.3f} "
+            f"({again['low']:.3f} to {again['high']:.3f}): that is noise."
+        )
+    return Table("Costs", header, rows, notes, results["command"])
+
+
+def _range(values: Sequence[float]) -> str:
+    if not values:
+        return ""
+    low, high = plain(min(values)), plain(max(values))
+    return low if low == high else f"{low} to {high}"
+
+
+def training_notes(results: Results) -> list[str]:
+    """What the table of trainings needs to be read."""
+    span = results["shared"]["sinusoid"]
+    lines = [
+        "A spike is a logged loss above the median of the ten before it by six times their scatter and 5 %."
+    ]
+    if span and any("validation/share_in_sinusoid" in cell["values"] for cell in results["cells"]):
+        lines.append(
+            f"A table that knew nothing of the sinusoid would have {span['dimensions']} of {span['of']} "
+            f"dimensions in its span, a share of {span['dimensions'] / span['of']:.2f}."
+        )
+    return lines
+
+
+def pairs_table(results: Results) -> Table:
+    """Every arm against every other."""
+    column = primary_column(results)
+    found = {(one.arm, one.reference): one for one in all_pairs(results, column.key)}
+    names = [ranked.arm["name"] for ranked in ranking(results)]
+    if not 2 < len(names) <= MOST_IN_MATRIX or all(one.p is None for one in found.values()):
+        return Table("All pairs", [], [], [])
+
+    rows = []
+    for row in names:
+        cells = []
+        for other in names:
+            forward, back = found.get((row, other)), found.get((other, row))
+            one = forward or back
+            if one is None or one.p_holm is None:
+                cells.append("")
+                continue
+            mean = one.difference.mean if forward else -one.difference.mean
+            star = " *" if one.is_real else ""
+            cells.append(f"{'+' if mean > 0 else ''}{plain(mean * column.factor)}{star}")
+        rows.append([row, *cells])
+    notes = [f"{column.label}: row minus column; * real after Holm over all {len(found)} pairs."]
+    return Table("All pairs", ["", *names], rows, notes, results["command"])
+
+
+def variance_table(results: Results, columns: Sequence[Column]) -> Table:
+    """Which seeds move which quantity."""
+    rows = []
+    for column in columns:
+        found = None if column.exact else variance(results, column.key)
+        if found is None:
+            continue
+        parts = [found.tokenizer, found.training, found.sampling]
+        texts = ["not varied" if part is None else plain(part * column.factor) for part in parts]
+        rows.append([column.label, *texts, f"{found.tokenizers} x {found.trainings} x {found.samplings}"])
+    notes = [
+        "Standard deviations that each kind of seed adds by itself: a nested analysis of variance, pooled "
+        "over arms."
+    ]
+    header = ["", "tokenizer seed", "training seed", "sampling seed", "seeds of each"]
+    return Table("Where the scatter comes from", header, rows, notes, results["command"])
+
+
+def alarms_table(results: Results) -> Table:
+    """How often this study's own procedure finds what is not there, and whether it finds what is."""
+    column = primary_column(results)
+    groups = by_arm(results, column.key)
+    rows = []
+
+    def row(name: str, rate: Callable[[], Rate]) -> None:
+        try:
+            found = rate()
+        except ValueError:
+            return  # too few seeds for it
+        low, high = found.interval
+        rows.append(
+            [
+                name,
+                f"{found.found:,} of {found.studies:,}",
+                f"{found.share:.1%} ({low:.1%} to {high:.1%})",
+                str(found.seeds),
+                str(found.comparisons),
+            ]
+        )
+
+    if groups:
+        first = next(iter(groups))
+        row(f"{first} against itself, seeds split in two", lambda: real_splits(groups[first]))
+        margin = results["margin"]
+        if margin:
+            what = f"the same splits, called equivalent within {margin * column.factor:g}"
+            row(what, lambda: equivalent_splits(groups[first], margin))
+    if len(groups) > 1:
+        values = list(groups.values())
+        row("made-up studies in which nothing differs", lambda: resampled(values))
+        size = findable(values)
+        if size is not None:
+            what = f"made-up studies in which one arm differs by {plain(size * column.factor)}"
+            row(what, lambda: resampled(values, size))
+
+    notes = [
+        "Where nothing differs, one study of twenty should raise an alarm; where one arm differs by what can "
+        "be seen, four of five should find it. Made-up studies take the residuals of this one's seeds, with "
+        "replacement."
+    ]
+    worse = handicap(results)
+    if worse is not None:
+        notes.append(
+            f"The handicapped arm, {worse.arm}, was {'found' if worse.is_real else 'not found'}: "
+            f"{difference_text(worse, column)}."
+        )
+    header = ["", "found", "rate (95 % interval)", "seeds of each", "comparisons"]
+    return Table("False alarms of this study", header, rows, notes, "")
+
+
+def extractors_table(results: Results) -> Table:
+    """Whether features see places."""
+    rows = []
+    for check in results["shared"]["extractors"]:
+        numbers = {name: check[name] for name in ("unchanged", "shifted", "exchanged")}
+        base = float(str(numbers["unchanged"]))
+        cells = [
+            f"{plain(float(str(value)))} ({float(str(value)) / base:.1f}x)" for value in numbers.values()
+        ]
+        rows.append([str(check["extractor"]), *cells, "yes" if check["sees_places"] else "no"])
+    notes = [
+        "Frechet distance of half of the test images to the other half: as they are, moved by a quarter of "
+        "each side, quarters exchanged crosswise; means over 5 pairs of halves. An extractor sees places if "
+        "every moved half is farther away than any that was not."
+    ]
+    header = ["", "as they are", "shifted", "exchanged", "sees places"]
+    return Table("Do the features see places?", header, rows, notes, results["command"])
+
+
+def chosen_table(results: Results) -> Table:
+    """What each arm's learning rate and guidance were chosen from."""
+    rows = []
+    for arm in results["arms"]:
+        chosen = arm["chosen"]
+        if chosen is not None:
+            nats = ", ".join(f"{name}: {plain(value)}" for name, value in chosen["nats"].items())
+            distances = ", ".join(f"{name}: {plain(value)}" for name, value in chosen["distances"].items())
+            rows.append(
+                [arm["name"], f"{chosen['learning_rate']:g}", nats, f"{chosen['guidance']:g}", distances]
+            )
+    notes = [
+        "Learning rates by nats per token on test images that no validation uses, guidance by the Frechet "
+        "distance to training images, with a seed that is none of the study's."
+    ]
+    header = ["", "learning rate", "nats by rate", "guidance", "distance by guidance"]
+    return Table("Learning rate and guidance of each arm", header, rows, notes, results["command"])
