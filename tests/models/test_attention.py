@@ -46,18 +46,29 @@ def passed(model, given: tuple[Tensor, ...]) -> list[Tensor]:
     return [result.detach(), *(parameter.grad for parameter in model.parameters())]
 
 
-def dense(q_BHLD: Tensor, k_BHLD: Tensor, v_BHLD: Tensor, bias: Tensor | float, level_L: Tensor) -> Tensor:
+def dense(
+    q_BHLD: Tensor,
+    k_BHLD: Tensor,
+    v_BHLD: Tensor,
+    bias: Tensor | float,
+    level_L: Tensor,
+    before: int | None = None,
+) -> Tensor:
     """The formula, with the mask of all pairs of tokens: (B, L, H, D)."""
     scores_BHLL = q_BHLD @ k_BHLD.transpose(2, 3) + bias
     hidden_LL = level_L[:, None] < level_L
+    if before is not None:
+        hidden_LL = hidden_LL | (level_L < level_L[:, None] - before)
     share_BHLL = scores_BHLL.masked_fill(hidden_LL, -torch.inf).softmax(-1)
     return (share_BHLL @ v_BHLD).transpose(1, 2)
 
 
-@pytest.mark.parametrize("kernel", ["plain", "fused", "slices"])
+@pytest.mark.parametrize(
+    ("kernel", "before"), [("plain", None), ("fused", None), ("slices", None), ("fused", 1), ("slices", 1)]
+)
 @pytest.mark.parametrize("levels", PYRAMIDS, ids=str)
 @pytest.mark.parametrize("line", ["none", EVERYTHING])
-def test_every_kernel_is_the_masked_formula(line, levels, kernel):
+def test_every_kernel_is_the_masked_formula(line, levels, kernel, before):
     """Result and gradients of queries, keys, values and the encoding, in float64."""
     pyramid = Pyramid.of(levels)
     encoding = build_encoding(line, dim=32, num_heads=4, depth=2, pyramid=pyramid)
@@ -71,13 +82,14 @@ def test_every_kernel_is_the_masked_formula(line, levels, kernel):
         encoding.zero_grad()
         given_3BHLD = qkv_3BHLD.clone().requires_grad_()
         if by_parts:
-            context = all_levels(encoding, pyramid.positions(), kernel)
+            context = all_levels(encoding, pyramid.positions(), kernel, before=before)
             with served_by(kernel):
                 y_BLHD = attend(*given_3BHLD, context, 1, dropout=0.0, scale=1.0)
         else:
             context = encoding.prepare(pyramid.positions())
             bias = encoding.bias(context, context, 1)
-            y_BLHD = dense(*given_3BHLD, 0.0 if bias is None else bias, pyramid.positions().level_L)
+            bias = 0.0 if bias is None else bias
+            y_BLHD = dense(*given_3BHLD, bias, pyramid.positions().level_L, before)
         (y_BLHD * weight_BLHD).sum().backward()
         of_scores = [p.grad for p in encoding.parameters() if p.grad is not None]
         found.append([y_BLHD.detach(), given_3BHLD.grad, *of_scores])

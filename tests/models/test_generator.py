@@ -64,6 +64,28 @@ def test_cached_levels_match_one_full_pass(generator):
 
 
 @torch.no_grad()
+def test_a_view_of_the_level_before_is_drawn_as_it_is_trained(line, make_generator, make_loud):
+    """The cache forgets levels that nobody sees any more, and no level looks at them in training either."""
+    model = make_loud(make_generator(line, (1, 2, (2, 3), 4, 4), levels_before=1))
+    check_cache(model)
+    cache = model.new_cache(model.start_C[None, None], model.pyramid)
+    assert cache.layers[0].kv_2BHLD.shape[3] == 16 + 16
+
+
+@torch.no_grad()
+def test_what_is_seen_of_the_levels_before(make_generator, make_loud):
+    """In one block, a change of a level's input reaches its own level and the next so many."""
+    inputs_BLZ = torch.randn(1, 42, 4, generator=torch.Generator().manual_seed(0))
+    for before, reaches in ((1, [False, True, True, False, False]), (2, [False, True, True, True, False])):
+        model = make_loud(make_generator("none", (1, 2, (2, 3), 4, 4), depth=1, levels_before=before))
+        logits_BLV = model(torch.tensor([0]), inputs_BLZ)
+        changed_BLZ = inputs_BLZ.clone()
+        changed_BLZ[:, :4] += 1
+        differ_L = (model(torch.tensor([0]), changed_BLZ) - logits_BLV).abs().amax((0, 2)) > 1e-6
+        assert [bool(differ_L[span].any()) for span in model.pyramid.spans] == reaches
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("levels", PYRAMIDS, ids=str)
 def test_any_pyramid_will_do(line, levels, make_generator, make_loud):
     """Rectangles, one level, many levels, a first level of several tokens."""

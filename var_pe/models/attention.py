@@ -115,15 +115,17 @@ def levels_of_parts(tokens_K: Sequence[int], coarse: int | None = None) -> list[
 
 @dataclass(frozen=True)
 class Part(Generic[Context]):
-    """Some consecutive queries, and how many of the first keys they see: one call of attention."""
+    """Some consecutive queries, and the keys that they see, consecutive, too: one call of attention."""
 
     queries: int
+    # the keys up to this one, which are the first so many unless `keys_from` says where they begin
     keys: int
     # what the encoding's `prepare` made of their positions
     query: Context
     key: Context
     # True where a query may look; None lets all of these queries see all of these keys
     visible_QK: Tensor | None = None
+    keys_from: int = 0
 
 
 @dataclass(frozen=True)
@@ -233,56 +235,78 @@ class PositionContext(Generic[Context]):
 
 
 def all_levels(
-    encoding: PositionEncoding[Context], positions: Positions, kernel: Kernel, coarse: int | None = None
+    encoding: PositionEncoding[Context],
+    positions: Positions,
+    kernel: Kernel,
+    coarse: int | None = None,
+    before: int | None = None,
 ) -> PositionContext[Context]:
-    """A pass over all levels at once, where a token sees its own level and all coarser ones.
+    """A pass over all levels at once, where a token sees its own level and the coarser ones.
 
-    `coarse` levels share the slices' call with a mask; None: as `coarse_levels` says.
+    `coarse` levels share the slices' call with a mask; None: as `coarse_levels` says. `before` is how many
+    coarser levels are seen, the nearest ones; None: all.
     """
     context = encoding.prepare(positions)
     if kernel not in ("slices", "flex"):
-        return PositionContext(encoding, context, context, visible(positions))
+        return PositionContext(encoding, context, context, visible(positions, before))
 
-    parts = parts_of(encoding, context, positions, coarse)
+    parts = parts_of(encoding, context, positions, coarse, before)
     blocks = None
     if kernel == "flex" and not encoding.adds_to_scores:
-        blocks = level_blocks(positions.grids_here, positions.level_L.device)
+        blocks = level_blocks(positions.grids_here, positions.level_L.device, before)
     return PositionContext(encoding, context, context, parts=parts, blocks=blocks)
 
 
 def parts_of(
-    encoding: PositionEncoding[Context], context: Context, positions: Positions, coarse: int | None = None
+    encoding: PositionEncoding[Context],
+    context: Context,
+    positions: Positions,
+    coarse: int | None = None,
+    before: int | None = None,
 ) -> tuple[Part[Context], ...]:
     """The coarse levels together, under their mask, and then every other level, which needs none."""
     parts = []
     for first, stop in levels_of_parts([h * w for h, w in positions.grids_here], coarse):
         here = positions.only(first, stop)
-        seen = positions.only(0, stop)
+        seen = positions.only(first_seen(first, before), stop)
+        keys = positions.only(0, stop).num_tokens
         query = key = context
         if encoding.adds_to_scores:  # which alone asks where queries and keys are
             query = encoding.prepare(here)
             key = encoding.prepare(seen)
-        parts.append(Part(here.num_tokens, seen.num_tokens, query, key, visible(here)))
+        seen_here = visible(here, before)
+        parts.append(Part(here.num_tokens, keys, query, key, seen_here, keys - seen.num_tokens))
     return tuple(parts)
 
 
-def visible(positions: Positions) -> Tensor | None:
-    """True (L, L) where a token may look: at its own level and at coarser ones; None for a single level."""
+def first_seen(level: int, before: int | None) -> int:
+    """The coarsest level that a level sees, if it sees `before` coarser ones; None: all."""
+    return 0 if before is None else max(0, level - before)
+
+
+def visible(positions: Positions, before: int | None = None) -> Tensor | None:
+    """True (L, L) where a token may look: at its own level and at coarser ones; None for a single level.
+
+    `before` is how many coarser ones; None: all.
+    """
     if len(positions.levels) == 1:
         return None
-    return positions.level_L[:, None] >= positions.level_L
+    coarser_LL = positions.level_L[:, None] - positions.level_L
+    return coarser_LL >= 0 if before is None else (coarser_LL >= 0) & (coarser_LL <= before)
 
 
 @lru_cache(maxsize=64)
 @torch.inference_mode(False)  # kept for later calls, which may train
-def level_blocks(grids: tuple[Grid, ...], device: torch.device) -> "BlockMask":
+def level_blocks(grids: tuple[Grid, ...], device: torch.device, before: int | None = None) -> "BlockMask":
     """Which blocks of pairs of tokens FlexAttention computes, passes over, or looks at pair by pair."""
     from torch.nn.attention.flex_attention import create_block_mask  # takes half a second
 
     level_L = positions_on(grids, device)[1]
+    farthest = len(grids) if before is None else before
 
     def sees(batch: Tensor, head: Tensor, query: Tensor, key: Tensor) -> Tensor:
-        return level_L[query] >= level_L[key]
+        coarser = level_L[query] - level_L[key]
+        return (coarser >= 0) & (coarser <= farthest)
 
     return create_block_mask(sees, None, None, len(level_L), len(level_L), device=str(device))
 
@@ -328,8 +352,9 @@ def attend(
         q_parts = tuple(
             q_BHQD.narrow(2, stop - n, n) for stop, n in zip(accumulate(queries), queries, strict=True)
         )
-    k_parts = first_tokens(k_BHKD, stops)
-    v_parts = first_tokens(v_BHKD, stops)
+    starts = [part.keys_from for part in parts]
+    k_parts = seen_tokens(k_BHKD, starts, stops)
+    v_parts = seen_tokens(v_BHKD, starts, stops)
 
     y_parts = []
     for q, k, v, part in zip(q_parts, k_parts, v_parts, parts, strict=True):
@@ -382,25 +407,33 @@ def _call(
         )
 
 
-def first_tokens(x_BHLD: Tensor, stops: Sequence[int]) -> tuple[Tensor, ...]:
-    """The first so many tokens, for each of some growing numbers of which the last is all, as views."""
+def seen_tokens(x_BHLD: Tensor, starts: Sequence[int], stops: Sequence[int]) -> tuple[Tensor, ...]:
+    """The tokens from each start to its stop, as views; the stops grow, and the last one is all."""
     if len(stops) == 1:
         return (x_BHLD,)
-    views: tuple[Tensor, ...] = _FirstTokens.apply(x_BHLD, *stops)
+    views: tuple[Tensor, ...] = _SeenTokens.apply(x_BHLD, *starts, *stops)
     return views
 
 
-class _FirstTokens(torch.autograd.Function):
+class _SeenTokens(torch.autograd.Function):
     """Autograd would fill up every gradient with zeros to the whole length before it adds them."""
 
     @staticmethod
-    def forward(ctx: Any, x_BHLD: Tensor, *stops: int) -> tuple[Tensor, ...]:
-        return tuple(x_BHLD[:, :, :stop] for stop in stops)
+    def forward(ctx: Any, x_BHLD: Tensor, *bounds: int) -> tuple[Tensor, ...]:
+        half = len(bounds) // 2
+        ctx.starts = bounds[:half]
+        ctx.length = x_BHLD.shape[2]
+        return tuple(
+            x_BHLD[:, :, start:stop] for start, stop in zip(bounds[:half], bounds[half:], strict=True)
+        )
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        total_BHLD = grads[-1].clone()
-        for grad_BHlD in grads[:-1]:
-            total_BHLD[:, :, : grad_BHlD.shape[2]] += grad_BHlD
-        return total_BHLD, *(None for _ in grads)
+        last = grads[-1]
+        total_BHLD = last.clone()
+        if ctx.starts[-1]:
+            total_BHLD = F.pad(last, (0, 0, ctx.length - last.shape[2], 0))
+        for start, grad_BHlD in zip(ctx.starts, grads[:-1], strict=False):
+            total_BHLD[:, :, start : start + grad_BHlD.shape[2]] += grad_BHlD
+        return total_BHLD, *(None for _ in 2 * grads)

@@ -13,7 +13,7 @@ from var_pe.encodings import build_encoding, settled
 from var_pe.encodings.machinery.codes import standard_deviation
 from var_pe.encodings.machinery.level import LevelEmbedding, LevelKind
 from var_pe.models.adaln import AdaLNBlock
-from var_pe.models.attention import PositionContext, all_levels, kernel_for
+from var_pe.models.attention import PositionContext, all_levels, first_seen, kernel_for
 from var_pe.models.blocks import Blocks
 from var_pe.models.choice import (
     Choice,
@@ -61,6 +61,10 @@ class GeneratorConfig:
     shared_adaln: Annotated[
         bool, Doc("one modulation for all blocks plus an offset each (VAR-d36) instead of one each")
     ] = False
+    levels_before: Annotated[
+        Positive | None,
+        Doc("coarser levels that a level sees beside its own, the nearest; 1: MVAR's view; null: all"),
+    ] = None
     adaln_init: Annotated[
         NonNegativeFloat, Doc("the gates' initial weights are multiplied by it (VAR-d16: 1e-3)")
     ] = 1e-3
@@ -101,9 +105,10 @@ class VARTransformer(Resizable):
     """Class-conditional next-scale transformer (Tian et al. 2024) under any position encoding.
 
     The first level starts from one vector, class embedding plus `start_C`; every other level from its view of
-    the levels before it. A token sees its own level and all coarser ones. Label `num_classes` is
-    unconditional, the only one if there are no classes. Arguments as in `GeneratorConfig`; `levels`,
-    `codebook_size` and `latent_channels` are the tokenizer's.
+    the levels before it. A token sees its own level and all coarser ones, or with `levels_before` the nearest
+    so many: 1 is MVAR's view (Zhang et al. 2026, arXiv 2505.12742) but for its neighbourhoods. Label
+    `num_classes` is unconditional, the only one if there are no classes. Arguments as in `GeneratorConfig`;
+    `levels`, `codebook_size` and `latent_channels` are the tokenizer's.
 
     Raises:
         ValueError: widths do not fit, or the encoding cannot follow the pyramid.
@@ -136,8 +141,12 @@ class VARTransformer(Resizable):
         adaln_init: float = GeneratorConfig.adaln_init,
         seed: int = 0,
         kept_grids: Sequence[Grid] | None = None,
+        levels_before: int | None = GeneratorConfig.levels_before,
     ) -> None:
         super().__init__()
+        if levels_before is not None and levels_before < 1:
+            raise ValueError(f"a generator's levels_before must be at least 1, got {levels_before}")
+        self.levels_before = levels_before
         for name, value, least in (("depth", depth, 1), ("dim", dim, 1), ("num_classes", num_classes, 0)):
             if value < least:
                 raise ValueError(f"a generator's {name} must be at least {least}, got {value}")
@@ -244,7 +253,7 @@ class VARTransformer(Resizable):
         class_BC = self.class_embed(labels_B)
         x_BLC = torch.cat([self.first_level(class_BC, positions), self.embed_inputs(inputs_BLZ)], dim=1)
 
-        # A token sees its own level and all coarser ones.
+        # A token sees its own level and the coarser ones.
         kernel = kernel_for(
             x_BLC.device.type,
             _compute_dtype(x_BLC),
@@ -253,7 +262,7 @@ class VARTransformer(Resizable):
             needs_grad=torch.is_grad_enabled(),
             has_bias=self.position_encoding.adds_to_scores,
         )
-        position_context = all_levels(self.position_encoding, positions, kernel)
+        position_context = all_levels(self.position_encoding, positions, kernel, before=self.levels_before)
 
         return self._blocks(x_BLC, class_BC, positions, position_context)
 
@@ -440,22 +449,29 @@ class VARTransformer(Resizable):
             raise ValueError(f"given tokens lie in 0 .. {self.head.out_features - 1}, or are -1 to be drawn")
 
     def new_cache(self, x_BlC: Tensor, pyramid: Pyramid) -> LevelCache:
-        """Room for the keys and values of a whole pyramid."""
+        """Room for the keys and values of a whole pyramid, or of the levels that one sees at most."""
+        positions = pyramid.positions()
+        tokens = 0
+        for level in range(pyramid.num_levels):
+            seen = positions.only(first_seen(level, self.levels_before), level + 1)
+            tokens = max(tokens, seen.num_tokens)
+
         width = self.position_encoding.width_of(x_BlC.shape[-1] // self.num_heads)
         like = torch.empty(0, dtype=_compute_dtype(x_BlC), device=x_BlC.device)
-        return LevelCache(len(self.blocks), len(x_BlC), self.num_heads, pyramid.num_tokens, width, like)
+        return LevelCache(len(self.blocks), len(x_BlC), self.num_heads, tokens, width, like)
 
     def level_logits(
         self, x_BlC: Tensor, class_BC: Tensor, positions: Positions, level: int, cache: LevelCache
     ) -> Tensor:
         """One level's pass, (B, l, V): its queries see every key in the cache, so there is no mask."""
         here = positions.only(level, level + 1)
+        seen = positions.only(first_seen(level, self.levels_before), level + 1)
         query = self.position_encoding.prepare(here)
         key = query
         if self.position_encoding.adds_to_scores:  # which alone asks where the keys are
-            key = self.position_encoding.prepare(positions.only(0, level + 1))
+            key = self.position_encoding.prepare(seen)
 
-        cache.open(here.num_tokens)
+        cache.open(here.num_tokens, kept=seen.num_tokens - here.num_tokens)
         position_context = PositionContext(self.position_encoding, query, key)
         return self._blocks(x_BlC, class_BC, here, position_context, cache)
 

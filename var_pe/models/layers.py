@@ -41,9 +41,16 @@ class LevelCache:
         kv_N2BHLD = like.new_empty(layers, 2, batch, heads, length, width)
         self.layers = [LayerCache(kv_2BHLD) for kv_2BHLD in kv_N2BHLD]
 
-    def open(self, num_tokens: int) -> None:
-        """Makes room for the next level; every layer then stores into it."""
+    def open(self, num_tokens: int, kept: int | None = None) -> None:
+        """Makes room for the next level; every layer then stores into it.
+
+        Of the tokens before it the last `kept` stay (None: all); the others' room is free again.
+        """
         for layer in self.layers:
+            if kept is not None and kept < layer.stop:
+                stay_2BHlD = layer.kv_2BHLD[:, :, :, layer.stop - kept : layer.stop].clone()
+                layer.kv_2BHLD[:, :, :, :kept] = stay_2BHlD
+                layer.stop = kept
             layer.start = layer.stop
             layer.stop += num_tokens
 

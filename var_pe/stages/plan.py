@@ -14,7 +14,7 @@ from var_pe.data.sources import KNOWN, DataConfig, open_source
 from var_pe.data.streams import open_stream
 from var_pe.encodings import PositionEncoding
 from var_pe.encodings.base import HOOKS
-from var_pe.models.attention import kernel_for, levels_of_parts
+from var_pe.models.attention import first_seen, kernel_for, levels_of_parts
 from var_pe.models.tokenizer import TokenizerConfig
 from var_pe.progress import number_of, size
 from var_pe.pyramid import Pyramid
@@ -97,6 +97,7 @@ def plan(config: Config) -> str:
                         config.generator.num_heads,
                         generator.position_encoding,
                         config.generator_training,
+                        config.generator.levels_before,
                     )
                 ]
     return "\n".join(lines)
@@ -212,7 +213,12 @@ def _encoding(line: str, encoding: PositionEncoding) -> str:
 
 
 def _attention(
-    pyramid: Pyramid, prefix: int, heads: int, encoding: PositionEncoding, training: TrainingConfig
+    pyramid: Pyramid,
+    prefix: int,
+    heads: int,
+    encoding: PositionEncoding,
+    training: TrainingConfig,
+    before: int | None = None,
 ) -> str:
     """Which kernel serves the training on this machine, in how many calls, and what scores take."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -227,7 +233,9 @@ def _attention(
         tokens_K = [h * w for h, w in pyramid.grids]
         calls = levels_of_parts(tokens_K)
         number = len(calls)
-        pairs = sum(sum(tokens_K[first:stop]) * sum(tokens_K[:stop]) for first, stop in calls)
+        pairs = 0
+        for first, stop in calls:
+            pairs += sum(tokens_K[first:stop]) * sum(tokens_K[first_seen(first, before) : stop])
 
     said = f"attention: {tokens} tokens on {device} by {KERNELS[kernel]}, {number_of(number, 'call')} a layer"
     if kernel == "plain":

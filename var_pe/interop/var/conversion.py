@@ -158,6 +158,10 @@ def _rules(tokenizer: VQTokenizer, transformer: VARTransformer) -> list[tuple[bo
             f"its encoding is learned, got {of_transformer['encoding']}",
         ),
         (
+            of_transformer["levels_before"] is None,
+            f"its levels see all coarser ones, got levels_before={of_transformer['levels_before']}",
+        ),
+        (
             of_transformer["level_embedding"] == "learned",
             f"its level_embedding is learned, got {of_transformer['level_embedding']}",
         ),
