@@ -25,6 +25,18 @@ class Blocks(nn.ModuleList):
         self.drop_path = drop_path
         self.gradient_checkpointing = False
         self.call = plainly
+        # a block whose output is kept, and those outputs
+        self.watched: int | None = None
+        self.seen: list[Tensor] = []
+
+    @contextmanager
+    def watching(self, layer: int) -> Iterator[list[Tensor]]:
+        """Within it, what block `layer` gives is appended to the list, once a pass."""
+        self.watched, self.seen = layer, []
+        try:
+            yield self.seen
+        finally:
+            self.watched, self.seen = None, []
 
     @contextmanager
     def called_by(self, call: Callable[..., Tensor]) -> Iterator[None]:
@@ -56,6 +68,8 @@ class Blocks(nn.ModuleList):
                 )
             else:
                 x_BLC = self._one(x_BLC, position_context, layer, *of_layer)
+            if layer == self.watched:
+                self.seen.append(x_BLC)
         return x_BLC
 
     def _one(self, x_BLC: Tensor, position_context: PositionContext, layer: int, *given: object) -> Tensor:

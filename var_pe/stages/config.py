@@ -65,6 +65,13 @@ class Config:
                 f"and patience=0"
             )
 
+        depth = self.generator.depth if self.classifier is None else self.classifier.depth
+        if training.contrastive is not None and training.contrastive.layer > depth:
+            raise ValueError(
+                f"{kind}_training.contrastive.layer must be at most {depth}, the depth of the {kind}, got "
+                f"{training.contrastive.layer}"
+            )
+
         of_tokenizer, of_generator = self.tokenizer, self.generator
         if self.classifier is None:
             refuse_oversized("tokenizer", size_of_tokenizer(of_tokenizer), self)

@@ -18,6 +18,7 @@ from var_pe.models.vit import ViTClassifier
 from var_pe.pages.sheets import Cell, Section, class_name, sheet
 from var_pe.settings.fields import Doc, FilePath, NonNegative, NonNegativeFloat, ShareBelowOne, section
 from var_pe.tasks.fading import Fading
+from var_pe.tasks.losses.contrastive import Contrastive, contrast_of_crops, crops_of
 from var_pe.training.config import TrainingConfig
 from var_pe.training.groups import ONE_RATE, LayerRates
 from var_pe.training.stopping import held_out_batches
@@ -47,6 +48,10 @@ class ClassifierTraining(TrainingConfig):
     drawn_images: Annotated[
         FilePath | None,
         Doc("train on this folder of scripts/sample.py instead of the training split"),
+    ] = None
+    contrastive: Annotated[
+        Contrastive | None,
+        Doc("tokens of a picture and of a crop of it at the same place are pulled together; null: none are"),
     ] = None
 
 
@@ -93,12 +98,37 @@ class ClassifierTask:
         if self.mixup is not None:
             images_BCHW, target = self.mixup(images_BCHW, target)
 
-        logits_BV = model(images_BCHW)
+        contrastive, contrast = self.config.contrastive, None
+        if contrastive is None:
+            logits_BV = model(images_BCHW)
+        else:
+            logits_BV, contrast = self._contrasted(model, images_BCHW, contrastive)
+            faded |= {"contrast": contrast.detach()}
         loss = F.cross_entropy(logits_BV, target, label_smoothing=self.config.label_smoothing)
+
+        if contrastive is not None and contrast is not None:
+            loss = loss + contrastive.weight * contrast
 
         # A mixed target is a row of shares; its label is the largest one.
         label_B = target if target.dim() == 1 else target.argmax(1)
         return loss, {"accuracy": (logits_BV.argmax(1) == label_B).float().mean()} | faded
+
+    def _contrasted(
+        self, model: nn.Module, images_BCHW: Tensor, contrastive: Contrastive
+    ) -> tuple[Tensor, Tensor]:
+        """Logits of the images, and the contrast of their tokens with those of a crop of each.
+
+        Both go through the model together, as one pass of twice the batch.
+        """
+        crop_BCHW, centre_B2, side_B = crops_of(images_BCHW, contrastive.smallest)
+        blocks = self.model.blocks
+        with blocks.watching(contrastive.block(len(blocks))) as seen:
+            logits_BV = model(torch.cat([images_BCHW, crop_BCHW])).chunk(2)[0]
+
+        whole_BLC, crop_BLC = seen[0][:, self.model.num_prefix_tokens :].chunk(2)
+        grid = self.model.pyramid.finest
+        contrast = contrast_of_crops(whole_BLC, crop_BLC, centre_B2, side_B, grid, contrastive.temperature)
+        return logits_BV, contrast
 
     def after_step(
         self, model: nn.Module, step: int, accelerator: Accelerator, updates: Tensor

@@ -22,6 +22,7 @@ from var_pe.sampling.pipeline import VARPipeline
 from var_pe.seeding import mix, random_bits, shifted
 from var_pe.settings.fields import Doc, NonNegative, ShareBelowOne, section
 from var_pe.tasks.fading import Fading
+from var_pe.tasks.losses.contrastive import Contrastive, contrast_of_levels
 from var_pe.tasks.losses.tokens import per_level, token_losses
 from var_pe.tasks.progressive import Progressive
 from var_pe.tasks.pyramids import which_pyramid
@@ -53,6 +54,10 @@ class GeneratorTraining(TrainingConfig):
     progressive: Annotated[
         Progressive | None,
         Doc("levels come in one after another, coarse first; null: all are in from the start"),
+    ] = None
+    contrastive: Annotated[
+        Contrastive | None,
+        Doc("tokens of two levels at the same place are pulled together; null: none are"),
     ] = None
 
 
@@ -117,8 +122,18 @@ class GeneratorTask:
         dropped_B = label_drops(batch["draw_number"], self.config.label_drop, self.seed)
         labels_B = known_labels(batch["label"], unconditional).masked_fill(dropped_B, unconditional)
 
-        losses_BL = token_losses(model(labels_B, inputs_BLZ, pyramid, levels), tokens_BL)
-        return losses_BL.mean(), self._named(losses_BL.detach(), pyramid, "loss") | faded
+        contrastive = self.config.contrastive
+        if contrastive is None:
+            losses_BL = token_losses(model(labels_B, inputs_BLZ, pyramid, levels), tokens_BL)
+            return losses_BL.mean(), self._named(losses_BL.detach(), pyramid, "loss") | faded
+
+        # What two levels say of the same place is pulled together.
+        blocks = self.model.blocks
+        with blocks.watching(contrastive.block(len(blocks))) as seen:
+            losses_BL = token_losses(model(labels_B, inputs_BLZ, pyramid, levels), tokens_BL)
+        contrast = contrast_of_levels(seen[0], pyramid, levels or pyramid.num_levels, contrastive.temperature)
+        named = self._named(losses_BL.detach(), pyramid, "loss") | {"contrast": contrast.detach()} | faded
+        return losses_BL.mean() + contrastive.weight * contrast, named
 
     def levels_in(self, step: int, pyramid: Pyramid) -> int | None:
         """How many levels are trained in a step, coarsest first; None: all, as where none comes in later."""
