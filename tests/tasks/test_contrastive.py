@@ -73,6 +73,7 @@ def test_it_is_added_with_its_weight_and_learned(kind, make_generator, make_toke
     """A few steps on one batch bring it down, whatever else they learn."""
     torch.manual_seed(0)
     contrastive = Contrastive(weight=0.5, layer=1)
+    assert (contrastive.block(2), Contrastive().block(2)) == (0, 1)
     if kind == "generator":
         model, tokenizer = make_generator("learned").train(), make_tokenizer()
         config, plain = GeneratorTraining(contrastive=contrastive), GeneratorTraining()
