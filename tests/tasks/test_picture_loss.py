@@ -27,7 +27,7 @@ from var_pe.tasks.losses.last_layer import LastLayer
 from var_pe.tasks.losses.perceptual import perceptual_distance
 from var_pe.tasks.losses.picture import PictureLoss, adaptive_weight, shares
 from var_pe.tasks.losses.reconstruction import reconstruction_terms
-from var_pe.tasks.tokenizer import validate_tokenizer
+from var_pe.tasks.tokenizer_quality import validate_tokenizer
 
 DRAWS = torch.arange(4)
 

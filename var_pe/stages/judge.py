@@ -22,7 +22,7 @@ from var_pe.stages.models import weights_hash
 from var_pe.stages.score import described
 from var_pe.tasks.codebook import bits, perplexity
 from var_pe.tasks.examination import examine
-from var_pe.tasks.tokenizer import measure_tokenizer
+from var_pe.tasks.tokenizer_quality import measure_tokenizer
 from var_pe.tasks.verdict import Distance, Facts, Verdict, gain_of_last_doubling, verdict
 from var_pe.training.log import LogEntry, read_log
 

@@ -38,7 +38,7 @@ from var_pe.stages.images import (
 )
 from var_pe.stages.models import find_tokenizer, load_model, load_tokenizer, weights_hash
 from var_pe.stages.pyramids import tokenizer_pyramids
-from var_pe.tasks.tokenizer import validate_tokenizer
+from var_pe.tasks.tokenizer_quality import validate_tokenizer
 from var_pe.training.notes import TrainingNotes
 
 REFERENCES = ("images", "reconstructions")
