@@ -63,6 +63,12 @@ def study_heads(
             f"data.source={config.data.source} with channels={config.data.channels}"
         )
 
+    if config.classifier.hierarchy:
+        raise ValueError(
+            "task heads read the tokens of one map, and classifier.hierarchy has one for every stage: leave "
+            "it empty"
+        )
+
     planned = trials(config, encodings, seeds, output)
     scores = []
     for number, trial in enumerate(planned, start=1):

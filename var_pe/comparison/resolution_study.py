@@ -20,14 +20,13 @@ from var_pe.comparison.costs import trainable
 from var_pe.comparison.statistics import Summary, summary
 from var_pe.comparison.trials import Trial, trials
 from var_pe.files import KeptResults
-from var_pe.models.vit import ViTClassifier
 from var_pe.pages.numbers import percent
 from var_pe.pages.tables import markdown_table
 from var_pe.pyramid import Grid
 from var_pe.resampling.conventions import convention_of
 from var_pe.stages.config import Config
 from var_pe.stages.images import fingerprint, held_out_images
-from var_pe.stages.models import load_model, weights_hash
+from var_pe.stages.models import load_classifier, weights_hash
 from var_pe.stages.train import train_classifier
 
 FILE = "resolutions.json"  # of a study, in its folder
@@ -192,13 +191,15 @@ def _answer(row: dict[str, Any]) -> Answer:
 @torch.no_grad()
 def measure(trial: Trial, size: Grid, convention: str) -> Answer:
     """Moves a trained classifier to a size and classifies the test images there."""
-    model = load_model(ViTClassifier, trial.run / "classifier")
-    parameters = trainable(model.position_encoding)
+    model = load_classifier(trial.run / "classifier")
+    parameters = sum(trainable(encoding) for encoding in model.position_encodings().values())
 
     began = time.perf_counter()
     model.set_input_size(size, resample=convention)
     seconds = time.perf_counter() - began
-    bytes_moved = sum(p.numel() * p.element_size() for p in model.position_encoding.parameters())
+    bytes_moved = 0
+    for encoding in model.position_encodings().values():
+        bytes_moved += sum(p.numel() * p.element_size() for p in encoding.parameters())
 
     hits = 0
     images_NCHW, labels_N = images_at(trial.config, size)

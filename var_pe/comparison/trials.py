@@ -7,6 +7,8 @@ from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
 from var_pe.encodings import build_encoding, settled
 from var_pe.models.generator import GeneratorConfig
 from var_pe.models.vit import ClassifierConfig
@@ -14,6 +16,7 @@ from var_pe.pyramid import Pyramid
 from var_pe.settings.line import canonical
 from var_pe.stages.begun import numbers_of
 from var_pe.stages.config import Config
+from var_pe.stages.models import build_classifier
 from var_pe.training.history import NUMBERS
 
 
@@ -86,6 +89,10 @@ def check_encodings(config: Config, encodings: Iterable[str]) -> None:
     Raises:
         ValueError: some cannot be built; the sentence names them all.
     """
+    if config.classifier is not None and config.classifier.hierarchy:
+        check_hierarchies(config, encodings)
+        return
+
     model: GeneratorConfig | ClassifierConfig
     if config.classifier is None:
         model = config.generator
@@ -99,6 +106,23 @@ def check_encodings(config: Config, encodings: Iterable[str]) -> None:
     for line in encodings:
         try:
             build_encoding(line, dim=model.dim, num_heads=model.num_heads, depth=model.depth, pyramid=pyramid)
+        except ValueError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise ValueError("; ".join(wrong))
+
+
+def check_hierarchies(config: Config, encodings: Iterable[str]) -> None:
+    """`check_encodings` of a classifier in stages, each of which builds its own.
+
+    Raises:
+        ValueError: some cannot be built; the sentence names them all.
+    """
+    wrong = []
+    for line in encodings:
+        try:
+            with torch.device("meta"):
+                build_classifier(with_encoding(config, line), num_classes=2)
         except ValueError as error:
             wrong.append(str(error))
     if wrong:

@@ -13,7 +13,12 @@ from var_pe.models.generator import VARTransformer
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.models.vit import ViTClassifier
 from var_pe.stages.config import Config
-from var_pe.stages.models import find_tokenizer, load_model
+from var_pe.stages.models import CLASSIFIERS, find_tokenizer, load_classifier, load_model
+
+IN_STAGES = (
+    "is a classifier in stages, each with positions of its own, and a diagnosis looks at those of one grid: "
+    "take a plain ViT under the same encoding"
+)
 
 
 @dataclass(frozen=True)
@@ -51,8 +56,8 @@ def open_subject(path: Path, checkpoint: Checkpoint | None = None) -> Subject:
 
     if not (path / "config.json").exists():
         raise ValueError(f"{path} is neither a run, nor a saved model or pipeline, nor a file of weights")
-    if read_config(path).get("_class_name") == ViTClassifier.__name__:
-        return Subject(path.name, load_model(ViTClassifier, path))
+    if read_config(path).get("_class_name") in CLASSIFIERS:
+        return Subject(path.name, plain_classifier(path))
     return Subject(path.name, load_model(VARTransformer, path))
 
 
@@ -60,12 +65,24 @@ def of_run(folder: Path) -> Subject:
     """A run's classifier, or its generator with the tokenizer where that is there."""
     config = settings.load(Config, folder / "config.yaml")
     if (folder / "classifier").is_dir():
-        return Subject(folder.name, load_model(ViTClassifier, folder / "classifier"), config)
+        return Subject(folder.name, plain_classifier(folder / "classifier"), config)
 
     model = load_model(VARTransformer, folder / "generator")
     tokenizer = find_tokenizer(replace(config, run=str(folder)))
     loaded = load_model(VQTokenizer, tokenizer) if (tokenizer / "config.json").exists() else None
     return Subject(folder.name, model, config, loaded)
+
+
+def plain_classifier(folder: Path) -> ViTClassifier:
+    """A classifier whose positions lie on one grid.
+
+    Raises:
+        ValueError: it has several.
+    """
+    model = load_classifier(folder)
+    if not isinstance(model, ViTClassifier):
+        raise ValueError(f"{folder} {IN_STAGES}")
+    return model
 
 
 def of_checkpoint(path: Path, checkpoint: Checkpoint) -> Subject:
@@ -88,6 +105,8 @@ def of_checkpoint(path: Path, checkpoint: Checkpoint) -> Subject:
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from error
 
+    if not isinstance(model, ViTClassifier):
+        raise ValueError(f"{path} {IN_STAGES}")
     table_1LC = weights.state.get(weights.theirs("pos_embed"))
     absolute_LC = None if table_1LC is None else table_1LC[0].float()
     return Subject(path.name, model, absolute_LC=absolute_LC)

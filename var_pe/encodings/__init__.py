@@ -6,6 +6,7 @@
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Literal
 
 from var_pe.encodings import (  # noqa: F401  # importing a file registers its encoding
     alibi,
@@ -32,7 +33,14 @@ from var_pe.encodings import (  # noqa: F401  # importing a file registers its e
     rope_mixed,
     sinusoidal,
 )
-from var_pe.encodings.base import REGISTRY, ModelShape, PositionEncoding, TokenEncoding, register
+from var_pe.encodings.base import (
+    HOOKS_OF_TOKENS,
+    REGISTRY,
+    ModelShape,
+    PositionEncoding,
+    TokenEncoding,
+    register,
+)
 from var_pe.encodings.machinery.compose import Composed
 from var_pe.pyramid import Grid, Pyramid
 from var_pe.settings.line import Member, Value, parse, with_options
@@ -58,11 +66,14 @@ def build_encoding(
     depth: int,
     pyramid: Pyramid,
     kept_grids: Sequence[Grid] | None = None,
+    acting: Literal["on tokens", "in attention"] | None = None,
 ) -> PositionEncoding:
     """The encoding that `line` describes, for a model of this shape; a new one (see `settled`).
 
     `kept_grids` are those of a model that has moved to `pyramid` since: members that then keep the sizes of
-    their parameters (`keeps_grids`) are built for these.
+    their parameters (`keeps_grids`) are built for these. `acting` takes of the line only the members that
+    change tokens, or only the others, which act between queries and keys: where attention sees a part of a
+    map, the first are built for the map and the second for the part.
 
     Raises:
         ValueError: the line does not parse, or names an encoding or option that does not exist.
@@ -77,11 +88,19 @@ def build_encoding(
         return cls.from_line(member, kept if cls.keeps_grids else shape, build)
 
     described = parse(settled(line, dim))
+    if acting is not None:
+        wanted = acting == "on tokens"
+        described = tuple(one for one in described if _changes_tokens(one) is wanted) or (Member("none"),)
     try:
         members = [build(member) for member in described]
         return members[0] if len(members) == 1 else Composed(members)
     except ValueError as error:
         raise ValueError(f"encoding {line!r}: {error}") from error
+
+
+def _changes_tokens(member: Member) -> bool:
+    cls = REGISTRY.get(member.name, PositionEncoding)
+    return any(getattr(cls, hook) is not getattr(PositionEncoding, hook) for hook in HOOKS_OF_TOKENS)
 
 
 def settled(line: str, dim: int) -> str:

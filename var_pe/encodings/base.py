@@ -14,6 +14,7 @@ from var_pe.settings.line import Member, Value
 from var_pe.settings.options import check_options
 
 HOOKS = ("embed", "remap", "rotate", "bias", "products", "refine")
+HOOKS_OF_TOKENS = ("embed", "refine")  # the others act between queries and keys
 REGISTRY: dict[str, type["PositionEncoding"]] = {}
 
 # What an encoding's own `prepare` makes once per forward and its hooks get back.

@@ -3,7 +3,7 @@
 from torch import Tensor
 
 from var_pe.evaluation.features import FeatureExtractor, Features
-from var_pe.models.vit import ViTClassifier
+from var_pe.models.classifier import Classifier
 
 
 class ClassifierFeatures(FeatureExtractor):
@@ -14,12 +14,12 @@ class ClassifierFeatures(FeatureExtractor):
         name: how the scores are labelled, for instance `fashion_vit`.
     """
 
-    def __init__(self, model: ViTClassifier, name: str, weights_sha256: str) -> None:
+    def __init__(self, model: Classifier, name: str, weights_sha256: str) -> None:
         super().__init__()
         self.model = model.eval()
         self.name = name
         self.weights_sha256 = weights_sha256
 
     def describe(self, images_BCHW: Tensor) -> Features:
-        features_BF = self.model.forward_features(images_BCHW / 127.5 - 1)
+        features_BF = self.model.pooled(images_BCHW / 127.5 - 1)
         return Features(features_BF, self.model.forward_head(features_BF))

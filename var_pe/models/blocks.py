@@ -2,11 +2,22 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
-from var_pe.models.layers import LevelCache, PositionContext
+from var_pe.models.layers import LevelCache
+
+
+class BlockContext(Protocol):
+    """What blocks are told of places in one forward pass, such as a `PositionContext`."""
+
+    def at(self, layer: int) -> object:
+        """What block `layer` is given of it."""
+
+    def refine(self, x_BLC: Tensor, layer: int) -> Tensor:
+        """What is done to the tokens after block `layer`."""
 
 
 class Blocks(nn.ModuleList):
@@ -14,15 +25,16 @@ class Blocks(nn.ModuleList):
 
     A block is called with tokens, positions, layer, factors of stochastic depth (or None) and what else this
     is called with. `drop_path` is the probability that the last block's branches are skipped; it grows
-    linearly from 0. diffusers' `enable_gradient_checkpointing` has a block's activations recomputed in the
-    backward pass, by the same random numbers.
+    linearly from `first_drop`. diffusers' `enable_gradient_checkpointing` has a block's activations
+    recomputed in the backward pass, by the same random numbers.
     """
 
     _gradient_checkpointing_func: Callable[..., Tensor]
 
-    def __init__(self, blocks: Iterable[nn.Module], drop_path: float) -> None:
+    def __init__(self, blocks: Iterable[nn.Module], drop_path: float, first_drop: float = 0.0) -> None:
         super().__init__(blocks)
         self.drop_path = drop_path
+        self.first_drop = first_drop
         self.gradient_checkpointing = False
         self.call = plainly
         # a block whose output is kept, and those outputs
@@ -51,7 +63,7 @@ class Blocks(nn.ModuleList):
     def forward(
         self,
         x_BLC: Tensor,
-        position_context: PositionContext,
+        position_context: BlockContext,
         *given: object,
         cache: LevelCache | None = None,
     ) -> Tensor:
@@ -72,10 +84,11 @@ class Blocks(nn.ModuleList):
                 self.seen.append(x_BLC)
         return x_BLC
 
-    def _one(self, x_BLC: Tensor, position_context: PositionContext, layer: int, *given: object) -> Tensor:
+    def _one(self, x_BLC: Tensor, position_context: BlockContext, layer: int, *given: object) -> Tensor:
         gains_2B11 = None
         if self.training and self.drop_path:
-            gains_2B11 = branch_gains(x_BLC, self.drop_path * layer / max(1, len(self) - 1))
+            growth = (self.drop_path - self.first_drop) * layer / max(1, len(self) - 1)
+            gains_2B11 = branch_gains(x_BLC, self.first_drop + growth)
 
         x_BLC = self.call(self[layer], x_BLC, position_context.at(layer), layer, gains_2B11, *given)
         return position_context.refine(x_BLC, layer)

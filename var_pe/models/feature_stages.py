@@ -11,7 +11,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from var_pe.models.classifier import Classifier
 from var_pe.models.efficientnet_lite import STRIDE, EfficientNetLite, load_efficientnet_lite
+from var_pe.models.hierarchy.classifier import HierarchicalClassifier
 from var_pe.models.vit import ViTClassifier
 
 
@@ -93,13 +95,7 @@ class ClassifierStages(FeatureStages):
 
     def __init__(self, classifier: ViTClassifier, name: str, image_channels: int) -> None:
         super().__init__()
-        takes = int(classifier.config["image_channels"])
-        if image_channels > takes:
-            raise ValueError(
-                f"{name} classifies pictures of {takes} channel, data.channels says {image_channels}: "
-                f"take a classifier of colour pictures"
-            )
-
+        takes = channels_taken(classifier, name, image_channels)
         depth = len(classifier.blocks)
         layers = sorted({max(1, round(depth * quarter / 4)) - 1 for quarter in (1, 2, 3, 4)})
         self.name, self.takes, self.classifier = name, takes, classifier
@@ -122,6 +118,40 @@ class ClassifierStages(FeatureStages):
         patches = [tokens_BLC[:, -rows * columns :] for tokens_BLC in self._seen]
         self._seen = []
         return [rearrange(x_BLC, "B (h w) C -> B C h w", h=rows, w=columns) for x_BLC in patches]
+
+
+class HierarchyStages(FeatureStages):
+    """A classifier of our own in stages: the map that each gives. Pictures as in `ClassifierStages`.
+
+    Raises:
+        ValueError: the pictures are in colour and the classifier is not.
+    """
+
+    def __init__(self, classifier: HierarchicalClassifier, name: str, image_channels: int) -> None:
+        super().__init__()
+        self.takes = channels_taken(classifier, name, image_channels)
+        self.name, self.classifier = name, classifier
+        self.channels = tuple(shape.dim for shape in classifier.shapes)
+        self.freeze()
+
+    def maps(self, images_BCHW: Tensor) -> list[Tensor]:
+        resized_BCHW = enlarged(images_BCHW, *self.classifier.image_size)
+        return self.classifier.forward_features(resized_BCHW.expand(-1, self.takes, -1, -1))
+
+
+def channels_taken(classifier: Classifier, name: str, image_channels: int) -> int:
+    """The channels that a classifier takes, of which pictures must not have more.
+
+    Raises:
+        ValueError: they have.
+    """
+    takes = int(classifier.config["image_channels"])
+    if image_channels > takes:
+        raise ValueError(
+            f"{name} classifies pictures of {takes} channel, data.channels says {image_channels}: "
+            f"take a classifier of colour pictures"
+        )
+    return takes
 
 
 # VGG16 (Simonyan & Zisserman 2015, configuration D): widths of the convolutions between the poolings

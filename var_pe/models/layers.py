@@ -55,8 +55,10 @@ class LevelCache:
             layer.stop += num_tokens
 
 
-class Attention(nn.Module):
-    """Multi-head attention; with `qk_norm`, cosine attention with a temperature per head (Swin v2; VAR).
+class AttentionHeads(nn.Module):
+    """The parts of multi-head attention, of which a pass is put together.
+
+    With `qk_norm` it is cosine attention with a temperature per head (Swin v2; VAR).
 
     A key bias would add the same number to every score of a query, so there is none. Norm first, then
     rotation: only a norm without weights commutes with a rotation.
@@ -82,22 +84,21 @@ class Attention(nn.Module):
     def init_parameter(self, name: str, parameter: nn.Parameter, generator: torch.Generator) -> None:
         nn.init.constant_(parameter, log(4.0) if name == "log_scale_H" else 0.0)
 
-    def forward(
-        self,
-        x_BLC: Tensor,
-        position_context: PositionContext,
-        layer: int,
-        cache: LayerCache | None = None,
-    ) -> Tensor:
+    def projected(self, x_BLC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values, which know nothing of places yet."""
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
         qkv_BLC = F.linear(x_BLC, self.qkv.weight, bias)
         q_BHLD, k_BHLD, v_BHLD = rearrange(qkv_BLC, "B L (K H D) -> K B H L D", K=3, H=self.num_heads)
+        return q_BHLD, k_BHLD, v_BHLD
 
+    def placed(
+        self, q_BHLD: Tensor, k_BHLD: Tensor, v_BHLD: Tensor, position_context: PositionContext, layer: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries and keys as they are compared, normed and turned, and values as wide as they are."""
         # Where the encoding makes queries and keys wider, values get zeros: all kernels take equal widths.
         head_dim = v_BHLD.shape[-1]
         q_BHLD, k_BHLD = position_context.remap(q_BHLD, k_BHLD, layer)
-        wider = k_BHLD.shape[-1] > head_dim
-        if wider:
+        if k_BHLD.shape[-1] > head_dim:
             v_BHLD = F.pad(v_BHLD, (0, k_BHLD.shape[-1] - head_dim))
 
         # Cosine attention: a temperature per head replaces the norms of queries and keys.
@@ -108,22 +109,43 @@ class Attention(nn.Module):
 
         q_BHLD = position_context.rotate(q_BHLD, layer).type_as(v_BHLD)
         k_BHLD = position_context.rotate(k_BHLD, layer).type_as(v_BHLD)
-        if cache is not None:
-            k_BHLD, v_BHLD = cache.append(k_BHLD, v_BHLD)
+        return q_BHLD, k_BHLD, v_BHLD
 
+    def attended(
+        self, q_BHQD: Tensor, k_BHKD: Tensor, v_BHKD: Tensor, position_context: PositionContext, layer: int
+    ) -> Tensor:
+        """What each query reads from the values, (B, Q, H, D)."""
         # Products are scaled by the width that was projected, whatever was added to it.
+        head_dim = self.proj.in_features // self.num_heads
+        wider = k_BHKD.shape[-1] > head_dim
         scale = head_dim**-0.5 if wider else None
-        y_BLHD = attend(
-            q_BHLD,
-            k_BHLD,
-            v_BHLD,
+        y_BQHD = attend(
+            q_BHQD,
+            k_BHKD,
+            v_BHKD,
             position_context,
             layer,
             dropout=self.dropout if self.training else 0.0,
             scale=scale if self.log_scale_H is None else 1.0,
         )
-        if wider:
-            y_BLHD = y_BLHD[..., :head_dim]
+        return y_BQHD[..., :head_dim] if wider else y_BQHD
+
+
+class Attention(AttentionHeads):
+    """Multi-head attention of all tokens that are given."""
+
+    def forward(
+        self,
+        x_BLC: Tensor,
+        position_context: PositionContext,
+        layer: int,
+        cache: LayerCache | None = None,
+    ) -> Tensor:
+        q_BHLD, k_BHLD, v_BHLD = self.projected(x_BLC)
+        q_BHLD, k_BHLD, v_BHLD = self.placed(q_BHLD, k_BHLD, v_BHLD, position_context, layer)
+        if cache is not None:
+            k_BHLD, v_BHLD = cache.append(k_BHLD, v_BHLD)
+        y_BLHD = self.attended(q_BHLD, k_BHLD, v_BHLD, position_context, layer)
         return self.proj(y_BLHD.flatten(2))
 
 

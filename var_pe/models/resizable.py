@@ -23,6 +23,10 @@ class Resizable(SavedModel):
         """To another value of `size_argument`."""
         raise NotImplementedError
 
+    def position_encodings(self) -> dict[str, PositionEncoding]:
+        """All that know the model's grids, by their names in it."""
+        return {"position_encoding": self.position_encoding}
+
     def register_to_config(self, **kwargs: object) -> None:
         """diffusers' own; but what is set anew no longer counts as left at its default.
 
@@ -42,7 +46,7 @@ class Resizable(SavedModel):
         return super().extract_init_dict(config_dict, **kwargs)
 
     def _move_encoding(self, new: Pyramid, resample: str | None) -> None:
-        """The position encoding to the grids of `new`, which `self.pyramid` is then set to.
+        """The position encodings to the grids of `new`, which `self.pyramid` is then set to.
 
         Parameters that do not move keep shapes that follow from the first grids: the config notes those,
         since a saved copy is built before its weights are read.
@@ -50,8 +54,9 @@ class Resizable(SavedModel):
         if resample is not None:
             convention_of(resample)  # a wrong name is an error even where nothing has to move
 
-        self.position_encoding.set_pyramid(new, resample)
-        self.position_encoding.to(self.device)  # terms of levels that were not there before
+        self._set_pyramid(new, resample)
+        for encoding in self.position_encodings().values():
+            encoding.to(self.device)  # terms of levels that were not there before
 
         parts = (module for module in self.modules() if isinstance(module, PositionEncoding))
         first = self.config["kept_grids"] is None and new != self.pyramid
@@ -59,6 +64,9 @@ class Resizable(SavedModel):
             self.register_to_config(kept_grids=[list(grid) for grid in self.pyramid.grids])
 
         self.pyramid = new
+
+    def _set_pyramid(self, new: Pyramid, resample: str | None) -> None:
+        self.position_encoding.set_pyramid(new, resample)
 
     @classmethod
     def from_pretrained(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 
 from var_pe.models.generator import GeneratorConfig
+from var_pe.models.hierarchy.lines import Convolution, Mobile
 from var_pe.models.tokenizer import TokenizerConfig
 from var_pe.models.vit import ClassifierConfig
 
@@ -74,6 +75,10 @@ def size_of_generator(config: GeneratorConfig, tokenizer: TokenizerConfig, token
 
 
 def size_of_classifier(config: ClassifierConfig, tokens: int) -> Size:
+    """`tokens` are the patches of an image, for which an encoding may learn a table."""
+    if config.hierarchy:
+        return _size_of_hierarchy(config, tokens)
+
     dim, patch = as_float(config.dim), as_float(config.patch_size)
     block = (4 + 2 * config.mlp_ratio) * dim**2
     rest = dim * (3 * patch**2 + as_float(config.registers) + as_float(tokens))
@@ -86,6 +91,34 @@ def size_of_classifier(config: ClassifierConfig, tokens: int) -> Size:
             "classifier.mlp_ratio",
             "classifier.patch_size",
             "classifier.registers",
+            "data.height",
+            "data.width",
+        ),
+    )
+
+
+def _size_of_hierarchy(config: ClassifierConfig, tokens: int) -> Size:
+    patch, before = as_float(config.patch_size), as_float(config.dim)
+    parameters = before * 3 * patch**2
+    for shape in config.stages:
+        dim, stride = as_float(shape.dim), as_float(shape.stride)
+        tokens = tokens // min(shape.stride, 10**6) ** 2
+        if isinstance(shape, Convolution):  # two maps to and from the inner width, and two to its gates
+            block = 2.5 * as_float(shape.expansion) * dim**2
+        else:
+            block = (4 + 2 * config.mlp_ratio) * dim**2
+        around = 20 * dim**2 if isinstance(shape, Mobile) else 0.0
+        parameters += as_float(shape.blocks) * block + around + before * stride**2 * dim
+        parameters += as_float(tokens) * dim
+        before = dim
+    return Size(
+        parameters,
+        sum(shape.blocks for shape in config.stages),
+        follows_from=(
+            "classifier.hierarchy",
+            "classifier.dim",
+            "classifier.mlp_ratio",
+            "classifier.patch_size",
             "data.height",
             "data.width",
         ),

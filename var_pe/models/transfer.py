@@ -79,15 +79,17 @@ def start_from(
     """
     _check_alike(source, model, (*MAY_DIFFER, "encoding") if retrofit else MAY_DIFFER, "model.init_from")
 
-    # The source moves to the new size, then its whole encoding is copied.
+    # The source moves to the new size, then its whole encodings are copied.
     old_size, old_pyramid = source.config[source.size_argument], source.pyramid
     new_size = model.config[model.size_argument]
     source.move_to(new_size, resample)
-    old = copy.deepcopy(source.position_encoding).train(model.training)
     if retrofit:
+        old = copy.deepcopy(source.position_encoding).train(model.training)
         taken_over = blend_in(model, old, source.config["encoding"])
     else:
-        model.position_encoding = old
+        for name, encoding in source.position_encodings().items():
+            place, _, last = name.rpartition(".")
+            setattr(model.get_submodule(place), last, copy.deepcopy(encoding).train(model.training))
         model.register_to_config(kept_grids=source.config["kept_grids"])
 
     # Weights that belong to classes mean nothing under other classes.
@@ -148,7 +150,7 @@ def blend_in(model: Resizable, old: PositionEncoding, old_line: str) -> list[str
 
 def blend_of(model: Resizable) -> Blended | None:
     """The two encodings of a model that is being retrofitted; None of any other model."""
-    encoding = model.position_encoding
+    encoding = model.position_encodings().get("position_encoding")
     return encoding if isinstance(encoding, Blended) else None
 
 

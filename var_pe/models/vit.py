@@ -1,6 +1,7 @@
 """ViT classifier: a patch grid is a pyramid of one level, so every position encoding serves it unchanged."""
 
 from collections.abc import Sequence
+from dataclasses import field, fields
 from typing import Annotated, Literal
 
 import torch
@@ -10,10 +11,11 @@ from torch import Tensor, nn
 from var_pe.encodings import build_encoding, settled
 from var_pe.models.attention import PositionContext
 from var_pe.models.blocks import Blocks
+from var_pe.models.classifier import Classifier, check_classes
+from var_pe.models.hierarchy.lines import StageShape, read_hierarchy
 from var_pe.models.initialisation import initialise
 from var_pe.models.layers import GELUS, MLP, Attention, LayerScale, with_gain
 from var_pe.models.patches import PatchEmbedding, Stem, build_stem
-from var_pe.models.resizable import Resizable
 from var_pe.pyramid import Grid, Pyramid, sides_of
 from var_pe.resampling.precision import full_precision
 from var_pe.settings.fields import (
@@ -30,6 +32,9 @@ from var_pe.settings.fields import (
 
 Pool = Literal["class_token", "mean"]
 FinalNorm = Literal["tokens", "pooled"]
+
+# settings of a plain ViT, which a hierarchy refuses
+PLAIN = ("pool", "registers", "final_norm")
 
 
 @section(frozen=True)
@@ -60,10 +65,33 @@ class ClassifierConfig:
         NonNegativeFloat, Doc("initial gain of each branch's channels (Touvron et al. 2021); 0: none")
     ] = 0.0
     final_norm: Annotated[FinalNorm, Doc("pooled: after the mean, timm's fc_norm")] = "tokens"
+    hierarchy: Annotated[
+        list[str],
+        Doc(
+            "stages in place of depth, a line each, such as windowed(blocks=2, window=7); dim and "
+            "num_heads are the first one's"
+        ),
+    ] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if self.dim % self.num_heads:
             raise ValueError(f"dim must be a multiple of num_heads, got {self.dim} and {self.num_heads}")
+        if not self.hierarchy:
+            return
+
+        # What a plain ViT has and a hierarchy has not
+        for setting in fields(self):
+            if setting.name in PLAIN and getattr(self, setting.name) != setting.default:
+                raise ValueError(
+                    f"{setting.name} has no meaning in a hierarchy: leave it at {setting.default}, got "
+                    f"{getattr(self, setting.name)}"
+                )
+        assert self.stages, "the lines of a hierarchy are read"
+
+    @property
+    def stages(self) -> tuple[StageShape, ...]:
+        """The stages of the hierarchy; none of a plain ViT."""
+        return read_hierarchy(self.hierarchy, dim=self.dim, num_heads=self.num_heads, encoding=self.encoding)
 
 
 class Block(nn.Module):
@@ -102,7 +130,7 @@ class Block(nn.Module):
         return x_BLC + with_gain(self.scale2(transformed_BLC), gains_2B11, 1)
 
 
-class ViTClassifier(Resizable):
+class ViTClassifier(Classifier):
     """Images in [-1, 1] to class logits; class token and registers come first and have no position.
 
     Arguments as in `ClassifierConfig`; `image_size` is (height, width) in pixels; with 0 classes there is no
@@ -112,13 +140,6 @@ class ViTClassifier(Resizable):
     Raises:
         ValueError: the image is not a whole number of patches, or an option is not known.
     """
-
-    size_argument = "image_size"
-    class_parameters = "head."
-    # what FSDP shards as one piece; None in diffusers
-    _no_split_modules = ["Block"]  # type: ignore[assignment]  # noqa: RUF012
-    _repeated_blocks = _no_split_modules
-    _supports_gradient_checkpointing = True
 
     @register_to_config
     def __init__(
@@ -149,17 +170,14 @@ class ViTClassifier(Resizable):
         super().__init__()
         check_choice("pool", pool, Pool)
         check_choice("final_norm", final_norm, FinalNorm)
-        if num_classes < 0 or num_classes == 1:
-            raise ValueError(
-                f"a classifier needs at least two classes, got {num_classes} (0: features alone)"
-            )
+        check_classes(num_classes)
 
         self.patch_size = patch_size
         self.pool = pool
         self.dynamic = dynamic
         self.final_norm = final_norm
         self.image_size = sides_of(image_size, "image_size")
-        self.pyramid = self._grid(self.image_size)
+        self.pyramid = self._grids(self.image_size)
 
         # What the encoding's line leaves to the width is saved with the model.
         encoding = settled(encoding, dim)
@@ -183,31 +201,14 @@ class ViTClassifier(Resizable):
 
         initialise(self, seed)
 
-    def init_parameter(self, name: str, parameter: nn.Parameter, generator: torch.Generator) -> None:
-        nn.init.trunc_normal_(parameter, std=0.02, generator=generator)
-
     @property
     def num_prefix_tokens(self) -> int:
         """Registers and class token, which come first."""
         return 0 if self.prefix_tokens_PC is None else len(self.prefix_tokens_PC)
 
-    def set_input_size(self, image_size: Sequence[int], resample: str | None = None) -> None:
-        """Images of another size from now on, and in a saved copy.
-
-        `resample` names the convention under which a learned table moves to the new grid (`timm`,
-        `torchvision` ...). What moves is a new parameter: make the optimizer afterwards.
-
-        Raises:
-            ValueError: a side is not a multiple of the patch size, or a table has to move and no `resample`
-                says how.
-        """
-        height, width = sides_of(image_size, "image_size")
-        self._move_encoding(self._grid((height, width)), resample)
-        self.image_size = (height, width)
-        self.register_to_config(image_size=[height, width])
-
-    def move_to(self, size: Sequence[int | Sequence[int]], resample: str | None) -> None:
-        self.set_input_size(sides_of(size, "image_size"), resample)
+    @property
+    def blocks_by_stage(self) -> list[int]:
+        return [len(self.blocks)]
 
     def set_patch_size(self, patch_size: int) -> None:
         """Patches of another size from now on, and in a saved copy; the stored kernel stays as it is.
@@ -233,24 +234,13 @@ class ViTClassifier(Resizable):
             patch_kernel=self.patch_embed.kernel_size[0],
         )
 
-    def _grid(self, image_size: tuple[int, int]) -> Pyramid:
+    def _grids(self, image_size: tuple[int, int]) -> Pyramid:
         height, width = image_size
         if height % self.patch_size or width % self.patch_size:
             raise ValueError(
                 f"image sides must be multiples of patch_size {self.patch_size}, got {height}x{width}"
             )
         return Pyramid.of([(height // self.patch_size, width // self.patch_size)])
-
-    def _pyramid_of(self, images_BCHW: Tensor) -> Pyramid:
-        height, width = images_BCHW.shape[2:]
-        if self.dynamic:
-            return self._grid((height, width))
-        if (height, width) != self.image_size:
-            raise ValueError(
-                f"the classifier is set to grids of {self.pyramid}, got images of {height}x{width}; "
-                f"set_input_size changes it, dynamic=true takes every image's own size"
-            )
-        return self.pyramid
 
     def forward_tokens(self, images_BCHW: Tensor) -> tuple[Tensor, int]:
         """What the last block gives, (B, P + L, C), and the number P of prefix tokens that come first."""
@@ -281,9 +271,5 @@ class ViTClassifier(Resizable):
             return self.norm(x_BLC[:, prefix:].mean(1))
         return self.norm(x_BLC[:, prefix:]).mean(1)
 
-    def forward_head(self, features_BC: Tensor) -> Tensor:
-        return self.head(features_BC)
-
-    def forward(self, images_BCHW: Tensor) -> Tensor:
-        """Class logits, (B, classes)."""
-        return self.forward_head(self.forward_features(images_BCHW)).float()
+    def pooled(self, images_BCHW: Tensor) -> Tensor:
+        return self.forward_features(images_BCHW)

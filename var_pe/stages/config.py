@@ -58,6 +58,10 @@ class Config:
         """Refuses models that are too large for any machine, before one is built, and averages of a blend."""
         kind = "generator" if self.classifier is None else "classifier"
         training = self.generator_training if self.classifier is None else self.classifier_training
+        if self.model.retrofit is not None and self.classifier is not None and self.classifier.hierarchy:
+            raise ValueError(
+                "model.retrofit replaces the encoding of one grid; a classifier.hierarchy has several"
+            )
         if self.model.retrofit is not None and (training.keep, training.patience) != ("last", 0):
             raise ValueError(
                 f"{kind}_training.keep={training.keep} and {kind}_training.patience={training.patience} may "
@@ -85,7 +89,7 @@ class Config:
         rows, columns = self.data.height // patch, self.data.width // patch
         size = size_of_classifier(self.classifier, rows * columns)
         refuse_oversized("classifier", size, self)
-        if rows * columns > MOST_TOKENS:
+        if rows * columns > MOST_TOKENS and not self.classifier.hierarchy:
             raise ValueError(
                 f"data.height={self.data.height} and data.width={self.data.width} make {rows * columns:,} "
                 f"patches of classifier.patch_size={patch}; attention takes at most {MOST_TOKENS:,}"

@@ -14,17 +14,22 @@ from var_pe.files import hash_of_files
 from var_pe.interop.lpips import load_lpips
 from var_pe.models.discriminators import FeatureDiscriminator, PatchDiscriminator, halvings_for
 from var_pe.models.efficientnet_lite import VARIANTS
-from var_pe.models.feature_stages import ClassifierStages, FeatureStages, LiteStages
+from var_pe.models.feature_stages import ClassifierStages, FeatureStages, HierarchyStages, LiteStages
 from var_pe.models.folder import SavedModel, check_folder, read_config
 from var_pe.models.generator import VARTransformer
+from var_pe.models.hierarchy.classifier import HierarchicalClassifier
 from var_pe.models.tokenizer import VQTokenizer
-from var_pe.models.vit import ViTClassifier
+from var_pe.models.vit import PLAIN, ViTClassifier
 from var_pe.models.weight_files import stored, weight_files
 from var_pe.pyramid import Grid
 from var_pe.resampling.grid_bound import GridBound
 from var_pe.stages.config import Config
 
 M = TypeVar("M", bound=SavedModel)
+
+CLASSIFIERS: dict[str, type[ViTClassifier] | type[HierarchicalClassifier]] = {
+    cls.__name__: cls for cls in (ViTClassifier, HierarchicalClassifier)
+}
 
 
 def build_tokenizer(config: Config) -> VQTokenizer:
@@ -64,11 +69,19 @@ def build_generator(
 
 def build_classifier(
     config: Config, num_classes: int, *, kept_grids: Sequence[Grid] | None = None
-) -> ViTClassifier:
+) -> ViTClassifier | HierarchicalClassifier:
     """A new classifier; `kept_grids` are those of the model that it will go on from (`Start`)."""
     assert config.classifier is not None
-    return ViTClassifier(
-        **asdict(config.classifier),
+    settings_of_model = asdict(config.classifier)
+    cls: type[ViTClassifier] | type[HierarchicalClassifier] = ViTClassifier
+    if config.classifier.hierarchy:
+        cls = HierarchicalClassifier
+        for name in ("depth", *PLAIN):
+            del settings_of_model[name]
+    else:
+        del settings_of_model["hierarchy"]
+    return cls(
+        **settings_of_model,
         image_size=(config.data.height, config.data.width),
         image_channels=config.data.channels,
         num_classes=num_classes,
@@ -103,8 +116,11 @@ def feature_network(config: Config) -> FeatureStages | None:
             f"tokenizer_training.perceptual.network is {', '.join(VARIANTS)}, vgg16 or the folder of a "
             f"classifier's run, got {name!r}"
         )
-    classifier = load_model(ViTClassifier, Path(name) / "classifier")
-    return ClassifierStages(classifier, Path(name).name, config.data.channels)
+    classifier = load_classifier(Path(name) / "classifier")
+    if isinstance(classifier, ViTClassifier):
+        return ClassifierStages(classifier, Path(name).name, config.data.channels)
+    assert isinstance(classifier, HierarchicalClassifier), "there is no third kind"
+    return HierarchyStages(classifier, Path(name).name, config.data.channels)
 
 
 def build_discriminator(config: Config, network: FeatureStages | None) -> nn.Module | None:
@@ -139,6 +155,17 @@ def load_model(cls: type[M], folder: Path) -> M:
         return cls.from_pretrained(folder, local_files_only=True).eval()
     except ValueError as error:  # a table that is stored for other grids
         raise ValueError(f"{folder}: {error}") from error
+
+
+def load_classifier(folder: Path) -> ViTClassifier | HierarchicalClassifier:
+    """`load_model` of a classifier of either kind, as its config.json says.
+
+    Raises:
+        ValueError: as there.
+    """
+    there = (folder / "config.json").exists()
+    named = read_config(folder).get("_class_name") if there else None
+    return load_model(CLASSIFIERS.get(str(named), ViTClassifier), folder)
 
 
 def described_model(cls: type[M], folder: Path) -> M:

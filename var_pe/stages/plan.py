@@ -14,10 +14,14 @@ from var_pe.data.sources import KNOWN, DataConfig, open_source
 from var_pe.data.streams import open_stream
 from var_pe.encodings import PositionEncoding
 from var_pe.encodings.base import HOOKS
+from var_pe.encodings.machinery.compose import Composed
 from var_pe.models.attention import first_seen, kernel_for, levels_of_parts
+from var_pe.models.hierarchy.attention import divisions_of
+from var_pe.models.hierarchy.classifier import HierarchicalClassifier
+from var_pe.models.hierarchy.lines import AttentionShape, Linear
 from var_pe.models.tokenizer import TokenizerConfig
 from var_pe.progress import number_of, size
-from var_pe.pyramid import Pyramid
+from var_pe.pyramid import Grid, Pyramid
 from var_pe.stages.begun import Kind, kept_grids, start_of
 from var_pe.stages.config import Config, settled_config
 from var_pe.stages.drawn_images import drawn_pictures
@@ -62,16 +66,24 @@ def plan(config: Config) -> str:
             classifier = build_classifier(config, classes, kept_grids=kept_grids(there))
             lines += _start("training", there or initialise_from(config, classifier))
             lines += _model("classifier", classifier, config.classifier_training, images)
-            lines += [_encoding(config.classifier.encoding, classifier.position_encoding)]
-            lines += [
-                _attention(
-                    classifier.pyramid,
-                    classifier.num_prefix_tokens,
-                    config.classifier.num_heads,
-                    classifier.position_encoding,
-                    config.classifier_training,
-                )
-            ]
+            if isinstance(classifier, HierarchicalClassifier):
+                blocks = sum(classifier.blocks_by_stage)
+                lines += [
+                    f"stages: {blocks} blocks in {len(classifier.shapes)}; so classifier.depth="
+                    f"{config.classifier.depth} is not used"
+                ]
+                lines += _stages(classifier, config.classifier_training)
+            else:
+                lines += [_encoding(config.classifier.encoding, classifier.position_encoding)]
+                lines += [
+                    _attention(
+                        classifier.pyramid,
+                        classifier.num_prefix_tokens,
+                        config.classifier.num_heads,
+                        classifier.position_encoding,
+                        config.classifier_training,
+                    )
+                ]
 
         else:
             tokenizer = build_tokenizer(config)
@@ -210,6 +222,47 @@ def _encoding(line: str, encoding: PositionEncoding) -> str:
     elif encoding.width_of(1) > 1:
         attention = f"queries, keys and the cache are {encoding.width_of(1)} times as wide"
     return f"encoding {line}: {parameters:,} parameters; acts on {', '.join(hooks) or 'nothing'}; {attention}"
+
+
+def _stages(classifier: HierarchicalClassifier, training: TrainingConfig) -> list[str]:
+    """For each stage its map, what its encoding acts on, and what its attention takes."""
+    encodings = classifier.position_encodings()
+    lines = []
+    for index, shape in enumerate(classifier.shapes):
+        rows, columns = grid = classifier.pyramid.grids[-1 - index]
+        blocks = number_of(shape.blocks, "block")
+        lines.append(f"stage {index + 1}, {shape.kind}: {rows}x{columns} cells, {shape.dim} wide, {blocks}")
+        if isinstance(shape, AttentionShape):
+            in_attention = encodings[f"stages.{index}.position_encoding"]
+            both = Composed([encodings[f"stages.{index}.map_position_encoding"], in_attention])
+            lines.append(f"  {_encoding(shape.encoding, both)}")
+            lines.append(f"  {_attention_of_stage(shape, grid, in_attention, training)}")
+    return lines
+
+
+def _attention_of_stage(
+    shape: AttentionShape, grid: Grid, encoding: PositionEncoding, training: TrainingConfig
+) -> str:
+    """In how many parts a stage attends, by which kernel, and what scores take."""
+    if isinstance(shape, Linear):
+        return f"attention: {grid[0] * grid[1]} tokens through a kernel's features, without scores"
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = torch.bfloat16 if training.precision == "bf16" else torch.float32
+    division = divisions_of(shape, grid)[-1]
+    parts, queries, keys = division.sizes
+    has_bias = encoding.adds_to_scores
+    kernel = kernel_for(device, dtype, queries, keys, needs_grad=True, has_bias=has_bias)
+
+    among = f"{queries} tokens" if queries == keys else f"{queries} tokens and {keys} in their sight"
+    said = f"attention: {number_of(parts, 'part')} of {among} on {device} by {KERNELS[kernel]}"
+    scores = shape.heads * parts * queries * keys
+    if kernel == "plain":
+        said += f"; each layer keeps {size(scores * dtype.itemsize)} of scores an image"
+    if has_bias:
+        added = parts if encoding.uses("products") or division.visible(torch.device("cpu")) is not None else 1
+        said += f"; a bias of at most {size(shape.heads * added * queries * keys * 4)}"
+    return said
 
 
 def _attention(

@@ -22,7 +22,6 @@ from var_pe.evaluation.shapes_reader import ShapeReader
 from var_pe.evaluation.shapes_scores import shape_scores
 from var_pe.models.efficientnet_lite import VARIANTS
 from var_pe.models.tokenizer import VQTokenizer
-from var_pe.models.vit import ViTClassifier
 from var_pe.processes import Processes
 from var_pe.progress import Counter
 from var_pe.resampling.conventions import DEFAULT_CONVENTION
@@ -36,7 +35,7 @@ from var_pe.stages.images import (
     held_out_images_at,
     picture_box,
 )
-from var_pe.stages.models import find_tokenizer, load_model, load_tokenizer, weights_hash
+from var_pe.stages.models import find_tokenizer, load_classifier, load_tokenizer, weights_hash
 from var_pe.stages.pyramids import tokenizer_pyramids
 from var_pe.tasks.tokenizer_quality import validate_tokenizer
 from var_pe.training.notes import TrainingNotes
@@ -66,7 +65,7 @@ def feature_extractor(name: str, inception_weights: str | None = None) -> Featur
         )
 
     folder = Path(name) / "classifier"
-    return ClassifierFeatures(load_model(ViTClassifier, folder), Path(name).name, weights_hash(folder))
+    return ClassifierFeatures(load_classifier(folder), Path(name).name, weights_hash(folder))
 
 
 def judges(config: Config) -> list[str]:
@@ -298,7 +297,7 @@ def score_classifier(
         ValueError: the classifier cannot move to `size`.
     """
     folder, name = Path(config.run) / "classifier", "classifier"
-    model, notes = load_model(ViTClassifier, folder), TrainingNotes.read(folder)
+    model, notes = load_classifier(folder), TrainingNotes.read(folder)
     if size is not None:
         height, width = size
         model.set_input_size((height, width), resample)

@@ -5,15 +5,15 @@ from pathlib import Path
 
 from var_pe import settings
 from var_pe.encodings import build_encoding
+from var_pe.models.classifier import Classifier
 from var_pe.models.folder import SavedModel, read_config
 from var_pe.models.generator import VARTransformer
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.models.transfer import blend_in, start_from, start_tokenizer_from
-from var_pe.models.vit import ViTClassifier
 from var_pe.pyramid import Grid
 from var_pe.stages.begun import Kind
 from var_pe.stages.config import Config
-from var_pe.stages.models import described_model, load_model, weights_hash
+from var_pe.stages.models import CLASSIFIERS, described_model, load_model, weights_hash
 from var_pe.training.history import Start
 from var_pe.training.notes import TrainingNotes
 
@@ -42,7 +42,7 @@ def start_tokenizer(config: Config, model: VQTokenizer) -> Start | None:
 
 
 def initialise_from(
-    config: Config, model: VARTransformer | ViTClassifier, class_names: Sequence[str] | None = None
+    config: Config, model: VARTransformer | Classifier, class_names: Sequence[str] | None = None
 ) -> Start | None:
     """Gives `model` the weights of the trained run that the config names, if it names one.
 
@@ -91,10 +91,10 @@ def trained_folder(run: Path, kind: Kind) -> Path:
 def is_classifier(run: Path) -> bool:
     """Whether a run's folder, or a model's, is that of a classifier."""
     folder = trained_folder(run, "classifier")
-    return (folder / "config.json").exists() and read_config(folder).get("_class_name") == "ViTClassifier"
+    return (folder / "config.json").exists() and read_config(folder).get("_class_name") in CLASSIFIERS
 
 
-def blend_again(model: VARTransformer | ViTClassifier, start: Start) -> None:
+def blend_again(model: VARTransformer | Classifier, start: Start) -> None:
     """Gives a model that goes on with a retrofit the encoding that fades out, without its weights."""
     if start.old_encoding is not None:
         old = build_encoding(

@@ -17,10 +17,10 @@ from var_pe.data.counts import what_is_read
 from var_pe.data.image_set import TrainingSet
 from var_pe.data.images import ImageDataset
 from var_pe.data.sources import DataConfig
+from var_pe.models.classifier import Classifier
 from var_pe.models.generator import VARTransformer
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.models.transfer import keep_new
-from var_pe.models.vit import ViTClassifier
 from var_pe.processes import Processes
 from var_pe.pyramid import Pyramid
 from var_pe.stages.begun import (
@@ -45,6 +45,7 @@ from var_pe.stages.models import (
     build_generator,
     build_tokenizer,
     feature_network,
+    load_classifier,
     load_model,
     weights_hash,
 )
@@ -181,7 +182,7 @@ def train_generator(
     return load_model(VARTransformer, folder / "generator")
 
 
-def train_classifier(config: Config, accelerator: Accelerator, extend: Rule | None = None) -> ViTClassifier:
+def train_classifier(config: Config, accelerator: Accelerator, extend: Rule | None = None) -> Classifier:
     """The classifier in the run's folder: loaded if it is finished, else trained.
 
     Raises:
@@ -195,7 +196,7 @@ def train_classifier(config: Config, accelerator: Accelerator, extend: Rule | No
     check_settings(folder, config, "classifier")
     if is_finished(config, folder, "classifier"):
         say_already_there(folder / "classifier", accelerator, extend)
-        return load_model(ViTClassifier, folder / "classifier")
+        return load_classifier(folder / "classifier")
 
     processes = Processes.of(accelerator)
     say_what_is_read(config.data, processes)
@@ -232,9 +233,9 @@ def train_classifier(config: Config, accelerator: Accelerator, extend: Rule | No
 
     run = claim(folder, "classifier", config, history, accelerator)
     trained = train(task, training, run, history, seed=seed)
-    keep_new(cast(ViTClassifier, trained.model))
+    keep_new(cast(Classifier, trained.model))
     put_in_place(run, "classifier", config, trained, dataset, history, class_names)
-    return load_model(ViTClassifier, folder / "classifier")
+    return load_classifier(folder / "classifier")
 
 
 def say_what_is_read(data: DataConfig, processes: Processes) -> None:

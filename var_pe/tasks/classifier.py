@@ -14,7 +14,7 @@ from torchvision.transforms import v2
 from var_pe.data.classes import from_all_classes, labels_of
 from var_pe.data.image_set import Batch, HeldOutImages, TrainingSet, stacked
 from var_pe.evaluation.folder import to_uint8
-from var_pe.models.vit import ViTClassifier
+from var_pe.models.classifier import Classifier
 from var_pe.pages.sheets import Cell, Section, class_name, sheet
 from var_pe.settings.fields import Doc, FilePath, NonNegative, NonNegativeFloat, ShareBelowOne, section
 from var_pe.tasks.fading import Fading
@@ -67,7 +67,7 @@ class ClassifierTask:
 
     def __init__(
         self,
-        model: ViTClassifier,
+        model: Classifier,
         dataset: TrainingSet,
         validation: HeldOutImages,
         config: ClassifierTraining,
@@ -83,10 +83,16 @@ class ClassifierTask:
 
         self.layers = ONE_RATE
         if config.layer_decay < 1 or config.unfreeze_every:
-            self.layers = LayerRates(len(model.blocks), config.layer_decay, config.unfreeze_every)
+            self.layers = LayerRates(
+                sum(model.blocks_by_stage),
+                config.layer_decay,
+                config.unfreeze_every,
+                tuple(model.blocks_by_stage),
+            )
 
         self.mixup = None
         if config.mixup:
+            assert isinstance(model.head, nn.Linear), "a trained classifier has classes"
             self.mixup = v2.MixUp(alpha=config.mixup, num_classes=model.head.out_features)
 
     def start(self, model: nn.Module, batch: Batch, accelerator: Accelerator) -> None:
@@ -138,7 +144,7 @@ class ClassifierTask:
     @torch.no_grad()
     def validate(self, model: nn.Module, accelerator: Accelerator) -> dict[str, float]:
         """Top-1 accuracy and loss on the test split."""
-        assert isinstance(model, ViTClassifier)
+        assert isinstance(model, Classifier)
         totals = torch.zeros(3, device=accelerator.device)
         losses_N = torch.zeros(len(self.validation), device=accelerator.device)
         for chosen in held_out_batches(len(self.validation), 256, accelerator):
@@ -158,7 +164,7 @@ class ClassifierTask:
 
     def preview(self, model: nn.Module) -> Image.Image:
         """Test images with what they are taken for: the same of all classes each time, then the worst."""
-        assert isinstance(model, ViTClassifier)
+        assert isinstance(model, Classifier)
         if not self._shown:
             self._shown = from_all_classes(labels_of(self.validation), SHOWN, seed=0)
         title = "Test images of every class, below each what it was taken for if that is wrong"
@@ -172,7 +178,7 @@ class ClassifierTask:
         return sheet(sections)
 
     @torch.no_grad()
-    def _cells(self, model: ViTClassifier, numbers: Sequence[int]) -> list[Cell]:
+    def _cells(self, model: Classifier, numbers: Sequence[int]) -> list[Cell]:
         items = [self.validation[number] for number in numbers]
         names = self.validation.class_names
         cells = []

@@ -15,7 +15,7 @@ class LayerRates:
 
     Layers are counted from the head down: 0 is the head with its norm, 1 the last of `depth` blocks, `depth`
     the first block, `depth` + 1 everything before it (patches, positions, class token). With depth 0 the
-    whole model is one layer.
+    whole model is one layer. Of a model in stages, what comes before a stage's blocks goes with its first.
     """
 
     depth: int = 0
@@ -23,6 +23,8 @@ class LayerRates:
     decay: float = 1.0
     # steps until the next layer down is trained, too; 0: all layers are trained from the start
     unfreeze_every: int = 0
+    # how many blocks each stage has; empty: they are not in stages
+    stages: tuple[int, ...] = ()
 
     def below_head(self, name: str) -> int:
         """The layer of the parameter called `name`."""
@@ -30,6 +32,9 @@ class LayerRates:
             return 0
         if block := re.match(r"blocks\.(\d+)\.", name):
             return self.depth - int(block[1])
+        if stage := re.match(r"stages\.(\d+)\.(?:blocks\.(\d+)\.)?", name):
+            before = sum(self.stages[: int(stage[1])])
+            return self.depth - before - int(stage[2] or 0)
         if name.startswith(("head.", "norm.")):
             return 0
         return self.depth + 1

@@ -1,24 +1,26 @@
 """ViTs of timm, torchvision and DINOv2 as our classifier, with the same logits."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor, nn
 
 from var_pe.interop.vit.architecture import of_architecture
 from var_pe.interop.vit.names import ViTWeights
+from var_pe.interop.vit.parts import BIASES, Settings, query_and_value_bias, read_stem
 from var_pe.interop.vit.positions import read_positions
+from var_pe.interop.vit.swin import convert_swin, is_swin
 from var_pe.interop.vit.unseen import Unseen, unseen_in
 from var_pe.interop.vit.verification import check_same_outputs
+from var_pe.models.hierarchy.classifier import HierarchicalClassifier
+from var_pe.models.hierarchy.lines import AttentionShape
 from var_pe.models.vit import Pool, ViTClassifier
 from var_pe.pyramid import Pyramid
 
-Settings = dict[str, Any]  # keyword arguments of ViTClassifier
-
-# the ways in which a block's parts are named; the second is BEiT's, which has no bias for keys
-BIASES = (("attn.qkv.bias",), ("attn.q_bias", "attn.v_bias"))
+# the ways in which a block's gains are named
 SCALES = (("ls1.gamma", "ls2.gamma"), ("gamma_1", "gamma_2"))
 
 
@@ -35,7 +37,7 @@ def convert(
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
     entry: Sequence[str] = (),
-) -> ViTClassifier:
+) -> ViTClassifier | HierarchicalClassifier:
     """A classifier with copies of the weights, float32, in evaluation mode; without a head, its features.
 
     Weights do not show everything: the number of heads, the shape of the grid (2x8 and 4x4 have equal
@@ -49,7 +51,8 @@ def convert(
 
     Args:
         state_dict: names to tensors, or a training checkpoint with them; see `plain_weights`.
-        source: `timm` (VisionTransformer, VisionTransformerRelPos with tables, BEiT), `torchvision`
+        source: `timm` (VisionTransformer, VisionTransformerRelPos with tables, BEiT; Swin and Swin v2, as a
+            classifier in stages), `torchvision`
             (VisionTransformer) or `dinov2` (the backbone).
         like: the library's model, of which only the form is read; or the name of timm's architecture, or
             the folder of timm's config.json, at `image_size` if that is given.
@@ -64,12 +67,23 @@ def convert(
             argument is out of its range or not what `like` has, or `verify` gives other outputs.
     """
     weights = ViTWeights(state_dict, source, entry)
-    unseen = _unseen(weights, like, image_size, patch_size, num_heads, pool)
+    asked = _asked(image_size, patch_size, num_heads, pool)
+    if like is not None and not isinstance(like, nn.Module):
+        like = of_architecture(like, weights.classes, weights.channels, asked.image_size)
+    if like is not None and source == "timm" and is_swin(like):
+        swin = convert_swin(weights, like, mean, std)
+        heads = [shape.heads for shape in swin.shapes if isinstance(shape, AttentionShape)]
+        asked.check(swin.image_size, swin.patch_size, ", ".join(map(str, heads)), "mean")
+        if verify is not None:
+            check_same_outputs(swin, verify, mean, std)
+        return swin
+
+    unseen = _unseen(weights, like, asked)
     pyramid = _grid(unseen)
 
     # Each part reads its weights into `ours` and returns the settings that follow from their shapes.
     ours: dict[str, Tensor] = {}
-    settings = _stem(weights, unseen.patch_size, mean, std, ours)
+    settings = read_stem(weights, unseen.patch_size, mean, std, ours)
     settings |= _tokens(weights, settings["dim"], unseen.pool, ours)
     settings |= read_positions(weights, pyramid, unseen.num_heads, unseen.positions, ours)
     settings |= _blocks(weights, settings["dim"], ours)
@@ -91,47 +105,51 @@ def convert(
     return model
 
 
-def _unseen(
-    weights: ViTWeights,
-    like: nn.Module | str | Path | None,
-    image_size: int | Sequence[int] | None,
-    patch_size: int | None,
-    num_heads: int | None,
-    pool: str | None,
-) -> Unseen:
-    """What `like` says, or for the other sources their published form and the arguments."""
+@dataclass(frozen=True)
+class Asked:
+    """What a caller said beside the weights; None: nothing."""
+
+    image_size: tuple[int, int] | None
+    patch_size: int | None
+    num_heads: int | None
+    pool: str | None
+
+    def check(self, image_size: tuple[int, int], patch_size: int, num_heads: int | str, pool: str) -> None:
+        """Whether it is what `like` has.
+
+        Raises:
+            ValueError: it isn't.
+        """
+        has = {"image_size": image_size, "patch_size": patch_size, "num_heads": num_heads, "pool": pool}
+        for name, there in has.items():
+            wanted = getattr(self, name)
+            if wanted is not None and wanted != there:
+                raise ValueError(f"{name} {wanted} is not what like= has: {there}")
+
+
+def _asked(
+    image_size: int | Sequence[int] | None, patch_size: int | None, num_heads: int | None, pool: str | None
+) -> Asked:
     for name, number in (("patch_size", patch_size), ("num_heads", num_heads)):
         if number is not None and (type(number) is not int or number < 1):
             raise ValueError(f"{name} must be a whole number of at least 1, got {number!r}")
     if pool not in (None, *get_args(Pool)):
         raise ValueError(f"pool is one of {', '.join(get_args(Pool))}, got {pool!r}")
     sides = None if image_size is None else _sides(image_size)
+    return Asked(sides, patch_size, num_heads, pool)
 
+
+def _unseen(weights: ViTWeights, like: nn.Module | None, asked: Asked) -> Unseen:
+    """What `like` says, or for the other sources their published form and the arguments."""
     if like is None:
-        return _as_published(weights, sides, patch_size, num_heads, pool)
-    if not isinstance(like, nn.Module):
-        like = of_architecture(like, weights.classes, weights.channels, sides)
+        return _as_published(weights, asked)
 
     unseen = unseen_in(like, weights.source)
-    asked: dict[str, object] = {
-        "image_size": sides,
-        "patch_size": patch_size,
-        "num_heads": num_heads,
-        "pool": pool,
-    }
-    for name, wanted in asked.items():
-        if wanted is not None and wanted != getattr(unseen, name):
-            raise ValueError(f"{name} {wanted} is not what like= has: {getattr(unseen, name)}")
+    asked.check(unseen.image_size, unseen.patch_size, unseen.num_heads, unseen.pool)
     return unseen
 
 
-def _as_published(
-    weights: ViTWeights,
-    sides: tuple[int, int] | None,
-    patch_size: int | None,
-    num_heads: int | None,
-    pool: str | None,
-) -> Unseen:
+def _as_published(weights: ViTWeights, asked: Asked) -> Unseen:
     """The one form of torchvision's and DINOv2's ViTs: exact GELU, class token, a table."""
     if weights.source == "timm":
         raise ValueError(
@@ -139,11 +157,12 @@ def _as_published(
             "and place, and its number of heads; give like=, the model, the name of its architecture, or the "
             "folder with its config.json"
         )
-    if sides is None or num_heads is None:
+    if asked.image_size is None or asked.num_heads is None:
         raise ValueError(f"image_size and num_heads must be given: {weights.source} weights do not show them")
 
-    kernel = patch_size or int(weights.shape("patch_embed.proj.weight")[-1])
-    return Unseen(sides, kernel, num_heads, pool or "class_token", "exact", positions=True)
+    kernel = asked.patch_size or int(weights.shape("patch_embed.proj.weight")[-1])
+    pool = asked.pool or "class_token"
+    return Unseen(asked.image_size, kernel, asked.num_heads, pool, "exact", positions=True)
 
 
 def _sides(image_size: int | Sequence[int]) -> tuple[int, int]:
@@ -162,50 +181,6 @@ def _grid(unseen: Unseen) -> Pyramid:
     if height % side or width % side:
         raise ValueError(f"image sides must be multiples of patch_size {side}, got {height}x{width}")
     return Pyramid(((height // side, width // side),))
-
-
-def _stem(
-    weights: ViTWeights,
-    patch_size: int,
-    mean: Sequence[float] | None,
-    std: Sequence[float] | None,
-    ours: dict[str, Tensor],
-) -> Settings:
-    kernel_OIhw = weights.take("patch_embed.proj.weight", -1, -1, patch_size, patch_size)
-    bias_C = weights.take("patch_embed.proj.bias", len(kernel_OIhw))
-
-    if mean is not None and std is not None:
-        kernel_OIhw, bias_C = _normalising(kernel_OIhw, bias_C, mean, std)
-    elif mean is not None or std is not None:
-        given = "std" if mean is None else "mean"
-        raise ValueError(f"mean and std go together, got {given} alone")
-
-    ours |= {"patch_embed.weight": kernel_OIhw, "patch_embed.bias": bias_C}
-    return {"dim": kernel_OIhw.shape[0], "image_channels": kernel_OIhw.shape[1], "patch_size": patch_size}
-
-
-def _normalising(
-    kernel_OIhw: Tensor, bias_C: Tensor, mean: Sequence[float], std: Sequence[float]
-) -> tuple[Tensor, Tensor]:
-    """The patch map of x in [-1, 1] that does what the given one does to ((x + 1) / 2 - mean) / std."""
-    mean_I = _per_channel("mean", mean, kernel_OIhw.shape[1])
-    std_I = _per_channel("std", std, kernel_OIhw.shape[1])
-    if std_I.min() <= 0:
-        raise ValueError(f"std must be above 0, got {std}")
-    bias_C = bias_C + torch.einsum("OIhw,I->O", kernel_OIhw, (0.5 - mean_I) / std_I)
-    return kernel_OIhw / (2 * std_I)[:, None, None], bias_C
-
-
-def _per_channel(name: str, given: Sequence[float], channels: int) -> Tensor:
-    try:
-        numbers_I = torch.as_tensor(given, dtype=torch.float32)
-    except (TypeError, ValueError):
-        numbers_I = torch.empty(0)
-    if numbers_I.shape != (channels,) or not numbers_I.isfinite().all():
-        raise ValueError(
-            f"{name} must be {channels} finite numbers, one a channel of the images, got {given}"
-        )
-    return numbers_I
 
 
 def _pools_first(weights: ViTWeights) -> bool:
@@ -247,24 +222,11 @@ def _blocks(weights: ViTWeights, dim: int, ours: dict[str, Tensor]) -> Settings:
             ours[f"{start}{name}.weight"] = weights.take(f"{start}{name}.weight", *shape)
             ours[f"{start}{name}.bias"] = weights.take(f"{start}{name}.bias", shape[0])
         ours[f"{start}attn.qkv.weight"] = weights.take(f"{start}attn.qkv.weight", 3 * dim, dim)
-        ours |= _query_and_value_bias(weights, start, biases, dim)
+        ours |= query_and_value_bias(weights, start, biases, dim)
         for number, name in enumerate(scales, start=1):
             ours[f"{start}scale{number}.gain_C"] = weights.take(f"{start}{name}", dim)
 
     return {"depth": weights.depth, "mlp_ratio": hidden / dim, "layer_scale": 1e-5 if scales else 0.0}
-
-
-def _query_and_value_bias(
-    weights: ViTWeights, start: str, biases: tuple[str, ...], dim: int
-) -> dict[str, Tensor]:
-    """A key's bias adds one number, query times bias, to all scores of a query: the softmax drops it."""
-    if biases == BIASES[0]:
-        query_C, _, value_C = weights.take(f"{start}{biases[0]}", 3 * dim).chunk(3)
-    elif biases:
-        query_C, value_C = (weights.take(f"{start}{name}", dim) for name in biases)
-    else:
-        query_C, value_C = torch.zeros(dim), torch.zeros(dim)
-    return {f"{start}attn.q_bias": query_C, f"{start}attn.v_bias": value_C}
 
 
 def _head(weights: ViTWeights, dim: int, ours: dict[str, Tensor]) -> Settings:

@@ -34,8 +34,12 @@ ALWAYS = {
     "dinov2": ("patch_embed.proj.weight", "cls_token", "pos_embed"),
 }
 
-# not weights that a forward pass reads: a token of masked training, an index that follows from the grid
-IGNORED = {"timm": r"relative_position_index$", "torchvision": r"^$", "dinov2": r"^mask_token$"}
+# not weights that a forward pass reads: a token of masked training, what follows from the grid
+IGNORED = {
+    "timm": r"(relative_position_index|relative_coords_table|attn_mask)$",
+    "torchvision": r"^$",
+    "dinov2": r"^mask_token$",
+}
 
 
 # a name by which other checkpoints are known, and what a sentence says about them
@@ -121,7 +125,10 @@ class ViTWeights:
     @property
     def classes(self) -> int:
         """How many the head tells apart; 0 without a head."""
-        return self.shape("head.weight")[0] if "head.weight" in self else 0
+        for name in ("head.weight", "head.fc.weight"):  # the second is Swin's
+            if name in self:
+                return self.shape(name)[0]
+        return 0
 
     def form(self, *forms: tuple[str, ...]) -> tuple[str, ...]:
         """Of several ways to name parts of a block the first that any block uses at all; () if none does.

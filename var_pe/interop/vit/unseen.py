@@ -50,27 +50,27 @@ def unseen_in(model: nn.Module, source: str) -> Unseen:
     Raises:
         ValueError: it is of another class, or computes what our ViT does not.
     """
-    model = _unwrapped(model)
+    model = unwrapped(model)
     if source not in MODELS:
         raise ValueError(
             f"like= is a model of {' or '.join(MODELS)}: {source} publishes one form of its ViTs"
         )
-    if _class_of(model) not in MODELS[source]:
+    if class_of(model) not in MODELS[source]:
         known = ", ".join(name.rpartition(".")[2] for name in MODELS[source])
         raise ValueError(
-            f"like= must be one of {source}'s {known}, whose parts are known, got {_class_of(model)}"
+            f"like= must be one of {source}'s {known}, whose parts are known, got {class_of(model)}"
         )
 
     blocks = _blocks(model)
     if source == "torchvision":
-        _check_norms(model)
+        check_norms(model)
         heads = vars(blocks[0].get_submodule("self_attention"))["num_heads"]
         sides = (vars(model)["image_size"],) * 2
-        return Unseen(sides, vars(model)["patch_size"], heads, "class_token", _gelu(blocks, "mlp.1"), True)
+        return Unseen(sides, vars(model)["patch_size"], heads, "class_token", gelu_of(blocks, "mlp.1"), True)
 
     pool = _pool(model)
     _check_parts(model, blocks)
-    _check_norms(model)
+    check_norms(model)
     patches = vars(model.get_submodule("patch_embed"))
     height, width = patches["patch_size"]
     if height != width:
@@ -80,12 +80,12 @@ def unseen_in(model: nn.Module, source: str) -> Unseen:
         patch_size=height,
         num_heads=vars(blocks[0].get_submodule("attn"))["num_heads"],
         pool=pool,
-        gelu=_gelu(blocks, "mlp.act"),
+        gelu=gelu_of(blocks, "mlp.act"),
         positions=_has_positions(model),
     )
 
 
-def _unwrapped(model: nn.Module) -> nn.Module:
+def unwrapped(model: nn.Module) -> nn.Module:
     """Out of `torch.compile` and DDP."""
     for name in ("_orig_mod", "module"):
         inner = dict(model.named_children()).get(name)
@@ -94,7 +94,7 @@ def _unwrapped(model: nn.Module) -> nn.Module:
     return model
 
 
-def _class_of(module: nn.Module) -> str:
+def class_of(module: nn.Module) -> str:
     return f"{type(module).__module__}.{type(module).__qualname__}"
 
 
@@ -108,7 +108,7 @@ def _blocks(model: nn.Module) -> list[nn.Module]:
         raise ValueError("like= has no blocks")
 
     for block in blocks:
-        if _class_of(block) not in BLOCKS:
+        if class_of(block) not in BLOCKS:
             raise ValueError(
                 f"like= has blocks of the kind {type(block).__name__}, ours norm before attention and before "
                 f"the feed-forward layers, which follow one another"
@@ -132,17 +132,22 @@ def _check_parts(model: nn.Module, blocks: list[nn.Module]) -> None:
             raise ValueError(f"like= has feed-forward layers of the kind {layers}, ours are two linear maps")
 
 
-def _check_norms(model: nn.Module) -> None:
+def check_norms(model: nn.Module, epsilon: float = EPSILON) -> None:
+    """Refuses a norm that is not ours.
+
+    Raises:
+        ValueError: there is one.
+    """
     for name, module in model.named_modules():
         if "Norm" not in type(module).__name__:
             continue
         if not isinstance(module, nn.LayerNorm):
             raise ValueError(f"like= has {type(module).__name__} at {name}, ours has LayerNorm")
-        if module.eps != EPSILON:
-            raise ValueError(f"like= has epsilon {module.eps:g} at {name}, our norms have {EPSILON:g}")
+        if module.eps != epsilon:
+            raise ValueError(f"like= has epsilon {module.eps:g} at {name}, our norms have {epsilon:g}")
 
 
-def _gelu(blocks: list[nn.Module], path: str) -> str:
+def gelu_of(blocks: list[nn.Module], path: str) -> str:
     """Our name for the activation of all blocks."""
     found = set()
     for block in blocks:

@@ -6,7 +6,7 @@ from copy import deepcopy
 import torch
 from torch import Tensor, nn
 
-from var_pe.models.vit import ViTClassifier
+from var_pe.models.classifier import Classifier
 
 # how far outputs may differ, as a share of the largest one: positions are added in float32 on both sides
 AGREEMENT = 1e-5
@@ -14,7 +14,7 @@ AGREEMENT = 1e-5
 
 @torch.no_grad()
 def check_same_outputs(
-    ours: ViTClassifier,
+    ours: Classifier,
     theirs: nn.Module,
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,

@@ -1,0 +1,89 @@
+"""What all classifiers are: images in [-1, 1] of a size to features, and features to classes."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from var_pe.models.resizable import Resizable
+from var_pe.pyramid import Pyramid, sides_of
+
+
+class Classifier(Resizable):
+    """A model for one size of images, or for every size where it is `dynamic`; 0 classes: without a head."""
+
+    size_argument = "image_size"
+    class_parameters = "head."
+    # what FSDP shards as one piece, the blocks of all classifiers; None in diffusers
+    _no_split_modules = ["Block", "MapBlock", "ConvolutionBlock"]  # type: ignore[assignment]  # noqa: RUF012
+    _repeated_blocks = _no_split_modules
+    _supports_gradient_checkpointing = True
+
+    image_size: tuple[int, int]
+    dynamic: bool
+    head: nn.Module
+
+    def init_parameter(self, name: str, parameter: nn.Parameter, generator: torch.Generator) -> None:
+        nn.init.trunc_normal_(parameter, std=0.02, generator=generator)
+
+    @property
+    def blocks_by_stage(self) -> list[int]:
+        """How many blocks each stage has; a plain ViT is one."""
+        raise NotImplementedError
+
+    def set_input_size(self, image_size: Sequence[int], resample: str | None = None) -> None:
+        """Images of another size from now on, and in a saved copy.
+
+        `resample` names the convention under which a learned table moves to the new grid (`timm`,
+        `torchvision` ...). What moves is a new parameter: make the optimizer afterwards.
+
+        Raises:
+            ValueError: a side does not fit, or a table has to move and no `resample` says how.
+        """
+        height, width = sides_of(image_size, "image_size")
+        self._move_encoding(self._grids((height, width)), resample)
+        self.image_size = (height, width)
+        self.register_to_config(image_size=[height, width])
+
+    def move_to(self, size: Sequence[int | Sequence[int]], resample: str | None) -> None:
+        self.set_input_size(sides_of(size, "image_size"), resample)
+
+    def _grids(self, image_size: tuple[int, int]) -> Pyramid:
+        """The model's grids for images of a size.
+
+        Raises:
+            ValueError: a side does not fit.
+        """
+        raise NotImplementedError
+
+    def _pyramid_of(self, images_BCHW: Tensor) -> Pyramid:
+        height, width = images_BCHW.shape[2:]
+        if self.dynamic:
+            return self._grids((height, width))
+        if (height, width) != self.image_size:
+            raise ValueError(
+                f"the classifier is set to grids of {self.pyramid}, got images of {height}x{width}; "
+                f"set_input_size changes it, dynamic=true takes every image's own size"
+            )
+        return self.pyramid
+
+    def pooled(self, images_BCHW: Tensor) -> Tensor:
+        """The features that the classes are read from, (B, C)."""
+        raise NotImplementedError
+
+    def forward_head(self, features_BC: Tensor) -> Tensor:
+        return self.head(features_BC)
+
+    def forward(self, images_BCHW: Tensor) -> Tensor:
+        """Class logits, (B, classes)."""
+        return self.forward_head(self.pooled(images_BCHW)).float()
+
+
+def check_classes(num_classes: int) -> None:
+    """Refuses a head that tells nothing apart.
+
+    Raises:
+        ValueError: there is one class, or the number is negative.
+    """
+    if num_classes < 0 or num_classes == 1:
+        raise ValueError(f"a classifier needs at least two classes, got {num_classes} (0: features alone)")
