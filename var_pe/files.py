@@ -178,6 +178,15 @@ def no_weights(file: Path) -> str | None:
     return None
 
 
+def format_of_weights(file: Path) -> str | None:
+    """What a file begins like, whatever its name: `.safetensors`, `.pth` (`torch.save`), or neither."""
+    with file.open("rb") as there:
+        start = there.read(9)
+    if len(start) == 9 and start.endswith(b"{") and int.from_bytes(start[:8], "little") < file.stat().st_size:
+        return ".safetensors"
+    return ".pth" if start.startswith((b"PK\3\4", b"\x80")) else None
+
+
 def hash_of_files(*files: Path) -> str:
     """SHA-256 of the contents of files, one after another."""
     digest = hashlib.sha256()

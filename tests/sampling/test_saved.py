@@ -122,6 +122,16 @@ def test_a_damaged_pickle_is_one_sentence(pipeline, tmp_path):
         VARPipeline.from_pretrained(tmp_path)
 
 
+@pytest.mark.parametrize(("safe", "of", "to"), [(True, "safetensors", "bin"), (False, "bin", "safetensors")])
+def test_weights_under_the_name_of_another_format_are_refused(safe, of, to, pipeline, tmp_path):
+    """diffusers goes by the name, and its words for this are a traceback of pickle."""
+    pipeline.save_pretrained(tmp_path, safe_serialization=safe)
+    file = tmp_path / "tokenizer" / f"diffusion_pytorch_model.{of}"
+    file.rename(file.with_suffix(f".{to}"))
+    with pytest.raises(ValueError, match=rf"model.{to} was written by .*: its name must be .*model.{of}"):
+        VARPipeline.from_pretrained(tmp_path)
+
+
 def test_diffusers_own_class_finds_ours(pipeline, tmp_path):
     """With the card and everything else that VARPipeline would have read."""
     pipeline.card = "a card of mine"

@@ -198,12 +198,21 @@ def test_an_exchange_that_fails_after_a_signal_is_a_stop():
 
 
 WORKERS = """
-import multiprocessing, time
+import multiprocessing, os, time
 from torch.utils.data import DataLoader
 from var_pe.training.stopping import follow_training
+
+def late(training):
+    while os.getppid() == training:
+        time.sleep(0.01)
+    follow_training(0)
+    time.sleep(60)
+
+multiprocessing.set_start_method("fork")
 batches = iter(DataLoader(range(10**6), num_workers=1, worker_init_fn=follow_training))
 next(batches)
-print(multiprocessing.active_children()[0].pid, flush=True)
+multiprocessing.Process(target=late, args=(os.getpid(),)).start()
+print(*(child.pid for child in multiprocessing.active_children()), flush=True)
 time.sleep(60)
 """
 
@@ -239,12 +248,13 @@ def wait_until_gone(process):
 
 
 def test_data_workers_end_with_a_training_that_is_killed():
-    """They would go on reading for a training that is gone."""
+    """They would go on reading for a training that is gone, even if it ended while they began."""
     line = [sys.executable, "-c", WORKERS]
     with subprocess.Popen(line, stdout=subprocess.PIPE, text=True, cwd=ROOT) as training:
-        worker = int(training.stdout.readline())
+        workers = [int(word) for word in training.stdout.readline().split()]
         training.kill()
-    assert wait_until_gone(worker)
+    assert len(workers) == 2
+    assert all(wait_until_gone(worker) for worker in workers)
 
 
 def test_a_training_ends_with_its_launcher_but_not_with_its_shell(tmp_path):

@@ -103,8 +103,9 @@ class Stop:
 
     @property
     def of_project(self) -> str:
-        """What was printed but for the launcher's own traceback."""
-        return self.text.partition("accelerate/commands/")[0]
+        """What was printed but for the launcher's own traceback, which may be of its imports."""
+        before = self.text.partition("accelerate/commands/")[0]
+        return before if str(ROOT) in before else ""
 
 
 CELLS = [

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from var_pe.files import no_weights
+from var_pe.files import format_of_weights, no_weights
 
 # what the weights in a folder are called, in the order of preference
 NAMES = ("model.safetensors", "pytorch_model.safetensors", "open_clip_model.safetensors", "pytorch_model.bin")
@@ -49,7 +49,7 @@ def read_folder(folder: Path) -> dict[str, Tensor]:
 
 
 def read_state(path: Path) -> Any:
-    """What a `.safetensors` file, or one written by `torch.save` under any name, holds: tensors, on the CPU.
+    """What a file of safetensors or of `torch.save` holds, under any name: tensors, on the CPU.
 
     Raises:
         ValueError: the file has another format, is damaged, or holds objects that could run code.
@@ -64,15 +64,16 @@ def read_state(path: Path) -> Any:
     if other is not None:
         raise ValueError(f"{path} {other}")
 
+    kind = format_of_weights(path) or path.suffix
     try:
-        return load_file(path) if path.suffix == ".safetensors" else _unpickled(path)
+        return load_file(path) if kind == ".safetensors" else _unpickled(path)
     except SafetensorError as error:
         raise ValueError(f"{path} is not a safetensors file, or a damaged one: {error}") from error
     except pickle.UnpicklingError as error:
-        kind = re.search(r"GLOBAL (\S+)", str(error))
-        if kind:
+        foreign = re.search(r"GLOBAL (\S+)", str(error))
+        if foreign:
             raise ValueError(
-                f"{path} holds objects other than tensors ({kind[1]}), which are not loaded: save "
+                f"{path} holds objects other than tensors ({foreign[1]}), which are not loaded: save "
                 f"model.state_dict() alone"
             ) from error
         raise ValueError(f"{path} was not written by torch.save, or is damaged") from error
@@ -90,4 +91,7 @@ def _unpickled(path: Path) -> object:
     # Trainings of DeiT and MAE save their command line beside the weights: plain values under names.
     with warnings.catch_warnings(), torch.serialization.safe_globals([Namespace]):
         warnings.simplefilter("ignore")  # a damaged file may look like an old format
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+        if path.suffix != ".safetensors":
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipped)
+        with path.open("rb") as file:  # torch goes by the name, where it is told
+            return torch.load(file, map_location="cpu", weights_only=True)

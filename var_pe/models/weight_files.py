@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from var_pe.files import no_weights, remove
+from var_pe.files import format_of_weights, no_weights, remove
 
 STEM = "diffusion_pytorch_model"
 KINDS = ("safetensors", "bin")
@@ -89,6 +89,11 @@ def stored(file: Path) -> tuple[dict[str, tuple[int, ...]], dict[str, Tensor]]:
     other = no_weights(file)
     if other is not None:
         raise ValueError(f"{file} {other}")
+    kind = format_of_weights(file)
+    if kind is not None and (kind == ".safetensors") != (file.suffix == ".safetensors"):
+        writer = "safetensors" if kind == ".safetensors" else "torch.save"
+        right = file.with_suffix(".safetensors" if kind == ".safetensors" else ".bin").name
+        raise ValueError(f"{file} was written by {writer}: its name must be {right}")
     if file.suffix == ".bin":
         tensors = _pickled(file)
         shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}

@@ -1,7 +1,9 @@
 """The batches of a training: endless, from any step on, and on the device before they are needed."""
 
+import errno
 import itertools
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import cast
 
 import torch
@@ -22,7 +24,8 @@ def endless_batches(
     """This process's micro-batches from optimizer step `step` on, without end.
 
     Raises:
-        ValueError: the micro-batch cannot be divided evenly among the processes.
+        ValueError: the micro-batch cannot be divided evenly among the processes, or shared memory has no room
+            for the batches of data workers.
     """
     rank, world = accelerator.process_index, accelerator.num_processes
     micro = config.batch // config.accumulate
@@ -43,14 +46,15 @@ def endless_batches(
             pin_memory=pinned,
             worker_init_fn=follow_training,
         )
-        return _numbered(loader, step * config.batch + rank * micro // world, micro)
+        numbered = _numbered(loader, step * config.batch + rank * micro // world, micro)
+        return from_workers(numbered, config.workers)
 
     # The iterator is made at once, because making it draws from the generator of the dropout masks.
     assert dataset.num_images is not None, "only a stream has no length"
     sampler = EndlessSampler(dataset.num_images, micro, seed, rank, world, step * config.batch)
     images = cast(Dataset[Batch], dataset)
-    with signals_held_back():
-        return iter(
+    with signals_held_back(), small_memory_in_words(config.workers):
+        batches = iter(
             DataLoader(
                 images,
                 batch_sampler=sampler,
@@ -60,6 +64,32 @@ def endless_batches(
                 worker_init_fn=follow_training,
             )
         )
+    return from_workers(batches, config.workers)
+
+
+def from_workers(batches: Iterator[Batch], workers: int) -> Iterator[Batch]:
+    """The same batches, which data workers hand over in shared memory: little of it is one sentence."""
+    with small_memory_in_words(workers):
+        yield from batches
+
+
+@contextmanager
+def small_memory_in_words(workers: int) -> Iterator[None]:
+    """Turns what torch and the system say of too little shared memory into a sentence.
+
+    Raises:
+        ValueError: data workers had no room for a batch, or to be started.
+    """
+    try:
+        yield
+    except (OSError, RuntimeError) as error:
+        full = "shared memory" in str(error) or (isinstance(error, OSError) and error.errno == errno.ENOSPC)
+        if not workers or not full:
+            raise
+        raise ValueError(
+            f"workers={workers}: shared memory (/dev/shm) has no room for the batches of data workers; set "
+            f"workers=0, or give the machine or container more (docker run --shm-size=2g)"
+        ) from error
 
 
 def batch_of(items: list[Mapping[str, object]] | Batch) -> Batch:

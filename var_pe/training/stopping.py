@@ -7,6 +7,7 @@ time there is nothing to save, and a signal ends the process at once, as it ends
 import ctypes
 import itertools
 import math
+import multiprocessing
 import os
 import signal
 import sys
@@ -14,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 
 import torch
@@ -203,9 +205,12 @@ def follow_training(worker: int) -> None:
 
     A signal to the whole process group is the training's business, which needs its workers to finish a step.
     """
-    training = os.getppid()
+    parent = multiprocessing.parent_process()
+    training = os.getppid() if parent is None or parent.pid is None else parent.pid
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     end_with_parent(signal.SIGKILL)
+    if not Path(f"/proc/{training}").exists() and sys.platform == "linux":
+        os._exit(1)  # It ended while this process began, which takes seconds unless it is a copy.
     if hasattr(signal, "sigwaitinfo"):  # Not on macOS, where a worker simply ignores the signals
         threading.Thread(target=_wait_for_signal_of, args=(training,), daemon=True).start()
 
