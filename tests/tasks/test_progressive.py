@@ -18,13 +18,14 @@ PROGRESSIVE = "generator_training.progressive={first: 1, until: 0.7}"
 
 
 @pytest.mark.parametrize(
-    ("first", "until", "levels", "steps"), [(2, 0.4, 10, 1000), (1, 1.0, 4, 9), (3, 0.5, 2, 7)]
+    ("first", "until", "levels", "steps"), [(2, 0.4, 10, 1000), (1, 0.99, 4, 9), (3, 0.5, 2, 7)]
 )
 def test_levels_come_in_coarse_first_in_stages_of_one_length(first, until, levels, steps):
     """All are in after `until`, none goes out, and none comes in early."""
     at = [Progressive(first=first, until=until).levels_at(step, steps, levels) for step in range(steps)]
     assert at[0] == min(first, levels)
     assert at == sorted(at)
+    assert at[-1] == levels
     assert all(count == levels for step, count in enumerate(at) if step >= until * steps)
     if first < levels:
         assert at[int(until * steps) - 1] < levels
@@ -95,4 +96,4 @@ def test_a_plan_says_when_levels_come_in_and_what_that_saves(tmp_path):
     config = a_config(tmp_path, PROGRESSIVE, "generator_training.steps=10", "generator_training.pyramids=[]")
     assert "progressive: 1 of 2 levels from step 0, 2 from step 7; 44% of the tokens" in plan(config)
     pyramids = [Pyramid.square(1, 2), Pyramid.square(1, 2, 3)]
-    assert share_of_tokens(Progressive(first=1, until=1.0), 2, pyramids) == (1 + 1 + 1 + 5) / (2 * 19)
+    assert share_of_tokens(Progressive(first=1, until=0.5), 2, pyramids) == (1 + 5 + 1 + 14) / (2 * 19)

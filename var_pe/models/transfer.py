@@ -137,7 +137,10 @@ def blend_in(model: Resizable, old: PositionEncoding, old_line: str) -> list[str
     if old_members == new_members:
         raise ValueError(f"model.retrofit: the model has the encoding {new_line} already")
 
-    blended = Blended(old, new)
+    try:
+        blended = Blended(old, new)
+    except ValueError as error:
+        raise ValueError(f"model.retrofit: {error}") from error
     taken_over = []
     old_parts = parts_of(old)
     for member, part in zip(new_members, parts_of(new), strict=True):

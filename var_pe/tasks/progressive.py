@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Annotated
 
-from annotated_types import Gt, Le
+from annotated_types import Gt, Lt
 
 from var_pe.pyramid import Pyramid
 from var_pe.settings.fields import Doc, Positive, section
@@ -14,20 +14,21 @@ class Progressive:
     """Coarse levels first, as VAR's public code intends by its options `pg` and `pg0` (not finished there).
 
     Of K levels, `first` are in at step 0 and the others come in one by one, each stage as long as the others,
-    until all are in after the share `until` of the n steps:
+    until all are in from step m = floor(until * n) of n on, so at least in the last one:
 
-        levels in at step i = min(K, first + floor((K - first) * i / (until * n)))
+        levels in at step i = min(K, first + floor((K - first) * i / m))
 
     The loss is the mean over the tokens of the levels that are in, and no other token is computed.
     """
 
     first: Annotated[Positive, Doc("levels that are in from the first step on, coarsest first")] = 1
-    until: Annotated[float, Gt(0), Le(1), Doc("share of the steps after which all levels are in")] = 0.4
+    until: Annotated[float, Gt(0), Lt(1), Doc("share of the steps after which all levels are in")] = 0.4
 
     def levels_at(self, step: int, steps: int, num_levels: int) -> int:
         """How many of `num_levels` levels are in at `step` of `steps`."""
+        all_from = max(1, int(self.until * steps))
         later = max(0, num_levels - self.first)
-        return min(num_levels, self.first + int(later * step / (self.until * steps)))
+        return min(num_levels, self.first + later * step // all_from)
 
 
 def check_first(progressive: Progressive | None, pyramid: Pyramid) -> None:

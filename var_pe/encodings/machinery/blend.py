@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from var_pe.encodings.base import PositionEncoding
+from var_pe.encodings.base import REGISTRY, PositionEncoding
 from var_pe.encodings.machinery.compose import Composed, move_all
 from var_pe.pyramid import Positions, Pyramid
 from var_pe.resampling.conventions import Convention
@@ -33,9 +33,10 @@ class Blended(PositionEncoding[Both]):
             for part in parts_of(encoding):
                 turns_at_once = part.uses("rotate") and not part.uses("turned_by")
                 if not part.blends or turns_at_once:
+                    name = next(name for name, member in REGISTRY.items() if member is type(part))
                     raise ValueError(
-                        f"{type(part).__name__} cannot be blended with another encoding: hidden keys, wider "
-                        f"heads and turns without angles have nothing between there and not there"
+                        f"{name} cannot be blended with another encoding: hidden keys, wider heads and turns "
+                        f"without angles have nothing between there and not there"
                     )
 
         self.old = old
