@@ -101,8 +101,12 @@ def test_it_is_added_with_its_weight_and_learned(kind, make_generator, make_toke
 
 
 def test_a_layer_that_is_not_there_is_refused():
-    """Before anything is trained."""
+    """Before anything is trained, and so are stages, whose blocks see several grids."""
     with pytest.raises(
         settings.ConfigError, match=r"contrastive\.layer must be at most 6, the depth of the gen"
     ):
         settings.load(Config, "shapes.yaml", ["generator_training.contrastive={layer: 7}"])
+    staged = "classifier.hierarchy=['windowed(blocks=2, window=2)']"
+    more = ["classifier={}", staged, "classifier_training.contrastive={layer: 1}"]
+    with pytest.raises(settings.ConfigError, match="contrastive compares tokens of one grid"):
+        settings.load(Config, "shapes.yaml", more)

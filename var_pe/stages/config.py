@@ -69,6 +69,12 @@ class Config:
                 f"and patience=0"
             )
 
+        in_stages = self.classifier is not None and bool(self.classifier.hierarchy)
+        if training.contrastive is not None and in_stages:
+            raise ValueError(
+                "classifier_training.contrastive compares tokens of one grid; a classifier.hierarchy has "
+                "several"
+            )
         depth = self.generator.depth if self.classifier is None else self.classifier.depth
         if training.contrastive is not None and training.contrastive.layer > depth:
             raise ValueError(
