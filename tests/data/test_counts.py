@@ -11,13 +11,14 @@ from var_pe.data.sources import DataConfig
 @pytest.mark.parametrize(
     ("labels", "names", "said"),
     [
-        ([0] * 50 + [1] + [2] * 3, ("a", "b", "c"), "54 pictures of 3 classes, from 1 (b) to 50 (a)"),
+        ([0] * 50 + [1] + [2] * 3, ("a", "b", "c"), "54 pictures of 3 classes: a 50, b 1, c 3"),
+        ([0, 0], tuple("abcdefghijklmnopqrstu"), "2 pictures of 21 classes, from 0 (b) to 2 (a)"),
         ([0, 1, 0, 1], ("a", "b"), "4 pictures of 2 classes, 2 of each"),
-        ([1], ("a", "b"), "1 picture of 2 classes, from 0 (a) to 1 (b)"),
+        ([1], ("a", "b"), "1 picture of 2 classes: a 0, b 1"),
         ([-1, -1], (), "2 pictures without labels"),
     ],
 )
-def test_number_least_and_most_are_said(labels, names, said):
+def test_numbers_of_all_classes_are_said_or_the_least_and_the_most(labels, names, said):
     assert counts(np.array(labels), names) == said
 
 
@@ -51,7 +52,7 @@ def test_both_splits_are_counted_with_what_is_left_out(tmp_path, streaming):
         "train on 2 pictures of 2 classes, 1 of each",
         f"{tmp_path}/train: skipped 1 file: 1 .heic",
         "2 of 2 classes have fewer than 20 pictures to train on (a 1, b 1), which is very few",
-        "test on 1 picture of 2 classes, from 0 (b) to 1 (a)",
+        "test on 1 picture of 2 classes: a 1, b 0",
         f"{tmp_path}/test: left out 1 picture of what is no class in training: c",
-        f"{tmp_path}/test has no pictures of 1 of the 2 classes: b",
+        f"the test split, in {tmp_path}/test, has no pictures of 1 of the 2 classes: b",
     ]

@@ -254,7 +254,7 @@ def test_tiny_imagenet_is_read_as_it_is_unpacked(root):
         ),
         (("train/", "bus/", "car/"), r"no class folders \(other folders are beside it: bus, car\)"),
         (("train/cat/", "test/cat/"), r"train holds a single class, cat, so there is nothing to tell apart"),
-        (("train/cat/", "train/.dog/"), r"a single class, cat, .*; .*/.dog is skipped, since hidden names"),
+        (("train/cat/", "train/.dog/"), r"a single class, cat, .*; .*: pictures in .dog are skipped, since"),
     ],
 )
 def test_fewer_than_two_classes_are_refused_with_what_is_there(root, files, message):
@@ -318,7 +318,7 @@ def test_classes_of_one_split_alone_are_said(root):
     assert classes_of(source) == {"cat": [], "dog": THREE}
     assert source.remarks == (
         f"{root}/test: left out 1 picture of what is no class in training: zebra",
-        f"{root}/test has no pictures of 1 of the 2 classes: cat",
+        f"the test split, in {root}/test, has no pictures of 1 of the 2 classes: cat",
     )
 
 
@@ -373,6 +373,29 @@ def test_links_are_followed_but_not_in_a_circle(root, tmp_path):
     assert classes_of(opened(root, train=False)) == {"cat": THREE, "fox": THREE}
 
 
+def test_a_link_that_makes_one_folder_two_classes_is_said(root, tmp_path):
+    """A second name for a class is a second class, which nobody may have meant."""
+    fill(root, "train/dog/", "train/dog/old/1.png", "train/weather/")
+    (root / "train" / "Wetter").symlink_to(root / "train" / "weather")
+    fill(tmp_path / "store", "fox/")
+    for name in ("fox", "vulpes"):
+        (root / "train" / name).symlink_to(tmp_path / "store" / "fox")
+
+    advice = "data.classes takes those that you name"
+    assert opened(root).remarks == (
+        f"{root}/train: Wetter is a link to weather: the same 3 pictures count under 2 classes, "
+        f"Wetter and weather; {advice}",
+        f"{root}/train: fox, vulpes are links to one folder: the same 3 pictures count under 2 classes, "
+        f"fox and vulpes; {advice}",
+        f"{root}/train: pictures also lie deeper, in dog/old; their class is the first folder",
+    )
+
+    # A link inside a class, to the folders of another; classes that are not taken are nobody's concern.
+    (root / "train" / "weather" / "more").symlink_to(root / "train" / "dog")
+    (said,) = [remark for remark in opened(root, classes=["dog", "weather"]).remarks if "a link to" in remark]
+    assert "weather/more is a link to dog: the same 4 pictures count under 2 classes, dog and" in said
+
+
 def test_a_class_in_a_format_that_cannot_be_read_is_refused_or_said(root):
     """Without a word, a model would be trained on one class less."""
     fill(root, *PETS, *(f"train/fox/{i}.HEIC" for i in range(4)), "train/cat/x.heic")
@@ -408,11 +431,13 @@ def test_what_systems_leave_behind_is_not_read_and_the_rest_is_counted(root):
     ):
         (root / "train" / "cat" / name).write_bytes(b"\0junk")
     (root / "train" / "empty class").mkdir()
+    fill(root, "train/cat/.trash/old.png")
 
     source = opened(root)
     assert classes_of(source) == {"__background__": THREE, "cat": THREE, "dog": THREE}
     assert source.remarks == (
         f"{root}/train: skipped 4 files: 2 .txt, 1 .json, 1 without an ending",
+        f"{root}/train: pictures in cat/.trash are skipped, since hidden names (with a dot before them) are",
         f"{root}/train/empty class holds no picture that can be read, since it is empty, and is no class",
     )
 

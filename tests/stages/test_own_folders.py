@@ -64,7 +64,7 @@ def test_a_training_says_what_it_reads_and_a_plan_does_too(tmp_path, capsys):
     (tmp_path / "set" / "cat" / "notes.txt").write_text("x")
     mine = config(tmp_path, "data.hold_out=0.4")
     said = [
-        "train on 7 pictures of 2 classes, from 3 (dog) to 4 (cat)",
+        "train on 7 pictures of 2 classes: cat 4, dog 3",
         "set: skipped 1 file: 1 .txt",
         "test on 4 pictures of 2 classes, 2 of each",
     ]

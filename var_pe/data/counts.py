@@ -14,10 +14,12 @@ from var_pe.progress import number_of
 
 # Fewer pictures of a class than this are remarked on.
 FEW = 20
+# So many classes are listed, each with its number.
+LISTED = 20
 
 
 def counts(labels_N: NDArray[np.int64], class_names: Sequence[str]) -> str:
-    """`54 pictures of 3 classes, from 1 (b) to 50 (a)`."""
+    """`54 pictures of 3 classes: a 50, b 1, c 3`; of many classes the least and the most."""
     pictures = number_of(len(labels_N))
     if not class_names:
         return f"{pictures} without labels"
@@ -27,6 +29,9 @@ def counts(labels_N: NDArray[np.int64], class_names: Sequence[str]) -> str:
     classes = f"{pictures} of {number_of(len(class_names), 'class', 'classes')}"
     if of_class_C[least] == of_class_C[most]:
         return f"{classes}, {of_class_C[most]} of each"
+    if len(class_names) <= LISTED:
+        each = [f"{name} {number}" for name, number in zip(class_names, of_class_C, strict=True)]
+        return f"{classes}: {', '.join(each)}"
     rarest = f"{of_class_C[least]} ({class_names[least]})"
     return f"{classes}, from {rarest} to {of_class_C[most]} ({class_names[most]})"
 

@@ -18,7 +18,7 @@ from var_pe.data.label_lists import (
     from_metadata,
     in_order,
 )
-from var_pe.data.walk import Found, find_pictures, hidden_pictures, in_words, subfolders
+from var_pe.data.walk import Found, find_pictures, identity, in_words, subfolders
 from var_pe.progress import number_of
 
 HINT = (
@@ -77,10 +77,11 @@ def read_pictures(
         raise ValueError(f"{folder} holds no pictures{instead(found)}; {HINT}")
 
     remarks = [f"{folder}: skipped {in_words(found.kinds())}"] if found.others else []
-    remarks += [
-        f"{folder / name} is skipped, since hidden names (with a dot before them) are"
-        for name in hidden_pictures(folder)
-    ]
+    if found.hidden:
+        remarks.append(
+            f"{folder}: pictures in {some(found.hidden)} are skipped, since hidden names (with a dot before "
+            f"them) are"
+        )
     if label_column is None:
         return Pictures(folder, found.pictures, [None] * len(found.pictures), remarks=remarks)
 
@@ -196,6 +197,7 @@ def by_folder(
         if len(stored) > 1
     ]
     remarks += remarks_on_spelling(pictures)
+    remarks += remarks_on_links(folder, Counter(places), class_of, wanted)
 
     deeper = sorted(place for place, part in parts.items() if len(part) > depth + 1)
     if deeper:
@@ -240,6 +242,44 @@ def remarks_on_spelling(pictures: Pictures) -> list[str]:
         f"{pictures.folder}: classes {', '.join(map(repr, names))} differ in case or spaces alone"
         for names in alike(pictures.classes)
     ]
+
+
+def remarks_on_links(
+    folder: Path, number_in: Counter[str], class_of: dict[str, str | None], wanted: Sequence[str]
+) -> list[str]:
+    """A sentence for classes that hold the same folder because of a link: its pictures count for each.
+
+    `number_in` counts the pictures right in each folder, `class_of` has its class. If some are `wanted`, the
+    others are nobody's concern.
+    """
+    paths: dict[tuple[int, int], list[str]] = {}
+    for place in sorted(number_in):
+        if class_of[place] is not None and (not wanted or class_of[place] in wanted):
+            paths.setdefault(identity(os.stat(folder / place)), []).append(place)
+
+    # Folders below the one that is linked are of the same classes.
+    shared: dict[tuple[str, ...], list[list[str]]] = {}
+    for same in paths.values():
+        classes = tuple(sorted({str(class_of[place]) for place in same}))
+        if len(classes) > 1:
+            shared.setdefault(classes, []).append(same)
+
+    remarks = []
+    for classes, groups in shared.items():
+        real = os.path.realpath(folder)
+        uppermost = min(groups, key=lambda same: len(same[0]))
+        linked = [place for place in uppermost if os.path.realpath(folder / place) != f"{real}/{place}"]
+        stored = [place for place in uppermost if place not in linked]
+        how = f"{some(linked)} and {some(stored)} are one folder"
+        if len(linked) == len(stored) == 1:
+            how = f"{linked[0]} is a link to {stored[0]}"
+        elif not stored:
+            how = f"{some(linked)} are links to one folder"
+        remarks.append(
+            f"{folder}: {how}: the same {number_of(sum(number_in[same[0]] for same in groups))} count under "
+            f"{len(classes)} classes, {' and '.join(classes)}; data.classes takes those that you name"
+        )
+    return remarks
 
 
 def lost_classes(
@@ -302,7 +342,7 @@ def labels_by(train: Pictures, pictures: Pictures, wanted: Sequence[str] = ()) -
     missing = [name for name in asked if name not in meant.values()]
     if missing and len(missing) < len(asked):
         pictures.remarks.append(
-            f"{pictures.folder} has no pictures of {len(missing)} of the {len(asked)} classes: "
-            f"{some(missing)}"
+            f"the test split, in {pictures.folder}, has no pictures of {len(missing)} of the {len(asked)} "
+            f"classes: {some(missing)}"
         )
     return [numbers[meant[name]] if name in meant else -1 for name in pictures.names]

@@ -10,6 +10,9 @@ from PIL import Image
 
 ORIENTATION = 0x0112  # the tag of EXIF and of TIFF
 
+# Modes whose brightest value is whatever the writer meant
+UNKNOWN_RANGE = {"I": "32-bit whole numbers", "F": "floating point"}
+
 NAMED = 10  # pictures that cannot be read and are passed over with a warning each
 
 # What turns a picture upright, by its orientation (EXIF 2.32, section 4.6.4)
@@ -54,7 +57,8 @@ def open_picture(content: bytes | str | Path, where: str) -> Image.Image:
     """The decoded picture, turned upright; of an animation the first frame. `where` names it in the error.
 
     Raises:
-        CorruptImage: the file is missing, cut short or not a picture.
+        CorruptImage: the file is missing, cut short or not a picture, or its mode has no known range of
+            brightness.
     """
     try:
         stored = content if isinstance(content, bytes) else Path(content).read_bytes()
@@ -67,8 +71,22 @@ def open_picture(content: bytes | str | Path, where: str) -> Image.Image:
         reason = "not a picture" if isinstance(error, Image.UnidentifiedImageError) else str(error)
         raise CorruptImage(f"corrupt image {where}: {reason}") from error
 
+    check_range(picture, where)
     turn = UPRIGHT.get(orientation(picture))
     return picture if turn is None else picture.transpose(turn)
+
+
+def check_range(picture: Image.Image, where: str) -> None:
+    """Refuses a picture whose brightest value only its writer knows; `where` names it in the error.
+
+    Raises:
+        CorruptImage: it has 32 bits a value.
+    """
+    if picture.mode in UNKNOWN_RANGE:
+        raise CorruptImage(
+            f"image {where} has mode {picture.mode} ({UNKNOWN_RANGE[picture.mode]}), whose range of "
+            f"brightness is not stated: save it with 8 or 16 bits"
+        )
 
 
 def scale_key(picture: Image.Image, stored: bytes) -> None:
@@ -121,13 +139,11 @@ def to_channels(picture: Image.Image, channels: int, where: str = "") -> Image.I
     """The picture in mode L or RGB; transparent parts become white, 16-bit grey keeps its upper 8 bits.
 
     Raises:
-        CorruptImage: the picture's mode has no known range of brightness, or cannot be converted.
+        CorruptImage: the picture's mode cannot be converted.
     """
     mode = "L" if channels == 1 else "RGB"
     if picture.mode == mode and not picture.has_transparency_data:
         return picture
-    if picture.mode in ("I", "F"):
-        raise CorruptImage(f"image {where} has mode {picture.mode}, whose range of brightness is not stated")
     try:
         return opaque(picture).convert(mode)
     except ValueError as error:  # PIL knows modes that it cannot convert

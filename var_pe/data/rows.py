@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from var_pe.data.pictures import CorruptImage, DataError, open_picture
+from var_pe.data.pictures import CorruptImage, DataError, check_range, open_picture
 from var_pe.data.tables import Tables
 from var_pe.progress import number_of
 
@@ -189,12 +189,14 @@ class Rows:
         else:
             path, content = None, stored
 
+        where = f"number {index} of {self.location}"
         if isinstance(content, Image.Image):
+            check_range(content, where)
             return content
         if content is not None:
-            return open_picture(content, f"number {index} of {self.location}")
+            return open_picture(content, where)
         if path is None:
-            raise CorruptImage(f"corrupt image number {index} of {self.location}: the row is empty")
+            raise CorruptImage(f"corrupt image {where}: the row is empty")
         return open_picture(self._place_of(path), path)
 
     def _place_of(self, path: str) -> Path:

@@ -30,17 +30,26 @@ def is_hidden(name: str) -> bool:
     return name.startswith(".") or name in LEFT_BEHIND
 
 
+def entries(folder: str | Path) -> list[os.DirEntry[str]]:
+    """All entries of a folder, hidden ones too.
+
+    Raises:
+        ValueError: the folder cannot be listed.
+    """
+    try:
+        with os.scandir(folder) as found:
+            return list(found)
+    except OSError as error:
+        raise ValueError(f"folder {folder} cannot be listed: {error.strerror}") from error
+
+
 def listed(folder: str | Path) -> list[os.DirEntry[str]]:
     """The visible entries of a folder.
 
     Raises:
         ValueError: the folder cannot be listed.
     """
-    try:
-        with os.scandir(folder) as entries:
-            return [entry for entry in entries if not is_hidden(entry.name)]
-    except OSError as error:
-        raise ValueError(f"folder {folder} cannot be listed: {error.strerror}") from error
+    return [entry for entry in entries(folder) if not is_hidden(entry.name)]
 
 
 def is_folder(entry: os.DirEntry[str]) -> bool:
@@ -56,11 +65,11 @@ def subfolders(folder: Path) -> list[str]:
     return sorted(entry.name for entry in listed(folder) if is_folder(entry))
 
 
-def walk(folder: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
+def walk(folder: Path, passed_by: list[str] | None = None) -> Iterator[tuple[str, os.DirEntry[str]]]:
     """Every visible file below a folder and its path from there, in no order; links are followed.
 
     A link to a folder around it, even around `folder`, is left out: it would lead round in a circle, or from
-    one split into the others.
+    one split into the others. Hidden folders, but those of programs, are added to `passed_by`.
 
     Raises:
         ValueError: a folder cannot be listed.
@@ -70,7 +79,12 @@ def walk(folder: Path) -> Iterator[tuple[str, os.DirEntry[str]]]:
     waiting: list[tuple[str, tuple[tuple[int, int], ...]]] = [("", start)]
     while waiting:
         inside, above = waiting.pop()
-        for entry in listed(os.path.join(folder, inside)):
+        for entry in entries(os.path.join(folder, inside)):
+            if is_hidden(entry.name):
+                persons = entry.name.startswith(".") and entry.name not in OF_PROGRAMS
+                if passed_by is not None and persons and is_folder(entry):
+                    passed_by.append(inside + entry.name)
+                continue
             if not is_folder(entry):
                 yield inside + entry.name, entry
                 continue
@@ -128,19 +142,6 @@ def holds_pictures(folder: Path) -> bool:
     return any(kind_of(entry.name) in readable_suffixes() for _, entry in walk(folder))
 
 
-def hidden_pictures(folder: Path) -> list[str]:
-    """The folders right below `folder` that hold pictures but have a name with a dot before it.
-
-    Those that programs make for themselves are not counted.
-    """
-    try:
-        with os.scandir(folder) as entries:
-            names = sorted(entry.name for entry in entries if entry.name.startswith(".") and is_folder(entry))
-    except OSError as error:
-        raise ValueError(f"folder {folder} cannot be listed: {error.strerror}") from error
-    return [name for name in names if name not in OF_PROGRAMS and holds_pictures(folder / name)]
-
-
 @dataclass
 class Found:
     """What is below a folder, by path from there."""
@@ -151,6 +152,8 @@ class Found:
     lists: list[str] = field(default_factory=list)
     # how many other files there are, by the first folder that they are in ("": none) and their kind
     others: Counter[tuple[str, str]] = field(default_factory=Counter)
+    # folders with a dot before their name that hold pictures, which are not read
+    hidden: list[str] = field(default_factory=list)
 
     def kinds(self, folder: str | None = None) -> Counter[str]:
         """How many of the other files are of each kind, in all folders or in one of them."""
@@ -170,7 +173,8 @@ def find_pictures(folder: Path, lists: frozenset[str] = frozenset()) -> Found:
         ValueError: a folder cannot be listed.
     """
     found, suffixes = Found(), readable_suffixes()
-    for path, entry in walk(folder):
+    passed_by: list[str] = []
+    for path, entry in walk(folder, passed_by):
         kind = kind_of_entry(entry)
         if kind in suffixes:
             found.pictures.append(path)
@@ -182,6 +186,7 @@ def find_pictures(folder: Path, lists: frozenset[str] = frozenset()) -> Found:
 
     found.pictures.sort()
     found.lists.sort()
+    found.hidden = sorted(place for place in passed_by if holds_pictures(folder / place))
     return found
 
 
