@@ -81,7 +81,7 @@ def opened(run):
     return load_pipeline(config)
 
 
-def test_a_run_is_found_wherever_it_is(made, monkeypatch):
+def test_a_run_is_found_wherever_it_is(made, monkeypatch, capsys):
     """Moved with its tokenizer or opened from another folder; if not, a sentence says where to look."""
     opened("runs/mine")
     monkeypatch.chdir(made)
@@ -100,3 +100,9 @@ def test_a_run_is_found_wherever_it_is(made, monkeypatch):
         runs=True,
     )
     load_tokenizer(config)
+
+    with pytest.raises(SystemExit):
+        parse_arguments(["--run", "runs/mine"], description="", schema=Config, runs=True)
+    said = capsys.readouterr().err
+    assert "--run runs/mine is not the folder of a run" in said
+    assert f"looked for in {Path.cwd()}" in said

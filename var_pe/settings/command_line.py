@@ -119,7 +119,8 @@ def parse_arguments(
     if runs and arguments.run is not None:
         file, folders = Path(arguments.run) / "config.yaml", [f"run={arguments.run}"]
         if not file.exists():
-            parser.error(f"--run {arguments.run} is not the folder of a run: it has no config.yaml")
+            here = "" if os.path.isabs(arguments.run) else f" (looked for in {os.getcwd()})"
+            parser.error(f"--run {arguments.run} is not the folder of a run: it has no config.yaml{here}")
     elif file is None:
         folders = [f"{folder}=." for folder in FOLDERS]
 
