@@ -2,8 +2,10 @@
 
 import contextlib
 import io
+import shutil
 import struct
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -283,6 +285,23 @@ def test_skipped_pictures_are_counted_through_workers_and_augmentation(folder, t
     items = [next(loader) for _ in range(6)]
     assert dataset.passed_over(Processes()) == 2
     assert {int(label) for item in items for label in item["label"]} == {0, 1}
+
+
+def test_pictures_to_test_on_that_cannot_be_read_are_left_out(folder, tmp_path):
+    """One that is replaced by the next would have that one counted twice, in every score."""
+    sound = tmp_path / "pets" / "train"
+    shutil.copytree(sound, tmp_path / "pets" / "test")
+    config = DataConfig(source="imagefolder", path=folder, height=16, width=24, on_corrupt="skip")
+    whole = open_source(config, train=False)
+    assert whole.fingerprint == open_source(replace(config, on_corrupt="stop"), train=False).fingerprint
+
+    (tmp_path / "pets" / "test" / "cat" / "0.png").write_bytes(b"")
+    rest = open_source(config, train=False)
+    assert len(rest) == len(whole) - 1 == len(ImageDataset(rest, config, train=False, seed=0))
+    assert rest.labels_N.tolist() == whole.labels_N.tolist()[1:]
+    assert "1 of 8 pictures to test on cannot be read and are left out: corrupt image" in rest.remarks[-1]
+    assert len(open_source(config, train=True)) == 8
+    assert len(open_source(replace(config, on_corrupt="stop"), train=False)) == 8
 
 
 def test_a_set_without_a_readable_picture_ends(folder, tmp_path):

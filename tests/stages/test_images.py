@@ -175,7 +175,7 @@ def test_skipped_pictures_are_counted_where_a_person_sees_it(tmp_path, cifar, ca
                 Image.new("RGB", (20, 30), (i * 60, 0, 99)).save(folder / split / name / f"{i}.png")
     (folder / "train" / "ant" / "2.png").write_bytes(b"no picture")
     more = ["data.source=imagefolder", "data.on_corrupt=skip"]
-    said = "passed over 1 picture that cannot be read (data.on_corrupt=skip)"
+    said = "passed over 1 picture of training that cannot be read"
     with pytest.warns(UserWarning, match=r"passed over: corrupt image .*train/ant/2\.png: not a picture"):
         train_both(a_config(tmp_path, str(folder), *more))
     assert said in capsys.readouterr().out

@@ -88,7 +88,7 @@ def test_a_picture_that_no_pyramid_could_read_counts_once(capsys):
         images.unreadable[broken] = True
         sets.append(images)
     say_passed_over(OneOfSeveral(sets, batch=4, seed=0), Processes.of(Accelerator()))
-    assert capsys.readouterr().out.startswith("passed over 4 pictures that cannot be read")
+    assert capsys.readouterr().out.startswith("passed over 4 pictures of training that cannot be read")
 
 
 def test_each_step_and_each_validation_name_their_pyramid(run):

@@ -14,7 +14,10 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from var_pe.data.class_names import ChosenClasses
+from var_pe.data.folders import some
 from var_pe.data.image_set import ArraySource, ImageSource
+from var_pe.data.pictures import CorruptImage, DataError
+from var_pe.progress import number_of
 from var_pe.seeding import generator_for
 
 
@@ -36,6 +39,7 @@ class Part:
 
     def __init__(self, source: ImageSource, numbers: Sequence[int]) -> None:
         self.source, self.numbers = source, numbers
+        self.own_remarks: tuple[str, ...] = ()
 
     @property
     def fingerprint(self) -> str:
@@ -59,7 +63,7 @@ class Part:
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        return self.source.remarks
+        return (*self.source.remarks, *self.own_remarks)
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -82,6 +86,47 @@ class PartOfArrays(Part):
 def part_of(source: ImageSource, numbers: Sequence[int]) -> Part:
     """The pictures of these numbers, as a source of the same kind."""
     return PartOfArrays(source, source, numbers) if isinstance(source, ArraySource) else Part(source, numbers)
+
+
+# Which pictures of a source can be read, and a remark on the others, by its fingerprint
+_SOUND: dict[str, tuple[list[int], str]] = {}
+
+
+def readable(source: ImageSource) -> ImageSource:
+    """The pictures that can be read; the source itself if all can, or if they are arrays.
+
+    Every picture is decoded, once for each process.
+
+    Raises:
+        DataError: none can be read.
+    """
+    if isinstance(source, ArraySource):
+        return source
+    known = source.fingerprint
+    if known not in _SOUND:
+        _SOUND[known] = _sound(source)
+
+    numbers, remark = _SOUND[known]
+    if not numbers:
+        raise DataError(f"none of the {len(source)} images can be read")
+    if len(numbers) == len(source):
+        return source
+    part = Part(source, numbers)
+    part.own_remarks = (remark,)
+    return part
+
+
+def _sound(source: ImageSource) -> tuple[list[int], str]:
+    numbers, errors = [], []
+    for number in range(len(source)):
+        try:
+            source.read(number)
+        except CorruptImage as error:
+            errors.append(str(error))
+        else:
+            numbers.append(number)
+    left_out = f"{len(errors)} of {number_of(len(source))} to test on cannot be read and are left out"
+    return numbers, f"{left_out}: {some(errors)}"
 
 
 class OfClasses(Part):
@@ -112,10 +157,6 @@ class OfClasses(Part):
     @property
     def labels_N(self) -> NDArray[np.int64]:
         return self.chosen.labels_C[super().labels_N]
-
-    @property
-    def remarks(self) -> tuple[str, ...]:
-        return (*super().remarks, *self.own_remarks)
 
     def read(self, index: int) -> tuple[Image.Image, int]:
         picture, label = super().read(index)

@@ -14,7 +14,7 @@ from var_pe.data.folder_source import Folder, FolderSource
 from var_pe.data.folders import ARCHIVES, composed
 from var_pe.data.idx import FashionMNIST
 from var_pe.data.image_set import ImageSource
-from var_pe.data.part import drawn, of_classes, part_of
+from var_pe.data.part import drawn, of_classes, part_of, readable
 from var_pe.data.rows import TableSource
 from var_pe.data.shapes import Shapes
 from var_pe.data.tables import Tables, parquet_files
@@ -141,7 +141,7 @@ class DataConfig:
     ] = False
     on_corrupt: Annotated[
         Literal["stop", "skip"],
-        Doc("at a picture that cannot be read: stop, or skip (the next one takes its place)"),
+        Doc("at a picture that cannot be read: stop, or skip (the next one takes its place; none in a test)"),
     ] = "stop"
     streaming: Annotated[
         bool, Doc("read parquet, imagefolder or hub in order while training, without a local copy")
@@ -281,13 +281,16 @@ def fashion_folder(config: DataConfig) -> Path | None:
 def open_source(config: DataConfig, train: bool) -> ImageSource:
     """One split of the configured source, or the part of it that data.limit asks for.
 
+    Pictures to test on that cannot be read are left out, where data.on_corrupt allows it: another one in
+    their place would count twice.
+
     Raises:
         ValueError: the data are missing, empty or cannot be reached, or they lack a split or a column.
     """
     source = open_split(config, train)
-    if config.limit is None or config.limit >= len(source):
-        return source
-    return part_of(source, drawn(len(source), config.limit, config.subset_seed))
+    if config.limit is not None and config.limit < len(source):
+        source = part_of(source, drawn(len(source), config.limit, config.subset_seed))
+    return readable(source) if config.on_corrupt == "skip" and not train else source
 
 
 def open_split(config: DataConfig, train: bool) -> ImageSource:

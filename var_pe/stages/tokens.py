@@ -83,7 +83,10 @@ def say_passed_over(images: TrainingSet, processes: Processes) -> None:
     """Prints how many pictures could not be read, or came in a stream without a label, if any."""
     number = images.passed_over(processes)
     if number:
-        processes.say(f"passed over {number_of(number)} that cannot be read (data.on_corrupt=skip)")
+        processes.say(
+            f"passed over {number_of(number)} of training that cannot be read, another in the place of each "
+            f"(data.on_corrupt=skip)"
+        )
 
     unlabelled = images.left_out(processes) if isinstance(images, ImageStream) else 0
     if unlabelled:
