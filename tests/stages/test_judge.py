@@ -1,4 +1,4 @@
-"""Three tokenizers on `shapes`, and what is said of each: good, stopped at 5 % of its steps, collapsed."""
+"""Three tokenizers on `shapes`, and what is said of them: finished, stopped at 5 % of the steps, collapsed."""
 
 import pytest
 from accelerate import Accelerator
@@ -35,7 +35,7 @@ STEPS = 1200
 @pytest.mark.parametrize(
     ("steps", "more", "name", "advice"),
     [
-        (STEPS, [], "good", "for more"),
+        (STEPS, [], "finished", "for more"),
         (STEPS // 20, [], "unfinished", "more steps"),
         (STEPS // 8, ["l1=0", "l2=0"], "collapsed", "give the reconstruction a weight"),
     ],

@@ -1,4 +1,4 @@
-"""The rule that says whether a tokenizer is good: on numbers that were measured of small ones on `shapes`."""
+"""The rule that says whether a tokenizer is trained out: on numbers measured of small ones on `shapes`."""
 
 import math
 from dataclasses import replace
@@ -24,6 +24,8 @@ STOPPED = Facts(
     steps=60,
     passes=0.48,
     gain=0.24,
+    gain_of="training batches",
+    sheets=None,
     distance=None,
     learning_rate=2e-3,
     commitment=0.25,
@@ -60,10 +62,10 @@ TRAINED_OUT = replace(
 
 def test_three_tokenizers_get_three_verdicts_and_the_right_advice():
     said = {name: verdict(facts) for name, facts in
-            (("good", TRAINED_OUT), ("unfinished", STOPPED), ("collapsed", COLLAPSED))}  # fmt: skip
+            (("finished", TRAINED_OUT), ("unfinished", STOPPED), ("collapsed", COLLAPSED))}  # fmt: skip
     assert [found.name for found in said.values()] == list(said)
-    assert "a wider autoencoder" in said["good"].advice[0]
-    assert "twice as many would likely give at most 0.16 dB" in str(said["good"])
+    assert "a wider autoencoder" in said["finished"].advice[0]
+    assert "twice as many would likely give at most 0.16 dB" in str(said["finished"])
     assert "tokenizer_training.steps=600 or more" in said["unfinished"].advice[0]
     assert "0.48 passes over the images; even without rounding" in str(said["unfinished"])
     assert "give the reconstruction a weight" in said["collapsed"].advice[0]
@@ -75,6 +77,20 @@ def test_three_tokenizers_get_three_verdicts_and_the_right_advice():
 def test_a_curve_that_still_rises_asks_for_more_steps():
     assert verdict(replace(TRAINED_OUT, gain=0.8)).name == "unfinished"
     assert "twice as many would likely give about 0.8 dB more" in str(verdict(replace(TRAINED_OUT, gain=0.8)))
+
+
+def test_a_finished_tokenizer_that_loses_details_is_not_praised():
+    """At 17 dB nothing is recognised, however flat the curve is."""
+    blurred = replace(TRAINED_OUT.examination, whole=17.31)
+    said = str(verdict(replace(TRAINED_OUT, examination=blurred, sheets="runs/mine/samples")))
+    assert said.startswith("The tokenizer is finished. PSNR 17.31 dB")
+    assert "off by 35 of 255 levels" in said
+    assert "details of the pictures are lost" in said
+    assert "look at the last sheet in runs/mine/samples." in said
+    assert "PSNR of training batches changed by +0.31 dB" in said
+
+    sharp = Examination(28.8, 29.0, 28.5, [20.0, 21.0, 22.0], 15.47, 256)
+    assert "details" not in str(verdict(replace(TRAINED_OUT, examination=sharp)))
 
 
 def test_the_first_steps_are_not_called_a_collapse():
@@ -169,10 +185,10 @@ def test_an_examination_leaves_out_one_thing_at_a_time(make_tokenizer):
                 assert again.without_level[level] == pytest.approx(without)
 
 
-def test_a_few_steps_are_not_called_good_for_want_of_a_curve():
+def test_a_few_steps_are_not_called_finished_for_want_of_a_curve():
     """With the shortcut a tokenizer begins above the mean picture, whatever it has learned."""
     begun = replace(TRAINED_OUT, gain=None, steps=4, passes=0.1)
     found = verdict(begun)
     assert found.name == "unfinished"
     assert found.advice == ["more steps (tokenizer_training.steps=40 or more)"]
-    assert verdict(replace(begun, passes=9.6)).name == "good"
+    assert verdict(replace(begun, passes=9.6)).name == "finished"

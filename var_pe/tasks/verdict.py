@@ -1,4 +1,4 @@
-"""Whether a tokenizer is good, in words: a rule from what was measured of it to a verdict and advice."""
+"""Whether a tokenizer is trained out: a rule from what was measured of it to a verdict and advice."""
 
 import math
 from collections.abc import Sequence
@@ -14,6 +14,8 @@ STILL_GROWING = 0.5  # in the last doubling of the steps
 ROUNDING_MATTERS = 1.0  # lost by rounding
 CODES_MATTER = 0.3  # lost with half of the codes
 LEVEL_IS_IDLE = 0.05  # lost without a level
+# PSNR below which details are lost: the root of the mean squared error is more than 14 of 255 levels
+DETAILS_ARE_LOST = 25.0
 
 FEW_PASSES = 4  # passes over the images: below, what looks like a collapse may be the beginning
 FEW_CODES = 1 / 16  # perplexity over the number of codes: below, the codebook has collapsed
@@ -55,6 +57,10 @@ class Facts:
     passes: float | None
     # dB in the last doubling of the steps; None if the log is too short
     gain: float | None
+    # what that is the slope of: validations | training batches
+    gain_of: str
+    # folder of the sheets that show originals above reconstructions; None if there are none
+    sheets: str | None
     # None if it was not measured
     distance: Distance | None
 
@@ -71,7 +77,7 @@ class Facts:
 class Verdict:
     """One paragraph: what the tokenizer is, why, and what to change."""
 
-    # good | unfinished | collapsed
+    # finished | unfinished | collapsed
     name: str
     # sentences
     reasons: list[str]
@@ -89,7 +95,8 @@ def verdict(facts: Facts) -> Verdict:
     Collapsed: its tokens tell no more of a picture than the mean of all pictures does, or it uses hardly any
     of its codes. Unfinished: its PSNR still grew in the last doubling of the steps, or there is no curve yet
     and it has not even seen all images once, or the autoencoder alone, without rounding, has learned little.
-    Good: neither, so what is left to gain lies in its size.
+    Finished: neither, so what is left to gain lies in its size. That says nothing of how much a picture
+    keeps, which is said beside it.
     """
     found = facts.examination
     few_codes = facts.perplexity < max(2.0, FEW_CODES * facts.codebook_size)
@@ -116,7 +123,8 @@ def verdict(facts: Facts) -> Verdict:
         more = f"more steps (tokenizer_training.steps={steps} or more)"
         # Which codes and levels it does without is not settled before it is trained out.
         return Verdict("unfinished", reasons, [more])
-    return Verdict("good", reasons, [*bottleneck(facts), *superfluous(facts)])
+    reasons[1:1] = details(facts)
+    return Verdict("finished", reasons, [*bottleneck(facts), *superfluous(facts)])
 
 
 # ------------------------------------------------------------------------------------------- reasons
@@ -130,6 +138,19 @@ def quality(facts: Facts) -> str:
     )
 
 
+def details(facts: Facts) -> list[str]:
+    """What a finished tokenizer loses, which more steps would not bring back."""
+    found = facts.examination
+    error = 255 * 10 ** (-found.whole / 20)
+    if found.whole >= DETAILS_ARE_LOST:
+        return []
+    look = "" if facts.sheets is None else f": look at the last sheet in {facts.sheets}"
+    return [
+        f"Finished is not good: its reconstructions are off by {error:.0f} of 255 levels (root mean square), "
+        f"so details of the pictures are lost, and drawn images will lack them{look}."
+    ]
+
+
 def growth(facts: Facts) -> str:
     """What more steps would likely give."""
     passes = "" if facts.passes is None else f", {facts.passes:.2g} passes over the images"
@@ -137,7 +158,8 @@ def growth(facts: Facts) -> str:
     if facts.gain is None:
         return f"{trained}; its log is too short to say what more steps would give."
 
-    said = f"{trained}; in the last doubling of the steps PSNR changed by {facts.gain:+.2f} dB"
+    changed = f"PSNR of {facts.gain_of} changed by {facts.gain:+.2f} dB"
+    said = f"{trained}; in the last doubling of the steps {changed}"
     if facts.gain > 0:
         return f"{said}, so twice as many would likely give about {facts.gain:.1g} dB more."
     return f"{said}, so more would likely give nothing."
@@ -232,8 +254,8 @@ def bottleneck(facts: Facts) -> list[str]:
     more_tokens = "more tokens (a further or finer level in tokenizer.levels)"
     if found.whole - found.half_codes > CODES_MATTER:
         doubled = f"more codes ({facts.doubled})"
-        return [f"nothing has to change; for more, {doubled} or {more_tokens}"]
-    return [f"nothing has to change; for more, {more_tokens} rather than more codes"]
+        return [f"for more, {doubled} or {more_tokens}"]
+    return [f"for more, {more_tokens} rather than more codes"]
 
 
 def superfluous(facts: Facts) -> list[str]:
