@@ -29,6 +29,7 @@ from var_pe.stages.models import find_tokenizer, load_tokenizer
 from var_pe.stages.score import (
     REFERENCES,
     feature_extractor,
+    for_equal_counts,
     judges,
     score_classifier,
     score_images,
@@ -136,6 +137,9 @@ def main() -> None:
             )
 
         accelerator.print(summary(found))
+        advice = for_equal_counts(found, config.run) if arguments.of == "generator" else ""
+        if advice:
+            accelerator.print(advice)
 
 
 def as_drawn(config: Config, folder: Path, accelerator: Accelerator) -> Config:

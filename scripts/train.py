@@ -11,7 +11,7 @@ from pathlib import Path
 
 from var_pe.settings.command_line import parse_arguments
 from var_pe.stages.config import Config
-from var_pe.stages.judge import judge_tokenizer
+from var_pe.stages.judge import end_of_generator, judge_tokenizer
 from var_pe.stages.plan import plan
 from var_pe.stages.score import is_scored, score_classifier, score_tokenizer
 from var_pe.stages.session import exit_with_sentence, session
@@ -101,6 +101,7 @@ def main() -> None:
                 score_tokenizer(config, tokenizer, accelerator)
             accelerator.print(judge_tokenizer(config, tokenizer, accelerator))
             train_generator(config, tokenizer, accelerator, extend)
+            accelerator.print(end_of_generator(config))
 
         folder = config.tokenizer_run if stage == "tokenizer" else config.run
         accelerator.print(f"finished: {folder}")

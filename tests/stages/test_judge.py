@@ -1,4 +1,4 @@
-"""Three tokenizers on `shapes`, and what is said of them: finished, stopped at 5 % of the steps, collapsed."""
+"""Three tokenizers on `shapes`, and the word for each: finished, stopped at 5 % of its steps, collapsed."""
 
 import pytest
 from accelerate import Accelerator

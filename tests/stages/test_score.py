@@ -17,7 +17,7 @@ from var_pe.stages.config import Config
 from var_pe.stages.drawn_images import DrawnImages, Labelled, labels_of_folders
 from var_pe.stages.images import RealImages
 from var_pe.stages.models import build_classifier
-from var_pe.stages.score import described, feature_extractor, judges, score_images, summary
+from var_pe.stages.score import described, feature_extractor, for_equal_counts, judges, score_images, summary
 from var_pe.training.notes import TrainingNotes
 
 TEN = sorted(map(str, range(12)))  # as words: "10" is the third
@@ -131,6 +131,22 @@ def test_features_are_computed_of_the_images_that_are_compared(config, tmp_path,
     for key, value in wanted.items():
         assert found["values"][key] == pytest.approx(value, rel=1e-4, abs=1e-4), key
     assert found["num_images"] == found["reference"]["num_images"] == found["floor"]["count"] == 12
+
+
+def test_more_drawn_than_real_images_are_answered_with_commands_for_equal_counts():
+    """Few images raise a Frechet distance and lower the Inception score, and the floor has few."""
+    entry = {"num_images": 400, "reference": {"num_images": 34}, "features": {"name": "efficientnet_lite0"}}
+    entry |= {"sampler": {"images_per_class": 40}}
+    said = for_equal_counts({"drawn/images/efficientnet_lite0": entry}, "runs/icons")
+    assert said.startswith("400 drawn images were compared with 34 real ones")
+    assert "sample.py --run runs/icons --count 3 --output runs/icons/drawn_3 &&" in said
+    assert said.endswith("evaluate.py --run runs/icons --images runs/icons/drawn_3/images")
+
+    few = entry | {"reference": {"num_images": 6}}
+    assert said != for_equal_counts({"": few}, "runs/icons")
+    assert "reference_split=train" in for_equal_counts({"": few}, "runs/icons")
+    for equal in ({"num_images": 30}, {"reference": {"num_images": 2048}}):
+        assert not for_equal_counts({"": entry | equal}, "runs/icons")
 
 
 def test_made_up_shapes_are_read_and_other_pictures_are_not(config, tmp_path):

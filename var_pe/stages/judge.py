@@ -22,6 +22,7 @@ from var_pe.stages.models import weights_hash
 from var_pe.stages.score import described
 from var_pe.tasks.codebook import bits, perplexity
 from var_pe.tasks.examination import examine
+from var_pe.tasks.overfitting import at_its_end
 from var_pe.tasks.tokenizer_quality import measure_tokenizer
 from var_pe.tasks.verdict import Distance, Facts, Verdict, gain_of_last_doubling, verdict
 from var_pe.training.log import LogEntry, read_log
@@ -57,6 +58,13 @@ def judge_tokenizer(config: Config, tokenizer: VQTokenizer, accelerator: Acceler
 
     Processes.of(accelerator).on_main(write)
     return found
+
+
+def end_of_generator(config: Config) -> str:
+    """What the log of the run's generator says of its end, and the command that comes next."""
+    said = at_its_end(log_of(Path(config.run)))
+    following = f"now draw: python scripts/sample.py --run {config.run}"
+    return f"{said}\n{following}" if said else following
 
 
 def facts_of(config: Config, tokenizer: VQTokenizer, accelerator: Accelerator) -> Facts:

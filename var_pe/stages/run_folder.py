@@ -192,7 +192,8 @@ def put_in_place(
     if trained.step != trained.steps_done:
         run.processes.say(
             f"the finished {kind} is the average of step {trained.step} of {trained.steps_done}, whose "
-            f"validation was the best ({trained.validated:.4g}; keep={training.keep})"
+            f"validation was the best ({trained.validated:.4g}; keep={training.keep}): test images chose it, "
+            f"so scores on them may be better than on others"
         )
 
     def write(partial: Path) -> None:

@@ -16,7 +16,7 @@ from var_pe.evaluation.efficientnet_lite import SPATIAL, EfficientNetLiteFeature
 from var_pe.evaluation.extraction import ScoredImages, extract
 from var_pe.evaluation.features import FeatureExtractor, FeatureSet
 from var_pe.evaluation.inception import InceptionFeatures
-from var_pe.evaluation.metrics import floor_of, half_numbers, halves, scores
+from var_pe.evaluation.metrics import FEW_IMAGES, floor_of, half_numbers, halves, scores
 from var_pe.evaluation.records import read_metrics, record, write_metrics
 from var_pe.evaluation.shapes_reader import ShapeReader
 from var_pe.evaluation.shapes_scores import shape_scores
@@ -348,3 +348,26 @@ def summary(found: Found) -> str:
             real = f"   (real against real: {beside[name]:.4g})" if name in beside else ""
             lines.append(f"  {name:<44} {value:.4g}{real}")
     return "\n".join(lines)
+
+
+def for_equal_counts(found: Found, run: str) -> str:
+    """Where few real images had more drawn ones beside them: so, and what scores equal numbers; else ""."""
+    for entry in found.values():
+        drawn, real = entry["num_images"], entry["reference"]["num_images"]
+        if entry["features"]["name"] == ShapeReader.name or not real < min(drawn, FEW_IMAGES):
+            continue
+
+        said = (
+            f"{drawn} drawn images were compared with {real} real ones, but the floor is of {real} against "
+            f"{real}: with unequal numbers the scores and the floor do not say which is better"
+        )
+        classes = drawn // (entry["sampler"] or {}).get("images_per_class", drawn)
+        of_class = real // max(1, classes)
+        if not of_class:
+            return f"{said}; evaluation.reference_split=train has more real ones"
+        output = f"{run}/drawn_{of_class}"
+        return (
+            f"{said}. For equal ones: python scripts/sample.py --run {run} --count {of_class} --output "
+            f"{output} && python scripts/evaluate.py --run {run} --images {output}/images"
+        )
+    return ""
