@@ -141,7 +141,7 @@ class DataConfig:
     ] = False
     on_corrupt: Annotated[
         Literal["stop", "skip"],
-        Doc("at a picture that cannot be read: stop, or skip (the next one takes its place; none in a test)"),
+        Doc("at a picture that cannot be read: stop, or skip it (in training, the next takes its place)"),
     ] = "stop"
     streaming: Annotated[
         bool, Doc("read parquet, imagefolder or hub in order while training, without a local copy")
