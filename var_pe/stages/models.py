@@ -46,8 +46,8 @@ def build_tokenizer(config: Config) -> VQTokenizer:
     if (rows, columns) != (config.data.height, config.data.width):
         raise ValueError(
             f"tokenizer.levels ends at {model.pyramid.finest}, which at {model.downsampling}x downsampling "
-            f"means images of {rows}x{columns}, but data.height and data.width say "
-            f"{config.data.height}x{config.data.width}"
+            "(by tokenizer.patch and tokenizer.channel_multipliers) means images of "
+            f"{rows}x{columns}, but data.height and data.width say {config.data.height}x{config.data.width}"
         )
     return model
 
