@@ -119,8 +119,7 @@ def parse_arguments(
     if runs and arguments.run is not None:
         file, folders = Path(arguments.run) / "config.yaml", [f"run={arguments.run}"]
         if not file.exists():
-            here = "" if os.path.isabs(arguments.run) else f" (looked for in {os.getcwd()})"
-            parser.error(f"--run {arguments.run} is not the folder of a run: it has no config.yaml{here}")
+            parser.error(f"--run {arguments.run} is not the folder of a run: no {file.absolute()}")
     elif file is None:
         folders = [f"{folder}=." for folder in FOLDERS]
 
