@@ -105,4 +105,4 @@ def test_a_run_is_found_wherever_it_is(made, monkeypatch, capsys):
         parse_arguments(["--run", "runs/mine"], description="", schema=Config, runs=True)
     said = capsys.readouterr().err
     assert "--run runs/mine is not the folder of a run" in said
-    assert f"no {Path.cwd() / "runs" / "mine" / "config.yaml"}" in said
+    assert f"no {Path('runs/mine/config.yaml').absolute()}" in said
