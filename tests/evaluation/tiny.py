@@ -18,7 +18,7 @@ class TinyClassifier(nn.Module):
         super().__init__()
         self.stem, self.dropout, self.head = nn.Linear(3 * 32 * 32, 8), nn.Dropout(0.5), nn.Linear(8, 5)
 
-    def forward_features(self, images_BCHW: Tensor) -> Tensor:
+    def pooled(self, images_BCHW: Tensor) -> Tensor:
         return self.dropout(self.stem(images_BCHW.flatten(1)).relu())
 
     def forward_head(self, features_BF: Tensor) -> Tensor:

@@ -172,6 +172,7 @@ def test_a_generator_step_does_not_wait(tmp_path, cached, device):
         {LEVELS[0]: (tokens_NL, torch.zeros(2, dtype=torch.int64))},
         config,
         SamplingConfig(),
+        steps=STEPS,
         seed=0,
     )
     go(tmp_path / "run", task, config, device)
