@@ -3,12 +3,13 @@
     python scripts/compare.py --study tiny.yaml [key=value ...]
     python scripts/compare.py --config fashion_learned.yaml --encodings learned sinusoidal \\
         "mixed(learned=0.7, sinusoidal=0.3)" --seeds 0 1 2
-    python scripts/compare.py --report runs/studies/tiny/comparison.json
+    python scripts/compare.py --report runs/studies/tiny/comparison.json [--publish docs/studies/tiny]
 
 A study is a file in configs/studies/, or is written on the command line (docs/studies.md). To go on after a
 stop or a kill, run the same command again; more arms or seeds add to what is there. The report
 (comparison.html, .md, .json, samples.png) is written into the output folder, beside the runs; --report
-writes it anew from its .json, without any training. Some cells failed: exit status 1.
+writes it anew from its .json, without any training, or with --publish a page of the documentation with charts
+and data. Some cells failed: exit status 1.
 """
 
 import argparse
@@ -34,6 +35,7 @@ from var_pe.comparison.engine import (
 )
 from var_pe.comparison.estimate import plan_lines, timed_lines
 from var_pe.comparison.gathering import gather
+from var_pe.comparison.publishing import publish
 from var_pe.comparison.results import read
 from var_pe.comparison.shared import shared_of
 from var_pe.comparison.study import PRIMARY, Study
@@ -146,12 +148,32 @@ def study_of_file(words: Sequence[str]) -> tuple[Study, argparse.Namespace]:
     return load(Study, file, arguments.overrides), arguments
 
 
+def report_again(words: Sequence[str]) -> None:
+    """Pages from results that are there."""
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument("--report", nargs="+", required=True, type=given_path, metavar="JSON")
+    parser.add_argument("--output", type=given_path, help="folder of the report; default: beside the file")
+    parser.add_argument("--publish", type=given_path, metavar="PAGE", help="write docs/studies/NAME instead")
+    given = parser.parse_args(words)
+    if len(given.report) > 1 and (given.output or given.publish):
+        raise ValueError("--output and --publish go with the report of one file")
+    if given.output and given.publish:
+        raise ValueError("--publish writes a page of its own: --output does not go with it")
+
+    for file in given.report:
+        results, folder = read(file), given.output or file.parent
+        if given.publish is None:
+            say_report(write_report(results, folder), folder)
+            continue
+        for written in publish(results, given.publish):
+            say(os.path.relpath(written), sys.stdout)
+
+
 @exit_with_sentence()
 def main(argv: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if argv is None else argv)
-    if words[:1] == ["--report"]:
-        for file in words[1:]:
-            say_report(write_report(read(given_path(file)), given_path(file).parent), given_path(file).parent)
+    if any(word == "--report" or word.startswith("--report=") for word in words):
+        report_again(words)
         return
 
     study, arguments = study_of(words)

@@ -57,11 +57,15 @@ def results(margin: float = 0.0, handicapped: str | None = None, **losses: list[
     return {
         "format": FORMAT,
         "command": "python scripts/compare.py --study made_up.yaml",
-        "study": {"config": "shapes.yaml", "encodings": names, "seeds": [0, 1]},
+        "study": {
+            "config": "shapes.yaml", "encodings": names, "seeds": [0, 1], "output": "runs/made_up",
+        },
         "arms": [
             {
-                "name": name, "place": [name], "encoding": name, "level_embedding": "learned",
-                "seeds": list(range(len(values))), "differs_in": [], "handicapped": name == handicapped,
+                "name": name, "place": [name],
+                "differs_in": [f"generator.encoding: {names[0]} -> {name}"] if name != names[0] else [],
+                "encoding": name, "level_embedding": "learned",
+                "seeds": list(range(len(values))), "handicapped": name == handicapped,
                 "compared_with": names[0], "chosen": None,
             }
             for name, values in losses.items()

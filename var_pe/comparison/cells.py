@@ -18,7 +18,7 @@ from var_pe import settings
 from var_pe.comparison.costs import costs, steadiness, trainable
 from var_pe.comparison.pictures import chosen_pictures, pixels, strip
 from var_pe.comparison.places import drawn_tokens, nats_by_place
-from var_pe.comparison.results import CellResult, Curve, Record, Times
+from var_pe.comparison.results import CellResult, Curve, Record, Times, thinned
 from var_pe.comparison.shared import fingerprint_of, weights_of_extractor
 from var_pe.comparison.study import Cell, Study
 from var_pe.evaluation.features import FeatureSet
@@ -320,10 +320,4 @@ def curves_of(log: Sequence[LogEntry]) -> dict[str, Curve]:
             curve["steps"].append(int(entry["step"]))
             curve["values"].append(float(value))
 
-    for curve in curves.values():
-        every = -(-len(curve["steps"]) // POINTS)
-        last = len(curve["steps"]) - 1
-        chosen = [place for place in range(last + 1) if (last - place) % every == 0]
-        curve["steps"] = [curve["steps"][place] for place in chosen]
-        curve["values"] = [curve["values"][place] for place in chosen]
-    return curves
+    return {name: thinned(curve, POINTS) for name, curve in curves.items()}

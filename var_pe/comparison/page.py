@@ -59,6 +59,8 @@ class HeatMap:
     name: str
     width: float
     cells: list[HeatCell]
+    # its least and largest value
+    said: str
 
 
 def as_html(results: Results, report: Report) -> str:
@@ -271,4 +273,5 @@ def _map(results: Results, name: str, values: list[float], low: float, high: flo
                 )
                 place += 1
         left += width + 12
-    return HeatMap(name, round(left - 12, 2), cells)
+    said = f"{plain(min(values))} to {plain(max(values))} nats"
+    return HeatMap(name, round(left - 12, 2), cells, said)

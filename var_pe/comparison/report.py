@@ -29,11 +29,8 @@ class Report:
 
 def report_of(results: Results) -> Report:
     """Says what was measured, and claims no more."""
-    arms = len(results["arms"])
-    seeds = len({cell["seed"] for cell in results["cells"]})
-    what = "encodings" if results["study"]["encodings"] else "arms"
     return Report(
-        title=f"{arms} {what} compared over {many(seeds, 'seed')}",
+        title=title(results),
         answer=answer(results),
         missing=missing(results),
         ranking=ranking_table(results),
@@ -45,6 +42,13 @@ def report_of(results: Results) -> Report:
 
 
 # ------------------------------------------------------------------------------------------- first screen
+
+
+def title(results: Results) -> str:
+    """What was compared."""
+    seeds = len({cell["seed"] for cell in results["cells"]})
+    what = "encodings" if results["study"]["encodings"] else "arms"
+    return f"{len(results['arms'])} {what} compared over {many(seeds, 'seed')}"
 
 
 def answer(results: Results) -> list[str]:

@@ -188,6 +188,17 @@ def read(file: Path) -> Results:
     return cast(Results, found)
 
 
+def thinned(curve: Curve, points: int) -> Curve:
+    """Every so many-th of a curve's points, so that at most `points` are left, the last one among them."""
+    every = -(-len(curve["steps"]) // points)
+    last = len(curve["steps"]) - 1
+    kept = [place for place in range(last + 1) if (last - place) % every == 0]
+    return {
+        "steps": [curve["steps"][place] for place in kept],
+        "values": [curve["values"][place] for place in kept],
+    }
+
+
 def without_times(results: Mapping[str, object]) -> dict[str, object]:
     """What two runs of one study have in common, however often each was stopped."""
     return {name: value for name, value in results.items() if name != "times"}

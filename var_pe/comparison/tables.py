@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from var_pe.comparison.claims import CLAIMS, rules_of
 from var_pe.comparison.false_alarms import Rate, equivalent_splits, findable, real_splits, resampled
 from var_pe.comparison.results import Results
 from var_pe.comparison.statistics import CONFIDENCE
@@ -39,6 +40,8 @@ class Table:
     notes: list[str]
     # what makes its numbers anew
     command: str = ""
+    # its cells are sentences and not numbers
+    prose: bool = False
 
 
 def ranking_table(results: Results) -> Table:
@@ -87,6 +90,7 @@ def tables(results: Results) -> list[Table]:
             [f"The row of {REAL} holds the scores of real images against other real ones, as many as drawn."],
         ),
         levels_table(results),
+        claims_table(results),
         differences_table(results, columns),
         costs_table(results),
         _quantities(
@@ -138,6 +142,16 @@ def levels_table(results: Results) -> Table:
     notes = ["Nats per token of the last validation, given the class and all coarser levels."]
     found = _quantities(results, "Validation loss by level", columns, results["command"], notes)
     return found if any(any(row[1:]) for row in found.rows) else Table(found.title, [], [], [])
+
+
+def claims_table(results: Results) -> Table:
+    """What became of the claims of articles that this study has arms for."""
+    looked = [(claim, claim.look(results)) for claim in CLAIMS]
+    found = [(claim, finding) for claim, finding in looked if finding is not None]
+    rows = [[claim.claim, finding.measured, finding.verdict] for claim, finding in found]
+    notes = rules_of([claim for claim, _ in found])
+    header = ["claim", "what was measured", "verdict"]
+    return Table("Claims of articles", header, rows, notes, results["command"], prose=True)
 
 
 def differences_table(results: Results, columns: Sequence[Column]) -> Table:

@@ -191,34 +191,50 @@ def all_pairs(results: Results, key: str) -> list[Compared]:
 
 
 def _family(results: Results, key: str, pairs: Sequence[tuple[str, str]]) -> list[Compared]:
-    """Comparisons that share one error."""
-    found: list[tuple[str, str, Difference, list[float]]] = []
-    for arm, reference in pairs:
-        if arm == reference:
-            continue
-        mine, theirs = values_of(results, arm, key), values_of(results, reference, key)
-        both = difference(theirs, mine)
+    """Arms against their references in one quantity."""
+    rows = [
+        Rows(arm, reference, values_of(results, arm, key), values_of(results, reference, key))
+        for arm, reference in pairs
+        if arm != reference
+    ]
+    return family(rows, results["margin"] if key == results["primary"] else 0.0)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """What is compared: values by seed, and what has them."""
+
+    arm: str
+    reference: str
+    mine: Mapping[int, float]
+    theirs: Mapping[int, float]
+
+
+def family(rows: Sequence[Rows], margin: float = 0.0) -> list[Compared]:
+    """Comparisons that share one error; those without a common seed are left out."""
+    found: list[tuple[Rows, Difference, list[float]]] = []
+    for row in rows:
+        both = difference(row.theirs, row.mine)
         if both is not None:
-            shared = sorted(mine.keys() & theirs.keys())
-            found.append((arm, reference, both, [mine[seed] - theirs[seed] for seed in shared]))
+            shared = sorted(row.mine.keys() & row.theirs.keys())
+            found.append((row, both, [row.mine[seed] - row.theirs[seed] for seed in shared]))
     if not found:
         return []
 
     # Comparisons without a spread have no p, and count among those that share the error.
     raw = [float(p_of_pairs(np.array([values]))[0]) for *_, values in found]
     adjusted = holm(np.array(raw)).tolist()
-    margin = results["margin"] if key == results["primary"] else 0.0
-    same = [p_of_equivalence(both, margin) if margin else None for *_, both, _ in found]
+    same = [p_of_equivalence(both, margin) if margin else None for _, both, _ in found]
     same_adjusted = holm(np.array([np.nan if p is None else p for p in same])).tolist()
 
     made = []
-    for place, (arm, reference, both) in enumerate(entry[:3] for entry in found):
+    for place, (row, both, _) in enumerate(found):
         number = len(found)
         spread = both.spread or 0.0
         made.append(
             Compared(
-                arm,
-                reference,
+                row.arm,
+                row.reference,
                 both,
                 t_half_width(both.count, spread, number) if both.has_spread else None,
                 _or_none(raw[place]),

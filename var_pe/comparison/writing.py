@@ -2,7 +2,7 @@
 
 import base64
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +17,7 @@ from var_pe.pages.sheets import Cell, Section, sheet
 from var_pe.pages.tables import aligned_table, markdown_table
 
 FILES = ("comparison.html", "comparison.md", "comparison.json", "samples.png")
+SAMPLES = "The same seeds under every arm"
 SHEET_WIDTH = 1300  # pixels of the samples, as far as whole factors allow
 
 
@@ -25,24 +26,30 @@ def write_report(results: Results, folder: Path) -> str:
     write(results, folder)
     report = report_of(results)
     rows = sample_rows(results)
-    write_text(folder / "comparison.md", as_markdown(report, pictures=bool(rows)))
+    pictures = {SAMPLES: "samples.png"} if rows else {}
+    write_text(folder / "comparison.md", as_markdown(report, pictures))
     write_text(folder / "comparison.html", as_html(results, report))
     if rows:
-        file = io.BytesIO()
-        sample_sheet([(title, picture) for title, picture, _ in rows]).save(file, format="png")
         with written_whole(folder / "samples.png") as draft:
-            draft.write_bytes(file.getvalue())
+            draft.write_bytes(samples_png(results))
     return as_text(report)
 
 
-def as_markdown(report: Report, *, pictures: bool) -> str:
-    """The report with the pictures beside it."""
+def samples_png(results: Results) -> bytes:
+    """The rows of pictures, as a PNG."""
+    file = io.BytesIO()
+    sample_sheet([(title, picture) for title, picture, _ in sample_rows(results)]).save(file, format="png")
+    return file.getvalue()
+
+
+def as_markdown(report: Report, pictures: Mapping[str, str]) -> str:
+    """The report with the pictures beside it, which are given as files by their titles."""
     lines = [f"# {report.title}", "", " ".join(report.answer), ""]
     if report.missing:
         lines += [*(f"- {line}" for line in report.missing), ""]
     lines += _table(report.ranking)
-    if pictures:
-        lines += ["## The same seeds under every arm", "", "![samples](samples.png)", ""]
+    for title, file in pictures.items():
+        lines += [f"## {title}", "", f"![{title}]({file})", ""]
 
     lines += ["## What to take", "", *(f"- {line}" for line in report.guide), ""]
     for table in report.tables:
@@ -53,7 +60,7 @@ def as_markdown(report: Report, *, pictures: bool) -> str:
 
 
 def _table(table: Table) -> list[str]:
-    named = [[f"`{row[0]}`", *row[1:]] for row in table.rows]
+    named = table.rows if table.prose else [[f"`{row[0]}`", *row[1:]] for row in table.rows]
     lines = [f"## {table.title}", "", markdown_table(table.header, named), ""]
     lines += [*(f"- {note}" for note in table.notes)]
     if table.command:
