@@ -33,6 +33,7 @@ from var_pe.stages.score import (
     judges,
     score_classifier,
     score_images,
+    score_segmenter,
     score_tokenizer,
     summary,
 )
@@ -43,7 +44,11 @@ USED_SETTINGS = {
     "generator": ("data", "sampling", "evaluation"),
     "tokenizer": ("data", "evaluation"),
     "classifier": ("data",),
+    "segmenter": ("data",),
 }
+
+# models that say something of images, and what scores them
+OF_IMAGES = {"classifier": score_classifier, "segmenter": score_segmenter}
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -70,13 +75,13 @@ def options(parser: argparse.ArgumentParser) -> None:
         "--images", type=given_path, help="score this folder (or .npz) instead of the run's own images"
     )
 
-    # A classifier at another size
+    # A model of images at another size
     parser.add_argument(
         "--size",
         nargs=2,
         type=int,
         metavar=("ROWS", "COLUMNS"),
-        help="for a classifier: size of the images in pixels",
+        help=f"for a {' or '.join(OF_IMAGES)}: size of the images in pixels",
     )
     parser.add_argument(
         "--resample",
@@ -109,10 +114,9 @@ def main() -> None:
                 config, load_tokenizer(config), accelerator, features=features, inception_weights=weights
             )
 
-        elif arguments.of == "classifier":
-            found = score_classifier(
-                config, accelerator, arguments.size, arguments.resample or DEFAULT_CONVENTION
-            )
+        elif arguments.of in OF_IMAGES:
+            score = OF_IMAGES[arguments.of]
+            found = score(config, accelerator, arguments.size, arguments.resample or DEFAULT_CONVENTION)
 
         else:
             # A wrong name must fail before anything is drawn.
@@ -168,20 +172,22 @@ def check_trained(config: Config) -> None:
     if not (Path(config.run) / "generator" / "config.json").exists():
         raise ValueError(
             f"{config.run} has no trained generator to draw images with: train it (scripts/train.py), or "
-            f"give --images FOLDER to score images that are there, or --of tokenizer or classifier"
+            f"give --images FOLDER to score images that are there, or --of tokenizer, classifier or segmenter"
         )
 
 
 def check_together(arguments: argparse.Namespace) -> None:
     """Refuses options that would have no effect together with the others."""
-    if arguments.size is not None and arguments.of != "classifier":
-        raise ValueError("--size scores a classifier at another size: give --of classifier")
+    if arguments.size is not None and arguments.of not in OF_IMAGES:
+        raise ValueError(
+            f"--size scores a {' or '.join(OF_IMAGES)} at another size: give --of {' or '.join(OF_IMAGES)}"
+        )
     if arguments.resample is not None and arguments.size is None:
         raise ValueError("--resample says how tables move to another size: give --size")
     if arguments.of != "generator" and (arguments.images or arguments.reference != REFERENCES[0]):
         raise ValueError(f"--images and --reference concern drawn images, but --of is {arguments.of}")
-    if arguments.of == "classifier" and arguments.features:
-        raise ValueError("--of classifier measures its accuracy, for which there are no --features")
+    if arguments.of in OF_IMAGES and arguments.features:
+        raise ValueError(f"--of {arguments.of} measures its own scores, for which there are no --features")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
-"""Trains what a config describes: a tokenizer (unless it exists) and a generator, or a ViT classifier.
+"""Trains what a config describes: a tokenizer (unless it exists) and a generator; or a ViT classifier; or a
+segmenter.
 
     accelerate launch scripts/train.py --config cifar_mixed.yaml [key.sub=value ...]
 
@@ -8,19 +9,30 @@ where its learning rate ends, --extend says how it goes on (docs/method.md, sect
 
 import argparse
 from pathlib import Path
+from typing import Literal, get_args
 
 from var_pe.settings.command_line import parse_arguments
-from var_pe.stages.config import Config
+from var_pe.stages.begun import training_of
+from var_pe.stages.config import Config, Kind
 from var_pe.stages.judge import end_of_generator, judge_tokenizer
 from var_pe.stages.plan import plan
-from var_pe.stages.score import is_scored, score_classifier, score_tokenizer
+from var_pe.stages.score import is_scored, score_classifier, score_segmenter, score_tokenizer, summary
 from var_pe.stages.session import exit_with_sentence, session
 from var_pe.stages.timing import timed_plan
-from var_pe.stages.train import check_generator, train_classifier, train_generator, train_tokenizer
+from var_pe.stages.train import (
+    check_generator,
+    train_classifier,
+    train_generator,
+    train_segmenter,
+    train_tokenizer,
+)
 from var_pe.training.config import TrainingConfig
 from var_pe.training.history import RULES, Rule
 
-STAGES = ("all", "tokenizer", "generator", "classifier")
+STAGES = ("all", *get_args(Kind))
+
+# A config for each section that makes a stage of its own
+SUCH_AS = {"classifier": "fashion_vit.yaml", "segmenter": "shapes_segmenter.yaml"}
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -43,24 +55,20 @@ def options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def stage_of(config: Config, asked: str) -> str:
-    """The stage to run; "all" is the classifier or the generator, whichever the config trains.
+def stage_of(config: Config, asked: Kind | Literal["all"]) -> Kind:
+    """The stage to run; "all" is what the config trains in the end.
 
     Raises:
         ValueError: the config cannot run the stage that was asked for.
     """
-    of_classifier = config.classifier is not None
+    kind = config.kind
     if asked == "all":
-        return "classifier" if of_classifier else "generator"
-    if asked == "classifier" and not of_classifier:
-        raise ValueError(
-            "--stage classifier needs a config with a classifier section, such as fashion_vit.yaml"
-        )
-    if asked != "classifier" and of_classifier:
-        raise ValueError(
-            f"--stage {asked}: the config has a classifier section, so it trains a classifier alone"
-        )
-    return asked
+        return kind
+    if asked == kind or (asked, kind) == ("tokenizer", "generator"):
+        return asked
+    if asked in SUCH_AS and kind == "generator":
+        raise ValueError(f"--stage {asked} needs a config with a {asked} section, such as {SUCH_AS[asked]}")
+    raise ValueError(f"--stage {asked}: the config has a {kind} section, so it trains a {kind} alone")
 
 
 @exit_with_sentence()
@@ -71,9 +79,9 @@ def main() -> None:
         raise ValueError("--timed says what a training would take: give --dry-run, too")
 
     extend: Rule | None = arguments.extend
-    trainings: tuple[TrainingConfig, ...] = config.tokenizer_training, config.generator_training
-    if stage != "generator":
-        trainings = (config.classifier_training if stage == "classifier" else config.tokenizer_training,)
+    trainings: tuple[TrainingConfig, ...] = (training_of(config, stage),)
+    if stage == "generator":
+        trainings = config.tokenizer_training, config.generator_training
     if arguments.dry_run:
         print(plan(config))
         if arguments.timed:
@@ -86,6 +94,11 @@ def main() -> None:
             train_classifier(config, accelerator, extend)
             if not is_scored(config, Path(config.run), "classifier"):
                 score_classifier(config, accelerator)
+
+        elif stage == "segmenter":
+            train_segmenter(config, accelerator, extend)
+            if not is_scored(config, Path(config.run), "segmenter"):
+                accelerator.print(summary(score_segmenter(config, accelerator)))
 
         elif stage == "tokenizer":
             tokenizer = train_tokenizer(config, accelerator, extend)

@@ -15,10 +15,9 @@ from var_pe.models.hierarchy.attention import (
     calls_of,
     divisions_of,
 )
-from var_pe.models.hierarchy.blocks import as_map, as_tokens
 from var_pe.models.hierarchy.classifier import HierarchicalClassifier
 from var_pe.models.hierarchy.lines import AttentionShape, Linear, Local, Mobile, Windowed, read_hierarchy
-from var_pe.models.layers import Attention
+from var_pe.models.layers import Attention, as_map, as_tokens
 from var_pe.pyramid import Pyramid
 
 GRID = (5, 7)

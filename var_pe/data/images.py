@@ -14,36 +14,52 @@ from torch.utils.data import Dataset
 from var_pe.data.image_set import ArraySource, ImageItem, ImageSource, count_unreadable
 from var_pe.data.part import drawn
 from var_pe.data.pictures import CorruptImage, DataError, to_channels, trimmed, warn_of_skipped
+from var_pe.data.placement import Box, Placement
 from var_pe.data.sampler import Draw
 from var_pe.data.sources import DataConfig
 from var_pe.processes import Processes
+from var_pe.pyramid import Grid
 from var_pe.seeding import mix
 
 FAINT = 65536 // 8  # a brightest value below this looks nearly black
 
 Pixels = NDArray[np.uint8]
-Box = tuple[int, int, int, int]  # top, left, height and width in pixels
 
 
-def resize_to_cover(picture: Image.Image, height: int, width: int) -> Image.Image:
-    """The picture, resized to just cover height x width; its aspect is kept."""
-    scale = max(height / picture.height, width / picture.width)
-    size = max(width, round(picture.width * scale)), max(height, round(picture.height * scale))
-    return picture if size == picture.size else picture.resize(size, Image.Resampling.LANCZOS)
+def covering(height: int, width: int, config: DataConfig) -> Grid:
+    """Rows and columns that a picture is resized to, to just cover `resize_factor` times the image."""
+    rows, columns = round(config.height * config.resize_factor), round(config.width * config.resize_factor)
+    scale = max(rows / height, columns / width)
+    return max(rows, round(height * scale)), max(columns, round(width * scale))
+
+
+def start_of_crop(resized: Grid, config: DataConfig, chance: int | None) -> Grid:
+    """Top and left of the crop of a resized picture, by `chance` or at the centre."""
+    free_y, free_x = resized[0] - config.height, resized[1] - config.width
+    if chance is None:
+        return free_y // 2, free_x // 2
+    return chance % (free_y + 1), (chance >> 24) % (free_x + 1)
+
+
+def fitting(height: int, width: int, config: DataConfig) -> Grid:
+    """Rows and columns that a picture is resized to, to just lie within the image."""
+    scale = min(config.height / height, config.width / width)
+    return max(1, round(height * scale)), max(1, round(width * scale))
+
+
+def at_size(picture: Image.Image, size: Grid) -> Image.Image:
+    """The picture in so many rows and columns."""
+    height, width = size
+    if picture.size == (width, height):
+        return picture
+    return picture.resize((width, height), Image.Resampling.LANCZOS)
 
 
 def crop(picture: Image.Image, config: DataConfig, chance: int | None) -> Pixels:
     """The picture resized to cover `resize_factor` times the image, cropped by `chance` or at the centre."""
-    target = round(config.height * config.resize_factor), round(config.width * config.resize_factor)
-    picture = resize_to_cover(picture, *target)
-
-    # Where the crop begins
-    free_y, free_x = picture.height - config.height, picture.width - config.width
-    if chance is None:
-        y, x = free_y // 2, free_x // 2
-    else:
-        y, x = chance % (free_y + 1), (chance >> 24) % (free_x + 1)
-
+    resized = covering(picture.height, picture.width, config)
+    picture = at_size(picture, resized)
+    y, x = start_of_crop(resized, config, chance)
     return np.asarray(picture.crop((x, y, x + config.width, y + config.height)))
 
 
@@ -53,14 +69,13 @@ def fitted(picture: Image.Image, config: DataConfig, where: str) -> Image.Image:
     A picture of many times its sides is averaged over blocks first, of which at least three a side are left
     to each pixel of the image: it may have 150 million pixels, of which every further step would take a copy.
     """
+    size = fitting(picture.height, picture.width, config)
     scale = min(config.height / picture.height, config.width / picture.width)
-    size = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
     block = int(1 / (3 * scale))
     if block > 1 and picture.mode in ("L", "LA", "RGB", "RGBA") and "transparency" not in picture.info:
         picture = picture.reduce(block)
 
-    picture = to_channels(picture, config.channels, where)
-    return picture if size == picture.size else picture.resize(size, Image.Resampling.LANCZOS)
+    return at_size(to_channels(picture, config.channels, where), size)
 
 
 def padding(height: int, width: int, config: DataConfig) -> tuple[int, int]:
@@ -86,10 +101,14 @@ def pad(pixels: Pixels, config: DataConfig) -> Pixels:
     return canvas
 
 
+def zoomed_size(height: int, width: int, zoom: float) -> Grid:
+    """`zoom` times the sides, rounded, at least one pixel."""
+    return max(1, round(height * zoom)), max(1, round(width * zoom))
+
+
 def zoomed(picture: Image.Image, zoom: float) -> Image.Image:
-    """The picture at `zoom` times its sides, rounded, at least one pixel."""
-    size = max(1, round(picture.width * zoom)), max(1, round(picture.height * zoom))
-    return picture if size == picture.size else picture.resize(size, Image.Resampling.LANCZOS)
+    """The picture at `zoom` times its sides."""
+    return at_size(picture, zoomed_size(picture.height, picture.width, zoom))
 
 
 def first_picture(config: DataConfig, source: ImageSource) -> Image.Image:
@@ -165,6 +184,25 @@ class Framer:
         """63 random bits, more than are needed: the top one mirrors, the lower ones place the crop."""
         return mix("augment", self.seed, epoch, index) if self.augments else 0
 
+    def _mirrors(self, epoch: int, index: int) -> bool:
+        return self.train and self.config.flip and bool(self._chance(epoch, index) >> 62)
+
+    def placement(self, height: int, width: int, epoch: int, index: int) -> Placement:
+        """Where a picture of so many rows and columns, which is not trimmed, comes to lie in this draw."""
+        config = self.config
+        picture, image = (height, width), (config.height, config.width)
+        mirrored = self._mirrors(epoch, index)
+        if config.frames_by == "crop":
+            resized = covering(height, width, config)
+            chance = self._chance(epoch, index) if self.random_crop else None
+            cut = (*start_of_crop(resized, config, chance), *image)
+            return Placement(picture, resized, cut, mirrored, (0, 0), image)
+
+        fits = config.frames_by == "fit"
+        resized = fitting(height, width, config) if fits else zoomed_size(height, width, config.zoom)
+        place = padding(*resized, config)
+        return Placement(picture, resized, (0, 0, *resized), mirrored, place, image)
+
     def sized(self, picture: Image.Image | Pixels, epoch: int, index: int) -> Pixels:
         """The picture's pixels in the config's channels; chance has a part in them only where it crops."""
         config = self.config
@@ -192,7 +230,7 @@ class Framer:
         config = self.config
 
         # Mirrored before padding: an odd margin must not move the picture.
-        if self.train and config.flip and self._chance(epoch, index) >> 62:
+        if self._mirrors(epoch, index):
             pixels = pixels[:, ::-1]
 
         if config.frames_by != "crop":

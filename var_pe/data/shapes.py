@@ -148,6 +148,8 @@ class Shapes:
     """The set as an image source: picture i of a split is the same on every machine and in every run."""
 
     class_names = tuple(CLASSES)
+    # of pixels, by their number in a mask
+    mask_names = ("ground", *CLASSES)
     remarks: tuple[str, ...] = ()
 
     def __init__(self, count: int, height: int, width: int, split: str) -> None:
@@ -181,6 +183,14 @@ class Shapes:
     def read(self, index: int) -> tuple[Image.Image, int]:
         pixels, label = self.array(index)
         return Image.fromarray(pixels), label
+
+    def mask(self, index: int) -> NDArray[np.uint8]:
+        """What every pixel is, (height, width): 0 the ground, 1 + label the shape."""
+        picture = self.describe(index)
+        return picture.mask.astype(np.uint8) * np.uint8(1 + picture.label)
+
+    def check_masks(self) -> None:
+        """They are right by construction."""
 
     def describe(self, index: int) -> ShapePicture:
         """The picture with its factors, its box and its mask."""

@@ -14,6 +14,7 @@ from var_pe.data.folder_source import Folder, FolderSource
 from var_pe.data.folders import ARCHIVES, composed
 from var_pe.data.idx import FashionMNIST
 from var_pe.data.image_set import ImageSource
+from var_pe.data.mask_folder import MaskFolder
 from var_pe.data.part import drawn, of_classes, part_of, readable
 from var_pe.data.rows import TableSource
 from var_pe.data.shapes import Shapes
@@ -52,7 +53,9 @@ KNOWN = {
     "cifar100": Known("uoft-cs/cifar100", "img", "fine_label", 100, 50_000),
     "imagenet": Known("ILSVRC/imagenet-1k", "image", "label", 1000, 1_281_167, test_split="validation"),
 }
-SOURCES = ("shapes", *KNOWN, "imagefolder", "parquet", "hub")
+SOURCES = ("shapes", *KNOWN, "imagefolder", "parquet", "hub", "masks")
+# Those whose pictures come with a mask
+WITH_TRUTH = ("masks",)
 
 # Sources whose pictures are small enough to keep their size
 NATIVE = ("shapes", "fashion_mnist")
@@ -95,7 +98,11 @@ class DataConfig:
         Doc("of a folder without a test split: share of each class that becomes the test split; 0: none"),
     ] = 0.0
     classes: Annotated[
-        list[str], Doc("names of the classes that are used, in the order of their labels; []: all")
+        list[str],
+        Doc(
+            "names of the classes that are used, in the order of their labels; []: all; of masks: the names "
+            "of all values from 0 on, []: those in classes.txt"
+        ),
     ] = field(default_factory=list)
     limit: Annotated[
         Positive | None,
@@ -151,7 +158,7 @@ class DataConfig:
     ] = 1000
 
     def __post_init__(self) -> None:
-        if self.source in ("imagefolder", "parquet") and not self.path:
+        if self.source in ("imagefolder", "parquet", "masks") and not self.path:
             raise ValueError(f"source={self.source} needs data.path, the folder that holds it")
         if self.source == "hub" and not self.hub_id:
             raise ValueError("source=hub needs data.hub_id, such as data.hub_id=uoft-cs/cifar10")
@@ -179,6 +186,12 @@ class DataConfig:
         if self.streaming and self.source == "shapes":
             raise ValueError(
                 "streaming is for parquet, imagefolder and hub data; source=shapes is made, not read"
+            )
+        # A mask belongs to one picture, and to the whole of it.
+        if self.source in WITH_TRUTH and (self.streaming or self.trim or self.on_corrupt == "skip"):
+            raise ValueError(
+                f"source={self.source} takes streaming=false, trim=false and on_corrupt=stop, got "
+                f"streaming={show(self.streaming)}, trim={show(self.trim)}, on_corrupt={self.on_corrupt}"
             )
 
     @property
@@ -230,20 +243,13 @@ def find_data(config: DataConfig) -> Tables | Folder:
         hub_id = config.hub_id or KNOWN[config.source].hub_id
         return Tables("hub", hub_id, config.hub_config, config.streaming)
 
-    path = Path(config.path).expanduser()
-    if not path.exists():
-        seen_from = "" if path.is_absolute() else f", seen from the working folder {Path.cwd()}"
-        raise ValueError(f"data.path={config.path} does not exist{seen_from}")
-    if path.is_dir() and not listed(path):
-        raise ValueError(f"data.path={config.path} is an empty folder")
+    path = place_of(config.path)
 
     # A local copy of a known data set may be stored either way.
     in_tables = config.source == "parquet" or (config.source != "imagefolder" and bool(parquet_files(path)))
     if in_tables:
         return Tables("parquet", str(path), None, config.streaming)
-    if not path.is_dir():
-        packed = "; unpack it and name the folder" if kind_of(path.name) in ARCHIVES else ""
-        raise ValueError(f"data.path={config.path} is a file, but pictures are read from a folder{packed}")
+    check_is_folder(path, config.path)
 
     image_column, label_column = columns(config, "imagefolder")
     return Folder(
@@ -256,6 +262,28 @@ def find_data(config: DataConfig) -> Tables | Folder:
         config.on_corrupt == "skip",
         tuple(map(composed, config.classes)),
     )
+
+
+def place_of(given: str) -> Path:
+    """What data.path names.
+
+    Raises:
+        ValueError: nothing is there.
+    """
+    path = Path(given).expanduser()
+    if not path.exists():
+        seen_from = "" if path.is_absolute() else f", seen from the working folder {Path.cwd()}"
+        raise ValueError(f"data.path={given} does not exist{seen_from}")
+    if path.is_dir() and not listed(path):
+        raise ValueError(f"data.path={given} is an empty folder")
+    return path
+
+
+def check_is_folder(path: Path, given: str) -> None:
+    """Raises a ValueError if what data.path names is a file."""
+    if not path.is_dir():
+        packed = "; unpack it and name the folder" if kind_of(path.name) in ARCHIVES else ""
+        raise ValueError(f"data.path={given} is a file, but pictures are read from a folder{packed}")
 
 
 def columns(config: DataConfig, kind: str) -> tuple[str, str | None]:
@@ -299,6 +327,20 @@ def open_split(config: DataConfig, train: bool) -> ImageSource:
         count = config.shapes_train if train else config.shapes_test
         shapes = Shapes(count, config.height, config.width, "train" if train else "test")
         return of_classes(shapes, config.classes, train)
+
+    if config.source == "masks":
+        assert config.path is not None, "the config has been checked"
+        root = place_of(config.path)
+        check_is_folder(root, config.path)
+        split, classes = config.split(train), tuple(map(composed, config.classes))
+        return MaskFolder(
+            root,
+            split,
+            train=train,
+            train_split=config.train_split,
+            hold_out=config.hold_out,
+            classes=classes,
+        )
 
     if config.streaming:
         raise ValueError(

@@ -1,6 +1,7 @@
 """What all classifiers are: images in [-1, 1] of a size to features, and features to classes."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -9,15 +10,36 @@ from var_pe.models.resizable import Resizable
 from var_pe.pyramid import Pyramid, sides_of
 
 
-class Classifier(Resizable):
-    """A model for one size of images, or for every size where it is `dynamic`; 0 classes: without a head."""
+@dataclass(frozen=True)
+class MapShape:
+    """One of the maps that a classifier gives for dense prediction."""
+
+    width: int
+    # pixels of the image from one cell to the next
+    stride: int
+
+
+class ImageModel(Resizable):
+    """A model of images of a size, made of the blocks of classifiers."""
 
     size_argument = "image_size"
-    class_parameters = "head."
     # what FSDP shards as one piece, the blocks of all classifiers; None in diffusers
     _no_split_modules = ["Block", "MapBlock", "ConvolutionBlock"]  # type: ignore[assignment]  # noqa: RUF012
     _repeated_blocks = _no_split_modules
     _supports_gradient_checkpointing = True
+
+    def set_input_size(self, image_size: Sequence[int], resample: str | None = None) -> None:
+        """Images of another size from now on, and in a saved copy."""
+        raise NotImplementedError
+
+    def move_to(self, size: Sequence[int | Sequence[int]], resample: str | None) -> None:
+        self.set_input_size(sides_of(size, "image_size"), resample)
+
+
+class Classifier(ImageModel):
+    """A model for one size of images, or for every size where it is `dynamic`; 0 classes: without a head."""
+
+    class_parameters = "head."
 
     image_size: tuple[int, int]
     dynamic: bool
@@ -45,9 +67,6 @@ class Classifier(Resizable):
         self.image_size = (height, width)
         self.register_to_config(image_size=[height, width])
 
-    def move_to(self, size: Sequence[int | Sequence[int]], resample: str | None) -> None:
-        self.set_input_size(sides_of(size, "image_size"), resample)
-
     def _grids(self, image_size: tuple[int, int]) -> Pyramid:
         """The model's grids for images of a size.
 
@@ -66,6 +85,18 @@ class Classifier(Resizable):
                 f"set_input_size changes it, dynamic=true takes every image's own size"
             )
         return self.pyramid
+
+    @property
+    def map_shapes(self) -> list[MapShape]:
+        """Width and stride of each of `feature_maps`."""
+        raise NotImplementedError
+
+    def feature_maps(self, images_BCHW: Tensor) -> list[Tensor]:
+        """What is known of every place, (B, C, h, w), from the finest map to the coarsest.
+
+        The last one is normalised. Class token and registers, which have no place, are left out.
+        """
+        raise NotImplementedError
 
     def pooled(self, images_BCHW: Tensor) -> Tensor:
         """The features that the classes are read from, (B, C)."""

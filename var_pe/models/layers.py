@@ -8,9 +8,20 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from var_pe.models.attention import PositionContext, attend
+from var_pe.pyramid import Grid
 from var_pe.settings.fields import check_choice
 
 GELUS = {"tanh": "tanh", "exact": "none"}  # torch's names for them
+
+
+def as_map(x_BLC: Tensor, grid: Grid) -> Tensor:
+    """Tokens row by row as a map, (B, C, h, w)."""
+    return x_BLC.transpose(1, 2).unflatten(2, grid)
+
+
+def as_tokens(x_BChw: Tensor) -> Tensor:
+    """A map as tokens row by row, (B, L, C)."""
+    return x_BChw.flatten(2).transpose(1, 2)
 
 
 class LayerCache:

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from var_pe.encodings import build_encoding, settled
 from var_pe.models.attention import PositionContext
 from var_pe.models.blocks import Blocks
-from var_pe.models.classifier import Classifier, check_classes
+from var_pe.models.classifier import Classifier, MapShape, check_classes
 from var_pe.models.hierarchy.lines import StageShape, read_hierarchy
 from var_pe.models.initialisation import initialise
-from var_pe.models.layers import GELUS, MLP, Attention, LayerScale, with_gain
+from var_pe.models.layers import GELUS, MLP, Attention, LayerScale, as_map, with_gain
 from var_pe.models.patches import PatchEmbedding, Stem, build_stem
 from var_pe.pyramid import Grid, Pyramid, sides_of
 from var_pe.resampling.precision import full_precision
@@ -273,3 +273,13 @@ class ViTClassifier(Classifier):
 
     def pooled(self, images_BCHW: Tensor) -> Tensor:
         return self.forward_features(images_BCHW)
+
+    @property
+    def map_shapes(self) -> list[MapShape]:
+        return [MapShape(self.norm.normalized_shape[0], self.patch_size)]
+
+    def feature_maps(self, images_BCHW: Tensor) -> list[Tensor]:
+        """The one map of the patches."""
+        x_BLC, prefix = self.forward_tokens(images_BCHW)
+        grid = self._pyramid_of(images_BCHW).finest
+        return [as_map(self.norm(x_BLC[:, prefix:]), grid)]

@@ -35,7 +35,7 @@ NOT_OFFERED = "trainings here run in plain data parallelism or under FSDP: use a
 REFUSED = {
     "ACCELERATE_DYNAMO_BACKEND": Refused(
         "dynamo_backend",
-        "set the compile of tokenizer_training, generator_training or classifier_training "
+        "set compile in the training's own section, such as generator_training.compile, "
         "and launch with --dynamo_backend no",
     ),
     "ACCELERATE_USE_DEEPSPEED": Refused("use_deepspeed", NOT_OFFERED),
@@ -44,12 +44,12 @@ REFUSED = {
     "ACCELERATE_SAGEMAKER_DISTRIBUTED_TYPE": Refused("compute_environment: AMAZON_SAGEMAKER", NOT_OFFERED),
     "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": Refused(
         "gradient_accumulation_steps",
-        "set tokenizer_training.accumulate, generator_training.accumulate or classifier_training.accumulate",
+        "set accumulate in the training's own section, such as generator_training.accumulate",
         ("1", "auto"),
     ),
     "ACCELERATE_GRADIENT_CLIPPING": Refused(
         "gradient_clipping",
-        "set the max_grad_norm of tokenizer_training, generator_training or classifier_training",
+        "set max_grad_norm in the training's own section, such as generator_training.max_grad_norm",
         ("auto",),
     ),
     "ACCELERATE_DOWNCAST_BF16": Refused("downcast_bf16", "weights stay float32 here"),
@@ -65,7 +65,7 @@ REFUSED_OF_FSDP = {
     "FSDP_OFFLOAD_PARAMS": Refused("fsdp_offload_params", "set fsdp_offload_params: false"),
     "FSDP_ACTIVATION_CHECKPOINTING": Refused(
         "fsdp_activation_checkpointing",
-        "set the checkpointing of tokenizer_training, generator_training or classifier_training "
+        "set checkpointing in the training's own section, such as generator_training.checkpointing, "
         "and fsdp_activation_checkpointing: false",
     ),
 }
@@ -97,8 +97,8 @@ def refuse_options(trainings: Sequence[TrainingConfig], environment: Mapping[str
         instead = "what this command does is computed in float32"
         if trainings:
             instead = (
-                f"the settings say {' and '.join(own)}: set tokenizer_training.precision, "
-                f"generator_training.precision or classifier_training.precision (float32 or bf16)"
+                f"the settings say {' and '.join(own)}: set precision in the training's own section, such as "
+                f"generator_training.precision (float32 or bf16)"
             )
         raise ValueError(
             f"accelerate's mixed_precision is {asked} (ACCELERATE_MIXED_PRECISION), but {instead} "

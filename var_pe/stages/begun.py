@@ -2,22 +2,20 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal, get_args
+from typing import get_args
 
 from accelerate.utils import DistributedType
 
 from var_pe import settings
 from var_pe.processes import Processes
 from var_pe.pyramid import Grid
-from var_pe.stages.config import Config
+from var_pe.stages.config import Config, Kind
 from var_pe.stages.models import find_tokenizer, weights_hash
 from var_pe.training.checkpoints import steps_in
 from var_pe.training.compilation import chosen
 from var_pe.training.config import TrainingConfig
 from var_pe.training.history import NUMBERS, Asked, History, Rule, Start, asked_for
 from var_pe.training.notes import TrainingNotes
-
-Kind = Literal["tokenizer", "generator", "classifier"]
 
 
 def training_of(config: Config, kind: Kind) -> TrainingConfig:
@@ -26,6 +24,7 @@ def training_of(config: Config, kind: Kind) -> TrainingConfig:
         "tokenizer": config.tokenizer_training,
         "generator": config.generator_training,
         "classifier": config.classifier_training,
+        "segmenter": config.segmenter_training,
     }
     return found[kind]
 

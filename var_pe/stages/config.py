@@ -2,12 +2,13 @@
 
 from dataclasses import field, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from var_pe import settings
 from var_pe.data.sources import DataConfig
 from var_pe.encodings import as_saved, settled
 from var_pe.evaluation.features import EvaluationConfig
+from var_pe.models.dense.segmenter import SegmenterConfig
 from var_pe.models.generator import GeneratorConfig
 from var_pe.models.size import (
     refuse_oversized,
@@ -22,8 +23,12 @@ from var_pe.pyramid import MOST_TOKENS, Pyramid
 from var_pe.sampling.config import SamplingConfig
 from var_pe.settings.fields import CHANGES_NO_WEIGHTS, Doc, FilePath, NonNegative, section
 from var_pe.tasks.classifier import ClassifierTraining
+from var_pe.tasks.dense import DenseTraining
 from var_pe.tasks.generator import GeneratorTraining
 from var_pe.tasks.tokenizer import TokenizerTraining
+
+# What a config trains: a model of the last three alone, or a tokenizer and a generator on it
+Kind = Literal["tokenizer", "generator", "classifier", "segmenter"]
 
 
 @section(frozen=True)
@@ -48,14 +53,29 @@ class Config:
     generator_training: GeneratorTraining = field(default_factory=GeneratorTraining)
     model: ModelStart = field(default_factory=ModelStart)
     classifier: Annotated[
-        ClassifierConfig | None, Doc("if given, the run trains a ViT classifier and nothing else")
+        ClassifierConfig | None,
+        Doc("if given, the run trains a ViT classifier and nothing else, or what is on top of it"),
     ] = None
     classifier_training: ClassifierTraining = field(default_factory=ClassifierTraining)
+    segmenter: Annotated[
+        SegmenterConfig | None,
+        Doc("if given, the run trains a segmenter, whose encoder is the classifier, from its start on"),
+    ] = None
+    segmenter_training: DenseTraining = field(default_factory=DenseTraining)
     sampling: Annotated[SamplingConfig, CHANGES_NO_WEIGHTS] = field(default_factory=SamplingConfig)
     evaluation: Annotated[EvaluationConfig, CHANGES_NO_WEIGHTS] = field(default_factory=EvaluationConfig)
 
+    @property
+    def kind(self) -> Kind:
+        """The model that a run of this config ends with."""
+        if self.segmenter is not None:
+            return "segmenter"
+        return "generator" if self.classifier is None else "classifier"
+
     def __post_init__(self) -> None:
         """Refuses models that are too large for any machine, before one is built, and averages of a blend."""
+        if self.segmenter is not None:
+            self._check_dense("segmenter")
         kind = "generator" if self.classifier is None else "classifier"
         training = self.generator_training if self.classifier is None else self.classifier_training
         if self.model.retrofit is not None and self.classifier is not None and self.classifier.hierarchy:
@@ -82,6 +102,21 @@ class Config:
                 f"{training.contrastive.layer}"
             )
 
+        self._check_sizes()
+
+    def _check_dense(self, name: str) -> None:
+        """Refuses what a model on a classifier's maps cannot have."""
+        if self.classifier is None:
+            raise ValueError(
+                f"{name} needs a classifier section: that is its encoder, such as in shapes_{name}.yaml"
+            )
+        if self.model.retrofit is not None:
+            raise ValueError(
+                f"model.retrofit gives a classifier or generator another encoding, but the config trains a "
+                f"{name}: retrofit its classifier first"
+            )
+
+    def _check_sizes(self) -> None:
         of_tokenizer, of_generator = self.tokenizer, self.generator
         if self.classifier is None:
             refuse_oversized("tokenizer", size_of_tokenizer(of_tokenizer), self)

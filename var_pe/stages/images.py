@@ -10,6 +10,7 @@ from torch.utils.data import Dataset
 
 from var_pe.data.image_set import HeldOutImages, ImageItem, stacked
 from var_pe.data.images import Box, ImageDataset, content_box
+from var_pe.data.masks import MaskedImages
 from var_pe.data.part import drawn
 from var_pe.data.sources import open_source
 from var_pe.data.streams import ImageStream, open_stream
@@ -117,6 +118,28 @@ class InMemory(Dataset[ImageItem]):
 
     def __getitem__(self, index: int) -> ImageItem:
         return self.items[index]
+
+
+def masked_images(config: Config, *, train: bool, number: int | None = None) -> MaskedImages:
+    """A split with the class of every pixel, or `number` of its images, drawn over all of it.
+
+    Every mask is looked at, once for each process.
+
+    Raises:
+        ValueError: the data have no masks, or one of them is not right.
+    """
+    source = open_source(config.data, train=train)
+    images = ImageDataset(source, config.data, train=train, seed=config.seed if train else 0)
+    numbers = None if number is None else drawn(len(images), number, config.data.subset_seed)
+    masked = MaskedImages(images, numbers)
+    if source.fingerprint not in _CHECKED:
+        masked.masks.check_masks()
+        _CHECKED.add(source.fingerprint)
+    return masked
+
+
+# The sources whose masks have been looked at, by their fingerprints
+_CHECKED: set[str] = set()
 
 
 # -------------------------------------------------------------------------------------- for scores

@@ -12,6 +12,8 @@ from torch import nn
 from var_pe import settings
 from var_pe.files import hash_of_files
 from var_pe.interop.lpips import load_lpips
+from var_pe.models.dense.encoder import CLASSIFIERS, described
+from var_pe.models.dense.segmenter import Segmenter
 from var_pe.models.discriminators import FeatureDiscriminator, PatchDiscriminator, halvings_for
 from var_pe.models.efficientnet_lite import VARIANTS
 from var_pe.models.feature_stages import ClassifierStages, FeatureStages, HierarchyStages, LiteStages
@@ -26,10 +28,6 @@ from var_pe.resampling.grid_bound import GridBound
 from var_pe.stages.config import Config
 
 M = TypeVar("M", bound=SavedModel)
-
-CLASSIFIERS: dict[str, type[ViTClassifier] | type[HierarchicalClassifier]] = {
-    cls.__name__: cls for cls in (ViTClassifier, HierarchicalClassifier)
-}
 
 
 def build_tokenizer(config: Config) -> VQTokenizer:
@@ -88,6 +86,22 @@ def build_classifier(
         seed=config.seed,
         kept_grids=kept_grids,
     )
+
+
+def build_segmenter(
+    config: Config, num_classes: int, *, kept_grids: Sequence[Grid] | None = None
+) -> Segmenter:
+    """A new segmenter of so many classes of pixels, on a new encoder; `kept_grids` as in `build_classifier`.
+
+    Raises:
+        ValueError: a setting does not fit the encoder.
+    """
+    assert config.segmenter is not None
+    encoder = build_classifier(config, 0, kept_grids=kept_grids)
+    try:
+        return Segmenter(described(encoder), num_classes, **asdict(config.segmenter), seed=config.seed)
+    except ValueError as error:
+        raise ValueError(f"segmenter: {error}") from error
 
 
 def feature_network(config: Config) -> FeatureStages | None:

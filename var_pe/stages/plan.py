@@ -20,19 +20,22 @@ from var_pe.models.hierarchy.attention import divisions_of
 from var_pe.models.hierarchy.classifier import HierarchicalClassifier
 from var_pe.models.hierarchy.lines import AttentionShape, Linear
 from var_pe.models.tokenizer import TokenizerConfig
+from var_pe.models.vit import ViTClassifier
 from var_pe.progress import number_of, size
 from var_pe.pyramid import Grid, Pyramid
-from var_pe.stages.begun import Kind, kept_grids, start_of
-from var_pe.stages.config import Config, settled_config
+from var_pe.stages.begun import kept_grids, start_of
+from var_pe.stages.config import Config, Kind, settled_config
 from var_pe.stages.drawn_images import drawn_pictures
+from var_pe.stages.images import masked_images
 from var_pe.stages.models import (
     build_classifier,
     build_generator,
+    build_segmenter,
     build_tokenizer,
 )
 from var_pe.stages.pyramids import tokenizer_pyramids
 from var_pe.stages.run_folder import remarks_on_steps
-from var_pe.stages.starts import initialise_from, start_tokenizer
+from var_pe.stages.starts import initialise_from, start_encoder, start_tokenizer
 from var_pe.stages.train import check_generator
 from var_pe.tasks.generator import GeneratorTraining
 from var_pe.tasks.progressive import share_of_tokens
@@ -56,8 +59,10 @@ def plan(config: Config) -> str:
     config = settled_config(config)
     images, classes, counted = training_images_and_classes(config)
     lines = [SETTINGS, settings.to_yaml(config), LEADS_TO, _folders(config), counted]
-    drawn = check_generator(config) if config.classifier is None else []
+    drawn = check_generator(config) if config.kind == "generator" else []
     pyramids = dict.fromkeys(drawn)
+    if config.kind == "segmenter":
+        return "\n".join([*lines, *_segmenter(config, images)])
 
     # Models are built without memory, and of those to start from the headers are read.
     with torch.device("meta"):
@@ -66,24 +71,7 @@ def plan(config: Config) -> str:
             classifier = build_classifier(config, classes, kept_grids=kept_grids(there))
             lines += _start("training", there or initialise_from(config, classifier))
             lines += _model("classifier", classifier, config.classifier_training, images)
-            if isinstance(classifier, HierarchicalClassifier):
-                blocks = sum(classifier.blocks_by_stage)
-                lines += [
-                    f"stages: {blocks} blocks in {len(classifier.shapes)}; so classifier.depth="
-                    f"{config.classifier.depth} is not used"
-                ]
-                lines += _stages(classifier, config.classifier_training)
-            else:
-                lines += [_encoding(config.classifier.encoding, classifier.position_encoding)]
-                lines += [
-                    _attention(
-                        classifier.pyramid,
-                        classifier.num_prefix_tokens,
-                        config.classifier.num_heads,
-                        classifier.position_encoding,
-                        config.classifier_training,
-                    )
-                ]
+            lines += _inside(classifier, config, config.classifier_training)
 
         else:
             tokenizer = build_tokenizer(config)
@@ -113,6 +101,49 @@ def plan(config: Config) -> str:
                     )
                 ]
     return "\n".join(lines)
+
+
+def _segmenter(config: Config, images: int | None) -> list[str]:
+    """What a segmenter amounts to; its masks are looked at, as before a training."""
+    assert config.segmenter is not None
+    held_out = masked_images(config, train=False)
+    names = masked_images(config, train=True).class_names
+    there = start_of(Path(config.run))
+    with torch.device("meta"):
+        model = build_segmenter(config, len(names), kept_grids=kept_grids(there))
+        start = _start("training", there or start_encoder(config, model))
+    maps = ", ".join(f"{shape.stride} pixels a cell, {shape.width} wide" for shape in model.ladder_shapes)
+    return [
+        f"masks: {number_of(len(names), 'class', 'classes')} of pixels; tested on {number_of(len(held_out))}",
+        *start,
+        *_model("segmenter", model, config.segmenter_training, images),
+        *_inside(model.encoder, config, config.segmenter_training),
+        f"decoder {config.segmenter.decoder}: on maps of {maps}",
+    ]
+
+
+def _inside(
+    classifier: ViTClassifier | HierarchicalClassifier, config: Config, training: TrainingConfig
+) -> list[str]:
+    """What a classifier's encodings act on, and what its attention takes."""
+    assert config.classifier is not None
+    if isinstance(classifier, HierarchicalClassifier):
+        blocks = sum(classifier.blocks_by_stage)
+        return [
+            f"stages: {blocks} blocks in {len(classifier.shapes)}; so classifier.depth="
+            f"{config.classifier.depth} is not used",
+            *_stages(classifier, training),
+        ]
+    return [
+        _encoding(config.classifier.encoding, classifier.position_encoding),
+        _attention(
+            classifier.pyramid,
+            classifier.num_prefix_tokens,
+            config.classifier.num_heads,
+            classifier.position_encoding,
+            training,
+        ),
+    ]
 
 
 def _start(what: str, start: Start | None) -> list[str]:
@@ -152,7 +183,7 @@ def training_images_and_classes(config: Config) -> tuple[int | None, int, str]:
     images, classes, note = _source(config.data)
     read = [] if note else what_is_read(config.data)
     drawn = config.classifier_training.drawn_images
-    if config.classifier is not None and drawn:
+    if config.kind == "classifier" and drawn:
         images, note = len(drawn_pictures(Path(drawn))), f", drawn ones in {drawn}{note}"
     if config.data.source == "shapes":
         note += f"; {entropy_bits():.2f} bits of entropy a picture"

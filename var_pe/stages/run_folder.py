@@ -14,8 +14,8 @@ from var_pe.files import into_place, write_text
 from var_pe.models.folder import SavedModel
 from var_pe.processes import Processes
 from var_pe.progress import number_of
-from var_pe.stages.begun import Kind, has_begun, training_of
-from var_pe.stages.config import Config, saved_config
+from var_pe.stages.begun import has_begun, training_of
+from var_pe.stages.config import Config, Kind, saved_config
 from var_pe.stages.models import find_tokenizer, weights_hash
 from var_pe.stages.tokens import say_passed_over
 from var_pe.training.config import TrainingConfig
@@ -30,6 +30,7 @@ SETTINGS: dict[Kind, tuple[str, ...]] = {
     "tokenizer": OF_TOKENIZER,
     "generator": (*OF_TOKENIZER, "tokenizer_run", "generator", "generator_training", "model", "seed"),
     "classifier": ("data", "model", "classifier", "classifier_training", "seed"),
+    "segmenter": ("data", "model", "classifier", "segmenter", "segmenter_training", "seed"),
 }
 
 # Fewer steps than this are remarked on. The shortest training of configs/ has 938.

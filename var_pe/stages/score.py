@@ -1,7 +1,8 @@
 """Scores of a trained run: of its drawn images, its tokenizer and its classifier."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,13 @@ from var_pe.evaluation.extraction import ScoredImages, extract
 from var_pe.evaluation.features import FeatureExtractor, FeatureSet
 from var_pe.evaluation.inception import InceptionFeatures
 from var_pe.evaluation.metrics import FEW_IMAGES, floor_of, half_numbers, halves, scores
-from var_pe.evaluation.records import read_metrics, record, write_metrics
+from var_pe.evaluation.records import read_metrics, record, versions, write_metrics
+from var_pe.evaluation.segmentation import check_library
 from var_pe.evaluation.shapes_reader import ShapeReader
 from var_pe.evaluation.shapes_scores import shape_scores
+from var_pe.files import written_whole
+from var_pe.models.classifier import ImageModel
+from var_pe.models.dense.segmenter import Segmenter
 from var_pe.models.efficientnet_lite import VARIANTS
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.processes import Processes
@@ -33,10 +38,12 @@ from var_pe.stages.images import (
     Reconstructions,
     fingerprint,
     held_out_images_at,
+    masked_images,
     picture_box,
 )
-from var_pe.stages.models import find_tokenizer, load_classifier, load_tokenizer, weights_hash
+from var_pe.stages.models import find_tokenizer, load_classifier, load_model, load_tokenizer, weights_hash
 from var_pe.stages.pyramids import tokenizer_pyramids
+from var_pe.tasks.segmenter import sheet_of_masks, validate_segmenter
 from var_pe.tasks.tokenizer_quality import validate_tokenizer
 from var_pe.training.notes import TrainingNotes
 
@@ -299,10 +306,7 @@ def score_classifier(
     folder, name = Path(config.run) / "classifier", "classifier"
     model, notes = load_classifier(folder), TrainingNotes.read(folder)
     if size is not None:
-        height, width = size
-        model.set_input_size((height, width), resample)
-        config = replace(config, data=config.data.at_size(height, width))
-        name = f"classifier/{height}x{width}/{resample}"
+        config, name = moved(model, name, config, size, resample)
     extractor = ClassifierFeatures(model, Path(config.run).name, weights_hash(folder))
 
     features = described(extractor, RealImages(config, train=False), accelerator)
@@ -319,6 +323,64 @@ def score_classifier(
         write_metrics(Path(config.run) / "metrics.json", found)
     accelerator.wait_for_everyone()
     return found
+
+
+def moved(
+    model: ImageModel, name: str, config: Config, size: Sequence[int], resample: str
+) -> tuple[Config, str]:
+    """Moves a model to a size; returns the config of images of that size, and the name of its scores.
+
+    Raises:
+        ValueError: the model cannot move there.
+    """
+    height, width = size
+    model.set_input_size((height, width), resample)
+    return replace(config, data=config.data.at_size(height, width)), f"{name}/{height}x{width}/{resample}"
+
+
+def score_segmenter(
+    config: Config,
+    accelerator: Accelerator,
+    size: Sequence[int] | None = None,
+    resample: str = DEFAULT_CONVENTION,
+) -> Found:
+    """Mean IoU, each class's and the share of right pixels on the test split; also draws results.png.
+
+    `size` (rows and columns of pixels) scores at a size without training, and draws nothing.
+
+    Raises:
+        ValueError: the segmenter cannot move to `size`.
+    """
+    check_library()
+    run, name = Path(config.run), "segmenter"
+    model = load_model(Segmenter, run / name)
+    if size is not None:
+        config, name = moved(model, name, config, size, resample)
+    images = masked_images(config, train=False)
+    values = validate_segmenter(model.to(accelerator.device), images, accelerator)
+    found = {name: _of_weights(run / "segmenter", values, config, len(images))}
+
+    def write() -> None:
+        write_metrics(run / "metrics.json", found)
+        if size is None:
+            with written_whole(run / "results.png") as draft:
+                sheet_of_masks(model, images).save(draft, format="PNG")
+
+    Processes.of(accelerator).on_main(write)
+    return found
+
+
+def _of_weights(folder: Path, values: Mapping[str, float], config: Config, number: int) -> dict[str, Any]:
+    """The record of a model's scores on the test split."""
+    notes = TrainingNotes.read(folder)
+    return {
+        "values": dict(values),
+        "num_images": number,
+        "split": "test",
+        "images": fingerprint(config, train=False),
+        "weights": {"step": notes.step, "ema": notes.ema, "sha256": weights_hash(folder)},
+        "versions": versions() | {"torchmetrics": metadata.version("torchmetrics")},
+    }
 
 
 def is_scored(config: Config, run: Path, kind: str) -> bool:

@@ -1,19 +1,20 @@
 """Trainings that start from the weights of another run, which may be of another size or have other codes."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from var_pe import settings
 from var_pe.encodings import build_encoding
 from var_pe.models.classifier import Classifier
+from var_pe.models.dense.encoder import CLASSIFIERS, DenseModel
 from var_pe.models.folder import SavedModel, read_config
 from var_pe.models.generator import VARTransformer
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.models.transfer import blend_in, start_from, start_tokenizer_from
 from var_pe.pyramid import Grid
-from var_pe.stages.begun import Kind
-from var_pe.stages.config import Config
-from var_pe.stages.models import CLASSIFIERS, described_model, load_model, weights_hash
+from var_pe.stages.config import Config, Kind
+from var_pe.stages.models import described_model, load_model, weights_hash
 from var_pe.training.history import Start
 from var_pe.training.notes import TrainingNotes
 
@@ -77,6 +78,19 @@ def initialise_from(
     old = source.config["encoding"] if retrofit else None
     weights = _weights_read(model, folder)
     return Start(config.model.init_from, notes.step, weights, moved, kept, old_encoding=old)
+
+
+def start_encoder(config: Config, model: DenseModel) -> Start | None:
+    """Gives the encoder of `model` the weights of the trained classifier that the config names, if it does.
+
+    Raises:
+        ValueError: the run does not exist or has no such classifier.
+    """
+    start = initialise_from(config, model.encoder, ())
+    if start is None:
+        return None
+    model.describe_encoder()
+    return replace(start, moved=["all weights of the encoder", *start.moved[1:]])
 
 
 def trained_folder(run: Path, kind: Kind) -> Path:

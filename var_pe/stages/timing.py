@@ -22,15 +22,15 @@ from var_pe.models.transfer import ModelStart
 from var_pe.processes import Processes
 from var_pe.progress import duration, size
 from var_pe.sampling.drawing import draw_images
-from var_pe.stages.begun import Kind, training_of
-from var_pe.stages.config import Config
+from var_pe.stages.begun import training_of
+from var_pe.stages.config import Config, Kind
 from var_pe.stages.draw import load_pipeline
 from var_pe.stages.images import held_out_images, training_images_at
 from var_pe.stages.plan import training_images_and_classes
 from var_pe.stages.pyramids import generator_pyramids
-from var_pe.stages.score import score_classifier, score_tokenizer
+from var_pe.stages.score import score_classifier, score_segmenter, score_tokenizer
 from var_pe.stages.tokens import training_tokens
-from var_pe.stages.train import train_classifier, train_generator, train_tokenizer
+from var_pe.stages.train import train_classifier, train_generator, train_segmenter, train_tokenizer
 from var_pe.training.compilation import Compiled, chosen
 from var_pe.training.config import TrainingConfig
 from var_pe.training.log import read_log
@@ -72,12 +72,17 @@ def timed_plan(config: Config, stage: str, accelerator: Accelerator) -> str:
 
 
 def time_stages(config: Config, stage: str, accelerator: Accelerator) -> list[Cost]:
-    """The costs of `stage` (tokenizer, generator or classifier) and of what it needs.
+    """The costs of `stage` (a `Kind`) and of what it needs.
 
     Raises:
         ValueError: the config cannot be trained, or its data are not here.
     """
-    costs_of = {"tokenizer": _tokenizer, "generator": _generator, "classifier": _classifier}[stage]
+    costs_of = {
+        "tokenizer": _tokenizer,
+        "generator": _generator,
+        "classifier": _classifier,
+        "segmenter": _segmenter,
+    }[stage]
     try:
         with _temporary_folder(accelerator) as folder, _quiet():
             return costs_of(config, shortened(config, folder, accelerator.device.type), accelerator)
@@ -128,6 +133,7 @@ def shortened(config: Config, folder: Path, device: str, number: int = STEPS, lo
         # Steps with all levels in, as most are.
         generator_training=replace(short(config.generator_training), progressive=None),
         classifier_training=short(config.classifier_training),
+        segmenter_training=short(config.segmenter_training),
     )
 
 
@@ -199,6 +205,12 @@ def _classifier(config: Config, short: Config, accelerator: Accelerator) -> list
     train_classifier(short, accelerator)
     training = _training("classifier", config, config.classifier_training, Path(short.run))
     return [training, *_scores(config, short, lambda: score_classifier(short, accelerator))]
+
+
+def _segmenter(config: Config, short: Config, accelerator: Accelerator) -> list[Cost]:
+    train_segmenter(short, accelerator)
+    training = _training("segmenter", config, config.segmenter_training, Path(short.run))
+    return [training, *_scores(config, short, lambda: score_segmenter(short, accelerator))]
 
 
 def _scores(config: Config, short: Config, score: Callable[[], object]) -> list[Cost]:

@@ -1,4 +1,4 @@
-"""Trains the tokenizer, the generator or the classifier of a config, each in one function.
+"""Trains the tokenizer, the generator, the classifier or the segmenter of a config, each in one function.
 
 A stage returns the finished model if its folder holds one. Otherwise it makes images, tokens, model and task,
 claims the run folder, trains, and puts the result in place. The folder is claimed last, so that a config that
@@ -17,7 +17,9 @@ from var_pe.data.counts import what_is_read
 from var_pe.data.image_set import TrainingSet
 from var_pe.data.images import ImageDataset
 from var_pe.data.sources import DataConfig
+from var_pe.evaluation.segmentation import check_library
 from var_pe.models.classifier import Classifier
+from var_pe.models.dense.segmenter import Segmenter
 from var_pe.models.generator import VARTransformer
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.models.transfer import keep_new
@@ -36,6 +38,7 @@ from var_pe.stages.drawn_images import DrawnImages
 from var_pe.stages.images import (
     held_out_images,
     held_out_images_at,
+    masked_images,
     training_images,
     training_images_at,
 )
@@ -43,6 +46,7 @@ from var_pe.stages.models import (
     build_classifier,
     build_discriminator,
     build_generator,
+    build_segmenter,
     build_tokenizer,
     feature_network,
     load_classifier,
@@ -51,12 +55,13 @@ from var_pe.stages.models import (
 )
 from var_pe.stages.pyramids import generator_pyramids, tokenizer_pyramids
 from var_pe.stages.run_folder import check_folders, check_settings, claim, put_in_place, say_already_there
-from var_pe.stages.starts import blend_again, initialise_from, start_tokenizer
+from var_pe.stages.starts import blend_again, initialise_from, start_encoder, start_tokenizer
 from var_pe.stages.tokens import held_out_tokens, training_tokens
 from var_pe.tasks.classifier import ClassifierTask
 from var_pe.tasks.fading import Fading
 from var_pe.tasks.generator import GeneratorTask
 from var_pe.tasks.pyramids import one_of
+from var_pe.tasks.segmenter import SegmenterTask
 from var_pe.tasks.tokenizer import TokenizerTask
 from var_pe.training.history import History, Rule
 from var_pe.training.loop import train
@@ -236,6 +241,42 @@ def train_classifier(config: Config, accelerator: Accelerator, extend: Rule | No
     keep_new(cast(Classifier, trained.model))
     put_in_place(run, "classifier", config, trained, dataset, history, class_names)
     return load_classifier(folder / "classifier")
+
+
+def train_segmenter(config: Config, accelerator: Accelerator, extend: Rule | None = None) -> Segmenter:
+    """The segmenter in the run's folder: loaded if it is finished, else trained.
+
+    Raises:
+        ValueError: the folder holds a segmenter with other settings, the data have no masks or wrong ones, or
+            it cannot be extended so.
+    """
+    folder = Path(config.run)
+    training, seed = config.segmenter_training, config.seed
+    config = settled_config(config)
+    check_settings(folder, config, "segmenter")
+    if is_finished(config, folder, "segmenter"):
+        say_already_there(folder / "segmenter", accelerator, extend)
+        return load_model(Segmenter, folder / "segmenter")
+
+    check_library()
+    processes = Processes.of(accelerator)
+    say_what_is_read(config.data, processes)
+    dataset = masked_images(config, train=True)
+    held_out = masked_images(config, train=False, number=training.validation_images)
+    class_names = dataset.class_names
+
+    identity, number = dataset.identity, dataset.num_images
+    history = ask(config, folder, "segmenter", number, extend, training_set=identity)
+    history = with_compiled(history, config, "segmenter", processes)
+    model = build_segmenter(config, len(class_names), kept_grids=kept_grids(history.start))
+    if history.start is None:
+        history = replace(history, start=start_encoder(config, model))
+    task = SegmenterTask(model, dataset, held_out, training)
+
+    run = claim(folder, "segmenter", config, history, accelerator)
+    trained = train(task, training, run, history, seed=seed)
+    put_in_place(run, "segmenter", config, trained, dataset, history, class_names)
+    return load_model(Segmenter, folder / "segmenter")
 
 
 def say_what_is_read(data: DataConfig, processes: Processes) -> None:

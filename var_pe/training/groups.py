@@ -25,18 +25,21 @@ class LayerRates:
     unfreeze_every: int = 0
     # how many blocks each stage has; empty: they are not in stages
     stages: tuple[int, ...] = ()
+    # how names begin in the part of the model that the layers are of; all outside it counts as the head
+    part: str = ""
 
     def below_head(self, name: str) -> int:
         """The layer of the parameter called `name`."""
-        if not self.depth:
+        if not self.depth or not name.startswith(self.part):
             return 0
+        name = name.removeprefix(self.part)
         if block := re.match(r"blocks\.(\d+)\.", name):
             return self.depth - int(block[1])
         if stage := re.match(r"stages\.(\d+)\.(?:blocks\.(\d+)\.)?", name):
             before = sum(self.stages[: int(stage[1])])
             return self.depth - before - int(stage[2] or 0)
         if name.startswith(("head.", "norm.")):
-            return 0
+            return 1 if self.part else 0  # a part's norm is its own
         return self.depth + 1
 
     def share(self, layer: int, step: int) -> float:

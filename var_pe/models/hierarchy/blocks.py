@@ -13,7 +13,7 @@ from var_pe.models.hierarchy.attention import (
     MapContext,
 )
 from var_pe.models.hierarchy.lines import AttentionShape, Convolution, Linear, Local
-from var_pe.models.layers import GELUS, MLP, LayerScale, with_gain
+from var_pe.models.layers import GELUS, MLP, LayerScale, as_map, as_tokens, with_gain
 from var_pe.pyramid import Grid
 
 # of all norms, as in Swin
@@ -29,16 +29,6 @@ class BlockSettings:
     qk_norm: bool
     gelu: str
     layer_scale: float
-
-
-def as_map(x_BLC: Tensor, grid: Grid) -> Tensor:
-    """Tokens row by row as a map, (B, C, h, w)."""
-    return x_BLC.transpose(1, 2).unflatten(2, grid)
-
-
-def as_tokens(x_BChw: Tensor) -> Tensor:
-    """A map as tokens row by row, (B, L, C)."""
-    return x_BChw.flatten(2).transpose(1, 2)
 
 
 class MapBlock(nn.Module):

@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import accumulate
+from operator import mul
 
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from var_pe.encodings import PositionEncoding, settled
-from var_pe.models.classifier import Classifier, check_classes
-from var_pe.models.hierarchy.blocks import EPSILON, BlockSettings, as_map, as_tokens
+from var_pe.models.classifier import Classifier, MapShape, check_classes
+from var_pe.models.hierarchy.blocks import EPSILON, BlockSettings
 from var_pe.models.hierarchy.lines import (
     AttentionShape,
     Mobile,
@@ -20,6 +21,7 @@ from var_pe.models.hierarchy.lines import (
 )
 from var_pe.models.hierarchy.stages import MobileStage, Stage
 from var_pe.models.initialisation import initialise
+from var_pe.models.layers import as_map, as_tokens
 from var_pe.models.patches import Stem, build_stem
 from var_pe.models.vit import ClassifierConfig
 from var_pe.pyramid import Grid, Pyramid, sides_of
@@ -187,6 +189,19 @@ class HierarchicalClassifier(Classifier):
     def pooled(self, images_BCHW: Tensor) -> Tensor:
         """The normalised mean over the last map, (B, C)."""
         return self.norm(as_tokens(self.forward_features(images_BCHW)[-1])).mean(1)
+
+    @property
+    def map_shapes(self) -> list[MapShape]:
+        strides = accumulate((shape.stride for shape in self.shapes), mul, initial=self.patch_size)
+        pairs = zip(self.shapes, list(strides)[1:], strict=True)
+        return [MapShape(shape.dim, stride) for shape, stride in pairs]
+
+    def feature_maps(self, images_BCHW: Tensor) -> list[Tensor]:
+        """The map of every stage."""
+        maps = self.forward_features(images_BCHW)
+        last_BChw = maps.pop()
+        grid = (last_BChw.shape[2], last_BChw.shape[3])
+        return [*maps, as_map(self.norm(as_tokens(last_BChw)), grid)]
 
 
 def with_settled_encoding(shape: StageShape) -> StageShape:

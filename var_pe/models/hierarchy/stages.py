@@ -16,10 +16,9 @@ from var_pe.models.hierarchy.blocks import (
     ConvolutionBlock,
     MapBlock,
     Merging,
-    as_map,
-    as_tokens,
 )
 from var_pe.models.hierarchy.lines import AttentionShape, Convolution, Linear, StageShape
+from var_pe.models.layers import as_map, as_tokens
 from var_pe.pyramid import Grid, Pyramid
 from var_pe.resampling.precision import full_precision
 
