@@ -101,3 +101,12 @@ def test_a_run_records_what_its_launcher_decided():
     found = circumstances(Accelerator(cpu=True))
     assert {"processes", "threads", "torch", "device", "spread"} == set(found)
     assert found["spread"] == "NO"
+
+
+def test_matrices_in_shards_are_refused_where_muon_needs_them_whole():
+    """A shard's orthogonal update is not a part of the matrix's."""
+    muon = GeneratorTraining(optimizer="muon")
+    with pytest.raises(ValueError, match=r"use_fsdp .* optimizer=muon"):
+        refuse_options([muon], PLAIN | FSDP)
+    refuse_options([muon], PLAIN)
+    refuse_options([GeneratorTraining()], PLAIN | FSDP)

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from collections import OrderedDict
 from dataclasses import replace
 from itertools import pairwise
 from typing import get_args
@@ -38,13 +39,15 @@ class Numbers(Dataset):
 
 
 class Toy:
-    """A task with dropout, whose `act(step)` may misbehave inside the loss."""
+    """A task with dropout and a matrix in a block, whose `act(step)` may misbehave inside the loss."""
 
     measure = Measure()
 
     def __init__(self, act=lambda step: 1.0):
         torch.manual_seed(0)
-        self.model = nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.5), nn.Linear(8, 1))
+        self.model = nn.Sequential(
+            OrderedDict(block=nn.Sequential(nn.Linear(3, 8), nn.Dropout(0.5)), head=nn.Linear(8, 1))
+        )
         self.dataset, self.act, self.places = Numbers(), act, []
         self.layers, self.opponent = ONE_RATE, None
 
@@ -91,11 +94,11 @@ def die_at(step):
     return act
 
 
-@pytest.mark.parametrize("save_every", [1, 2])
+@pytest.mark.parametrize(("optimizer", "save_every"), [("adamw", 1), ("adamw", 2), ("muon", 2)])
 @pytest.mark.parametrize("step", range(1, STEPS))
-def test_a_killed_run_ends_with_the_same_bits(tmp_path, step, save_every):
+def test_a_killed_run_ends_with_the_same_bits(tmp_path, step, save_every, optimizer):
     """Otherwise a resumed result is another result, and nobody would know."""
-    config = TrainingConfig(batch=4, log_every=1, save_every=save_every, trackers=[])
+    config = TrainingConfig(batch=4, log_every=1, save_every=save_every, optimizer=optimizer, trackers=[])
     whole = go(tmp_path / "whole", config=config)
     with pytest.raises(KeyError):
         go(tmp_path / "killed", Toy(die_at(step)), config)
@@ -165,14 +168,17 @@ def test_a_stop_signal_finishes_the_step_saves_and_says_how_to_go_on(tmp_path, n
     assert equal(go(tmp_path / "stopped", config=config), go(tmp_path / "whole", config=config))
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_a_number_that_is_not_finite_stops_before_the_update(tmp_path, value):
+@pytest.mark.parametrize(
+    ("value", "optimizer"), [(float("nan"), "adamw"), (float("inf"), "adamw"), (float("nan"), "muon")]
+)
+def test_a_number_that_is_not_finite_stops_before_the_update(tmp_path, value, optimizer):
     """Broken weights must never exist, on disk or in memory."""
+    config = replace(CONFIG, optimizer=optimizer)
     task = Toy(lambda step: value if step == 3 else 1.0)
     with pytest.raises(FloatingPointError, match=r"step 4: loss is (nan|inf).*step 3 in"):
-        go(tmp_path, task)
+        go(tmp_path / "stopped", task, config)
     assert all(parameter.isfinite().all() for parameter in task.model.parameters())
-    assert equal(go(tmp_path), go(tmp_path.with_name("whole")))
+    assert equal(go(tmp_path / "stopped", config=config), go(tmp_path / "whole", config=config))
 
 
 def test_accumulated_micro_batches_give_the_gradient_of_the_whole_batch(tmp_path):
@@ -180,7 +186,7 @@ def test_accumulated_micro_batches_give_the_gradient_of_the_whole_batch(tmp_path
 
     def plain():
         task = Toy()
-        task.model[1].p = 0.0
+        task.model.block[1].p = 0.0
         return task
 
     results = []

@@ -90,6 +90,11 @@ def refuse_options(trainings: Sequence[TrainingConfig], environment: Mapping[str
     _refuse(REFUSED, environment)
     if is_on(environment, "ACCELERATE_USE_FSDP"):
         _refuse(REFUSED_OF_FSDP, environment)
+        if any(training.optimizer == "muon" for training in trainings):
+            raise ValueError(
+                "accelerate's use_fsdp splits matrices, of which optimizer=muon needs the whole: set the "
+                "optimizer of tokenizer_training, generator_training or classifier_training to adamw"
+            )
 
     asked = environment.get("ACCELERATE_MIXED_PRECISION", "no").lower()
     own = sorted({training.precision for training in trainings} or {"float32"})

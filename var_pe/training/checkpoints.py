@@ -17,6 +17,8 @@ from var_pe.processes import Processes
 
 T = TypeVar("T")
 
+# what `GuardedMuon` calls its state
+MOMENTUM = "momentum"
 NAME = re.compile(r"step_(\d+)")
 OPPONENT = "opponent.pt"
 PUT_ASIDE = ".damaged"  # ends the name of a checkpoint that cannot be read
@@ -140,8 +142,13 @@ def read(
     optimizer = _opened(file, lambda file: torch.load(file, map_location="cpu", weights_only=True))
     if not isinstance(optimizer, dict) or not {"state", "param_groups"} <= set(optimizer):
         raise DamagedError(f"{file} holds no state of an optimizer")
-    for average in ("exp_avg", "exp_avg_sq"):
-        found = {name: values.get(average) for name, values in optimizer["state"].items()}
+    # AdamW keeps two averages of a parameter's gradient, Muon one.
+    for average in ("exp_avg", "exp_avg_sq", MOMENTUM):
+        found = {
+            name: values.get(average)
+            for name, values in optimizer["state"].items()
+            if (average == MOMENTUM) == (MOMENTUM in values)
+        }
         _check_shapes(file, found, {name: weights[name] for name in found if name in weights})
 
     against: dict[str, Any] = {}

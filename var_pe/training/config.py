@@ -27,6 +27,10 @@ class TrainingConfig:
     epochs: Annotated[PositiveFloat, Doc("passes over the training set, if steps is 0")] = 1.0
     batch: Annotated[Positive, Doc("images per optimizer step, over all processes and micro-batches")] = 256
     accumulate: Annotated[Positive, Doc("micro-batches per optimizer step")] = 1
+    optimizer: Annotated[
+        Literal["adamw", "muon"],
+        Doc("muon: orthogonal updates for the matrices inside blocks, AdamW for the rest"),
+    ] = "adamw"
     learning_rate: Annotated[PositiveFloat, Doc("its peak")] = 3e-4
     schedule: Annotated[Schedule, Doc("how the learning rate goes from its peak to its end")] = "cosine"
     warmup: Annotated[ShareBelowOne, Doc("share of the steps in which the learning rate rises")] = 0.02

@@ -56,26 +56,33 @@ def layers_of(model: nn.Module, layers: LayerRates) -> list[int]:
 
 
 def parameter_groups(
-    model: nn.Module, weight_decay: float, layers: LayerRates = ONE_RATE
+    model: nn.Module, weight_decay: float, layers: LayerRates = ONE_RATE, *, matrices: bool = False
 ) -> list[dict[str, Any]]:
-    """Two groups for each layer, with and without weight decay.
+    """Two groups for each layer, with and without weight decay; with `matrices` a third one (`muon.py`).
 
     Weight decay is for matrices: not for biases, norms, positions, levels, class tokens and the codebook.
+    The third group is of those inside blocks: no embeddings, no heads, nothing next to pixels or codes.
     """
     spared = ("position_encoding", "level_embed", "modulation_6C", "token", "codebook")
-    groups: dict[tuple[int, bool], list[nn.Parameter]] = {
-        (layer, decays): [] for layer in layers_of(model, layers) for decays in (True, False)
+    kinds = ("decaying", "spared", "matrices") if matrices else ("decaying", "spared")
+    groups: dict[tuple[int, str], list[nn.Parameter]] = {
+        (layer, kind): [] for layer in layers_of(model, layers) for kind in kinds
     }
 
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            decays = parameter.dim() > 1 and not any(word in name for word in spared)
-            groups[layers.below_head(name), decays].append(parameter)
+            kind = "decaying"
+            if parameter.dim() < 2 or any(word in name for word in spared):
+                kind = "spared"
+            elif matrices and re.search(r"blocks?\.", name):
+                kind = "matrices"
+            groups[layers.below_head(name), kind].append(parameter)
 
-    return [
-        {"params": parameters, "weight_decay": weight_decay if decays else 0.0}
-        for (_, decays), parameters in groups.items()
-    ]
+    found: list[dict[str, Any]] = []
+    for (_, kind), parameters in groups.items():
+        group = {"params": parameters, "weight_decay": 0.0 if kind == "spared" else weight_decay}
+        found.append(group | {"matrices": kind == "matrices"} if matrices else group)
+    return found
 
 
 def set_rates(
@@ -83,9 +90,11 @@ def set_rates(
 ) -> list[dict[str, Any]]:
     """Gives each layer its share of the learning rate; returns the groups of frozen layers."""
     frozen = []
-    for index, layer in enumerate(layers_of(model, layers)):
+    names = layers_of(model, layers)
+    each = len(groups) // len(names)
+    for index, layer in enumerate(names):
         share = layers.share(layer, step)
-        for group in groups[2 * index : 2 * index + 2]:
+        for group in groups[each * index : each * (index + 1)]:
             group["lr"] = rate * share
             if not share:
                 frozen.append(group)

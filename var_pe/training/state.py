@@ -12,6 +12,7 @@ from var_pe.training.config import TrainingConfig
 from var_pe.training.ema import EMA, whole
 from var_pe.training.groups import parameter_groups
 from var_pe.training.guard import Guard, GuardedAdamW
+from var_pe.training.muon import GuardedMuon
 from var_pe.training.opponent import OpponentTraining
 from var_pe.training.task import Task
 from var_pe.training.validations import Validations
@@ -39,8 +40,10 @@ class State:
         make_ready(task.model, compiled, checkpointing=config.checkpointing)
 
         guard = Guard(accelerator.device)
-        groups = parameter_groups(task.model, config.weight_decay, task.layers)
-        optimizer = GuardedAdamW(groups, betas=(config.betas[0], config.betas[1]), fused=True)
+        by_muon = config.optimizer == "muon"
+        groups = parameter_groups(task.model, config.weight_decay, task.layers, matrices=by_muon)
+        kind = GuardedMuon if by_muon else GuardedAdamW
+        optimizer = kind(groups, betas=(config.betas[0], config.betas[1]), fused=True)
         optimizer.found_inf = guard.found_inf
 
         model, prepared = accelerator.prepare(task.model, optimizer)
