@@ -6,7 +6,7 @@ from torch import Tensor
 from var_pe.encodings.base import PositionEncoding, TokenEncoding
 from var_pe.encodings.machinery.codes import sinusoidal_code
 from var_pe.encodings.machinery.coordinates import in_finest_cells
-from var_pe.pyramid import Pyramid
+from var_pe.pyramid import Positions, Pyramid
 
 # Directions of the code that are smaller than this share of its largest one count as none.
 SMALLEST = 1e-3
@@ -19,18 +19,26 @@ def share_in_span(table_LC: Tensor, code_LC: Tensor) -> float:
     The span is that of the code's channels as functions of the position: what any linear map of the code
     can be. A random table has a share of about the span's dimension over L - 1.
     """
-    about_mean = [(each_LC - each_LC.mean(0)).double() for each_LC in (table_LC, code_LC)]
-    left_LR, sizes_R, _ = torch.linalg.svd(about_mean[1], full_matrices=False)
-    basis_LR = left_LR[:, sizes_R > SMALLEST * sizes_R[0]]
-    whole = about_mean[0].square().sum()
-    return float((basis_LR.T @ about_mean[0]).square().sum() / whole) if whole > 0 else 0.0
+    about_mean_LC = (table_LC - table_LC.mean(0)).double()
+    whole = about_mean_LC.square().sum()
+    return float((span_of(code_LC).T @ about_mean_LC).square().sum() / whole) if whole > 0 else 0.0
+
+
+def span_of(code_LC: Tensor) -> Tensor:
+    """An orthonormal basis (L, R) of a code's channels about their means, as functions of the position."""
+    about_mean_LC = (code_LC - code_LC.mean(0)).double()
+    left_LR, sizes_R, _ = torch.linalg.svd(about_mean_LC, full_matrices=False)
+    return left_LR[:, sizes_R > SMALLEST * sizes_R[0]]
 
 
 def span_dimensions(pyramid: Pyramid, dim: int) -> int:
     """The dimension of the sinusoid's span on a pyramid."""
-    code_LC = sinusoidal_code(in_finest_cells(pyramid.positions()), dim, TEMPERATURE)
-    sizes_R = torch.linalg.svdvals((code_LC - code_LC.mean(0)).double())
-    return int((sizes_R > SMALLEST * sizes_R[0]).sum())
+    return span_of(sinusoid(pyramid.positions(), dim)).shape[1]
+
+
+def sinusoid(positions: Positions, dim: int) -> Tensor:
+    """The sinusoid that tables are held against, float32 (L, dim)."""
+    return sinusoidal_code(in_finest_cells(positions), dim, TEMPERATURE)
 
 
 @torch.no_grad()
@@ -49,5 +57,4 @@ def share_in_sinusoid(encoding: PositionEncoding, pyramid: Pyramid, dim: int) ->
     table_LC = encoding.prepare(positions)
     if table_LC.dim() != 2:
         return None  # a gated mixture
-    code_LC = sinusoidal_code(in_finest_cells(positions), dim, TEMPERATURE)
-    return share_in_span(table_LC.float(), code_LC)
+    return share_in_span(table_LC.float(), sinusoid(positions, dim))
