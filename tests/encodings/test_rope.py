@@ -10,7 +10,7 @@ from timm.layers.pos_embed_sincos import apply_rot_embed_cat
 from torch import Tensor
 
 from var_pe.encodings import PositionEncoding, build_encoding
-from var_pe.encodings.machinery.coordinates import MAPS
+from var_pe.encodings.machinery.coordinates import MAPS, learned_maps, level_maps
 from var_pe.encodings.machinery.turn import LAYOUTS, Angles, turn
 from var_pe.models.attention import PositionContext
 from var_pe.models.initialisation import initialise
@@ -403,6 +403,29 @@ def test_the_unit_image_is_the_picture_s_own_square(pyramid):
     """Distances then shrink where a grid grows, while those in cells stay."""
     torch.testing.assert_close(points("rope(unit=image)", pyramid), pyramid.positions().yx_L2)
     assert points("rope(unit=image, coordinates=start)", pyramid).min() == -1
+
+
+@pytest.mark.parametrize("start", ["center", "start", "corner", "index"])
+def test_learned_coordinates_start_as_the_map_that_is_asked_for(start):
+    """Where they end says something only if they could have ended elsewhere."""
+    line = f"rope(coordinates=learned, learned_from={start}, learned_rate=10)"
+    encoding = build_encoding(line, dim=48, num_heads=3, depth=2, pyramid=LADDER)
+    positions = LADDER.positions()
+    torch.testing.assert_close(encoding.coordinates(positions), points(f"rope(coordinates={start})", LADDER))
+    with torch.no_grad():
+        encoding.coordinates.offset_K2[1, 0] = 0.3
+        encoding.coordinates.log_scale_K2[1, 1] = 0.1
+    found = learned_maps(encoding, LADDER)
+    scale, offset = level_maps(start, LADDER.grids, torch.device("cpu"))
+    assert found["level_1/offset_y"] == pytest.approx(float(offset[1, 0]) + 3)
+    assert found["level_1/scale_x"] == pytest.approx(float(scale[1, 1]) * math.e)
+    assert learned_maps(build_encoding("rope", dim=48, num_heads=3, depth=2, pyramid=LADDER), LADDER) == {}
+
+
+def test_a_start_of_coordinates_that_are_not_learned_is_refused():
+    """It would be read as the map that is used."""
+    with pytest.raises(ValueError, match="learned_from and learned_rate go with coordinates=learned"):
+        built("rope(coordinates=start, learned_from=corner)")
 
 
 def test_learned_coordinates_start_as_centres_and_are_trained():

@@ -304,7 +304,7 @@ def at_the_end(log: Sequence[LogEntry], step: int | None) -> dict[str, float]:
     found = {"training/loss": losses[-1]} if losses else {}
     for entry in log:
         if "validation/loss" in entry and step in (None, entry["step"]):
-            of_parts = ("validation/loss/level_", "validation/share_in_sinusoid")
+            of_parts = ("validation/loss/level_", "validation/share_in_sinusoid", "validation/coordinates/")
             found |= {name: value for name, value in entry.items() if name.startswith(of_parts)}
     return found
 

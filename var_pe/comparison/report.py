@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from var_pe.comparison.guide import RULE, advice
+from var_pe.comparison.learned_maps import learned_maps_tables
 from var_pe.comparison.results import CellEntry, Record, Results, TokenizerScores
 from var_pe.comparison.tables import Table, ranking_table, tables
 from var_pe.comparison.verdicts import compared, primary_column, ranking
@@ -35,7 +36,7 @@ def report_of(results: Results) -> Report:
         missing=missing(results),
         ranking=ranking_table(results),
         guide=[*advice(results), f"The rule: {RULE}"],
-        tables=[table for table in tables(results) if table.rows],
+        tables=[*learned_maps_tables(results), *(table for table in tables(results) if table.rows)],
         tokenizers=[line for one in results["shared"]["tokenizers"] for line in tokenizer_lines(one)],
         notes=notes(results),
     )

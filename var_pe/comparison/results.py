@@ -87,6 +87,8 @@ class Shared(TypedDict):
     times: dict[str, list[dict[str, object]]]
     # dimensions of the span of the sinusoid, of so many
     sinusoid: dict[str, int]
+    # what fixed maps of rotary coordinates are on these grids: of each level scale and offset along y and x
+    maps: NotRequired[dict[str, list[list[float]]]]
 
 
 class Chosen(TypedDict):

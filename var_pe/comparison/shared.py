@@ -10,6 +10,7 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import cast
 
+import torch
 from accelerate import Accelerator
 
 from var_pe.comparison.extractor_check import check_extractor
@@ -18,12 +19,14 @@ from var_pe.comparison.results import Shared, TokenizerScores
 from var_pe.comparison.step_time import NULL, generator_step, step_times
 from var_pe.comparison.study import Arm, Study
 from var_pe.comparison.trials import with_encoding
+from var_pe.encodings.machinery.coordinates import FIXED, level_maps
 from var_pe.encodings.machinery.share import span_dimensions
 from var_pe.evaluation.records import read_metrics, versions
 from var_pe.evaluation.shapes_reader import ShapeReader
 from var_pe.files import KeptResults
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.processes import Processes
+from var_pe.pyramid import Grid
 from var_pe.seeding import mix
 from var_pe.stages.config import Config
 from var_pe.stages.images import RealImages, fingerprint, training_images_at
@@ -137,6 +140,7 @@ def measure_shared(
         "extractors": cast(list[dict[str, object]], checks),
         "times": {"steps": cast(list[dict[str, object]], steps)},
         "sinusoid": span_of_sinusoid(config, tokenizer),
+        "maps": {kind: rotary_map(kind, tokenizer.pyramid.grids) for kind in FIXED},
     }
 
 
@@ -209,3 +213,9 @@ def span_of_sinusoid(config: Config, tokenizer: VQTokenizer) -> dict[str, int]:
         return {}
     dimensions = span_dimensions(tokenizer.pyramid, config.generator.dim)
     return {"dimensions": dimensions, "of": tokenizer.pyramid.num_tokens - 1}
+
+
+def rotary_map(kind: str, grids: tuple[Grid, ...]) -> list[list[float]]:
+    """A fixed map of coordinates: of each level scale and offset along y, then along x."""
+    scale_K2, offset_K2 = level_maps(kind, grids, torch.device("cpu"))
+    return torch.stack([scale_K2, offset_K2], dim=2).flatten(1).tolist()

@@ -56,6 +56,8 @@ class Rope(PositionEncoding[Any]):  # `rope_mixed` prepares angles for each laye
         directions: `axial`, `spiral` or `golden`.
         rays: of `spiral`: directions over half a circle, even, at most D / 2; 2 are the axes.
         level_axis: turn by the logarithm of the level's size, too.
+        learned_from: the map that `learned` coordinates start as: `center`, `start`, `corner` or `index`.
+        learned_rate: what the learned numbers are multiplied by, above 0; see `Coordinates`.
     Raises:
         ValueError: a head's width is not a multiple of 4, or an option is out of its range.
     """
@@ -76,6 +78,8 @@ class Rope(PositionEncoding[Any]):  # `rope_mixed` prepares angles for each laye
         directions: str = "axial",
         rays: int = 4,
         level_axis: bool = False,
+        learned_from: str = "center",
+        learned_rate: float = 1.0,
     ) -> None:
         super().__init__()
         if shape.dim % (4 * shape.num_heads):
@@ -109,6 +113,8 @@ class Rope(PositionEncoding[Any]):  # `rope_mixed` prepares angles for each laye
             shift=shift,
             jitter=jitter,
             rescale=rescale,
+            learned_from=learned_from,
+            learned_rate=learned_rate,
         )
 
     def set_pyramid(self, pyramid: Pyramid, convention: str | Convention | None = None) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from var_pe.data.classes import from_all_classes
 from var_pe.data.image_set import Batch, TrainingSet
+from var_pe.encodings.machinery.coordinates import learned_maps
 from var_pe.encodings.machinery.share import share_in_sinusoid
 from var_pe.models.generator import VARTransformer
 from var_pe.models.tokenizer import VQTokenizer
@@ -169,7 +170,12 @@ class GeneratorTask:
 
         # Does a trained table stay, or become, what the fixed code could have been?
         share = share_in_sinusoid(model.position_encoding, model.pyramid, model.config["dim"])
-        return found if share is None else found | {"validation/share_in_sinusoid": share}
+        if share is not None:
+            found["validation/share_in_sinusoid"] = share
+
+        # And where do learned coordinates go?
+        maps = learned_maps(model.position_encoding, model.pyramid)
+        return found | {f"validation/coordinates/{name}": value for name, value in maps.items()}
 
     def _mean_losses(self, model: VARTransformer, pyramid: Pyramid, accelerator: Accelerator) -> Tensor:
         """The mean loss of each token of the pyramid over all validation images, (1, L)."""

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from var_pe.pyramid import Grid, Positions, Pyramid
 from var_pe.resampling.precision import full_precision
 
-MAPS = ("center", "start", "corner", "index", "learned")
+FIXED = ("center", "start", "corner", "index")
+MAPS = (*FIXED, "learned")
 UNITS = ("cells", "image")
 
 
@@ -47,7 +48,11 @@ class Coordinates(nn.Module):
     | `start`   | n / m             | 0         | the tokens' top left corners (HART; rounded in Infinity) |
     | `corner`  | (n - 1) / (m - 1) | 0         | the first tokens, and the last tokens (STAR, Switti)     |
     | `index`   | 1                 | 0         | tokens of equal row and column, whatever their level     |
-    | `learned` | trained           | trained   | starts as `center`; another number of levels is an error |
+    | `learned` | trained           | trained   | starts as `learned_from`, for its number of levels alone |
+
+    Adam moves a number by about the learning rate a step, whatever its gradient: `learned_rate` is what the
+    trained logarithms of scales and offsets (in cells) are multiplied by, so that offsets of coarse levels,
+    whose maps are many cells apart, can be reached.
 
     VAR's own resizing aligns centres; no published generator does. On the finest level neighbours are one
     cell apart under every map. `unit=image` puts [0, n] at [-1, 1], as DINOv3 does: distances then shrink
@@ -71,6 +76,8 @@ class Coordinates(nn.Module):
         shift: float,
         jitter: float,
         rescale: float,
+        learned_from: str = "center",
+        learned_rate: float = 1.0,
     ) -> None:
         super().__init__()
         if kind not in MAPS:
@@ -87,15 +94,27 @@ class Coordinates(nn.Module):
             if not 1 <= factor < float("inf"):
                 raise ValueError(f"{encoding}: {name} is a factor of at least 1, finite, got {factor}")
 
+        if learned_from not in FIXED:
+            raise ValueError(f"{encoding}: learned_from is one of {', '.join(FIXED)}, got {learned_from!r}")
+        if not 0 < learned_rate < float("inf"):
+            raise ValueError(f"{encoding}: learned_rate must be above 0 and finite, got {learned_rate}")
+        if kind != "learned" and (learned_from, learned_rate) != ("center", 1.0):
+            raise ValueError(
+                f"{encoding}: learned_from and learned_rate go with coordinates=learned, got {kind!r}"
+            )
+
         self.encoding = encoding
         self.kind = kind
+        self.learned_from = learned_from
+        self.learned_rate = learned_rate
         self.unit = unit
         self.shift = shift
         self.jitter = jitter
         self.rescale = rescale
         if kind == "learned":
-            self.log_scale_K2 = nn.Parameter(torch.zeros(pyramid.num_levels, 2))  # against `center`
-            self.offset_K2 = nn.Parameter(torch.zeros(pyramid.num_levels, 2))  # against `center`, in cells
+            # both against `learned_from`, in units of `learned_rate`
+            self.log_scale_K2 = nn.Parameter(torch.zeros(pyramid.num_levels, 2))
+            self.offset_K2 = nn.Parameter(torch.zeros(pyramid.num_levels, 2))
 
     def init_parameter(self, name: str, parameter: nn.Parameter, generator: torch.Generator) -> None:
         nn.init.zeros_(parameter)
@@ -104,7 +123,7 @@ class Coordinates(nn.Module):
         """Float32 (L, 2), y first."""
         device = positions.cell_L2.device
         with full_precision(positions.cell_L2):
-            scale_K2, offset_K2 = self._maps(positions.grids, device)
+            scale_K2, offset_K2 = self.maps(positions.grids, device)
             yx_L2 = positions.cell_L2 * scale_K2[positions.level_L] + offset_K2[positions.level_L]
 
             if self.unit == "image":
@@ -126,14 +145,15 @@ class Coordinates(nn.Module):
                 f"{number}; coordinates=center knows levels it has not seen"
             )
 
-    def _maps(self, grids: tuple[Grid, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    def maps(self, grids: tuple[Grid, ...], device: torch.device) -> tuple[Tensor, Tensor]:
         """Scales and offsets, float32 (K, 2) each."""
         if self.kind != "learned":
             return _level_maps(self.kind, grids, device)
 
         self.check_levels(len(grids))
-        scale_K2, offset_K2 = _level_maps("center", grids, device)
-        return scale_K2 * self.log_scale_K2.float().exp(), offset_K2 + self.offset_K2.float()
+        scale_K2, offset_K2 = _level_maps(self.learned_from, grids, device)
+        log_scale_K2 = self.learned_rate * self.log_scale_K2.float()
+        return scale_K2 * log_scale_K2.exp(), offset_K2 + self.learned_rate * self.offset_K2.float()
 
     def _augment(self, yx_L2: Tensor) -> Tensor:
         # In DINOv3's order, from the one stream of random numbers that dropout draws from too.
@@ -141,6 +161,24 @@ class Coordinates(nn.Module):
         jitter_2 = _within(log(self.jitter), 2, yx_L2.device)
         rescale_1 = _within(log(self.rescale), 1, yx_L2.device)
         return (yx_L2 + shift_2) * (jitter_2 + rescale_1).exp()
+
+
+@torch.no_grad()
+def learned_maps(encoding: nn.Module, pyramid: Pyramid) -> dict[str, float]:
+    """The scales and offsets that an encoding has learned, in cells of the finest level, by names for a log.
+
+    Empty for an encoding that learns none; of several parts that do, those of the first.
+    """
+    for part in encoding.modules():
+        if isinstance(part, Coordinates) and part.kind == "learned":
+            scale_K2, offset_K2 = part.maps(pyramid.grids, part.offset_K2.device)
+            return {
+                f"level_{level}/{name}_{axis}": value
+                for name, numbers_K2 in (("scale", scale_K2), ("offset", offset_K2))
+                for level, of_level in enumerate(numbers_K2.tolist())
+                for axis, value in zip("yx", of_level, strict=True)
+            }
+    return {}
 
 
 def _within(limit: float, count: int, device: torch.device) -> Tensor:
