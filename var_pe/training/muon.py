@@ -7,8 +7,8 @@ learning rate and weight decay.
 """
 
 import math
-from collections.abc import Callable
-from typing import cast
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -26,23 +26,23 @@ LIKE_ADAMW = 0.2
 class GuardedMuon(GuardedAdamW):
     """Groups whose `matrices` is true are updated by Muon; it, too, rests while `found_inf` is 1.
 
-    A convolution's filters are one matrix: a row for each output.
+    A convolution's filters are one matrix: a row for each output. Matrices of one shape are updated together.
     """
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         # AdamW passes over what has no gradient.
-        gradients: list[tuple[dict[str, object], nn.Parameter, Tensor]] = []
+        taken: list[tuple[nn.Parameter, Tensor]] = []
+        together: dict[tuple[float, float, torch.Size], list[nn.Parameter]] = defaultdict(list)
         for group in self.param_groups:
-            if not group["matrices"]:
-                continue
-            for parameter in group["params"]:
+            for parameter in group["params"] if group["matrices"] else ():
                 if parameter.grad is not None:
-                    gradients.append((group, parameter, parameter.grad))
+                    taken.append((parameter, parameter.grad))
+                    together[group["lr"], group["weight_decay"], parameter.shape].append(parameter)
                     parameter.grad = None
         loss = super().step(closure)
 
-        for group, parameter, gradient in gradients:
+        for parameter, gradient in taken:
             parameter.grad = gradient
             state = self.state[parameter]
             if not state:
@@ -50,35 +50,43 @@ class GuardedMuon(GuardedAdamW):
                 state["step"] = torch.zeros((), device=gradient.device)
                 state["momentum"] = torch.zeros_like(gradient)
 
-            rate, decay = cast(float, group["lr"]), cast(float, group["weight_decay"])
+        for (rate, decay, _), parameters in together.items():
             if rate:
-                self._move(parameter, gradient, rate, decay)
+                self._move(parameters, rate, decay)
         return loss
 
-    def _move(self, parameter: nn.Parameter, gradient: Tensor, rate: float, decay: float) -> None:
-        momentum = self.state[parameter]["momentum"]
+    def _move(self, parameters: Sequence[nn.Parameter], rate: float, decay: float) -> None:
+        """Updates parameters of one shape."""
+        momenta = [self.state[parameter]["momentum"] for parameter in parameters]
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
 
         # Nesterov's momentum: the average is looked ahead by one more step.
-        average = momentum.lerp(gradient, 1 - MOMENTUM)
-        ahead = gradient.lerp(average, MOMENTUM)
-        matrix = ahead.flatten(1)
-        size = LIKE_ADAMW * math.sqrt(max(matrix.shape))
-        moved = parameter * (1 - rate * decay) - rate * size * orthogonal(matrix).view_as(parameter)
+        averages = [old.lerp(new, 1 - MOMENTUM) for old, new in zip(momenta, gradients, strict=True)]
+        ahead = [new.lerp(mean, MOMENTUM).flatten(1) for new, mean in zip(gradients, averages, strict=True)]
+        size = LIKE_ADAMW * math.sqrt(max(ahead[0].shape))
+        updates = size * orthogonal(torch.stack(ahead))
 
         stays = self.found_inf > 0
-        momentum.copy_(torch.where(stays, momentum, average))
-        parameter.copy_(torch.where(stays, parameter, moved))
+        for parameter, momentum, average, update in zip(parameters, momenta, averages, updates, strict=True):
+            moved = parameter * (1 - rate * decay) - rate * update.view_as(parameter)
+            momentum.copy_(torch.where(stays, momentum, average))
+            parameter.copy_(torch.where(stays, parameter, moved))
 
 
-def orthogonal(matrix: Tensor) -> Tensor:
-    """About the orthogonal matrix nearest to one, (rows, columns), by Newton and Schulz's iteration in bf16.
+def orthogonal(matrices: Tensor) -> Tensor:
+    """About the orthogonal matrix nearest to each of some, (number, rows, columns).
 
-    Its singular vectors stay; its singular values come near 1, those that are all but zero excepted.
+    By Newton and Schulz's iteration in bf16: singular vectors stay, singular values come near 1, those that
+    are all but zero excepted.
     """
+    tall = matrices.shape[1] > matrices.shape[2]
+    wide = matrices.mT if tall else matrices
+    found = (wide / wide.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)).bfloat16()
+
+    # x <- a x + (b g + c g g) x, where g is x with itself
     first, second, third = COEFFICIENTS
-    wide = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
-    found = (wide / wide.norm().clamp(min=1e-7)).bfloat16()
     for _ in range(STEPS):
-        gram = found @ found.T
-        found = first * found + (second * gram + third * gram @ gram) @ found
-    return (found.T if matrix.shape[0] > matrix.shape[1] else found).to(matrix.dtype)
+        gram = found @ found.mT
+        factor = torch.baddbmm(gram, gram, gram, beta=second, alpha=third)
+        found = torch.baddbmm(found, factor, found, beta=first)
+    return (found.mT if tall else found).to(matrices.dtype)
