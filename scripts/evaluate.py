@@ -32,6 +32,7 @@ from var_pe.stages.score import (
     for_equal_counts,
     judges,
     score_classifier,
+    score_detector,
     score_images,
     score_segmenter,
     score_tokenizer,
@@ -45,10 +46,11 @@ USED_SETTINGS = {
     "tokenizer": ("data", "evaluation"),
     "classifier": ("data",),
     "segmenter": ("data",),
+    "detector": ("data",),
 }
 
 # models that say something of images, and what scores them
-OF_IMAGES = {"classifier": score_classifier, "segmenter": score_segmenter}
+OF_IMAGES = {"classifier": score_classifier, "segmenter": score_segmenter, "detector": score_detector}
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -170,9 +172,10 @@ def check_named(words: list[str]) -> None:
 def check_trained(config: Config) -> None:
     """Says what to do where no generator could draw the images."""
     if not (Path(config.run) / "generator" / "config.json").exists():
+        others = ", ".join(("tokenizer", *OF_IMAGES))
         raise ValueError(
             f"{config.run} has no trained generator to draw images with: train it (scripts/train.py), or "
-            f"give --images FOLDER to score images that are there, or --of tokenizer, classifier or segmenter"
+            f"give --images FOLDER to score images that are there, or --of {others}"
         )
 
 

@@ -1,5 +1,5 @@
-"""Trains what a config describes: a tokenizer (unless it exists) and a generator; or a ViT classifier; or a
-segmenter.
+"""Trains what a config describes: a tokenizer (unless it exists) and a generator; or a ViT classifier, a
+segmenter or a detector.
 
     accelerate launch scripts/train.py --config cifar_mixed.yaml [key.sub=value ...]
 
@@ -16,12 +16,20 @@ from var_pe.stages.begun import training_of
 from var_pe.stages.config import Config, Kind
 from var_pe.stages.judge import end_of_generator, judge_tokenizer
 from var_pe.stages.plan import plan
-from var_pe.stages.score import is_scored, score_classifier, score_segmenter, score_tokenizer, summary
+from var_pe.stages.score import (
+    is_scored,
+    score_classifier,
+    score_detector,
+    score_segmenter,
+    score_tokenizer,
+    summary,
+)
 from var_pe.stages.session import exit_with_sentence, session
 from var_pe.stages.timing import timed_plan
 from var_pe.stages.train import (
     check_generator,
     train_classifier,
+    train_detector,
     train_generator,
     train_segmenter,
     train_tokenizer,
@@ -32,7 +40,11 @@ from var_pe.training.history import RULES, Rule
 STAGES = ("all", *get_args(Kind))
 
 # A config for each section that makes a stage of its own
-SUCH_AS = {"classifier": "fashion_vit.yaml", "segmenter": "shapes_segmenter.yaml"}
+SUCH_AS = {
+    "classifier": "fashion_vit.yaml",
+    "segmenter": "shapes_segmenter.yaml",
+    "detector": "shapes_detector.yaml",
+}
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -94,6 +106,11 @@ def main() -> None:
             train_classifier(config, accelerator, extend)
             if not is_scored(config, Path(config.run), "classifier"):
                 score_classifier(config, accelerator)
+
+        elif stage == "detector":
+            train_detector(config, accelerator, extend)
+            if not is_scored(config, Path(config.run), "detector"):
+                accelerator.print(summary(score_detector(config, accelerator)))
 
         elif stage == "segmenter":
             train_segmenter(config, accelerator, extend)

@@ -5,6 +5,7 @@ import torch
 
 from var_pe.models.classifier import MapShape
 from var_pe.models.dense.decoders import QueryDecoder
+from var_pe.models.dense.detector import Detector, cells_of
 from var_pe.models.dense.encoder import described
 from var_pe.models.dense.maps import Ladder
 from var_pe.models.dense.segmenter import Segmenter
@@ -79,3 +80,64 @@ def test_one_map_becomes_a_pyramid():
     assert [shape.stride for shape in Ladder([MapShape(8, 4), MapShape(16, 8)], 1).shapes] == [2, 4, 8]
     with pytest.raises(ValueError, match=r"finer=2 cannot be: .* cells of 2 pixels .* halved 1 time"):
         Ladder([MapShape(16, 2)], 2)
+
+
+@pytest.mark.parametrize("kind", ["plain", "in stages"])
+def test_a_detector_learns_everywhere_and_is_saved(kind, make_encoder, tmp_path):
+    model = Detector(described(make_encoder(kind)), 3, width=32, convolutions=1, threshold=0.0)
+    images = torch.randn(2, 3, 16, 24, generator=torch.Generator().manual_seed(0))
+    boxes = torch.tensor([[[2.0, 3, 12, 11], [0, 0, 0, 0]], [[5, 4, 20, 14], [1, 1, 9, 8]]])
+    losses = model(images, boxes, torch.tensor([[2, -1], [0, 1]]))
+    assert sorted(losses) == ["bbox_ctrness", "bbox_regression", "classification"]
+    sum(losses.values()).backward()
+    assert not [name for name, p in model.named_parameters() if p.grad is None]
+
+    # An image without a box has a loss, too, and no box matters that is none.
+    empty = torch.full((2, 2), -1)
+    none = model(images, boxes, empty)
+    assert torch.equal(none["bbox_regression"], torch.zeros(()))
+    assert none["classification"] > 0
+    torch.testing.assert_close(model(images, 2 * boxes, empty), none)
+
+    model.eval()
+    for size in ((16, 24), (32, 16)):
+        model.set_input_size(size, resample="timm")
+        model.save_pretrained(tmp_path)
+        again = Detector.from_pretrained(tmp_path).eval()
+        images = torch.randn(2, 3, *size)
+        for found, same in zip(model(images), again(images), strict=True):
+            assert len(found["boxes"]) > 0
+            torch.testing.assert_close(same["scores"], found["scores"], atol=1e-5, rtol=1e-4)
+            assert (found["boxes"] >= 0).all()
+            assert (found["boxes"][:, 2:] <= torch.tensor([size[1], size[0]])).all()
+
+
+def test_no_class_is_probable_at_the_start(make_encoder):
+    """By the prior of the focal loss; else the many empty cells would drown the first steps."""
+    model = Detector(described(make_encoder("plain")), 3, width=32).eval()
+    answers, _ = model.head._answers(model.encoder.feature_maps(torch.randn(1, 3, 16, 24)))
+    assert (answers["cls_logits"].sigmoid() - 0.01).abs().max() < 0.01
+
+
+def test_a_cell_lies_where_its_pixels_are():
+    """Row by row, as the answers are."""
+    cells = cells_of(torch.zeros(1, 1, 2, 3), 4)
+    assert cells.tolist() == [
+        [0, 0, 4, 4], [4, 0, 8, 4], [8, 0, 12, 4], [0, 4, 4, 8], [4, 4, 8, 8], [8, 4, 12, 8]
+    ]  # fmt: skip
+
+
+def test_a_detector_learns_a_box(make_encoder):
+    """By heart, to the pixel: cells, distances and classes have to mean the same in training and in use."""
+    model = Detector(described(make_encoder("plain")), 3, width=32, convolutions=1, finer=0)
+    images = torch.randn(2, 3, 16, 24, generator=torch.Generator().manual_seed(0))
+    boxes, labels = torch.tensor([[[2.0, 3, 12, 11]], [[9, 4, 20, 14]]]), torch.tensor([[2], [0]])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    for _ in range(40):
+        sum(model(images, boxes, labels).values()).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    for found, box, label in zip(model.eval()(images), boxes, labels, strict=True):
+        assert found["labels"][0] == label
+        assert (found["boxes"][0] - box).abs().max() < 1

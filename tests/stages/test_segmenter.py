@@ -92,8 +92,8 @@ def test_a_folder_with_masks_is_trained_on(tmp_path):
     data = ["data.source=masks", f"data.path={tmp_path}/set", "data.classes=[sky, sea]"]
     config = config_in(tmp_path, *data)
     said = plan(config)
-    assert "masks: 2 classes of pixels; tested on 3 pictures" in said
-    assert "decoder transformer: on maps of 1 pixels a cell, 4 wide, 2 pixels a cell" in said
+    assert "annotated: 2 classes of pixels; tested on 3 pictures" in said
+    assert "decoder transformer: on maps of 1 pixels a cell, 4 wide; 2 pixels a cell" in said
     assert train_segmenter(config, Accelerator()).config["num_classes"] == 2
 
 

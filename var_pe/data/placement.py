@@ -17,6 +17,20 @@ LEAST_OF_A_BOX = 1.0
 
 
 @dataclass(frozen=True)
+class Boxes:
+    """The boxes of a picture."""
+
+    # the picture's rows and columns
+    size: Grid
+    # float32 left, top, right and bottom in pixels
+    places_M4: Tensor
+    # int64 numbers of their classes
+    labels_M: Tensor
+    # whether a box is around many things of the class, which are not told apart
+    crowds_M: Tensor
+
+
+@dataclass(frozen=True)
 class Placement:
     """A picture is resized, cut, perhaps mirrored left to right, and put into its image."""
 

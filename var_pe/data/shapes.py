@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from var_pe.data.placement import Boxes
 from var_pe.seeding import mix
 
 Array = NDArray[np.floating]
@@ -190,6 +192,21 @@ class Shapes:
         return picture.mask.astype(np.uint8) * np.uint8(1 + picture.label)
 
     def check_masks(self) -> None:
+        """They are right by construction."""
+
+    # of boxes, by their label
+    box_names = class_names
+    most_boxes = 1
+
+    def boxes(self, index: int) -> Boxes:
+        """The smallest box around the shape's pixels."""
+        picture = self.describe(index)
+        top, left, rows, columns = picture.box
+        place = torch.tensor([[left, top, left + columns, top + rows]], dtype=torch.float32)
+        size = (self.height, self.width)
+        return Boxes(size, place, torch.tensor([picture.label]), torch.zeros(1, dtype=torch.bool))
+
+    def check_boxes(self) -> None:
         """They are right by construction."""
 
     def describe(self, index: int) -> ShapePicture:

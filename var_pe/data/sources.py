@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 
 from annotated_types import Ge, Le
 
+from var_pe.data.coco import CocoFolder
 from var_pe.data.folder_source import Folder, FolderSource
 from var_pe.data.folders import ARCHIVES, composed
 from var_pe.data.idx import FashionMNIST
@@ -53,9 +54,9 @@ KNOWN = {
     "cifar100": Known("uoft-cs/cifar100", "img", "fine_label", 100, 50_000),
     "imagenet": Known("ILSVRC/imagenet-1k", "image", "label", 1000, 1_281_167, test_split="validation"),
 }
-SOURCES = ("shapes", *KNOWN, "imagefolder", "parquet", "hub", "masks")
-# Those whose pictures come with a mask
-WITH_TRUTH = ("masks",)
+SOURCES = ("shapes", *KNOWN, "imagefolder", "parquet", "hub", "masks", "coco")
+# Those whose pictures come with masks or boxes
+WITH_TRUTH = ("masks", "coco")
 
 # Sources whose pictures are small enough to keep their size
 NATIVE = ("shapes", "fashion_mnist")
@@ -158,7 +159,7 @@ class DataConfig:
     ] = 1000
 
     def __post_init__(self) -> None:
-        if self.source in ("imagefolder", "parquet", "masks") and not self.path:
+        if self.source in ("imagefolder", "parquet", *WITH_TRUTH) and not self.path:
             raise ValueError(f"source={self.source} needs data.path, the folder that holds it")
         if self.source == "hub" and not self.hub_id:
             raise ValueError("source=hub needs data.hub_id, such as data.hub_id=uoft-cs/cifar10")
@@ -171,7 +172,7 @@ class DataConfig:
                 f"data.classes={show(self.classes)} chooses by class, but data.label_column={UNLABELLED} "
                 f"reads none"
             )
-        if self.hold_out and (self.source in ("shapes", "parquet", "hub") or not self.path):
+        if self.hold_out and (self.source in ("shapes", "parquet", "hub", "coco") or not self.path):
             raise ValueError(
                 f"data.hold_out={self.hold_out} is for folders of pictures (data.source=imagefolder), "
                 f"got data.source={self.source}"
@@ -187,7 +188,7 @@ class DataConfig:
             raise ValueError(
                 "streaming is for parquet, imagefolder and hub data; source=shapes is made, not read"
             )
-        # A mask belongs to one picture, and to the whole of it.
+        # Masks and boxes belong to one picture, and to the whole of it.
         if self.source in WITH_TRUTH and (self.streaming or self.trim or self.on_corrupt == "skip"):
             raise ValueError(
                 f"source={self.source} takes streaming=false, trim=false and on_corrupt=stop, got "
@@ -328,11 +329,13 @@ def open_split(config: DataConfig, train: bool) -> ImageSource:
         shapes = Shapes(count, config.height, config.width, "train" if train else "test")
         return of_classes(shapes, config.classes, train)
 
-    if config.source == "masks":
+    if config.source in WITH_TRUTH:
         assert config.path is not None, "the config has been checked"
         root = place_of(config.path)
         check_is_folder(root, config.path)
         split, classes = config.split(train), tuple(map(composed, config.classes))
+        if config.source == "coco":
+            return CocoFolder(root, split, train_split=config.train_split, classes=classes)
         return MaskFolder(
             root,
             split,

@@ -1,9 +1,17 @@
-"""Colours of classes in pictures of masks: Pascal VOC's, which differ most among the first numbers."""
+"""Colours of classes: in masks those of Pascal VOC, of boxes bright ones."""
 
+from collections.abc import Sequence
+from colorsys import hsv_to_rgb
 from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
+
+from var_pe.pages.sheets import Cell, Section, class_name
+
+MOST_COLOURS = 48  # classes whose colours a sheet says
+SQUARE = 24  # pixels of a colour's height
+GOLDEN = 0.6180339887
 
 
 @cache
@@ -24,3 +32,18 @@ def palette() -> NDArray[np.uint8]:
 def painted(mask_HW: NDArray[np.int64]) -> NDArray[np.uint8]:
     """A mask in colours, (h, w, 3)."""
     return palette()[mask_HW]
+
+
+def outline_colour(label: int) -> tuple[int, int, int]:
+    """A bright colour for the outlines of a class's boxes; hues in a row differ by the golden section."""
+    red, green, blue = hsv_to_rgb(label * GOLDEN % 1, 1.0 if label % 2 else 0.55, 1.0)
+    return round(255 * red), round(255 * green), round(255 * blue)
+
+
+def colours_of(names: Sequence[str], colours_V3: NDArray[np.uint8]) -> Section:
+    """The classes' names below their colours."""
+    cells = []
+    for label in range(min(len(names), MOST_COLOURS)):
+        square = np.tile(colours_V3[label], (SQUARE, 2 * SQUARE, 1))
+        cells.append(Cell([square], class_name(names, label)))
+    return Section("Colours of the classes", cells)

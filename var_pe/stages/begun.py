@@ -25,6 +25,7 @@ def training_of(config: Config, kind: Kind) -> TrainingConfig:
         "generator": config.generator_training,
         "classifier": config.classifier_training,
         "segmenter": config.segmenter_training,
+        "detector": config.detector_training,
     }
     return found[kind]
 

@@ -8,6 +8,7 @@ from var_pe import settings
 from var_pe.data.sources import DataConfig
 from var_pe.encodings import as_saved, settled
 from var_pe.evaluation.features import EvaluationConfig
+from var_pe.models.dense.detector import DetectorConfig
 from var_pe.models.dense.segmenter import SegmenterConfig
 from var_pe.models.generator import GeneratorConfig
 from var_pe.models.size import (
@@ -28,7 +29,7 @@ from var_pe.tasks.generator import GeneratorTraining
 from var_pe.tasks.tokenizer import TokenizerTraining
 
 # What a config trains: a model of the last three alone, or a tokenizer and a generator on it
-Kind = Literal["tokenizer", "generator", "classifier", "segmenter"]
+Kind = Literal["tokenizer", "generator", "classifier", "segmenter", "detector"]
 
 
 @section(frozen=True)
@@ -62,6 +63,10 @@ class Config:
         Doc("if given, the run trains a segmenter, whose encoder is the classifier, from its start on"),
     ] = None
     segmenter_training: DenseTraining = field(default_factory=DenseTraining)
+    detector: Annotated[
+        DetectorConfig | None, Doc("if given, the run trains a detector of boxes on the classifier, likewise")
+    ] = None
+    detector_training: DenseTraining = field(default_factory=DenseTraining)
     sampling: Annotated[SamplingConfig, CHANGES_NO_WEIGHTS] = field(default_factory=SamplingConfig)
     evaluation: Annotated[EvaluationConfig, CHANGES_NO_WEIGHTS] = field(default_factory=EvaluationConfig)
 
@@ -70,12 +75,16 @@ class Config:
         """The model that a run of this config ends with."""
         if self.segmenter is not None:
             return "segmenter"
+        if self.detector is not None:
+            return "detector"
         return "generator" if self.classifier is None else "classifier"
 
     def __post_init__(self) -> None:
         """Refuses models that are too large for any machine, before one is built, and averages of a blend."""
-        if self.segmenter is not None:
-            self._check_dense("segmenter")
+        if self.segmenter is not None and self.detector is not None:
+            raise ValueError("a run trains a segmenter or a detector, but the config has both sections")
+        if self.kind in ("segmenter", "detector"):
+            self._check_dense(self.kind)
         kind = "generator" if self.classifier is None else "classifier"
         training = self.generator_training if self.classifier is None else self.classifier_training
         if self.model.retrofit is not None and self.classifier is not None and self.classifier.hierarchy:

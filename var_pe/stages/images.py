@@ -1,13 +1,14 @@
 """Every set of images that a run has of its data: for training, held out, and for scores."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from copy import copy
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from var_pe.data.boxes import BoxedImages
 from var_pe.data.image_set import HeldOutImages, ImageItem, stacked
 from var_pe.data.images import Box, ImageDataset, content_box
 from var_pe.data.masks import MaskedImages
@@ -128,18 +129,41 @@ def masked_images(config: Config, *, train: bool, number: int | None = None) -> 
     Raises:
         ValueError: the data have no masks, or one of them is not right.
     """
-    source = open_source(config.data, train=train)
-    images = ImageDataset(source, config.data, train=train, seed=config.seed if train else 0)
-    numbers = None if number is None else drawn(len(images), number, config.data.subset_seed)
+    images, numbers = _to_annotate(config, train, number)
     masked = MaskedImages(images, numbers)
-    if source.fingerprint not in _CHECKED:
-        masked.masks.check_masks()
-        _CHECKED.add(source.fingerprint)
+    _once(config, images, masked.masks.check_masks)
     return masked
 
 
-# The sources whose masks have been looked at, by their fingerprints
-_CHECKED: set[str] = set()
+def boxed_images(config: Config, *, train: bool, number: int | None = None) -> BoxedImages:
+    """A split with its boxes, or `number` of its images; every picture's size is read, as of masks.
+
+    Raises:
+        ValueError: the data have no boxes, or a picture has another size than they were drawn in.
+    """
+    images, numbers = _to_annotate(config, train, number)
+    boxed = BoxedImages(images, numbers)
+    _once(config, images, boxed.truth.check_boxes)
+    return boxed
+
+
+def _to_annotate(
+    config: Config, train: bool, number: int | None
+) -> tuple[ImageDataset, Sequence[int] | None]:
+    source = open_source(config.data, train=train)
+    images = ImageDataset(source, config.data, train=train, seed=config.seed if train else 0)
+    return images, None if number is None else drawn(len(images), number, config.data.subset_seed)
+
+
+# The sets whose masks or boxes have been looked at
+_CHECKED: set[tuple[str | None, str]] = set()
+
+
+def _once(config: Config, images: ImageDataset, check: Callable[[], None]) -> None:
+    known = config.data.path, images.source.fingerprint
+    if known not in _CHECKED:
+        check()
+        _CHECKED.add(known)
 
 
 # -------------------------------------------------------------------------------------- for scores

@@ -12,6 +12,7 @@ from torch import nn
 from var_pe import settings
 from var_pe.files import hash_of_files
 from var_pe.interop.lpips import load_lpips
+from var_pe.models.dense.detector import Detector
 from var_pe.models.dense.encoder import CLASSIFIERS, described
 from var_pe.models.dense.segmenter import Segmenter
 from var_pe.models.discriminators import FeatureDiscriminator, PatchDiscriminator, halvings_for
@@ -102,6 +103,20 @@ def build_segmenter(
         return Segmenter(described(encoder), num_classes, **asdict(config.segmenter), seed=config.seed)
     except ValueError as error:
         raise ValueError(f"segmenter: {error}") from error
+
+
+def build_detector(config: Config, num_classes: int, *, kept_grids: Sequence[Grid] | None = None) -> Detector:
+    """A new detector of so many classes of boxes; as `build_segmenter`.
+
+    Raises:
+        ValueError: a setting does not fit the encoder.
+    """
+    assert config.detector is not None
+    encoder = build_classifier(config, 0, kept_grids=kept_grids)
+    try:
+        return Detector(described(encoder), num_classes, **asdict(config.detector), seed=config.seed)
+    except ValueError as error:
+        raise ValueError(f"detector: {error}") from error
 
 
 def feature_network(config: Config) -> FeatureStages | None:

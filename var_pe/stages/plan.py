@@ -8,7 +8,9 @@ import torch
 from torch import nn
 
 from var_pe import settings
+from var_pe.data.boxes import BoxedImages
 from var_pe.data.counts import what_is_read
+from var_pe.data.masks import MaskedImages
 from var_pe.data.shapes import entropy_bits
 from var_pe.data.sources import KNOWN, DataConfig, open_source
 from var_pe.data.streams import open_stream
@@ -16,6 +18,8 @@ from var_pe.encodings import PositionEncoding
 from var_pe.encodings.base import HOOKS
 from var_pe.encodings.machinery.compose import Composed
 from var_pe.models.attention import first_seen, kernel_for, levels_of_parts
+from var_pe.models.dense.detector import Detector
+from var_pe.models.dense.segmenter import Segmenter
 from var_pe.models.hierarchy.attention import divisions_of
 from var_pe.models.hierarchy.classifier import HierarchicalClassifier
 from var_pe.models.hierarchy.lines import AttentionShape, Linear
@@ -23,12 +27,13 @@ from var_pe.models.tokenizer import TokenizerConfig
 from var_pe.models.vit import ViTClassifier
 from var_pe.progress import number_of, size
 from var_pe.pyramid import Grid, Pyramid
-from var_pe.stages.begun import kept_grids, start_of
+from var_pe.stages.begun import kept_grids, start_of, training_of
 from var_pe.stages.config import Config, Kind, settled_config
 from var_pe.stages.drawn_images import drawn_pictures
-from var_pe.stages.images import masked_images
+from var_pe.stages.images import boxed_images, masked_images
 from var_pe.stages.models import (
     build_classifier,
+    build_detector,
     build_generator,
     build_segmenter,
     build_tokenizer,
@@ -61,8 +66,8 @@ def plan(config: Config) -> str:
     lines = [SETTINGS, settings.to_yaml(config), LEADS_TO, _folders(config), counted]
     drawn = check_generator(config) if config.kind == "generator" else []
     pyramids = dict.fromkeys(drawn)
-    if config.kind == "segmenter":
-        return "\n".join([*lines, *_segmenter(config, images)])
+    if config.kind in ("segmenter", "detector"):
+        return "\n".join([*lines, *_dense(config, images)])
 
     # Models are built without memory, and of those to start from the headers are read.
     with torch.device("meta"):
@@ -103,22 +108,32 @@ def plan(config: Config) -> str:
     return "\n".join(lines)
 
 
-def _segmenter(config: Config, images: int | None) -> list[str]:
-    """What a segmenter amounts to; its masks are looked at, as before a training."""
-    assert config.segmenter is not None
-    held_out = masked_images(config, train=False)
-    names = masked_images(config, train=True).class_names
+def _dense(config: Config, images: int | None) -> list[str]:
+    """What a segmenter or detector amounts to; masks or boxes are looked at, as before a training."""
     there = start_of(Path(config.run))
-    with torch.device("meta"):
-        model = build_segmenter(config, len(names), kept_grids=kept_grids(there))
-        start = _start("training", there or start_encoder(config, model))
-    maps = ", ".join(f"{shape.stride} pixels a cell, {shape.width} wide" for shape in model.ladder_shapes)
+    held_out: MaskedImages | BoxedImages
+    model: Segmenter | Detector
+    if config.segmenter is not None:
+        what, head = "classes of pixels", f"decoder {config.segmenter.decoder}"
+        held_out = masked_images(config, train=False)
+        number = len(masked_images(config, train=True).class_names)
+        with torch.device("meta"):
+            model = build_segmenter(config, number, kept_grids=kept_grids(there))
+    else:
+        what, head = "classes of boxes", "FCOS"
+        held_out = boxed_images(config, train=False)
+        number = len(boxed_images(config, train=True).class_names)
+        with torch.device("meta"):
+            model = build_detector(config, number, kept_grids=kept_grids(there))
+
+    training = training_of(config, config.kind)
+    maps = "; ".join(f"{shape.stride} pixels a cell, {shape.width} wide" for shape in model.ladder_shapes)
     return [
-        f"masks: {number_of(len(names), 'class', 'classes')} of pixels; tested on {number_of(len(held_out))}",
-        *start,
-        *_model("segmenter", model, config.segmenter_training, images),
-        *_inside(model.encoder, config, config.segmenter_training),
-        f"decoder {config.segmenter.decoder}: on maps of {maps}",
+        f"annotated: {number} {what}; tested on {number_of(len(held_out))}",
+        *_start("training", there or start_encoder(config, model)),
+        *_model(config.kind, model, training, images),
+        *_inside(model.encoder, config, training),
+        f"{head}: on maps of {maps}",
     ]
 
 

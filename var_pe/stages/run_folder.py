@@ -31,6 +31,7 @@ SETTINGS: dict[Kind, tuple[str, ...]] = {
     "generator": (*OF_TOKENIZER, "tokenizer_run", "generator", "generator_training", "model", "seed"),
     "classifier": ("data", "model", "classifier", "classifier_training", "seed"),
     "segmenter": ("data", "model", "classifier", "segmenter", "segmenter_training", "seed"),
+    "detector": ("data", "model", "classifier", "detector", "detector_training", "seed"),
 }
 
 # Fewer steps than this are remarked on. The shortest training of configs/ has 938.

@@ -1,16 +1,18 @@
 """Scores of a trained run: of its drawn images, its tokenizer and its classifier."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator
+from PIL.Image import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from var_pe.data.annotated import AnnotatedImages
 from var_pe.data.part import drawn
 from var_pe.evaluation.classifier import ClassifierFeatures
 from var_pe.evaluation.efficientnet_lite import SPATIAL, EfficientNetLiteFeatures, SpatialLiteFeatures
@@ -24,6 +26,8 @@ from var_pe.evaluation.shapes_reader import ShapeReader
 from var_pe.evaluation.shapes_scores import shape_scores
 from var_pe.files import written_whole
 from var_pe.models.classifier import ImageModel
+from var_pe.models.dense.detector import Detector
+from var_pe.models.dense.encoder import DenseModel
 from var_pe.models.dense.segmenter import Segmenter
 from var_pe.models.efficientnet_lite import VARIANTS
 from var_pe.models.tokenizer import VQTokenizer
@@ -31,11 +35,12 @@ from var_pe.processes import Processes
 from var_pe.progress import Counter
 from var_pe.resampling.conventions import DEFAULT_CONVENTION
 from var_pe.sampling.folder import drawn_with
-from var_pe.stages.config import Config
+from var_pe.stages.config import Config, Kind
 from var_pe.stages.drawn_images import Labelled
 from var_pe.stages.images import (
     RealImages,
     Reconstructions,
+    boxed_images,
     fingerprint,
     held_out_images_at,
     masked_images,
@@ -43,6 +48,7 @@ from var_pe.stages.images import (
 )
 from var_pe.stages.models import find_tokenizer, load_classifier, load_model, load_tokenizer, weights_hash
 from var_pe.stages.pyramids import tokenizer_pyramids
+from var_pe.tasks.detector import sheet_of_boxes, validate_detector
 from var_pe.tasks.segmenter import sheet_of_masks, validate_segmenter
 from var_pe.tasks.tokenizer_quality import validate_tokenizer
 from var_pe.training.notes import TrainingNotes
@@ -351,20 +357,54 @@ def score_segmenter(
     Raises:
         ValueError: the segmenter cannot move to `size`.
     """
+    model = load_model(Segmenter, Path(config.run) / "segmenter")
+    at = (size, resample)
+    return _score_on_maps(
+        config, accelerator, model, at, "segmenter", masked_images, validate_segmenter, sheet_of_masks
+    )
+
+
+def score_detector(
+    config: Config,
+    accelerator: Accelerator,
+    size: Sequence[int] | None = None,
+    resample: str = DEFAULT_CONVENTION,
+) -> Found:
+    """COCO's average precision and recall on the test split; the rest as in `score_segmenter`."""
+    model = load_model(Detector, Path(config.run) / "detector")
+    at = (size, resample)
+    return _score_on_maps(
+        config, accelerator, model, at, "detector", boxed_images, validate_detector, sheet_of_boxes
+    )
+
+
+D = TypeVar("D", bound=DenseModel)
+I = TypeVar("I", bound=AnnotatedImages)  # noqa: E741
+
+
+def _score_on_maps(
+    config: Config,
+    accelerator: Accelerator,
+    model: D,
+    at: tuple[Sequence[int] | None, str],
+    kind: Kind,
+    images_of: Callable[..., I],
+    validate: Callable[[D, I, Accelerator], dict[str, float]],
+    sheet_of: Callable[[D, I], Image],
+) -> Found:
     check_library()
-    run, name = Path(config.run), "segmenter"
-    model = load_model(Segmenter, run / name)
+    run, name, (size, resample) = Path(config.run), str(kind), at
     if size is not None:
         config, name = moved(model, name, config, size, resample)
-    images = masked_images(config, train=False)
-    values = validate_segmenter(model.to(accelerator.device), images, accelerator)
-    found = {name: _of_weights(run / "segmenter", values, config, len(images))}
+    images = images_of(config, train=False)
+    values = validate(model.to(accelerator.device), images, accelerator)
+    found = {name: _of_weights(run / kind, values, config, len(images))}
 
     def write() -> None:
         write_metrics(run / "metrics.json", found)
         if size is None:
             with written_whole(run / "results.png") as draft:
-                sheet_of_masks(model, images).save(draft, format="PNG")
+                sheet_of(model, images).save(draft, format="PNG")
 
     Processes.of(accelerator).on_main(write)
     return found
@@ -379,7 +419,7 @@ def _of_weights(folder: Path, values: Mapping[str, float], config: Config, numbe
         "split": "test",
         "images": fingerprint(config, train=False),
         "weights": {"step": notes.step, "ema": notes.ema, "sha256": weights_hash(folder)},
-        "versions": versions() | {"torchmetrics": metadata.version("torchmetrics")},
+        "versions": versions() | {name: metadata.version(name) for name in ("torchmetrics", "pycocotools")},
     }
 
 

@@ -28,9 +28,15 @@ from var_pe.stages.draw import load_pipeline
 from var_pe.stages.images import held_out_images, training_images_at
 from var_pe.stages.plan import training_images_and_classes
 from var_pe.stages.pyramids import generator_pyramids
-from var_pe.stages.score import score_classifier, score_segmenter, score_tokenizer
+from var_pe.stages.score import score_classifier, score_detector, score_segmenter, score_tokenizer
 from var_pe.stages.tokens import training_tokens
-from var_pe.stages.train import train_classifier, train_generator, train_segmenter, train_tokenizer
+from var_pe.stages.train import (
+    train_classifier,
+    train_detector,
+    train_generator,
+    train_segmenter,
+    train_tokenizer,
+)
 from var_pe.training.compilation import Compiled, chosen
 from var_pe.training.config import TrainingConfig
 from var_pe.training.log import read_log
@@ -82,6 +88,7 @@ def time_stages(config: Config, stage: str, accelerator: Accelerator) -> list[Co
         "generator": _generator,
         "classifier": _classifier,
         "segmenter": _segmenter,
+        "detector": _detector,
     }[stage]
     try:
         with _temporary_folder(accelerator) as folder, _quiet():
@@ -134,6 +141,7 @@ def shortened(config: Config, folder: Path, device: str, number: int = STEPS, lo
         generator_training=replace(short(config.generator_training), progressive=None),
         classifier_training=short(config.classifier_training),
         segmenter_training=short(config.segmenter_training),
+        detector_training=short(config.detector_training),
     )
 
 
@@ -211,6 +219,12 @@ def _segmenter(config: Config, short: Config, accelerator: Accelerator) -> list[
     train_segmenter(short, accelerator)
     training = _training("segmenter", config, config.segmenter_training, Path(short.run))
     return [training, *_scores(config, short, lambda: score_segmenter(short, accelerator))]
+
+
+def _detector(config: Config, short: Config, accelerator: Accelerator) -> list[Cost]:
+    train_detector(short, accelerator)
+    training = _training("detector", config, config.detector_training, Path(short.run))
+    return [training, *_scores(config, short, lambda: score_detector(short, accelerator))]
 
 
 def _scores(config: Config, short: Config, score: Callable[[], object]) -> list[Cost]:

@@ -1,17 +1,18 @@
-"""Trains the tokenizer, the generator, the classifier or the segmenter of a config, each in one function.
+"""Trains what a config describes, from a tokenizer to a detector, each in one function.
 
 A stage returns the finished model if its folder holds one. Otherwise it makes images, tokens, model and task,
 claims the run folder, trains, and puts the result in place. The folder is claimed last, so that a config that
 is refused leaves no trace.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import TypeVar, cast
 
 from accelerate import Accelerator
 
+from var_pe.data.annotated import AnnotatedImages
 from var_pe.data.augmented import Augmented
 from var_pe.data.counts import what_is_read
 from var_pe.data.image_set import TrainingSet
@@ -19,6 +20,8 @@ from var_pe.data.images import ImageDataset
 from var_pe.data.sources import DataConfig
 from var_pe.evaluation.segmentation import check_library
 from var_pe.models.classifier import Classifier
+from var_pe.models.dense.detector import Detector
+from var_pe.models.dense.encoder import DenseModel
 from var_pe.models.dense.segmenter import Segmenter
 from var_pe.models.generator import VARTransformer
 from var_pe.models.tokenizer import VQTokenizer
@@ -31,11 +34,13 @@ from var_pe.stages.begun import (
     check_numbers,
     is_finished,
     kept_grids,
+    training_of,
     with_compiled,
 )
-from var_pe.stages.config import Config, settled_config
+from var_pe.stages.config import Config, Kind, settled_config
 from var_pe.stages.drawn_images import DrawnImages
 from var_pe.stages.images import (
+    boxed_images,
     held_out_images,
     held_out_images_at,
     masked_images,
@@ -44,6 +49,7 @@ from var_pe.stages.images import (
 )
 from var_pe.stages.models import (
     build_classifier,
+    build_detector,
     build_discriminator,
     build_generator,
     build_segmenter,
@@ -58,6 +64,8 @@ from var_pe.stages.run_folder import check_folders, check_settings, claim, put_i
 from var_pe.stages.starts import blend_again, initialise_from, start_encoder, start_tokenizer
 from var_pe.stages.tokens import held_out_tokens, training_tokens
 from var_pe.tasks.classifier import ClassifierTask
+from var_pe.tasks.dense import DenseTraining
+from var_pe.tasks.detector import DetectorTask
 from var_pe.tasks.fading import Fading
 from var_pe.tasks.generator import GeneratorTask
 from var_pe.tasks.pyramids import one_of
@@ -65,6 +73,7 @@ from var_pe.tasks.segmenter import SegmenterTask
 from var_pe.tasks.tokenizer import TokenizerTask
 from var_pe.training.history import History, Rule
 from var_pe.training.loop import train
+from var_pe.training.task import Task
 
 
 def train_tokenizer(config: Config, accelerator: Accelerator, extend: Rule | None = None) -> VQTokenizer:
@@ -250,33 +259,79 @@ def train_segmenter(config: Config, accelerator: Accelerator, extend: Rule | Non
         ValueError: the folder holds a segmenter with other settings, the data have no masks or wrong ones, or
             it cannot be extended so.
     """
-    folder = Path(config.run)
-    training, seed = config.segmenter_training, config.seed
-    config = settled_config(config)
-    check_settings(folder, config, "segmenter")
-    if is_finished(config, folder, "segmenter"):
-        say_already_there(folder / "segmenter", accelerator, extend)
-        return load_model(Segmenter, folder / "segmenter")
+    folder = already_there(config, "segmenter", accelerator, extend)
+    if folder is None:
+        folder = _train_on_maps(
+            config, accelerator, extend, "segmenter", masked_images, build_segmenter, SegmenterTask
+        )
+    return load_model(Segmenter, folder)
+
+
+def train_detector(config: Config, accelerator: Accelerator, extend: Rule | None = None) -> Detector:
+    """The detector in the run's folder: loaded if it is finished, else trained.
+
+    Raises:
+        ValueError: the folder holds a detector with other settings, the data have no boxes or wrong ones, or
+            it cannot be extended so.
+    """
+    folder = already_there(config, "detector", accelerator, extend)
+    if folder is None:
+        folder = _train_on_maps(
+            config, accelerator, extend, "detector", boxed_images, build_detector, DetectorTask
+        )
+    return load_model(Detector, folder)
+
+
+D = TypeVar("D", bound=DenseModel)
+I = TypeVar("I", bound=AnnotatedImages)  # noqa: E741
+
+
+def _train_on_maps(
+    config: Config,
+    accelerator: Accelerator,
+    extend: Rule | None,
+    kind: Kind,
+    images_of: Callable[..., I],
+    build: Callable[..., D],
+    task_of: Callable[[D, I, I, DenseTraining], Task],
+) -> Path:
+    """Trains a model on an encoder's maps; returns where it lies."""
+    folder, config = Path(config.run), settled_config(config)
+    training = training_of(config, kind)
+    assert isinstance(training, DenseTraining), "that of a segmenter or detector"
 
     check_library()
     processes = Processes.of(accelerator)
     say_what_is_read(config.data, processes)
-    dataset = masked_images(config, train=True)
-    held_out = masked_images(config, train=False, number=training.validation_images)
-    class_names = dataset.class_names
+    dataset = images_of(config, train=True)
+    held_out = images_of(config, train=False, number=training.validation_images)
 
     identity, number = dataset.identity, dataset.num_images
-    history = ask(config, folder, "segmenter", number, extend, training_set=identity)
-    history = with_compiled(history, config, "segmenter", processes)
-    model = build_segmenter(config, len(class_names), kept_grids=kept_grids(history.start))
+    history = ask(config, folder, kind, number, extend, training_set=identity)
+    history = with_compiled(history, config, kind, processes)
+    model = build(config, len(dataset.class_names), kept_grids=kept_grids(history.start))
     if history.start is None:
         history = replace(history, start=start_encoder(config, model))
-    task = SegmenterTask(model, dataset, held_out, training)
+    task = task_of(model, dataset, held_out, training)
 
-    run = claim(folder, "segmenter", config, history, accelerator)
-    trained = train(task, training, run, history, seed=seed)
-    put_in_place(run, "segmenter", config, trained, dataset, history, class_names)
-    return load_model(Segmenter, folder / "segmenter")
+    run = claim(folder, kind, config, history, accelerator)
+    trained = train(task, training, run, history, seed=config.seed)
+    put_in_place(run, kind, config, trained, dataset, history, dataset.class_names)
+    return folder / kind
+
+
+def already_there(config: Config, kind: Kind, accelerator: Accelerator, extend: Rule | None) -> Path | None:
+    """Where the finished model of the run lies, which is then said; None if there is none yet.
+
+    Raises:
+        ValueError: the folder holds one with other settings.
+    """
+    folder, config = Path(config.run), settled_config(config)
+    check_settings(folder, config, kind)
+    if not is_finished(config, folder, kind):
+        return None
+    say_already_there(folder / kind, accelerator, extend)
+    return folder / kind
 
 
 def say_what_is_read(data: DataConfig, processes: Processes) -> None:

@@ -9,22 +9,20 @@ from accelerate import Accelerator
 from PIL import Image
 from torch import Tensor, nn
 
-from var_pe.data.image_set import Batch, TrainingSet
+from var_pe.data.image_set import Batch
 from var_pe.data.mask_folder import IGNORED
-from var_pe.data.masks import HeldOutMasks, MaskedItem
+from var_pe.data.masks import MaskedImages, MaskedItem
 from var_pe.data.part import drawn
 from var_pe.evaluation.folder import to_uint8
 from var_pe.evaluation.segmentation import Overlaps
 from var_pe.models.dense.segmenter import Segmenter
-from var_pe.pages.palette import painted
-from var_pe.pages.sheets import Cell, Pixels, Section, class_name, sheet
+from var_pe.pages.palette import colours_of, painted, palette
+from var_pe.pages.sheets import Cell, Section, sheet
 from var_pe.tasks.dense import DenseTraining, layers_of
 from var_pe.training.stopping import held_out_batches
 from var_pe.training.validations import Measure
 
 SHOWN = 24  # images that a sheet shows
-MOST_COLOURS = 48  # classes whose colours it says
-SQUARE = 24  # pixels of a colour's height
 
 
 class SegmenterTask:
@@ -34,7 +32,7 @@ class SegmenterTask:
     opponent = None
 
     def __init__(
-        self, model: Segmenter, dataset: TrainingSet, validation: HeldOutMasks, config: DenseTraining
+        self, model: Segmenter, dataset: MaskedImages, validation: MaskedImages, config: DenseTraining
     ) -> None:
         self.model, self.dataset, self.validation = model, dataset, validation
         self.layers = layers_of(model, config)
@@ -71,7 +69,7 @@ class SegmenterTask:
 
 @torch.no_grad()
 def validate_segmenter(
-    model: Segmenter, images: HeldOutMasks, accelerator: Accelerator, batch: int = 64
+    model: Segmenter, images: MaskedImages, accelerator: Accelerator, batch: int = 64
 ) -> dict[str, float]:
     """Mean IoU, share of right pixels, loss, and each class's IoU, over all pixels of the images."""
     overlaps = Overlaps(len(images.class_names), accelerator.device)
@@ -95,7 +93,7 @@ def _logits_and_truth(model: Segmenter, items: Sequence[MaskedItem]) -> tuple[Te
 
 
 @torch.no_grad()
-def sheet_of_masks(model: Segmenter, images: HeldOutMasks) -> Image.Image:
+def sheet_of_masks(model: Segmenter, images: MaskedImages) -> Image.Image:
     """Some images, each above its truth and what is found in it, and the classes' colours."""
     numbers = drawn(len(images), SHOWN, seed=0)
     cells = []
@@ -109,10 +107,4 @@ def sheet_of_masks(model: Segmenter, images: HeldOutMasks) -> Image.Image:
         cells.append(Cell([picture, painted(truth), painted(found)]))
 
     title = "Test images, below each its true classes and those that are found"
-    names = images.class_names
-    colours = [Cell([_square(label)], class_name(names, label)) for label in range(len(names))]
-    return sheet([Section(title, cells), Section("Colours of the classes", colours[:MOST_COLOURS])])
-
-
-def _square(label: int) -> Pixels:
-    return painted(np.full((SQUARE, 2 * SQUARE), label))
+    return sheet([Section(title, cells), colours_of(images.class_names, palette())])
