@@ -297,10 +297,10 @@ def test_a_stream_has_another_order_each_epoch_and_the_same_when_repeated(tmp_pa
     [
         ({"source": "mnist"}, "source must be one of shapes, fashion_mnist.* got mnist"),
         ({"channels": 4}, "channels must be one of 1, 3, got 4"),
-        ({"resize_factor": 0.9}, "resize_factor must be at least 1"),
+        ({"resize_factor": 0.9}, "resize_factor must be float, at least 1"),
         ({"source": "parquet"}, "source=parquet needs data.path"),
         ({"source": "hub"}, "source=hub needs data.hub_id"),
-        ({"limit": 0}, "limit must be at least 1, got 0"),
+        ({"limit": 0}, "limit must be int or null, at least 1, got 0"),
         ({"streaming": True}, "source=shapes is made, not read"),
     ],
 )

@@ -195,10 +195,10 @@ def test_a_line_leaves_open_what_follows_from_the_model():
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
-        ("windwed(blocks=2)", "stage 1.*did you mean 'windowed'"),
-        ("full(depth=2)", "full has no option 'depth'"),
+        ("windwed(blocks=2)", "stage 1.*did you mean windowed"),
+        ("full(depth=2)", "unknown key depth of full"),
         ("full(heads=2)", "full needs its number of blocks"),
-        ("full(blocks=2.5)", "blocks is a int"),
+        ("full(blocks=2.5)", "blocks of full must be int, got 2.5"),
         ("full(blocks=0)", "blocks must be at least 1, got 0"),
         ("full(blocks=1, dim=20)", "heads must be given: a width of 20"),
         ("full(blocks=1, heads=3)", "dim must be a multiple of heads, got 16 and 3"),

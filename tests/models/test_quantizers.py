@@ -415,13 +415,13 @@ def test_averaged_codes_follow_the_published_formula():
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
-        ("vqq", "there is no quantizer 'vqq'; did you mean 'vq'"),
+        ("vqq", "there is no quantizer 'vqq'; did you mean vq"),
         ("fsq", r"levels are the numbers of values of each channel, at least 2, such as \[8, 8, 8, 5\], got"),
         ("fsq(levels=[8, 1])", "at least 2"),
         ("fsq(levels=[16, 16, 16, 16, 16])", "make 1,048,576 codes, .* at most 65,536"),
         ("bsq(bits=13)", r"bits must be in 1 .. 12 \(a token has at most 4,096 codes, .*got 13"),
         ("bsq(entropy=-1)", "entropy and diversity must be at least 0"),
-        ("bsq(bit=3)", "bsq has no option 'bit'; did you mean 'bits'"),
+        ("bsq(bit=3)", "unknown key bit of bsq; did you mean bits"),
         ("cosine(channels=5)", "channels must be in 1 .. tokenizer.latent_channels = 4, got 5"),
         ("vq(gradient=steep)", "gradient is one of straight_through, rotation, got 'steep'"),
         ("vq(learning=slow)", "learning is one of gradient, ema, got 'slow'"),

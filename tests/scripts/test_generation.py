@@ -88,7 +88,7 @@ def test_likelihood_writes_what_it_prints(command, run):
     assert f"{found['own_class']['bits_per_image']:.2f} bits an image" in said
     assert abs(found["own_class"]["bits_per_token"] - 4) < 0.5  # of 16 codes, by a model that knows nothing
     assert 0 <= found["accuracy"] <= 1
-    assert "--images must be at least 1, got 0" in command("likelihood", "--images", 0)
+    assert "--images must be int, at least 1, got 0" in command("likelihood", "--images", 0)
 
 
 def test_likelihood_of_one_image_has_no_standard_error(command, run):
@@ -154,7 +154,7 @@ def test_edit_writes_results_and_a_sheet(command, run, tmp_path):
         (["--images", 0, "--mask", __file__], "test_generation.py is a file, but not a picture"),
         (["--images", "²", "--mask", "top"], "--images ² is neither a number of the test split"),
         (["--images", 0, "--mask", "top", "--class", "²"], "there is no class '²'"),
-        (["--images", 0, "--mask", "top", "--each", 0], "--each must be at least 1, got 0"),
+        (["--images", 0, "--mask", "top", "--each", 0], "--each must be int, at least 1, got 0"),
         (["--images", 0, "--mask", "top", "--class", "dog"], "there is no class 'dog'"),
         (["--images", 0, "--mask", "top", "--rule", "most"], "argument --rule: invalid choice: 'most'"),
         (
@@ -233,8 +233,8 @@ def test_sample_draws_classes_by_name_and_number(command, run, tmp_path):
         ),
         (["--class", 12], "--class 12: there are 12 classes, numbers from 0 to 11"),
         (["--class", -1], "--class: there is no class '-1'|argument --class: expected"),
-        (["--count", 0], "--count must be at least 1, got 0"),
-        (["--size", 0, 8], "--size must be at least 1|--size must be"),
+        (["--count", 0], "--count must be int, at least 1, got 0"),
+        (["--size", 0, 8], "--size must be list of int, at least 1, got"),
         (["--save-pipeline", "x", "--class", "ring"], "--class and --count do not go with it"),
     ],
     ids=str,

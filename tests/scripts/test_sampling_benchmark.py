@@ -157,8 +157,8 @@ def test_what_is_no_checkout_or_no_setting_is_one_sentence(benchmark, tmp_path):
     assert (status, "Traceback" in said) == (2, False)
     assert said.endswith(f"error: --reference {tmp_path} is not a checkout of the public VAR repository\n")
     for words, sentence in (
-        (["--depth", 0], "--depth must be at least 1, got 0"),
-        (["--depth", 1, "--channels", 0], "--channels must be at least 1, got 0"),
+        (["--depth", 0], "--depth must be int, at least 1, got 0"),
+        (["--depth", 1, "--channels", 0], "--channels must be int, at least 1, got 0"),
         (["--depth", 1, "--device", "banana"], "--device banana cannot be used here: "),
         (["--depth", 1, "--output", tmp_path], "is a folder; name a file"),
     ):

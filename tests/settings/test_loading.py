@@ -200,7 +200,10 @@ def test_a_file_reads_scalars_as_yaml_1_2_does(write):
         ("generator: {depth: 6.0}", ("generator.depth", "int", "6.0")),
         ("generator: {depth: true}", ("generator.depth", "int", "true")),
         ("generator: {depth: '6'}", ("generator.depth", "int", "'6'")),
-        ("generator: {dropout: .nan}", ("generator.dropout", "in [0, 1]", ".nan")),
+        (
+            "generator: {dropout: .nan}",
+            ("generator.dropout", "at least 0, at most 1", ".nan (it is not finite)"),
+        ),
         ("generator: {encoding: 12}", ("generator.encoding", "str", "12", "quotes")),
         ("generator: 3", ("generator", "section", "3")),
         ("generator:", ("generator", "section", "null")),
@@ -256,11 +259,11 @@ def test_a_setting_without_default_must_be_given(write):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Generator(depth=0), "depth must be at least 1, got 0"),
-        (lambda: Generator(depth="6"), "depth must be int, got '6'"),
+        (lambda: Generator(depth=0), "depth must be int, at least 1, got 0"),
+        (lambda: Generator(depth="6"), "depth must be int, at least 1, got '6'"),
         (lambda: Generator(dim=12), "dim must be a multiple of 8, got 12"),
-        (lambda: replace(Generator(), dropout=1.5), r"dropout must be in \[0, 1\], got 1.5"),
-        (lambda: Generator(zzz=3), "unknown key zzz; known are depth, dim, encoding, dropout"),
+        (lambda: replace(Generator(), dropout=1.5), "dropout must be float, at least 0, at most 1, got 1.5"),
+        (lambda: Generator(zzz=3), "unknown key zzz; there are depth, dim, encoding, dropout"),
         (lambda: Toy(classifier=3), "classifier must be section or null, got 3"),
     ],
 )
@@ -296,7 +299,7 @@ def test_a_choice_is_checked_against_the_literal_or_the_table_that_names_it():
         ("depth: 3", "unknown key depth in toy.yaml; did you mean generator.depth?"),
         (
             "sampling: {zzz: 3}",
-            "unknown key sampling.zzz in toy.yaml; known are sampling.top_p, sampling.precision",
+            "unknown key sampling.zzz in toy.yaml; there are sampling.top_p, sampling.precision",
         ),
         (
             "seed: 1\ngenerator.depth: 3",
@@ -327,7 +330,7 @@ def test_interpolations_are_refused_in_files(write, text):
         ("path=${seed}", "${seed} of path on the command line is an interpolation"),
         ("names=['${seed}']", "interpolation"),
         ("generator.encodng=a", "did you mean generator.encoding?"),
-        ("seed.sub=1", "unknown key seed.sub on the command line; known are seed, path, "),
+        ("seed.sub=1", "unknown key seed.sub on the command line; there are seed, path, "),
         ("seed", "key.sub=value"),
         ("=1", "key.sub=value"),
         ("pyramid=[1, 2", "pyramid on the command line"),
@@ -450,12 +453,12 @@ def test_help_shows_every_setting_with_type_range_choices_default_and_meaning(ca
     for line in [
         "seed: int = 0",
         "everything random follows from it",
-        "path: str or null = null",
+        "path: str or null, not empty = null",
         "pyramid: list of int = [1, 2, 4]",
         "font: one of serif, mono = serif",
         "margins: list of int, at least 1, 2 of them = [1, 1]",
         "generator.dim: int = 192",
-        "generator.dropout: float, in [0, 1] = 0.0",
+        "generator.dropout: float, at least 0, at most 1 = 0.0",
         "channels, a multiple of 8",
         "sampling.precision: one of 'no', bf16 = 'no'",
         "classifier: section or null = null",
@@ -463,16 +466,16 @@ def test_help_shows_every_setting_with_type_range_choices_default_and_meaning(ca
         "classifier.head.depth: int, at least 1 = 6",
     ]:
         assert line in shown
-    assert describe(Bounded) == "  share: float, in (-inf, 1) = 0.5"
+    assert describe(Bounded) == "  share: float, below 1 = 0.5"
     assert "generator.depth: int, at least 1 = 4" in shown, "the config's own default, not the section's"
 
 
 def test_a_script_s_own_options_are_checked_like_settings():
     arguments = argparse.Namespace(each=0, strength=None, margins=[1, -1], image_size=None)
     check_options(arguments, strength=Share, image_size=list[Positive])
-    with pytest.raises(ValueError, match="--each must be at least 1, got 0"):
+    with pytest.raises(ValueError, match="--each must be int, at least 1, got 0"):
         check_options(arguments, each=Positive)
-    with pytest.raises(ValueError, match=r"--margins must be at least 1, got \[1, -1\]"):
+    with pytest.raises(ValueError, match=r"--margins must be list of int, at least 1, got \[1, -1\]"):
         check_options(arguments, margins=list[Positive])
 
 

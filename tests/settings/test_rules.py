@@ -33,33 +33,33 @@ def test_numbers_in_lists_have_rules_too(key):
     [
         (
             "classifier_training.layer_decay=0",
-            "classifier_training.layer_decay on the command line must be in (0, 1], got 0",
+            "classifier_training.layer_decay on the command line must be float, above 0, at most 1, got 0",
         ),
         (
             "classifier_training.batch=0",
-            "classifier_training.batch on the command line must be at least 1, got 0",
+            "classifier_training.batch on the command line must be int, at least 1, got 0",
         ),
-        ("data.zoom=0", "data.zoom on the command line must be above 0 and finite, got 0"),
+        ("data.zoom=0", "data.zoom on the command line must be float, above 0, got 0"),
         (
             "classifier_training.accumulate=3",
             "classifier_training.accumulate must be a divisor of batch (32), got 3",
         ),
         (
             "tokenizer_training.restart.below=1",
-            "tokenizer_training.restart.below on the command line must be in (0, 1), got 1",
+            "tokenizer_training.restart.below on the command line must be float, above 0, below 1, got 1",
         ),
         ("data.source=hub", "data.source=hub needs data.hub_id, such as data.hub_id=uoft-cs/cifar10"),
         (
             "sampling.guidance_schedule=up",
             "sampling.guidance_schedule on the command line must be "
-            "one of linear, constant or list of float, got up",
+            "one of linear, constant or list of float, at least 0, got up",
         ),
         (
             "tokenizer.levels=[1, 0]",
             "tokenizer.levels on the command line: "
             "a level of a pyramid is a positive side or two of them (rows, columns), got 0",
         ),
-        ("seed=-1", "seed on the command line must be at least 0, got -1"),
+        ("seed=-1", "seed on the command line must be int, at least 0, got -1"),
     ],
 )
 def test_a_broken_rule_names_setting_value_and_rule(override, sentence):

@@ -43,8 +43,8 @@ from var_pe.encodings.base import (
 )
 from var_pe.encodings.machinery.compose import Composed
 from var_pe.pyramid import Grid, Pyramid
+from var_pe.settings.fields import nearest
 from var_pe.settings.line import Member, Value, parse, with_options
-from var_pe.settings.options import nearest
 
 __all__ = [
     "REGISTRY",
@@ -83,7 +83,7 @@ def build_encoding(
 
     def build(member: Member) -> PositionEncoding:
         if member.name not in REGISTRY:
-            raise ValueError(f"there is no encoding {member.name!r}{nearest(member.name, REGISTRY)}")
+            raise ValueError(f"there is no encoding {member.name!r}; {nearest(member.name, REGISTRY)}")
         cls = REGISTRY[member.name]
         return cls.from_line(member, kept if cls.keeps_grids else shape, build)
 

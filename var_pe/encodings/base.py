@@ -10,8 +10,7 @@ from torch import Tensor, nn
 
 from var_pe.pyramid import Positions, Pyramid
 from var_pe.resampling.conventions import Convention
-from var_pe.settings.line import Member, Value
-from var_pe.settings.options import check_options
+from var_pe.settings.line import Member, Value, check_options
 
 HOOKS = ("embed", "remap", "rotate", "bias", "products", "refine")
 HOOKS_OF_TOKENS = ("embed", "refine")  # the others act between queries and keys

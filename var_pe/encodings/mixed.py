@@ -12,8 +12,7 @@ from var_pe.encodings.machinery.compose import move_all
 from var_pe.pyramid import Positions, Pyramid
 from var_pe.resampling.conventions import Convention
 from var_pe.resampling.precision import full_precision
-from var_pe.settings.line import Member
-from var_pe.settings.options import check_options
+from var_pe.settings.line import Member, check_options
 
 
 @register("mixed")

@@ -9,9 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import create_model
-
-from var_pe.settings.fields import all_settings, one_sentence, range_of, type_of
+from var_pe.settings.fields import all_settings, check_values, rule_of
 from var_pe.settings.files import ConfigError, show
 from var_pe.settings.loading import load
 
@@ -32,13 +30,12 @@ def describe(schema: type, used_settings: Sequence[str] = ()) -> str:
     for key, node in all_settings(schema):
         if used_settings and not is_among(key, used_settings):
             continue
-        words = ", ".join(filter(None, [type_of(node), range_of(node)]))
         default = node.get("default", {})
         shown = "" if isinstance(default, dict) else f" = {show(default)}"
 
         # Settings of a section stand below it, farther right.
         meaning = textwrap.wrap(node.get("description", ""), width=100)
-        paragraph = "\n    ".join([f"{key}: {words}{shown}", *meaning])
+        paragraph = "\n    ".join([f"{key}: {rule_of(node)}{shown}", *meaning])
         paragraphs.append(textwrap.indent(paragraph, "  " * (1 + key.count("."))))
     return "\n".join(paragraphs)
 
@@ -68,12 +65,10 @@ def check_options(arguments: argparse.Namespace, **types: Any) -> None:
     Raises:
         ValueError: an option is given and its value is not in the range of its type.
     """
-    options = {name: f"--{name.replace('_', '-')}" for name in types}
-    fields: dict[str, Any] = {options[name]: (hint | None, None) for name, hint in types.items()}
-    given = {options[name]: getattr(arguments, name) for name in types}
-    model = create_model("Options", **fields)
-    with one_sentence(model, given):
-        model.model_validate(given)
+    names = {name: f"--{name.replace('_', '-')}" for name in types}
+    values = vars(arguments)
+    given = {names[name]: values[name] for name in types if values[name] is not None}
+    check_values({names[name]: kind for name, kind in types.items()}, given)
 
 
 def overrides_first(argv: Sequence[str]) -> list[str]:

@@ -9,16 +9,15 @@ Checks, error sentences and `--help` are made from its type, range, choices, def
 
 import difflib
 import functools
-import math
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import is_dataclass
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_args, get_type_hints
 
 import pydantic
 import pydantic.dataclasses
-from annotated_types import Ge, Gt, Le, Lt
+from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic import BaseModel, Field
 from pydantic_core import ErrorDetails, PydanticUndefined, core_schema
 
@@ -35,26 +34,24 @@ ShareBelowOne = Annotated[float, Ge(0), Lt(1)]
 CHANGES_NO_WEIGHTS = Field(json_schema_extra={"changes_no_weights": True})
 # Two different texts may be the same path. Shells leave the `~` of `key=~/folder` to the program.
 FilePath = Annotated[
-    str, pydantic.AfterValidator(lambda path: written_out(path)), Field(json_schema_extra={"is_a_path": True})
+    str, MinLen(1), pydantic.AfterValidator(os.path.expanduser), Field(json_schema_extra={"is_a_path": True})
 ]
 # Strictly so: pydantic alone takes `true` and 1.0 for a `Literal` of 1.
 WholeNumber = pydantic.BeforeValidator(pydantic.TypeAdapter(pydantic.StrictInt).validate_python)
 
 STRICT = pydantic.ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
 TYPES = {"integer": "int", "number": "float", "string": "str", "boolean": "bool", "null": "null"}
-# How pydantic's names begin for the errors that `range_of` puts into words
-OUTSIDE = ("greater_", "less_", "finite_", "too_")
-
-
-def written_out(path: str) -> str:
-    """The path of a file or folder with its `~` written out.
-
-    Raises:
-        ValueError: nothing is named.
-    """
-    if not path:
-        raise ValueError("must name a file or folder, got nothing")
-    return os.path.expanduser(path)
+# How the limits of a JSON schema are put into words
+LIMITS = {
+    "minimum": "at least {:g}",
+    "exclusiveMinimum": "above {:g}",
+    "maximum": "at most {:g}",
+    "exclusiveMaximum": "below {:g}",
+    "minLength": "not empty",
+    "maxItems": "{} of them",
+}
+# What is added to a sentence about an error of this name of pydantic's
+HINTS = {"string_type": " (put text in quotes)", "finite_number": " (it is not finite)"}
 
 
 def Doc(meaning: str) -> Any:
@@ -144,23 +141,11 @@ def type_of(node: Node) -> str:
     return TYPES.get(node.get("type", ""), "section")
 
 
-def range_of(node: Node) -> str:
-    """The range of a setting's numbers, and how many a list has: `at least 1`, `in [0, 1), 2 of them`."""
-    facts = {"exclusiveMinimum": -math.inf, "exclusiveMaximum": math.inf} | facts_of(node)
-    low = facts.get("minimum", facts["exclusiveMinimum"])
-    high = facts.get("maximum", facts["exclusiveMaximum"])
-
-    words = []
-    if high < math.inf:
-        opening = "[" if "minimum" in facts else "("
-        closing = "]" if "maximum" in facts else ")"
-        words.append(f"in {opening}{low:g}, {high:g}{closing}")
-    elif low > -math.inf:
-        finite = " and finite" if "float" in type_of(node) else ""
-        words.append(f"{'at least' if 'minimum' in facts else 'above'} {low:g}{finite}")
-    if "maxItems" in facts:
-        words.append(f"{facts['maxItems']} of them")
-    return ", ".join(words)
+def rule_of(node: Node) -> str:
+    """A setting's type and its limits: `int, at least 1`, `list of float, above 0, 2 of them`."""
+    facts = facts_of(node)
+    limits = [words.format(facts[limit]) for limit, words in LIMITS.items() if limit in facts]
+    return ", ".join([type_of(node), *limits])
 
 
 @contextmanager
@@ -173,12 +158,12 @@ def one_sentence(schema: type, given: Mapping[str, object], origin: str = "") ->
     try:
         yield
     except pydantic.ValidationError as error:
-        raise ConfigError(sentence_of(schema, error.errors(include_url=False), given, origin)) from None
+        raise ConfigError(sentence_of(schema, error.errors()[0], given, origin)) from None
 
 
-def sentence_of(schema: type, errors: list[ErrorDetails], given: Mapping[str, object], origin: str) -> str:
-    """The first of pydantic's errors as `one_sentence` says it."""
-    first, path = errors[0], [str(part) for part in errors[0]["loc"]]
+def sentence_of(schema: type, first: ErrorDetails, given: Mapping[str, object], origin: str) -> str:
+    """An error of pydantic's as `one_sentence` says it."""
+    path = [str(part) for part in first["loc"]]
     key = path[0] if path else ""
     nodes = dict(all_settings(schema))
 
@@ -190,27 +175,37 @@ def sentence_of(schema: type, errors: list[ErrorDetails], given: Mapping[str, ob
         rule = str(first["ctx"]["error"])
         return f"{key}{origin}: {rule}" if key in given else ".".join([*path, rule])
     if key not in nodes:
-        return f"unknown key {key}{origin}; {suggestion(key, list(nodes))}"
+        return f"unknown key {key}{origin}; {nearest(key, nodes)}"
 
-    kinds = [error["type"] for error in errors if error["loc"][0] == key]
-    outside = any(kind.startswith(OUTSIDE) for kind in kinds)
-    rule = (outside and range_of(nodes[key])) or type_of(nodes[key])
-    quotes = " (put text in quotes)" if kinds[0] == "string_type" else ""
-    return f"{key}{origin} must be {rule}, got {show(given[key])}{quotes}"
+    hint = HINTS.get(first["type"], "")
+    return f"{key}{origin} must be {rule_of(nodes[key])}, got {show(given[key])}{hint}"
 
 
-def suggestion(key: str, known: list[str]) -> str:
-    """The known key that is most like an unknown one, or those of its section."""
-    # The last word counts first: the right name may be in a wrong section.
-    place, _, word = key.rpartition(".")
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The end of a sentence about an unknown name or key: the one that was meant, or those that there are."""
+    # The last word of a key counts first: the right name may be in a wrong section.
+    section, _, word = name.rpartition(".")
     last_words = {other: other.rpartition(".")[2] for other in known}
     near = difflib.get_close_matches(word, last_words.values(), n=1, cutoff=0.7)
-    alike = [other for other in known if last_words[other] in near]
+    alike = [other for other in last_words if last_words[other] in near]
     if alike:
-        return f"did you mean {difflib.get_close_matches(key, alike, n=1, cutoff=0)[0]}?"
+        return f"did you mean {difflib.get_close_matches(name, alike, n=1, cutoff=0)[0]}?"
 
-    siblings = [other for other in known if other.rpartition(".")[0] == place]
-    return f"known are {', '.join(siblings or [other for other in known if '.' not in other])}"
+    siblings = [other for other in last_words if other.rpartition(".")[0] == section]
+    beside = siblings or [other for other in last_words if "." not in other]
+    return f"there are {', '.join(beside) or 'none'}"
+
+
+def check_values(types: Mapping[str, object], given: Mapping[str, object], origin: str = "") -> None:
+    """Checks values that are no settings by the types of their names, in the same sentences.
+
+    Raises:
+        ConfigError: a name is unknown, or a value is of the wrong type or breaks a rule.
+    """
+    fields: dict[str, Any] = {name: (kind, None) for name, kind in types.items()}
+    model = pydantic.create_model("Values", __config__=STRICT, **fields)
+    with one_sentence(model, given, origin):
+        model.model_validate(given)
 
 
 if TYPE_CHECKING:  # mypy knows the standard library's dataclasses best: `replace`, `asdict`, `fields`

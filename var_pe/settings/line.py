@@ -5,8 +5,11 @@ than a mapping: an override replaces it whole, and it is the row's label in a re
 """
 
 import ast
-from collections.abc import Callable, Mapping
+import inspect
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+
+from var_pe.settings.fields import check_values
 
 LARGEST = 1e9  # beyond it, products of float32 numbers come near their range
 
@@ -31,16 +34,17 @@ def parse(line: str, kind: str = "encoding") -> tuple[Member, ...]:
         ValueError: the line is not of that form; the sentence quotes the part that is not.
     """
     try:
-        return tuple(_member(node, line, kind) for node in _summands(_tree(line, kind)))
+        return tuple(map(_member, _summands(_tree(line))))
+    except SyntaxError:
+        raise ValueError(f"{kind} {line!r} is not of the form name(option=value) + name") from None
+    except ValueError as error:
+        raise ValueError(f"{kind} {line!r}: {error}") from None
     except (RecursionError, MemoryError):
         raise ValueError(f"{kind} {line[:40]!r}... is nested too deeply") from None
 
 
-def _tree(line: str, kind: str = "encoding") -> ast.expr:
-    try:
-        return ast.parse(line.strip(), mode="eval").body
-    except (SyntaxError, ValueError):
-        raise ValueError(f"{kind} {line!r} is not of the form name(option=value) + name") from None
+def _tree(line: str) -> ast.expr:
+    return ast.parse(line.strip(), mode="eval").body
 
 
 def _summands(node: ast.expr) -> list[ast.expr]:
@@ -49,43 +53,39 @@ def _summands(node: ast.expr) -> list[ast.expr]:
     return [node]
 
 
-def _member(node: ast.expr, line: str, kind: str) -> Member:
+def _member(node: ast.expr) -> Member:
     if isinstance(node, ast.Name):
         return Member(node.id)
 
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and all(k.arg for k in node.keywords):
-        names = [str(keyword.arg) for keyword in node.keywords]
-        repeated = {name for name in names if names.count(name) > 1}
-        if repeated:
-            raise ValueError(f"{kind} {line!r} gives {', '.join(repeated)} twice")
+        options: dict[str, Value] = {}
+        for keyword in node.keywords:
+            if keyword.arg in options:
+                raise ValueError(f"{keyword.arg} is given twice")
+            options[str(keyword.arg)] = _value(keyword.value)
+        return Member(node.func.id, tuple(map(_member, node.args)), options)
 
-        parts = tuple(_member(part, line, kind) for part in node.args)
-        values = [_value(keyword.value, line, kind) for keyword in node.keywords]
-        return Member(node.func.id, parts, dict(zip(names, values, strict=True)))
-
-    raise ValueError(f"{kind} {line!r}: {ast.unparse(node)!r} is not name or name(option=value)")
+    raise ValueError(f"{ast.unparse(node)!r} is not name or name(option=value)")
 
 
-def _value(node: ast.expr, line: str, kind: str) -> Value:
+def _value(node: ast.expr) -> Value:
     if isinstance(node, ast.Constant) and isinstance(node.value, int | float | str | None):
         if isinstance(node.value, int | float) and not abs(node.value) <= LARGEST:
-            raise ValueError(f"{kind} {line!r}: numbers are at most {LARGEST:.0e}, got {ast.unparse(node)}")
+            raise ValueError(f"numbers are at most {LARGEST:.0e}, got {ast.unparse(node)}")
         return node.value
 
     if isinstance(node, ast.Name):
         return {"true": True, "false": False, "none": None}.get(node.id, node.id)
 
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.USub):
-        number = _value(node.operand, line, kind)
+        number = _value(node.operand)
         if isinstance(number, int | float) and not isinstance(number, bool):
             return -number
 
     if isinstance(node, ast.Tuple | ast.List):
-        return tuple(_value(entry, line, kind) for entry in node.elts)
+        return tuple(map(_value, node.elts))
 
-    raise ValueError(
-        f"{kind} {line!r}: {ast.unparse(node)!r} is not a number, true, false, a word or a tuple of them"
-    )
+    raise ValueError(f"{ast.unparse(node)!r} is not a number, true, false, a word or a tuple of them")
 
 
 def with_options(line: str, missing: Callable[[str], Mapping[str, Value]]) -> str:
@@ -98,27 +98,39 @@ def with_options(line: str, missing: Callable[[str], Mapping[str, Value]]) -> st
     """
     members = parse(line)
     written = []
-    unchanged = True
+    changed = False
     for node, member in zip(_summands(_tree(line)), members, strict=True):
-        options = missing(member.name)
-        keywords = [ast.keyword(o, _written(v)) for o, v in options.items() if o not in member.options]
-        if keywords:
-            unchanged = False
-            call = node if isinstance(node, ast.Call) else ast.Call(node, [], [])
-            node = ast.Call(call.func, call.args, [*call.keywords, *keywords])
-        written.append(ast.unparse(node))
-
-    return line if unchanged else " + ".join(written)
-
-
-def _written(value: Value) -> ast.expr:
-    """A value as people write it: 1 for 1.0."""
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    return _tree(repr(value))
+        text = ast.unparse(node)
+        lacking = {name: value for name, value in missing(member.name).items() if name not in member.options}
+        if lacking:
+            changed = True
+            # As people write it: 1 for 1.0
+            added = [f"{name}={value!r}".removesuffix(".0") for name, value in lacking.items()]
+            in_brackets = text.removeprefix(member.name)[1:-1]
+            text = f"{member.name}({', '.join(filter(None, [in_brackets, *added]))})"
+        written.append(text)
+    return " + ".join(written) if changed else line
 
 
 def canonical(line: str) -> str:
     """The line with the spaces and quotes that Python's own printer gives it: one spelling, one run."""
     parse(line)
-    return ast.unparse(ast.parse(line.strip(), mode="eval"))
+    return ast.unparse(_tree(line))
+
+
+def check_options(
+    name: str, options: Mapping[str, Value], constructor: Callable[..., None], words: Iterable[str] = ()
+) -> None:
+    """Refuses an option that is not a keyword of `constructor`, or a word where it wants a number.
+
+    `words` are further words that the line of `name` may hold; a misspelt one is met with them.
+
+    Raises:
+        ValueError: an option does not exist, or its value is of another type than its annotation.
+    """
+    known: dict[str, object] = dict.fromkeys(words, object)
+    for one in inspect.signature(constructor).parameters.values():
+        if one.kind is one.KEYWORD_ONLY:
+            # A union or a tuple: the constructor looks for itself.
+            known[one.name] = one.annotation if isinstance(one.annotation, type) else object
+    check_values(known, options, f" of {name}")

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
 
-from var_pe.settings.fields import all_settings, facts_of, flat_model, one_sentence
+from var_pe.settings.fields import all_settings, facts_of, flat_model, one_sentence, type_of
 from var_pe.settings.files import ConfigError, dump, find_file, parse_yaml, read_layers, show
 
 T = TypeVar("T", bound=Hashable)
@@ -31,16 +31,17 @@ def load(
     Raises:
         ConfigError: a file, key, value, type or rule is wrong.
     """
-    values: Flat = {**(if_missing or {})}
-    for name, tree in [] if file is None else read_layers(find_file(file, Path())):
+    defaults = {key: node["default"] for key, node in all_settings(schema) if "default" in node}
+    values: Flat = defaults | dict(if_missing or {})
+    layers = [] if file is None else read_layers(find_file(file, Path()))
+    for name, tree in layers:
         values = laid_over(values, flatten(tree), schema, f" in {name}")
     for override in overrides:
         values = laid_over(values, read_override(schema, override), schema, COMMAND_LINE)
 
-    defaults = {key: node["default"] for key, node in all_settings(schema) if "default" in node}
     # Each value is checked already; what is not strict here is that sections are made from mappings.
     with one_sentence(schema, {}):
-        return TypeAdapter(schema).validate_python(nested(defaults | values), strict=False)
+        return TypeAdapter(schema).validate_python(nested(values), strict=False)
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> Flat:
@@ -69,8 +70,7 @@ def laid_over(values: Flat, layer: Flat, schema: type, origin: str) -> Flat:
         flat_model(schema).model_validate(layer)
 
     for key, value in layer.items():
-        now = {name: node.get("default") for name, node in all_settings(schema)} | values
-        off = [name for name in now if now[name] is None and key.startswith(f"{name}.")]
+        off = [name for name in values if values[name] is None and key.startswith(f"{name}.")]
         if off:
             raise ConfigError(
                 f"{key}{origin} needs the section {off[0]}, which is off: put {off[0]}={{}} before it"
@@ -93,10 +93,8 @@ def read_override(schema: type, override: str) -> Flat:
     if "${" in text:
         raise ConfigError(f"{text}{where} is an interpolation: write the value itself")
 
-    node = dict(all_settings(schema)).get(key, {"type": "string"})
-    kinds = {kind.get("type") for kind in node.get("anyOf", [node])}
-    is_null = text == "null" and "null" in kinds
-    is_text = kinds <= {"string", "null"} and not is_null
+    wanted = type_of(dict(all_settings(schema)).get(key, {"type": "string"}))
+    is_text = wanted == "str" or (wanted == "str or null" and text != "null")
     return flatten({key: text if is_text else parse_yaml(text, where)})
 
 

@@ -9,9 +9,8 @@ from math import prod
 from typing import ClassVar, Literal
 
 from var_pe.pyramid import Grid
-from var_pe.settings.fields import check_choice
-from var_pe.settings.line import Member, Value, parse
-from var_pe.settings.options import check_options, nearest
+from var_pe.settings.fields import check_choice, nearest
+from var_pe.settings.line import Member, Value, check_options, parse
 
 Norm = Literal["pre", "post"]
 
@@ -180,7 +179,7 @@ def read_hierarchy(
 
 def _stage(member: Member, before: StageShape | None, dim: int, num_heads: int, encoding: str) -> StageShape:
     if member.name not in KINDS:
-        raise ValueError(f"there is no kind of stage {member.name!r}{nearest(member.name, KINDS)}")
+        raise ValueError(f"there is no kind of stage {member.name!r}; {nearest(member.name, KINDS)}")
     kind = KINDS[member.name]
     given = dict(member.options)
     if given.get("encoding", "") is None:  # the line's word for no value is the name of an encoding, too

@@ -12,8 +12,8 @@ from var_pe.models.quantizers.fsq import FSQ
 from var_pe.models.quantizers.residual import MultiScaleQuantizer, QuantizerShape
 from var_pe.models.quantizers.simvq import SimVQ
 from var_pe.models.quantizers.vq import VQ
-from var_pe.settings.line import Member, parse
-from var_pe.settings.options import check_options, nearest
+from var_pe.settings.fields import nearest
+from var_pe.settings.line import Member, check_options, parse
 
 __all__ = ["REGISTRY", "MultiScaleQuantizer", "QuantizerShape", "build_quantizer", "codes_of"]
 
@@ -62,7 +62,7 @@ def _described(line: str) -> tuple[type[MultiScaleQuantizer], Member]:
 
     member = members[0]
     if member.name not in REGISTRY:
-        raise ValueError(f"there is no quantizer {member.name!r}{nearest(member.name, REGISTRY)}")
+        raise ValueError(f"there is no quantizer {member.name!r}; {nearest(member.name, REGISTRY)}")
     cls = REGISTRY[member.name]
     try:
         check_options(member.name, member.options, cls.__init__)
