@@ -110,5 +110,7 @@ def test_rows_and_columns_are_evenly_spaced(shapes):
 
 @pytest.mark.parametrize("key", ["shapes_train", "shapes_test"])
 def test_more_pictures_than_there_can_be_are_refused_before_their_labels_are_made(key):
-    with pytest.raises(ConfigError, match=rf"{key} must be int, at least 1, at most 1e\+06, got 1000000000000"):
+    with pytest.raises(
+        ConfigError, match=rf"{key} must be int, at least 1, at most 1e\+06, got 1000000000000"
+    ):
         DataConfig(**{key: 10**12})

@@ -157,7 +157,7 @@ def settings(**changed):
         (lambda folder: (folder / "config.json").write_bytes(b"\xff\xfe"), "config.json is not JSON"),
         (settings(image_size=[16, 16]), "table_LC is 24x32, not 64x32.*such as image_size was changed"),
         (settings(image_size=[6, 16]), "stored for the grids 4x6, this model's are 3x8"),
-        (settings(image_size=[7, 16]), "does not describe a ViTClassifier: image sides must be multiples"),
+        (settings(image_size=[7, 16]), "does not describe a ViTClassifier: patch_size must divide the sides"),
         (settings(encoding=5), "does not describe a ViTClassifier: a setting is of the wrong type"),
         (settings(num_heads=3), "does not describe a ViTClassifier: the width must be a multiple"),
         (settings(encoding="rope2"), "does not describe a ViTClassifier: encoding 'rope2'"),

@@ -124,7 +124,7 @@ def test_another_size_where_the_encoding_can_follow(make_vit, make_loud):
     [
         ({"pool": "max"}, "pool is one of class_token, mean, got 'max'"),
         ({"num_classes": 1}, "at least two classes, got 1"),
-        ({"image_size": (8, 9)}, "multiples of patch_size 2, got 8x9"),
+        ({"image_size": (8, 9)}, "patch_size must divide the sides of the images, got 2 for 8x9"),
         ({"num_heads": 5}, "multiple of the number of heads, got 32 and 5"),
     ],
 )

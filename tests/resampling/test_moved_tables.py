@@ -142,7 +142,7 @@ def test_a_dynamic_vit_takes_every_image_s_own_size(make_vit, make_loud):
         pictures = noise(3 * size[0], size[1]).view(1, 3, *size)
         torch.testing.assert_close(vit(pictures), fixed(pictures))
     assert torch.equal(vit.position_encoding.table_LC, stored_LC)
-    with pytest.raises(ValueError, match="multiples of patch_size 2, got 9x8"):
+    with pytest.raises(ValueError, match="patch_size must divide the sides of the images, got 2 for 9x8"):
         vit(torch.zeros(1, 3, 9, 8))
     with pytest.raises(
         ValueError, match=r"asked for 1; .* set_input_size .* learned\(resample=timm\) lets it"

@@ -270,5 +270,7 @@ def test_a_folder_of_another_size(make_generator, make_tokenizer, tmp_path):
     pipe = VARPipeline(make_tokenizer(), model)
     fill(tmp_path, pipe, replace(CONFIG, size=[16, 8], levels=[1, [4, 2], [8, 4]]))
     assert Image.open(image_path(tmp_path, 0, CONFIG, NAMES)).size == (8, 16)
-    with pytest.raises(ValueError, match=r"size must be list of int or null, at least 1, 2 of them, got \[16\]"):
+    with pytest.raises(
+        ValueError, match=r"size must be list of int or null, at least 1, 2 of them, got \[16\]"
+    ):
         replace(CONFIG, size=[16])

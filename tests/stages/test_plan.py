@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from math import prod
@@ -143,3 +144,27 @@ def test_a_plan_counts_the_prefix_tokens_of_a_classifier():
     words = ["classifier.pool=class_token", "classifier.registers=2", "classifier.patch_size=8"]
     said = plan(settings.load(Config, ROOT / "configs" / "shapes_vit.yaml", words))
     assert "attention: 19 tokens on " in said
+
+
+@pytest.mark.parametrize(
+    ("word", "sentence"),
+    [
+        ("generator.encoding=-1", "generator.encoding '-1': '-1' is not name or name(option=value)"),
+        (
+            "classifier.encoding=lerned",
+            "classifier.encoding 'lerned': there is no encoding 'lerned'; did you",
+        ),
+        (
+            "classifier.encoding=rope(bse=3)",
+            "classifier.encoding 'rope(bse=3)': unknown key bse of rope; did",
+        ),
+        (
+            "classifier.patch_size=5",
+            "classifier.patch_size must divide the sides of the images, got 5 for 32x32",
+        ),
+    ],
+)
+def test_what_a_model_refuses_is_said_with_the_whole_key(word, sentence):
+    """`encoding` alone may be the generator's or the classifier's."""
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}"):
+        plan(settings.load(Config, ROOT / "configs" / "shapes_vit.yaml", [word]))

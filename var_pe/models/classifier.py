@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from var_pe.models.resizable import Resizable
-from var_pe.pyramid import Pyramid, sides_of
+from var_pe.pyramid import Grid, Pyramid, sides_of
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,7 @@ class Classifier(ImageModel):
     class_parameters = "head."
 
     image_size: tuple[int, int]
+    patch_size: int
     dynamic: bool
     head: nn.Module
 
@@ -74,6 +75,19 @@ class Classifier(ImageModel):
             ValueError: a side does not fit.
         """
         raise NotImplementedError
+
+    def _patches(self, image_size: tuple[int, int]) -> Grid:
+        """Rows and columns of the patches that an image is cut into.
+
+        Raises:
+            ValueError: they do not fill it.
+        """
+        height, width = image_size
+        if height % self.patch_size or width % self.patch_size:
+            raise ValueError(
+                f"patch_size must divide the sides of the images, got {self.patch_size} for {height}x{width}"
+            )
+        return height // self.patch_size, width // self.patch_size
 
     def _pyramid_of(self, images_BCHW: Tensor) -> Pyramid:
         height, width = images_BCHW.shape[2:]

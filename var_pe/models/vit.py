@@ -235,12 +235,7 @@ class ViTClassifier(Classifier):
         )
 
     def _grids(self, image_size: tuple[int, int]) -> Pyramid:
-        height, width = image_size
-        if height % self.patch_size or width % self.patch_size:
-            raise ValueError(
-                f"image sides must be multiples of patch_size {self.patch_size}, got {height}x{width}"
-            )
-        return Pyramid.of([(height // self.patch_size, width // self.patch_size)])
+        return Pyramid.of([self._patches(image_size)])
 
     def forward_tokens(self, images_BCHW: Tensor) -> tuple[Tensor, int]:
         """What the last block gives, (B, P + L, C), and the number P of prefix tokens that come first."""

@@ -1,5 +1,8 @@
 """All settings of a run: the sections, each defined beside the code that it configures, put together."""
 
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import field, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -157,12 +160,7 @@ BEFORE_IT_WAS_THERE = {
 
 def settled_config(config: Config) -> Config:
     """The config of a new run: what a line of an encoding leaves to the model's width is written out."""
-    generator, classifier = config.generator, config.classifier
-    return _with_lines(
-        config,
-        settled(generator.encoding, generator.dim),
-        None if classifier is None else settled(classifier.encoding, classifier.dim),
-    )
+    return _with_lines(config, settled)
 
 
 def saved_config(file: Path) -> Config:
@@ -172,14 +170,30 @@ def saved_config(file: Path) -> Config:
         ConfigError: a key, value or rule is wrong.
     """
     config = settings.load(Config, file, if_missing=BEFORE_IT_WAS_THERE)
-    classifier = config.classifier
-    of_classifier = None if classifier is None else as_saved(classifier.encoding)
-    return _with_lines(config, as_saved(config.generator.encoding), of_classifier)
+    return _with_lines(config, lambda line, dim: as_saved(line))
 
 
-def _with_lines(config: Config, of_generator: str, of_classifier: str | None) -> Config:
-    generator = replace(config.generator, encoding=of_generator)
-    classifier = config.classifier
-    if classifier is not None and of_classifier is not None:
-        classifier = replace(classifier, encoding=of_classifier)
-    return replace(config, generator=generator, classifier=classifier)
+def _with_lines(config: Config, meant: Callable[[str, int], str]) -> Config:
+    """The config with the lines of its encodings as they are meant in a model of their width."""
+    for name in ("generator", "classifier"):
+        section_of_model = getattr(config, name)
+        if section_of_model is not None:
+            with rules_of(name):
+                line = meant(section_of_model.encoding, section_of_model.dim)
+            config = replace(config, **{name: replace(section_of_model, encoding=line)})
+    return config
+
+
+@contextmanager
+def rules_of(name: str) -> Iterator[None]:
+    """Puts the name of a section before what its model refuses, which may begin with one of its settings.
+
+    Raises:
+        ValueError: a setting of the section does not fit the model.
+    """
+    try:
+        yield
+    except ValueError as error:
+        word = re.split(r"\W", str(error))[0]
+        joined = "." if f"{name}.{word}" in dict(settings.all_settings(Config)) else ": "
+        raise ValueError(f"{name}{joined}{error}") from error

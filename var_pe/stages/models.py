@@ -26,7 +26,7 @@ from var_pe.models.vit import PLAIN, ViTClassifier
 from var_pe.models.weight_files import stored, weight_files
 from var_pe.pyramid import Grid
 from var_pe.resampling.grid_bound import GridBound
-from var_pe.stages.config import Config
+from var_pe.stages.config import Config, rules_of
 
 M = TypeVar("M", bound=SavedModel)
 
@@ -54,22 +54,31 @@ def build_tokenizer(config: Config) -> VQTokenizer:
 def build_generator(
     config: Config, num_classes: int, *, kept_grids: Sequence[Grid] | None = None
 ) -> VARTransformer:
-    """A new generator; `kept_grids` are those of the model that it will go on from (`Start`)."""
-    return VARTransformer(
-        **asdict(config.generator),
-        levels=config.tokenizer.levels,
-        codebook_size=config.tokenizer.num_codes,
-        latent_channels=config.tokenizer.latent_channels,
-        num_classes=num_classes,
-        seed=config.seed,
-        kept_grids=kept_grids,
-    )
+    """A new generator; `kept_grids` are those of the model that it will go on from (`Start`).
+
+    Raises:
+        ValueError: its encoding does not exist or does not fit the model.
+    """
+    with rules_of("generator"):
+        return VARTransformer(
+            **asdict(config.generator),
+            levels=config.tokenizer.levels,
+            codebook_size=config.tokenizer.num_codes,
+            latent_channels=config.tokenizer.latent_channels,
+            num_classes=num_classes,
+            seed=config.seed,
+            kept_grids=kept_grids,
+        )
 
 
 def build_classifier(
     config: Config, num_classes: int, *, kept_grids: Sequence[Grid] | None = None
 ) -> ViTClassifier | HierarchicalClassifier:
-    """A new classifier; `kept_grids` are those of the model that it will go on from (`Start`)."""
+    """A new classifier; `kept_grids` are those of the model that it will go on from (`Start`).
+
+    Raises:
+        ValueError: its encoding does not exist, or a setting does not fit the model or the images.
+    """
     assert config.classifier is not None
     settings_of_model = asdict(config.classifier)
     cls: type[ViTClassifier] | type[HierarchicalClassifier] = ViTClassifier
@@ -79,14 +88,15 @@ def build_classifier(
             del settings_of_model[name]
     else:
         del settings_of_model["hierarchy"]
-    return cls(
-        **settings_of_model,
-        image_size=(config.data.height, config.data.width),
-        image_channels=config.data.channels,
-        num_classes=num_classes,
-        seed=config.seed,
-        kept_grids=kept_grids,
-    )
+    with rules_of("classifier"):
+        return cls(
+            **settings_of_model,
+            image_size=(config.data.height, config.data.width),
+            image_channels=config.data.channels,
+            num_classes=num_classes,
+            seed=config.seed,
+            kept_grids=kept_grids,
+        )
 
 
 def build_segmenter(
@@ -99,10 +109,8 @@ def build_segmenter(
     """
     assert config.segmenter is not None
     encoder = build_classifier(config, 0, kept_grids=kept_grids)
-    try:
+    with rules_of("segmenter"):
         return Segmenter(described(encoder), num_classes, **asdict(config.segmenter), seed=config.seed)
-    except ValueError as error:
-        raise ValueError(f"segmenter: {error}") from error
 
 
 def build_detector(config: Config, num_classes: int, *, kept_grids: Sequence[Grid] | None = None) -> Detector:

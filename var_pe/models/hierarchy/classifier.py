@@ -19,7 +19,7 @@ from var_pe.models.hierarchy.lines import (
     maps_of,
     read_hierarchy,
 )
-from var_pe.models.hierarchy.stages import MobileStage, Stage
+from var_pe.models.hierarchy.stages import MobileStage, Stage, StageLayout
 from var_pe.models.initialisation import initialise
 from var_pe.models.layers import as_map, as_tokens
 from var_pe.models.patches import Stem, build_stem
@@ -91,17 +91,15 @@ class HierarchicalClassifier(Classifier):
             before = first if index == 0 else shapes[index - 1].dim
             start, stop = stops[index] - shape.blocks, stops[index] - 1
             drops = (drop_path * start / max(1, stops[-1] - 1), drop_path * stop / max(1, stops[-1] - 1))
-            kind = MobileStage if isinstance(shape, Mobile) else Stage
-            self.stages.append(
-                kind(
-                    shape,
-                    None if shape.stride == 1 and shape.dim == before else before,
-                    self.pyramid.grids[-1 - index],
-                    kept.grids[-1 - index],
-                    settings,
-                    drops,
-                )
+            layout = StageLayout(
+                shape,
+                width_before=None if shape.stride == 1 and shape.dim == before else before,
+                grid=self.pyramid.grids[-1 - index],
+                kept_grid=kept.grids[-1 - index],
+                drops=drops,
             )
+            kind = MobileStage if isinstance(shape, Mobile) else Stage
+            self.stages.append(kind(layout, settings))
 
         self.norm = nn.LayerNorm(shapes[-1].dim, eps=EPSILON)
         self.head = nn.Linear(shapes[-1].dim, num_classes) if num_classes else nn.Identity()
@@ -153,12 +151,7 @@ class HierarchicalClassifier(Classifier):
 
     def _grids(self, image_size: tuple[int, int]) -> Pyramid:
         """The stages' maps as a pyramid, whose finest level is the first stage's."""
-        height, width = image_size
-        if height % self.patch_size or width % self.patch_size:
-            raise ValueError(
-                f"image sides must be multiples of patch_size {self.patch_size}, got {height}x{width}"
-            )
-        maps = maps_of(self.shapes, (height // self.patch_size, width // self.patch_size))
+        maps = maps_of(self.shapes, self._patches(image_size))
         return Pyramid.of(list(reversed(maps)))
 
     def _set_pyramid(self, new: Pyramid, resample: str | None) -> None:

@@ -1,6 +1,7 @@
 """A stage: from the map before to its own, positions, and blocks."""
 
 import copy
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -23,43 +24,45 @@ from var_pe.pyramid import Grid, Pyramid
 from var_pe.resampling.precision import full_precision
 
 
+@dataclass(frozen=True)
+class StageLayout:
+    """What a stage is made for."""
+
+    shape: StageShape
+    # width of the map before; None where that is the stage's own
+    width_before: int | None
+    # the stage's map
+    grid: Grid
+    # the map that it was first built for (see `build_encoding`)
+    kept_grid: Grid
+    # probabilities that the branches of the first and of the last block are skipped
+    drops: tuple[float, float]
+
+
 class Stage(nn.Module):
     """Blocks on one map.
 
     What an encoding adds to tokens, or does to them between blocks, belongs to the whole map; what it does in
     attention belongs to the part that a token sees, such as a window (`AttentionShape.attention_grid`).
 
-    Args:
-        before: the width of the map before, or None where that is the stage's own.
-        grid: the stage's map.
-        kept_grid: the map that it was first built for (see `build_encoding`).
-        drops: probabilities that the branches of the first and of the last block are skipped.
     Raises:
         ValueError: the encoding cannot be built for the stage, or linear attention cannot follow it.
     """
 
-    def __init__(
-        self,
-        shape: StageShape,
-        before: int | None,
-        grid: Grid,
-        kept_grid: Grid,
-        settings: BlockSettings,
-        drops: tuple[float, float],
-    ) -> None:
+    def __init__(self, layout: StageLayout, settings: BlockSettings) -> None:
         super().__init__()
-        self.shape = shape
+        self.shape = shape = layout.shape
         self.merging: Merging | None = None
-        if before is not None:
+        if layout.width_before is not None:
             norms_first = not isinstance(shape, AttentionShape) or shape.norm == "pre"
-            self.merging = Merging(before, shape.dim, shape.stride, norms_first)
+            self.merging = Merging(layout.width_before, shape.dim, shape.stride, norms_first)
 
         self.map_position_encoding: PositionEncoding | None = None
         self.position_encoding: PositionEncoding | None = None
         blocks: list[nn.Module]
         if isinstance(shape, AttentionShape):
-            self.map_position_encoding = _built(shape, grid, kept_grid, "on tokens")
-            part, kept_part = shape.attention_grid(grid), shape.attention_grid(kept_grid)
+            self.map_position_encoding = _built(shape, layout.grid, layout.kept_grid, "on tokens")
+            part, kept_part = shape.attention_grid(layout.grid), shape.attention_grid(layout.kept_grid)
             self.position_encoding = _built(shape, part, kept_part, "in attention")
             if isinstance(shape, Linear):
                 LinearAttention.check(self.position_encoding, shape.encoding)
@@ -67,7 +70,8 @@ class Stage(nn.Module):
         else:
             assert isinstance(shape, Convolution), "the one kind without attention"
             blocks = [ConvolutionBlock(shape, settings) for _ in range(shape.blocks)]
-        self.blocks = Blocks(blocks, drops[1], drops[0])
+        first, last = layout.drops
+        self.blocks = Blocks(blocks, last, first)
 
     @property
     def encodings(self) -> dict[str, PositionEncoding]:
@@ -141,17 +145,9 @@ class MobileStage(Stage):
     over the batch, and GELU stands for SiLU.
     """
 
-    def __init__(
-        self,
-        shape: StageShape,
-        before: int | None,
-        grid: Grid,
-        kept_grid: Grid,
-        settings: BlockSettings,
-        drops: tuple[float, float],
-    ) -> None:
-        super().__init__(shape, before, grid, kept_grid, settings, drops)
-        dim = shape.dim
+    def __init__(self, layout: StageLayout, settings: BlockSettings) -> None:
+        super().__init__(layout, settings)
+        dim = layout.shape.dim
         self.local = nn.Sequential(*_convolution(dim, dim, 3), nn.Conv2d(dim, dim, 1))
         self.norm = nn.LayerNorm(dim, eps=EPSILON)
         self.back = nn.Sequential(*_convolution(dim, dim, 1))
