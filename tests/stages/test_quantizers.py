@@ -1,4 +1,4 @@
-"""A quantizer is one line of a config: planned, trained, resumed, gone on from, or refused in a sentence."""
+"""A quantizer is one line of a config: planned, trained, resumed, a start, or refused in a sentence."""
 
 import shutil
 

@@ -357,7 +357,7 @@ def test_changes_belong_to_the_image_and_not_to_its_batch():
 
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_validation_tells_how_much_colour_is_left_where_there_is_some(make_tokenizer, channels):
-    """Grey pictures have no hue, and a mean over no place is no number."""
+    """Grey pictures have no hue, and a mean over nothing would be NaN."""
     tokenizer = make_tokenizer(image_channels=channels)
     images = [{"image": torch.ones(channels, 8, 8), "label": 0} for _ in range(3)]
     if channels == 3:

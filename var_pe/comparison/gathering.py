@@ -30,12 +30,14 @@ def gather(plan: Plan, shared: Shared, command: str, *, own_processes: bool, dev
     times: dict[str, Times] = {}
     floor: dict[str, float] = {}
     records: dict[str, Record] = {}
+
     for cell in plan.cells:
         own = plan.cell(cell.key)
         result = result_of(plan, own)
         if result is not None:
             times[cell.key] = result["times"]
             floor, records = floor or result["floor"], records or result["records"]
+
         cells.append(
             _entry(
                 cell.arm.name,

@@ -172,11 +172,13 @@ class DataConfig:
                 f"data.classes={show(self.classes)} chooses by class, but data.label_column={UNLABELLED} "
                 f"reads none"
             )
+
         if self.hold_out and (self.source in ("shapes", "parquet", "hub", "coco") or not self.path):
             raise ValueError(
                 f"data.hold_out={self.hold_out} is for folders of pictures (data.source=imagefolder), "
                 f"got data.source={self.source}"
             )
+
         if self.in_memory and self.streaming:
             raise ValueError("data.in_memory holds pictures by number: set data.streaming=false")
         if self.in_memory and self.frames_by == "crop" and self.random_crop:
@@ -188,6 +190,7 @@ class DataConfig:
             raise ValueError(
                 "streaming is for parquet, imagefolder and hub data; source=shapes is made, not read"
             )
+
         # Masks and boxes belong to one picture, and to the whole of it.
         if self.source in WITH_TRUTH and (self.streaming or self.trim or self.on_corrupt == "skip"):
             raise ValueError(

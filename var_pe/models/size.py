@@ -100,17 +100,21 @@ def size_of_classifier(config: ClassifierConfig, tokens: int) -> Size:
 def _size_of_hierarchy(config: ClassifierConfig, tokens: int) -> Size:
     patch, before = as_float(config.patch_size), as_float(config.dim)
     parameters = before * 3 * patch**2
+
     for shape in config.stages:
         dim, stride = as_float(shape.dim), as_float(shape.stride)
         tokens = tokens // min(shape.stride, 10**6) ** 2
+
         if isinstance(shape, Convolution):  # two maps to and from the inner width, and two to its gates
             block = 2.5 * as_float(shape.expansion) * dim**2
         else:
             block = (4 + 2 * config.mlp_ratio) * dim**2
         around = 20 * dim**2 if isinstance(shape, Mobile) else 0.0
+
         parameters += as_float(shape.blocks) * block + around + before * stride**2 * dim
         parameters += as_float(tokens) * dim
         before = dim
+
     return Size(
         parameters,
         sum(shape.blocks for shape in config.stages),
