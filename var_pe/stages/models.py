@@ -121,10 +121,8 @@ def build_detector(config: Config, num_classes: int, *, kept_grids: Sequence[Gri
     """
     assert config.detector is not None
     encoder = build_classifier(config, 0, kept_grids=kept_grids)
-    try:
+    with rules_of("detector"):
         return Detector(described(encoder), num_classes, **asdict(config.detector), seed=config.seed)
-    except ValueError as error:
-        raise ValueError(f"detector: {error}") from error
 
 
 def feature_network(config: Config) -> FeatureStages | None:
