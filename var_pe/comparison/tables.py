@@ -81,6 +81,7 @@ def tables(results: Results) -> list[Table]:
     columns = all_columns(results)
     run = next((cell["run"] for cell in results["cells"] if cell["values"]), "RUN")
     scores = [column for column in columns if column.key not in outer]
+
     return [
         _quantities(
             results,

@@ -30,7 +30,11 @@ class BoxSource(Protocol):
         """The boxes of a picture, in its own size."""
 
     def check_boxes(self) -> None:
-        """Raises a ValueError that names the first picture of another size than its boxes were drawn in."""
+        """Checks that every picture has the size that its boxes were drawn in.
+
+        Raises:
+            ValueError: one has not; the sentence names the first.
+        """
 
 
 class BoxedItem(ImageItem):

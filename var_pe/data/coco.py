@@ -301,7 +301,9 @@ def box_in(entry: Entry, size: tuple[int, int], where: str) -> tuple[float, floa
         isinstance(number, int | float) and math.isfinite(number) for number in numbers
     ):
         raise ValueError(f"{where} needs a bbox of four numbers (left, top, width, height), got {found!r}")
-    left, top, width, height = map(float, numbers)
+
+    left, top = map(float, numbers[:2])
+    width, height = map(float, numbers[2:])
     if width <= 0 or height <= 0:
         return None
     rows, columns = size

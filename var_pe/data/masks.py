@@ -28,7 +28,11 @@ class MaskSource(Protocol):
         """The class of every pixel of a picture in its own size, (h, w); `IGNORED`: none."""
 
     def check_masks(self) -> None:
-        """Raises a ValueError that names the first mask that is not right."""
+        """Checks the size and the classes of every mask.
+
+        Raises:
+            ValueError: one is not right; the sentence names the first.
+        """
 
 
 class MaskedItem(ImageItem):

@@ -51,7 +51,8 @@ class Placement:
         if (whole.height, whole.width) != self.resized:
             whole = whole.resize((width, height), Image.Resampling.NEAREST)
 
-        top, left, rows, columns = self.cut
+        top, left = self.cut[:2]
+        rows, columns = self.cut[2:]
         part = np.asarray(whole)[top : top + rows, left : left + columns]
         if self.mirrored:
             part = part[:, ::-1]
@@ -66,7 +67,8 @@ class Placement:
         The second answer says which are left: those of which something is still in the image.
         """
         scale_yx = [self.resized[side] / self.picture[side] for side in (0, 1)]
-        top, left, rows, columns = self.cut
+        top, left = self.cut[:2]
+        rows, columns = self.cut[2:]
         boxes_M4 = boxes_M4 * torch.tensor([scale_yx[1], scale_yx[0], scale_yx[1], scale_yx[0]])
         boxes_M4 = boxes_M4 - torch.tensor([left, top, left, top])
         if self.mirrored:

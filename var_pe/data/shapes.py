@@ -201,7 +201,8 @@ class Shapes:
     def boxes(self, index: int) -> Boxes:
         """The smallest box around the shape's pixels."""
         picture = self.describe(index)
-        top, left, rows, columns = picture.box
+        top, left = picture.box[:2]
+        rows, columns = picture.box[2:]
         place = torch.tensor([[left, top, left + columns, top + rows]], dtype=torch.float32)
         size = (self.height, self.width)
         return Boxes(size, place, torch.tensor([picture.label]), torch.zeros(1, dtype=torch.bool))

@@ -284,7 +284,11 @@ def place_of(given: str) -> Path:
 
 
 def check_is_folder(path: Path, given: str) -> None:
-    """Raises a ValueError if what data.path names is a file."""
+    """Checks that what data.path names is a folder.
+
+    Raises:
+        ValueError: it is a file.
+    """
     if not path.is_dir():
         packed = "; unpack it and name the folder" if kind_of(path.name) in ARCHIVES else ""
         raise ValueError(f"data.path={given} is a file, but pictures are read from a folder{packed}")

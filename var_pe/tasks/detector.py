@@ -128,7 +128,8 @@ def with_boxes(picture: Pixels, boxes_M4: Tensor, labels_M: Tensor) -> Pixels:
     canvas = Image.fromarray(large)
     pen = ImageDraw.Draw(canvas)
     for box, label in zip(boxes_M4.tolist(), labels_M.tolist(), strict=True):
-        left, top, right, bottom = (round(factor * side) for side in box)
+        left, top = (round(factor * side) for side in box[:2])
+        right, bottom = (round(factor * side) for side in box[2:])
         outline = (left, top, max(left, right - 1), max(top, bottom - 1))
         pen.rectangle(outline, outline=outline_colour(label))
     return np.asarray(canvas)
