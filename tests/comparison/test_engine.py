@@ -1,6 +1,7 @@
 """What the engine makes of the processes of cells, however they end."""
 
 import sys
+from dataclasses import replace
 
 import pytest
 
@@ -12,8 +13,13 @@ from var_pe.comparison.engine import (
     failure_of,
     held,
     own_environment,
+    plan_of,
 )
-from var_pe.comparison.study import Study
+from var_pe.comparison.study import Study, arms_of
+from var_pe.comparison.sweep import kept_choice, with_chosen
+from var_pe.files import write_text
+from var_pe.models.tokenizer import VQTokenizer
+from var_pe.settings import to_yaml
 
 
 @pytest.fixture
@@ -81,3 +87,32 @@ def test_a_cells_process_is_alone_whatever_launched_the_study(plan, monkeypatch)
     assert not found.keys() & {"RANK", "WORLD_SIZE", "MASTER_PORT", "ACCELERATE_MIXED_PRECISION"}
     assert found["ACCELERATE_USE_CPU"] == "true"
     assert found["OMP_NUM_THREADS"] == "3"
+
+
+def test_a_study_goes_on_with_runs_that_got_the_rate_chosen_for_their_arm(tmp_path):
+    """Otherwise the first finished cell would stop all others: its rate is not the one in the config."""
+    study = Study(
+        config="shapes_learned.yaml",
+        output=str(tmp_path / "study"),
+        settings=[f"tokenizer_run={tmp_path / 'tokenizer'}"],
+        encodings=["learned"],
+        learning_rates=[1e-3, 7e-4],
+    )
+    VQTokenizer(channels=8, channel_multipliers=[1], norm_groups=4).save_pretrained(
+        tmp_path / "tokenizer" / "tokenizer"
+    )
+    (arm,) = arms_of(study)
+    chosen = {"learning_rate": 7e-4, "guidance": 2.5, "nats": {}, "distances": {}}
+    kept_choice(study, arm).add({"chosen": chosen})
+
+    cell = with_chosen(study, plan_of(study).cells[0])
+    assert cell.config.generator_training.learning_rate == 7e-4
+    assert cell.config.sampling.guidance_scale == 2.5
+    (cell.run / "generator").mkdir(parents=True)
+    write_text(cell.run / "config.yaml", to_yaml(cell.config))
+    plan_of(study)
+
+    other = replace(cell.config.generator_training, learning_rate=1e-3)
+    write_text(cell.run / "config.yaml", to_yaml(replace(cell.config, generator_training=other)))
+    with pytest.raises(ValueError, match=r"learning_rate: 0.001 -> 0.0007"):
+        plan_of(study)

@@ -31,6 +31,7 @@ from var_pe.comparison.trials import slug
 from var_pe.files import remove, write_json
 from var_pe.processes import reset_peak_memory, say
 from var_pe.progress import duration, number_of
+from var_pe.stages.train import check_generator
 from var_pe.training.checkpoints import steps_in
 from var_pe.training.stopping import end_with_parent
 
@@ -68,7 +69,11 @@ def plan_of(study: Study) -> Plan:
         ValueError: an arm cannot be trained, or a folder holds runs of other settings.
     """
     arms = arms_of(study)
-    return Plan(study, arms, cells_of(study, arms))
+    plan = Plan(study, arms, cells_of(study, arms))
+    # A run that is there was trained with what was chosen for its arm.
+    for cell in plan.cells:
+        check_generator(with_chosen(study, cell).config)
+    return plan
 
 
 # ---------------------------------------------------------------------------------- what is known of cells

@@ -28,7 +28,6 @@ from var_pe.settings.files import show
 from var_pe.settings.loading import differences, load
 from var_pe.stages.config import Config, settled_config
 from var_pe.stages.run_folder import OF_TOKENIZER
-from var_pe.stages.train import check_generator
 
 PRIMARY = "validation/loss"
 
@@ -286,6 +285,4 @@ def cells_of(study: Study, arms: Sequence[Arm]) -> list[Cell]:
                 cells.append(Cell(arm, seed, replace(arm.config, run=run, seed=seed)))
 
     check_one_rule([cell.run for cell in cells])
-    for cell in cells:
-        check_generator(cell.config)
     return cells

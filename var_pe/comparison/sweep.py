@@ -41,7 +41,7 @@ def choose(study: Study, arm: Arm, accelerator: Accelerator) -> Chosen:
     Raises:
         ValueError: there are no such test pictures.
     """
-    kept = _kept(study, arm)
+    kept = kept_choice(study, arm)
     if kept.results:
         return kept.results["chosen"]
 
@@ -109,7 +109,7 @@ def _distances(study: Study, config: Config, accelerator: Accelerator) -> dict[s
     return found
 
 
-def _kept(study: Study, arm: Arm) -> KeptResults[Chosen]:
+def kept_choice(study: Study, arm: Arm) -> KeptResults[Chosen]:
     """What was chosen for an arm, if it still rests on the same things."""
     config = arm.config
     settings: Mapping[str, object] = {
@@ -126,7 +126,7 @@ def _kept(study: Study, arm: Arm) -> KeptResults[Chosen]:
 def chosen_for(study: Study, arm: Arm) -> Chosen | None:
     """What was chosen for an arm; None where nothing is to be, or it has not been yet."""
     there = (Path(arm.config.tokenizer_run) / "tokenizer").exists()
-    return _kept(study, arm).results.get("chosen") if sweeps(study) and there else None
+    return kept_choice(study, arm).results.get("chosen") if sweeps(study) and there else None
 
 
 def with_chosen(study: Study, cell: Cell) -> Cell:
