@@ -78,7 +78,8 @@ def stage_of(config: Config, asked: Kind | Literal["all"]) -> Kind:
         return kind
     if asked == kind or (asked, kind) == ("tokenizer", "generator"):
         return asked
-    if asked in SUCH_AS and kind == "generator":
+    needs_more = asked in ("segmenter", "detector") and kind == "classifier"
+    if asked in SUCH_AS and (kind == "generator" or needs_more):
         raise ValueError(f"--stage {asked} needs a config with a {asked} section, such as {SUCH_AS[asked]}")
     raise ValueError(f"--stage {asked}: the config has a {kind} section, so it trains a {kind} alone")
 

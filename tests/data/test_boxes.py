@@ -53,7 +53,7 @@ def test_what_a_file_says_is_read(tmp_path):
     source = open_source(config(tmp_path), train=True)
     assert source.box_names == ("cat", "dog")
     assert source.most_boxes == 2
-    source.check_boxes()
+    source.check_boxes(0)
     found = source.boxes(0)
     assert found.places_M4.tolist() == [[12, 8, 42, 28], [0, 0, 5, 5]]
     assert found.labels_M.tolist() == [1, 0]
@@ -125,6 +125,7 @@ BOX_OF = {"id": 1, "image_id": 7, "category_id": 18}
         ({"annotations": [BOX_OF | {"image_id": 5}]}, "annotation 1 is of image 5, which is not listed"),
         ({"annotations": [BOX_OF | {"category_id": 1}]}, "is of category 1, which is not listed"),
         ({"images": []}, "lists no images"),
+        ({"annotations": []}, "has no box, so there is nothing to find"),
         ({"categories": [{"id": 1, "name": "dog"}, {"id": 1, "name": "cat"}]}, r"1 \(cat\) is there twice"),
         ({"categories": [{"id": "1", "name": "dog"}]}, "category 1 needs a whole number id, got '1'"),
     ],
@@ -147,7 +148,7 @@ def test_pictures_that_are_not_right_are_refused(tmp_path):
 
     Image.new("L", (50, 40)).save(tmp_path / "train" / "b.png")
     with pytest.raises(ValueError, match=r"says that train/b.png has 40 x 60 pixels .*, but it has 40 x 50"):
-        open_source(config(tmp_path), train=True).check_boxes()
+        open_source(config(tmp_path), train=True).check_boxes(1)
     (tmp_path / "train" / "b.png").unlink()
     with pytest.raises(ValueError, match=r"names 1 picture not there: b\.png"):
         open_source(config(tmp_path), train=True)

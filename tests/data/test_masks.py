@@ -97,7 +97,7 @@ def test_some_pictures_can_be_held_out(root):
 def test_masks_that_are_not_right_are_refused(root, given, sentence):
     write(root, **given)
     with pytest.raises(ValueError, match=sentence):
-        open_source(config(root), train=True).check_masks()
+        open_source(config(root), train=True).check_mask(0)
 
 
 def test_folders_that_are_not_right_are_refused(root):
@@ -125,7 +125,7 @@ def test_a_palette_and_pixels_of_no_class_are_read(root):
     palette.save(root / "train" / "masks" / "a.png")
     source = open_source(config(root), train=True)
     assert isinstance(source, MaskFolder)
-    source.check_masks()
+    source.check_mask(0)
     assert np.array_equal(source.mask(0), mask)
 
 

@@ -77,6 +77,7 @@ def test_files_of_coco_are_trained_on(tmp_path):
     ("setting", "sentence"),
     [
         ("detector.width=48", "detector.width must be a multiple of 32, the groups of FCOS's norms, got 48"),
+        ("detector.convolutions=5000", "would make a detector of about .* in 5,000 layers"),
         ("segmenter={}", "a run trains a segmenter or a detector, but the config has both sections"),
         ("data.hold_out=0.1", "data.hold_out=0.1 is for folders of pictures"),
     ],
@@ -87,7 +88,11 @@ def test_what_a_detector_cannot_be_is_said_when_the_config_is_read(tmp_path, set
 
 
 def test_data_without_boxes_are_refused_before_anything_is_trained(tmp_path):
-    config = config_in(tmp_path, "data.source=fashion_mnist")
+    for split in ("train", "test"):
+        for name in ("cat", "dog"):
+            (tmp_path / "set" / split / name).mkdir(parents=True)
+            Image.new("RGB", (18, 18)).save(tmp_path / "set" / split / name / "0.png")
+    config = config_in(tmp_path, "data.source=imagefolder", f"data.path={tmp_path}/set")
     for action in (plan, lambda config: train_detector(config, Accelerator())):
         with pytest.raises(ValueError, match=r"needs boxes, which data.source=shapes and coco have"):
             action(config)

@@ -131,6 +131,23 @@ def test_two_processes_learn_the_codes_of_one(tmp_path, quantizer):
 
 
 @pytest.mark.slow
+def test_two_processes_learn_the_masks_of_one(tmp_path):
+    """Losses are means over pixels, and scores those of all images, whoever looked at them."""
+    small = [*CLASSIFIER, "data.framing=pad", "data.flip=false", "segmenter={}", "segmenter.width=8"]
+    training = ("steps=6", "batch=8", "log_every=1", "validate_every=3", "precision=float32", "trackers=[]")
+    more = [*small, *(f"segmenter_training.{rest}" for rest in training)]
+    found = []
+    for processes in (1, 2):
+        folder = tmp_path / str(processes)
+        folder.mkdir()
+        run(folder, *more, processes=processes)
+        values = json.loads((folder / "run" / "metrics.json").read_text())["segmenter"]["values"]
+        found.append([*losses(folder / "run")[0], *values.values()])
+    assert len(found[0]) > 8
+    assert found[1] == pytest.approx(found[0], abs=1e-4)
+
+
+@pytest.mark.slow
 def test_two_processes_play_the_game_of_one(tmp_path):
     """The opponent's gradients, its recent means and the adaptive weight are those of all images together."""
     more = [

@@ -10,6 +10,7 @@ from accelerate import Accelerator
 from PIL import Image
 
 from var_pe import settings
+from var_pe.diagnosis.opening import open_subject
 from var_pe.settings.files import ConfigError
 from var_pe.stages.config import Config
 from var_pe.stages.models import build_segmenter, load_classifier, weights_hash
@@ -60,6 +61,7 @@ def test_a_resumed_segmenter_is_the_one_that_was_never_stopped(tmp_path):
 
     moved = score_segmenter(config, accelerator, (32, 32))
     assert list(moved) == ["segmenter/32x32/timm"]
+    assert torch.equal(open_subject(folder).model.patch_embed.weight, trained.encoder.patch_embed.weight)
 
 
 def test_a_segmenter_starts_from_a_classifier_that_stays_as_it_is(tmp_path):
@@ -103,6 +105,7 @@ def test_a_folder_with_masks_is_trained_on(tmp_path):
         ("classifier=null", "segmenter needs a classifier section: that is its encoder"),
         ("segmenter.decoder=fnp", "segmenter.decoder"),
         ("segmenter.depth=0", "segmenter.depth"),
+        ("segmenter.width=1000000", "segmenter.width=1000000, .* would make a segmenter of about"),
     ],
 )
 def test_what_a_segmenter_cannot_be_is_said_when_the_config_is_read(tmp_path, setting, sentence):
@@ -114,7 +117,6 @@ def test_what_a_segmenter_cannot_be_is_said_when_the_config_is_read(tmp_path, se
     ("setting", "sentence"),
     [
         ("segmenter.finer=3", "segmenter.finer=3 cannot be: the finest map has cells of 4 pixels"),
-        ("data.source=fashion_mnist", "a segmenter needs masks, which data.source=shapes and masks have"),
         ("model.init_from=/nowhere", "model.init_from=/nowhere"),
     ],
 )

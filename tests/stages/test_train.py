@@ -349,6 +349,8 @@ def test_a_known_set_that_is_not_here_is_planned_as_published(monkeypatch):
             "needs a config with a classifier section, such as fashion_vit",
         ),
         ("shapes_vit", "generator", "has a classifier section, so it trains a classifier alone"),
+        ("shapes_vit", "segmenter", "needs a config with a segmenter section, such as shapes_segmenter.yaml"),
+        ("shapes_detector", "classifier", "has a detector section, so it trains a detector alone"),
         ("shapes_vit", "tokenizer", "has a classifier section, so it trains a classifier alone"),
     ],
 )

@@ -29,11 +29,11 @@ class BoxSource(Protocol):
     def boxes(self, index: int) -> Boxes:
         """The boxes of a picture, in its own size."""
 
-    def check_boxes(self) -> None:
-        """Checks that every picture has the size that its boxes were drawn in.
+    def check_boxes(self, index: int) -> None:
+        """Checks that a picture has the size that its boxes were drawn in.
 
         Raises:
-            ValueError: one has not; the sentence names the first.
+            ValueError: it has another one.
         """
 
 
@@ -64,6 +64,15 @@ class BoxedImages(AnnotatedImages, Dataset[BoxedItem]):
             )
         self.truth: BoxSource = truth
         self.class_names = truth.box_names
+
+    def check(self) -> None:
+        """Looks at the size of every picture.
+
+        Raises:
+            ValueError: its boxes were drawn in another one.
+        """
+        for index in self.numbers:
+            self.truth.check_boxes(self.number_of(index))
 
     def __getitem__(self, key: Draw | int) -> BoxedItem:
         draw = self.draw_of(key)

@@ -75,6 +75,9 @@ class CocoFolder:
             if name in self.box_names
         }
         boxes = [box for box in listed.boxes if box.category in labels]
+        if not boxes:
+            of_these = " of data.classes" if classes else ""
+            raise ValueError(f"{self.file_of_split} has no box{of_these}, so there is nothing to find")
         boxes.sort(key=lambda box: box.picture)
         self.places_M4 = np.array([box.place for box in boxes], np.float32).reshape(-1, 4)
         self.of_class_M = np.array([labels[box.category] for box in boxes], np.int64)
@@ -92,7 +95,7 @@ class CocoFolder:
 
     @property
     def most_boxes(self) -> int:
-        return max(1, int(np.diff(self.starts_N).max()))
+        return int(np.diff(self.starts_N).max())
 
     def file(self, index: int) -> Path:
         return self.root / str(self.names_N[index])
@@ -111,19 +114,18 @@ class CocoFolder:
             torch.from_numpy(self.crowds_M[of_picture].copy()),
         )
 
-    def check_boxes(self) -> None:
-        """Reads the size of every picture.
+    def check_boxes(self, index: int) -> None:
+        """Reads a picture's size.
 
         Raises:
-            ValueError: one is no picture, or has another size than the annotations say.
+            ValueError: it is no picture, or has another size than the annotations say.
         """
-        for index in range(len(self)):
-            found, said = size_of(self.file(index)), tuple(self.sizes_N2[index].tolist())
-            if found != said:
-                raise DataError(
-                    f"{self.file_of_split} says that {self.names_N[index]} has {said[0]} x {said[1]} pixels "
-                    f"(height x width), but it has {found[0]} x {found[1]}"
-                )
+        found, said = size_of(self.file(index)), tuple(self.sizes_N2[index].tolist())
+        if found != said:
+            raise DataError(
+                f"{self.file_of_split} says that {self.names_N[index]} has {said[0]} x {said[1]} pixels "
+                f"(height x width), but it has {found[0]} x {found[1]}"
+            )
 
     @property
     def fingerprint(self) -> str:

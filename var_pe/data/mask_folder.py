@@ -91,20 +91,18 @@ class MaskFolder:
     def mask(self, index: int) -> NDArray[np.uint8]:
         return read_mask(self.mask_file(index), len(self.mask_names))
 
-    def check_masks(self) -> None:
-        """Looks at every mask: its size beside the picture's, and its values.
+    def check_mask(self, index: int) -> None:
+        """Looks at a mask's values, and at its size beside the picture's.
 
         Raises:
-            ValueError: one cannot be read, has another size than its picture, or a value that is no class's.
+            ValueError: it cannot be read, has another size than its picture, or a value that is no class's.
         """
-        for index in range(len(self)):
-            mask_HW, size = self.mask(index), size_of(self.file(index))
-            if mask_HW.shape != size:
-                height, width = mask_HW.shape
-                raise DataError(
-                    f"mask {self.mask_file(index)} has {height} x {width} pixels (height x width), but its "
-                    f"picture {self.file(index).name} has {size[0]} x {size[1]}"
-                )
+        (height, width), size = self.mask(index).shape, size_of(self.file(index))
+        if (height, width) != size:
+            raise DataError(
+                f"mask {self.mask_file(index)} has {height} x {width} pixels (height x width), but its "
+                f"picture {self.file(index).name} has {size[0]} x {size[1]}"
+            )
 
     @property
     def fingerprint(self) -> str:

@@ -27,11 +27,11 @@ class MaskSource(Protocol):
     def mask(self, index: int) -> NDArray[np.uint8]:
         """The class of every pixel of a picture in its own size, (h, w); `IGNORED`: none."""
 
-    def check_masks(self) -> None:
-        """Checks the size and the classes of every mask.
+    def check_mask(self, index: int) -> None:
+        """Checks the size and the classes of a mask.
 
         Raises:
-            ValueError: one is not right; the sentence names the first.
+            ValueError: it is not right; the sentence names it.
         """
 
 
@@ -59,6 +59,15 @@ class MaskedImages(AnnotatedImages, Dataset[MaskedItem]):
             )
         self.masks: MaskSource = masks
         self.class_names = masks.mask_names
+
+    def check(self) -> None:
+        """Looks at the mask of every image.
+
+        Raises:
+            ValueError: one is not right.
+        """
+        for index in self.numbers:
+            self.masks.check_mask(self.number_of(index))
 
     def __getitem__(self, key: Draw | int) -> MaskedItem:
         draw = self.draw_of(key)

@@ -191,8 +191,8 @@ class Shapes:
         picture = self.describe(index)
         return picture.mask.astype(np.uint8) * np.uint8(1 + picture.label)
 
-    def check_masks(self) -> None:
-        """They are right by construction."""
+    def check_mask(self, index: int) -> None:
+        """It is right by construction."""
 
     # of boxes, by their label
     box_names = class_names
@@ -207,7 +207,7 @@ class Shapes:
         size = (self.height, self.width)
         return Boxes(size, place, torch.tensor([picture.label]), torch.zeros(1, dtype=torch.bool))
 
-    def check_boxes(self) -> None:
+    def check_boxes(self, index: int) -> None:
         """They are right by construction."""
 
     def describe(self, index: int) -> ShapePicture:

@@ -8,12 +8,19 @@ from var_pe.diagnosis.subject import Subject
 from var_pe.interop.files import read_state
 from var_pe.interop.vit.conversion import convert
 from var_pe.interop.vit.names import ViTWeights
+from var_pe.models.classifier import Classifier
+from var_pe.models.dense.detector import Detector
+from var_pe.models.dense.encoder import DenseModel
+from var_pe.models.dense.segmenter import Segmenter
 from var_pe.models.folder import in_words, read_config
 from var_pe.models.generator import VARTransformer
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.models.vit import ViTClassifier
 from var_pe.stages.config import Config
 from var_pe.stages.models import CLASSIFIERS, find_tokenizer, load_classifier, load_model
+
+# Models on a classifier's maps, whose encoder is looked at
+ON_MAPS: dict[str, type[DenseModel]] = {"segmenter": Segmenter, "detector": Detector}
 
 IN_STAGES = (
     "is a classifier in stages, each with positions of its own, and a diagnosis looks at those of one grid: "
@@ -62,10 +69,13 @@ def open_subject(path: Path, checkpoint: Checkpoint | None = None) -> Subject:
 
 
 def of_run(folder: Path) -> Subject:
-    """A run's classifier, or its generator with the tokenizer where that is there."""
+    """A run's classifier, the encoder of its segmenter or detector, or its generator with the tokenizer."""
     config = settings.load(Config, folder / "config.yaml")
     if (folder / "classifier").is_dir():
         return Subject(folder.name, plain_classifier(folder / "classifier"), config)
+    for kind, cls in ON_MAPS.items():
+        if (folder / kind).is_dir():
+            return Subject(folder.name, plain(load_model(cls, folder / kind).encoder, folder / kind), config)
 
     model = load_model(VARTransformer, folder / "generator")
     tokenizer = find_tokenizer(replace(config, run=str(folder)))
@@ -79,7 +89,10 @@ def plain_classifier(folder: Path) -> ViTClassifier:
     Raises:
         ValueError: it has several.
     """
-    model = load_classifier(folder)
+    return plain(load_classifier(folder), folder)
+
+
+def plain(model: Classifier, folder: Path) -> ViTClassifier:
     if not isinstance(model, ViTClassifier):
         raise ValueError(f"{folder} {IN_STAGES}")
     return model

@@ -6,6 +6,8 @@ Matrices and convolutions are counted, biases and norms are not: the numbers are
 from dataclasses import dataclass
 from operator import attrgetter
 
+from var_pe.models.dense.detector import DetectorConfig
+from var_pe.models.dense.segmenter import SegmenterConfig
 from var_pe.models.generator import GeneratorConfig
 from var_pe.models.hierarchy.lines import Convolution, Mobile
 from var_pe.models.tokenizer import TokenizerConfig
@@ -126,6 +128,30 @@ def _size_of_hierarchy(config: ClassifierConfig, tokens: int) -> Size:
             "data.height",
             "data.width",
         ),
+    )
+
+
+def size_of_segmenter(config: SegmenterConfig, encoder: ClassifierConfig) -> Size:
+    """Of what is on the encoder's maps: of each at most two convolutions, or the blocks between them."""
+    last = as_float(encoder.stages[-1].dim if encoder.hierarchy else encoder.dim)
+    width, maps = as_float(config.width), 4.0 + len(encoder.hierarchy)
+    blocks = as_float(config.depth) * (4 + 2 * encoder.mlp_ratio) * last**2
+    return Size(
+        maps * (18 * width**2 + 9 * width * last) + (blocks if config.decoder == "transformer" else 0.0),
+        config.depth if config.decoder == "transformer" else 0,
+        follows_from=("segmenter.width", "segmenter.depth", "segmenter.decoder", "classifier.dim"),
+    )
+
+
+def size_of_detector(config: DetectorConfig, encoder: ClassifierConfig) -> Size:
+    """Of what is on the encoder's maps: a pyramid, and two branches of convolutions."""
+    last = as_float(encoder.stages[-1].dim if encoder.hierarchy else encoder.dim)
+    width, maps = as_float(config.width), 4.0 + len(encoder.hierarchy)
+    branches = 2 * as_float(config.convolutions) * 9 * width**2
+    return Size(
+        maps * (9 * width**2 + width * last) + branches,
+        config.convolutions,
+        follows_from=("detector.width", "detector.convolutions", "classifier.dim"),
     )
 
 

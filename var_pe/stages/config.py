@@ -17,7 +17,9 @@ from var_pe.models.generator import GeneratorConfig
 from var_pe.models.size import (
     refuse_oversized,
     size_of_classifier,
+    size_of_detector,
     size_of_generator,
+    size_of_segmenter,
     size_of_tokenizer,
 )
 from var_pe.models.tokenizer import TokenizerConfig
@@ -138,6 +140,10 @@ class Config:
             refuse_oversized("generator", size, self)
             return
 
+        if self.segmenter is not None:
+            refuse_oversized("segmenter", size_of_segmenter(self.segmenter, self.classifier), self)
+        if self.detector is not None:
+            refuse_oversized("detector", size_of_detector(self.detector, self.classifier), self)
         patch = self.classifier.patch_size
         rows, columns = self.data.height // patch, self.data.width // patch
         size = size_of_classifier(self.classifier, rows * columns)

@@ -1,7 +1,7 @@
 """Every set of images that a run has of its data: for training, held out, and for scores."""
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from copy import copy
 
 import torch
@@ -124,26 +124,28 @@ class InMemory(Dataset[ImageItem]):
 def masked_images(config: Config, *, train: bool, number: int | None = None) -> MaskedImages:
     """A split with the class of every pixel, or `number` of its images, drawn over all of it.
 
-    Every mask is looked at, once for each process.
+    Every mask is looked at, once in a process.
 
     Raises:
         ValueError: the data have no masks, or one of them is not right.
     """
     images, numbers = _to_annotate(config, train, number)
     masked = MaskedImages(images, numbers)
-    _once(config, images, masked.masks.check_masks)
+    if _is_new(config, images, number):
+        masked.check()
     return masked
 
 
 def boxed_images(config: Config, *, train: bool, number: int | None = None) -> BoxedImages:
-    """A split with its boxes, or `number` of its images; every picture's size is read, as of masks.
+    """A split with its boxes, or `number` of its images; the size of every picture is looked at.
 
     Raises:
         ValueError: the data have no boxes, or a picture has another size than they were drawn in.
     """
     images, numbers = _to_annotate(config, train, number)
     boxed = BoxedImages(images, numbers)
-    _once(config, images, boxed.truth.check_boxes)
+    if _is_new(config, images, number):
+        boxed.check()
     return boxed
 
 
@@ -156,14 +158,15 @@ def _to_annotate(
 
 
 # The sets whose masks or boxes have been looked at
-_CHECKED: set[tuple[str | None, str]] = set()
+_CHECKED: set[tuple[str | None, str, int | None]] = set()
 
 
-def _once(config: Config, images: ImageDataset, check: Callable[[], None]) -> None:
-    known = config.data.path, images.source.fingerprint
-    if known not in _CHECKED:
-        check()
-        _CHECKED.add(known)
+def _is_new(config: Config, images: ImageDataset, number: int | None) -> bool:
+    """Whether these images are opened for the first time in this process."""
+    key = config.data.path, images.source.fingerprint, number
+    before = key in _CHECKED
+    _CHECKED.add(key)
+    return not before
 
 
 # -------------------------------------------------------------------------------------- for scores
