@@ -98,6 +98,11 @@ def test_a_folder_with_masks_is_trained_on(tmp_path):
     assert "decoder transformer: on maps of 1 pixels a cell, 4 wide; 2 pixels a cell" in said
     assert train_segmenter(config, Accelerator()).config["num_classes"] == 2
 
+    Image.new("L", (18, 20), 7).save(tmp_path / "set" / "test" / "masks" / "0.png")
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"mask .*0.png has the value 7, but the 2 classes are 0 to 1"):
+            plan(config)
+
 
 @pytest.mark.parametrize(
     ("setting", "sentence"),

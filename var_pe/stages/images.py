@@ -131,8 +131,7 @@ def masked_images(config: Config, *, train: bool, number: int | None = None) -> 
     """
     images, numbers = _to_annotate(config, train, number)
     masked = MaskedImages(images, numbers)
-    if _is_new(config, images, number):
-        masked.check()
+    _check_once(config, masked, number)
     return masked
 
 
@@ -144,8 +143,7 @@ def boxed_images(config: Config, *, train: bool, number: int | None = None) -> B
     """
     images, numbers = _to_annotate(config, train, number)
     boxed = BoxedImages(images, numbers)
-    if _is_new(config, images, number):
-        boxed.check()
+    _check_once(config, boxed, number)
     return boxed
 
 
@@ -161,12 +159,12 @@ def _to_annotate(
 _CHECKED: set[tuple[str | None, str, int | None]] = set()
 
 
-def _is_new(config: Config, images: ImageDataset, number: int | None) -> bool:
-    """Whether these images are opened for the first time in this process."""
-    key = config.data.path, images.source.fingerprint, number
-    before = key in _CHECKED
-    _CHECKED.add(key)
-    return not before
+def _check_once(config: Config, annotated: MaskedImages | BoxedImages, number: int | None) -> None:
+    """Checks images that are opened for the first time in this process."""
+    key = config.data.path, annotated.images.source.fingerprint, number
+    if key not in _CHECKED:
+        annotated.check()
+        _CHECKED.add(key)
 
 
 # -------------------------------------------------------------------------------------- for scores
