@@ -59,6 +59,7 @@ def test_numbers_in_lists_have_rules_too(key):
             "tokenizer.levels on the command line: "
             "a level of a pyramid is a positive side or two of them (rows, columns), got 0",
         ),
+        ("data.framing=", "data.framing on the command line must be one of crop, pad, fit or null, got ''"),
         ("seed=-1", "seed on the command line must be int, at least 0, got -1"),
     ],
 )

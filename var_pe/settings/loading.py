@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
 
-from var_pe.settings.fields import all_settings, facts_of, flat_model, one_sentence, type_of
+from var_pe.settings.fields import all_settings, facts_of, flat_model, one_sentence
 from var_pe.settings.files import ConfigError, dump, find_file, parse_yaml, read_layers, show
 
 T = TypeVar("T", bound=Hashable)
@@ -93,8 +93,9 @@ def read_override(schema: type, override: str) -> Flat:
     if "${" in text:
         raise ConfigError(f"{text}{where} is an interpolation: write the value itself")
 
-    wanted = type_of(dict(all_settings(schema)).get(key, {"type": "string"}))
-    is_text = wanted == "str" or (wanted == "str or null" and text != "null")
+    node = dict(all_settings(schema)).get(key, {"type": "string"})
+    kinds = {kind.get("type") for kind in node.get("anyOf", [node])}
+    is_text = kinds <= {"string", "null"} and not (text == "null" and "null" in kinds)
     return flatten({key: text if is_text else parse_yaml(text, where)})
 
 
