@@ -114,6 +114,7 @@ def _arm(plan: Plan, arm: Arm) -> ArmEntry:
         "handicapped": arm.name == plan.study.handicapped,
         "compared_with": _reference(plan, arm),
         "chosen": chosen_for(plan.study, arm),
+        "tokenizer": arm.config.tokenizer_run,
     }
 
 

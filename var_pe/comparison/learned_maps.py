@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from var_pe.comparison.results import CellEntry, Results
-from var_pe.comparison.statistics import summary
 from var_pe.comparison.tables import Table
-from var_pe.pages.numbers import plain, rounded
+from var_pe.comparison.wording import over_seeds
+from var_pe.pages.numbers import plain
 from var_pe.settings.line import parse
 
 PREFIX = "validation/coordinates/"
@@ -160,11 +160,3 @@ def levels_table(results: Results, by_arm: Mapping[str, Sequence[Ended]], fixed:
     notes = ["Cell i of a level lies at scale * i + offset, in cells of the finest level."]
     header = ["", "scale along y", "offset along y", "scale along x", "offset along x"]
     return Table("Learned coordinates by level", header, rows, notes, results["command"])
-
-
-def over_seeds(values: Sequence[float]) -> str:
-    """Mean and standard deviation."""
-    if not values:
-        return ""
-    found = summary(values)
-    return plain(found.mean) if found.spread is None else rounded(found.mean, found.spread)

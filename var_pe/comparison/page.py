@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass
 from typing import TypedDict
 
+from var_pe.comparison.excess import excess_by_place
 from var_pe.comparison.report import Report, sample_rows
 from var_pe.comparison.results import Results
 from var_pe.comparison.verdicts import Column, primary_column, ranking
@@ -81,6 +82,7 @@ def as_html(results: Results, report: Report) -> str:
         data=json.dumps(chart_data(results), separators=(",", ":")).replace("<", "\\u003c"),
         heat_maps=absolute,
         difference_maps=against,
+        excess_maps=excess_maps(results),
         settings=dump(results["config"], width=100),
         study=dump(results["study"], width=100),
         versions=results["versions"],
@@ -247,6 +249,18 @@ def heat_maps(results: Results) -> tuple[list[HeatMap], list[HeatMap]]:
     }
     most = max((abs(value) for row in differences.values() for value in row), default=1.0) or 1.0
     return absolute, [_map(results, name, row, 0.0, most) for name, row in differences.items()]
+
+
+def excess_maps(results: Results) -> list[HeatMap]:
+    """Where arms need more nats than the tokens hold, the best arms first; empty where that is not known."""
+    means = {}
+    for one in ranking(results):
+        rows = excess_by_place(results, one.arm)
+        if rows:
+            means[one.arm["name"]] = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
+    shown = list(means)[: max(1, HEAT_CELLS // (2 * len(next(iter(means.values())))))] if means else []
+    most = max((abs(value) for name in shown for value in means[name]), default=1.0) or 1.0
+    return [_map(results, name, means[name], 0.0, most) for name in shown]
 
 
 def _map(results: Results, name: str, values: list[float], low: float, high: float) -> HeatMap:

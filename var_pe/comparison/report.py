@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from var_pe.comparison.excess import excess_table
 from var_pe.comparison.guide import RULE, advice
 from var_pe.comparison.learned_maps import learned_maps_tables
 from var_pe.comparison.results import CellEntry, Record, Results, TokenizerScores
@@ -36,7 +37,11 @@ def report_of(results: Results) -> Report:
         missing=missing(results),
         ranking=ranking_table(results),
         guide=[*advice(results), f"The rule: {RULE}"],
-        tables=[*learned_maps_tables(results), *(table for table in tables(results) if table.rows)],
+        tables=[
+            table
+            for table in (excess_table(results), *learned_maps_tables(results), *tables(results))
+            if table.rows
+        ],
         tokenizers=[line for one in results["shared"]["tokenizers"] for line in tokenizer_lines(one)],
         notes=notes(results),
     )

@@ -74,6 +74,21 @@ class TokenizerScores(TypedDict):
     verdict: str
 
 
+class Exact(TypedDict):
+    """What the tokens of made-up pictures hold given the class, counted over all, in nats an image."""
+
+    # all there are, and how many of them have different tokens
+    pictures: int
+    distinct: int
+    # of each level given the coarser ones, on average over all pictures
+    nats_of_all: list[float]
+    # the same over the test images that validations look at
+    nats_by_level: list[float]
+    # of each token by itself given the coarser levels: what a generator can reach that draws a level at once
+    nats_by_place: list[float]
+    images: int
+
+
 class Shared(TypedDict):
     """What belongs to no cell alone."""
 
@@ -89,6 +104,8 @@ class Shared(TypedDict):
     sinusoid: dict[str, int]
     # what fixed maps of rotary coordinates are on these grids: of each level scale and offset along y and x
     maps: NotRequired[dict[str, list[list[float]]]]
+    # by the tokenizer's folder, where all pictures were counted
+    exact: NotRequired[dict[str, Exact]]
 
 
 class Chosen(TypedDict):
@@ -114,6 +131,8 @@ class ArmEntry(TypedDict):
     # the arm that it is compared with; its own name: with none
     compared_with: str
     chosen: Chosen | None
+    # the folder of its tokenizer
+    tokenizer: NotRequired[str]
 
 
 class CellEntry(TypedDict):

@@ -13,9 +13,10 @@ from typing import cast
 import torch
 from accelerate import Accelerator
 
+from var_pe.comparison.exact import count_pictures
 from var_pe.comparison.extractor_check import check_extractor
 from var_pe.comparison.pictures import real_strips
-from var_pe.comparison.results import Shared, TokenizerScores
+from var_pe.comparison.results import Exact, Shared, TokenizerScores
 from var_pe.comparison.step_time import NULL, generator_step, step_times
 from var_pe.comparison.study import Arm, Study
 from var_pe.comparison.trials import with_encoding
@@ -119,6 +120,15 @@ def measure_shared(
     of_pictures = repr((weights_hash(Path(config.tokenizer_run) / "tokenizer"), config.sampling))
     pictures = part(f"pictures {of_pictures}", lambda: list(real_strips(config, tokenizer, classes)))
 
+    exact: dict[str, Part] = {}
+    for folder, own in tokenizers.items() if study.count_pictures else ():
+        arm = next(arm for arm in arms if arm.config.tokenizer_run == folder)
+        digest = weights_hash(Path(folder) / "tokenizer")
+        rests = (digest, arm.config.data.height, arm.config.data.width, arm.config.data.shapes_test)
+        name = f"every picture {rests!r} {arm.config.generator_training.validation_images}"
+        count = partial(count_pictures, arm.config, own.to(accelerator.device), Path(study.output))
+        exact[folder] = part(name, count)
+
     checks = []
     for name in features_with_distances(config) if study.check_extractors else ():
         weights = config.evaluation.inception_weights
@@ -132,7 +142,7 @@ def measure_shared(
     shape = repr((shapes, trained.batch, trained.precision, classes))
     digest = f"{mix(shape, study.timing_rounds, study.threads):016x}"
     steps = part(f"steps {digest}", lambda: list(timed_steps(study, arms, classes, accelerator)))
-    return {
+    found: Shared = {
         "tokenizers": of_tokenizers,
         "real": cast(list[str], pictures)[0],
         "reconstructed": cast(list[str], pictures)[1],
@@ -142,6 +152,9 @@ def measure_shared(
         "sinusoid": span_of_sinusoid(config, tokenizer),
         "maps": {kind: rotary_map(kind, tokenizer.pyramid.grids) for kind in FIXED},
     }
+    if exact:
+        found["exact"] = cast(dict[str, Exact], exact)
+    return found
 
 
 def checked_extractor(config: Config, name: str, accelerator: Accelerator) -> dict[str, object]:

@@ -13,6 +13,7 @@ from typing import Annotated
 
 from annotated_types import Len
 
+from var_pe.comparison.exact import check_countable
 from var_pe.comparison.trials import check_distinct, check_encodings, check_one_rule, labels, slug
 from var_pe.models.choice import Guidance
 from var_pe.settings.fields import (
@@ -89,6 +90,10 @@ class Study:
     check_extractors: Annotated[
         bool, Doc("whether it is measured that feature extractors see where things are")
     ] = True
+    count_pictures: Annotated[
+        bool,
+        Doc("of made-up shapes: encode all 786,432 pictures, so that nats beyond what they hold are known"),
+    ] = False
     judge: Annotated[
         FilePath | None, Doc("folder of a classifier's run that says how many drawn images show their class")
     ] = None
@@ -178,6 +183,8 @@ def arms_of(study: Study) -> list[Arm]:
         config = replace(config, generator=replace(config.generator, encoding=line))
         of_tokenizer = with_its_tokenizer(config, base)
         config = replace(config, tokenizer_run=of_tokenizer.tokenizer_run)
+        if study.count_pictures:
+            check_countable(config)
 
         # On the axis of encodings a value is the line in full.
         place = (line, *one.place[1:]) if study.encodings else one.place

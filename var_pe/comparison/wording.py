@@ -1,5 +1,8 @@
 """Counts, values and differences of a study as people write them."""
 
+from collections.abc import Sequence
+
+from var_pe.comparison.statistics import summary
 from var_pe.comparison.verdicts import Column, Compared
 from var_pe.pages.numbers import plain, rounded
 
@@ -16,6 +19,14 @@ def value_text(mean: float, spread: float | None, column: Column) -> str:
     if spread is None:
         return plain(mean * column.factor)
     return rounded(mean * column.factor, spread * column.factor)
+
+
+def over_seeds(values: Sequence[float]) -> str:
+    """Mean and standard deviation of values that no column describes; nothing of none."""
+    if not values:
+        return ""
+    found = summary(values)
+    return plain(found.mean) if found.spread is None else rounded(found.mean, found.spread)
 
 
 def difference_text(found: Compared, column: Column) -> str:

@@ -125,6 +125,21 @@ def distance(kind: str, y: Array, x: Array, radius: float) -> Array:
 
 def render(factors: Factors, height: int, width: int) -> tuple[NDArray[np.uint8], Array]:
     """RGB pixels (height, width, 3) and how much of each pixel the shape covers, in [0, 1]."""
+    cover_HW = covered(factors, height, width)
+    shade_HW = shaded(LIGHTS[factors.light], height, width)
+    return painted(cover_HW, shade_HW, COLOURS[factors.colour], GROUNDS[factors.ground]), cover_HW
+
+
+def render_all(label: int, row: int, column: int, size: int, height: int, width: int) -> NDArray[np.uint8]:
+    """Pixels (P, height, width, 3) of all pictures with these factors, by colour, ground and light."""
+    cover_HW = covered(Factors(label, row, column, size, 0, 0, 0), height, width)
+    shade_THW = np.stack([shaded(light, height, width) for light in LIGHTS])
+    pixels = painted(cover_HW, shade_THW, COLOURS[:, None, None, None, None], GROUNDS[:, None, None, None])
+    return pixels.reshape(-1, height, width, 3)
+
+
+def covered(factors: Factors, height: int, width: int) -> Array:
+    """How much of each pixel the shape covers, in [0, 1]."""
     kind, (top, bottom), (left, right) = list(CLASSES.values())[factors.label]
     radius = RADII[factors.size] * min(height, width)
 
@@ -134,16 +149,29 @@ def render(factors: Factors, height: int, width: int) -> tuple[NDArray[np.uint8]
     centre_y = radius + v * (height - 2 * radius)
     centre_x = radius + u * (width - 2 * radius)
 
-    y_H1 = np.arange(0.5, height, dtype=np.float32)[:, None]
-    x_1W = np.arange(0.5, width, dtype=np.float32)[None, :]
+    y_H1, x_1W = _centres(height, width)
     edge = distance(kind, y_H1 - centre_y, x_1W - centre_x, radius)
-    cover_HW = np.clip(0.5 - edge, 0, 1)
+    return np.clip(0.5 - edge, 0, 1)
 
-    down, over = LIGHTS[factors.light]
-    shade_HW = 1 + 0.25 * (down * (2 * y_H1 / height - 1) + over * (2 * x_1W / width - 1))
-    ground_HW3 = shade_HW[:, :, None] * GROUNDS[factors.ground]
-    pixels_HW3 = ground_HW3 + cover_HW[:, :, None] * (COLOURS[factors.colour] - ground_HW3)
-    return (pixels_HW3 + 0.5).astype(np.uint8), cover_HW
+
+def shaded(light: tuple[int, int], height: int, width: int) -> Array:
+    """How bright the ground is at each pixel; 1 in the middle."""
+    y_H1, x_1W = _centres(height, width)
+    down, over = light
+    return 1 + 0.25 * (down * (2 * y_H1 / height - 1) + over * (2 * x_1W / width - 1))
+
+
+def _centres(height: int, width: int) -> tuple[Array, Array]:
+    """Of pixels, (height, 1) and (1, width)."""
+    rows, columns = (np.arange(0.5, side, dtype=np.float32) for side in (height, width))
+    return rows[:, None], columns[None, :]
+
+
+def painted(cover: Array, shade: Array, colour: Array, ground: Array) -> NDArray[np.uint8]:
+    """A shape of one colour on a shaded ground; several of each broadcast."""
+    ground = shade[..., None] * ground
+    pixels = ground + cover[..., None] * (colour - ground)
+    return (pixels + 0.5).astype(np.uint8)
 
 
 class Shapes:

@@ -1,0 +1,74 @@
+"""Excess nats: what arms need beyond what the tokens of made-up pictures hold, counted exactly."""
+
+import math
+from itertools import pairwise
+
+from var_pe.comparison.results import ArmEntry, Exact, Results
+from var_pe.comparison.tables import Table
+from var_pe.comparison.verdicts import ranking
+from var_pe.comparison.wording import over_seeds
+from var_pe.data.shapes import CLASSES
+from var_pe.pages.numbers import plain
+
+EXACT = "the tokens, exactly"
+
+
+def exact_of(results: Results, arm: ArmEntry) -> Exact | None:
+    """What the tokens of an arm's tokenizer hold; None where they were not counted."""
+    return results["shared"].get("exact", {}).get(arm.get("tokenizer", ""))
+
+
+def excess_by_place(results: Results, arm: ArmEntry) -> list[list[float]]:
+    """Of each seed, what every token needs beyond its own nats given the coarser levels."""
+    exact = exact_of(results, arm)
+    if exact is None:
+        return []
+    rows = [cell["nats_by_place"] for cell in results["cells"] if cell["arm"] == arm["name"]]
+    own = exact["nats_by_place"]
+    return [
+        [mine - held for mine, held in zip(row, own, strict=True)] for row in rows if len(row) == len(own)
+    ]
+
+
+def excess_table(results: Results) -> Table:
+    """Nats an image and what of them is excess, all in all and by level."""
+    grids = results["shared"]["grids"]
+    ends = [0]
+    for rows, columns in grids:
+        ends.append(ends[-1] + rows * columns)
+
+    rows_of_table = []
+    known: Exact | None = None
+    for ranked in ranking(results):
+        exact, by_seed = exact_of(results, ranked.arm), excess_by_place(results, ranked.arm)
+        if exact is None or not by_seed:
+            continue
+        known = known or exact
+        marginal, joint = sum(exact["nats_by_place"]), sum(exact["nats_by_level"])
+        nats = [sum(row) + marginal for row in by_seed]
+        levels = [[sum(row[start:end]) for row in by_seed] for start, end in pairwise(ends)]
+        columns_of_row = [nats, [each - joint for each in nats], [sum(row) for row in by_seed], *levels]
+        rows_of_table.append([ranked.arm["name"], *map(over_seeds, columns_of_row)])
+    if known is None:
+        return Table("Excess nats", [], [], [])
+
+    header = ["", "nats an image", "excess", "excess that can be learned"]
+    header += [f"of these on {rows}x{columns}" for rows, columns in grids]
+    joint_text, zero = plain(sum(known["nats_by_level"])), "0"
+    rows_of_table.append([EXACT, joint_text, zero, *([""] * (1 + len(grids)))])
+    return Table("Excess nats", header, rows_of_table, excess_notes(known), results["command"])
+
+
+def excess_notes(exact: Exact) -> list[str]:
+    """What is counted, and how."""
+    pictures, whole = exact["pictures"], sum(exact["nats_of_all"])
+    at_once = sum(exact["nats_by_place"]) - sum(exact["nats_by_level"])
+    equal = f"All {pictures:,} pictures were encoded: {exact['distinct']:,} different rows of tokens. "
+    equal += f"log N is {plain(math.log(pictures))} nats, given the class "
+    equal += f"{plain(math.log(pictures / len(CLASSES)))}; corrected by the pictures whose tokens are equal, "
+    equal += f"the tokens hold {plain(whole)} nats given the class, by level "
+    equal += f"{', '.join(plain(nats) for nats in exact['nats_of_all'])}."
+    same = f"Both sides are of the same {exact['images']:,} test images. Tokens of a level are drawn at "
+    same += f"once, each by itself given the coarser levels: that costs any generator {plain(at_once)} nats, "
+    same += "which no training can take away. Excess that can be learned is what is left without them."
+    return [equal, same]
