@@ -1,7 +1,13 @@
 """What a training shows of itself: named pictures of all classes, in the folder and in the trackers."""
 
 import io
+import json
+import os
+import sqlite3
+import subprocess
+import sys
 from dataclasses import replace
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -16,7 +22,7 @@ from var_pe.data.shapes import CLASSES
 from var_pe.pyramid import Pyramid
 from var_pe.sampling.config import SamplingConfig
 from var_pe.stages.config import Config
-from var_pe.stages.session import session
+from var_pe.stages.session import session, start_accelerator
 from var_pe.stages.train import train_classifier, train_generator, train_tokenizer
 from var_pe.tasks import classifier, generator, tokenizer
 from var_pe.tasks.generator import GeneratorTask, GeneratorTraining
@@ -195,3 +201,42 @@ def test_each_tracker_gets_a_sheet_in_the_form_that_it_takes(tmp_path):
     seen = {tracker.name: tracker.seen for tracker in accelerator.trackers}
     assert seen["tensorboard"] == ({"samples": (1, 4, 6, 3)}, 3, {"dataformats": "NHWC"})
     assert seen["wandb"] == ({"samples": (1, 4, 6, 3)}, 3, {})
+
+
+def test_trackio_gets_values_and_sheets_and_goes_on_in_the_same_run(tmp_path):
+    """Local and without a login: its files lie where TRACKIO_DIR says."""
+    pytest.importorskip("trackio")
+    code = """
+import sys
+from pathlib import Path
+from accelerate import Accelerator
+from PIL import Image
+from var_pe.stages.run_folder import of_trackio
+from var_pe.training.run import Run
+
+folder, step = Path(sys.argv[1]), int(sys.argv[2])
+accelerator = Accelerator(log_with=["trackio"])
+accelerator.init_trackers("tracking", init_kwargs={"trackio": of_trackio(folder)})
+run = Run(folder, accelerator)
+accelerator.log({"loss": 0.5}, step=step)
+run.show(Image.new("RGB", (6, 4)), step)
+accelerator.end_training()
+"""
+    environment = {**os.environ, "TRACKIO_DIR": str(tmp_path / "trackio"), "HF_HUB_OFFLINE": "1"}
+    for step in ("1", "2"):
+        subprocess.run([sys.executable, "-c", code, tmp_path / "run", step], env=environment, check=True)
+    with sqlite3.connect(tmp_path / "trackio" / "tracking.db") as there:
+        rows = there.execute("select run_name, step, metrics from metrics order by step").fetchall()
+    assert {name for name, *_ in rows} == {str(tmp_path / "run").strip("/").replace("/", " ")}
+    assert [step for _, step, _ in rows] == [1, 1, 2, 2]
+    assert json.loads(rows[0][2]) == {"loss": 0.5}
+    assert len(list((tmp_path / "trackio" / "media").rglob("*.png"))) == 2
+
+
+def test_a_tracker_that_is_not_installed_is_named_before_anything_is_trained():
+    """With the command that installs it."""
+    if find_spec("trackio") is not None:
+        pytest.skip("it is installed")
+    training = GeneratorTraining(trackers=["trackio"])
+    with pytest.raises(ValueError, match=r"trackers: trackio is not installed \(pip install trackio\)"):
+        start_accelerator(training)

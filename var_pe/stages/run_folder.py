@@ -152,7 +152,7 @@ def claim(folder: Path, kind: Kind, config: Config, history: History, accelerato
     accelerator.trackers = []  # those of the stage before, whose folder is another
     if training.trackers:
         accelerator.project_configuration.logging_dir = str(folder)
-        accelerator.init_trackers("tracking")
+        accelerator.init_trackers("tracking", init_kwargs={"trackio": of_trackio(folder)})
 
     steps, images = number_of(history.steps, "step"), number_of(training.batch, "image")
     run.processes.say(f"training the {kind} in {folder}: {steps} of {images}")
@@ -163,6 +163,13 @@ def claim(folder: Path, kind: Kind, config: Config, history: History, accelerato
     if len(history.asked) > 1:
         run.processes.say(said_of(history, training, folder))
     return run
+
+
+def of_trackio(folder: Path) -> dict[str, object]:
+    """How trackio calls a run: in one project with all others, so that they are compared; one that is resumed
+    goes on in its own curves."""
+    name = str(folder).strip("/").replace("/", " ")
+    return {"name": name, "group": folder.parent.name, "resume": "allow", "embed": False}
 
 
 def put_in_place(

@@ -79,7 +79,7 @@ class TrainingConfig:
         NonNegative, Doc("data loading processes per training process"), CHANGES_NO_WEIGHTS
     ] = 0
     trackers: Annotated[
-        list[Literal["tensorboard", "wandb"]],
+        list[Literal["tensorboard", "wandb", "trackio"]],
         Doc("where logged values go besides log.jsonl"),
         CHANGES_NO_WEIGHTS,
     ] = field(default_factory=lambda: ["tensorboard"])

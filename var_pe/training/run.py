@@ -168,6 +168,10 @@ class Run:
             if tracker.name == "tensorboard":
                 tracker.log_images({"samples": pixels_1HWC}, step=step, dataformats="NHWC")
                 tracker.tracker.flush()  # a training ends with a sheet, and nothing else would write it out
+            elif tracker.name == "trackio":
+                from trackio import Image as TrackedImage  # an extra; Accelerate's tracker knows no pictures
+
+                tracker.tracker.log({"samples": TrackedImage(path)}, step=step)
             else:
                 tracker.log_images({"samples": pixels_1HWC}, step=step)
 
