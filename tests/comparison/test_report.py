@@ -169,6 +169,23 @@ def test_every_table_is_made_again_from_the_file(tmp_path):
         read(tmp_path / "other.json")
 
 
+def test_arms_with_other_levels_have_tables_and_maps_of_their_own(tmp_path):
+    """One ladder's grids would cut another one's tokens into wrong levels, or run out of them."""
+    found = results(**CLEAR)
+    found["arms"][1]["grids"] = [[1, 1], [3, 3]]
+    for cell in found["cells"]:
+        if cell["arm"] == "none":
+            cell["nats_by_place"] = [3.0] * 10
+    write_report(found, tmp_path)
+    titles = [table.title for table in report_of(found).tables]
+    assert {"Validation loss by level, 5 tokens", "Validation loss by level, 10 tokens"} <= set(titles)
+    html = (tmp_path / "comparison.html").read_text()
+    assert "3x3, row 3, column 3" in html
+    assert "none minus learned" not in html
+    assert "peg minus learned" in html
+    assert "level 2" in html
+
+
 def test_the_terminals_table_is_aligned():
     """It is what the demo ends with."""
     lines = as_text(report_of(results(**CLEAR))).splitlines()

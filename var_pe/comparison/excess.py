@@ -3,7 +3,7 @@
 import math
 from itertools import pairwise
 
-from var_pe.comparison.results import ArmEntry, Exact, Results
+from var_pe.comparison.results import ArmEntry, Exact, Results, grids_of
 from var_pe.comparison.tables import Table
 from var_pe.comparison.verdicts import ranking
 from var_pe.comparison.wording import over_seeds
@@ -41,7 +41,7 @@ def excess_table(results: Results) -> Table:
     known: Exact | None = None
     for ranked in ranking(results):
         exact, by_seed = exact_of(results, ranked.arm), excess_by_place(results, ranked.arm)
-        if exact is None or not by_seed:
+        if exact is None or not by_seed or grids_of(results, ranked.arm) != grids:
             continue
         known = known or exact
         marginal, joint = sum(exact["nats_by_place"]), sum(exact["nats_by_level"])

@@ -21,6 +21,7 @@ from var_pe.comparison.sweep import chosen_for
 from var_pe.evaluation.metrics import FEW_IMAGES
 from var_pe.evaluation.records import versions
 from var_pe.evaluation.shapes_scores import NOTHING_READ, SHAPE_SCORES
+from var_pe.pyramid import Pyramid
 from var_pe.settings.loading import differences
 
 
@@ -115,13 +116,19 @@ def _arm(plan: Plan, arm: Arm) -> ArmEntry:
         "compared_with": _reference(plan, arm),
         "chosen": chosen_for(plan.study, arm),
         "tokenizer": arm.config.tokenizer_run,
+        "grids": [list(grid) for grid in Pyramid.of(arm.config.tokenizer.levels).grids],
     }
 
 
 def _reference(plan: Plan, arm: Arm) -> str:
-    """The first arm; on several axes, that of the first encoding whose other values are the same."""
+    """The first arm; on several axes, that of the first encoding whose other values are the same.
+
+    An arm with other levels than the first one's has other tokens, whose nats cannot be compared with its: in
+    place of the first arm stands the first one with the same levels.
+    """
     several = len(plan.study.encodings) > 1
+    levels = arm.config.tokenizer.levels
     for other in plan.arms:
-        if not several or other.place[1:] == arm.place[1:]:
+        if other.config.tokenizer.levels == levels and (not several or other.place[1:] == arm.place[1:]):
             return other.name
     return arm.name

@@ -1,12 +1,13 @@
 """The study's page: one HTML file with its style, charts, pictures and data inside."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
 from var_pe.comparison.excess import excess_by_place
 from var_pe.comparison.report import Report, sample_rows
-from var_pe.comparison.results import Results
+from var_pe.comparison.results import Results, grids_of
 from var_pe.comparison.verdicts import Column, primary_column, ranking
 from var_pe.pages.charts import COLOURS
 from var_pe.pages.html import render
@@ -151,7 +152,7 @@ def _share(value: float, low: float, high: float) -> float:
 def charts(results: Results) -> list[tuple[str, list[tuple[str, str]]]]:
     """Groups of charts: a title, then each chart's quantity and title."""
     keys = {key for cell in results["cells"] for key in cell["curves"]}
-    grids = results["shared"]["grids"]
+    names = level_names(results)
     groups = [
         (
             "Loss",
@@ -162,10 +163,7 @@ def charts(results: Results) -> list[tuple[str, list[tuple[str, str]]]]:
         ),
         (
             "Validation loss by level",
-            [
-                (f"validation/loss/level_{level}", f"level {height}x{width}")
-                for level, (height, width) in enumerate(grids)
-            ],
+            [(f"validation/loss/level_{level}", f"level {name}") for level, name in enumerate(names)],
         ),
         (
             "Trainings",
@@ -177,6 +175,15 @@ def charts(results: Results) -> list[tuple[str, list[tuple[str, str]]]]:
     ]
     found = [(title, [chart for chart in group if chart[0] in keys]) for title, group in groups]
     return [(title, group) for title, group in found if group]
+
+
+def level_names(results: Results) -> list[str]:
+    """The levels' grids; their numbers, where arms have different ones."""
+    all_grids = [grids_of(results, arm) for arm in results["arms"]]
+    longest = max(all_grids, key=len)
+    if all(grids == longest for grids in all_grids):
+        return [f"{rows}x{columns}" for rows, columns in longest]
+    return [str(level + 1) for level in range(len(longest))]
 
 
 def chart_data(results: Results) -> dict[str, object]:
@@ -233,39 +240,40 @@ def heat_maps(results: Results) -> tuple[list[HeatMap], list[HeatMap]]:
         return [], []
 
     # The best arms first, as many as the page holds.
-    tokens = len(next(iter(means.values())))
+    tokens = max(map(len, means.values()))
     ranked = [one.arm for one in ranking(results) if one.arm["name"] in means]
     shown = ranked[: max(1, HEAT_CELLS // (2 * tokens))]
     values = [value for arm in shown for value in means[arm["name"]]]
-    absolute = [_map(results, arm["name"], means[arm["name"]], min(values), max(values)) for arm in shown]
-
-    differences = {
-        f"{arm['name']} minus {arm['compared_with']}": [
-            mine - theirs
-            for mine, theirs in zip(means[arm["name"]], means[arm["compared_with"]], strict=True)
-        ]
+    absolute = [
+        _map(grids_of(results, arm), arm["name"], means[arm["name"]], min(values), max(values))
         for arm in shown
-        if arm["compared_with"] != arm["name"] and arm["compared_with"] in means
-    }
-    most = max((abs(value) for row in differences.values() for value in row), default=1.0) or 1.0
-    return absolute, [_map(results, name, row, 0.0, most) for name, row in differences.items()]
+    ]
+
+    differences = []
+    for arm in shown:
+        mine, theirs = means[arm["name"]], means.get(arm["compared_with"], [])
+        if arm["compared_with"] != arm["name"] and len(mine) == len(theirs):
+            row = [one - other for one, other in zip(mine, theirs, strict=True)]
+            differences.append((arm, f"{arm['name']} minus {arm['compared_with']}", row))
+    most = max((abs(value) for *_, row in differences for value in row), default=1.0) or 1.0
+    return absolute, [_map(grids_of(results, arm), name, row, 0.0, most) for arm, name, row in differences]
 
 
 def excess_maps(results: Results) -> list[HeatMap]:
     """Where arms need more nats than the tokens hold, the best arms first; empty where that is not known."""
-    means = {}
+    means = []
     for one in ranking(results):
         rows = excess_by_place(results, one.arm)
         if rows:
-            means[one.arm["name"]] = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
-    shown = list(means)[: max(1, HEAT_CELLS // (2 * len(next(iter(means.values())))))] if means else []
-    most = max((abs(value) for name in shown for value in means[name]), default=1.0) or 1.0
-    return [_map(results, name, means[name], 0.0, most) for name in shown]
+            means.append((one.arm, [sum(column) / len(rows) for column in zip(*rows, strict=True)]))
+    tokens = max((len(row) for _, row in means), default=1)
+    shown = means[: max(1, HEAT_CELLS // (2 * tokens))]
+    most = max((abs(value) for _, row in shown for value in row), default=1.0) or 1.0
+    return [_map(grids_of(results, arm), arm["name"], row, 0.0, most) for arm, row in shown]
 
 
-def _map(results: Results, name: str, values: list[float], low: float, high: float) -> HeatMap:
+def _map(grids: Sequence[Sequence[int]], name: str, values: list[float], low: float, high: float) -> HeatMap:
     """The levels side by side, each as tall as the others."""
-    grids = results["shared"]["grids"]
     side, span = 100.0, (high - low) or 1.0
     cells = []
     left, place = 0.0, 0

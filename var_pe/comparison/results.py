@@ -131,8 +131,9 @@ class ArmEntry(TypedDict):
     # the arm that it is compared with; its own name: with none
     compared_with: str
     chosen: Chosen | None
-    # the folder of its tokenizer
+    # the folder of its tokenizer, and the grids of its levels where results say them of every arm
     tokenizer: NotRequired[str]
+    grids: NotRequired[list[list[int]]]
 
 
 class CellEntry(TypedDict):
@@ -218,6 +219,11 @@ def thinned(curve: Curve, points: int) -> Curve:
         "steps": [curve["steps"][place] for place in kept],
         "values": [curve["values"][place] for place in kept],
     }
+
+
+def grids_of(results: Results, arm: ArmEntry) -> list[list[int]]:
+    """The grids of an arm's levels, coarse to fine."""
+    return arm.get("grids", results["shared"]["grids"])
 
 
 def without_times(results: Mapping[str, object]) -> dict[str, object]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from var_pe.comparison.claims import CLAIMS, rules_of
 from var_pe.comparison.false_alarms import Rate, equivalent_splits, findable, real_splits, resampled
-from var_pe.comparison.results import Results
+from var_pe.comparison.results import ArmEntry, Results, grids_of
 from var_pe.comparison.statistics import CONFIDENCE
 from var_pe.comparison.verdicts import (
     COSTS,
@@ -90,7 +90,7 @@ def tables(results: Results) -> list[Table]:
             f"python scripts/evaluate.py --run {run} --images {run}/drawn/images",
             [f"The row of {REAL} holds the scores of real images against other real ones, as many as drawn."],
         ),
-        levels_table(results),
+        *levels_tables(results),
         claims_table(results),
         differences_table(results, columns),
         costs_table(results),
@@ -133,16 +133,26 @@ def _quantities(
     return Table(title, header, rows if columns else [], notes, command)
 
 
-def levels_table(results: Results) -> Table:
-    """The validation loss of every level."""
-    grids = results["shared"]["grids"]
-    columns = [
-        Column(f"validation/loss/level_{level}", f"{height}x{width}", "lower")
-        for level, (height, width) in enumerate(grids)
-    ]
-    notes = ["Nats per token of the last validation, given the class and all coarser levels."]
-    found = _quantities(results, "Validation loss by level", columns, results["command"], notes)
-    return found if any(any(row[1:]) for row in found.rows) else Table(found.title, [], [], [])
+def levels_tables(results: Results) -> list[Table]:
+    """The validation loss of every level, a table for each ladder that arms have."""
+    ladders: dict[str, list[ArmEntry]] = {}
+    for arm in results["arms"]:
+        ladders.setdefault(repr(grids_of(results, arm)), []).append(arm)
+
+    found = []
+    for arms in ladders.values():
+        grids = grids_of(results, arms[0])
+        columns = [
+            Column(f"validation/loss/level_{level}", f"{height}x{width}", "lower")
+            for level, (height, width) in enumerate(grids)
+        ]
+        title = "Validation loss by level"
+        if len(ladders) > 1:
+            title += f", {sum(rows * columns for rows, columns in grids)} tokens"
+        notes = ["Nats per token of the last validation, given the class and all coarser levels."]
+        own: Results = {**results, "arms": arms, "floor": {}}
+        found.append(_quantities(own, title, columns, results["command"], notes))
+    return [table for table in found if any(any(row[1:]) for row in table.rows)]
 
 
 def claims_table(results: Results) -> Table:
