@@ -13,6 +13,7 @@ from var_pe.comparison.engine import (
     failure_of,
     held,
     own_environment,
+    own_first,
     plan_of,
 )
 from var_pe.comparison.study import Study, arms_of
@@ -54,6 +55,21 @@ def test_a_cell_that_was_stopped_stops_the_study_and_has_not_failed(plan):
         ended(plan, "raise SystemExit(143)")
     assert stopped.value.code == 143
     assert failure_of(plan, "a") is None
+
+
+def test_processes_of_a_launcher_begin_with_shares_of_their_own(plan, monkeypatch):
+    """In one order each would start a process for a cell only to find that another one has it."""
+    keys = ["a", "b", "c", "d", "e"]
+    assert own_first(keys) == keys
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "1")
+    assert own_first(keys) == ["b", "d", "a", "c", "e"]
+
+    ended = []
+    pool = Pool(plan, [sys.executable, "-c", "pass"], {}, jobs=1)
+    pool.run(["a", "b"], done=ended.append, skip=lambda key: key == "a")
+    assert ended == ["a", "b"]
+    assert not (plan.output / "cells" / "a.txt").exists()
 
 
 def test_an_error_keeps_its_sentence_and_a_bug_its_place(plan):

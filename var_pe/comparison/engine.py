@@ -293,14 +293,27 @@ def run_in_processes(plan: Plan, command: Sequence[str], jobs: int, *, retry: bo
                 if failure is not None:
                     raise Failed(f"{arm.name}: {failure}")
 
-        todo = [cell.key for cell in missing(plan, retry)]
+        todo = own_first([cell.key for cell in missing(plan, retry)])
         progress = Progress(plan, len(todo))
-        pool.run(todo, done=lambda key: progress.done_with_one())
+        pool.run(
+            todo,
+            done=lambda key: progress.done_with_one(),
+            skip=lambda key: result_of(plan, plan.cell(key)) is not None,
+        )
 
     # Cells that other processes have taken belong to the report, too.
     for cell in plan.cells:
         with held(plan, cell.key, wait=True):
             pass
+
+
+def own_first(keys: Sequence[str]) -> list[str]:
+    """The keys in the order in which this process of a launcher takes them: its share, then the others'."""
+    rank, world = (
+        int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"))
+    )
+    shares = [keys[start::world] for start in range(world)]
+    return [key for share in (*shares[rank:], *shares[:rank]) for key in share]
 
 
 def own_environment(study: Study) -> dict[str, str]:
@@ -332,12 +345,24 @@ class Pool:
         self.jobs = jobs
         self.running: dict[str, subprocess.Popen[bytes]] = {}
 
-    def run(self, keys: Sequence[str], done: Callable[[str], object]) -> None:
-        """A process for each key; `done(key)` is called after each that has ended."""
+    def run(
+        self,
+        keys: Sequence[str],
+        done: Callable[[str], object],
+        skip: Callable[[str], bool] = lambda key: False,
+    ) -> None:
+        """A process for each key; `done(key)` is called after each that has ended.
+
+        One that `skip(key)` says to be finished by then, by another call of the study, gets none.
+        """
         waiting = list(keys)
         while waiting or self.running:
             while waiting and len(self.running) < self.jobs:
-                self._start(waiting.pop(0))
+                key = waiting.pop(0)
+                if skip(key):
+                    done(key)
+                else:
+                    self._start(key)
 
             time.sleep(SECONDS_BETWEEN_LOOKS)
             for key, process in list(self.running.items()):
