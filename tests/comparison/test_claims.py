@@ -30,6 +30,13 @@ def test_learned_against_fixed_is_judged_by_the_primary_quantity():
     ] == "undecided"  # fmt: skip
 
 
+def test_a_claim_is_confirmed_by_all_comparisons_or_not_at_all():
+    """Better than one of two fixed codes is not better than fixed codes."""
+    arms = {"learned": losses(3.0, 0.0), "sinusoidal": losses(3.2), FIXED: losses(3.0005, 0.04)}
+    assert verdicts(results(**arms))["learned against fixed"] == "undecided"
+    assert verdicts(results(**arms | {FIXED: losses(3.2)}))["learned against fixed"] == "confirmed"
+
+
 def test_a_mixture_must_beat_its_parts_and_its_control():
     """Equal to a table that starts as the sinusoid, it is that start and no balance."""
     arms = {"learned": losses(3.0, 0.0), FIXED: losses(3.1), MIXED: losses(2.9, 0.002)}

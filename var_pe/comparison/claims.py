@@ -112,22 +112,22 @@ def plain_pairs(results: Results, mine: Part, theirs: Part) -> list[tuple[ArmEnt
 
 
 def by_sign(found: Sequence[Compared], claimed: float) -> Verdict:
-    """Refuted if all are equivalent or real differences all have the other sign than is claimed, confirmed if
-    they all have that one, else undecided."""
+    """Confirmed if all differences are real and have the claimed sign; refuted if all are equivalent, or some
+    are real and all of these have the other sign; else undecided."""
     if min(one.difference.count for one in found) < FEWEST_SEEDS:
         return "undecided"
     if all(one.is_equivalent for one in found):
         return "refuted"
-    real = {math.copysign(1, one.difference.mean * claimed) for one in found if one.is_real}
-    if real == {1.0}:
+    real = [math.copysign(1, one.difference.mean * claimed) for one in found if one.is_real]
+    if len(real) == len(found) and set(real) == {1.0}:
         return "confirmed"
-    return "refuted" if real == {-1.0} else "undecided"
+    return "refuted" if set(real) == {-1.0} else "undecided"
 
 
 BY_SIGN = (
-    "paired t over seeds, Holm over the comparisons of the row, 5 %: refuted if all comparisons are "
-    "equivalent within the study's margin or real differences all have the other sign than is claimed, "
-    "confirmed if they all have that one, else undecided, and always with fewer than three seeds"
+    "paired t over seeds, Holm over the comparisons of the row, 5 %: confirmed if all differences are real "
+    "and have the claimed sign; refuted if all are equivalent within the study's margin, or some are real and "
+    "all of these have the other sign; else undecided, and always with fewer than three seeds"
 )
 
 
