@@ -64,7 +64,7 @@ def arguments() -> argparse.Namespace:
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--run", type=given_path, metavar="DIR", help="a trained run")
     which.add_argument("--depth", type=int, help="VAR's shape: so many blocks and heads, width 64 times that")
-    add("--levels", type=int, nargs="+", default=VAR_LEVELS, help="with --depth: sides of the grids")
+    add("--levels", type=int, nargs="+", default=list(VAR_LEVELS), help="with --depth: sides of the grids")
     add("--codes", type=int, default=4096, help="with --depth: size of the codebook")
     add("--channels", type=int, default=160, help="with --depth: width of the tokenizer")
     add("--reference", type=given_path, metavar="DIR", help="a checkout of the public VAR repository")

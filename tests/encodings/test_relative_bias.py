@@ -462,7 +462,7 @@ def test_a_wide_radius_is_no_limit(make_vit, make_loud):
     [
         ("local(radius=0.5)", "radius must be at least 1 cell, got 0.5"),
         ("log_cpb(hidden=0)", "hidden is a whole number from 1 to 65536, got 0"),
-        ("relative_bias(shared=2)", "shared is a bool, got 2"),
+        ("relative_bias(shared=2)", "shared of relative_bias must be bool, got 2"),
     ],
 )
 def test_wrong_options_are_named(line, sentence):

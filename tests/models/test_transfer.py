@@ -324,7 +324,7 @@ def test_the_56_pixel_config_loads_and_differs_where_it_says(tmp_path):
     config = settings.load(Config, "fashion_vit_56.yaml")
     assert config.classifier == settings.load(Config, "fashion_vit.yaml").classifier
     assert ViTClassifier(image_size=(config.data.height, config.data.width)).pyramid.finest == (14, 14)
-    with pytest.raises(ValueError, match="layer_decay must be in"):
+    with pytest.raises(ValueError, match="layer_decay must be float, above 0"):
         ClassifierTraining(layer_decay=0.0)
     with pytest.raises(ValueError, match="resample must be one of"):
         ModelStart(resample="bicubik")

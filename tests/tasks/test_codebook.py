@@ -172,5 +172,5 @@ def test_distances_are_of_each_level():
 
 def test_restart_settings_out_of_range_are_refused():
     """below = 1 would restart half of the codes at every turn."""
-    with pytest.raises(ValueError, match="below must be in"):
+    with pytest.raises(ValueError, match="below must be float, above 0"):
         RestartConfig(below=1.0)

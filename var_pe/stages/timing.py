@@ -124,7 +124,9 @@ def shortened(config: Config, folder: Path, device: str, number: int = STEPS, lo
     images = training_images_and_classes(config)[0]
 
     def short(training: T) -> T:
-        steps = training.steps_for(images) if training.compile == "auto" else 0
+        # A stream has no length; which training needs steps of its own is said where it is planned.
+        counted = images is not None or training.steps > 0
+        steps = training.steps_for(images) if training.compile == "auto" and counted else 0
         return _shortened(training, chosen(training.compile, device, steps)[0], number, log_every)
 
     if not data.streaming:
