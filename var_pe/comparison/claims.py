@@ -126,8 +126,8 @@ def by_sign(found: Sequence[Compared], claimed: float) -> Verdict:
 
 BY_SIGN = (
     "paired t over seeds, Holm over the comparisons of the row, 5 %: confirmed if all differences are real "
-    "and have the claimed sign; refuted if all are equivalent within the study's margin, or some are real and "
-    "all of these have the other sign; else undecided, and always with fewer than three seeds"
+    "and have the claimed sign; refuted if all are equivalent within the study's margin, or some are real "
+    "and all of these have the other sign; else undecided, and always with fewer than three seeds"
 )
 
 
