@@ -1,6 +1,7 @@
 """A segmenter from its config to its scores: trained, resumed, started from a classifier, refused."""
 
 import json
+import os
 import shutil
 
 import numpy as np
@@ -98,7 +99,10 @@ def test_a_folder_with_masks_is_trained_on(tmp_path):
     assert "decoder transformer: on maps of 1 pixels a cell, 4 wide; 2 pixels a cell" in said
     assert train_segmenter(config, Accelerator()).config["num_classes"] == 2
 
-    Image.new("L", (18, 20), 7).save(tmp_path / "set" / "test" / "masks" / "0.png")
+    # A changed file is known by its size and the second of its change.
+    changed = tmp_path / "set" / "test" / "masks" / "0.png"
+    Image.new("L", (18, 20), 7).save(changed)
+    os.utime(changed, (0, changed.stat().st_mtime + 60))
     for _ in range(2):
         with pytest.raises(ValueError, match=r"mask .*0.png has the value 7, but the 2 classes are 0 to 1"):
             plan(config)

@@ -6,16 +6,12 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-import matplotlib
 import numpy as np
-from matplotlib.ft2font import FT2Font
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 Pixels = NDArray[np.uint8]  # (rows, columns, 1 or 3)
 
-# matplotlib's own font, which knows the letters of most alphabets and is the same on every machine
-FONT = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf"
 TEXT, TITLE = 11, 13  # pixels of a letter's height
 
 SIDE = 96  # pixels that the longer side of a picture should have: smaller ones are enlarged
@@ -118,15 +114,28 @@ def _enlarged(picture: Pixels, factor: int) -> Image.Image:
 # ------------------------------------------------------------------------------------------- text
 
 
+# What only plans does not draw, and should not hold matplotlib in memory: it is imported where it is used.
+
+
+@cache
+def _file_of_font() -> str:
+    """matplotlib's own font, which knows the letters of most alphabets and is the same on every machine."""
+    import matplotlib
+
+    return str(Path(matplotlib.get_data_path()) / "fonts" / "ttf" / "DejaVuSans.ttf")
+
+
 @cache
 def _font(size: int) -> ImageFont.FreeTypeFont:
-    return ImageFont.truetype(str(FONT), size)
+    return ImageFont.truetype(_file_of_font(), size)
 
 
 @cache
 def _known() -> frozenset[int]:
     """The signs that the font can write."""
-    return frozenset(FT2Font(str(FONT)).get_charmap())
+    from matplotlib.ft2font import FT2Font
+
+    return frozenset(FT2Font(_file_of_font()).get_charmap())
 
 
 def _line(size: int) -> int:
