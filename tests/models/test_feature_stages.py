@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from var_pe.models.efficientnet_lite import EfficientNetLite, fold_norms
+from var_pe.models.efficientnet_lite import EfficientNetLite, SameConv2d, fold_norms
 from var_pe.models.feature_stages import ClassifierStages, LiteStages, VGG16Stages
 
 
@@ -82,3 +82,14 @@ def test_vgg16_has_the_layers_of_torchvision():
         x = layer(x)
     for found, map in zip(ours(pictures), wanted, strict=True):
         torch.testing.assert_close(found, map)
+
+
+@pytest.mark.parametrize(("stride", "needed"), [(1, torch.bfloat16), (2, torch.float32)])
+def test_strided_filters_of_single_channels_stay_out_of_bf16(stride, needed):
+    """On processors their gradient would take a hundred times as long."""
+    torch.manual_seed(0)
+    convolution = SameConv2d(8, 8, 3, stride, groups=8).requires_grad_(False)
+    pictures = torch.randn(2, 8, 6, 6)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert convolution(pictures).dtype == torch.bfloat16
+        assert convolution(pictures.requires_grad_()).dtype == needed
