@@ -34,14 +34,19 @@ def tokens(pyramid: Pyramid = LADDER, dim: int = 8) -> Tensor:
     return torch.randn(2, pyramid.num_tokens, dim, generator=torch.Generator().manual_seed(0))
 
 
-def test_it_is_torch_s_depthwise_convolution_plus_identity():
-    encoding, x_BLC = built("peg"), tokens()
-    conv = torch.nn.Conv2d(8, 8, 3, padding=1, groups=8, bias=False)
-    conv.weight.data = encoding.kernel3_NC1kk[0].data
+@pytest.mark.parametrize("line", [*LINES, "pyramid_peg(kernels=(1, 3, 4))"])
+def test_it_is_the_sum_of_torch_s_depthwise_convolutions_plus_identity(line):
+    """One convolution does it, by a kernel that is the sum of all."""
+    encoding, x_BLC = built(line), tokens()
     expected = []
-    for span, (h, w) in zip(LADDER.spans, LADDER.grids, strict=True):
-        map_BChw = x_BLC[:, span].transpose(1, 2).reshape(2, 8, h, w)
-        expected.append((map_BChw + conv(map_BChw)).flatten(2).transpose(1, 2))
+    for span, grid in zip(LADDER.spans, LADDER.grids, strict=True):
+        map_BChw = x_BLC[:, span].transpose(1, 2).unflatten(2, grid)
+        total_BChw = map_BChw
+        for kernel in encoding.kernels:
+            weight_C1kk = getattr(encoding, f"kernel{kernel}_NC1kk")[0].detach()
+            # Its "same" padding puts the odd zero of an even kernel last, as the docstring has it.
+            total_BChw = total_BChw + F.conv2d(map_BChw, weight_C1kk, padding="same", groups=8)
+        expected.append(total_BChw.flatten(2).transpose(1, 2))
     torch.testing.assert_close(refined(encoding, x_BLC), torch.cat(expected, 1))
 
 
