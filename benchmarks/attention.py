@@ -136,6 +136,7 @@ def candidates(case: Case, device: str, scores: int) -> dict[str, Candidate]:
     usual = coarse_levels(tokens_K)
     for coarse in sorted({max(1, usual - 2), usual, min(len(tokens_K) - 1, usual + 1)}):
         found[f"slices, {sum(tokens_K[:coarse])} coarse"] = Candidate("slices", coarse)
+    found[f"products, {sum(tokens_K[:usual])} coarse"] = Candidate("products", usual)
 
     # FlexAttention has no gradient on processors, and a bias would have to be a function of two tokens.
     if not case.has_bias and (device == "cuda" or not case.needs_grad):

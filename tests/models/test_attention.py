@@ -10,6 +10,7 @@ from torch.nn.attention.flex_attention import flex_attention
 
 from var_pe.encodings import build_encoding
 from var_pe.models.attention import (
+    BY_PARTS,
     TABLE,
     all_levels,
     attend,
@@ -19,6 +20,7 @@ from var_pe.models.attention import (
     served_by,
 )
 from var_pe.models.initialisation import initialise
+from var_pe.models.products import AT_A_TIME, by_products, by_products_anew
 from var_pe.pyramid import Pyramid
 
 # VAR's own levels for images of 256, 512 and 1024 pixels
@@ -64,7 +66,9 @@ def dense(
 
 
 @pytest.mark.parametrize(
-    ("kernel", "before"), [("plain", None), ("fused", None), ("slices", None), ("fused", 1), ("slices", 1)]
+    ("kernel", "before"),
+    [(kernel, None) for kernel in ("plain", "products", "fused", "slices")]
+    + [("products", 1), ("fused", 1), ("slices", 1)],
 )
 @pytest.mark.parametrize("levels", PYRAMIDS, ids=str)
 @pytest.mark.parametrize("line", ["none", EVERYTHING])
@@ -105,10 +109,11 @@ def test_training_in_slices_is_training_under_the_mask(line, levels, make_genera
     pyramid = model.pyramid
     inputs_BLZ = torch.randn(2, pyramid.num_tokens - pyramid.spans[0].stop, 4, dtype=torch.float64)
     results = []
-    for kernel in ("plain", "slices"):
+    for kernel in ("plain", "products", "slices"):
         with served_by(kernel):
             results.append(passed(model, (torch.tensor([0, 3]), inputs_BLZ)))
-    torch.testing.assert_close(*results, atol=1e-5, rtol=1e-4)
+    for anew in results[1:]:
+        torch.testing.assert_close(anew, results[0], atol=1e-5, rtol=1e-4)
 
 
 @pytest.mark.parametrize("prefix", [{}, {"pool": "class_token", "registers": 2}], ids=["patches", "prefix"])
@@ -117,10 +122,11 @@ def test_a_vit_whose_scores_are_computed_anew_learns_the_same(line, prefix, make
     model = make_loud(make_vit(line, **prefix)).double()
     images_BCHW = torch.randn(2, 3, 8, 12, dtype=torch.float64)
     results = []
-    for kernel in ("plain", "slices"):
+    for kernel in ("plain", "products", "slices"):
         with served_by(kernel):
             results.append(passed(model, (images_BCHW,)))
-    torch.testing.assert_close(*results, atol=1e-5, rtol=1e-4)
+    for anew in results[1:]:
+        torch.testing.assert_close(anew, results[0], atol=1e-5, rtol=1e-4)
 
 
 def test_no_mask_or_bias_of_all_pairs_is_made(monkeypatch):
@@ -166,8 +172,8 @@ def test_a_quarter_of_the_tokens_at_most_shares_the_masked_call(tokens_K, coarse
     [
         ("cpu", torch.bfloat16, 30, True, False, "plain"),
         ("cpu", torch.bfloat16, 130, True, False, "plain"),
-        ("cpu", torch.bfloat16, 680, True, False, "slices"),
-        ("cpu", torch.float32, 30, True, False, "fused"),
+        ("cpu", torch.bfloat16, 680, True, False, "products"),
+        ("cpu", torch.float32, 30, True, False, "plain"),
         ("cpu", torch.float32, 130, True, True, "plain"),
         ("cpu", torch.float32, 130, True, False, "fused"),
         ("cpu", torch.float32, 2240, True, True, "slices"),
@@ -187,9 +193,9 @@ def test_every_kind_of_call_has_a_kernel():
         for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.float64):
             for grad in (False, True):
                 for bias in (False, True):
-                    assert kernel_for(device, dtype, 1, 10**5, grad, bias) in ("slices", "flex")
-    assert all(served.beyond == "slices" for (device, *_), served in TABLE.items() if device == "cpu")
-    assert all(served.beyond == "slices" for (*_, bias), served in TABLE.items() if bias)
+                    assert kernel_for(device, dtype, 1, 10**5, grad, bias) in BY_PARTS
+    assert all(served.beyond != "flex" for (device, *_), served in TABLE.items() if device == "cpu")
+    assert all(served.beyond != "flex" for (*_, bias), served in TABLE.items() if bias)
 
 
 @torch.no_grad()
@@ -217,6 +223,24 @@ def test_a_model_under_flex_attention_gives_the_same(make_generator, make_loud):
         assert not torch.allclose(model.train()(*given), expected_BLV, atol=1e-2)
 
 
+def test_products_of_many_heads_are_those_of_each():
+    """More heads than are worked on at a time; one query may look nowhere, and gets numbers all the same."""
+    heads, length = 2 + AT_A_TIME // 150**2, 150
+    generator = torch.Generator().manual_seed(0)
+    qkvw_4BHLD = torch.randn(4, 1, heads, length, 4, generator=generator, dtype=torch.float64)
+    visible_LL = torch.rand(length, length, generator=generator) < 0.5
+    visible_LL[3] = False
+
+    found = []
+    for attention in (by_products_anew, by_products):
+        qkv_3BHLD = qkvw_4BHLD[:3].clone().requires_grad_()
+        y_BHLD = attention(*qkv_3BHLD, visible_LL, 0.7)
+        (y_BHLD * qkvw_4BHLD[3]).sum().backward()
+        found.append((y_BHLD.detach(), qkv_3BHLD.grad))
+    assert found[0][0].isfinite().all()
+    torch.testing.assert_close(*found)
+
+
 def kept(make_generator, line: str, sides: tuple[int, ...], depth: int) -> int:
     """Bytes that autograd keeps of a forward pass, each stretch of memory once."""
     model = make_generator(line, sides, depth=depth, dim=16, num_heads=2).train()
@@ -233,13 +257,15 @@ def kept(make_generator, line: str, sides: tuple[int, ...], depth: int) -> int:
     return sum(stretches.values())
 
 
+@pytest.mark.parametrize("kernel", ["slices", "products"])
 @pytest.mark.parametrize("line", ["none", "relative_bias", "alibi + local"])
-def test_a_block_keeps_memory_that_grows_with_the_tokens(line, make_generator):
+def test_a_block_keeps_memory_that_grows_with_the_tokens(line, kernel, make_generator):
     """At most 3.3 times for 3.3 times the tokens; with scores of all pairs it would be 10.9 times."""
     found = {}
     for length in (680, 2240):
-        of_two = kept(make_generator, line, LADDERS[length], depth=2)
-        found[length] = kept(make_generator, line, LADDERS[length], depth=3) - of_two
+        with served_by(kernel):
+            of_two = kept(make_generator, line, LADDERS[length], depth=2)
+            found[length] = kept(make_generator, line, LADDERS[length], depth=3) - of_two
     assert found[2240] / found[680] < 3.6
 
 
@@ -247,7 +273,7 @@ def test_dropout_in_attention_drops_under_every_kernel(make_generator, make_loud
     """The kernels that cannot are replaced; with it, two passes differ."""
     model = make_loud(make_generator("alibi", dropout=0.5)).train()
     given = (torch.tensor([0, 3]), torch.randn(2, 29, 4))
-    for kernel in ("plain", "fused", "slices", "flex"):
+    for kernel in ("plain", "products", "fused", "slices", "flex"):
         with served_by(kernel):
             first, second = model(*given), model(*given)
             second.sum().backward()

@@ -115,7 +115,7 @@ def test_nor_does_a_classifier_s_plan(tmp_path):
         ),
         (
             ["tokenizer.levels=[1,2,3,4,5,6,8,10,13,16]", "data.height=128", "data.width=128"],
-            "680 tokens on cpu by the fused kernel on slices, 4 calls a layer",
+            "680 tokens on cpu by products on slices, computed twice, 4 calls a layer",
         ),
         (
             # 155^2 + 100 * 255 + 169 * 424 + 256 * 680 pairs, 4 bytes for each of 6 heads
@@ -125,7 +125,7 @@ def test_nor_does_a_classifier_s_plan(tmp_path):
                 "data.width=128",
                 "generator.encoding=learned + relative_bias",
             ],
-            "680 tokens on cpu by the fused kernel on slices, 4 calls a layer; a bias of at most 7.09 MB, "
+            "680 tokens on cpu by products on slices, computed twice, 4 calls a layer; a bias of at most 7.09 MB, "
             "held for one layer at a time or once for all",
         ),
     ],

@@ -5,7 +5,7 @@ many, no L x L mask need exist, and a fine level is a call without any mask, as 
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import accumulate
@@ -15,21 +15,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import checkpoint
 
 from var_pe.encodings import PositionEncoding
 from var_pe.encodings.base import Context
+from var_pe.models.products import by_products, by_products_anew
 from var_pe.pyramid import Grid, Positions, positions_on
 
 if TYPE_CHECKING:
     from torch.nn.attention.flex_attention import BlockMask
 
 # plain: products and a softmax, one call that keeps Lq x Lk numbers for each head and image.
+# products: as slices, but each by products and a softmax that are computed anew in the backward pass.
 # fused: one call of torch's fused kernels, with the mask if there is one.
 # slices: one fused call for the coarse levels, with their mask, and one for each other level, without.
 # flex: FlexAttention, a compiled call that passes over what a mask of levels hides; its gradient needs CUDA.
-Kernel = Literal["plain", "fused", "slices", "flex"]
+Kernel = Literal["plain", "products", "fused", "slices", "flex"]
+# those that cut a pass over several levels into parts
+BY_PARTS = ("products", "slices", "flex")
 
 
 @dataclass(frozen=True)
@@ -48,12 +51,12 @@ class Served:
 TABLE = {
     ("cpu", False, False, False): Served(plain=0, fused=128),
     ("cpu", False, False, True): Served(plain=0, fused=128),
-    ("cpu", False, True, False): Served(plain=0, fused=512),
+    ("cpu", False, True, False): Served(plain=64, fused=512),
     ("cpu", False, True, True): Served(plain=256, fused=256),
-    ("cpu", True, False, False): Served(plain=0, fused=128),
+    ("cpu", True, False, False): Served(plain=0, fused=64, beyond="products"),
     ("cpu", True, False, True): Served(plain=0, fused=128),
-    ("cpu", True, True, False): Served(plain=130, fused=512),
-    ("cpu", True, True, True): Served(plain=256, fused=256),
+    ("cpu", True, True, False): Served(plain=160, fused=160, beyond="products"),
+    ("cpu", True, True, True): Served(plain=256, fused=256, beyond="products"),
     ("cuda", False, False, False): Served(plain=0, fused=64),
     ("cuda", False, False, True): Served(plain=0, fused=64),
     ("cuda", False, True, False): Served(plain=0, fused=1024),
@@ -70,7 +73,7 @@ def kernel_for(
 ) -> Kernel:
     """The kernel for so many queries and keys on a device ("cpu"; all others are taken for "cuda").
 
-    Slices of a bias that need gradients are computed anew in the backward pass: no layer keeps its scores.
+    Parts with a bias that need gradients are computed anew in the backward pass: no layer keeps its scores.
     """
     served = TABLE["cpu" if device == "cpu" else "cuda", dtype.itemsize == 2, needs_grad, has_bias]
     if max(query_length, key_length) <= served.plain:
@@ -224,10 +227,11 @@ class PositionContext(Generic[Context]):
         if added is None:
             return there.visible_QK
 
-        added = F.pad(added, (self.prefix, 0, self.prefix, 0))
-        if there.visible_QK is not None:
-            added = added.masked_fill(~there.visible_QK, float("-inf"))
-        return added.to(dtype)
+        added = F.pad(added, (self.prefix, 0, self.prefix, 0)).to(dtype)
+        if there.visible_QK is None:
+            return added
+        # The least number: minus infinity in all of a row would have no softmax.
+        return added.masked_fill(~there.visible_QK, torch.finfo(dtype).min)
 
     def calls(self, queries: int, keys: int) -> tuple[Part[Context], ...]:
         """The parts that a pass of so many queries and keys is cut into; all of it, if it is not."""
@@ -247,7 +251,7 @@ def all_levels(
     coarser levels are seen, the nearest ones; None: all.
     """
     context = encoding.prepare(positions)
-    if kernel not in ("slices", "flex"):
+    if kernel not in BY_PARTS:
         return PositionContext(encoding, context, context, visible(positions, before))
 
     parts = parts_of(encoding, context, positions, coarse, before)
@@ -381,9 +385,17 @@ def attend_part(
 
     # Not a closure: a compiled block would be compiled anew for every layer number that one holds.
     given = (q_BHQD, k_BHKD, v_BHKD, position_context, part, layer, kernel, dropout, scale)
-    if kernel == "slices" and has_bias and needs_grad:
+    if needs_grad and by_parts_with_scores(kernel, position_context, part, dropout):
         return checkpoint(_call, *given, use_reentrant=False, preserve_rng_state=dropout > 0)
     return _call(*given)
+
+
+def by_parts_with_scores(kernel: Kernel, context: PositionContext, part: Part, dropout: float) -> bool:
+    """Whether a kernel that keeps no scores otherwise would keep them: the call is then computed anew."""
+    if kernel == "products":
+        of_each_image = part.visible_QK is not None and part.visible_QK.dim() > 2
+        return context.encoding.adds_to_scores or of_each_image or dropout > 0
+    return kernel == "slices" and context.encoding.adds_to_scores
 
 
 def _call(
@@ -401,10 +413,14 @@ def _call(
     if position_context.encoding.uses("products"):
         compared = (q_BHQD * (q_BHQD.shape[-1] ** -0.5 if scale is None else scale), k_BHKD)
     mask = position_context.mask(layer, q_BHQD.dtype, part, compared)
-    with sdpa_kernel(SDPBackend.MATH) if kernel == "plain" else nullcontext():
-        return F.scaled_dot_product_attention(
-            q_BHQD, k_BHKD, v_BHKD, attn_mask=mask, dropout_p=dropout, scale=scale
-        )
+    if kernel in ("plain", "products"):
+        factor = q_BHQD.shape[-1] ** -0.5 if scale is None else scale
+        if kernel == "plain" or by_parts_with_scores(kernel, position_context, part, dropout):
+            return by_products(q_BHQD, k_BHKD, v_BHKD, mask, factor, dropout)
+        return by_products_anew(q_BHQD, k_BHKD, v_BHKD, mask, factor)
+    return F.scaled_dot_product_attention(
+        q_BHQD, k_BHKD, v_BHKD, attn_mask=mask, dropout_p=dropout, scale=scale
+    )
 
 
 def seen_tokens(x_BHLD: Tensor, starts: Sequence[int], stops: Sequence[int]) -> tuple[Tensor, ...]:

@@ -17,7 +17,7 @@ from var_pe.data.streams import open_stream
 from var_pe.encodings import PositionEncoding
 from var_pe.encodings.base import HOOKS
 from var_pe.encodings.machinery.compose import Composed
-from var_pe.models.attention import first_seen, kernel_for, levels_of_parts
+from var_pe.models.attention import BY_PARTS, first_seen, kernel_for, levels_of_parts
 from var_pe.models.dense.detector import Detector
 from var_pe.models.dense.segmenter import Segmenter
 from var_pe.models.hierarchy.attention import divisions_of
@@ -53,6 +53,7 @@ LEADS_TO = "# What these settings lead to"
 
 KERNELS = {
     "plain": "plain products",
+    "products": "products on slices, computed twice",
     "fused": "the fused kernel",
     "slices": "the fused kernel on slices",
     "flex": "FlexAttention",
@@ -328,7 +329,7 @@ def _attention(
 
     # How many of the scores are worked out: all, or those of each call
     number, pairs = 1, tokens**2
-    if kernel == "slices" and not prefix:
+    if kernel in BY_PARTS and not prefix:
         tokens_K = [h * w for h, w in pyramid.grids]
         calls = levels_of_parts(tokens_K)
         number = len(calls)
@@ -340,7 +341,7 @@ def _attention(
     if kernel == "plain":
         said += f"; each layer keeps {size(heads * pairs * dtype.itemsize)} of scores an image"
     if has_bias:
-        kept = "held for one layer at a time or once for all" if kernel == "slices" else "held by each layer"
+        kept = "held for one layer at a time or once for all" if kernel in BY_PARTS else "held by each layer"
         each = " for each image" if encoding.uses("products") else ""
         said += f"; a bias of at most {size(heads * pairs * 4)}{each}, {kept}"
     return said

@@ -1,0 +1,112 @@
+"""Attention as products and a softmax, in the type of its numbers.
+
+On processors torch's own attention makes poor use of bf16: where it is not fused it converts all to float32,
+and where it is, its backward pass takes long (docs/speed.md). Letters: `N` heads of all images, `Q` queries,
+`K` keys, `D` the width of a head.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+# Scores that are worked on at a time, of as many heads as fit: they stay in the cache of a core.
+AT_A_TIME = 1 << 20
+
+
+def by_products(
+    q_BHQD: Tensor, k_BHKD: Tensor, v_BHKD: Tensor, mask: Tensor | None, scale: float, dropout: float = 0.0
+) -> Tensor:
+    """`softmax(scale q k^T + mask) v`, (B, H, Q, D); autograd keeps the softmax, (B, H, Q, K).
+
+    `mask` is as SDPA takes it: True where a query may look, or what is added to scores, with any gradient.
+    """
+    batch, heads = q_BHQD.shape[:2]
+    q_NQD, k_NKD, v_NKD = (x_BHLD.flatten(0, 1) for x_BHLD in (q_BHQD, k_BHKD, v_BHKD))
+    if mask is not None and mask.dtype == torch.bool:
+        mask = as_scores(mask, q_BHQD.dtype)
+
+    if mask is None or mask.dim() == 2:
+        scores_NQK = scores(q_NQD, k_NKD, mask, scale)
+    else:
+        scores_NQK = (scores(q_NQD, k_NKD, None, scale).unflatten(0, (batch, heads)) + mask).flatten(0, 1)
+    weights_NQK = scores_NQK.softmax(-1)
+    if dropout:
+        weights_NQK = F.dropout(weights_NQK, dropout)
+    return (weights_NQK @ v_NKD).unflatten(0, (batch, heads))
+
+
+def by_products_anew(
+    q_BHQD: Tensor, k_BHKD: Tensor, v_BHKD: Tensor, visible_QK: Tensor | None, scale: float
+) -> Tensor:
+    """The same, but a few heads at a time, and the backward pass computes the softmax anew.
+
+    So what is kept grows with Q + K. `visible_QK` is True where a query may look; None: everywhere.
+    """
+    hidden_QK = None if visible_QK is None else as_scores(visible_QK, q_BHQD.dtype)
+    y_NQD: Tensor = _Anew.apply(
+        q_BHQD.flatten(0, 1), k_BHKD.flatten(0, 1), v_BHKD.flatten(0, 1), hidden_QK, scale
+    )
+    return y_NQD.unflatten(0, q_BHQD.shape[:2])
+
+
+def as_scores(visible: Tensor, dtype: torch.dtype) -> Tensor:
+    """What is added to scores so that a query looks where it may.
+
+    The least number, not minus infinity, which would give a query that may look nowhere no number at all.
+    """
+    return torch.zeros_like(visible, dtype=dtype).masked_fill(~visible, torch.finfo(dtype).min)
+
+
+def scores(q_NQD: Tensor, k_NKD: Tensor, added_QK: Tensor | None, scale: float) -> Tensor:
+    """`scale q k^T`, and what is added to it, rounded once."""
+    if added_QK is None:
+        return torch.baddbmm(q_NQD.new_zeros(()), q_NQD, k_NKD.mT, beta=0, alpha=scale)
+    return torch.baddbmm(added_QK, q_NQD, k_NKD.mT, alpha=scale)
+
+
+class _Anew(torch.autograd.Function):
+    """Attention that keeps queries, keys and values alone."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, q_NQD: Tensor, k_NKD: Tensor, v_NKD: Tensor, hidden_QK: Tensor | None, scale: float
+    ) -> Tensor:
+        ctx.save_for_backward(q_NQD, k_NKD, v_NKD, hidden_QK)
+        ctx.scale = scale
+
+        found = []
+        for heads in few_heads(q_NQD, k_NKD):
+            weights_nQK = scores(q_NQD[heads], k_NKD[heads], hidden_QK, scale).softmax(-1)
+            found.append(weights_nQK @ v_NKD[heads])
+        return torch.cat(found)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_NQD: Tensor) -> tuple[Tensor | None, ...]:
+        q_NQD, k_NKD, v_NKD, hidden_QK = ctx.saved_tensors
+
+        of_q, of_k, of_v = [], [], []
+        for heads in few_heads(q_NQD, k_NKD):
+            weights_nQK = scores(q_NQD[heads], k_NKD[heads], hidden_QK, ctx.scale).softmax(-1)
+            of_v.append(weights_nQK.mT @ grad_NQD[heads])
+
+            of_weights_nQK = grad_NQD[heads] @ v_NKD[heads].mT
+            of_scores_nQK = torch.ops.aten._softmax_backward_data(
+                of_weights_nQK, weights_nQK, -1, weights_nQK.dtype
+            )
+            of_q.append(scores(of_scores_nQK, k_NKD[heads].mT, None, ctx.scale))
+            of_k.append(scores(of_scores_nQK.mT, q_NQD[heads].mT, None, ctx.scale))
+        return torch.cat(of_q), torch.cat(of_k), torch.cat(of_v), None, None
+
+
+def few_heads(q_NQD: Tensor, k_NKD: Tensor) -> Iterator[slice]:
+    """Which heads are worked on together; in a compiled block all are, since it would be a graph for each."""
+    together = max(1, AT_A_TIME // (q_NQD.shape[1] * k_NKD.shape[1]))
+    if torch.compiler.is_compiling():
+        together = len(q_NQD)
+    for first in range(0, len(q_NQD), together):
+        yield slice(first, first + together)
