@@ -125,8 +125,8 @@ def test_nor_does_a_classifier_s_plan(tmp_path):
                 "data.width=128",
                 "generator.encoding=learned + relative_bias",
             ],
-            "680 tokens on cpu by products on slices, computed twice, 4 calls a layer; a bias of at most 7.09 MB, "
-            "held for one layer at a time or once for all",
+            "680 tokens on cpu by products on slices, computed twice, 4 calls a layer; a bias of at most "
+            "7.09 MB, held for one layer at a time or once for all",
         ),
     ],
     ids=["short", "long", "bias"],
