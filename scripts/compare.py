@@ -50,8 +50,7 @@ from var_pe.settings.command_line import (
     parse_arguments,
 )
 from var_pe.settings.fields import Positive
-from var_pe.settings.files import CONFIGS
-from var_pe.settings.loading import load
+from var_pe.settings.loading import CONFIGS, load
 from var_pe.stages.config import Config
 from var_pe.stages.session import exit_with_sentence, session
 from var_pe.training.config import TrainingConfig

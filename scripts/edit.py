@@ -25,7 +25,7 @@ from var_pe.sampling.pipeline import VARPipelineOutput
 from var_pe.sampling.png import write_png
 from var_pe.sampling.sheets import write_sheet
 from var_pe.seeding import generator_for
-from var_pe.settings.command_line import check_options, given_path, parse_arguments
+from var_pe.settings.command_line import RUN, check_options, given_path, parse_arguments
 from var_pe.settings.fields import NonNegative, Positive, Share
 from var_pe.stages.config import Config
 from var_pe.stages.draw import class_in_words, load_pipeline
@@ -67,7 +67,12 @@ def options(parser: argparse.ArgumentParser) -> None:
 @exit_with_sentence()
 def main() -> None:
     config, arguments = parse_arguments(
-        None, description=__doc__ or "", schema=Config, extra=options, runs=True, used_settings=USED_SETTINGS
+        None,
+        description=__doc__ or "",
+        schema=Config,
+        extra=options,
+        instead=(RUN,),
+        used_settings=USED_SETTINGS,
     )
     check_options(arguments, each=Positive, strength=Share, margins=list[NonNegative])
 

@@ -21,7 +21,7 @@ from accelerate import Accelerator
 from var_pe.files import check_writable
 from var_pe.resampling.conventions import CONVENTIONS, DEFAULT_CONVENTION
 from var_pe.settings import differences
-from var_pe.settings.command_line import FOLDERS, given_path, parse_arguments, refuse_unused
+from var_pe.settings.command_line import FOLDERS, RUN, given_path, parse_arguments, refuse_unused
 from var_pe.stages.config import Config
 from var_pe.stages.draw import draw_folder, load_pipeline, sampling_of
 from var_pe.stages.drawn_images import pictures_in
@@ -100,7 +100,7 @@ def main() -> None:
         description=__doc__ or "",
         schema=Config,
         extra=options,
-        runs=True,
+        instead=(RUN,),
         used_settings=USED_SETTINGS["generator"],
     )
 

@@ -32,7 +32,7 @@ from var_pe.sampling.config import SamplingConfig
 from var_pe.sampling.drawing import drawn
 from var_pe.sampling.likelihood import check_same_classes
 from var_pe.sampling.pipeline import VARPipeline
-from var_pe.settings.command_line import check_options, given_path, parse_arguments
+from var_pe.settings.command_line import RUN, check_options, given_path, parse_arguments
 from var_pe.settings.fields import Positive
 from var_pe.stages.config import Config
 from var_pe.stages.draw import load_pipeline, weights_of
@@ -72,8 +72,7 @@ def main() -> None:
         description=__doc__ or "",
         schema=Config,
         extra=options,
-        runs=True,
-        instead=PIPELINE,
+        instead=(RUN, PIPELINE),
         used_settings=USED_SETTINGS,
     )
     check_options(given, images=Positive, batch=Positive)

@@ -15,7 +15,7 @@ from var_pe.files import check_writable, write_json
 from var_pe.processes import Processes
 from var_pe.progress import Counter
 from var_pe.sampling.likelihood import Bits, Likelihood, bits_of_set, check_same_classes, summarised
-from var_pe.settings.command_line import check_options, given_path, parse_arguments
+from var_pe.settings.command_line import RUN, check_options, given_path, parse_arguments
 from var_pe.settings.fields import Positive
 from var_pe.stages.config import Config
 from var_pe.stages.draw import load_pipeline, weights_of
@@ -36,7 +36,12 @@ def options(parser: argparse.ArgumentParser) -> None:
 @exit_with_sentence()
 def main() -> None:
     config, arguments = parse_arguments(
-        None, description=__doc__ or "", schema=Config, extra=options, runs=True, used_settings=USED_SETTINGS
+        None,
+        description=__doc__ or "",
+        schema=Config,
+        extra=options,
+        instead=(RUN,),
+        used_settings=USED_SETTINGS,
     )
     check_options(arguments, images=Positive, batch=Positive)
     path = arguments.output or Path(config.run) / "likelihood.json"

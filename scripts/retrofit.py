@@ -20,7 +20,7 @@ from var_pe.models.generator import GeneratorConfig, VARTransformer
 from var_pe.models.tokenizer import TokenizerConfig, VQTokenizer
 from var_pe.models.transfer import Retrofit
 from var_pe.models.vit import ClassifierConfig, ViTClassifier
-from var_pe.settings.command_line import check_options, given_path, parse_arguments
+from var_pe.settings.command_line import RUN, check_options, given_path, parse_arguments
 from var_pe.settings.fields import Positive
 from var_pe.stages.config import Config
 from var_pe.stages.models import described_model, find_tokenizer
@@ -87,7 +87,7 @@ def settings_of(model: SavedModel, section: type) -> dict[str, Any]:
 @exit_with_sentence()
 def main() -> None:
     config, arguments = parse_arguments(
-        None, description=__doc__ or "", schema=Config, extra=options, runs=True
+        None, description=__doc__ or "", schema=Config, extra=options, instead=(RUN,)
     )
     check_options(arguments, steps=Positive)
     if (arguments.run is None) == (arguments.model is None):

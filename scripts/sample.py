@@ -16,7 +16,7 @@ from var_pe.sampling.card import publish, save_with_card
 from var_pe.sampling.pipeline import VARPipeline
 from var_pe.sampling.saved import check_free
 from var_pe.sampling.sheets import write_levels
-from var_pe.settings.command_line import check_options, given_path, parse_arguments
+from var_pe.settings.command_line import RUN, check_options, given_path, parse_arguments
 from var_pe.settings.fields import Positive
 from var_pe.stages.config import Config
 from var_pe.stages.draw import class_in_words, draw_folder, load_pipeline
@@ -80,8 +80,7 @@ def main() -> None:
         description=__doc__ or "",
         schema=Config,
         extra=options,
-        runs=True,
-        instead=PIPELINE,
+        instead=(RUN, PIPELINE),
         used_settings=USED_SETTINGS,
     )
 

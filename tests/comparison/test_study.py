@@ -7,8 +7,7 @@ import pytest
 
 from var_pe import settings
 from var_pe.comparison.study import Study, arms_of, cells_of
-from var_pe.settings.files import CONFIGS
-from var_pe.settings.loading import differences
+from var_pe.settings.loading import CONFIGS, differences
 
 SHAPES = {"config": "shapes_learned.yaml", "output": "out/study"}
 

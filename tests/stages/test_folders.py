@@ -17,7 +17,7 @@ from var_pe.stages.draw import load_pipeline
 from var_pe.stages.models import load_tokenizer
 
 LIST = "evaluation.features"
-PATHS = [key for key, node in all_settings(Config) if facts_of(node).get("is_a_path") and key != LIST]
+PATHS = [key for key, node in all_settings(Config).items() if facts_of(node).get("is_a_path") and key != LIST]
 
 
 def test_every_setting_that_names_a_path_is_one():
@@ -50,7 +50,7 @@ def test_options_know_the_home_folder(monkeypatch, tmp_path):
     assert given_path("~/x") == tmp_path / "x"
     (tmp_path / "x").mkdir()
     (tmp_path / "x" / "config.yaml").write_text(settings.to_yaml(a_config()))
-    config, arguments = parse_arguments(["--run=~/x"], description="", schema=Config, runs=True)
+    config, arguments = parse_arguments(["--run=~/x"], description="", schema=Config, instead=("--run",))
     assert config.run == arguments.run == f"{tmp_path}/x"
 
     (tmp_path / "mine.yaml").write_text(yaml.dump({"base": "~/x/config.yaml"}))
@@ -77,7 +77,7 @@ def made(tmp_path, monkeypatch):
 
 
 def opened(run):
-    config, _ = parse_arguments(["--run", str(run)], description="", schema=Config, runs=True)
+    config, _ = parse_arguments(["--run", str(run)], description="", schema=Config, instead=("--run",))
     return load_pipeline(config)
 
 
@@ -97,12 +97,12 @@ def test_a_run_is_found_wherever_it_is(made, monkeypatch, capsys):
         ["--run", "there/mine", f"tokenizer_run={made}/elsewhere/tokenizer"],
         description="",
         schema=Config,
-        runs=True,
+        instead=("--run",),
     )
     load_tokenizer(config)
 
     with pytest.raises(SystemExit):
-        parse_arguments(["--run", "runs/mine"], description="", schema=Config, runs=True)
+        parse_arguments(["--run", "runs/mine"], description="", schema=Config, instead=("--run",))
     said = capsys.readouterr().err
     assert "--run runs/mine is not the folder of a run" in said
     assert f"no {Path('runs/mine/config.yaml').absolute()}" in said

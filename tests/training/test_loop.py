@@ -117,8 +117,7 @@ def test_what_is_said_to_change_no_weights_changes_none_of_a_resumed_run(tmp_pat
     whole = go(tmp_path / "whole", config=config)
     with pytest.raises(KeyError):
         go(tmp_path / "killed", Toy(die_at(2)), config)
-    (node,) = (setting.node for setting in all_settings(TrainingConfig) if setting.key == name)
-    assert facts_of(node)["changes_no_weights"]
+    assert facts_of(all_settings(TrainingConfig)[name])["changes_no_weights"]
     assert equal(go(tmp_path / "killed", config=replace(config, **{name: 1 + (name != "workers")})), whole)
 
 

@@ -166,29 +166,29 @@ class DataConfig:
         names = [composed(name) for name in self.classes]
         twice = [name for name in names if names.count(name) > 1]
         if twice:
-            raise ValueError(f"data.classes names {twice[0]} twice")
+            raise ValueError(f"classes names {twice[0]} twice")
         if self.classes and self.label_column == UNLABELLED:
             raise ValueError(
-                f"data.classes={show(self.classes)} chooses by class, but data.label_column={UNLABELLED} "
+                f"classes={show(self.classes)} chooses by class, but data.label_column={UNLABELLED} "
                 f"reads none"
             )
 
         if self.hold_out and (self.source in ("shapes", "parquet", "hub", "coco") or not self.path):
             raise ValueError(
-                f"data.hold_out={self.hold_out} is for folders of pictures (data.source=imagefolder), "
+                f"hold_out={self.hold_out} is for folders of pictures (data.source=imagefolder), "
                 f"got data.source={self.source}"
             )
 
         if self.in_memory and self.streaming:
-            raise ValueError("data.in_memory holds pictures by number: set data.streaming=false")
+            raise ValueError("in_memory holds pictures by number: set data.streaming=false")
         if self.in_memory and self.frames_by == "crop" and self.random_crop:
             raise ValueError(
-                "data.in_memory holds each picture as it is framed, but with data.random_crop it is cropped "
+                "in_memory holds each picture as it is framed, but with data.random_crop it is cropped "
                 "anew in every draw: set data.random_crop=false, or data.framing=fit"
             )
         if self.streaming and self.source == "shapes":
             raise ValueError(
-                "streaming is for parquet, imagefolder and hub data; source=shapes is made, not read"
+                "streaming is for parquet, imagefolder and hub data; data.source=shapes is made, not read"
             )
 
         # Masks and boxes belong to one picture, and to the whole of it.

@@ -48,7 +48,7 @@ class Mixed(TokenEncoding):
         """`mixed(learned=0.7, sinusoidal=0.3)` is short for parts in brackets and `weights=(0.7, 0.3)`.
 
         Raises:
-            ValueError: weights are given twice or are not numbers, or an option does not fit.
+            ValueError: weights are given twice, or an option does not fit.
         """
         options = dict(member.options)
         parts = member.parts
@@ -66,9 +66,6 @@ class Mixed(TokenEncoding):
         # A misspelt encoding is met with their names.
         check_options(member.name, options, cls.__init__, words=REGISTRY)
         weights = options.pop("weights", (1.0,) * len(parts))
-        if not isinstance(weights, tuple) or any(type(weight) not in (int, float) for weight in weights):
-            raise ValueError(f"weights are numbers, got {weights!r}")
-
         built = [build_part(part) for part in parts]
         make: Callable[..., Self] = cls  # with options whose types have been looked at
         return make(shape, built, weights=weights, **options)

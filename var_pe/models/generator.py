@@ -69,10 +69,6 @@ class GeneratorConfig:
         NonNegativeFloat, Doc("the gates' initial weights are multiplied by it (VAR-d16: 1e-3)")
     ] = 1e-3
 
-    def __post_init__(self) -> None:
-        if self.dim % self.num_heads:
-            raise ValueError(f"dim must be a multiple of num_heads, got {self.dim} and {self.num_heads}")
-
 
 @dataclass(frozen=True)
 class ToDraw:

@@ -74,8 +74,6 @@ class ClassifierConfig:
     ] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        if self.dim % self.num_heads:
-            raise ValueError(f"dim must be a multiple of num_heads, got {self.dim} and {self.num_heads}")
         if not self.hierarchy:
             return
 

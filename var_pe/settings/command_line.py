@@ -6,8 +6,11 @@ import re
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
+
+from pydantic_core import PydanticUndefined
 
 from var_pe.settings.fields import all_settings, check_values, rule_of
 from var_pe.settings.files import ConfigError, show
@@ -17,6 +20,8 @@ T = TypeVar("T")
 
 # The settings that say where a config's models are
 FOLDERS = ("run", "tokenizer_run")
+# The option of scripts that take a run's folder in place of a config
+RUN = "--run"
 
 
 def given_path(text: str) -> Path:
@@ -27,11 +32,11 @@ def given_path(text: str) -> Path:
 def describe(schema: type, used_settings: Sequence[str] = ()) -> str:
     """Every setting (or those of `used_settings`) with its key, type, range, default and meaning."""
     paragraphs = []
-    for key, node in all_settings(schema):
+    for key, node in all_settings(schema).items():
         if used_settings and not is_among(key, used_settings):
             continue
-        default = node.get("default", {})
-        shown = "" if isinstance(default, dict) else f" = {show(default)}"
+        default = node["default"]
+        shown = "" if is_dataclass(default) or default is PydanticUndefined else f" = {show(default)}"
 
         # Settings of a section stand below it, farther right.
         meaning = textwrap.wrap(node.get("description", ""), width=100)
@@ -65,10 +70,11 @@ def check_options(arguments: argparse.Namespace, **types: Any) -> None:
     Raises:
         ValueError: an option is given and its value is not in the range of its type.
     """
-    names = {name: f"--{name.replace('_', '-')}" for name in types}
-    values = vars(arguments)
-    given = {names[name]: values[name] for name in types if values[name] is not None}
-    check_values({names[name]: kind for name, kind in types.items()}, given)
+    for name, kind in types.items():
+        option = f"--{name.replace('_', '-')}"
+        value = getattr(arguments, name)
+        if value is not None:
+            check_values({option: kind}, {option: value})
 
 
 def overrides_first(argv: Sequence[str]) -> list[str]:
@@ -82,14 +88,13 @@ def parse_arguments(
     description: str,
     schema: type[T],
     extra: Callable[[argparse.ArgumentParser], Any] = lambda parser: None,
-    runs: bool = False,
-    instead: str | None = None,
+    instead: Sequence[str] = (),
     used_settings: Sequence[str] = (),
 ) -> tuple[T, argparse.Namespace]:
     """Reads `--config FILE [key.sub=value ...]`; `extra(parser)` adds a script's own options.
 
-    With `runs`, `--run DIR` may be given instead of `--config`: the config saved in that folder, wherever it
-    is now. So may the option `instead`, whose folder says all that the config would: then it is the defaults.
+    A folder may be given instead of `--config`, by one of the options `instead`: by RUN the config saved in
+    it, wherever it is now; any other folder says itself all that a config would: then that is the defaults.
     `used_settings` are the settings and sections that the script uses; (): all.
     """
     shown = describe(schema, [*FOLDERS, *used_settings] if used_settings else ())
@@ -101,20 +106,20 @@ def parse_arguments(
     )
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--config", type=os.path.expanduser, metavar="FILE", help="a file, or one of configs/")
-    if runs:
-        which.add_argument("--run", type=os.path.expanduser, metavar="DIR", help="a run: its own config")
-    if instead:
-        which.add_argument(instead, type=os.path.expanduser, metavar="DIR")
+    for option in instead:
+        meaning = "a run: its own config" if option == RUN else None
+        which.add_argument(option, type=os.path.expanduser, metavar="DIR", help=meaning)
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="what differs from FILE")
     extra(parser)
     arguments = parser.parse_intermixed_args(overrides_first(sys.argv[1:] if argv is None else argv))
 
     # Folders that the command line has set by the way it names the config
     file, folders = arguments.config, list[str]()
-    if runs and arguments.run is not None:
-        file, folders = Path(arguments.run) / "config.yaml", [f"run={arguments.run}"]
+    run = getattr(arguments, "run", None)
+    if run is not None:
+        file, folders = Path(run) / "config.yaml", [f"run={run}"]
         if not file.exists():
-            parser.error(f"--run {arguments.run} is not the folder of a run: no {file.absolute()}")
+            parser.error(f"--run {run} is not the folder of a run: no {file.absolute()}")
     elif file is None:
         folders = [f"{folder}=." for folder in FOLDERS]
 

@@ -4,24 +4,28 @@
     class GeneratorConfig:
         dim: Annotated[Positive, Doc("width of the residual stream")] = 192
 
-Checks, error sentences and `--help` are made from its type, range, choices, default and meaning.
+Checks, error sentences and `--help` are made from its type, range, choices, default and meaning. A section in
+a section starts from defaults of its own, `field(default_factory=GeneratorConfig)`.
 """
 
 import difflib
 import functools
+import itertools
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import is_dataclass
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_args, get_type_hints
+from typing import Annotated, Any, TypeVar, dataclass_transform, get_args
 
 import pydantic
 import pydantic.dataclasses
 from annotated_types import Ge, Gt, Le, Lt, MinLen
-from pydantic import BaseModel, Field
-from pydantic_core import ErrorDetails, PydanticUndefined, core_schema
+from pydantic import Field
+from pydantic_core import ArgsKwargs, ErrorDetails, core_schema
 
 from var_pe.settings.files import ConfigError, show
+
+T = TypeVar("T")
 
 Positive = Annotated[int, Ge(1)]
 NonNegative = Annotated[int, Ge(0)]
@@ -50,6 +54,8 @@ LIMITS = {
     "minLength": "not empty",
     "maxItems": "{} of them",
 }
+# pydantic's names of errors about keys, in dataclasses and models
+UNKNOWN = {"unexpected_keyword_argument", "extra_forbidden", "invalid_key"}
 # What is added to a sentence about an error of this name of pydantic's
 HINTS = {"string_type": " (put text in quotes)", "finite_number": " (it is not finite)"}
 
@@ -77,45 +83,22 @@ def check_choice(name: str, value: object, choices: Any) -> None:
 
 # ------------------------------------------------------------------- all settings, by their whole keys
 
-# A setting in JSON schema
+# A setting in JSON schema, with the default that a new section has
 Node = dict[str, Any]
-# A section is written as a mapping, whose values are checked by their own keys.
-AS_MAPPING = pydantic.WrapValidator(lambda value, check: value if isinstance(value, dict) else check(value))
 
 
-class Setting(NamedTuple):
-    key: str  # with its sections, such as generator.depth
-    node: Node
-
-
-def fields_of(schema: Any, prefix: str = "", around: object = None) -> dict[str, Any]:
-    """Type and default of every setting; `around` is what stands in the place of `schema` by default."""
-    fields: dict[str, Any] = {}
-    hints = get_type_hints(schema, include_extras=True)
+@functools.cache
+def all_settings(schema: Any, prefix: str = "") -> dict[str, Node]:
+    """Every setting of a dataclass and of its sections by its whole key, such as `generator.depth`."""
+    nodes = pydantic.TypeAdapter(schema).json_schema()["properties"]
+    settings: dict[str, Node] = {}
     for name, field in schema.__pydantic_fields__.items():
         key = f"{prefix}{name}"
-        default = getattr(around, name, field.get_default(call_default_factory=True))
-        required = default is PydanticUndefined
-        # One file may lack what another one has.
-        fields[key] = hints[name], Field(default_factory=dict) if required else default
-
-        for section in filter(is_dataclass, (field.annotation, *get_args(field.annotation))):
-            fields[key] = Annotated[hints[name], AS_MAPPING], {} if required else default
-            fields |= fields_of(section, f"{key}.", default)
-    return fields
-
-
-@functools.cache
-def flat_model(schema: type) -> type[BaseModel]:
-    """All settings of a dataclass and of its sections in one model, whose fields are their whole keys."""
-    return pydantic.create_model("Settings", __config__=STRICT, **fields_of(schema))
-
-
-@functools.cache
-def all_settings(schema: type) -> tuple[Setting, ...]:
-    """Every setting of a dataclass and of its sections, in order."""
-    nodes = flat_model(schema).model_json_schema()["properties"]
-    return tuple(Setting(key, node) for key, node in nodes.items())
+        settings[key] = nodes[name] | {"default": field.get_default(call_default_factory=True)}
+        for kind in (field.annotation, *get_args(field.annotation)):
+            if isinstance(kind, type) and is_dataclass(kind):
+                settings |= all_settings(kind, f"{key}.")
+    return settings
 
 
 # ------------------------------------------------------------------------------------------- in words
@@ -149,8 +132,12 @@ def rule_of(node: Node) -> str:
 
 
 @contextmanager
-def one_sentence(schema: type, given: Mapping[str, object], origin: str = "") -> Iterator[None]:
+def one_sentence(
+    schema: type, given: Mapping[str, Any], origin: str = "", *, partly: bool = False
+) -> Iterator[None]:
     """Turns pydantic's errors about `given` values into one sentence: whole key, origin, rule and value.
+
+    Of what is `partly` given, what is missing is not asked for, nor whether values fit each other.
 
     Raises:
         ConfigError: a key is unknown, or a value is missing, of the wrong type or breaks a rule.
@@ -158,27 +145,44 @@ def one_sentence(schema: type, given: Mapping[str, object], origin: str = "") ->
     try:
         yield
     except pydantic.ValidationError as error:
-        raise ConfigError(sentence_of(schema, error.errors()[0], given, origin)) from None
+        for one in error.errors():
+            if not (partly and (one["type"] == "missing" or is_of_section(one))):
+                raise ConfigError(sentence_of(schema, one, given, origin)) from None
 
 
-def sentence_of(schema: type, first: ErrorDetails, given: Mapping[str, object], origin: str) -> str:
+def is_of_section(error: ErrorDetails) -> bool:
+    """Whether a section refuses what its values are together, each of which is allowed."""
+    return error["type"] == "value_error" and isinstance(error["input"], dict | ArgsKwargs)
+
+
+def sentence_of(schema: type, error: ErrorDetails, given: Mapping[str, Any], origin: str) -> str:
     """An error of pydantic's as `one_sentence` says it."""
-    path = [str(part) for part in first["loc"]]
-    key = path[0] if path else ""
-    nodes = dict(all_settings(schema))
+    path = [str(part) for part in error["loc"]]
+    name = ".".join(path)
+    nodes = all_settings(schema)
 
-    if first["type"] == "missing":
-        name = ".".join(path)
+    if error["type"] == "missing":
         return f"{name} has no default: give it in the config file or as {name}=value"
-    # Our own rules: that of a section begins with one of its settings, that of a setting does not.
-    if first["type"] == "value_error":
-        rule = str(first["ctx"]["error"])
-        return f"{key}{origin}: {rule}" if key in given else ".".join([*path, rule])
-    if key not in nodes:
-        return f"unknown key {key}{origin}; {nearest(key, nodes)}"
+    if error["type"] in UNKNOWN:
+        return f"unknown key {name}{origin}; {nearest(name, nodes)}"
+    # What a section says begins with one of its settings.
+    if is_of_section(error):
+        return ".".join([*path, str(error["ctx"]["error"])])
 
-    hint = HINTS.get(first["type"], "")
-    return f"{key}{origin} must be {rule_of(nodes[key])}, got {show(given[key])}{hint}"
+    # Below a key, pydantic's path has branches of a union and places in a list.
+    key = [key for key in itertools.accumulate(path, "{}.{}".format) if key in nodes][-1]
+    if error["type"] == "value_error":
+        return f"{key}{origin}: {error['ctx']['error']}"
+    value = show(value_at(given, key))
+    return f"{key}{origin} must be {rule_of(nodes[key])}, got {value}{HINTS.get(error['type'], '')}"
+
+
+def value_at(values: Mapping[str, Any], key: str) -> Any:
+    """What stands at a whole key; None where a section on the way is not there."""
+    found: Any = values
+    for name in key.split("."):
+        found = (found or {}).get(name)
+    return found
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
@@ -208,23 +212,26 @@ def check_values(types: Mapping[str, object], given: Mapping[str, object], origi
         model.model_validate(given)
 
 
-if TYPE_CHECKING:  # mypy knows the standard library's dataclasses best: `replace`, `asdict`, `fields`
-    from dataclasses import dataclass as section
-else:
+def from_mapping(cls: type, source: type, handler: pydantic.GetCoreSchemaHandler) -> Any:
+    """A section is written as a mapping; the values in it are as strict as ever."""
+    return {**handler(source), "strict": False}
 
-    def section(*, frozen: bool):
-        """A pydantic dataclass, strict about types, whose errors are one sentence even without `load`."""
 
-        def make(cls: type) -> type:
-            made = pydantic.dataclasses.dataclass(frozen=frozen, config=STRICT)(cls)
-            construct = made.__init__
+@dataclass_transform()
+def section(*, frozen: bool) -> Callable[[type[T]], type[T]]:
+    """A pydantic dataclass, strict about types, whose errors are one sentence even without `load`."""
 
-            @functools.wraps(construct)
-            def checked(self: object, **settings: object) -> None:
-                with one_sentence(made, settings):
-                    construct(self, **settings)
+    def make(cls: Any) -> type[T]:
+        cls.__get_pydantic_core_schema__ = classmethod(from_mapping)
+        made: Any = pydantic.dataclasses.dataclass(frozen=frozen, config=STRICT)(cls)
+        construct = made.__init__
 
-            made.__init__ = checked
-            return made
+        @functools.wraps(construct)
+        def checked(self: object, **settings: object) -> None:
+            with one_sentence(made, settings):
+                construct(self, **settings)
 
-        return make
+        made.__init__ = checked
+        return made
+
+    return make

@@ -1,15 +1,11 @@
-"""Config files: YAML text as plain values and back, finding files by name, following their `base`."""
+"""The text of config files: YAML as plain values, and plain values as YAML."""
 # ruff: noqa: RUF012  # PyYAML keeps its tables in its classes
 
-import difflib
 import re
 import sys
-from pathlib import Path
 from typing import Any
 
 import yaml
-
-CONFIGS = Path(__file__).parents[2] / "configs"
 
 # YAML 1.2's core schema. PyYAML follows 1.1, where 1e-4 is text, `no` is false and 1:30 is ninety.
 SCALARS = {
@@ -80,37 +76,3 @@ def dump(value: object, **layout: Any) -> str:
 def show(value: object) -> str:
     """A value on one line, as it would be written in a config file."""
     return dump(value, default_flow_style=True, width=sys.maxsize).removesuffix("...\n").rstrip("\n")
-
-
-def find_file(name: str | Path, folder: Path) -> Path:
-    """The config file `name` in `folder`, or in configs/ if it is a bare name; `.yaml` may be left out."""
-    wanted = Path(name).expanduser()
-    folders = [folder, CONFIGS] if wanted.name == str(wanted) else [folder]
-    for path in [place / f"{wanted}{suffix}" for place in folders for suffix in ("", ".yaml")]:
-        if path.is_file():
-            return path.resolve()
-
-    places = [(place / wanted).parent for place in folders]
-    known = sorted({path.name for place in [*places, CONFIGS] for path in place.glob("*.yaml")})
-    near = difflib.get_close_matches(f"{wanted.stem}.yaml", known, n=1, cutoff=0.7)
-    hint = f"did you mean {near[0]}? " if near else ""
-    where = " or ".join(map(str, places))
-    raise ConfigError(f"there is no config file {name} in {where}; {hint}there are {', '.join(known)}")
-
-
-def read_layers(path: Path, above: tuple[Path, ...] = ()) -> list[tuple[str, dict[str, Any]]]:
-    """The names and settings of a file and of the files below it (its `base` and so on), lowest first."""
-    chain = (*above, path)
-    if path in above:
-        raise ConfigError(f"config files include each other: {' -> '.join(link.name for link in chain)}")
-
-    tree = parse_yaml(path.read_bytes(), f" in {path.name}")
-    tree = {} if tree is None else tree
-    if not isinstance(tree, dict):
-        raise ConfigError(f"{path.name} must hold lines of the form `key: value`, got {show(tree)[:60]}")
-
-    base = tree.pop("base", None)
-    if not isinstance(base, str | None):
-        raise ConfigError(f"base in {path.name} must be the name of one file, got {show(base)}")
-    below = read_layers(find_file(base, path.parent), chain) if base else []
-    return [*below, (path.name, tree)]

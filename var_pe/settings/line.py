@@ -121,16 +121,13 @@ def canonical(line: str) -> str:
 def check_options(
     name: str, options: Mapping[str, Value], constructor: Callable[..., None], words: Iterable[str] = ()
 ) -> None:
-    """Refuses an option that is not a keyword of `constructor`, or a word where it wants a number.
+    """Refuses an option that is not a keyword of `constructor`, or a value of another type than it wants.
 
     `words` are further words that the line of `name` may hold; a misspelt one is met with them.
 
     Raises:
         ValueError: an option does not exist, or its value is of another type than its annotation.
     """
-    known: dict[str, object] = dict.fromkeys(words, object)
-    for one in inspect.signature(constructor).parameters.values():
-        if one.kind is one.KEYWORD_ONLY:
-            # A union or a tuple: the constructor looks for itself.
-            known[one.name] = one.annotation if isinstance(one.annotation, type) else object
-    check_values(known, options, f" of {name}")
+    parameters = inspect.signature(constructor).parameters.values()
+    known = {one.name: one.annotation for one in parameters if one.kind is one.KEYWORD_ONLY}
+    check_values(dict.fromkeys(words, object) | known, options, f" of {name}")

@@ -1,5 +1,6 @@
 """From files and overrides to a checked config, from a config to YAML, and the difference of two configs."""
 
+import itertools
 import os.path
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict
@@ -8,12 +9,13 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
 
-from var_pe.settings.fields import all_settings, facts_of, flat_model, one_sentence
-from var_pe.settings.files import ConfigError, dump, find_file, parse_yaml, read_layers, show
+from var_pe.settings.fields import all_settings, facts_of, nearest, one_sentence, value_at
+from var_pe.settings.files import ConfigError, dump, parse_yaml, show
 
 T = TypeVar("T", bound=Hashable)
-# Values by their whole keys; the value of a section is a mapping, or None if it is off.
-Flat = dict[str, Any]
+# Values by name, those of a section in a tree of its own
+Tree = Mapping[str, Any]
+CONFIGS = Path(__file__).parents[2] / "configs"
 COMMAND_LINE = " on the command line"
 
 
@@ -22,81 +24,100 @@ def load(
     file: str | Path | None,
     overrides: Sequence[str] = (),
     *,
-    if_missing: Mapping[str, object] | None = None,
+    if_missing: Tree | None = None,
 ) -> T:
     """The config: defaults of `schema`, replaced by the settings of `file` (if any), then by the overrides.
 
-    `if_missing`: other defaults, by whole keys.
+    `if_missing`: other defaults.
 
     Raises:
         ConfigError: a file, key, value, type or rule is wrong.
     """
-    defaults = {key: node["default"] for key, node in all_settings(schema) if "default" in node}
-    values: Flat = defaults | dict(if_missing or {})
+    values: Tree = if_missing or {}
     layers = [] if file is None else read_layers(find_file(file, Path()))
     for name, tree in layers:
-        values = laid_over(values, flatten(tree), schema, f" in {name}")
+        values = laid_over(values, checked(schema, tree, f" in {name}"))
     for override in overrides:
-        values = laid_over(values, read_override(schema, override), schema, COMMAND_LINE)
+        values = laid_over(values, checked(schema, read_override(schema, override, values), COMMAND_LINE))
 
-    # Each value is checked already; what is not strict here is that sections are made from mappings.
-    with one_sentence(schema, {}):
-        return TypeAdapter(schema).validate_python(nested(values), strict=False)
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> Flat:
-    """The values of sections in sections by their whole keys, each section before what is in it."""
-    flat: Flat = {}
-    for name, value in tree.items():
-        flat[f"{prefix}{name}"] = value
-        if isinstance(value, Mapping):
-            flat |= flatten(value, f"{prefix}{name}.")
-    return flat
+    with one_sentence(schema, values):
+        return TypeAdapter(schema).validate_python(values)
 
 
-def nested(flat: Flat, prefix: str = "") -> dict[str, Any]:
-    """Sections in sections again, of the keys that begin with `prefix`."""
-    tree = {}
-    for key, value in flat.items():
-        name = key.removeprefix(prefix)
-        if key.startswith(prefix) and "." not in name:
-            tree[name] = nested(flat, f"{key}.") if isinstance(value, dict) else value
-    return tree
+def find_file(name: str | Path, folder: Path) -> Path:
+    """The config file `name` in `folder`, or in configs/ if it is a bare name; `.yaml` may be left out."""
+    wanted = Path(name).expanduser()
+    folders = [folder, CONFIGS] if wanted.name == str(wanted) else [folder]
+    for path in [place / f"{wanted}{suffix}" for place in folders for suffix in ("", ".yaml")]:
+        if path.is_file():
+            return path.resolve()
+
+    known = [path.stem for place in (folder / wanted.parent, CONFIGS) for path in place.glob("*.yaml")]
+    where = " or ".join(str(place) for place in folders)
+    raise ConfigError(f"there is no config file {name} in {where}; {nearest(wanted.stem, sorted(known))}")
 
 
-def laid_over(values: Flat, layer: Flat, schema: type, origin: str) -> Flat:
-    """The values with those of a layer in their place, after a check of these."""
-    with one_sentence(schema, layer, origin):
-        flat_model(schema).model_validate(layer)
+def read_layers(path: Path, above: tuple[Path, ...] = ()) -> list[tuple[str, Tree]]:
+    """The names and settings of a file and of the files below it (its `base` and so on), lowest first."""
+    chain = (*above, path)
+    if path in above:
+        raise ConfigError(f"config files include each other: {' -> '.join(link.name for link in chain)}")
 
-    for key, value in layer.items():
-        off = [name for name in values if values[name] is None and key.startswith(f"{name}.")]
-        if off:
-            raise ConfigError(
-                f"{key}{origin} needs the section {off[0]}, which is off: put {off[0]}={{}} before it"
-            )
+    tree = parse_yaml(path.read_bytes(), f" in {path.name}")
+    tree = {} if tree is None else tree
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path.name} must hold lines of the form `key: value`, got {show(tree)[:60]}")
 
-        # A section that is switched off forgets its settings.
-        if value is None:
-            values = {name: values[name] for name in values if not name.startswith(f"{key}.")}
-        values = {**values, key: value}
-    return values
+    base = tree.pop("base", None)
+    if not isinstance(base, str | None):
+        raise ConfigError(f"base in {path.name} must be the name of one file, got {show(base)}")
+    below = read_layers(find_file(base, path.parent), chain) if base else []
+    return [*below, (path.name, tree)]
 
 
-def read_override(schema: type, override: str) -> Flat:
-    """The settings of `key.sub=value`: text is taken literally, everything else is read as YAML."""
+def checked(schema: type, layer: Tree, origin: str) -> Tree:
+    """A layer whose every value is allowed where it is written, even if another one hides it."""
+    with one_sentence(schema, layer, origin, partly=True):
+        TypeAdapter(schema).validate_python(layer)
+    return layer
+
+
+def laid_over(values: Tree, layer: Tree) -> Tree:
+    """The values with those of a layer in their place; a section that is switched off forgets its own."""
+    both = {**values, **layer}
+    for name in layer:
+        if isinstance(both[name], Mapping) and isinstance(values.get(name), Mapping):
+            both[name] = laid_over(values[name], layer[name])
+    return both
+
+
+def read_override(schema: type, override: str, values: Tree) -> Tree:
+    """What `key.sub=value` lays over the values: text is taken literally, all else is read as YAML."""
     key, equals, text = override.partition("=")
     key = key.strip()
     where = f" of {key}{COMMAND_LINE}"
+    nodes = all_settings(schema)
     if not equals or not key:
         raise ConfigError(f"an override is written key.sub=value, got {override!r}{COMMAND_LINE}")
+    if key not in nodes:
+        raise ConfigError(f"unknown key {key}{COMMAND_LINE}; {nearest(key, nodes)}")
     if "${" in text:
         raise ConfigError(f"{text}{where} is an interpolation: write the value itself")
 
-    node = dict(all_settings(schema)).get(key, {"type": "string"})
-    kinds = {kind.get("type") for kind in node.get("anyOf", [node])}
+    kinds = {kind.get("type") for kind in nodes[key].get("anyOf", [nodes[key]])}
     is_text = kinds <= {"string", "null"} and not (text == "null" and "null" in kinds)
-    return flatten({key: text if is_text else parse_yaml(text, where)})
+    tree: Any = text if is_text else parse_yaml(text, where)
+
+    names = key.split(".")
+    sections = itertools.accumulate(names[:-1], "{}.{}".format)
+    off = [one for one in sections if nodes[one]["default"] is None and value_at(values, one) is None]
+    if off:
+        raise ConfigError(
+            f"{key}{COMMAND_LINE} needs the section {off[0]}, which is off: put {off[0]}={{}} before it"
+        )
+    for name in reversed(names):
+        tree = {name: tree}
+    return tree
 
 
 def to_yaml(config: Any) -> str:
@@ -111,12 +132,13 @@ def differences(
 
     With their `schema`, settings that change no weights are left out, and paths to the same place are equal.
     """
-    nodes = dict(all_settings(schema)) if schema else {}
+    nodes = all_settings(schema) if schema else {}
     lines: list[str] = []
     for name in {**old, **new}:
-        key, before, after = f"{prefix}{name}", old.get(name), new.get(name)
-        said = facts_of(nodes.get(key, {}))
-        if said.get("changes_no_weights"):
+        key = f"{prefix}{name}"
+        facts = facts_of(nodes.get(key, {}))
+        before, after = old.get(name), new.get(name)
+        if facts.get("changes_no_weights"):
             continue
         if isinstance(before, Mapping) and isinstance(after, Mapping):
             lines += differences(before, after, schema, f"{key}.")
@@ -124,7 +146,7 @@ def differences(
 
         shown = [show(tree[name]) if name in tree else "absent" for tree in (old, new)]
         same = shown[0] == shown[1]
-        if said.get("is_a_path") and isinstance(before, str) and isinstance(after, str):
+        if facts.get("is_a_path") and isinstance(before, str) and isinstance(after, str):
             same = os.path.realpath(before) == os.path.realpath(after)
         if not same:
             lines.append(f"{key}: {' -> '.join(shown)}")

@@ -85,7 +85,14 @@ class Config:
         return "generator" if self.classifier is None else "classifier"
 
     def __post_init__(self) -> None:
-        """Refuses models that are too large for any machine, before one is built, and averages of a blend."""
+        """Refuses what cannot be trained, before a model is built: sections that do not fit, sizes."""
+        for name in ("generator", "classifier"):
+            model: GeneratorConfig | ClassifierConfig | None = getattr(self, name)
+            if model is not None and model.dim % model.num_heads:
+                raise ValueError(
+                    f"{name}.dim must be a multiple of {name}.num_heads, got "
+                    f"{model.dim} and {model.num_heads}"
+                )
         if self.segmenter is not None and self.detector is not None:
             raise ValueError("a run trains a segmenter or a detector, but the config has both sections")
         if self.kind in ("segmenter", "detector"):
@@ -158,9 +165,9 @@ class Config:
 # What runs did that were saved before there was the setting
 BEFORE_IT_WAS_THERE = {
     # colours passed through the autoencoder alone
-    "tokenizer.shortcut": False,
+    "tokenizer": {"shortcut": False},
     # a part of the images was the first ones as stored
-    "data.subset_seed": None,
+    "data": {"subset_seed": None},
 }
 
 
@@ -201,5 +208,5 @@ def rules_of(name: str) -> Iterator[None]:
         yield
     except ValueError as error:
         word = re.split(r"\W", str(error))[0]
-        joined = "." if f"{name}.{word}" in dict(settings.all_settings(Config)) else ": "
+        joined = "." if f"{name}.{word}" in settings.all_settings(Config) else ": "
         raise ValueError(f"{name}{joined}{error}") from error
