@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from importlib import metadata
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -12,7 +13,6 @@ from PIL.Image import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from var_pe.data.annotated import AnnotatedImages
 from var_pe.data.part import drawn
 from var_pe.evaluation.classifier import ClassifierFeatures
 from var_pe.evaluation.efficientnet_lite import SPATIAL, EfficientNetLiteFeatures, SpatialLiteFeatures
@@ -27,7 +27,6 @@ from var_pe.evaluation.shapes_scores import shape_scores
 from var_pe.files import written_whole
 from var_pe.models.classifier import ImageModel
 from var_pe.models.dense.detector import Detector
-from var_pe.models.dense.encoder import DenseModel
 from var_pe.models.dense.segmenter import Segmenter
 from var_pe.models.efficientnet_lite import VARIANTS
 from var_pe.models.tokenizer import VQTokenizer
@@ -35,7 +34,7 @@ from var_pe.processes import Processes
 from var_pe.progress import Counter
 from var_pe.resampling.conventions import DEFAULT_CONVENTION
 from var_pe.sampling.folder import drawn_with
-from var_pe.stages.config import Config, Kind
+from var_pe.stages.config import Config
 from var_pe.stages.drawn_images import Labelled
 from var_pe.stages.images import (
     RealImages,
@@ -357,11 +356,17 @@ def score_segmenter(
     Raises:
         ValueError: the segmenter cannot move to `size`.
     """
-    model = load_model(Segmenter, Path(config.run) / "segmenter")
-    at = (size, resample)
-    return _score_on_maps(
-        config, accelerator, model, at, "segmenter", masked_images, validate_segmenter, sheet_of_masks
-    )
+    check_library()
+    model, name = load_model(Segmenter, Path(config.run) / "segmenter"), "segmenter"
+    if size is not None:
+        config, name = moved(model, name, config, size, resample)
+
+    images = masked_images(config, train=False)
+    values = validate_segmenter(model.to(accelerator.device), images, accelerator)
+    found = {name: _of_weights(Path(config.run) / "segmenter", values, config, len(images))}
+    picture = partial(sheet_of_masks, model, images) if size is None else None
+    write_scores(config, found, picture, accelerator)
+    return found
 
 
 def score_detector(
@@ -371,43 +376,32 @@ def score_detector(
     resample: str = DEFAULT_CONVENTION,
 ) -> Found:
     """COCO's average precision and recall on the test split; the rest as in `score_segmenter`."""
-    model = load_model(Detector, Path(config.run) / "detector")
-    at = (size, resample)
-    return _score_on_maps(
-        config, accelerator, model, at, "detector", boxed_images, validate_detector, sheet_of_boxes
-    )
-
-
-D = TypeVar("D", bound=DenseModel)
-I = TypeVar("I", bound=AnnotatedImages)  # noqa: E741
-
-
-def _score_on_maps(
-    config: Config,
-    accelerator: Accelerator,
-    model: D,
-    at: tuple[Sequence[int] | None, str],
-    kind: Kind,
-    images_of: Callable[..., I],
-    validate: Callable[[D, I, Accelerator], dict[str, float]],
-    sheet_of: Callable[[D, I], Image],
-) -> Found:
     check_library()
-    run, name, (size, resample) = Path(config.run), str(kind), at
+    model, name = load_model(Detector, Path(config.run) / "detector"), "detector"
     if size is not None:
         config, name = moved(model, name, config, size, resample)
-    images = images_of(config, train=False)
-    values = validate(model.to(accelerator.device), images, accelerator)
-    found = {name: _of_weights(run / kind, values, config, len(images))}
+
+    images = boxed_images(config, train=False)
+    values = validate_detector(model.to(accelerator.device), images, accelerator)
+    found = {name: _of_weights(Path(config.run) / "detector", values, config, len(images))}
+    picture = partial(sheet_of_boxes, model, images) if size is None else None
+    write_scores(config, found, picture, accelerator)
+    return found
+
+
+def write_scores(
+    config: Config, found: Found, draw: Callable[[], Image] | None, accelerator: Accelerator
+) -> None:
+    """Puts scores into the run's metrics.json, and what `draw` draws, if anything, into results.png."""
+    run = Path(config.run)
 
     def write() -> None:
         write_metrics(run / "metrics.json", found)
-        if size is None:
+        if draw is not None:
             with written_whole(run / "results.png") as draft:
-                sheet_of(model, images).save(draft, format="PNG")
+                draw().save(draft, format="PNG")
 
     Processes.of(accelerator).on_main(write)
-    return found
 
 
 def _of_weights(folder: Path, values: Mapping[str, float], config: Config, number: int) -> dict[str, Any]:

@@ -5,14 +5,13 @@ claims the run folder, trains, and puts the result in place. The folder is claim
 is refused leaves no trace.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import cast
 
 from accelerate import Accelerator
 
-from var_pe.data.annotated import AnnotatedImages
 from var_pe.data.augmented import Augmented
 from var_pe.data.counts import what_is_read
 from var_pe.data.image_set import TrainingSet
@@ -21,7 +20,6 @@ from var_pe.data.sources import DataConfig
 from var_pe.evaluation.segmentation import check_library
 from var_pe.models.classifier import Classifier
 from var_pe.models.dense.detector import Detector
-from var_pe.models.dense.encoder import DenseModel
 from var_pe.models.dense.segmenter import Segmenter
 from var_pe.models.generator import VARTransformer
 from var_pe.models.tokenizer import VQTokenizer
@@ -64,7 +62,6 @@ from var_pe.stages.run_folder import check_folders, check_settings, claim, put_i
 from var_pe.stages.starts import blend_again, initialise_from, start_encoder, start_tokenizer
 from var_pe.stages.tokens import held_out_tokens, training_tokens
 from var_pe.tasks.classifier import ClassifierTask
-from var_pe.tasks.dense import DenseTraining
 from var_pe.tasks.detector import DetectorTask
 from var_pe.tasks.fading import Fading
 from var_pe.tasks.generator import GeneratorTask
@@ -73,7 +70,6 @@ from var_pe.tasks.segmenter import SegmenterTask
 from var_pe.tasks.tokenizer import TokenizerTask
 from var_pe.training.history import History, Rule
 from var_pe.training.loop import train
-from var_pe.training.task import Task
 
 
 def train_tokenizer(config: Config, accelerator: Accelerator, extend: Rule | None = None) -> VQTokenizer:
@@ -259,12 +255,27 @@ def train_segmenter(config: Config, accelerator: Accelerator, extend: Rule | Non
         ValueError: the folder holds a segmenter with other settings, the data have no masks or wrong ones, or
             it cannot be extended so.
     """
-    folder = already_there(config, "segmenter", accelerator, extend)
-    if folder is None:
-        folder = _train_on_maps(
-            config, accelerator, extend, "segmenter", masked_images, build_segmenter, SegmenterTask
-        )
-    return load_model(Segmenter, folder)
+    folder, training = Path(config.run), config.segmenter_training
+    config = settled_config(config)
+    check_settings(folder, config, "segmenter")
+    if is_finished(config, folder, "segmenter"):
+        say_already_there(folder / "segmenter", accelerator, extend)
+        return load_model(Segmenter, folder / "segmenter")
+
+    check_library()
+    processes = Processes.of(accelerator)
+    say_what_is_read(config.data, processes)
+    dataset = masked_images(config, train=True)
+    held_out = masked_images(config, train=False, number=training.validation_images)
+
+    identity, number = dataset.identity, dataset.num_images
+    history = ask(config, folder, "segmenter", number, extend, training_set=identity)
+    history = with_compiled(history, config, "segmenter", processes)
+    model = build_segmenter(config, len(dataset.class_names), kept_grids=kept_grids(history.start))
+    task = SegmenterTask(model, dataset, held_out, training)
+
+    train_on_maps(config, "segmenter", task, history, accelerator)
+    return load_model(Segmenter, folder / "segmenter")
 
 
 def train_detector(config: Config, accelerator: Accelerator, extend: Rule | None = None) -> Detector:
@@ -274,64 +285,38 @@ def train_detector(config: Config, accelerator: Accelerator, extend: Rule | None
         ValueError: the folder holds a detector with other settings, the data have no boxes or wrong ones, or
             it cannot be extended so.
     """
-    folder = already_there(config, "detector", accelerator, extend)
-    if folder is None:
-        folder = _train_on_maps(
-            config, accelerator, extend, "detector", boxed_images, build_detector, DetectorTask
-        )
-    return load_model(Detector, folder)
-
-
-D = TypeVar("D", bound=DenseModel)
-I = TypeVar("I", bound=AnnotatedImages)  # noqa: E741
-
-
-def _train_on_maps(
-    config: Config,
-    accelerator: Accelerator,
-    extend: Rule | None,
-    kind: Kind,
-    images_of: Callable[..., I],
-    build: Callable[..., D],
-    task_of: Callable[[D, I, I, DenseTraining], Task],
-) -> Path:
-    """Trains a model on an encoder's maps; returns where it lies."""
-    folder, config = Path(config.run), settled_config(config)
-    training = training_of(config, kind)
-    assert isinstance(training, DenseTraining), "that of a segmenter or detector"
+    folder, training = Path(config.run), config.detector_training
+    config = settled_config(config)
+    check_settings(folder, config, "detector")
+    if is_finished(config, folder, "detector"):
+        say_already_there(folder / "detector", accelerator, extend)
+        return load_model(Detector, folder / "detector")
 
     check_library()
     processes = Processes.of(accelerator)
     say_what_is_read(config.data, processes)
-    dataset = images_of(config, train=True)
-    held_out = images_of(config, train=False, number=training.validation_images)
+    dataset = boxed_images(config, train=True)
+    held_out = boxed_images(config, train=False, number=training.validation_images)
 
     identity, number = dataset.identity, dataset.num_images
-    history = ask(config, folder, kind, number, extend, training_set=identity)
-    history = with_compiled(history, config, kind, processes)
-    model = build(config, len(dataset.class_names), kept_grids=kept_grids(history.start))
+    history = ask(config, folder, "detector", number, extend, training_set=identity)
+    history = with_compiled(history, config, "detector", processes)
+    model = build_detector(config, len(dataset.class_names), kept_grids=kept_grids(history.start))
+    task = DetectorTask(model, dataset, held_out, training)
+
+    train_on_maps(config, "detector", task, history, accelerator)
+    return load_model(Detector, folder / "detector")
+
+
+def train_on_maps(
+    config: Config, kind: Kind, task: SegmenterTask | DetectorTask, history: History, accelerator: Accelerator
+) -> None:
+    """Trains a model on an encoder's maps, and puts it in place."""
     if history.start is None:
-        history = replace(history, start=start_encoder(config, model))
-    task = task_of(model, dataset, held_out, training)
-
-    run = claim(folder, kind, config, history, accelerator)
-    trained = train(task, training, run, history, seed=config.seed)
-    put_in_place(run, kind, config, trained, dataset, history, dataset.class_names)
-    return folder / kind
-
-
-def already_there(config: Config, kind: Kind, accelerator: Accelerator, extend: Rule | None) -> Path | None:
-    """Where the finished model of the run lies, which is then said; None if there is none yet.
-
-    Raises:
-        ValueError: the folder holds one with other settings.
-    """
-    folder, config = Path(config.run), settled_config(config)
-    check_settings(folder, config, kind)
-    if not is_finished(config, folder, kind):
-        return None
-    say_already_there(folder / kind, accelerator, extend)
-    return folder / kind
+        history = replace(history, start=start_encoder(config, task.model))
+    run = claim(Path(config.run), kind, config, history, accelerator)
+    trained = train(task, training_of(config, kind), run, history, seed=config.seed)
+    put_in_place(run, kind, config, trained, task.dataset, history, task.dataset.class_names)
 
 
 def say_what_is_read(data: DataConfig, processes: Processes) -> None:
