@@ -114,6 +114,10 @@ def test_a_plan_says_what_every_stage_attends_to(tmp_path):
         ("classifier.registers=2", "classifier.registers has no meaning"),
         ('classifier.hierarchy=["full(blocks=2000)"]', "at most 10,000,000,000 in 1,000 are built"),
         ('classifier.hierarchy=["fll(blocks=2)"]', "classifier.hierarchy: stage 1.*did you mean full"),
+        (
+            'classifier.hierarchy=["full("]',
+            r"^classifier.hierarchy: stage 1, 'full\(' is not of the form name",
+        ),
     ],
 )
 def test_what_a_hierarchy_cannot_be_is_said_when_the_config_is_read(tmp_path, setting, sentence):

@@ -8,6 +8,7 @@ from torch import nn
 
 from var_pe.training.groups import parameter_groups
 from var_pe.training.muon import GuardedMuon, orthogonal
+from var_pe.training.run import checkpoint_bytes
 
 
 def model():
@@ -104,3 +105,14 @@ def test_nothing_moves_once_a_number_was_bad():
     assert all(torch.equal(a, b) for a, b in zip(weights, network.parameters(), strict=True))
     kept = [state["momentum"] for state in optimizer.state.values() if "momentum" in state]
     assert all(torch.equal(a, b) for a, b in zip(momenta, kept, strict=True))
+
+
+def test_a_checkpoint_is_said_to_be_as_large_as_what_is_kept():
+    """One average of a matrix, two moments of all else."""
+    network = model()
+    optimizer = optimizer_of(network)
+    steps(network, optimizer, 1)
+    kept = [value for state in optimizer.state.values() for name, value in state.items() if name != "step"]
+    weights = [2 * parameter.nbytes for parameter in network.parameters()]
+    expected = sum(weights) + sum(value.nbytes for value in kept)
+    assert checkpoint_bytes(network, optimizer, with_best=False) == expected

@@ -1,6 +1,5 @@
 """Pictures with boxes in COCO's format: a JSON file for each split, and the pictures that it names."""
 
-import hashlib
 import json
 import math
 from collections.abc import Iterable, Sequence
@@ -17,7 +16,7 @@ from var_pe.data.label_lists import text_of
 from var_pe.data.mask_folder import size_of
 from var_pe.data.pictures import DataError, open_picture
 from var_pe.data.placement import Boxes
-from var_pe.data.walk import size_and_time
+from var_pe.data.walk import hash_of_files
 from var_pe.progress import number_of
 
 # Where the file of a split lies: as COCO is unpacked, by the split's name, or beside the pictures
@@ -136,13 +135,10 @@ class CocoFolder:
         return self._hash(times=False)
 
     def _hash(self, *, times: bool) -> str:
-        digest = hashlib.blake2b(repr(self.box_names).encode(), digest_size=8)
-        for array in (self.places_M4, self.of_class_M, self.crowds_M, self.starts_N):
-            digest.update(array.tobytes())
-        for index, name in enumerate(self.names_N.tolist()):
-            size, time = size_and_time(self.file(index))
-            digest.update(repr((name, size, time) if times else (name, size)).encode())
-        return f"coco-{self.split}-{len(self)}-{digest.hexdigest()}"
+        boxes = (self.places_M4, self.of_class_M, self.crowds_M, self.starts_N)
+        what = repr(self.box_names).encode() + b"".join(array.tobytes() for array in boxes)
+        files = [(name, self.file(index)) for index, name in enumerate(self.names_N.tolist())]
+        return f"coco-{self.split}-{len(self)}-{hash_of_files(what, files, times=times)}"
 
 
 def file_of(root: Path, split: str) -> Path:

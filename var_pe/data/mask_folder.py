@@ -1,6 +1,5 @@
 """A folder of pictures with a mask each: `images/` and, of the same stem, `masks/`."""
 
-import hashlib
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from var_pe.data.folders import Pictures, some
 from var_pe.data.label_lists import text_of
 from var_pe.data.pictures import CorruptImage, DataError, open_picture, orientation
 from var_pe.data.splits import find_split
-from var_pe.data.walk import find_pictures, size_and_time
+from var_pe.data.walk import find_pictures, hash_of_files
 from var_pe.progress import number_of
 from var_pe.pyramid import Grid
 
@@ -113,12 +112,11 @@ class MaskFolder:
         return self._hash(times=False)
 
     def _hash(self, *, times: bool) -> str:
-        digest = hashlib.blake2b(repr(self.mask_names).encode(), digest_size=8)
+        files: list[tuple[str, Path]] = []
         for index, name in enumerate(self.names_N.tolist()):
-            for file in (self.file(index), self.mask_file(index)):
-                size, time = size_and_time(file)
-                digest.update(repr((name, size, time) if times else (name, size)).encode())
-        return f"masks-{self.split}-{len(self)}-{digest.hexdigest()}"
+            files += [(name, self.file(index)), (name, self.mask_file(index))]
+        found = hash_of_files(repr(self.mask_names).encode(), files, times=times)
+        return f"masks-{self.split}-{len(self)}-{found}"
 
 
 def names_in(root: Path) -> tuple[str, ...]:

@@ -1,8 +1,9 @@
 """Files below a folder: every visible one, by its literal path; and which of them are pictures."""
 
+import hashlib
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -119,6 +120,15 @@ def kind_of_entry(entry: os.DirEntry[str]) -> str:
 def kind_of(name: str) -> str:
     """The ending of a file's name in lower case, with its dot."""
     return os.path.splitext(name)[1].lower()
+
+
+def hash_of_files(what: bytes, files: Iterable[tuple[str, Path]], *, times: bool) -> str:
+    """A hash of `what` and of the names and sizes of files, and with `times` of when they were changed."""
+    digest = hashlib.blake2b(what, digest_size=8)
+    for name, file in files:
+        size, time = size_and_time(file)
+        digest.update(repr((name, size, time) if times else (name, size)).encode())
+    return digest.hexdigest()
 
 
 def size_and_time(file: Path | str) -> tuple[int, int]:

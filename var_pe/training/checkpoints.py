@@ -17,8 +17,8 @@ from var_pe.processes import Processes
 
 T = TypeVar("T")
 
-# what `GuardedMuon` calls its state
-MOMENTUM = "momentum"
+# what `GuardedMuon` calls its average of gradients
+AVERAGE_OF_MUON = "momentum"
 NAME = re.compile(r"step_(\d+)")
 OPPONENT = "opponent.pt"
 PUT_ASIDE = ".damaged"  # ends the name of a checkpoint that cannot be read
@@ -143,11 +143,11 @@ def read(
     if not isinstance(optimizer, dict) or not {"state", "param_groups"} <= set(optimizer):
         raise DamagedError(f"{file} holds no state of an optimizer")
     # AdamW keeps two averages of a parameter's gradient, Muon one.
-    for average in ("exp_avg", "exp_avg_sq", MOMENTUM):
+    for average in ("exp_avg", "exp_avg_sq", AVERAGE_OF_MUON):
         found = {
             name: values.get(average)
             for name, values in optimizer["state"].items()
-            if (average == MOMENTUM) == (MOMENTUM in values)
+            if (average == AVERAGE_OF_MUON) == (AVERAGE_OF_MUON in values)
         }
         _check_shapes(file, found, {name: weights[name] for name in found if name in weights})
 

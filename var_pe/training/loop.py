@@ -178,7 +178,8 @@ def finish_step(step: int, values: Mapping[str, Tensor], rate: float, reports: R
     done, steps = step + 1, progress.steps.stop
     progress.advance()
     if progress.measured_first_steps:
-        size = checkpoint_bytes(state.model, with_best=state.validations.has_a_choice(steps))
+        with_best = state.validations.has_a_choice(steps)
+        size = checkpoint_bytes(state.model, state.optimizer, with_best=with_best)
         progress.say_rest(size, CHECKPOINTS_KEPT)
 
     due = Due.after(done, steps, config)

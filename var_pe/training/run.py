@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
+from torch.optim import Optimizer
 
 from var_pe.files import into_place, remove, remove_drafts, write_json, write_text, written_whole
 from var_pe.processes import Processes
@@ -201,14 +202,17 @@ class Run:
             write_text(self.log_file, "".join(json.dumps(entry) + "\n" for entry in kept))
 
 
-def checkpoint_bytes(model: nn.Module, *, with_best: bool) -> int:
-    """The size of a checkpoint: weights, their average, and AdamW's two moments of all that is trained.
+def checkpoint_bytes(model: nn.Module, optimizer: Optimizer, *, with_best: bool) -> int:
+    """The size of a checkpoint: weights, their average, and what the optimizer keeps of all that is trained.
 
-    `with_best`: the best average so far, too.
+    AdamW keeps two moments of a parameter, Muon one. `with_best`: the best average so far, too.
     """
+    kept = 0
+    for group in optimizer.param_groups:
+        moments = 1 if group.get("matrices") else 2
+        kept += sum(moments * p.numel() * p.element_size() for p in group["params"])
     state = sum(value.numel() * value.element_size() for value in model.state_dict().values())
-    trained = sum(p.numel() * p.element_size() for p in model.parameters() if p.requires_grad)
-    return (2 + with_best) * state + 2 * trained
+    return (2 + with_best) * state + kept
 
 
 def circumstances(accelerator: Accelerator) -> dict[str, Any]:

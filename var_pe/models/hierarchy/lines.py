@@ -166,8 +166,8 @@ def read_hierarchy(
     """
     stages: list[StageShape] = []
     for number, line in enumerate(lines, start=1):
+        members = parse(line, f"hierarchy: stage {number},")
         try:
-            members = parse(line, "stage")
             if len(members) != 1 or members[0].parts:
                 raise ValueError("a stage is one kind with its options, kind(option=value)")
             before = stages[-1] if stages else None
