@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from var_pe.encodings import REGISTRY
+from var_pe.interop.export.survey import LINES, redrawn
 from var_pe.interop.var.conversion import convert
 from var_pe.models.generator import VARTransformer
 from var_pe.models.quantizers.codebook import LearnedCodebook
@@ -21,8 +21,7 @@ from var_pe.models.vit import ViTClassifier
 from var_pe.sampling.pipeline import VARPipeline
 
 GOLDEN = Path(__file__).parent / "golden"
-NEEDS_OPTIONS = {"mixed": "mixed(learned=0.7, sinusoidal=0.3)"}  # the others are lines by their bare name
-MEMBERS = [NEEDS_OPTIONS.get(name, name) for name in sorted(REGISTRY)]
+MEMBERS = LINES
 VARIANTS = [
     "mixed(learned=0.7, sinusoidal=0.3, trainable=true)",
     "mixed(learned(init=xavier), sinusoidal(temperature=100), weights=(0.7, -0.3), match_rms=false)",
@@ -103,17 +102,7 @@ def pipeline(make_generator, make_tokenizer, make_loud) -> VARPipeline:
 @pytest.fixture
 def make_loud() -> Callable[[nn.Module], nn.Module]:
     """Redraws a model's small initial weights larger: gates near zero would hide what a test looks for."""
-
-    def make(model: nn.Module) -> nn.Module:
-        generator = torch.Generator().manual_seed(7)
-        with torch.no_grad():
-            for name, parameter in sorted(model.named_parameters()):
-                if "scale" not in name and "weight_P" not in name:
-                    fan = parameter[0].numel() if parameter.dim() > 1 else 4
-                    parameter.copy_(torch.randn(parameter.shape, generator=generator) * fan**-0.5)
-        return model
-
-    return make
+    return redrawn
 
 
 @pytest.fixture(scope="session")

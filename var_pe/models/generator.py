@@ -454,7 +454,7 @@ class VARTransformer(Resizable):
 
         width = self.position_encoding.width_of(x_BlC.shape[-1] // self.num_heads)
         like = torch.empty(0, dtype=_compute_dtype(x_BlC), device=x_BlC.device)
-        return LevelCache(len(self.blocks), len(x_BlC), self.num_heads, tokens, width, like)
+        return LevelCache(len(self.blocks), x_BlC.shape[0], self.num_heads, tokens, width, like)
 
     def level_logits(
         self, x_BlC: Tensor, class_BC: Tensor, positions: Positions, level: int, cache: LevelCache

@@ -247,7 +247,7 @@ class ViTClassifier(Classifier):
 
         # Class token and registers first
         if self.prefix_tokens_PC is not None:
-            x_BLC = torch.cat([self.prefix_tokens_PC.expand(len(x_BLC), -1, -1), x_BLC], dim=1)
+            x_BLC = torch.cat([self.prefix_tokens_PC.expand(x_BLC.shape[0], -1, -1), x_BLC], dim=1)
 
         position_context = PositionContext(
             self.position_encoding, context, context, prefix=self.num_prefix_tokens

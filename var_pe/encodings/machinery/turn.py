@@ -1,5 +1,6 @@
 """Turning pairs of channels by angles, with a gradient of its own that costs no more than the turning."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,6 +9,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 LAYOUTS = ("half", "interleaved")
+
+# torch 2.6 has none
+is_exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", bool)
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,11 @@ def _pairs(x_BHLD: Tensor, layout: str) -> tuple[Tensor, Tensor]:
 
 def _turned(x_BHLD: Tensor, cos: Tensor, sin: Tensor, layout: str) -> Tensor:
     a, b = (part.to(torch.promote_types(x_BHLD.dtype, cos.dtype)) for part in _pairs(x_BHLD, layout))
+
+    if is_exporting():  # a program may not write into views
+        turned = (torch.addcmul(a * cos, b, sin, value=-1), torch.addcmul(b * cos, a, sin))
+        y_BHLD = torch.cat(turned, -1) if layout == "half" else torch.stack(turned, -1).flatten(-2)
+        return y_BHLD.to(x_BHLD.dtype)
 
     y_BHLD = torch.empty(x_BHLD.shape, dtype=x_BHLD.dtype, device=x_BHLD.device)
     ya, yb = _pairs(y_BHLD, layout)

@@ -161,7 +161,7 @@ class QueryDecoder(nn.Module):
         with full_precision(last_BChw):
             x_BLC = self.position_encoding.embed(as_tokens(last_BChw).float(), context)
         x_BLC = x_BLC.to(self.norm.weight.dtype)
-        x_BLC = torch.cat([self.queries_token_VC.expand(len(x_BLC), -1, -1), x_BLC], dim=1)
+        x_BLC = torch.cat([self.queries_token_VC.expand(x_BLC.shape[0], -1, -1), x_BLC], dim=1)
         x_BLC = self.blocks(x_BLC, PositionContext(self.position_encoding, context, context, prefix=number))
         x_BLC = self.norm(x_BLC)
 

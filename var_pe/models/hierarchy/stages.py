@@ -115,7 +115,7 @@ class Stage(nn.Module):
             with full_precision(x_BLC):
                 x_BLC = of_tokens.embed(x_BLC.float(), context).to(dtype)
 
-        calls = calls_of(self.shape, in_attention, grid, len(x_BLC), x_BLC.device)
+        calls = calls_of(self.shape, in_attention, grid, x_BLC.shape[0], x_BLC.device)
         return self.blocks(x_BLC, MapContext(grid, PositionContext(of_tokens, context, context), calls))
 
 

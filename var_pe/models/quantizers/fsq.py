@@ -60,7 +60,12 @@ class FSQ(MultiScaleQuantizer):
 
     def strides(self) -> Tensor:
         """What a step of each channel adds to the token, int64 (F,)."""
-        return self.levels_F.cumprod(0) // self.levels_F
+        stride = torch.ones_like(self.levels_F[0])
+        found = []
+        for level in self.levels_F.unbind():  # ONNX has no cumulative product
+            found.append(stride)
+            stride = stride * level
+        return torch.stack(found)
 
 
 def checked(levels: Value) -> tuple[int, ...]:

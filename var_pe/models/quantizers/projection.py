@@ -37,10 +37,13 @@ class Projection(nn.Module):
 
     def down(self, z: Tensor) -> Tensor:
         """Vectors of Z as vectors of F, float32."""
-        with torch.no_grad():
-            weight_FZ = self.weight_FZ.float()
-            product_FF = weight_FZ @ weight_FZ.T
-            diagonal_F = product_FF.diagonal()
-            product_FF = product_FF + torch.diag_embed((RIDGE * diagonal_F.mean()).expand_as(diagonal_F))
-            inverse_ZF = weight_FZ.T @ torch.linalg.inv_ex(product_FF).inverse
-        return z.float() @ inverse_ZF
+        return z.float() @ self.inverse()
+
+    @torch.no_grad()
+    def inverse(self) -> Tensor:
+        """What `down` multiplies by, float32 (Z, F)."""
+        weight_FZ = self.weight_FZ.float()
+        product_FF = weight_FZ @ weight_FZ.T
+        diagonal_F = product_FF.diagonal()
+        product_FF = product_FF + torch.diag_embed((RIDGE * diagonal_F.mean()).expand_as(diagonal_F))
+        return weight_FZ.T @ torch.linalg.inv_ex(product_FF).inverse

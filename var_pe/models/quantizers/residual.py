@@ -182,7 +182,7 @@ class MultiScaleQuantizer(nn.Module):
         """
         with full_precision(f_BZhw):
             f_BZhw = f_BZhw.float()
-            f_hat_BZhw = self.start(len(f_BZhw), pyramid)
+            f_hat_BZhw = self.start(f_BZhw.shape[0], pyramid)
             shown_BZhw = f_hat_BZhw
             loss = f_BZhw.new_zeros(())
             tokens = []
@@ -217,7 +217,7 @@ class MultiScaleQuantizer(nn.Module):
 
     def sum_of(self, tokens_BL: Tensor, pyramid: Pyramid) -> Tensor:
         """The latent map that the tokens stand for: the whole walk."""
-        f_hat_BZhw = self.start(len(tokens_BL), pyramid)
+        f_hat_BZhw = self.start(tokens_BL.shape[0], pyramid)
         for level, span in enumerate(pyramid.spans):
             f_hat_BZhw = self.add_level(f_hat_BZhw, tokens_BL[:, span], level, pyramid)
         return f_hat_BZhw
@@ -227,14 +227,14 @@ class MultiScaleQuantizer(nn.Module):
 
         With `levels`, of the coarsest so many alone, whose tokens `tokens_BL` begins with.
         """
-        f_hat_BZhw = self.start(len(tokens_BL), pyramid)
+        f_hat_BZhw = self.start(tokens_BL.shape[0], pyramid)
         inputs = []
         for level, span in enumerate(pyramid.spans[:levels][:-1]):
             f_hat_BZhw = self.add_level(f_hat_BZhw, tokens_BL[:, span], level, pyramid)
             inputs.append(self.input_for(f_hat_BZhw, level + 1, pyramid))
 
         if not inputs:  # a single level
-            return f_hat_BZhw.new_zeros(len(tokens_BL), 0, f_hat_BZhw.shape[1])
+            return f_hat_BZhw.new_zeros(tokens_BL.shape[0], 0, f_hat_BZhw.shape[1])
         return torch.cat(inputs, 1)
 
 

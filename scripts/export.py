@@ -1,0 +1,156 @@
+"""Writes models as programs of torch.export and ONNX, compares both with the model, and times ONNX beside it.
+
+    python scripts/export.py --run runs/fashion_vit
+    python scripts/export.py --run runs/fashion_mixed --output programs
+    python scripts/export.py --pipeline var_d16
+    python scripts/export.py --encodings
+
+Of a classifier `classifier`, of a tokenizer `encode` and `decode`, of a generator also `level_0`, `level_1`
+and so on, each as NAME.pt2 and NAME.onnx, for any number of images of one size: --size with --resample sets
+another one. --encodings prints instead which encodings can be exported, on small models under each of them.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import var_pe  # noqa: F401  # before torch, whose threads it makes wait politely
+
+# isort: split
+import torch
+
+from var_pe import settings
+from var_pe.files import check_writable
+from var_pe.interop.export.parts import Part, classifier_parts, generator_parts, tokenizer_parts
+from var_pe.interop.export.survey import LINES, table
+from var_pe.interop.export.writing import (
+    Exported,
+    check_libraries,
+    export_part,
+    milliseconds,
+)
+from var_pe.models.tokenizer import VQTokenizer
+from var_pe.processes import say
+from var_pe.resampling.conventions import CONVENTIONS
+from var_pe.sampling.pipeline import VARPipeline
+from var_pe.settings.command_line import check_options, given_path
+from var_pe.settings.fields import Positive
+from var_pe.stages.config import Config
+from var_pe.stages.draw import load_pipeline
+from var_pe.stages.models import load_classifier, load_model
+from var_pe.stages.session import exit_with_sentence
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    which = parser.add_mutually_exclusive_group(required=True)
+    which.add_argument("--run", type=given_path, metavar="DIR", help="a run: its finished model")
+    which.add_argument("--pipeline", type=given_path, metavar="DIR", help="a saved pipeline")
+    which.add_argument("--classifier", type=given_path, metavar="DIR", help="a saved classifier")
+    which.add_argument(
+        "--encodings", nargs="*", metavar="LINE", help="small models under these lines; none: under all"
+    )
+    parser.add_argument(
+        "--output", type=given_path, metavar="DIR", help="default: programs in the model's folder"
+    )
+    parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="size of the images in pixels")
+    parser.add_argument("--resample", choices=CONVENTIONS, help="how tables move to --size")
+    parser.add_argument(
+        "--batch", type=int, default=16, metavar="N", help="images at once when timed; default: 16"
+    )
+    parser.add_argument("--rounds", type=int, default=10, metavar="N", help="timed calls; default: 10")
+    given = parser.parse_args()
+
+    if given.encodings is not None and (given.output or given.size or given.resample):
+        parser.error("--encodings exports small models of its own and keeps no files")
+    if given.resample and not given.size:
+        parser.error("--resample says how tables move to --size: give both")
+    check_options(given, batch=Positive, rounds=Positive, size=list[Positive])
+    return given
+
+
+@exit_with_sentence()
+def main() -> None:
+    given = arguments()
+    check_libraries()
+    if given.encodings is not None:
+        for row in table(given.encodings or LINES):
+            say(row, sys.stdout)
+        return
+
+    parts = parts_of(given)
+    source = given.run or given.pipeline or given.classifier
+    folder = given.output or source / "programs"
+    folder.mkdir(parents=True, exist_ok=True)
+    check_writable(folder)
+    for part in parts:
+        say(described(export_part(part, folder), given.batch, given.rounds), sys.stdout)
+    say(f"written to {folder}", sys.stdout)
+
+
+def parts_of(given: argparse.Namespace) -> list[Part]:
+    """What the model that the options name is exported as.
+
+    Raises:
+        ValueError: there is no such model, or it cannot have the size that is asked for.
+    """
+    if given.pipeline is not None:
+        return pipeline_parts(VARPipeline.from_folder(given.pipeline, "--pipeline"), given)
+    if given.classifier is not None:
+        return classifier_of(given.classifier, given)
+
+    folder = given.run
+    for kind in ("segmenter", "detector"):
+        if (folder / kind).is_dir():
+            raise ValueError(
+                f"--run {folder} is a {kind}'s; classifiers, tokenizers and generators are exported"
+            )
+    if (folder / "classifier").is_dir():
+        return classifier_of(folder / "classifier", given)
+    if (folder / "generator").is_dir():
+        config = settings.load(Config, folder / "config.yaml", [f"run={folder}"])
+        return pipeline_parts(load_pipeline(config), given)
+    if (folder / "tokenizer").is_dir():
+        check_no_size(given)
+        return tokenizer_parts(load_model(VQTokenizer, folder / "tokenizer"))
+    raise ValueError(f"--run {folder} holds no finished classifier, tokenizer or generator")
+
+
+def classifier_of(folder: Path, given: argparse.Namespace) -> list[Part]:
+    model = load_classifier(folder)
+    if given.size is not None:
+        model.set_input_size(given.size, given.resample)
+    return classifier_parts(model)
+
+
+def pipeline_parts(pipeline: VARPipeline, given: argparse.Namespace) -> list[Part]:
+    check_no_size(given)
+    transformer, tokenizer = pipeline.transformer.eval(), pipeline.tokenizer.eval()
+    return [*tokenizer_parts(tokenizer), *generator_parts(transformer, tokenizer)]
+
+
+def check_no_size(given: argparse.Namespace) -> None:
+    """Refuses --size where it would change nothing.
+
+    Raises:
+        ValueError: it is given.
+    """
+    if given.size is not None:
+        raise ValueError("--size sets classifiers to another size; tokenizers and generators keep their own")
+
+
+def described(exported: Exported, batch: int, rounds: int) -> str:
+    """One line: how equal, and how fast beside the model."""
+    eager, runtime = milliseconds(exported, batch, rounds)
+    other = f", {exported.other:.2%} other tokens" if exported.other else ""
+    return (
+        f"{exported.part.name}: largest difference {exported.difference:.1e}{other}; {batch} images take "
+        f"{eager:.2f} ms in eager torch, {runtime:.2f} ms in onnxruntime ({eager / runtime:.2f} times as "
+        f"fast), {torch.get_num_threads()} threads"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Our models as programs of other runtimes: torch.export and ONNX."""

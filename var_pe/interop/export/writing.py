@@ -1,0 +1,206 @@
+"""Programs written to files, run beside the model, and timed."""
+
+import logging
+import statistics
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from var_pe.interop.export.parts import Part
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+    from torch.export import ExportedProgram
+
+LIBRARIES = ("onnx", "onnxscript", "onnxruntime")
+TOLERANCE = 1e-4  # of the largest difference, where outputs are of size 1 or smaller
+MOST_OTHER_TOKENS = 0.01  # a latent midway between two codes is rounded to either
+TRACED_BATCH = 2  # images of the example that a program is traced with
+COMPARED_BATCHES = (1, TRACED_BATCH, 3)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A part that lies in files, and how much it differs from the model there."""
+
+    part: Part
+    program: Path
+    onnx: Path
+    # largest difference of numbers, over the model's largest where that is above 1
+    difference: float
+    # share of whole numbers, such as tokens, that are others
+    other: float
+
+
+def check_libraries() -> None:
+    """Checks that what writes and runs ONNX is here, which not everybody needs.
+
+    Raises:
+        ValueError: it is not.
+    """
+    missing = [name for name in LIBRARIES if find_spec(name) is None]
+    if missing:
+        raise ValueError(
+            f"ONNX is written and run by {', '.join(LIBRARIES)}; not installed: {', '.join(missing)}: "
+            f"pip install {' '.join(missing)} (or var_pe with its extra: pip install -e '.[export]')"
+        )
+
+
+def export_part(part: Part, folder: Path) -> Exported:
+    """Writes NAME.pt2 and NAME.onnx into a folder, for any number of images, and compares both to the model.
+
+    Raises:
+        ValueError: the part cannot be exported, or a program's outputs are not the model's.
+    """
+    given = part.examples(TRACED_BATCH)
+    part.run(given)  # what is kept for a size is made before the trace, which takes it for constants
+    program = traced(part, given)
+
+    files = (folder / f"{part.name}.pt2", folder / f"{part.name}.onnx")
+    with quiet():
+        torch.export.save(program, files[0])
+    write_onnx(part, program, files[1])
+
+    session, module = session_of(files[1]), program.module()
+    difference, other = 0.0, 0.0
+    for batch in COMPARED_BATCHES:
+        given = part.examples(batch)
+        wanted = part.run(given)
+        both = (replace(part, module=module).run(given), run_onnx(session, given))
+        for library, outputs in zip(("torch.export", "ONNX"), both, strict=True):
+            of_numbers, of_tokens = compared(outputs, wanted)
+            if not of_numbers <= TOLERANCE or of_tokens > MOST_OTHER_TOKENS:
+                raise ValueError(
+                    f"{part.name}: the program of {library} gives other outputs than the model for {batch} "
+                    f"images: by {of_numbers:.1e}, where {TOLERANCE:g} is allowed, and {of_tokens:.1%} of "
+                    f"its tokens, where {MOST_OTHER_TOKENS:.0%} is"
+                )
+            difference, other = max(difference, of_numbers), max(other, of_tokens)
+    return Exported(part, *files, difference, other)
+
+
+def traced(part: Part, given: dict[str, Tensor]) -> "ExportedProgram":
+    """torch.export's program, for any number of images.
+
+    Raises:
+        ValueError: the module does what no program can.
+    """
+    shapes = tuple({part.batch_of[name]: torch.export.Dim.DYNAMIC} for name in given)
+    try:
+        with torch.no_grad(), quiet():
+            return torch.export.export(part.module, tuple(given.values()), dynamic_shapes=shapes)
+    except Exception as error:  # of many kinds, none of which a person can tell apart
+        raise ValueError(f"{part.name}: torch.export cannot follow the model: {in_short(error)}") from error
+
+
+def write_onnx(part: Part, program: "ExportedProgram", file: Path) -> None:
+    """The program as ONNX.
+
+    torch's optimizer of ONNX graphs is left out: onnxscript 0.7 gives other outputs where halves of a tensor
+    are written one after another, as a rotation writes them. onnxruntime optimizes what it loads.
+
+    Raises:
+        ValueError: an operation has no counterpart there.
+    """
+    axes = tuple({part.batch_of[name]: "batch"} for name in part.batch_of)
+    try:
+        with quiet():
+            torch.onnx.export(
+                program,
+                (),
+                file,
+                input_names=list(part.batch_of),
+                output_names=part.outputs,
+                dynamic_shapes=axes,
+                dynamo=True,
+                optimize=False,
+                verbose=False,
+            )
+    except Exception as error:  # as above
+        raise ValueError(f"{part.name}: ONNX has no counterpart of the program: {in_short(error)}") from error
+
+
+def session_of(file: Path) -> "InferenceSession":
+    """onnxruntime on the processor, with as many threads as torch has.
+
+    Raises:
+        ValueError: it cannot run the file.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3  # errors
+    try:
+        return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's own, which have no name of their own
+        raise ValueError(f"{file.name}: onnxruntime cannot run it: {in_short(error)}") from error
+
+
+def run_onnx(session: "InferenceSession", given: dict[str, Tensor]) -> list[Tensor]:
+    """The outputs; inputs that the network does not use are not in the file."""
+    asked = {node.name for node in session.get_inputs()}
+    feed = {name: tensor.contiguous().numpy() for name, tensor in given.items() if name in asked}
+    return [torch.from_numpy(array) for array in session.run(None, feed)]
+
+
+def compared(outputs: Sequence[Tensor], wanted: Sequence[Tensor]) -> tuple[float, float]:
+    """The largest difference of numbers, relative to those above 1, and the share of other whole numbers."""
+    difference, other = 0.0, 0.0
+    for made, expected in zip(outputs, wanted, strict=True):
+        if made.shape != expected.shape:
+            return float("inf"), 1.0
+        if not expected.numel():
+            continue
+        if expected.is_floating_point():
+            size = max(1.0, float(expected.abs().max()))
+            difference = max(difference, float((made - expected).abs().max()) / size)
+        else:
+            other = max(other, float((made != expected).float().mean()))
+    return difference, other
+
+
+def milliseconds(exported: Exported, batch: int, rounds: int) -> tuple[float, float]:
+    """Of a call of the model and of onnxruntime, each the median of `rounds` in turn, after one of each."""
+    session = session_of(exported.onnx)
+    given = exported.part.examples(batch)
+    eager, runtime = [], []
+    for each in range(rounds + 1):
+        began = time.perf_counter()
+        exported.part.run(given)
+        between = time.perf_counter()
+        run_onnx(session, given)
+        if each:
+            eager.append(1000 * (between - began))
+            runtime.append(1000 * (time.perf_counter() - between))
+    return statistics.median(eager), statistics.median(runtime)
+
+
+def in_short(error: Exception) -> str:
+    """The first line that says something; those of the exporters go on for pages."""
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    lines = [line.strip() for line in str(cause).splitlines() if line.strip()]
+    return f"{type(cause).__name__}: {lines[0][:200]}" if lines else type(cause).__name__
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without the exporters' remarks on their own progress."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
