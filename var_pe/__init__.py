@@ -2,7 +2,7 @@
 
 Letters in names give shapes, capitals for the whole pyramid, lower case for one level:
 `B` images, `L` tokens of the pyramid, `l` tokens of one level, `C` model width, `H` heads, `D` head width,
-`V` codebook size, `Z` latent channels, `h w` a grid's sides, `N` layers.
+`V` codebook size, `Z` latent channels, `h w` a grid's sides, `N` layers, `T` moments of a clip.
 
 Sets GOMP_SPINCOUNT unless it or OMP_WAIT_POLICY is set: how often a thread of GNU's OpenMP looks whether
 there is work before it lets go of its core. By itself it looks 300,000 times; where other programs are busy,

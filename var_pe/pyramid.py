@@ -32,10 +32,14 @@ class Positions:
     grids: tuple[Grid, ...]
     # the levels whose tokens are here
     levels: range
+    # of how many moments the tokens are, one moment's after another's: more than 1 in a clip alone
+    times: int = 1
+    # the token's moment, int64; None in a picture, and where it is not told
+    time_L: Tensor | None = None
 
     @property
     def num_tokens(self) -> int:
-        return sum(h * w for h, w in self.grids_here)
+        return self.times * sum(h * w for h, w in self.grids_here)
 
     @property
     def grids_here(self) -> tuple[Grid, ...]:
@@ -46,6 +50,8 @@ class Positions:
         """The positions of the tokens of levels `first` to `stop - 1`."""
         if not self.levels.start <= first < stop <= self.levels.stop:
             raise ValueError(f"levels {first}..{stop - 1} are not among the levels {self.levels} at hand")
+        if self.times > 1:  # a clip is one level
+            return self
 
         # The tokens here begin with those of the first level here.
         sizes = [h * w for h, w in self.grids]
@@ -60,12 +66,56 @@ class Positions:
             levels=range(first, stop),
         )
 
+    def over_time(self, times: int) -> "Positions":
+        """Those of a clip, (t, y, x), if these are of one of its pictures, (y, x).
+
+        Raises:
+            ValueError: there are several levels, or several moments already.
+        """
+        if times == 1:
+            return self
+        if len(self.grids) > 1 or self.times > 1:
+            raise ValueError(f"a clip is one level of pictures, got {len(self.grids)} levels")
+
+        moment_T = torch.arange(times, device=self.level_L.device)
+        return replace(
+            self,
+            cell_L2=self.cell_L2.repeat(times, 1),
+            level_L=self.level_L.repeat(times),
+            yx_L2=self.yx_L2.repeat(times, 1),
+            times=times,
+            time_L=moment_T.repeat_interleave(len(self.level_L)),
+        )
+
+    def at_moment(self) -> "Positions":
+        """Those of one picture of a clip, without a time: the same at every moment."""
+        return self._rows(slice(len(self.level_L) // self.times), times=1)
+
+    def without_time(self) -> "Positions":
+        """The same, where the moments are not told: their tokens are known by their places alone."""
+        return replace(self, time_L=None)
+
+    def at_place(self) -> "Positions":
+        """Those of one place of a clip, its first, at all moments."""
+        return self._rows(slice(None, None, len(self.level_L) // self.times), times=self.times)
+
+    def _rows(self, rows: slice, times: int) -> "Positions":
+        return replace(
+            self,
+            cell_L2=self.cell_L2[rows],
+            level_L=self.level_L[rows],
+            yx_L2=self.yx_L2[rows],
+            times=times,
+            time_L=None if self.time_L is None or times == 1 else self.time_L[rows],
+        )
+
     def to(self, device: torch.device | str) -> "Positions":
         return replace(
             self,
             cell_L2=self.cell_L2.to(device),
             level_L=self.level_L.to(device),
             yx_L2=self.yx_L2.to(device),
+            time_L=None if self.time_L is None else self.time_L.to(device),
         )
 
 
@@ -128,14 +178,14 @@ class Pyramid:
             grids.append((max(1, round(h * height / rows)), max(1, round(w * width / columns))))
         return Pyramid.of(grids)
 
-    def positions(self, device: torch.device | str = "cpu") -> Positions:
-        """The positions of all tokens, kept for later calls."""
+    def positions(self, device: torch.device | str = "cpu", times: int = 1) -> Positions:
+        """The positions of all tokens, kept for later calls; `times` is how many moments a clip has."""
         exact = torch.empty(0, device=device).device  # "cuda" as "cuda:0"
         if torch.compiler.is_compiling():  # where sides may be symbols, which no call can be kept for
             cell_L2, level_L, yx_L2 = computed_positions(self.grids, exact)
         else:
             cell_L2, level_L, yx_L2 = positions_on(self.grids, exact)
-        return Positions(cell_L2, level_L, yx_L2, self.grids, range(len(self.grids)))
+        return Positions(cell_L2, level_L, yx_L2, self.grids, range(len(self.grids))).over_time(times)
 
     def __str__(self) -> str:
         return "-".join(str(h) if h == w else f"{h}x{w}" for h, w in self.grids)

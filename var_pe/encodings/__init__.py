@@ -65,10 +65,13 @@ def build_encoding(
     num_heads: int,
     depth: int,
     pyramid: Pyramid,
+    times: int = 1,
     kept_grids: Sequence[Grid] | None = None,
     acting: Literal["on tokens", "in attention"] | None = None,
 ) -> PositionEncoding:
     """The encoding that `line` describes, for a model of this shape; a new one (see `settled`).
+
+    `times` is how many moments a clip has, 1 that the model sees pictures.
 
     `kept_grids` are those of a model that has moved to `pyramid` since: members that then keep the sizes of
     their parameters (`keeps_grids`) are built for these. `acting` takes of the line only the members that
@@ -76,15 +79,19 @@ def build_encoding(
     map, the first are built for the map and the second for the part.
 
     Raises:
-        ValueError: the line does not parse, or names an encoding or option that does not exist.
+        ValueError: the line does not parse, or names an encoding or option that does not exist, or for clips
+            one that has no time axis.
     """
-    shape = ModelShape(dim, num_heads, depth, pyramid)
+    shape = ModelShape(dim, num_heads, depth, pyramid, times)
     kept = shape if kept_grids is None else replace(shape, pyramid=Pyramid.of(kept_grids))
 
     def build(member: Member) -> PositionEncoding:
         if member.name not in REGISTRY:
             raise ValueError(f"there is no encoding {member.name!r}; {nearest(member.name, REGISTRY)}")
         cls = REGISTRY[member.name]
+        if times > 1 and not cls.has_time:
+            able = ", ".join(name for name, other in sorted(REGISTRY.items()) if other.has_time)
+            raise ValueError(f"{member.name} has no time axis, which clips need; {able} have one")
         return cls.from_line(member, kept if cls.keeps_grids else shape, build)
 
     described = parse(settled(line, dim))

@@ -21,7 +21,7 @@ class Distances:
     pairs: LevelPairs | None
 
 
-@register("alibi")
+@register("alibi", has_time=True)
 class ALiBi(ScoreEncoding[Distances]):
     """`score += level_term[head, query level, key level] - slope[head] * distance`, slope = 2^(-8 head / H).
 
@@ -31,6 +31,8 @@ class ALiBi(ScoreEncoding[Distances]):
     The distance's part is in (-infinity, 0], 0 for a token itself, and symmetric: it tells no left from
     right. The level term (`LevelTerm`, shared by all layers), there if the pyramid has more than one level,
     is all that is learned. Follows any pyramid; a finer grid has larger distances.
+
+    In clips the distance is that of (t, y, x), a moment as far as a cell. It tells no before from after.
 
     Cost: a bias loses the flash kernel; it is computed once a forward, not once a layer.
     """
@@ -45,7 +47,11 @@ class ALiBi(ScoreEncoding[Distances]):
         self.level_term.set_pyramid(pyramid)
 
     def geometry(self, query: Positions, key: Positions) -> Distances:
-        return Distances(displacement(query, key).norm(dim=-1), self.level_term.pairs(query, key))
+        distance_QK = displacement(query, key).norm(dim=-1)
+        if query.time_L is not None and key.time_L is not None:
+            moments_QK = query.time_L[:, None] - key.time_L
+            distance_QK = torch.hypot(distance_QK, moments_QK.float())
+        return Distances(distance_QK, self.level_term.pairs(query, key))
 
     def scores(self, geometry: Distances, layer: int) -> Tensor:
         head_H = torch.arange(1, self.num_heads + 1, device=geometry.distance_QK.device)

@@ -28,6 +28,8 @@ class ModelShape:
     num_heads: int
     depth: int
     pyramid: Pyramid
+    # moments of its clips; 1: it sees pictures
+    times: int = 1
 
 
 class PositionEncoding(nn.Module, Generic[Context]):
@@ -43,6 +45,8 @@ class PositionEncoding(nn.Module, Generic[Context]):
     # whether a share of what it does is something in between (`machinery/blend.py`), which needs `turned_by`
     # of one that rotates: not where keys are hidden, heads widened or turns are no angles
     blends: bool = True
+    # whether it serves clips: tells their moments apart or, as `none` does, means not to (set by `register`)
+    has_time: ClassVar[bool] = False
     # options that follow from the model's width in a line that does not give them; a model saves its line
     # with these written out, and in a line that was saved without them they are the constructor's defaults
     from_width: ClassVar[Mapping[str, Callable[[int], Value]]] = {}
@@ -152,7 +156,11 @@ def own(layer: int, number: int) -> int:
 
 
 class TokenEncoding(PositionEncoding[Tensor]):
-    """An encoding that adds one code per position to the tokens: `scale` times `code_LC(positions)`."""
+    """An encoding that adds one code per position to the tokens: `scale` times `code_LC(positions)`.
+
+    In a clip a token gets the sum of its place's code and its moment's, as in TimeSformer (Bertasius et al.
+    2021) and MAE for clips (Feichtenhofer et al. 2022).
+    """
 
     def __init__(self, shape: ModelShape, *, scale: float = 1.0) -> None:
         super().__init__()
@@ -165,15 +173,27 @@ class TokenEncoding(PositionEncoding[Tensor]):
         """float32 (L, C)."""
         raise NotImplementedError
 
+    def time_TC(self, positions: Positions) -> Tensor:
+        """What a token gets for its moment in a clip of `positions.times`, float32 (T, C), if `has_time`."""
+        raise NotImplementedError
+
     def prepare(self, positions: Positions) -> Tensor:
-        return self.scale * self.code_LC(positions)
+        if positions.times == 1:
+            return self.scale * self.code_LC(positions)
+
+        place_lC = self.scale * self.code_LC(positions.at_moment())
+        if positions.time_L is None:
+            return place_lC.repeat(positions.times, 1)
+        return (place_lC + self.scale * self.time_TC(positions)[:, None]).flatten(0, 1)
 
     def embed(self, x_BLC: Tensor, context: Tensor) -> Tensor:
         return x_BLC + context  # float32 codes: the sum stays float32, as in VAR
 
 
-def register(name: str) -> Callable[[type[PositionEncoding]], type[PositionEncoding]]:
-    """Makes a class selectable in a config by `name`.
+def register(
+    name: str, *, has_time: bool = False
+) -> Callable[[type[PositionEncoding]], type[PositionEncoding]]:
+    """Makes a class selectable in a config by `name`; `has_time` if it has a time axis, for clips.
 
     Raises:
         ValueError: the name is taken, or the constructor does not begin with the model's shape.
@@ -191,6 +211,7 @@ def register(name: str) -> Callable[[type[PositionEncoding]], type[PositionEncod
                 f"and shape.pyramid for the keywords dim, num_heads, depth and pyramid"
             )
 
+        cls.has_time = has_time  # each member's own: a subclass does not inherit it
         REGISTRY[name] = cls
         return cls
 

@@ -1,15 +1,19 @@
-"""Factorised table: one free vector per row plus one per column, so that h + w vectors serve h * w cells."""
+"""Factorised table: one free vector per row plus one per column, so that h + w vectors serve h * w cells.
+
+Of a clip also one per moment.
+"""
 
 import torch
 from torch import Tensor, nn
 
 from var_pe.encodings.base import ModelShape, TokenEncoding, register
 from var_pe.encodings.machinery.codes import standard_deviation
+from var_pe.encodings.machinery.moments import MomentTable
 from var_pe.pyramid import Positions
 from var_pe.resampling.precision import full_precision
 
 
-@register("factorized")
+@register("factorized", has_time=True)
 class Factorized(TokenEncoding):
     """`rows[y] + columns[x]` (NaViT, Dehghani et al. 2023, section 3.4, fractional and additive).
 
@@ -20,8 +24,9 @@ class Factorized(TokenEncoding):
     covers, and any other pyramid (size, aspect, level count) other points of the same tables.
 
     Each table starts truncated-normal with deviation sqrt(1 / (6 C)): on the finest level their sum has
-    `learned`'s sqrt(1 / (3 C)), less between entries. Costs an addition to the tokens; attention's kernels
-    stay.
+    `learned`'s sqrt(1 / (3 C)), less between entries. In clips a third table, as large as that sum, has an
+    entry for each moment, for clips of that length alone. Costs an addition to the tokens; attention's
+    kernels stay.
 
     Args:
         scale: the code is multiplied by it.
@@ -34,6 +39,7 @@ class Factorized(TokenEncoding):
         rows, columns = shape.pyramid.finest
         self.rows_hC = nn.Parameter(torch.zeros(rows, shape.dim))
         self.columns_wC = nn.Parameter(torch.zeros(columns, shape.dim))
+        self.moments = MomentTable(shape.times, shape.dim) if shape.times > 1 else None
 
     def init_parameter(self, name: str, parameter: nn.Parameter, generator: torch.Generator) -> None:
         std = standard_deviation(parameter.shape[1]) / 2**0.5
@@ -43,6 +49,10 @@ class Factorized(TokenEncoding):
         y_L, x_L = positions.yx_L2.unbind(-1)
         with full_precision(y_L):
             return _read(self.rows_hC.float(), y_L) + _read(self.columns_wC.float(), x_L)
+
+    def time_TC(self, positions: Positions) -> Tensor:
+        assert self.moments is not None, "built for clips"
+        return self.moments(positions)
 
 
 def _read(table_nC: Tensor, centre_L: Tensor) -> Tensor:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from var_pe.encodings.base import ModelShape, TokenEncoding, register
 from var_pe.encodings.machinery.codes import amplitude, sinusoidal_code, standard_deviation
 from var_pe.encodings.machinery.coordinates import in_finest_cells
+from var_pe.encodings.machinery.moments import MomentTable
 from var_pe.pyramid import Positions, Pyramid
 from var_pe.resampling.conventions import (
     Convention,
@@ -22,13 +23,16 @@ from var_pe.resampling.grid_bound import GridBound
 INITS = ("trunc_normal", "xavier", "sinusoidal")
 
 
-@register("learned")
+@register("learned", has_time=True)
 class Learned(GridBound, TokenEncoding):
     """One row per token of the pyramid (Dosovitskiy et al. 2021; per level in VAR, Tian et al. 2024).
 
     The table keeps the grids it was made for in `grids_K2`. Other grids are an error, unless `set_pyramid`
     moves the table to them or `resample` lets it follow them. A level's codes come from the same level where
     both pyramids have as many, else from the level whose sides are nearest in logarithm.
+
+    In clips a second table has a row for each moment, which is added (TimeSformer). It starts as the fixed
+    code of moments with `init=sinusoidal`, else truncated-normal, and does not move to another length.
 
     Costs an addition to the tokens, and where it follows by `resample` while it is trained one resampling per
     forward; attention's kernels stay.
@@ -69,6 +73,10 @@ class Learned(GridBound, TokenEncoding):
         table_LC = torch.zeros(shape.pyramid.num_tokens, shape.dim)
         self.table_LC = nn.Parameter(table_LC, requires_grad=trainable)
         self._made_for(shape.pyramid)
+        self.moments: MomentTable | None = None
+        if shape.times > 1:
+            sinusoidal = init == "sinusoidal"
+            self.moments = MomentTable(shape.times, shape.dim, trainable=trainable, sinusoidal=sinusoidal)
 
     def init_parameter(self, name: str, parameter: nn.Parameter, generator: torch.Generator) -> None:
         std = standard_deviation(self.dim)
@@ -109,6 +117,10 @@ class Learned(GridBound, TokenEncoding):
         spans = pyramid.spans
         rows = slice(spans[positions.levels.start].start, spans[positions.levels.stop - 1].stop)
         return table_LC[rows].float()
+
+    def time_TC(self, positions: Positions) -> Tensor:
+        assert self.moments is not None, "built for clips"
+        return self.moments(positions)
 
     def _following_LC(self, pyramid: Pyramid) -> Tensor:
         """The table as it is resampled for the forward pass."""

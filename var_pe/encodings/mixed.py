@@ -15,7 +15,7 @@ from var_pe.resampling.precision import full_precision
 from var_pe.settings.line import Member, check_options
 
 
-@register("mixed")
+@register("mixed", has_time=True)
 class Mixed(TokenEncoding):
     """`sum_i weight_i * factor_i * part_i`; `mixed(learned=0.7, sinusoidal=0.3)`.
 
@@ -24,6 +24,8 @@ class Mixed(TokenEncoding):
     amplitude, sqrt(1 / (3 C)) root mean square about the mean over positions, by a factor measured once on
     the initial values. At fixed grids the sum is a learned table that starts elsewhere and learns at another
     rate: `learned(init=sinusoidal)` is its control.
+
+    In clips it is the sum of what the parts give each place at each moment, if all of them have a time axis.
 
     Costs what its parts cost and an addition to the tokens, with `gate` P products of L x C more; attention's
     kernels stay.
@@ -94,6 +96,7 @@ class Mixed(TokenEncoding):
             raise ValueError(f"mixed: the weights must be finite and not all zero, got {weights}")
 
         self.pyramid = shape.pyramid
+        self.times = shape.times
         self.match_rms = match_rms
         self.target = standard_deviation(shape.dim)
         self.parts = nn.ModuleList(parts)
@@ -131,7 +134,7 @@ class Mixed(TokenEncoding):
         if self.factor_P.is_meta or any(parameter.is_meta for parameter in self.parameters()):
             return
 
-        positions = self.pyramid.positions()
+        positions = self.pyramid.positions(times=self.times)
         for index, part in enumerate(self._each()):
             size = amplitude(part.prepare(positions))
             if not size > 0:
@@ -156,7 +159,8 @@ class Mixed(TokenEncoding):
 
     def prepare(self, positions: Positions) -> Tensor:
         """(L, C), or with a gate the terms apart, (P, L, C)."""
-        return self.scale * self.codes_PLC(positions) if self.gate else super().prepare(positions)
+        codes_PLC = self.codes_PLC(positions)
+        return self.scale * codes_PLC if self.gate else self.scale * codes_PLC.sum(0)
 
     def embed(self, x_BLC: Tensor, context: Tensor) -> Tensor:
         if not self.gate:

@@ -4,7 +4,7 @@ from var_pe.encodings.base import ModelShape, PositionEncoding, register
 from var_pe.pyramid import Positions
 
 
-@register("none")
+@register("none", has_time=True)
 class NoEncoding(PositionEncoding[Positions]):
     """Leaves every hook as it is."""
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from var_pe.encodings.base import ModelShape, own, register
 from var_pe.encodings.machinery.level_term import LevelPairs, LevelTerm
+from var_pe.encodings.machinery.moments import MomentPairs, MomentTerm
 from var_pe.encodings.machinery.scores import ScoreEncoding, displacement, look_up, unit_displacement
 from var_pe.pyramid import Positions, Pyramid
 from var_pe.resampling.conventions import (
@@ -30,9 +31,11 @@ class TableCells:
     grid_1QK2: Tensor
     pairs: LevelPairs | None
     log_scale_NH: Tensor | None
+    # of clips
+    moments: MomentPairs | None
 
 
-@register("relative_bias")
+@register("relative_bias", has_time=True)
 class RelativeBias(GridBound, ScoreEncoding[TableCells]):
     """`score += table[head, dy + h - 1, dx + w - 1] + level_term[head, query level, key level]`.
 
@@ -44,6 +47,9 @@ class RelativeBias(GridBound, ScoreEncoding[TableCells]):
     The table keeps the grids it was made for in `grids_K2`. Other grids are an error, unless `set_pyramid`
     moves the table to them or `resample` lets it follow them. It is then stretched to the new displacements,
     as Swin's loader does (`swin`: bicubic), which keeps its middle: no displacement.
+
+    In clips of T moments `time_term[head, dt + T - 1]` is added, 2 T - 1 numbers a head, which do not move to
+    another length. (Video Swin, Liu et al. 2022, has one table of dt, dy, dx; a sum cannot tie them.)
 
     Cost: a bias loses the flash kernel and is looked up anew in every layer, unless `shared`.
 
@@ -79,6 +85,7 @@ class RelativeBias(GridBound, ScoreEncoding[TableCells]):
         self.table_NHyx = nn.Parameter(torch.zeros(tables, heads, 2 * h - 1, 2 * w - 1))
         self.level_term = LevelTerm(shape.pyramid, heads, tables)
         self.log_scale_NH = nn.Parameter(torch.zeros(tables, heads)) if spatial_scale else None
+        self.time_term = MomentTerm(shape.times, heads, tables) if shape.times > 1 else None
 
     def init_parameter(self, name: str, parameter: nn.Parameter, generator: torch.Generator) -> None:
         if name == "table_NHyx":
@@ -111,7 +118,8 @@ class RelativeBias(GridBound, ScoreEncoding[TableCells]):
         grid_QK2 = unit_displacement(displacement(query, key), query.grids[-1])
         table_NHyx = self._table_for(Pyramid(query.grids))
         pairs = self.level_term.pairs(query, key)
-        return TableCells(table_NHyx, grid_QK2[None], pairs, self.log_scale_NH)
+        moments = None if self.time_term is None else self.time_term.pairs(query, key)
+        return TableCells(table_NHyx, grid_QK2[None], pairs, self.log_scale_NH, moments)
 
     def geometry_at(self, geometry: TableCells, layer: int) -> TableCells:
         log_scale_NH = geometry.log_scale_NH
@@ -120,6 +128,7 @@ class RelativeBias(GridBound, ScoreEncoding[TableCells]):
             table_NHyx=geometry.table_NHyx[layer : layer + 1],
             pairs=None if geometry.pairs is None else geometry.pairs.at(layer),
             log_scale_NH=None if log_scale_NH is None else log_scale_NH[layer : layer + 1],
+            moments=None if geometry.moments is None else geometry.moments.at(layer),
         )
 
     def scores(self, geometry: TableCells, layer: int) -> Tensor:
@@ -129,6 +138,8 @@ class RelativeBias(GridBound, ScoreEncoding[TableCells]):
             grid_GQK2 = grid_GQK2 * geometry.log_scale_NH[place].float().exp()[:, None, None, None]
 
         bias_HQK = look_up(geometry.table_NHyx[place].float(), grid_GQK2)
+        if geometry.moments is not None:
+            bias_HQK = bias_HQK + geometry.moments.scores(layer)
         return self.level_term.add_to(bias_HQK, geometry.pairs, layer)
 
     def _table_for(self, pyramid: Pyramid) -> Tensor:

@@ -16,7 +16,7 @@ from var_pe.resampling.precision import full_precision
 DIRECTIONS = ("axial", "spiral", "golden")
 
 
-@register("rope")
+@register("rope", has_time=True)
 class Rope(PositionEncoding[Any]):  # `rope_mixed` prepares angles for each layer
     """Turns the first half of each head's D / 2 channel pairs by y, the second half by x.
 
@@ -42,6 +42,10 @@ class Rope(PositionEncoding[Any]):  # `rope_mixed` prepares angles for each laye
     in addition by w' l, l = log2(n_finest / n) octaves of its token's level, and w' the lengths
     base^(-k / (D / 4)) in the opposite order, so that the pairs that hardly tell places tell levels. Scores
     then depend on displacement and octaves between the levels; the finest level, and a ViT, are as without.
+
+    In clips time is a further axis in the same way: a pair turns in addition by w' t, t = 0, 1, ... the
+    token's moment, so that scores depend on displacement and time between the two (ours; others give time
+    pairs of its own).
 
     Args:
         coordinates: `center`, `start`, `corner`, `index` or `learned`; see `Coordinates`.
@@ -150,10 +154,14 @@ class Rope(PositionEncoding[Any]):  # `rope_mixed` prepares angles for each laye
 
     def octaves(self, positions: Positions) -> Tensor:
         """What each pair turns by for the token's level, float32 (L, P)."""
-        count = self.head_dim // 4
-        slowest_first_F = self.base ** (torch.arange(1 - count, 1, device=positions.level_L.device) / count)
         octave_L = coarseness(positions.grids, positions.level_L.device)[positions.level_L]
-        return octave_L[:, None] * slowest_first_F.repeat(2)
+        return octave_L[:, None] * self._further_axis(positions.level_L.device)
+
+    def _further_axis(self, device: torch.device) -> Tensor:
+        """What each pair turns by per unit of a further axis, float32 (P,): most where hardly by places."""
+        count = self.head_dim // 4
+        slowest_first_F = self.base ** (torch.arange(1 - count, 1, device=device) / count)
+        return slowest_first_F.repeat(2)
 
     def prepare(self, positions: Positions) -> Any:
         """`Angles` (L, P) with P = D / 2."""
@@ -166,6 +174,8 @@ class Rope(PositionEncoding[Any]):  # `rope_mixed` prepares angles for each laye
                 angle_LP = yx_L2[:, :1] * along_y + yx_L2[:, 1:] * along_x
             if self.level_axis:
                 angle_LP = angle_LP + self.octaves(positions)
+            if positions.time_L is not None:
+                angle_LP = angle_LP + positions.time_L[:, None] * self._further_axis(yx_L2.device)
             return Angles.of(angle_LP)
 
     def turned_by(self, context: Any, share: Tensor) -> Any:

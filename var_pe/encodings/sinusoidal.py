@@ -2,10 +2,11 @@
 
 from types import MappingProxyType
 
+import torch
 from torch import Tensor
 
 from var_pe.encodings.base import ModelShape, TokenEncoding, register
-from var_pe.encodings.machinery.codes import ORDERS, code_scale, sinusoidal_code
+from var_pe.encodings.machinery.codes import ORDERS, code_scale, sinusoidal_code, sinusoidal_time
 from var_pe.encodings.machinery.coordinates import in_finest_cells
 from var_pe.pyramid import Positions
 
@@ -17,7 +18,7 @@ def starting_scale(dim: int) -> float:
     return float(f"{code_scale(dim):.3g}")
 
 
-@register("sinusoidal")
+@register("sinusoidal", has_time=True)
 class Sinusoidal(TokenEncoding):
     """`[sin y | sin x | cos y | cos x]` of the token's centre, a quarter of the channels each (timm's order).
 
@@ -25,6 +26,10 @@ class Sinusoidal(TokenEncoding):
     radians per cell of the finest level. The centre of cell i of n is (i + 0.5) * n_finest / n: a level of
     the same size as the finest one counts 0.5, 1.5, ...; on [-1, 1] neighbours would be indistinguishable at
     temperature 10000. Follows any pyramid, has nothing to learn and leaves attention's kernels alone.
+
+    In clips the code of the moment t = 0, 1, ... is added: `[sin t | cos t]` over all channels, Vaswani's
+    own, with frequencies temperature^(-k / (C / 2)). It is as large as that of the place, and follows clips
+    of any length.
 
     Args:
         temperature: above 1; wavelengths grow from 2 pi cells by temperature^(4 / C) a frequency, short of
@@ -73,3 +78,7 @@ class Sinusoidal(TokenEncoding):
     def code_LC(self, positions: Positions) -> Tensor:
         yx_L2 = positions.cell_L2 if self.coordinates == "index" else in_finest_cells(positions)
         return sinusoidal_code(yx_L2, self.dim, self.temperature, self.order)
+
+    def time_TC(self, positions: Positions) -> Tensor:
+        moment_T = torch.arange(positions.times, device=positions.yx_L2.device)
+        return sinusoidal_time(moment_T, self.dim, self.temperature)

@@ -24,6 +24,14 @@ def sinusoidal_code(yx_L2: Tensor, dim: int, temperature: float, order: str = "t
         return torch.stack([angle_L2F.sin(), angle_L2F.cos()], dim=2).flatten(1)
 
 
+def sinusoidal_time(moment_T: Tensor, dim: int, temperature: float) -> Tensor:
+    """The fixed code of moments, `[sin | cos]`, float32 (T, dim) (Vaswani et al. 2017, section 3.5)."""
+    with full_precision(moment_T):
+        exponent_F = torch.arange(dim // 2, dtype=torch.float32, device=moment_T.device) / (dim // 2)
+        angle_TF = moment_T.float()[:, None] * temperature**-exponent_F
+        return torch.cat([angle_TF.sin(), angle_TF.cos()], dim=1)
+
+
 def standard_deviation(dim: int) -> float:
     """VAR's initial standard deviation of everything learned, sqrt(1 / (3 C)) (public code)."""
     return (1 / (3 * dim)) ** 0.5
