@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from var_pe.data.folder_source import Folder
 from var_pe.data.images import remarks_on_depth
-from var_pe.data.sources import DataConfig, find_data, open_source
+from var_pe.data.sources import OF_CLIPS, DataConfig, find_data, open_source
 from var_pe.data.walk import printable
 from var_pe.progress import number_of
 
@@ -18,9 +18,9 @@ FEW = 20
 LISTED = 20
 
 
-def counts(labels_N: NDArray[np.int64], class_names: Sequence[str]) -> str:
+def counts(labels_N: NDArray[np.int64], class_names: Sequence[str], what: str = "picture") -> str:
     """`54 pictures of 3 classes: a 50, b 1, c 3`; of many classes the least and the most."""
-    pictures = number_of(len(labels_N))
+    pictures = number_of(len(labels_N), what)
     if not class_names:
         return f"{pictures} without labels"
 
@@ -36,7 +36,7 @@ def counts(labels_N: NDArray[np.int64], class_names: Sequence[str]) -> str:
     return f"{classes}, from {rarest} to {of_class_C[most]} ({class_names[most]})"
 
 
-def few(labels_N: NDArray[np.int64], class_names: Sequence[str]) -> str:
+def few(labels_N: NDArray[np.int64], class_names: Sequence[str], what: str = "picture") -> str:
     """A remark on the classes with very few pictures to train on; empty if there are none."""
     if not class_names:
         return ""
@@ -49,7 +49,7 @@ def few(labels_N: NDArray[np.int64], class_names: Sequence[str]) -> str:
     which = ", ".join(f"{class_names[label]} {of_class_C[label]}" for label in rarest)
     has = "has" if len(rare) == 1 else "have"
     return (
-        f"{len(rare)} of {len(class_names)} classes {has} fewer than {FEW} pictures to train on ({which}), "
+        f"{len(rare)} of {len(class_names)} classes {has} fewer than {FEW} {what}s to train on ({which}), "
         f"which is very few"
     )
 
@@ -86,12 +86,13 @@ def what_is_read(data: DataConfig) -> list[str]:
         return [*limited, what_classes_leave_out(data)] if data.classes else limited
 
     train, test = open_source(data, train=True), open_source(data, train=False)
+    what = "clip" if data.source in OF_CLIPS else "picture"
     sentences = [
-        f"train on {counts(train.labels_N, train.class_names)}",
+        f"train on {counts(train.labels_N, train.class_names, what)}",
         *train.remarks,
         *remarks_on_depth(train),
-        few(train.labels_N, train.class_names),
-        f"test on {counts(test.labels_N, test.class_names)}",
+        few(train.labels_N, train.class_names, what),
+        f"test on {counts(test.labels_N, test.class_names, what)}",
         *test.remarks,
     ]
     # What holds for both splits is said once.

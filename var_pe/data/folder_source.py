@@ -47,6 +47,8 @@ class Folder:
     skip_unreadable: bool
     # the names of those that are used, in the order of their labels; empty: all
     classes: tuple[str, ...] = ()
+    # endings of the files that are read in place of pictures; None: pictures
+    suffixes: frozenset[str] | None = None
 
     def training(self) -> Pictures:
         """The pictures to train on.
@@ -115,7 +117,9 @@ class Folder:
         if folder != self.root:
             read = (folder, find_split(self.root, self.test_split))
             beside = [folder.parent / name for name in subfolders(folder.parent)]
-            others = [place.name for place in beside if place not in read and holds_pictures(place)]
+            others = [
+                place.name for place in beside if place not in read and holds_pictures(place, self.suffixes)
+            ]
             if others:
                 pictures.remarks.append(f"{folder.parent}: there, but not read: {some(others, 5)}")
         return pictures
@@ -128,11 +132,12 @@ class Folder:
             skip_unreadable=self.skip_unreadable,
             known=known,
             wanted=self.classes,
+            suffixes=self.suffixes,
         )
 
     def _lacks(self, split: str, setting: str) -> ValueError:
         """What to say when there is no folder of a split."""
-        found = find_pictures(self.root)
+        found = find_pictures(self.root, suffixes=self.suffixes)
         if not found.pictures:
             return ValueError(f"{self.root} holds no pictures{instead(found)}; {HINT}")
 

@@ -62,8 +62,9 @@ def read_pictures(
     skip_unreadable: bool = False,
     known: Sequence[str] = (),
     wanted: Sequence[str] = (),
+    suffixes: frozenset[str] | None = None,
 ) -> Pictures:
-    """The pictures below the folder of a split, in the order of their paths or of the list.
+    """The pictures below the folder of a split, or files of other `suffixes`, as paths or a list order them.
 
     Without a `label_column` none has a class. `known` are the classes of the training split, if this is
     another. With `skip_unreadable`, pictures that cannot be read are remarked on; else they may be an error.
@@ -72,7 +73,7 @@ def read_pictures(
     Raises:
         ValueError: there are none, a list of labels is not right, or a class has no picture that can be read.
     """
-    found = find_pictures(folder, METADATA | ANNOTATIONS)
+    found = find_pictures(folder, METADATA | ANNOTATIONS, suffixes)
     if not found.pictures:
         raise ValueError(f"{folder} holds no pictures{instead(found)}; {HINT}")
 

@@ -57,13 +57,13 @@ class ArraySource(Protocol):
     """A source that holds its pictures as arrays, which need not become pictures first."""
 
     def array(self, index: int) -> tuple[NDArray[np.uint8], int]:
-        """Pixels (h, w) or (h, w, 3), and the label."""
+        """Pixels (h, w) or (h, w, 3), of a clip those of all its frames, and the label."""
 
 
 class ImageItem(TypedDict):
     """One image of a set."""
 
-    # float32 (channels, height, width) in [-1, 1]
+    # float32 (channels, height, width) in [-1, 1]; of a clip (frames, channels, height, width)
     image: Tensor
     # number of its class; -1: it has none
     label: int

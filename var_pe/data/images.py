@@ -16,7 +16,7 @@ from var_pe.data.part import drawn
 from var_pe.data.pictures import CorruptImage, DataError, to_channels, trimmed, warn_of_skipped
 from var_pe.data.placement import Box, Placement
 from var_pe.data.sampler import Draw
-from var_pe.data.sources import DataConfig
+from var_pe.data.sources import OF_CLIPS, DataConfig
 from var_pe.processes import Processes
 from var_pe.pyramid import Grid
 from var_pe.seeding import mix
@@ -238,6 +238,18 @@ class Framer:
         return to_tensor(pixels, config.channels)
 
 
+class ClipFramer(Framer):
+    """Turns the frames of a clip into one tensor, all of them by the same draw."""
+
+    def sized(self, picture: Image.Image | Pixels, epoch: int, index: int) -> Pixels:
+        """Frames (T, h, w) or (T, h, w, 3), as `Framer` has one of them."""
+        return np.stack([super(ClipFramer, self).sized(frame, epoch, index) for frame in np.asarray(picture)])
+
+    def finished(self, pixels: Pixels, epoch: int, index: int) -> Tensor:
+        """Float32 (T, channels, height, width) in [-1, 1]."""
+        return torch.stack([super(ClipFramer, self).finished(frame, epoch, index) for frame in pixels])
+
+
 class ImageDataset(Dataset[ImageItem]):
     """A source as image tensors, read by `Draw` (or by plain index: epoch 0, draw number = index).
 
@@ -254,7 +266,7 @@ class ImageDataset(Dataset[ImageItem]):
     ) -> None:
         self.source, self.config, self.transform = source, config, transform
         self.arrays = source if isinstance(source, ArraySource) else None  # asked once: it takes a while
-        self.frame = Framer(config, train, seed)
+        self.frame = (ClipFramer if config.source in OF_CLIPS else Framer)(config, train, seed)
         self.augments = self.frame.augments
         self.class_names = source.class_names
         self.unreadable = torch.zeros(len(source), dtype=torch.bool).share_memory_()  # workers write here too

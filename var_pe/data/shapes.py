@@ -149,19 +149,19 @@ def covered(factors: Factors, height: int, width: int) -> Array:
     centre_y = radius + v * (height - 2 * radius)
     centre_x = radius + u * (width - 2 * radius)
 
-    y_H1, x_1W = _centres(height, width)
+    y_H1, x_1W = centres(height, width)
     edge = distance(kind, y_H1 - centre_y, x_1W - centre_x, radius)
     return np.clip(0.5 - edge, 0, 1)
 
 
 def shaded(light: tuple[int, int], height: int, width: int) -> Array:
     """How bright the ground is at each pixel; 1 in the middle."""
-    y_H1, x_1W = _centres(height, width)
+    y_H1, x_1W = centres(height, width)
     down, over = light
     return 1 + 0.25 * (down * (2 * y_H1 / height - 1) + over * (2 * x_1W / width - 1))
 
 
-def _centres(height: int, width: int) -> tuple[Array, Array]:
+def centres(height: int, width: int) -> tuple[Array, Array]:
     """Of pixels, (height, 1) and (1, width)."""
     rows, columns = (np.arange(0.5, side, dtype=np.float32) for side in (height, width))
     return rows[:, None], columns[None, :]

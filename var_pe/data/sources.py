@@ -16,10 +16,12 @@ from var_pe.data.folders import ARCHIVES, composed
 from var_pe.data.idx import FashionMNIST
 from var_pe.data.image_set import ImageSource
 from var_pe.data.mask_folder import MaskFolder
+from var_pe.data.moving_shapes import MovingShapes
 from var_pe.data.part import drawn, of_classes, part_of, readable
 from var_pe.data.rows import TableSource
 from var_pe.data.shapes import Shapes
 from var_pe.data.tables import Tables, parquet_files
+from var_pe.data.videos import SUFFIXES, VideoFolder
 from var_pe.data.walk import kind_of, listed
 from var_pe.settings.fields import (
     CHANGES_NO_WEIGHTS,
@@ -54,19 +56,24 @@ KNOWN = {
     "cifar100": Known("uoft-cs/cifar100", "img", "fine_label", 100, 50_000),
     "imagenet": Known("ILSVRC/imagenet-1k", "image", "label", 1000, 1_281_167, test_split="validation"),
 }
-SOURCES = ("shapes", *KNOWN, "imagefolder", "parquet", "hub", "masks", "coco")
+SOURCES = ("shapes", *KNOWN, "imagefolder", "parquet", "hub", "masks", "coco", "moving_shapes", "videos")
 # Those whose pictures come with masks or boxes
 WITH_TRUTH = ("masks", "coco")
 
+# Those of clips, and of pictures that are made up
+OF_CLIPS = ("moving_shapes", "videos")
+MADE_UP = ("shapes", "moving_shapes")
+
 # Sources whose pictures are small enough to keep their size
-NATIVE = ("shapes", "fashion_mnist")
+NATIVE = (*MADE_UP, "fashion_mnist")
 # Where Debian's package dataset-fashion-mnist puts its files
 FASHION_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 UNLABELLED = "unlabelled"
 # Settings that were added when results had been kept by the others
-LATER = ("classes", "margin", "trim", "in_memory")
+LATER = ("classes", "margin", "trim", "in_memory", "frames")
 # There are 786,432 different pictures of shapes; the labels of all that are asked for are held in memory.
 ShapesCount = Annotated[int, Ge(1), Le(1_000_000)]
+FramesCount = Annotated[int, Ge(1), Le(10_000)]
 
 
 @section(frozen=True)
@@ -113,10 +120,13 @@ class DataConfig:
         NonNegative | None,
         Doc("seed by which some of the images are drawn, as for limit; null: the first ones as stored"),
     ] = 0
-    shapes_train: Annotated[ShapesCount, Doc("pictures in the training split of shapes")] = 50_000
-    shapes_test: Annotated[ShapesCount, Doc("pictures in the test split of shapes"), CHANGES_NO_WEIGHTS] = (
+    shapes_train: Annotated[
+        ShapesCount, Doc("pictures in the training split of shapes, clips in that of moving_shapes")
+    ] = 50_000
+    shapes_test: Annotated[ShapesCount, Doc("pictures or clips in their test split"), CHANGES_NO_WEIGHTS] = (
         10_000
     )
+    frames: Annotated[FramesCount, Doc("frames of a clip: of moving_shapes, or read of each of videos")] = 8
     height: Annotated[Positive, Doc("pixels of an image from top to bottom")] = 32
     width: Annotated[Positive, Doc("pixels of an image from left to right")] = 32
     channels: Annotated[Literal[1, 3], WholeNumber, Doc("1 for grey, 3 for colour")] = 3
@@ -159,7 +169,7 @@ class DataConfig:
     ] = 1000
 
     def __post_init__(self) -> None:
-        if self.source in ("imagefolder", "parquet", *WITH_TRUTH) and not self.path:
+        if self.source in ("imagefolder", "parquet", "videos", *WITH_TRUTH) and not self.path:
             raise ValueError(f"source={self.source} needs data.path, the folder that holds it")
         if self.source == "hub" and not self.hub_id:
             raise ValueError("source=hub needs data.hub_id, such as data.hub_id=uoft-cs/cifar10")
@@ -173,7 +183,7 @@ class DataConfig:
                 f"reads none"
             )
 
-        if self.hold_out and (self.source in ("shapes", "parquet", "hub", "coco") or not self.path):
+        if self.hold_out and (self.source in (*MADE_UP, "parquet", "hub", "coco") or not self.path):
             raise ValueError(
                 f"hold_out={self.hold_out} is for folders of pictures (data.source=imagefolder), "
                 f"got data.source={self.source}"
@@ -186,13 +196,21 @@ class DataConfig:
                 "in_memory holds each picture as it is framed, but with data.random_crop it is cropped "
                 "anew in every draw: set data.random_crop=false, or data.framing=fit"
             )
-        if self.streaming and self.source == "shapes":
+        if self.streaming and self.source in MADE_UP:
             raise ValueError(
-                "streaming is for parquet, imagefolder and hub data; data.source=shapes is made, not read"
+                f"streaming is for parquet, imagefolder and hub data; data.source={self.source} is made, not "
+                f"read"
+            )
+        if self.flip and self.source == "moving_shapes":
+            raise ValueError(
+                "flip mirrors clips, of which one that moves right would then move left: set data.flip=false "
+                "for data.source=moving_shapes"
             )
 
-        # Masks and boxes belong to one picture, and to the whole of it.
-        if self.source in WITH_TRUTH and (self.streaming or self.trim or self.on_corrupt == "skip"):
+        # Masks and boxes belong to one picture, and to the whole of it; the frames of a clip to each other.
+        if self.source in (*WITH_TRUTH, "videos") and (
+            self.streaming or self.trim or self.on_corrupt == "skip"
+        ):
             raise ValueError(
                 f"source={self.source} takes streaming=false, trim=false and on_corrupt=stop, got "
                 f"streaming={show(self.streaming)}, trim={show(self.trim)}, on_corrupt={self.on_corrupt}"
@@ -215,7 +233,7 @@ class DataConfig:
         are drawn at the new size.
         """
         zoom = self.zoom
-        if self.frames_by == "pad" and self.source != "shapes":
+        if self.frames_by == "pad" and self.source not in MADE_UP:
             zoom *= min(height / self.height, width / self.width)
         return replace(self, height=height, width=width, zoom=zoom)
 
@@ -250,7 +268,8 @@ def find_data(config: DataConfig) -> Tables | Folder:
     path = place_of(config.path)
 
     # A local copy of a known data set may be stored either way.
-    in_tables = config.source == "parquet" or (config.source != "imagefolder" and bool(parquet_files(path)))
+    of_files = config.source in ("imagefolder", "videos")
+    in_tables = config.source == "parquet" or (not of_files and bool(parquet_files(path)))
     if in_tables:
         return Tables("parquet", str(path), None, config.streaming)
     check_is_folder(path, config.path)
@@ -265,6 +284,7 @@ def find_data(config: DataConfig) -> Tables | Folder:
         config.hold_out,
         config.on_corrupt == "skip",
         tuple(map(composed, config.classes)),
+        SUFFIXES if config.source == "videos" else None,
     )
 
 
@@ -335,6 +355,11 @@ def open_split(config: DataConfig, train: bool) -> ImageSource:
         count = config.shapes_train if train else config.shapes_test
         shapes = Shapes(count, config.height, config.width, "train" if train else "test")
         return of_classes(shapes, config.classes, train)
+    if config.source == "moving_shapes":
+        count = config.shapes_train if train else config.shapes_test
+        split = "train" if train else "test"
+        moving = MovingShapes(count, config.frames, config.height, config.width, split)
+        return of_classes(moving, config.classes, train)
 
     if config.source in WITH_TRUTH:
         assert config.path is not None, "the config has been checked"
@@ -362,6 +387,8 @@ def open_split(config: DataConfig, train: bool) -> ImageSource:
 
     tables = find_data(config)
     if isinstance(tables, Folder):
+        if config.source == "videos":
+            return VideoFolder(tables, train, config.frames)
         return FolderSource(tables, train)
     image_column, label_column = columns(config, tables.kind)
     table = TableSource(tables, config.split(train), config.train_split, image_column, label_column)

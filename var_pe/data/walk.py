@@ -147,9 +147,10 @@ def ending(file: Path, size: int = 65536) -> bytes:
         return stream.read()
 
 
-def holds_pictures(folder: Path) -> bool:
-    """Whether a picture is below the folder; the search ends at the first one."""
-    return any(kind_of(entry.name) in readable_suffixes() for _, entry in walk(folder))
+def holds_pictures(folder: Path, suffixes: frozenset[str] | None = None) -> bool:
+    """Whether a picture, or a file of other `suffixes`, is below the folder; ends at the first one."""
+    wanted = suffixes or readable_suffixes()
+    return any(kind_of(entry.name) in wanted for _, entry in walk(folder))
 
 
 @dataclass
@@ -174,19 +175,22 @@ class Found:
         return kinds
 
 
-def find_pictures(folder: Path, lists: frozenset[str] = frozenset()) -> Found:
+def find_pictures(
+    folder: Path, lists: frozenset[str] = frozenset(), suffixes: frozenset[str] | None = None
+) -> Found:
     """The pictures below a folder, known by their names' endings in upper or lower case.
 
-    No picture is opened. `lists` are the names of files that are not pictures but wanted.
+    No picture is opened. `lists` are the names of files that are not pictures but wanted. With `suffixes`,
+    files of these endings are looked for in place of pictures.
 
     Raises:
         ValueError: a folder cannot be listed.
     """
-    found, suffixes = Found(), readable_suffixes()
+    found, wanted = Found(), suffixes or readable_suffixes()
     passed_by: list[str] = []
     for path, entry in walk(folder, passed_by):
         kind = kind_of_entry(entry)
-        if kind in suffixes:
+        if kind in wanted:
             found.pictures.append(path)
         elif entry.name in lists and kind == kind_of(entry.name):
             found.lists.append(path)
@@ -196,7 +200,7 @@ def find_pictures(folder: Path, lists: frozenset[str] = frozenset()) -> Found:
 
     found.pictures.sort()
     found.lists.sort()
-    found.hidden = sorted(place for place in passed_by if holds_pictures(folder / place))
+    found.hidden = sorted(place for place in passed_by if holds_pictures(folder / place, wanted))
     return found
 
 
