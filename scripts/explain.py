@@ -30,7 +30,7 @@ from var_pe.settings.fields import Positive
 from var_pe.stages.config import Config
 from var_pe.stages.draw import load_pipeline
 from var_pe.stages.images import held_out_images
-from var_pe.stages.models import load_classifier
+from var_pe.stages.models import load_classifier_of_images
 from var_pe.stages.session import exit_with_sentence
 from var_pe.stages.tokens import tokens_of_images
 
@@ -105,7 +105,7 @@ def examined(name: str, run: Path, number: int) -> Examined:
     """A run's classifier and test images."""
     images = held_out_images(config_of(run), number)
     pictures_BCHW = torch.stack([images[index]["image"] for index in range(len(images))])
-    return Examined(name, load_classifier(run / "classifier"), pictures_BCHW, images.class_names)
+    return Examined(name, load_classifier_of_images(run / "classifier"), pictures_BCHW, images.class_names)
 
 
 def drawer(name: str, run: Path, number: int) -> Drawer:

@@ -37,7 +37,7 @@ from var_pe.settings.command_line import check_options, given_path
 from var_pe.settings.fields import Positive
 from var_pe.stages.config import Config
 from var_pe.stages.draw import load_pipeline
-from var_pe.stages.models import load_classifier, load_model
+from var_pe.stages.models import load_classifier_of_images, load_model
 from var_pe.stages.session import exit_with_sentence
 
 
@@ -119,7 +119,7 @@ def parts_of(given: argparse.Namespace) -> list[Part]:
 
 
 def classifier_of(folder: Path, given: argparse.Namespace) -> list[Part]:
-    model = load_classifier(folder)
+    model = load_classifier_of_images(folder)
     if given.size is not None:
         model.set_input_size(given.size, given.resample)
     return classifier_parts(model)

@@ -89,7 +89,7 @@ def check_encodings(config: Config, encodings: Iterable[str]) -> None:
     Raises:
         ValueError: some cannot be built; the sentence names them all.
     """
-    if config.classifier is not None and config.classifier.hierarchy:
+    if config.classifier is not None and (config.classifier.hierarchy or config.classifier.tubelet):
         check_hierarchies(config, encodings)
         return
 
@@ -113,7 +113,7 @@ def check_encodings(config: Config, encodings: Iterable[str]) -> None:
 
 
 def check_hierarchies(config: Config, encodings: Iterable[str]) -> None:
-    """`check_encodings` of a classifier in stages, each of which builds its own.
+    """`check_encodings` of a classifier in stages, each of which builds its own, or of one of clips.
 
     Raises:
         ValueError: some cannot be built; the sentence names them all.

@@ -9,6 +9,7 @@ from var_pe.interop.files import read_state
 from var_pe.interop.vit.conversion import convert
 from var_pe.interop.vit.names import ViTWeights
 from var_pe.models.classifier import Classifier
+from var_pe.models.clips import ClipClassifier
 from var_pe.models.dense.detector import Detector
 from var_pe.models.dense.encoder import DenseModel
 from var_pe.models.dense.segmenter import Segmenter
@@ -17,7 +18,7 @@ from var_pe.models.generator import VARTransformer
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.models.vit import ViTClassifier
 from var_pe.stages.config import Config
-from var_pe.stages.models import CLASSIFIERS, find_tokenizer, load_classifier, load_model
+from var_pe.stages.models import CLASSIFIERS, find_tokenizer, load_classifier_of_images, load_model
 
 # Models on a classifier's maps, whose encoder is looked at
 ON_MAPS: dict[str, type[DenseModel]] = {"segmenter": Segmenter, "detector": Detector}
@@ -63,7 +64,7 @@ def open_subject(path: Path, checkpoint: Checkpoint | None = None) -> Subject:
 
     if not (path / "config.json").exists():
         raise ValueError(f"{path} is neither a run, nor a saved model or pipeline, nor a file of weights")
-    if read_config(path).get("_class_name") in CLASSIFIERS:
+    if read_config(path).get("_class_name") in (*CLASSIFIERS, ClipClassifier.__name__):
         return Subject(path.name, plain_classifier(path))
     return Subject(path.name, load_model(VARTransformer, path))
 
@@ -89,7 +90,7 @@ def plain_classifier(folder: Path) -> ViTClassifier:
     Raises:
         ValueError: it has several.
     """
-    return plain(load_classifier(folder), folder)
+    return plain(load_classifier_of_images(folder), folder)
 
 
 def plain(model: Classifier, folder: Path) -> ViTClassifier:

@@ -1,9 +1,10 @@
-"""A classifier of our own as a feature extractor, for pictures unlike those of ImageNet."""
+"""A classifier of our own as a feature extractor, for pictures unlike those of ImageNet, and for clips."""
 
 from torch import Tensor
 
 from var_pe.evaluation.features import FeatureExtractor, Features
 from var_pe.models.classifier import Classifier
+from var_pe.models.clips import ClipClassifier
 
 
 class ClassifierFeatures(FeatureExtractor):
@@ -19,6 +20,7 @@ class ClassifierFeatures(FeatureExtractor):
         self.model = model.eval()
         self.name = name
         self.weights_sha256 = weights_sha256
+        self.axes = 5 if isinstance(model, ClipClassifier) else 4
 
     def describe(self, images_BCHW: Tensor) -> Features:
         features_BF = self.model.pooled(images_BCHW / 127.5 - 1)

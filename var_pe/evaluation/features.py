@@ -70,6 +70,9 @@ class FeatureExtractor(nn.Module):
     name: str
     weights_sha256: str
 
+    # axes of a batch: 5 where it looks at clips, (B, frames, C, H, W)
+    axes: int = 4
+
     # true of FID's Inception alone: its scores may be set beside published ones
     comparable: bool = False
 
@@ -84,7 +87,8 @@ class FeatureExtractor(nn.Module):
         Raises:
             ValueError: the images are not uint8 of shape (B, 1 or 3, H, W).
         """
-        if images_BCHW.dtype != torch.uint8 or images_BCHW.dim() != 4 or images_BCHW.shape[1] not in (1, 3):
+        right = images_BCHW.dim() == self.axes and images_BCHW.shape[-3] in (1, 3)
+        if images_BCHW.dtype != torch.uint8 or not right:
             raise ValueError(
                 f"{self.name} needs uint8 images of shape (B, 1 or 3, H, W), "
                 f"got {images_BCHW.dtype} of shape {tuple(images_BCHW.shape)}"

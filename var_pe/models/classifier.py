@@ -24,7 +24,7 @@ class ImageModel(Resizable):
 
     size_argument = "image_size"
     # what FSDP shards as one piece, the blocks of all classifiers; None in diffusers
-    _no_split_modules = ["Block", "MapBlock", "ConvolutionBlock"]  # type: ignore[assignment]  # noqa: RUF012
+    _no_split_modules = ["Block", "DividedBlock", "MapBlock", "ConvolutionBlock"]  # type: ignore[assignment]  # noqa: RUF012
     _repeated_blocks = _no_split_modules
     _supports_gradient_checkpointing = True
 
@@ -90,7 +90,7 @@ class Classifier(ImageModel):
         return height // self.patch_size, width // self.patch_size
 
     def _pyramid_of(self, images_BCHW: Tensor) -> Pyramid:
-        height, width = images_BCHW.shape[2:]
+        height, width = images_BCHW.shape[-2:]
         if self.dynamic:
             return self._grids((height, width))
         if (height, width) != self.image_size:

@@ -83,7 +83,8 @@ def size_of_classifier(config: ClassifierConfig, tokens: int) -> Size:
 
     dim, patch = as_float(config.dim), as_float(config.patch_size)
     block = (4 + 2 * config.mlp_ratio) * dim**2
-    rest = dim * (3 * patch**2 + as_float(config.registers) + as_float(tokens))
+    pixels = 3 * patch**2 * as_float(config.tubelet or 1)
+    rest = dim * (pixels + as_float(config.registers) + as_float(tokens))
     return Size(
         as_float(config.depth) * block + rest,
         config.depth,
@@ -92,6 +93,7 @@ def size_of_classifier(config: ClassifierConfig, tokens: int) -> Size:
             "classifier.depth",
             "classifier.mlp_ratio",
             "classifier.patch_size",
+            *(("classifier.tubelet",) if config.tubelet else ()),
             "classifier.registers",
             "data.height",
             "data.width",

@@ -29,12 +29,17 @@ from var_pe.settings.fields import (
     check_choice,
     section,
 )
+from var_pe.settings.files import show
 
 Pool = Literal["class_token", "mean"]
 FinalNorm = Literal["tokens", "pooled"]
 
+Spread = Literal["joint", "divided"]
+
 # settings of a plain ViT, which a hierarchy refuses
 PLAIN = ("pool", "registers", "final_norm")
+# and of one for clips
+OF_CLIPS = ("tubelet", "attention", "time_positions")
 
 
 @section(frozen=True)
@@ -72,8 +77,25 @@ class ClassifierConfig:
             "num_heads are the first one's"
         ),
     ] = field(default_factory=list)
+    tubelet: Annotated[
+        Positive | None,
+        Doc(
+            "frames that a patch of a clip covers, beside patch_size pixels a side; null: pictures, no clips"
+        ),
+    ] = None
+    attention: Annotated[
+        Spread,
+        Doc(
+            "of clips: joint, among all tokens; divided: first among those of one place, then among those of "
+            "one moment (TimeSformer)"
+        ),
+    ] = "joint"
+    time_positions: Annotated[
+        bool, Doc("of clips: whether the encoding says when a token is; false: only where, the control")
+    ] = True
 
     def __post_init__(self) -> None:
+        self._check_clips()
         if not self.hierarchy:
             return
 
@@ -86,10 +108,35 @@ class ClassifierConfig:
                 )
         assert self.stages, "the lines of a hierarchy are read"
 
+    def _check_clips(self) -> None:
+        """Refuses what belongs to clips where there are none, and what a model of clips has not."""
+        if self.tubelet is None:
+            for setting in fields(self):
+                if setting.name in OF_CLIPS and getattr(self, setting.name) != setting.default:
+                    given = show(getattr(self, setting.name))
+                    raise ValueError(f"{setting.name}={given} is for clips: give tubelet=1 or more, too")
+        elif self.hierarchy:
+            raise ValueError("tubelet makes a plain ViT of clips; a hierarchy takes pictures alone")
+        else:
+            check_prefix(self.attention, self.pool, self.registers)
+
     @property
     def stages(self) -> tuple[StageShape, ...]:
         """The stages of the hierarchy; none of a plain ViT."""
         return read_hierarchy(self.hierarchy, dim=self.dim, num_heads=self.num_heads, encoding=self.encoding)
+
+
+def check_prefix(attention: Spread, pool: Pool, registers: int) -> None:
+    """Refuses tokens that are at no place and of no moment where attention is divided by these.
+
+    Raises:
+        ValueError: there are some.
+    """
+    if attention == "divided" and (pool == "class_token" or registers):
+        raise ValueError(
+            f"attention=divided has no part for tokens without a place: it takes pool=mean and registers=0, "
+            f"got pool={pool} and registers={registers}"
+        )
 
 
 class Block(nn.Module):
@@ -128,7 +175,49 @@ class Block(nn.Module):
         return x_BLC + with_gain(self.scale2(transformed_BLC), gains_2B11, 1)
 
 
-class ViTClassifier(Classifier):
+class PlainClassifier(Classifier):
+    """A classifier whose blocks all see the same tokens, and what its classes are read from."""
+
+    pool: Pool
+    final_norm: FinalNorm
+    prefix_tokens_PC: nn.Parameter | None
+    blocks: Blocks
+    norm: nn.LayerNorm
+
+    @property
+    def num_prefix_tokens(self) -> int:
+        """Registers and class token, which come first."""
+        return 0 if self.prefix_tokens_PC is None else len(self.prefix_tokens_PC)
+
+    @property
+    def blocks_by_stage(self) -> list[int]:
+        return [len(self.blocks)]
+
+    def with_prefix(self, x_BLC: Tensor) -> Tensor:
+        """Class token and registers, if there are any, before the patches."""
+        if self.prefix_tokens_PC is None:
+            return x_BLC
+        return torch.cat([self.prefix_tokens_PC.expand(x_BLC.shape[0], -1, -1), x_BLC], dim=1)
+
+    def forward_tokens(self, images_BCHW: Tensor) -> tuple[Tensor, int]:
+        """What the last block gives, (B, P + L, C), and the number P of prefix tokens that come first."""
+        raise NotImplementedError
+
+    def forward_features(self, images_BCHW: Tensor) -> Tensor:
+        """The pooled, normalised last layer, (B, C)."""
+        x_BLC, prefix = self.forward_tokens(images_BCHW)
+
+        if self.pool == "class_token":
+            return self.norm(x_BLC[:, 0])
+        if self.final_norm == "pooled":
+            return self.norm(x_BLC[:, prefix:].mean(1))
+        return self.norm(x_BLC[:, prefix:]).mean(1)
+
+    def pooled(self, images_BCHW: Tensor) -> Tensor:
+        return self.forward_features(images_BCHW)
+
+
+class ViTClassifier(PlainClassifier):
     """Images in [-1, 1] to class logits; class token and registers come first and have no position.
 
     Arguments as in `ClassifierConfig`; `image_size` is (height, width) in pixels; with 0 classes there is no
@@ -199,15 +288,6 @@ class ViTClassifier(Classifier):
 
         initialise(self, seed)
 
-    @property
-    def num_prefix_tokens(self) -> int:
-        """Registers and class token, which come first."""
-        return 0 if self.prefix_tokens_PC is None else len(self.prefix_tokens_PC)
-
-    @property
-    def blocks_by_stage(self) -> list[int]:
-        return [len(self.blocks)]
-
     def set_patch_size(self, patch_size: int) -> None:
         """Patches of another size from now on, and in a saved copy; the stored kernel stays as it is.
 
@@ -236,7 +316,6 @@ class ViTClassifier(Classifier):
         return Pyramid.of([self._patches(image_size)])
 
     def forward_tokens(self, images_BCHW: Tensor) -> tuple[Tensor, int]:
-        """What the last block gives, (B, P + L, C), and the number P of prefix tokens that come first."""
         # Patches, and what is added to them for their positions: in float32, or neighbours would coincide.
         pyramid = self._pyramid_of(images_BCHW)
         patches_BChw = self.patch_embed(images_BCHW)
@@ -244,28 +323,12 @@ class ViTClassifier(Classifier):
         with full_precision(images_BCHW):
             x_BLC = self.position_encoding.embed(patches_BChw.flatten(2).transpose(1, 2).float(), context)
         x_BLC = x_BLC.to(self.norm.weight.dtype)  # of a half model; under autocast the weights are float32
-
-        # Class token and registers first
-        if self.prefix_tokens_PC is not None:
-            x_BLC = torch.cat([self.prefix_tokens_PC.expand(x_BLC.shape[0], -1, -1), x_BLC], dim=1)
+        x_BLC = self.with_prefix(x_BLC)
 
         position_context = PositionContext(
             self.position_encoding, context, context, prefix=self.num_prefix_tokens
         )
         return self.blocks(x_BLC, position_context), self.num_prefix_tokens
-
-    def forward_features(self, images_BCHW: Tensor) -> Tensor:
-        """The pooled, normalised last layer, (B, C)."""
-        x_BLC, prefix = self.forward_tokens(images_BCHW)
-
-        if self.pool == "class_token":
-            return self.norm(x_BLC[:, 0])
-        if self.final_norm == "pooled":
-            return self.norm(x_BLC[:, prefix:].mean(1))
-        return self.norm(x_BLC[:, prefix:]).mean(1)
-
-    def pooled(self, images_BCHW: Tensor) -> Tensor:
-        return self.forward_features(images_BCHW)
 
     @property
     def map_shapes(self) -> list[MapShape]:

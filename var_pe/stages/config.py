@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from var_pe import settings
-from var_pe.data.sources import DataConfig
+from var_pe.data.sources import OF_CLIPS, DataConfig
 from var_pe.encodings import as_saved, settled
 from var_pe.evaluation.features import EvaluationConfig
 from var_pe.models.dense.detector import DetectorConfig
@@ -95,6 +95,7 @@ class Config:
                 )
         if self.segmenter is not None and self.detector is not None:
             raise ValueError("a run trains a segmenter or a detector, but the config has both sections")
+        self._check_clips()
         if self.kind in ("segmenter", "detector"):
             self._check_dense(self.kind)
         kind = "generator" if self.classifier is None else "classifier"
@@ -124,6 +125,41 @@ class Config:
             )
 
         self._check_sizes()
+
+    def _check_clips(self) -> None:
+        """Refuses clips for a model of pictures, the other way round, and what is for pictures alone."""
+        source = self.data.source
+        tubelet = None if self.classifier is None else self.classifier.tubelet
+        if tubelet is None:
+            if source in OF_CLIPS:
+                raise ValueError(
+                    f"data.source={source} has clips, which a classifier with classifier.tubelet takes, such "
+                    f"as in moving_shapes.yaml"
+                )
+            return
+        if source not in OF_CLIPS:
+            raise ValueError(
+                f"classifier.tubelet={tubelet} takes clips, which {' and '.join(OF_CLIPS)} have, got "
+                f"data.source={source}"
+            )
+        if self.kind != "classifier":
+            raise ValueError(
+                f"classifier.tubelet={tubelet} makes a classifier of clips, on which there is no {self.kind}"
+            )
+
+        training = self.classifier_training
+        for_pictures = {
+            "model.retrofit": self.model.retrofit,
+            "data.trim": self.data.trim,
+            "classifier_training.contrastive": training.contrastive,
+            "classifier_training.mixup": training.mixup,
+            "classifier_training.drawn_images": training.drawn_images,
+        }
+        given = [name for name, value in for_pictures.items() if value]
+        if given:
+            raise ValueError(
+                f"{given[0]} is for pictures: leave it out with classifier.tubelet={tubelet}, for clips"
+            )
 
     def _check_dense(self, name: str) -> None:
         """Refuses what a model on a classifier's maps cannot have."""
@@ -155,10 +191,13 @@ class Config:
         rows, columns = self.data.height // patch, self.data.width // patch
         size = size_of_classifier(self.classifier, rows * columns)
         refuse_oversized("classifier", size, self)
-        if rows * columns > MOST_TOKENS and not self.classifier.hierarchy:
+        times = 1 if self.classifier.tubelet is None else self.data.frames // self.classifier.tubelet
+        if times * rows * columns > MOST_TOKENS and not self.classifier.hierarchy:
+            of_clip = "" if self.classifier.tubelet is None else f", data.frames={self.data.frames}"
             raise ValueError(
-                f"data.height={self.data.height} and data.width={self.data.width} make {rows * columns:,} "
-                f"patches of classifier.patch_size={patch}; attention takes at most {MOST_TOKENS:,}"
+                f"data.height={self.data.height} and data.width={self.data.width}{of_clip} make "
+                f"{times * rows * columns:,} patches of classifier.patch_size={patch}; attention takes at "
+                f"most {MOST_TOKENS:,}"
             )
 
 

@@ -12,6 +12,7 @@ from torch import nn
 from var_pe import settings
 from var_pe.files import hash_of_files
 from var_pe.interop.lpips import load_lpips
+from var_pe.models.clips import ClipClassifier
 from var_pe.models.dense.detector import Detector
 from var_pe.models.dense.encoder import CLASSIFIERS, described
 from var_pe.models.dense.segmenter import Segmenter
@@ -22,13 +23,14 @@ from var_pe.models.folder import SavedModel, check_folder, read_config
 from var_pe.models.generator import VARTransformer
 from var_pe.models.hierarchy.classifier import HierarchicalClassifier
 from var_pe.models.tokenizer import VQTokenizer
-from var_pe.models.vit import PLAIN, ViTClassifier
+from var_pe.models.vit import OF_CLIPS, PLAIN, ViTClassifier
 from var_pe.models.weight_files import stored, weight_files
 from var_pe.pyramid import Grid
 from var_pe.resampling.grid_bound import GridBound
 from var_pe.stages.config import Config, rules_of
 
 M = TypeVar("M", bound=SavedModel)
+AnyClassifier = ViTClassifier | HierarchicalClassifier | ClipClassifier
 
 
 def build_tokenizer(config: Config) -> VQTokenizer:
@@ -73,7 +75,7 @@ def build_generator(
 
 def build_classifier(
     config: Config, num_classes: int, *, kept_grids: Sequence[Grid] | None = None
-) -> ViTClassifier | HierarchicalClassifier:
+) -> AnyClassifier:
     """A new classifier; `kept_grids` are those of the model that it will go on from (`Start`).
 
     Raises:
@@ -81,13 +83,15 @@ def build_classifier(
     """
     assert config.classifier is not None
     settings_of_model = asdict(config.classifier)
-    cls: type[ViTClassifier] | type[HierarchicalClassifier] = ViTClassifier
+    cls: type[AnyClassifier] = ViTClassifier
+    unused: tuple[str, ...] = ("hierarchy", *OF_CLIPS)
     if config.classifier.hierarchy:
-        cls = HierarchicalClassifier
-        for name in ("depth", *PLAIN):
-            del settings_of_model[name]
-    else:
-        del settings_of_model["hierarchy"]
+        cls, unused = HierarchicalClassifier, ("depth", *PLAIN, *OF_CLIPS)
+    elif config.classifier.tubelet is not None:
+        cls, unused = ClipClassifier, ("hierarchy",)
+        settings_of_model["frames"] = config.data.frames
+    for name in unused:
+        del settings_of_model[name]
     with rules_of("classifier"):
         return cls(
             **settings_of_model,
@@ -151,7 +155,7 @@ def feature_network(config: Config) -> FeatureStages | None:
             f"tokenizer_training.perceptual.network is {', '.join(VARIANTS)}, vgg16 or the folder of a "
             f"classifier's run, got {name!r}"
         )
-    classifier = load_classifier(Path(name) / "classifier")
+    classifier = load_classifier_of_images(Path(name) / "classifier")
     if isinstance(classifier, ViTClassifier):
         return ClassifierStages(classifier, Path(name).name, config.data.channels)
     assert isinstance(classifier, HierarchicalClassifier), "there is no third kind"
@@ -192,15 +196,29 @@ def load_model(cls: type[M], folder: Path) -> M:
         raise ValueError(f"{folder}: {error}") from error
 
 
-def load_classifier(folder: Path) -> ViTClassifier | HierarchicalClassifier:
-    """`load_model` of a classifier of either kind, as its config.json says.
+def load_classifier(folder: Path) -> AnyClassifier:
+    """`load_model` of a classifier of any kind, as its config.json says.
 
     Raises:
         ValueError: as there.
     """
     there = (folder / "config.json").exists()
     named = read_config(folder).get("_class_name") if there else None
+    if named == ClipClassifier.__name__:
+        return load_model(ClipClassifier, folder)
     return load_model(CLASSIFIERS.get(str(named), ViTClassifier), folder)
+
+
+def load_classifier_of_images(folder: Path) -> ViTClassifier | HierarchicalClassifier:
+    """`load_classifier` where images are to be looked at.
+
+    Raises:
+        ValueError: as there, or it is a classifier of clips.
+    """
+    classifier = load_classifier(folder)
+    if not isinstance(classifier, ViTClassifier | HierarchicalClassifier):
+        raise ValueError(f"{folder} holds a classifier of clips, which cannot look at single images")
+    return classifier
 
 
 def described_model(cls: type[M], folder: Path) -> M:

@@ -18,13 +18,13 @@ from var_pe.encodings import PositionEncoding
 from var_pe.encodings.base import HOOKS
 from var_pe.encodings.machinery.compose import Composed
 from var_pe.models.attention import BY_PARTS, first_seen, kernel_for, levels_of_parts
+from var_pe.models.clips import ClipClassifier
 from var_pe.models.dense.detector import Detector
 from var_pe.models.dense.segmenter import Segmenter
 from var_pe.models.hierarchy.attention import divisions_of
 from var_pe.models.hierarchy.classifier import HierarchicalClassifier
 from var_pe.models.hierarchy.lines import AttentionShape, Linear
 from var_pe.models.tokenizer import TokenizerConfig
-from var_pe.models.vit import ViTClassifier
 from var_pe.progress import number_of, size
 from var_pe.pyramid import Grid, Pyramid
 from var_pe.stages.begun import kept_grids, start_of, training_of
@@ -32,6 +32,7 @@ from var_pe.stages.config import Config, Kind, settled_config
 from var_pe.stages.drawn_images import drawn_pictures
 from var_pe.stages.images import boxed_images, masked_images
 from var_pe.stages.models import (
+    AnyClassifier,
     build_classifier,
     build_detector,
     build_generator,
@@ -138,9 +139,7 @@ def _dense(config: Config, images: int | None) -> list[str]:
     ]
 
 
-def _inside(
-    classifier: ViTClassifier | HierarchicalClassifier, config: Config, training: TrainingConfig
-) -> list[str]:
+def _inside(classifier: AnyClassifier, config: Config, training: TrainingConfig) -> list[str]:
     """What a classifier's encodings act on, and what its attention takes."""
     assert config.classifier is not None
     if isinstance(classifier, HierarchicalClassifier):
@@ -150,6 +149,8 @@ def _inside(
             f"{config.classifier.depth} is not used",
             *_stages(classifier, training),
         ]
+    if isinstance(classifier, ClipClassifier):
+        return _of_clips(classifier, config.classifier.num_heads, training)
     return [
         _encoding(config.classifier.encoding, classifier.position_encoding),
         _attention(
@@ -160,6 +161,27 @@ def _inside(
             training,
         ),
     ]
+
+
+def _of_clips(classifier: ClipClassifier, heads: int, training: TrainingConfig) -> list[str]:
+    """The tokens of a clip, what the encoding acts on, and what attention takes among which of them."""
+    (rows, columns), times = classifier.pyramid.finest, classifier.times
+    in_attention = classifier.position_encoding
+    both = Composed([classifier.map_position_encoding, in_attention])
+    known = "" if classifier.time_positions else "; its encoding knows places, and no moments"
+    lines = [
+        f"clips: {classifier.frames} frames, {times} moments of {rows}x{columns} tokens each{known}",
+        _encoding(classifier.config["encoding"], both),
+    ]
+    places = rows * columns
+    parts = {"": times * places}
+    if classifier.attention == "divided":
+        parts = {", at each place over time": times, ", at each moment": places}
+    for where, tokens in parts.items():
+        prefix = classifier.num_prefix_tokens
+        said = _attention(Pyramid(((tokens, 1),)), prefix, heads, in_attention, training)
+        lines.append(f"{said}{where}")
+    return lines
 
 
 def _start(what: str, start: Start | None) -> list[str]:

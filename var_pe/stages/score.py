@@ -45,7 +45,14 @@ from var_pe.stages.images import (
     masked_images,
     picture_box,
 )
-from var_pe.stages.models import find_tokenizer, load_classifier, load_model, load_tokenizer, weights_hash
+from var_pe.stages.models import (
+    find_tokenizer,
+    load_classifier,
+    load_classifier_of_images,
+    load_model,
+    load_tokenizer,
+    weights_hash,
+)
 from var_pe.stages.pyramids import tokenizer_pyramids
 from var_pe.tasks.detector import sheet_of_boxes, validate_detector
 from var_pe.tasks.segmenter import sheet_of_masks, validate_segmenter
@@ -77,7 +84,7 @@ def feature_extractor(name: str, inception_weights: str | None = None) -> Featur
         )
 
     folder = Path(name) / "classifier"
-    return ClassifierFeatures(load_classifier(folder), Path(name).name, weights_hash(folder))
+    return ClassifierFeatures(load_classifier_of_images(folder), Path(name).name, weights_hash(folder))
 
 
 def judges(config: Config) -> list[str]:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
@@ -15,7 +16,7 @@ from var_pe.data.classes import from_all_classes, labels_of
 from var_pe.data.image_set import Batch, HeldOutImages, TrainingSet, stacked
 from var_pe.evaluation.folder import to_uint8
 from var_pe.models.classifier import Classifier
-from var_pe.pages.sheets import Cell, Section, class_name, sheet
+from var_pe.pages.sheets import Cell, Pixels, Section, class_name, sheet
 from var_pe.settings.fields import Doc, FilePath, NonNegative, NonNegativeFloat, ShareBelowOne, section
 from var_pe.tasks.fading import Fading
 from var_pe.tasks.losses.contrastive import Contrastive, contrast_of_crops, crops_of
@@ -57,6 +58,7 @@ class ClassifierTraining(TrainingConfig):
 
 SHOWN = 64  # images of all classes that a preview shows
 WORST = 16  # images with the highest loss
+FRAMES_SHOWN = 4  # of a clip, at least
 
 
 class ClassifierTask:
@@ -185,6 +187,11 @@ class ClassifierTask:
         guesses = model(stacked(items).to(model.device)).argmax(1).tolist()
         for item, guess in zip(items, guesses, strict=True):
             note = "" if guess == item["label"] else f"→ {class_name(names, guess)}"
-            picture = to_uint8(item["image"]).permute(1, 2, 0).numpy()
-            cells.append(Cell([picture], class_name(names, item["label"]), note))
+            cells.append(Cell([shown(item["image"])], class_name(names, item["label"]), note))
         return cells
+
+
+def shown(image: Tensor) -> Pixels:
+    """An image in [-1, 1] as pixels (height, width, channels); of a clip some frames side by side."""
+    frames = [image] if image.dim() == 3 else list(image[:: max(1, len(image) // FRAMES_SHOWN)])
+    return np.concatenate([to_uint8(frame).permute(1, 2, 0).numpy() for frame in frames], axis=1)
