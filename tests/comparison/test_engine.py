@@ -121,6 +121,11 @@ def test_a_study_goes_on_with_runs_that_got_the_rate_chosen_for_their_arm(tmp_pa
     chosen = {"learning_rate": 7e-4, "guidance": 2.5, "nats": {}, "distances": {}}
     kept_choice(study, arm).add({"chosen": chosen})
 
+    # Known by what differs from the defaults: a setting that a later version adds is none of it.
+    known = " ".join(kept_choice(study, arm).rests_on["asked"]["config"])
+    assert "generator_training.ema" in known
+    assert "accumulate" not in known
+
     cell = with_chosen(study, plan_of(study).cells[0])
     assert cell.config.generator_training.learning_rate == 7e-4
     assert cell.config.sampling.guidance_scale == 2.5

@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 
-from var_pe.comparison.false_alarms import equivalent_splits, findable, real_splits, resampled
+from var_pe.comparison.false_alarms import (
+    equivalent_splits,
+    findable,
+    real_splits,
+    resampled,
+    resampled_within,
+)
 
 
 def study(groups: int, seeds: int) -> list[dict[int, float]]:
@@ -40,6 +46,17 @@ def test_one_group_against_itself_raises_few_alarms():
     assert equivalent_splits(study(1, 16)[0], 0.01).share == 0.0
     with pytest.raises(ValueError, match="at least 4"):
         real_splits({0: 1.0, 1: 2.0})
+
+
+def test_what_differs_by_the_margin_is_rarely_called_equivalent_and_what_does_not_often():
+    """A margin is worth something only if the test keeps to it, its own uncertainty included."""
+    first, other = study(2, 8)
+    worse = {seed: value + 6.0 for seed, value in study(3, 8)[2].items()}
+    same = resampled_within([first, other], worse, 1.0)
+    at_margin = resampled_within([first, other], worse, 1.0, differs=True)
+    assert at_margin.share < 0.06 < 0.8 < same.share
+    by_seed = {seed: worse[seed] - first[seed] for seed in first}
+    assert equivalent_splits(study(1, 16)[0], by_seed).seeds == 4
 
 
 def test_groups_that_share_no_seeds_make_no_study():

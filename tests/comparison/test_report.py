@@ -47,7 +47,7 @@ def test_the_answer_is_two_sentences_that_claim_what_was_shown():
     assert "none (+0.5" in first
     assert "worse" in first
     assert "4 seeds could have shown differences" in second
-    assert second.endswith("are peg.")
+    assert second.endswith("shown to differ by less than 0.02: peg.")
     alone = " ".join(report_of(results(learned=[3.0], none=[9.0])).answer)
     assert "One seed shows no spread" in alone
 
@@ -72,6 +72,19 @@ def test_a_handicapped_arm_is_looked_for_and_not_ranked():
     assert any("handicapped arm, none, was found" in note for note in alarms.notes)
     assert alarms.rows[0][1].endswith("of 20")
     assert alarms.rows[1][1].endswith("of 10,000")
+
+
+def test_a_margin_may_be_a_share_of_what_the_handicapped_arm_loses():
+    """0.02 nats tells nobody anything; a tenth of what is lost without positions does."""
+    found = results(margin=0.0001, handicapped="none", **CLEAR) | {"handicap_margins": [0.1]}
+    report = report_of(found)
+    assert "by less than 0.0001: none, which takes " in report.answer[1]
+    assert report.answer[1].endswith("by less than 0.1 x what none loses (0.05000): peg.")
+    (table,) = [table for table in report.tables if table.title.startswith("Is it shown")]
+    ((arm, _, _, declared, seeds, p, shown, few),) = table.rows
+    assert (arm, declared, shown) == ("peg", "not shown", "yes")
+    assert float(p.removeprefix("< ")) < 0.05
+    assert int(few) < int(seeds)
 
 
 def test_failed_and_unfinished_cells_are_said():

@@ -15,6 +15,7 @@ from var_pe.comparison.statistics import (
     p_of_equivalence,
     p_of_pairs,
     rate_interval,
+    seeds_for_margin,
     smallest_effect,
     summary,
 )
@@ -66,7 +67,7 @@ def test_one_seed_and_equal_differences_prove_nothing():
     assert np.isnan(p_of_pairs(pairs)).all()
     assert np.isnan(p_of_pairs(np.array([[1000.0]]))).all()
     assert not difference(by_seed(0.25, 0.5), by_seed(0.5, 0.75)).has_spread
-    assert p_of_equivalence(difference(by_seed(1.0), by_seed(1.0)), 1.0) is None
+    assert np.isnan(p_of_equivalence(pairs, 1.0)).all()
 
 
 def test_holm_is_that_of_the_textbook():
@@ -80,13 +81,27 @@ def test_holm_is_that_of_the_textbook():
 def test_equivalence_is_two_one_sided_tests():
     """A difference that was not found is not one that is not there: the margin must be excluded both ways."""
     pairs = [0.1, -0.2, 0.05, 0.0, -0.1]
-    found = difference(by_seed(*[0.0] * 5), by_seed(*pairs))
+    found = np.array([pairs])
     expected = max(
         stats.ttest_1samp(pairs, -0.3, alternative="greater").pvalue,
         stats.ttest_1samp(pairs, 0.3, alternative="less").pvalue,
     )
-    assert p_of_equivalence(found, 0.3) == pytest.approx(expected)
-    assert p_of_equivalence(found, 0.3) < 0.05 < p_of_equivalence(found, 0.05)
+    assert p_of_equivalence(found, 0.3)[0] == pytest.approx(expected)
+    assert p_of_equivalence(found, 0.3)[0] < 0.05 < p_of_equivalence(found, 0.05)[0]
+
+    # A margin of the same size that was itself measured is less certain.
+    measured = np.array([0.1, 0.5, 0.2, 0.6, 0.1])
+    assert p_of_equivalence(found, measured)[0] > p_of_equivalence(found, measured.mean())[0]
+
+
+def test_seeds_for_a_margin_show_it_in_four_of_five_studies():
+    """One who plans a study by this number must not find out afterwards that it was too small."""
+    seeds = seeds_for_margin(0.5, 1.0, comparisons=3)
+    drawn = np.random.default_rng(0).standard_normal((4000, seeds))
+    share = (p_of_equivalence(drawn, 0.5) < 0.05 / 3).mean()
+    assert share == pytest.approx(0.8, abs=0.03)
+    assert seeds_for_margin(1000.0, 1.0) == 2
+    assert seeds_for_margin(1e-6, 1.0) is None
 
 
 def test_the_smallest_effect_has_the_power_of_the_table():

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from var_pe import settings
 from var_pe.comparison.costs import costs, steadiness, trainable
+from var_pe.comparison.other_sizes import is_measured, measured_at
 from var_pe.comparison.pictures import chosen_pictures, pixels, strip
 from var_pe.comparison.places import drawn_tokens, nats_by_place
 from var_pe.comparison.results import CellResult, Curve, Record, Times, thinned
@@ -93,11 +94,11 @@ def sampling_seeds(cell: Cell, study: Study) -> list[int]:
 
 
 def finished(cell: Cell, study: Study) -> CellResult | None:
-    """A cell's result, if it has every drawing that the study asks for."""
+    """A cell's result, if it has every drawing and every size that the study asks for."""
     found = kept_result(cell, study).results.get("cell")
     if found is None or any(str(seed) not in found["drawings"] for seed in sampling_seeds(cell, study)):
         return None
-    return found
+    return found if is_measured(cell, study, found.get("sizes", [])) else None
 
 
 def measure_cell(cell: Cell, study: Study, accelerator: Accelerator) -> None:
@@ -106,7 +107,8 @@ def measure_cell(cell: Cell, study: Study, accelerator: Accelerator) -> None:
         return
     config, kept = cell.config, kept_result(cell, study)
     pipeline = load_pipeline(config)
-    scored = score_drawings(cell, study, pipeline, kept.results.get("cell"), accelerator)
+    there = kept.results.get("cell")
+    scored = score_drawings(cell, study, pipeline, there, accelerator)
 
     # Of the training: what its log says, and its last weights token by token
     log = read_log(cell.run / "log.jsonl")
@@ -136,11 +138,12 @@ def measure_cell(cell: Cell, study: Study, accelerator: Accelerator) -> None:
         "values": values,
         "drawings": scored.drawings,
         "curves": curves_of(log),
-        "nats_by_place": nats_by_place(transformer, tokenizer, tokens_NL, labels_N).tolist(),
+        "nats_by_place": nats_by_place(transformer, tokenizer, tokens_NL, labels_N, pyramid).tolist(),
         "records": scored.records,
         "floor": scored.floor,
         "picture": base64.b64encode(strip([pixels(file) for _, file in pictures])).decode(),
         "classes": [name for name, _ in pictures],
+        "sizes": measured_at(cell, study, tokenizer, [] if there is None else there.get("sizes", [])),
         "times": times,
     }
     kept.add({"cell": result})

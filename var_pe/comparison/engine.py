@@ -23,6 +23,7 @@ import torch
 from accelerate import Accelerator
 
 from var_pe.comparison.cells import finished, measure_cell, train_cell
+from var_pe.comparison.other_sizes import check_sizes
 from var_pe.comparison.results import CellResult
 from var_pe.comparison.shared import prepare
 from var_pe.comparison.study import Arm, Cell, Study, arms_of, cells_of
@@ -69,6 +70,8 @@ def plan_of(study: Study) -> Plan:
         ValueError: an arm cannot be trained, or a folder holds runs of other settings.
     """
     arms = arms_of(study)
+    for arm in arms:
+        check_sizes(arm.config, study)
     plan = Plan(study, arms, cells_of(study, arms))
     # A run that is there was trained with what was chosen for its arm.
     for cell in plan.cells:

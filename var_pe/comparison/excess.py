@@ -4,7 +4,7 @@ import math
 from itertools import pairwise
 
 from var_pe.comparison.results import ArmEntry, Exact, Results, grids_of
-from var_pe.comparison.tables import Table
+from var_pe.comparison.table import Table
 from var_pe.comparison.verdicts import ranking
 from var_pe.comparison.wording import over_seeds
 from var_pe.data.shapes import CLASSES

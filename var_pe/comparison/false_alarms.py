@@ -7,12 +7,13 @@ comparisons, at 5 %.
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import numpy as np
 
 from var_pe.comparison.statistics import (
     ERROR,
-    Difference,
+    Margin,
     Numbers,
     holm,
     p_of_equivalence,
@@ -51,8 +52,8 @@ def finds(pairs_XMN: Numbers) -> int:
     return int((np.nan_to_num(adjusted_XM, nan=1.0) < ERROR).any(-1).sum())
 
 
-def halves(values: Mapping[int, float], splits: int) -> Numbers:
-    """One group of runs against itself: differences of random halves of its seeds, disjoint, (splits, N / 2).
+def halves(values: Mapping[int, float], splits: int) -> list[tuple[list[int], list[int]]]:
+    """The seeds of one group of runs in two random halves, disjoint, `splits` times.
 
     Raises:
         ValueError: there are fewer than four seeds.
@@ -62,11 +63,21 @@ def halves(values: Mapping[int, float], splits: int) -> Numbers:
             f"splitting seeds into two halves of two needs at least 4 of them, got {len(values)}"
         )
 
-    runs_N = np.array([values[seed] for seed in sorted(values)])
-    half = len(runs_N) // 2
+    seeds = sorted(values)
+    half = len(seeds) // 2
     rng = np.random.default_rng(SEED)
-    orders = [rng.permutation(len(runs_N)) for _ in range(splits)]
-    return np.array([runs_N[order[:half]] - runs_N[order[half : 2 * half]] for order in orders])
+    orders = [[seeds[place] for place in rng.permutation(len(seeds))] for _ in range(splits)]
+    return [(order[:half], order[half : 2 * half]) for order in orders]
+
+
+def against_itself(values: Mapping[int, float], splits: int) -> Numbers:
+    """The differences of such halves, (splits, N / 2)."""
+    return np.array(
+        [
+            [values[mine] - values[other] for mine, other in zip(*both, strict=True)]
+            for both in halves(values, splits)
+        ]
+    )
 
 
 def real_splits(values: Mapping[int, float], handicap: float = 0.0, splits: int = SPLITS) -> Rate:
@@ -75,22 +86,23 @@ def real_splits(values: Mapping[int, float], handicap: float = 0.0, splits: int 
     Raises:
         ValueError: as in `halves`.
     """
-    pairs_XN = halves(values, splits) + handicap
+    pairs_XN = against_itself(values, splits) + handicap
     return Rate(finds(pairs_XN[:, None]), splits, pairs_XN.shape[1], 1)
 
 
-def equivalent_splits(values: Mapping[int, float], margin: float, splits: int = SPLITS) -> Rate:
+def equivalent_splits(values: Mapping[int, float], margin: Margin, splits: int = SPLITS) -> Rate:
     """How many splits of one group are shown not to differ by more than the margin.
 
+    Of a margin by seed, each pair has that of its first seed.
+
     Raises:
-        ValueError: as in `halves`.
+        ValueError: as in `halves`; of too few seeds that have a margin, too.
     """
-    pairs_XN = halves(values, splits)
-    found = 0
-    for pairs_N in pairs_XN:
-        both = Difference(float(pairs_N.mean()), float(pairs_N.std(ddof=1)), len(pairs_N))
-        p = p_of_equivalence(both, margin)
-        found += p is not None and p < ERROR
+    by_seed = margin if isinstance(margin, Mapping) else dict.fromkeys(values, margin)
+    both = {seed: value for seed, value in values.items() if seed in by_seed}
+    pairs_XN = against_itself(both, splits)
+    margins_XN = np.array([[by_seed[seed] for seed in first] for first, _ in halves(both, splits)])
+    found = int((np.nan_to_num(p_of_equivalence(pairs_XN, margins_XN), nan=1.0) < ERROR).sum())
     return Rate(found, splits, pairs_XN.shape[1], 1)
 
 
@@ -106,19 +118,63 @@ def resampled(groups: Sequence[Mapping[int, float]], handicap: float = 0.0, stud
     Raises:
         ValueError: there are fewer than two groups, or they share fewer than two seeds.
     """
-    shared = sorted(set.intersection(*(set(group) for group in groups))) if groups else []
+    drawn_XGN = made_up(groups, studies)
+    pairs_XMN = drawn_XGN[:, 1:] - drawn_XGN[:, :1]
+    pairs_XMN[:, 0] += handicap
+    return Rate(finds(pairs_XMN), studies, pairs_XMN.shape[-1], len(groups) - 1)
+
+
+def resampled_within(
+    groups: Sequence[Mapping[int, float]],
+    handicapped: Mapping[int, float],
+    share: float,
+    *,
+    differs: bool = False,
+    studies: int = STUDIES,
+) -> Rate:
+    """How many made-up studies show the second group to lie within a share of what the handicapped one loses.
+
+    The margin is measured anew in every study. Nothing differs but for the handicapped group, as far from the
+    first as in the real study; with `differs` the second truly lies at the margin, and to call it equivalent
+    is an error.
+
+    Raises:
+        ValueError: as in `resampled`.
+    """
+    all_groups = [*groups, handicapped]
+    drawn_XGN = made_up(all_groups, studies)
+    handicap = fmean(handicapped[seed] - groups[0][seed] for seed in shared_seeds(all_groups))
+
+    pairs_XMN = drawn_XGN[:, 1:-1] - drawn_XGN[:, :1]
+    pairs_XMN[:, 0] += share * handicap if differs else 0.0
+    lost_X1N = drawn_XGN[:, -1:] - drawn_XGN[:, :1] + handicap
+    margins_X1N = share * math.copysign(1.0, handicap) * lost_X1N
+
+    adjusted_XM = holm(p_of_equivalence(pairs_XMN, margins_X1N))
+    found = int((np.nan_to_num(adjusted_XM[:, 0], nan=1.0) < ERROR).sum())
+    return Rate(found, studies, pairs_XMN.shape[-1], pairs_XMN.shape[1])
+
+
+def shared_seeds(groups: Sequence[Mapping[int, float]]) -> list[int]:
+    """The seeds that all groups have."""
+    return sorted(set.intersection(*(set(group) for group in groups))) if groups else []
+
+
+def made_up(groups: Sequence[Mapping[int, float]], studies: int) -> Numbers:
+    """Values of such studies without any mean of theirs, (studies, G, N).
+
+    Raises:
+        ValueError: there are fewer than two groups, or they share fewer than two seeds.
+    """
+    shared = shared_seeds(groups)
     if len(groups) < 2 or len(shared) < 2:
         raise ValueError(
             f"made-up studies need two groups of runs that share two seeds, got {len(groups)} that share "
             f"{len(shared)}"
         )
-
     residuals_GN = residuals(groups, shared)
     rng = np.random.default_rng(SEED)
-    drawn_XGN = rng.choice(residuals_GN.flatten(), size=(studies, *residuals_GN.shape))
-    pairs_XMN = drawn_XGN[:, 1:] - drawn_XGN[:, :1]
-    pairs_XMN[:, 0] += handicap
-    return Rate(finds(pairs_XMN), studies, len(shared), len(groups) - 1)
+    return rng.choice(residuals_GN.flatten(), size=(studies, *residuals_GN.shape))
 
 
 def residuals(groups: Sequence[Mapping[int, float]], seeds: Sequence[int]) -> Numbers:
@@ -135,7 +191,7 @@ def residuals(groups: Sequence[Mapping[int, float]], seeds: Sequence[int]) -> Nu
 
 def findable(groups: Sequence[Mapping[int, float]]) -> float | None:
     """The smallest effect that a study of these groups finds with a power of 0.8, in any of them."""
-    shared = sorted(set.intersection(*(set(group) for group in groups)))
+    shared = shared_seeds(groups)
     if len(groups) < 2 or len(shared) < 2:
         return None
     spread = math.sqrt(2 * float((residuals(groups, shared) ** 2).mean()))

@@ -23,6 +23,7 @@ from var_pe.evaluation.records import versions
 from var_pe.evaluation.shapes_scores import NOTHING_READ, SHAPE_SCORES
 from var_pe.pyramid import Pyramid
 from var_pe.settings.loading import differences
+from var_pe.stages.pyramids import generator_pyramids
 
 
 def gather(plan: Plan, shared: Shared, command: str, *, own_processes: bool, device: str) -> Results:
@@ -60,6 +61,8 @@ def gather(plan: Plan, shared: Shared, command: str, *, own_processes: bool, dev
         "cells": sorted(cells, key=lambda cell: _order(plan, cell)),
         "primary": plan.study.primary,
         "margin": plan.study.margin,
+        "handicap_margins": plan.study.handicap_margins,
+        "remarks": plan.study.remarks,
         "floor": floor,
         "records": records,
         "labels": [
@@ -100,6 +103,7 @@ def _entry(
         "nats_by_place": result["nats_by_place"] if result else [],
         "picture": result["picture"] if result and shown else "",
         "classes": result["classes"] if result and shown else [],
+        "sizes": result.get("sizes", []) if result else [],
     }
 
 
@@ -117,6 +121,7 @@ def _arm(plan: Plan, arm: Arm) -> ArmEntry:
         "chosen": chosen_for(plan.study, arm),
         "tokenizer": arm.config.tokenizer_run,
         "grids": [list(grid) for grid in Pyramid.of(arm.config.tokenizer.levels).grids],
+        "trained_at": [[list(grid) for grid in pyramid.grids] for pyramid in generator_pyramids(arm.config)],
     }
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from var_pe.comparison.results import CellEntry, Results
-from var_pe.comparison.tables import Table
+from var_pe.comparison.table import Table
 from var_pe.comparison.wording import over_seeds
 from var_pe.pages.numbers import plain
 from var_pe.settings.line import parse

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from var_pe.models.generator import VARTransformer
 from var_pe.models.tokenizer import VQTokenizer
+from var_pe.pyramid import Pyramid
 from var_pe.sampling.config import SamplingConfig
 from var_pe.sampling.drawing import drawn
 from var_pe.sampling.folder import class_of
@@ -18,10 +19,15 @@ from var_pe.tasks.losses.tokens import token_losses
 
 @torch.no_grad()
 def nats_by_place(
-    transformer: VARTransformer, tokenizer: VQTokenizer, tokens_NL: Tensor, labels_N: Tensor, batch: int = 256
+    transformer: VARTransformer,
+    tokenizer: VQTokenizer,
+    tokens_NL: Tensor,
+    labels_N: Tensor,
+    pyramid: Pyramid,
+    batch: int = 256,
 ) -> Tensor:
-    """The mean loss of each token of the trained pyramid over images, given their classes, (L,) in nats."""
-    device, pyramid = transformer.device, transformer.pyramid
+    """The mean loss of each token of a pyramid over images, given their classes, (L,) in nats."""
+    device = transformer.device
     total_L = torch.zeros(tokens_NL.shape[1], dtype=torch.float64)
     for tokens_BL, labels_B in zip(tokens_NL.split(batch), labels_N.split(batch), strict=True):
         tokens_BL = tokens_BL.to(device)

@@ -2,11 +2,14 @@
 
 from dataclasses import dataclass
 
+from var_pe.comparison.equivalence import within_words
 from var_pe.comparison.excess import excess_table
 from var_pe.comparison.guide import RULE, advice
 from var_pe.comparison.learned_maps import learned_maps_tables
 from var_pe.comparison.results import CellEntry, Record, Results, TokenizerScores
-from var_pe.comparison.tables import Table, ranking_table, tables
+from var_pe.comparison.size_tables import size_tables
+from var_pe.comparison.table import Table
+from var_pe.comparison.tables import ranking_table, tables
 from var_pe.comparison.verdicts import compared, primary_column, ranking
 from var_pe.comparison.wording import difference_text, many
 from var_pe.pages.numbers import plain, setting
@@ -39,7 +42,12 @@ def report_of(results: Results) -> Report:
         guide=[*advice(results), f"The rule: {RULE}"],
         tables=[
             table
-            for table in (excess_table(results), *learned_maps_tables(results), *tables(results))
+            for table in (
+                excess_table(results),
+                *learned_maps_tables(results),
+                *size_tables(results),
+                *tables(results),
+            )
             if table.rows
         ],
         tokenizers=[line for one in results["shared"]["tokenizers"] for line in tokenizer_lines(one)],
@@ -92,11 +100,7 @@ def answer(results: Results) -> list[str]:
         if max(sizes) > min(sizes):
             size += f" to {plain(max(sizes) * column.factor)}"
         second = f"{many(count, 'seed')} could have shown differences of {size} with a power of 80 %"
-        same = [one.arm for one in family if one.is_equivalent]
-        if results["margin"]:
-            second += f"; within the margin of {results['margin'] * column.factor:g} are "
-            second += ", ".join(same) if same else "none, as far as could be shown"
-        second += "."
+        second = "; ".join([second, *within_words(results)]) + "."
     return [f"{first}; {said}.", second]
 
 
@@ -153,6 +157,7 @@ def notes(results: Results) -> list[str]:
         "numbers that images are drawn with; those of one seed, also the initial weights around the "
         "encoding and the order of data.",
         "Intervals are for this tokenizer and these images: other data may rank arms otherwise.",
+        *results.get("remarks", []),
     ]
     return lines
 

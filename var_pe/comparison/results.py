@@ -39,6 +39,17 @@ class Record(TypedDict):
     reference: dict[str, str | int]
 
 
+class AtSize(TypedDict):
+    """A trained generator at other levels than it was trained on."""
+
+    grids: list[list[int]]
+    # how its tables were resampled; empty where it followed by itself
+    convention: str
+    # nats per token, of all and level by level
+    loss: float
+    by_level: list[float]
+
+
 class CellResult(TypedDict):
     """What is known of a finished cell; nothing but `times` depends on when and where it was made."""
 
@@ -56,6 +67,8 @@ class CellResult(TypedDict):
     # the drawn images that the report shows side by side, a PNG in base64, and their classes
     picture: str
     classes: list[str]
+    # at the study's other sizes
+    sizes: NotRequired[list[AtSize]]
     times: Times
 
 
@@ -134,6 +147,8 @@ class ArmEntry(TypedDict):
     # the folder of its tokenizer, and the grids of its levels where results say them of every arm
     tokenizer: NotRequired[str]
     grids: NotRequired[list[list[int]]]
+    # the grids of everything that it was trained on
+    trained_at: NotRequired[list[list[list[int]]]]
 
 
 class CellEntry(TypedDict):
@@ -152,6 +167,7 @@ class CellEntry(TypedDict):
     # of the first seed alone
     picture: str
     classes: list[str]
+    sizes: NotRequired[list[AtSize]]
 
 
 class AllTimes(TypedDict):
@@ -175,6 +191,10 @@ class Results(TypedDict):
     cells: list[CellEntry]
     primary: str
     margin: float
+    # further margins, as shares of what the handicapped arm loses
+    handicap_margins: NotRequired[list[float]]
+    # what whoever made the study says of it
+    remarks: NotRequired[list[str]]
     # scores of real images, by the names of the values
     floor: dict[str, float]
     records: dict[str, Record]

@@ -4,6 +4,7 @@ Runs of one seed share initial weights, order of the data and the numbers that i
 they are compared seed by seed, and what a seed does to all of them cancels.
 """
 
+import bisect
 import math
 import statistics
 from collections.abc import Mapping, Sequence
@@ -18,8 +19,12 @@ from scipy.stats import t as students_t
 CONFIDENCE = 0.95  # of all comparisons of one quantity together
 ERROR = 1 - CONFIDENCE
 POWER = 0.8  # with which the smallest effect is found
+MOST_SEEDS = 10_000  # that a person is told of
 
 Numbers = NDArray[np.float64]
+
+# A difference that would not matter, or such differences by seed where one was measured
+Margin = float | Mapping[int, float]
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,24 @@ def p_of_pairs(pairs_MN: Numbers) -> Numbers:
     The test supposes that differences scatter normally about their mean. NaN where all of a row are equal
     (or there is one alone): then chance has shown no size that the mean could be held against.
     """
+    return 2 * students_t.sf(abs(_t_of_mean(pairs_MN)), pairs_MN.shape[-1] - 1)
+
+
+def p_of_equivalence(pairs_MN: Numbers, margins_N: Numbers | float) -> Numbers:
+    """The p of two one-sided tests (Schuirmann 1987), (M,): that a mean is the margin or more either way.
+
+    Below 0.05, "no difference larger than the margin" is shown. A margin that was itself measured is given
+    pair by pair, and what is uncertain in it counts (as in trials against an active control, Rothmann et al.
+    2003). NaN as in `p_of_pairs`.
+    """
+    degrees = pairs_MN.shape[-1] - 1
+    too_low_M = students_t.sf(_t_of_mean(margins_N + pairs_MN), degrees)
+    too_high_M = students_t.sf(_t_of_mean(margins_N - pairs_MN), degrees)
+    return np.maximum(too_low_M, too_high_M)
+
+
+def _t_of_mean(pairs_MN: Numbers) -> Numbers:
+    """The mean of each row over its standard error; NaN where chance has shown no size."""
     count = pairs_MN.shape[-1]
     mean_M = pairs_MN.mean(-1)
     if count < 2:
@@ -98,20 +121,7 @@ def p_of_pairs(pairs_MN: Numbers) -> Numbers:
     spread_M = pairs_MN.std(-1, ddof=1)
     flat_M = np.ptp(pairs_MN, axis=-1) == 0
     error_M = np.where(flat_M, 1.0, spread_M) / math.sqrt(count)
-    return np.where(flat_M, np.nan, 2 * students_t.sf(abs(mean_M) / error_M, count - 1))
-
-
-def p_of_equivalence(found: Difference, margin: float) -> float | None:
-    """The p of two one-sided tests (Schuirmann 1987): that the difference is `margin` or more either way.
-
-    Below 0.05, "no difference larger than the margin" is shown. None without a spread.
-    """
-    if not found.has_spread:
-        return None
-    degrees = found.count - 1
-    too_low = students_t.sf((found.mean + margin) / found.error, degrees)
-    too_high = students_t.cdf((found.mean - margin) / found.error, degrees)
-    return float(max(too_low, too_high))
+    return np.where(flat_M, np.nan, mean_M / error_M)
 
 
 def holm(p_M: Numbers) -> Numbers:
@@ -145,6 +155,24 @@ def smallest_effect(count: int, spread: float, comparisons: int = 1) -> float | 
         return float(nct.sf(critical, degrees, shift)) - POWER
 
     return float(brentq(missing, 0.0, 2 * critical + 8)) * spread / math.sqrt(count)
+
+
+def seeds_for_margin(margin: float, spread: float, comparisons: int = 1) -> int | None:
+    """How many pairs of this spread show with a power of 0.8 that they do not differ by the margin.
+
+    Nothing truly differs. Each of the two one-sided tests is at 0.05 shared among the comparisons; if each
+    succeeds in nine of ten studies, both do in eight at least. None: more than `MOST_SEEDS`.
+    """
+
+    def is_enough(count: int) -> bool:
+        critical = float(students_t.ppf(1 - ERROR / comparisons, count - 1))
+        shift = margin * math.sqrt(count) / spread
+        # Far beyond what is critical scipy may find no number.
+        return shift > 2 * critical + 8 or float(nct.sf(critical, count - 1, shift)) >= (1 + POWER) / 2
+
+    counts = range(2, MOST_SEEDS + 1)
+    place = bisect.bisect_left(counts, True, key=is_enough)
+    return counts[place] if place < len(counts) else None
 
 
 def rate_interval(hits: int, trials: int) -> tuple[float, float]:

@@ -16,6 +16,8 @@ from annotated_types import Len
 from var_pe.comparison.exact import check_countable
 from var_pe.comparison.trials import check_distinct, check_encodings, check_one_rule, labels, slug
 from var_pe.models.choice import Guidance
+from var_pe.pyramid import Levels
+from var_pe.resampling.conventions import DEFAULT_CONVENTION
 from var_pe.settings.fields import (
     Doc,
     FilePath,
@@ -72,11 +74,25 @@ class Study:
     sampling_seeds: Annotated[
         list[NonNegative], Doc("further seeds by which every trained cell is drawn and scored again")
     ] = field(default_factory=list)
+    other_sizes: Annotated[
+        list[Levels],
+        Doc("levels at which every trained generator is measured too, without training, as many as it has"),
+    ] = field(default_factory=list)
+    resamplings: Annotated[
+        list[str], Len(1), Doc("conventions by which tables that belong to their grids get to other_sizes")
+    ] = field(default_factory=lambda: [DEFAULT_CONVENTION])
     primary: Annotated[str, Doc("the quantity that arms are ranked by, declared beforehand")] = PRIMARY
     margin: Annotated[
         NonNegativeFloat,
         Doc("a difference of the primary quantity that would not matter; 0: equivalence is not tested"),
     ] = 0.0
+    handicap_margins: Annotated[
+        list[PositiveFloat],
+        Doc("further such differences, as shares of what the handicapped arm loses, such as [0.5, 1]"),
+    ] = field(default_factory=list)
+    remarks: Annotated[
+        list[str], Doc("sentences for the report, such as what was decided after first results were seen")
+    ] = field(default_factory=list)
     threads: Annotated[
         NonNegative, Doc("threads of every cell, which change bits; 0: as many as the process has")
     ] = 0
@@ -125,6 +141,11 @@ class Study:
         for axis in self.axes:
             if len(axis) < 2 or not isinstance(axis[0], str):
                 raise ValueError(f"axes: each is a setting, then its values, got {show(axis)}")
+        if self.handicap_margins and self.handicapped is None:
+            raise ValueError(
+                f"handicap_margins={show(self.handicap_margins)} are shares of what the handicapped arm "
+                "loses: name it as handicapped"
+            )
         if self.sweep_seed in self.seeds and (self.learning_rates or self.guidances):
             raise ValueError(f"sweep_seed={self.sweep_seed} is one of the seeds, which must not choose")
 

@@ -4,7 +4,7 @@ So nobody wins by the default: a code of another amplitude may want another rate
 """
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from accelerate import Accelerator
@@ -18,6 +18,7 @@ from var_pe.data.part import drawn
 from var_pe.evaluation.features import FeatureSet
 from var_pe.files import KeptResults
 from var_pe.models.tokenizer import VQTokenizer
+from var_pe.settings.loading import differences, load
 from var_pe.stages.config import Config
 from var_pe.stages.draw import draw_folder, load_pipeline
 from var_pe.stages.images import RealImages
@@ -72,7 +73,7 @@ def choose(study: Study, arm: Arm, accelerator: Accelerator) -> Chosen:
             generator_training=replace(training, learning_rate=rate, steps=steps),
         )
         generator = train_generator(own, tokenizer, accelerator).to(accelerator.device)
-        nats[name] = float(nats_by_place(generator, tokenizer, tokens_NL, labels_N).mean())
+        nats[name] = float(nats_by_place(generator, tokenizer, tokens_NL, labels_N, generator.pyramid).mean())
         runs[name] = own
     best = min(nats, key=lambda name: nats[name])
 
@@ -117,10 +118,16 @@ def kept_choice(study: Study, arm: Arm) -> KeptResults[Chosen]:
         "guidances": list(study.guidances),
         "steps": study.sweep_steps,
         "seed": study.sweep_seed,
-        "config": repr(replace(config, run="none")),
+        "config": unusual(replace(config, run="none")),
         "tokenizer": weights_hash(Path(config.tokenizer_run) / "tokenizer"),
     }
     return KeptResults(Path(study.output) / "sweep" / f"{slug(arm.name)}.json", {"asked": settings}, "found")
+
+
+def unusual(config: Config) -> list[str]:
+    """The settings of a config that are not the defaults; what later versions add is not among them."""
+    usual = load(Config, None, ["run=none", "tokenizer_run=none"])
+    return differences(asdict(usual), asdict(config))
 
 
 def chosen_for(study: Study, arm: Arm) -> Chosen | None:

@@ -1,47 +1,32 @@
 """The tables of a study's report, made of the JSON alone."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
+from var_pe.comparison.agreement import agreement_table
 from var_pe.comparison.claims import CLAIMS, rules_of
-from var_pe.comparison.false_alarms import Rate, equivalent_splits, findable, real_splits, resampled
+from var_pe.comparison.equivalence import equivalence_table
 from var_pe.comparison.results import ArmEntry, Results, grids_of
 from var_pe.comparison.statistics import CONFIDENCE
+from var_pe.comparison.table import Table
+from var_pe.comparison.trust import alarms_table
 from var_pe.comparison.verdicts import (
     COSTS,
     TRAINING,
     Column,
     all_columns,
     all_pairs,
-    by_arm,
     compared,
-    handicap,
     mean_of,
     primary_column,
     ranking,
     variance,
 )
-from var_pe.comparison.wording import difference_text, many, p_text, signed, value_text
+from var_pe.comparison.wording import many, p_text, signed, value_text
 from var_pe.pages.numbers import plain
 
 REAL = "real images"  # the row of what no generator can be expected to beat
 ARROWS = {"lower": " ↓", "higher": " ↑", "": ""}
 MOST_IN_MATRIX = 12  # arms of the table of all pairs
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table of the report; the first cell of a row is its name."""
-
-    title: str
-    header: list[str]
-    rows: list[list[str]]
-    # what it shows and does not show
-    notes: list[str]
-    # what makes its numbers anew
-    command: str = ""
-    # its cells are sentences and not numbers
-    prose: bool = False
 
 
 def ranking_table(results: Results) -> Table:
@@ -102,6 +87,8 @@ def tables(results: Results) -> list[Table]:
             training_notes(results),
         ),
         pairs_table(results),
+        equivalence_table(results),
+        agreement_table(results),
         variance_table(results, columns),
         alarms_table(results),
         extractors_table(results),
@@ -299,58 +286,6 @@ def variance_table(results: Results, columns: Sequence[Column]) -> Table:
     ]
     header = ["", "tokenizer seed", "training seed", "sampling seed", "seeds of each"]
     return Table("Where the scatter comes from", header, rows, notes, results["command"])
-
-
-def alarms_table(results: Results) -> Table:
-    """How often this study's own procedure finds what is not there, and whether it finds what is."""
-    column = primary_column(results)
-    groups = by_arm(results, column.key)
-    rows = []
-
-    def row(name: str, rate: Callable[[], Rate]) -> None:
-        try:
-            found = rate()
-        except ValueError:
-            return  # too few seeds for it
-        low, high = found.interval
-        rows.append(
-            [
-                name,
-                f"{found.found:,} of {found.studies:,}",
-                f"{found.share:.1%} ({low:.1%} to {high:.1%})",
-                str(found.seeds),
-                str(found.comparisons),
-            ]
-        )
-
-    if groups:
-        first = next(iter(groups))
-        row(f"{first} against itself, seeds split in two", lambda: real_splits(groups[first]))
-        margin = results["margin"]
-        if margin:
-            what = f"the same splits, called equivalent within {margin * column.factor:g}"
-            row(what, lambda: equivalent_splits(groups[first], margin))
-    if len(groups) > 1:
-        values = list(groups.values())
-        row("made-up studies in which nothing differs", lambda: resampled(values))
-        size = findable(values)
-        if size is not None:
-            what = f"made-up studies in which one arm differs by {plain(size * column.factor)}"
-            row(what, lambda: resampled(values, size))
-
-    notes = [
-        "Where nothing differs, one study of twenty should raise an alarm; where one arm differs by what can "
-        "be seen, four of five should find it. Made-up studies take the residuals of this one's seeds, with "
-        "replacement."
-    ]
-    worse = handicap(results)
-    if worse is not None:
-        notes.append(
-            f"The handicapped arm, {worse.arm}, was {'found' if worse.is_real else 'not found'}: "
-            f"{difference_text(worse, column)}."
-        )
-    header = ["", "found", "rate (95 % interval)", "seeds of each", "comparisons"]
-    return Table("False alarms of this study", header, rows, notes, "")
 
 
 def extractors_table(results: Results) -> Table:

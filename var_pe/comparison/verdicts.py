@@ -10,12 +10,15 @@ from var_pe.comparison.statistics import (
     ERROR,
     Components,
     Difference,
+    Margin,
+    Numbers,
     Summary,
     components,
     difference,
     holm,
     p_of_equivalence,
     p_of_pairs,
+    seeds_for_margin,
     smallest_effect,
     summary,
 )
@@ -146,6 +149,8 @@ class Compared:
     p_equivalent: float | None
     # what so many seeds would have shown in four of five studies
     smallest: float | None
+    # seeds that show it to be smaller than the margin, if nothing differs; None: not tested, or very many
+    seeds_for_margin: int | None = None
 
     @property
     def is_real(self) -> bool:
@@ -168,12 +173,16 @@ class Compared:
         return "equivalent within the margin" if self.is_equivalent else "undecided"
 
 
-def compared(results: Results, column: Column) -> list[Compared]:
-    """All comparisons of a quantity but those of exact ones and of the handicapped arm."""
+def compared(results: Results, column: Column, margin: Margin | None = None) -> list[Compared]:
+    """All comparisons of a quantity but those of exact ones and of the handicapped arm.
+
+    `margin` stands in the place of the declared one.
+    """
     if column.exact:
         return []
     arms = [arm for arm in results["arms"] if not arm["handicapped"]]
-    return _family(results, column.key, [(arm["name"], arm["compared_with"]) for arm in arms])
+    pairs = [(arm["name"], arm["compared_with"]) for arm in arms]
+    return _family(results, column.key, pairs, margin)
 
 
 def handicap(results: Results) -> Compared | None:
@@ -190,14 +199,18 @@ def all_pairs(results: Results, key: str) -> list[Compared]:
     return _family(results, key, pairs)
 
 
-def _family(results: Results, key: str, pairs: Sequence[tuple[str, str]]) -> list[Compared]:
-    """Arms against their references in one quantity."""
+def _family(
+    results: Results, key: str, pairs: Sequence[tuple[str, str]], margin: Margin | None = None
+) -> list[Compared]:
+    """Arms against their references in one quantity; the declared margin is the primary one's."""
+    if margin is None:
+        margin = results["margin"] if key == results["primary"] else 0.0
     rows = [
         Rows(arm, reference, values_of(results, arm, key), values_of(results, reference, key))
         for arm, reference in pairs
         if arm != reference
     ]
-    return family(rows, results["margin"] if key == results["primary"] else 0.0)
+    return family(rows, margin)
 
 
 @dataclass(frozen=True)
@@ -210,26 +223,25 @@ class Rows:
     theirs: Mapping[int, float]
 
 
-def family(rows: Sequence[Rows], margin: float = 0.0) -> list[Compared]:
+def family(rows: Sequence[Rows], margin: Margin = 0.0) -> list[Compared]:
     """Comparisons that share one error; those without a common seed are left out."""
-    found: list[tuple[Rows, Difference, list[float]]] = []
+    found: list[tuple[Rows, Difference]] = []
     for row in rows:
         both = difference(row.theirs, row.mine)
         if both is not None:
-            shared = sorted(row.mine.keys() & row.theirs.keys())
-            found.append((row, both, [row.mine[seed] - row.theirs[seed] for seed in shared]))
+            found.append((row, both))
     if not found:
         return []
 
     # Comparisons without a spread have no p, and count among those that share the error.
-    raw = [float(p_of_pairs(np.array([values]))[0]) for *_, values in found]
+    number = len(found)
+    raw = [float(p_of_pairs(_differences(row))[0]) for row, _ in found]
     adjusted = holm(np.array(raw)).tolist()
-    same = [p_of_equivalence(both, margin) if margin else None for _, both, _ in found]
-    same_adjusted = holm(np.array([np.nan if p is None else p for p in same])).tolist()
+    within = [_within(row, margin, number) for row, _ in found]
+    same_adjusted = holm(np.array([one.p for one in within])).tolist()
 
     made = []
-    for place, (row, both, _) in enumerate(found):
-        number = len(found)
+    for place, (row, both) in enumerate(found):
         spread = both.spread or 0.0
         made.append(
             Compared(
@@ -241,9 +253,40 @@ def family(rows: Sequence[Rows], margin: float = 0.0) -> list[Compared]:
                 _or_none(adjusted[place]),
                 _or_none(same_adjusted[place]),
                 smallest_effect(both.count, spread, number),
+                within[place].seeds,
             )
         )
     return made
+
+
+def _differences(row: Rows) -> Numbers:
+    """Seed by seed, (1, N)."""
+    shared = sorted(row.mine.keys() & row.theirs.keys())
+    return np.array([[row.mine[seed] - row.theirs[seed] for seed in shared]])
+
+
+@dataclass(frozen=True)
+class _Within:
+    """The test that a comparison is smaller than the margin; NaN and None where it is not tested."""
+
+    p: float
+    seeds: int | None
+
+
+def _within(row: Rows, margin: Margin, comparisons: int) -> _Within:
+    if not isinstance(margin, Mapping):
+        margin = dict.fromkeys(row.mine, margin)
+    shared = sorted(row.mine.keys() & row.theirs.keys() & margin.keys())
+    pairs_N = np.array([row.mine[seed] - row.theirs[seed] for seed in shared])
+    margins_N = np.array([margin[seed] for seed in shared])
+    if len(shared) < 2 or not margins_N.any():
+        return _Within(float("nan"), None)
+
+    # On either side of 0 what is left of the margin scatters by itself, if the margin was measured.
+    p = float(p_of_equivalence(pairs_N[None], margins_N)[0])
+    spread = max(float((margins_N + sign * pairs_N).std(ddof=1)) for sign in (-1, 1))
+    size = float(margins_N.mean())
+    return _Within(p, seeds_for_margin(size, spread, comparisons) if spread > 0 and size > 0 else None)
 
 
 def _or_none(p: float) -> float | None:

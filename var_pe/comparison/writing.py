@@ -11,7 +11,7 @@ from PIL import Image
 from var_pe.comparison.page import as_html
 from var_pe.comparison.report import Report, report_of, sample_rows
 from var_pe.comparison.results import Results, write
-from var_pe.comparison.tables import Table
+from var_pe.comparison.table import Table
 from var_pe.files import write_text, written_whole
 from var_pe.pages.sheets import Cell, Section, sheet
 from var_pe.pages.tables import aligned_table, markdown_table

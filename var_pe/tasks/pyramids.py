@@ -106,6 +106,19 @@ def check_follows(config: GeneratorConfig, own: Pyramid, others: Sequence[Pyrami
             raise ValueError(f"generator_training.pyramids has {pyramid}, but {error}") from error
 
 
+def check_moves(config: GeneratorConfig, own: Pyramid, other: Pyramid, convention: str) -> None:
+    """Checks that a generator made for `own` can be moved to `other`, its tables resampled.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    encoding = build_encoding(
+        config.encoding, dim=config.dim, num_heads=config.num_heads, depth=config.depth, pyramid=own
+    )
+    encoding.set_pyramid(other, convention)
+    LevelEmbedding(config.level_embedding, dim=config.dim, pyramid=own).check_levels(other)
+
+
 @torch.no_grad()
 def ask_each_hook(encoding: PositionEncoding, config: GeneratorConfig, pyramid: Pyramid) -> None:
     """Calls every hook of an encoding on the meta device: it may refuse other grids in any of them."""

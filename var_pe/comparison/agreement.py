@@ -1,0 +1,151 @@
+"""Whether encodings rank the same under other settings: a smaller model, another tokenizer, fewer pictures.
+
+What ranks as the largest model does can stand in its place, and a study with it fits many more seeds.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from scipy.stats import kendalltau
+
+from var_pe.comparison.results import ArmEntry, Results
+from var_pe.comparison.table import Table
+from var_pe.comparison.verdicts import (
+    Column,
+    Compared,
+    Rows,
+    family,
+    mean_of,
+    primary_column,
+    values_of,
+)
+from var_pe.comparison.wording import value_text
+from var_pe.pages.numbers import plain
+
+
+@dataclass(frozen=True)
+class Group:
+    """All encodings under the same other settings."""
+
+    name: str
+    # by encoding, each with its values by seed
+    values: dict[str, dict[int, float]]
+    # of the generator, on average over its encodings
+    parameters: float
+
+    def mean(self, encoding: str) -> float:
+        own = self.values[encoding]
+        return sum(own.values()) / len(own)
+
+    def pairs(self) -> dict[tuple[str, str], Compared]:
+        """Every encoding against every one before it; they share the error."""
+        two = list(combinations(self.values, 2))
+        rows = [Rows(other, one, self.values[other], self.values[one]) for one, other in two]
+        return {(found.reference, found.arm): found for found in family(rows)}
+
+
+def groups_of(results: Results) -> list[Group]:
+    """The groups whose encodings are all measured, the one with the most parameters first."""
+    column = primary_column(results)
+    arms: dict[str, list[ArmEntry]] = {}
+    for arm in results["arms"]:
+        if len(arm["place"]) > 1 and not arm["handicapped"]:
+            arms.setdefault(", ".join(arm["place"][1:]), []).append(arm)
+
+    found = []
+    for name, mine in arms.items():
+        values = {arm["encoding"]: values_of(results, arm["name"], column.key) for arm in mine}
+        sizes = [mean_of(results, arm["name"], "parameters") for arm in mine]
+        known = [size.mean for size in sizes if size is not None]
+        if all(values.values()) and len(values) > 1 and known:
+            found.append(Group(name, values, sum(known) / len(known)))
+    return sorted(found, key=lambda group: -group.parameters)
+
+
+def agreement_table(results: Results) -> Table:
+    """Order and real differences of every group beside those of the largest."""
+    found = groups_of(results)
+    encodings = [line for line in found[0].values] if found else []
+    found = [group for group in found if list(group.values) == encodings]
+    if len(found) < 2:
+        return Table("Do they rank the same?", [], [], [])
+
+    column, largest = primary_column(results), found[0]
+    rows = []
+    for group in found:
+        order = sorted(encodings, key=group.mean, reverse=column.better == "higher")
+        said = ", ".join(f"{line} {_value(group, line, column)}" for line in order)
+        shared = agreed(group, largest)
+        rows.append(
+            [
+                group.name,
+                f"{group.parameters:,.0f}",
+                said,
+                plain(tau(group, largest, encodings)),
+                f"{shared.kept} of {shared.real}",
+                str(shared.turned),
+            ]
+        )
+
+    header = [
+        "",
+        "parameters",
+        "from the best to the worst",
+        "Kendall's tau",
+        "real pairs kept",
+        "turned round",
+    ]
+    notes = [
+        f"Against {largest.name}, the largest: Kendall's tau of the means (1: the same order), how many of "
+        "its pairs that are real (paired t test, Holm over all pairs of the group) are real here with the "
+        "same sign, and how many are real with the other sign.",
+        chosen(found, encodings),
+    ]
+    return Table("Do they rank the same?", header, rows, notes, results["command"])
+
+
+def _value(group: Group, encoding: str, column: Column) -> str:
+    own = list(group.values[encoding].values())
+    middle = sum(own) / len(own)
+    if len(own) < 2:
+        return value_text(middle, None, column)
+    spread = (sum((value - middle) ** 2 for value in own) / (len(own) - 1)) ** 0.5
+    return value_text(middle, spread, column)
+
+
+@dataclass(frozen=True)
+class Agreed:
+    """What a group says of the pairs that are real in another."""
+
+    real: int
+    kept: int
+    turned: int
+
+
+def agreed(group: Group, largest: Group) -> Agreed:
+    """How many of the largest one's real pairs are real here, with its sign and with the other."""
+    here, real = group.pairs(), [one for one in largest.pairs().items() if one[1].is_real]
+    same = [
+        here[pair].difference.mean * one.difference.mean > 0
+        for pair, one in real
+        if pair in here and here[pair].is_real
+    ]
+    return Agreed(len(real), sum(same), len(same) - sum(same))
+
+
+def tau(group: Group, largest: Group, encodings: Sequence[str]) -> float:
+    """Kendall's rank correlation of the means."""
+    mine, theirs = ([one.mean(line) for line in encodings] for one in (group, largest))
+    return float(kendalltau(mine, theirs).statistic)
+
+
+def chosen(found: Sequence[Group], encodings: Sequence[str]) -> str:
+    """The smallest group that ranks as the largest, by a stated rule."""
+    largest = found[0]
+    rule = "every real pair of the largest is real with the same sign, and the means have the same order"
+    for group in reversed(found[1:]):
+        shared = agreed(group, largest)
+        if shared.real and shared.kept == shared.real and tau(group, largest, encodings) > 1 - 1e-9:
+            return f"The smallest that ranks as the largest ({rule}): {group.name}."
+    return f"None of the smaller is shown to rank as the largest ({rule})."
