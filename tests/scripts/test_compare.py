@@ -4,9 +4,11 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -126,28 +128,70 @@ def test_each_arm_gets_its_best_rate_and_guidance(compare, tmp_path):
     assert config.sampling.guidance_scale == chosen["guidance"]
 
 
-@pytest.mark.slow
-def test_a_study_that_is_killed_again_and_again_ends_with_the_same_numbers(tmp_path):
-    """Whatever was going on: encoding, training, drawing, scoring, writing."""
-    more = "arms: [[learned, generator.encoding=learned], [none, generator.encoding=none]]"
-    done = subprocess.run(command(study(tmp_path, "whole", more), "--jobs", "2"), check=False)
-    assert done.returncode == 0
+@dataclass(frozen=True)
+class Whole:
+    """A study that ran in one process without a stop."""
 
-    (tmp_path / "killed").mkdir()
-    killed = study(tmp_path / "killed", "whole", more)
+    numbers: str
+    seconds: float
+
+
+TWO_ARMS = "arms: [[learned, generator.encoding=learned], [none, generator.encoding=none]]"
+AT_OTHERS = "other_sizes: [[[1, 2], [2, 4]]]"
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    began = time.monotonic()
+    subprocess.run(command(study(folder, "whole", TWO_ARMS, AT_OTHERS)), check=True)
+    return Whole(numbers(folder), time.monotonic() - began)
+
+
+def numbers(folder: Path) -> str:
+    """All of a study's results but times and dates, the words that it was called by and its folder."""
+    read = without_times(json.loads((folder / "whole/comparison.json").read_text()))
+    del read["command"]
+    return json.dumps(read).replace(str(folder), "FOLDER")
+
+
+@pytest.mark.slow
+def test_a_study_that_is_killed_again_and_again_ends_with_the_same_numbers(whole, tmp_path):
+    """Whatever was going on: encoding, training, drawing, scoring, writing."""
+    killed = study(tmp_path, "whole", TWO_ARMS, AT_OTHERS)
     chance = random.Random(0)
     for _ in range(10):
         process = subprocess.Popen(command(killed, "--jobs", "2"), start_new_session=True)
-        time.sleep(chance.uniform(2, 20))
+        time.sleep(chance.uniform(0.1, 0.7) * whole.seconds)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    assert subprocess.run(command(killed, "--jobs", "2"), check=False).returncode == 0
+    subprocess.run(command(killed, "--jobs", "2"), check=True)
+    assert numbers(tmp_path) == whole.numbers
 
-    texts = []
-    for folder in (tmp_path, tmp_path / "killed"):
-        read = json.loads((folder / "whole/comparison.json").read_text())
-        texts.append(json.dumps(without_times(read)).replace(str(folder), "FOLDER"))
-    assert texts[0] == texts[1]
+
+@pytest.mark.slow
+def test_a_study_of_two_launched_processes_ends_with_the_same_numbers(whole, tmp_path):
+    """One cell a GPU: who did which must not be seen in the results."""
+    words = command(study(tmp_path, "whole", TWO_ARMS, AT_OTHERS))[1:]
+    config = SCRIPTS.parent / "configs/accelerate/cpu_2_processes.yaml"
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    launcher = ["-m", "accelerate.commands.launch", f"--config_file={config}", f"--main_process_port={port}"]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true"}
+    subprocess.run([sys.executable, *launcher, *words], env=environment, check=True)
+    assert numbers(tmp_path) == whole.numbers
+
+
+@pytest.mark.slow
+def test_a_study_whose_hours_are_over_saves_and_goes_on_by_the_same_command(whole, tmp_path):
+    """A night's machine is given back in the morning."""
+    file = study(tmp_path, "whole", TWO_ARMS, AT_OTHERS)
+    stopped = subprocess.run(command(file, "hours=0.0005"), capture_output=True, text=True, check=False)
+    assert stopped.returncode == 143
+    assert "hours=0.0005 are over; the same command goes on" in stopped.stderr
+    subprocess.run(command(file), check=True)
+    assert numbers(tmp_path) == whole.numbers
 
 
 def command(file: Path, *words: str) -> list[str]:
