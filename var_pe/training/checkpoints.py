@@ -71,10 +71,12 @@ def newest(
     """
     found: list[Checkpoint] = []
     processes.on_main(lambda: found.extend(_newest_whole(checkpoints, weights, opponent)))
-    (step,) = set(processes.gather([found[0].step] if found else []) or [0])
-    if step and not found:
-        found = [read(checkpoints / f"step_{step:08d}", weights, opponent)]
-    return found[0] if found else None
+
+    # The main process alone looks for it; the others hear of its step and read it, too.
+    steps = processes.gather([whole.step for whole in found])
+    if not steps:
+        return None
+    return found[0] if found else read(checkpoints / f"step_{steps[0]:08d}", weights, opponent)
 
 
 def _newest_whole(
