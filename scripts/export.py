@@ -148,7 +148,7 @@ def described(exported: Exported, batch: int, rounds: int) -> str:
     return (
         f"{exported.part.name}: largest difference {exported.difference:.1e}{other}; {batch} images take "
         f"{eager:.2f} ms in eager torch, {runtime:.2f} ms in onnxruntime ({eager / runtime:.2f} times as "
-        f"fast), {torch.get_num_threads()} threads"
+        f"fast), threads: {torch.get_num_threads()}"
     )
 
 

@@ -179,5 +179,5 @@ def test_one_validation_alone_is_no_choice_and_that_is_said(tmp_path, capsys):
     assert "keep=best has only the last average to choose from: validate_every=0" in capsys.readouterr().out
     go(tmp_path / "some")
     assert "to choose from" not in capsys.readouterr().out
-    with pytest.raises(ValueError, match="patience=3 counts validations, but validate_every=0"):
+    with pytest.raises(ValueError, match="patience=3 counts validations: set validate_every, got 0"):
         TrainingConfig(patience=3, validate_every=0)

@@ -11,7 +11,7 @@ and the training is one like any other.
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal, TypeVar
@@ -359,31 +359,27 @@ def write_study(config: Config, minutes: Minutes, judge: str, output: Path) -> s
 
 def as_markdown(rows: Sequence[Row], source: str, minutes: Minutes, judge: str) -> str:
     """A row for each ladder; columns without any value are left out."""
-    lines = [cells_of(row) for row in rows]
-    names = list(lines[0]) if lines else []
-    shown = [name for name in names if any(cells[name] is not None for cells in lines)]
-    table = markdown_table(shown, [[cells[name] or "-" for name in shown] for cells in lines])
-    return f"{intro(rows, source, minutes, judge)}\n\n{table}\n"
-
-
-def cells_of(row: Row) -> dict[str, str | None]:
-    """What the table says of a ladder, by column; None where there is nothing to say."""
-    levels, _, downsampling = row.ladder.partition("_by_")
-    return {
-        "levels": levels,
-        "downsampling": f"{downsampling}x",
-        "tokens": str(row.tokens),
-        "bits an image": f"{row.bits:.0f}",
-        "PSNR, dB": f"{row.psnr:.2f}",
-        "distance": plain(row.distance),
-        "codes used by level, %": " ".join(f"{100 * share:.0f}" for share in row.usage),
-        "error of hue, degrees": None if row.hue_error is None else f"{row.hue_error:.1f}",
-        "chroma kept": None if row.chroma_kept is None else f"{row.chroma_kept:.2f}",
-        "nats an image": None if row.nats is None else f"{row.nats:.1f}",
-        "parameters": f"{row.parameters:,}",
-        "steps": f"{row.steps:,}",
-        "minutes": f"{row.minutes:.1f}",
+    columns: dict[str, Callable[[Row], str | None]] = {
+        "levels": lambda row: row.ladder.partition("_by_")[0],
+        "downsampling": lambda row: f"{row.ladder.partition('_by_')[2]}x",
+        "tokens": lambda row: str(row.tokens),
+        "bits an image": lambda row: f"{row.bits:.0f}",
+        "PSNR, dB": lambda row: f"{row.psnr:.2f}",
+        "distance": lambda row: plain(row.distance),
+        "codes used by level, %": lambda row: " ".join(f"{100 * share:.0f}" for share in row.usage),
+        "error of hue, degrees": lambda row: None if row.hue_error is None else f"{row.hue_error:.1f}",
+        "chroma kept": lambda row: None if row.chroma_kept is None else f"{row.chroma_kept:.2f}",
+        "nats an image": lambda row: None if row.nats is None else f"{row.nats:.1f}",
+        "parameters": lambda row: f"{row.parameters:,}",
+        "steps": lambda row: f"{row.steps:,}",
+        "minutes": lambda row: f"{row.minutes:.1f}",
     }
+    cells = {name: [cell(row) for row in rows] for name, cell in columns.items()}
+    shown = {name: column for name, column in cells.items() if any(cell is not None for cell in column)}
+    table = markdown_table(
+        list(shown), [[cell or "-" for cell in line] for line in zip(*shown.values(), strict=True)]
+    )
+    return f"{intro(rows, source, minutes, judge)}\n\n{table}\n"
 
 
 def intro(rows: Sequence[Row], source: str, minutes: Minutes, judge: str) -> str:

@@ -80,20 +80,16 @@ def map_of(cell: CellEntry, levels: int, share: float = 1.0) -> Map | None:
         [f"{PREFIX}level_{level}/{name}_{axis}" for axis in "yx" for name in ("scale", "offset")]
         for level in range(levels)
     ]
-    first = names[0][0]
     if share == 1.0:
         values = cell["values"]
-        return [[values[name] for name in row] for row in names] if first in values else None
+        return [[values[name] for name in row] for row in names] if names[0][0] in values else None
 
-    # The last validation that was early enough
     curves = cell["curves"]
-    if first not in curves:
+    if names[0][0] not in curves:
         return None
-    steps = curves[first]["steps"]
-    early = [place for place, step in enumerate(steps) if step <= share * steps[-1]]
-    if not early:
-        return None
-    return [[curves[name]["values"][early[-1]] for name in row] for row in names]
+    steps = curves[names[0][0]]["steps"]
+    place = max((at for at, step in enumerate(steps) if step <= share * steps[-1]), default=None)
+    return None if place is None else [[curves[name]["values"][place] for name in row] for row in names]
 
 
 def distance(one: Map, other: Map, grids: Sequence[Sequence[int]]) -> float:

@@ -230,42 +230,33 @@ def _seconds_per_step(results: Results, arm: str) -> float | None:
 
 def heat_maps(results: Results) -> tuple[list[HeatMap], list[HeatMap]]:
     """Nats of every token: of each arm, and of each against the one that it is compared with."""
-    means = _nats_by_place(results)
-    if not means:
-        return [], []
-
-    # The best arms first, as many as the page holds
-    tokens = max(map(len, means.values()))
-    ranked = [one.arm for one in ranking(results) if one.arm["name"] in means]
-    shown = ranked[: max(1, HEAT_CELLS // (2 * tokens))]
-
-    # One scale of colours for all
-    values = [value for arm in shown for value in means[arm["name"]]]
-    low, high = min(values), max(values)
-    absolute = [_map(grids_of(results, arm), arm["name"], means[arm["name"]], low, high) for arm in shown]
-
-    compared = []
-    for arm in shown:
-        mine, theirs = means[arm["name"]], means.get(arm["compared_with"], [])
-        if arm["compared_with"] != arm["name"] and len(mine) == len(theirs):
-            compared.append((arm, [one - other for one, other in zip(mine, theirs, strict=True)]))
-    most = max((abs(value) for _, row in compared for value in row), default=1.0) or 1.0
-    relative = []
-    for arm, row in compared:
-        name = f"{arm['name']} minus {arm['compared_with']}"
-        relative.append(_map(grids_of(results, arm), name, row, 0.0, most))
-    return absolute, relative
-
-
-def _nats_by_place(results: Results) -> dict[str, list[float]]:
-    """The mean of every arm's cells at each token, of the arms that have any."""
     means: dict[str, list[float]] = {}
     for arm in results["arms"]:
         rows = [cell["nats_by_place"] for cell in results["cells"] if cell["arm"] == arm["name"]]
         rows = [row for row in rows if row]
         if rows:
             means[arm["name"]] = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
-    return means
+    if not means:
+        return [], []
+
+    # The best arms first, as many as the page holds.
+    tokens = max(map(len, means.values()))
+    ranked = [one.arm for one in ranking(results) if one.arm["name"] in means]
+    shown = ranked[: max(1, HEAT_CELLS // (2 * tokens))]
+    values = [value for arm in shown for value in means[arm["name"]]]
+    absolute = [
+        _map(grids_of(results, arm), arm["name"], means[arm["name"]], min(values), max(values))
+        for arm in shown
+    ]
+
+    differences = []
+    for arm in shown:
+        mine, theirs = means[arm["name"]], means.get(arm["compared_with"], [])
+        if arm["compared_with"] != arm["name"] and len(mine) == len(theirs):
+            row = [one - other for one, other in zip(mine, theirs, strict=True)]
+            differences.append((arm, f"{arm['name']} minus {arm['compared_with']}", row))
+    most = max((abs(value) for *_, row in differences for value in row), default=1.0) or 1.0
+    return absolute, [_map(grids_of(results, arm), name, row, 0.0, most) for arm, name, row in differences]
 
 
 def excess_maps(results: Results) -> list[HeatMap]:

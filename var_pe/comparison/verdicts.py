@@ -327,9 +327,15 @@ def variance(results: Results, key: str) -> Components | None:
     """
     groups: dict[tuple[str, ...], list[list[list[float]]]] = {}
     for arm in results["arms"]:
-        if not arm["handicapped"]:
-            rest = tuple(word for word in arm["place"] if not word.startswith("tokenizer seed"))
-            groups.setdefault(rest or (arm["name"],), []).append(_drawn(results, arm["name"], key))
+        if arm["handicapped"]:
+            continue
+        rows = []
+        for cell in results["cells"]:
+            if cell["arm"] == arm["name"] and cell["values"]:
+                drawn = [drawing[key] for drawing in cell["drawings"].values() if key in drawing]
+                rows.append(drawn or ([cell["values"][key]] if key in cell["values"] else []))
+        rest = tuple(word for word in arm["place"] if not word.startswith("tokenizer seed"))
+        groups.setdefault(rest or (arm["name"],), []).append([row for row in rows if row])
 
     # Balanced groups alone can be pooled: the commonest shape.
     shapes = {name: _shape(group) for name, group in groups.items()}
@@ -337,22 +343,9 @@ def variance(results: Results, key: str) -> Components | None:
     if not whole:
         return None
     shape = max(whole, key=lambda one: (whole.count(one), one))
-    tokenizers, _, drawings = shape
-    if tokenizers < 2 and drawings < 2:
+    if max(shape[0], shape[2]) < 2:
         return None
     return components(np.array([groups[name] for name, own in shapes.items() if own == shape]))
-
-
-def _drawn(results: Results, arm: str, key: str) -> list[list[float]]:
-    """A quantity of each cell of an arm: of all its drawings, or of the cell where it is not of drawings."""
-    rows = []
-    for cell in results["cells"]:
-        if cell["arm"] == arm and cell["values"]:
-            drawn = [drawing[key] for drawing in cell["drawings"].values() if key in drawing]
-            if not drawn and key in cell["values"]:
-                drawn = [cell["values"][key]]
-            rows.append(drawn)
-    return [row for row in rows if row]
 
 
 def _shape(group: Sequence[Sequence[Sequence[float]]]) -> tuple[int, int, int] | None:

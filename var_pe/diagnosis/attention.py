@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from var_pe.models.attention import served_by
 from var_pe.models.generator import VARTransformer
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.models.vit import ViTClassifier
@@ -26,7 +27,10 @@ class Called(Protocol):
 
 
 class AttentionRecorder(TorchFunctionMode):
-    """Within it, `weights` gets what every call of attention weighs its values by, (B, H, Q, K), float32."""
+    """Within it, `weights` gets what every call of attention weighs its values by, (B, H, Q, K), float32.
+
+    Calls are seen where one of torch's kernels serves them (`served_by("fused")`).
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -64,7 +68,7 @@ def attention_weights(q_BHQD: Tensor, k_BHKD: Tensor, given: dict[str, object]) 
 @torch.no_grad()
 def attention_of_classifier(model: ViTClassifier, images_BCHW: Tensor) -> list[Tensor]:
     """Of every layer, (B, H, P + L, P + L), the P prefix tokens first."""
-    with AttentionRecorder() as recorder:
+    with served_by("fused"), AttentionRecorder() as recorder:
         model(images_BCHW)
     assert len(recorder.weights) == len(model.blocks), "a plain ViT attends once a block"
     return recorder.weights
@@ -151,7 +155,7 @@ def attention_of_generator(
     for level, span in enumerate(pyramid.spans):
         if level:
             x_BlC = transformer.embed_inputs(inputs_BLZ[:, span.start - first : span.stop - first])
-        with AttentionRecorder() as recorder:
+        with served_by("fused"), AttentionRecorder() as recorder:
             transformer.level_logits(x_BlC, class_BC, positions, level, cache)
         assert len(recorder.weights) == len(transformer.blocks), "a level attends once a block"
         found.append(recorder.weights)

@@ -41,8 +41,7 @@ def is_finished(config: Config, folder: Path, kind: Kind) -> bool:
     if not (folder / kind).exists():
         return False
 
-    training = training_of(config, kind)
-    history = History.read(folder)
+    training, history = training_of(config, kind), History.read(folder)
     if history is not None:
         all_done = history.asked == TrainingNotes.read(folder / kind).asked
         return all_done and history.steps == training.steps_for(history.images)
@@ -74,9 +73,9 @@ def ask(
             computed by another rule.
     """
     check_numbers(folder)
-    training = training_of(config, kind)
-    steps = training.steps_for(images)
-    done = max([0, *steps_in(folder / "checkpoints")])
+    training, done = training_of(config, kind), max([0, *steps_in(folder / "checkpoints")])
+    steps, history = training.steps_for(images), History.read(folder)
+
     if not done:
         if (folder / kind).exists():
             setting = "tokenizer_init_from" if kind == "tokenizer" else "model.init_from"
@@ -87,7 +86,6 @@ def ask(
         return History((Asked(0, steps),), images, tokenizer, training_set=training_set)
 
     # A run of an earlier version: it was asked for what its settings say.
-    history = History.read(folder)
     if history is None:
         saved = training_of(settings.load(Config, folder / "config.yaml"), kind)
         history = History((Asked(0, saved.steps_for(images)),), images, tokenizer, numbers=1)
@@ -131,7 +129,6 @@ def with_compiled(history: History, config: Config, kind: Kind, processes: Proce
             f"set {kind}_training.compile=blocks"
         )
 
-    # Said where something is compiled, or would be if a compiler were here
     if compiled != "none" or "needs" in why:
         reason = f" ({why})" if why else ""
         processes.say(f"torch.compile of the {kind}: {compiled}{reason}")

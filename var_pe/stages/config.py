@@ -106,9 +106,9 @@ class Config:
             )
         if self.model.retrofit is not None and (training.keep, training.patience) != ("last", 0):
             raise ValueError(
-                f"model.retrofit takes keep=last and patience=0, since an earlier average still has the old "
-                f"encoding in it, got {kind}_training.keep={training.keep} and "
-                f"{kind}_training.patience={training.patience}"
+                f"{kind}_training.keep={training.keep} and {kind}_training.patience={training.patience} may "
+                f"end with an average of before the old encoding was gone: model.retrofit takes keep=last "
+                f"and patience=0"
             )
 
         in_stages = self.classifier is not None and bool(self.classifier.hierarchy)

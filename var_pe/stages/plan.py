@@ -66,58 +66,48 @@ def plan(config: Config) -> str:
     config = settled_config(config)
     images, classes, counted = training_images_and_classes(config)
     lines = [SETTINGS, settings.to_yaml(config), LEADS_TO, _folders(config), counted]
+    drawn = check_generator(config) if config.kind == "generator" else []
+    pyramids = dict.fromkeys(drawn)
     if config.kind in ("segmenter", "detector"):
-        lines += _dense(config, images)
-    elif config.classifier is not None:
-        lines += _of_classifier(config, classes, images)
-    else:
-        lines += _of_generator(config, classes, images)
-    return "\n".join(lines)
-
-
-def _of_classifier(config: Config, classes: int, images: int | None) -> list[str]:
-    """What a classifier amounts to."""
-    training, there = config.classifier_training, start_of(Path(config.run))
+        return "\n".join([*lines, *_dense(config, images)])
 
     # Models are built without memory, and of those to start from the headers are read.
     with torch.device("meta"):
-        classifier = build_classifier(config, classes, kept_grids=kept_grids(there))
-        return [
-            *_start("training", there or initialise_from(config, classifier)),
-            *_model("classifier", classifier, training, images),
-            *_inside(classifier, config, training),
-        ]
+        if config.classifier is not None:
+            there = start_of(Path(config.run))
+            classifier = build_classifier(config, classes, kept_grids=kept_grids(there))
+            lines += _start("training", there or initialise_from(config, classifier))
+            lines += _model("classifier", classifier, config.classifier_training, images)
+            lines += _inside(classifier, config, config.classifier_training)
 
+        else:
+            tokenizer = build_tokenizer(config)
+            there = start_of(Path(config.tokenizer_run))
+            lines += _start("the tokenizer's training", there or start_tokenizer(config, tokenizer))
 
-def _of_generator(config: Config, classes: int, images: int | None) -> list[str]:
-    """What a tokenizer and a generator on it amount to."""
-    shape, training = config.generator, config.generator_training
-    drawn = check_generator(config)
-    pyramids = dict.fromkeys(drawn)
+            there = start_of(Path(config.run))
+            generator = build_generator(config, classes, kept_grids=kept_grids(there))
+            lines += _start("training", there or initialise_from(config, generator))
+            lines += _model("tokenizer", tokenizer, config.tokenizer_training, images)
+            lines += [_sizes(tokenizer_pyramids(config), tokenizer.downsampling)]
+            lines += [_codes(config.tokenizer)]
 
-    # Built as a classifier is
-    with torch.device("meta"):
-        tokenizer = build_tokenizer(config)
-        there = start_of(Path(config.tokenizer_run))
-        lines = _start("the tokenizer's training", there or start_tokenizer(config, tokenizer))
-
-        there = start_of(Path(config.run))
-        generator = build_generator(config, classes, kept_grids=kept_grids(there))
-        lines += _start("training", there or initialise_from(config, generator))
-
-        lines += _model("tokenizer", tokenizer, config.tokenizer_training, images)
-        lines += [_sizes(tokenizer_pyramids(config), tokenizer.downsampling), _codes(config.tokenizer)]
-
-        lines += [_tokens(pyramid) for pyramid in pyramids]
-        lines += _model("generator", generator, training, images)
-        lines += _progressive(drawn, training, images)
-
-        encoding = generator.position_encoding
-        lines.append(_encoding(shape.encoding, encoding))
-        for pyramid in pyramids:
-            said = _attention(pyramid, 0, shape.num_heads, encoding, training, shape.levels_before)
-            lines.append(said)
-        return lines
+            lines += [_tokens(pyramid) for pyramid in pyramids]
+            lines += _model("generator", generator, config.generator_training, images)
+            lines += _progressive(drawn, config.generator_training, images)
+            lines += [_encoding(config.generator.encoding, generator.position_encoding)]
+            for pyramid in pyramids:
+                lines += [
+                    _attention(
+                        pyramid,
+                        0,
+                        config.generator.num_heads,
+                        generator.position_encoding,
+                        config.generator_training,
+                        config.generator.levels_before,
+                    )
+                ]
+    return "\n".join(lines)
 
 
 def _dense(config: Config, images: int | None) -> list[str]:

@@ -70,42 +70,39 @@ def check_settings(folder: Path, config: Config, kind: Kind) -> None:
     Raises:
         ValueError: the training was begun with other settings; the sentence names them.
     """
-    if not ((folder / "config.yaml").exists() and has_begun(folder)):
-        return
-    changed = _changed(folder, config, kind)
-    only_moved = all(line.startswith("data.path:") for line in changed)
-    if not changed or (only_moved and has_moved(folder, config.data)):
+    path = folder / "config.yaml"
+    if not (path.exists() and has_begun(folder)):
         return
 
-    # The codes that a generator learns are those of the tokenizer as it was.
-    longer = ("tokenizer_training.steps:", "tokenizer_training.epochs:")
-    if kind == "generator" and all(line.startswith(longer) for line in changed):
-        raise ValueError(
-            f"{folder} learned the codes of {config.tokenizer_run} as it was before "
-            f"({'; '.join(changed)}): extend the tokenizer by --stage tokenizer, then train a generator in "
-            f"another folder (run=...)"
-        )
-    raise ValueError(
-        f"{folder} was made with other settings: {'; '.join(changed)}; choose another folder or set them back"
-    )
-
-
-def _changed(folder: Path, config: Config, kind: Kind) -> list[str]:
-    """The settings of a folder's training that the config does not allow to differ, a line each."""
     everything = asdict(config)
     mine = {key: everything[key] for key in SETTINGS[kind]}
-    saved = asdict(saved_config(folder / "config.yaml"))
+    saved = asdict(saved_config(path))
 
     # Without a limit this seed chooses only what is validated on.
     if mine["data"]["limit"] is None:
         saved["data"]["subset_seed"] = mine["data"]["subset_seed"]
 
-    # Another number of steps extends the run, and a generator may have moved together with its tokenizer.
-    allowed = [f"{kind}_training.steps:", f"{kind}_training.epochs:"]
+    changed = settings.differences({key: saved.get(key) for key in mine}, mine, Config)
+    allowed = [f"{kind}_training.{name}:" for name in ("steps", "epochs")]
     if kind == "generator" and _learned_codes_of(folder, config):
-        allowed.append("tokenizer_run:")
-    found = settings.differences({key: saved.get(key) for key in mine}, mine, Config)
-    return [line for line in found if not line.startswith(tuple(allowed))]
+        allowed.append("tokenizer_run:")  # moved together with it
+    changed = [line for line in changed if not line.startswith(tuple(allowed))]
+
+    # The codes that a generator learns are those of the tokenizer as it was.
+    longer = ("tokenizer_training.steps:", "tokenizer_training.epochs:")
+    if kind == "generator" and changed and all(line.startswith(longer) for line in changed):
+        raise ValueError(
+            f"{folder} learned the codes of {mine['tokenizer_run']} as it was before "
+            f"({'; '.join(changed)}): extend the tokenizer by --stage tokenizer, then train a generator in "
+            f"another folder (run=...)"
+        )
+    if changed and all(line.startswith("data.path:") for line in changed):
+        changed = changed if not has_moved(folder, config.data) else []
+    if changed:
+        raise ValueError(
+            f"{folder} was made with other settings: {'; '.join(changed)}; "
+            f"choose another folder or set them back"
+        )
 
 
 def has_moved(folder: Path, data: DataConfig) -> bool:
@@ -169,7 +166,8 @@ def claim(folder: Path, kind: Kind, config: Config, history: History, accelerato
 
 
 def of_trackio(folder: Path) -> dict[str, object]:
-    """The name of a run in trackio, in one project with all others; a resumed one goes on in its curves."""
+    """How trackio calls a run: in one project with all others, so that they are compared; one that is resumed
+    goes on in its own curves."""
     name = str(folder).strip("/").replace("/", " ")
     return {"name": name, "group": folder.parent.name, "resume": "allow", "embed": False}
 

@@ -74,11 +74,8 @@ def initialise_from(
     retrofit = config.model.retrofit is not None
     moved = start_from(model, source, config.model.resample, same_classes=same_classes, retrofit=retrofit)
 
-    # A retrofit begins with the encoding of the model that it starts from, and with the grids of that.
-    kept: list[Grid] | None = model.config["kept_grids"]
-    old: str | None = None
-    if retrofit:
-        kept, old = source.config["kept_grids"], source.config["encoding"]
+    kept: list[Grid] | None = (source if retrofit else model).config["kept_grids"]
+    old = source.config["encoding"] if retrofit else None
     weights = _weights_read(model, folder)
     return Start(config.model.init_from, notes.step, weights, moved, kept, old_encoding=old)
 
@@ -98,8 +95,8 @@ def start_encoder(config: Config, model: DenseModel) -> Start | None:
 
 def trained_folder(run: Path, kind: Kind) -> Path:
     """Where a run's model of this kind lies; also that of a saved pipeline, and a model's folder itself."""
-    of_pipeline = [run / "transformer"] if kind == "generator" else []
-    for folder in (run / kind, *of_pipeline, run):
+    candidates = [run / kind, run / "transformer", run]
+    for folder in candidates if kind == "generator" else [run / kind, run]:
         if (folder / "config.json").exists():
             return folder
     return run / kind

@@ -71,12 +71,10 @@ def newest(
     """
     found: list[Checkpoint] = []
     processes.on_main(lambda: found.extend(_newest_whole(checkpoints, weights, opponent)))
-
-    # The main process alone looks for it; the others hear of its step and read it, too.
-    steps = processes.gather([whole.step for whole in found])
-    if not steps:
-        return None
-    return found[0] if found else read(checkpoints / f"step_{steps[0]:08d}", weights, opponent)
+    (step,) = set(processes.gather([found[0].step] if found else []) or [0])
+    if step and not found:
+        found = [read(checkpoints / f"step_{step:08d}", weights, opponent)]
+    return found[0] if found else None
 
 
 def _newest_whole(
@@ -126,7 +124,7 @@ def read(
     state = _opened(folder / "state.json", lambda file: json.loads(file.read_text(encoding="utf-8")))
     step = state.get("step") if isinstance(state, dict) else None
     if not isinstance(step, int) or folder.name != f"step_{step:08d}":
-        raise DamagedError(f"{folder / 'state.json'} is of another step than its folder")
+        raise DamagedError(f"{folder / 'state.json'} is not that of this step")
 
     model = _opened(folder / "model.safetensors", load_file)
     ema = _opened(folder / "ema.safetensors", load_file)
@@ -178,8 +176,8 @@ def _check_shapes(file: Path, found: Mapping[str, Tensor | None], weights: Mappi
     """Checks that a file's tensors are those of the model, by names and shapes."""
     if set(found) != set(weights):
         name = sorted(set(found) ^ set(weights))[0]
-        raise DamagedError(f"{file} is of another model: only one of the two has {name}")
+        raise DamagedError(f"{file} is not of this model: {name} is in one of them alone")
     for name, value in found.items():
         shape, expected = None if value is None else tuple(value.shape), tuple(weights[name].shape)
         if shape != expected:
-            raise DamagedError(f"{file} is of another model: {name} has shape {shape}, not {expected}")
+            raise DamagedError(f"{file} is not of this model: {name} is of shape {shape}, not {expected}")

@@ -88,9 +88,7 @@ class TrainingConfig:
         if self.batch % self.accumulate:
             raise ValueError(f"accumulate must be a divisor of batch ({self.batch}), got {self.accumulate}")
         if self.patience and not self.validate_every:
-            raise ValueError(
-                f"patience={self.patience} counts validations, but validate_every=0 makes none before the end"
-            )
+            raise ValueError(f"patience={self.patience} counts validations: set validate_every, got 0")
 
     def steps_for(self, length: int | None) -> int:
         """Optimizer steps for a training set of `length` images (None: a stream, of unknown length).

@@ -75,9 +75,11 @@ class Run:
     def kept(self) -> str:
         """What is left if the training ends here, as the end of a sentence."""
         saved = self.steps_saved()
-        if not saved:
-            return "nothing was saved yet"
-        return f"the last good state is step {saved[-1]} in {self.checkpoints}"
+        return (
+            f"the last good state is step {saved[-1]} in {self.checkpoints}"
+            if saved
+            else "nothing was saved yet"
+        )
 
     def load(self, state: State) -> int:
         """Restores the newest checkpoint that is whole; returns the number of steps done, 0 if there is none.
@@ -133,8 +135,10 @@ class Run:
         def write_and_prune() -> None:
             try:
                 into_place(self.checkpoints / f"step_{step:08d}", write)
-            # How torch and safetensors say that a disk is full
-            except (RuntimeError, SafetensorError) as error:
+            except (
+                RuntimeError,
+                SafetensorError,
+            ) as error:  # how torch and safetensors say that a disk is full
                 raise ValueError(
                     f"the checkpoint of step {step} cannot be written into {self.checkpoints} ({error}); "
                     f"{self.kept()}"
@@ -174,11 +178,11 @@ class Run:
 
     def is_validated(self, step: int) -> bool:
         """Whether the log has a validation of the weights after `step`; the same on every process."""
-        found = False
-        if self.processes.is_main:
-            names = [name for entry in self._logged() if entry["step"] == step for name in entry]
-            found = any(name.startswith("validation/") for name in names)
-        return any(self.processes.gather([found]))
+        here = self.processes.is_main and any(
+            entry["step"] == step and any(name.startswith("validation/") for name in entry)
+            for entry in self._logged()
+        )
+        return any(self.processes.gather([here]))
 
     def _logged(self) -> list[dict[str, Any]]:
         """The entries of the log; a line that a kill cut short is passed over."""

@@ -5,16 +5,18 @@ import statistics
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from var_pe.encodings import PositionEncoding
 from var_pe.interop.export.parts import Part
+from var_pe.models.attention import served_by
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
@@ -90,15 +92,24 @@ def export_part(part: Part, folder: Path) -> Exported:
 def traced(part: Part, given: dict[str, Tensor]) -> "ExportedProgram":
     """torch.export's program, for any number of images.
 
+    Scores that an encoding makes of content are different for each image, and ONNX's translation of torch's
+    fused attention does not take them: attention is then products and a softmax.
+
     Raises:
         ValueError: the module does what no program can.
     """
     shapes = tuple({part.batch_of[name]: torch.export.Dim.DYNAMIC} for name in given)
     try:
-        with torch.no_grad(), quiet():
+        with torch.no_grad(), quiet(), served_by("plain") if by_content(part.module) else nullcontext():
             return torch.export.export(part.module, tuple(given.values()), dynamic_shapes=shapes)
     except Exception as error:  # of many kinds, none of which a person can tell apart
         raise ValueError(f"{part.name}: torch.export cannot follow the model: {in_short(error)}") from error
+
+
+def by_content(module: nn.Module) -> bool:
+    """Whether an encoding in it adds to scores what depends on queries and keys."""
+    encodings = [each for each in module.modules() if isinstance(each, PositionEncoding)]
+    return any(encoding.uses("products") for encoding in encodings)
 
 
 def write_onnx(part: Part, program: "ExportedProgram", file: Path) -> None:
