@@ -128,6 +128,8 @@ def test_clips_of_other_shapes_are_refused(make):
     ):
         model(random(1, 3, 8, 12))
     assert make("rope", dynamic=True)(random(1, 6, 3, 16, 12)).shape == (1, 3)
+    with pytest.raises(ValueError, match="a classifier of clips of 4 moments cannot follow one of 1"):
+        make("rope", dynamic=True)(random(1, 1, 3, 8, 12))
     with pytest.raises(ValueError, match="tubelet must divide the frames of a clip, got 3 for 4"):
         make("rope", tubelet=3)
     with pytest.raises(ValueError, match="attention=divided has no part for tokens without a place"):

@@ -217,7 +217,14 @@ class ClipClassifier(PlainClassifier):
                 f"the classifier is set to clips of {self.frames} frames, got {frames}; dynamic=true takes "
                 f"every length that the encoding can follow"
             )
-        return self._times(frames)
+
+        times = self._times(frames)
+        if (times == 1) != (self.times == 1):
+            raise ValueError(
+                f"one moment is a picture, without a time: a classifier of clips of {self.times} moments "
+                f"cannot follow one of {times}"
+            )
+        return times
 
     def forward_tokens(self, clips_BTCHW: Tensor) -> tuple[Tensor, int]:
         times, pyramid = self._times_of(clips_BTCHW), self._pyramid_of(clips_BTCHW)
