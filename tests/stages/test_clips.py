@@ -8,6 +8,7 @@ from accelerate import Accelerator
 from PIL import Image
 
 from var_pe import settings
+from var_pe.comparison.resolution_study import study_resolutions
 from var_pe.diagnosis.opening import open_subject
 from var_pe.settings.files import ConfigError
 from var_pe.stages.config import Config
@@ -62,6 +63,9 @@ def test_a_resumed_classifier_of_clips_is_the_one_that_was_never_stopped(tmp_pat
     for look in (open_subject, lambda run: feature_extractor(str(run))):
         with pytest.raises(ValueError, match="a classifier of clips, which cannot look at single images"):
             look(folder)
+
+    with pytest.raises(ValueError, match="resolutions are compared on classifiers of pictures"):
+        study_resolutions(config, ["rope"], [0], [(16, 16)], ["timm"], tmp_path, accelerator)
 
     # Another run may go on from it.
     more = config_in(tmp_path / "more", f"model.init_from={folder}")

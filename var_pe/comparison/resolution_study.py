@@ -113,6 +113,12 @@ def study_resolutions(
     """
     if config.classifier is None:
         raise ValueError("resolutions are compared on classifiers, but the config has no classifier section")
+    if config.classifier.tubelet is not None:
+        raise ValueError(
+            f"resolutions are compared on classifiers of pictures, and classifier.tubelet="
+            f"{config.classifier.tubelet} makes one of clips, which scripts/evaluate.py --of classifier "
+            f"scores at another --size"
+        )
     side = config.classifier.patch_size
     for height, width in sizes:
         if height % side or width % side:
