@@ -86,6 +86,11 @@ def test_a_margin_may_be_a_share_of_what_the_handicapped_arm_loses():
     assert float(p.removeprefix("< ")) < 0.05
     assert int(few) < int(seeds)
 
+    # Of one that loses nothing, a share is no margin.
+    unfound = report_of(results(handicapped="peg", **CLEAR) | {"handicap_margins": [1.0]})
+    (alarms,) = [table for table in unfound.tables if table.title.startswith("False alarms")]
+    assert any("are left out: it was not shown to be worse" in note for note in alarms.notes)
+
 
 def test_failed_and_unfinished_cells_are_said():
     """A mean over the seeds that happened to survive is not the study's."""

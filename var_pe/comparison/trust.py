@@ -71,7 +71,10 @@ def alarms_table(results: Results) -> Table:
         "be seen, four of five should find it. Made-up studies take the residuals of this one's seeds, with "
         "replacement, and have the arms that have as many seeds as the first."
     ]
-    if any(one.share is not None for one in margins):
+    tied = any(one.share is not None for one in margins)
+    if results.get("handicap_margins") and not tied:
+        notes.append("Margins tied to the handicapped arm are left out: it was not shown to be worse.")
+    if tied:
         notes.append(
             "An arm that differs by the margin should be called equivalent in one study of twenty at most; "
             "the margin is measured anew in each."
