@@ -85,6 +85,8 @@ def check_choice(name: str, value: object, choices: Any) -> None:
 
 # A setting in JSON schema, with the default that a new section has
 Node = dict[str, Any]
+# Values by name, those of a section in a tree of its own
+Tree = Mapping[str, Any]
 
 
 @functools.cache
@@ -132,9 +134,7 @@ def rule_of(node: Node) -> str:
 
 
 @contextmanager
-def one_sentence(
-    schema: type, given: Mapping[str, Any], origin: str = "", *, partly: bool = False
-) -> Iterator[None]:
+def one_sentence(schema: type, given: Tree, origin: str = "", *, partly: bool = False) -> Iterator[None]:
     """Turns pydantic's errors about `given` values into one sentence: whole key, origin, rule and value.
 
     Of what is `partly` given, what is missing is not asked for, nor whether values fit each other.
@@ -155,7 +155,7 @@ def is_of_section(error: ErrorDetails) -> bool:
     return error["type"] == "value_error" and isinstance(error["input"], dict | ArgsKwargs)
 
 
-def sentence_of(schema: type, error: ErrorDetails, given: Mapping[str, Any], origin: str) -> str:
+def sentence_of(schema: type, error: ErrorDetails, given: Tree, origin: str) -> str:
     """An error of pydantic's as `one_sentence` says it."""
     path = [str(part) for part in error["loc"]]
     name = ".".join(path)
@@ -177,7 +177,7 @@ def sentence_of(schema: type, error: ErrorDetails, given: Mapping[str, Any], ori
     return f"{key}{origin} must be {rule_of(nodes[key])}, got {value}{HINTS.get(error['type'], '')}"
 
 
-def value_at(values: Mapping[str, Any], key: str) -> Any:
+def value_at(values: Tree, key: str) -> Any:
     """What stands at a whole key; None where a section on the way is not there."""
     found: Any = values
     for name in key.split("."):

@@ -9,12 +9,10 @@ from typing import Any, TypeVar
 
 from pydantic import TypeAdapter
 
-from var_pe.settings.fields import all_settings, facts_of, nearest, one_sentence, value_at
+from var_pe.settings.fields import Tree, all_settings, facts_of, nearest, one_sentence, value_at
 from var_pe.settings.files import ConfigError, dump, parse_yaml, show
 
 T = TypeVar("T", bound=Hashable)
-# Values by name, those of a section in a tree of its own
-Tree = Mapping[str, Any]
 CONFIGS = Path(__file__).parents[2] / "configs"
 COMMAND_LINE = " on the command line"
 
@@ -125,9 +123,7 @@ def to_yaml(config: Any) -> str:
     return dump(asdict(config), width=110)
 
 
-def differences(
-    old: Mapping[str, Any], new: Mapping[str, Any], schema: type | None = None, prefix: str = ""
-) -> list[str]:
+def differences(old: Tree, new: Tree, schema: type | None = None, prefix: str = "") -> list[str]:
     """The differences of two configs, given as nested dictionaries, a line each: `generator.depth: 6 -> 8`.
 
     With their `schema`, settings that change no weights are left out, and paths to the same place are equal.
