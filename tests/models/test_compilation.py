@@ -8,7 +8,7 @@ from torch._dynamo.utils import counters
 
 from tests.conftest import MEMBERS
 from var_pe.models import attention
-from var_pe.models.attention import Served
+from var_pe.models.attention import Served, served_by
 from var_pe.pyramid import Pyramid
 
 LABELS_B = torch.tensor([0, 3])
@@ -74,6 +74,20 @@ def test_slices_are_compiled_once_too(line, make_generator, make_loud, in_slices
     model = copy.deepcopy(plain)
     model.compile_repeated_blocks(**HOW)
     check_equal(model, plain, LABELS_B, inputs())
+    assert counters["stats"]["unique_graphs"] == 1
+
+
+@pytest.mark.parametrize(("line", "dropout"), [("learned", 0.0), ("relative_bias", 0.0), ("rope", 0.1)])
+def test_products_are_compiled_once_too(line, dropout, make_generator, make_loud):
+    """With the partitioner that decides for inductor what a backward pass computes anew."""
+    plain = make_loud(make_generator(line, depth=3, dropout=dropout)).train()
+    model = copy.deepcopy(plain)
+    model.compile_repeated_blocks(backend="aot_eager_decomp_partition", dynamic=False)
+    with served_by("products"):
+        if dropout:  # drawn in another order
+            trained_on(model, LABELS_B, inputs())
+        else:
+            check_equal(model, plain, LABELS_B, inputs())
     assert counters["stats"]["unique_graphs"] == 1
 
 

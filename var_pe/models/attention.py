@@ -351,7 +351,7 @@ def attend(
     stops = [part.keys for part in parts]
     queries = [part.queries for part in parts]
     q_parts = q_BHQD.split(queries, dim=2)
-    if position_context.encoding.adds_to_scores:
+    if position_context.encoding.adds_to_scores or dropout:
         # In compiled blocks torch's partitioner cannot keep a split for calls that are computed anew.
         q_parts = tuple(
             q_BHQD.narrow(2, stop - n, n) for stop, n in zip(accumulate(queries), queries, strict=True)
