@@ -12,7 +12,7 @@ import sys
 
 from compare import main as compare
 
-ENCODINGS = ("learned", "mixed(learned=0.7, sinusoidal=0.3)", "sinusoidal + rope")
+ENCODINGS = ("learned", "mixed(learned=0.7, sinusoidal=0.3)", "sinusoidal + rope + peg(after=(0, 1, 2))")
 SHORT = (
     "tokenizer_run=runs/demo/tokenizer",
     "data.height=24",
@@ -34,12 +34,12 @@ SHORT = (
     "generator.depth=4",
     "generator.num_heads=4",
     "generator_training.optimizer=muon",
-    "generator_training.steps=1100",
-    "generator_training.batch=16",
-    "generator_training.learning_rate=4e-3",
+    "generator_training.steps=700",
+    "generator_training.batch=32",
+    "generator_training.learning_rate=6e-3",
     "generator_training.ema=0.99",
     "generator_training.log_every=50",
-    "generator_training.validate_every=550",
+    "generator_training.validate_every=350",
     "generator_training.preview_every=0",
     "generator_training.validation_images=600",
     "sampling.guidance_scale=3",
