@@ -86,7 +86,7 @@ def test_vgg16_has_the_layers_of_torchvision():
 
 @pytest.mark.parametrize(("stride", "needed"), [(1, torch.bfloat16), (2, torch.float32)])
 def test_strided_filters_of_single_channels_stay_out_of_bf16(stride, needed):
-    """On processors their gradient would take a hundred times as long."""
+    """On processors their gradient would take many times as long."""
     torch.manual_seed(0)
     convolution = SameConv2d(8, 8, 3, stride, groups=8).requires_grad_(False)
     pictures = torch.randn(2, 8, 6, 6)

@@ -116,7 +116,7 @@ class SameConv2d(nn.Conv2d):
         self.before, self.after = total // 2, total - total // 2
 
     def forward(self, x_BChw: Tensor) -> Tensor:
-        # oneDNN's gradient of a strided convolution of single channels takes a hundred times as long in bf16
+        # oneDNN's gradient of a strided convolution of single channels takes many times as long in bf16
         # as in float32, so a processor that needs it computes these few in float32.
         if self.groups > 1 and self.stride[0] > 1 and x_BChw.device.type == "cpu" and x_BChw.requires_grad:
             with torch.autocast("cpu", enabled=False):

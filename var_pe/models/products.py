@@ -11,7 +11,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 # Scores that are worked on at a time, of as many heads as fit: they stay in the cache of a core.
 AT_A_TIME = 1 << 20
@@ -47,9 +46,7 @@ def by_products_anew(
     So what is kept grows with Q + K. `visible_QK` is True where a query may look; None: everywhere.
     """
     hidden_QK = None if visible_QK is None else as_scores(visible_QK, q_BHQD.dtype)
-    y_NQD: Tensor = _Anew.apply(
-        q_BHQD.flatten(0, 1), k_BHKD.flatten(0, 1), v_BHKD.flatten(0, 1), hidden_QK, scale
-    )
+    y_NQD: Tensor = _anew(q_BHQD.flatten(0, 1), k_BHKD.flatten(0, 1), v_BHKD.flatten(0, 1), hidden_QK, scale)
     return y_NQD.unflatten(0, q_BHQD.shape[:2])
 
 
@@ -68,45 +65,61 @@ def scores(q_NQD: Tensor, k_NKD: Tensor, added_QK: Tensor | None, scale: float) 
     return torch.baddbmm(added_QK, q_NQD, k_NKD.mT, alpha=scale)
 
 
-class _Anew(torch.autograd.Function):
-    """Attention that keeps queries, keys and values alone."""
+# An operation of its own, which torch.compile leaves as it is: a graph would unroll the loop over heads, or
+# give up that scores stay in a core's cache.
+@torch.library.custom_op("var_pe::products_anew", mutates_args=())
+def _anew(q_NQD: Tensor, k_NKD: Tensor, v_NKD: Tensor, hidden_QK: Tensor | None, scale: float) -> Tensor:
+    found = []
+    for heads in few_heads(q_NQD, k_NKD):
+        weights_nQK = scores(q_NQD[heads], k_NKD[heads], hidden_QK, scale).softmax(-1)
+        found.append(weights_nQK @ v_NKD[heads])
+    return torch.cat(found)
 
-    @staticmethod
-    def forward(
-        ctx: Any, q_NQD: Tensor, k_NKD: Tensor, v_NKD: Tensor, hidden_QK: Tensor | None, scale: float
-    ) -> Tensor:
-        ctx.save_for_backward(q_NQD, k_NKD, v_NKD, hidden_QK)
-        ctx.scale = scale
 
-        found = []
-        for heads in few_heads(q_NQD, k_NKD):
-            weights_nQK = scores(q_NQD[heads], k_NKD[heads], hidden_QK, scale).softmax(-1)
-            found.append(weights_nQK @ v_NKD[heads])
-        return torch.cat(found)
+@torch.library.custom_op("var_pe::products_anew_backward", mutates_args=())
+def _anew_backward(
+    grad_NQD: Tensor, q_NQD: Tensor, k_NKD: Tensor, v_NKD: Tensor, hidden_QK: Tensor | None, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    of_q, of_k, of_v = [], [], []
+    for heads in few_heads(q_NQD, k_NKD):
+        weights_nQK = scores(q_NQD[heads], k_NKD[heads], hidden_QK, scale).softmax(-1)
+        of_v.append(weights_nQK.mT @ grad_NQD[heads])
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_NQD: Tensor) -> tuple[Tensor | None, ...]:
-        q_NQD, k_NKD, v_NKD, hidden_QK = ctx.saved_tensors
+        of_weights_nQK = grad_NQD[heads] @ v_NKD[heads].mT
+        of_scores_nQK = torch.ops.aten._softmax_backward_data(
+            of_weights_nQK, weights_nQK, -1, weights_nQK.dtype
+        )
+        of_q.append(scores(of_scores_nQK, k_NKD[heads].mT, None, scale))
+        of_k.append(scores(of_scores_nQK.mT, q_NQD[heads].mT, None, scale))
+    return torch.cat(of_q), torch.cat(of_k), torch.cat(of_v)
 
-        of_q, of_k, of_v = [], [], []
-        for heads in few_heads(q_NQD, k_NKD):
-            weights_nQK = scores(q_NQD[heads], k_NKD[heads], hidden_QK, ctx.scale).softmax(-1)
-            of_v.append(weights_nQK.mT @ grad_NQD[heads])
 
-            of_weights_nQK = grad_NQD[heads] @ v_NKD[heads].mT
-            of_scores_nQK = torch.ops.aten._softmax_backward_data(
-                of_weights_nQK, weights_nQK, -1, weights_nQK.dtype
-            )
-            of_q.append(scores(of_scores_nQK, k_NKD[heads].mT, None, ctx.scale))
-            of_k.append(scores(of_scores_nQK.mT, q_NQD[heads].mT, None, ctx.scale))
-        return torch.cat(of_q), torch.cat(of_k), torch.cat(of_v), None, None
+@_anew.register_fake
+def _(q_NQD: Tensor, k_NKD: Tensor, v_NKD: Tensor, hidden_QK: Tensor | None, scale: float) -> Tensor:
+    return q_NQD.new_empty(*q_NQD.shape[:2], v_NKD.shape[2])
+
+
+@_anew_backward.register_fake
+def _(
+    grad_NQD: Tensor, q_NQD: Tensor, k_NKD: Tensor, v_NKD: Tensor, hidden_QK: Tensor | None, scale: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.empty_like(q_NQD), torch.empty_like(k_NKD), torch.empty_like(v_NKD)
+
+
+def _keep(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, Tensor | None, float], output: Tensor) -> None:
+    *kept, ctx.scale = inputs
+    ctx.save_for_backward(*kept)
+
+
+def _gradients(ctx: Any, grad_NQD: Tensor) -> tuple[Tensor | None, ...]:
+    return *_anew_backward(grad_NQD, *ctx.saved_tensors, ctx.scale), None, None
+
+
+_anew.register_autograd(_gradients, setup_context=_keep)
 
 
 def few_heads(q_NQD: Tensor, k_NKD: Tensor) -> Iterator[slice]:
-    """Which heads are worked on together; in a compiled block all are, since it would be a graph for each."""
+    """Which heads are worked on together."""
     together = max(1, AT_A_TIME // (q_NQD.shape[1] * k_NKD.shape[1]))
-    if torch.compiler.is_compiling():
-        together = len(q_NQD)
     for first in range(0, len(q_NQD), together):
         yield slice(first, first + together)
