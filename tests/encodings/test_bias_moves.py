@@ -113,9 +113,12 @@ def test_a_table_starts_with_swin_s_deviation_and_without_terms():
     assert not encoding.log_scale_NH.any()
 
 
-@pytest.mark.parametrize("resample", ["foo", "5", "(swin, 1)"])
-def test_an_unknown_convention_is_named_with_its_setting(resample):
-    with pytest.raises(ValueError, match=r"': resample is one of timm, torchvision, .* got "):
+@pytest.mark.parametrize(
+    ("resample", "rule"),
+    [("foo", "is one of timm, torchvision, .*"), ("5", "of relative_bias must be str or null,")],
+)
+def test_an_unknown_convention_is_named_with_its_setting(resample, rule):
+    with pytest.raises(ValueError, match=f"': resample {rule} got "):
         drawn(f"relative_bias(resample={resample})")
 
 

@@ -161,7 +161,7 @@ def test_it_has_the_paper_s_number_of_weights():
     [
         ("peg(after=3)", r"after takes blocks in 0..2, each once, got 3"),
         ("peg(after=(0, 0))", r"each once, got \(0, 0\)"),
-        ("peg(after=first)", r"blocks in 0..2, each once, got first"),
+        ("peg(after=first)", r"after of peg must be int or list of int, got first"),
         ("peg(init=ones)", "init is one of random, zero, got 'ones'"),
         ("pyramid_peg(kernels=(3, 3))", r"sides from 1 to 255, each once, got \(3, 3\)"),
         ("pyramid_peg(kernels=0)", "sides from 1 to 255, each once, got 0"),

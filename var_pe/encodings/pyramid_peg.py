@@ -25,7 +25,7 @@ class PyramidPEG(ConvolutionEncoding):
         self,
         shape: ModelShape,
         *,
-        kernels: tuple[int, ...] = (3, 4, 5),
+        kernels: int | tuple[int, ...] = (3, 4, 5),
         after: int | tuple[int, ...] = 0,
         init: str = "random",
     ) -> None:

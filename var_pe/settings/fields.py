@@ -120,8 +120,8 @@ def type_of(node: Node) -> str:
         return f"one of {', '.join(map(show, node.get('enum') or [node['const']]))}"
     if "anyOf" in node:
         return " or ".join(map(type_of, node["anyOf"]))
-    if "items" in node:
-        items = type_of(node["items"])
+    if "items" in node or "prefixItems" in node:
+        items = type_of(node.get("items") or node["prefixItems"][0])
         return f"list of ({items})" if " or " in items else f"list of {items}"
     return TYPES.get(node.get("type", ""), "section")
 
