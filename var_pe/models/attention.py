@@ -53,7 +53,7 @@ TABLE = {
     ("cpu", False, False, True): Served(plain=0, fused=128),
     ("cpu", False, True, False): Served(plain=64, fused=512),
     ("cpu", False, True, True): Served(plain=256, fused=256),
-    ("cpu", True, False, False): Served(plain=0, fused=64, beyond="products"),
+    ("cpu", True, False, False): Served(plain=0, fused=128),
     ("cpu", True, False, True): Served(plain=0, fused=128),
     ("cpu", True, True, False): Served(plain=160, fused=160, beyond="products"),
     ("cpu", True, True, True): Served(plain=256, fused=256, beyond="products"),
