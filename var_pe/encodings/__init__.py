@@ -4,7 +4,7 @@
 """
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -44,7 +44,7 @@ from var_pe.encodings.base import (
 from var_pe.encodings.machinery.compose import Composed
 from var_pe.pyramid import Grid, Pyramid
 from var_pe.settings.fields import nearest
-from var_pe.settings.line import Member, Value, parse, with_options
+from var_pe.settings.line import Member, Value, parse
 
 __all__ = [
     "REGISTRY",
@@ -119,11 +119,7 @@ def settled(line: str, dim: int) -> str:
         ValueError: the line does not parse.
     """
 
-    def following(name: str) -> Mapping[str, Value]:
-        rules = REGISTRY[name].from_width if name in REGISTRY else {}
-        return {option: rule(dim) for option, rule in rules.items()}
-
-    return with_options(line, following)
+    return _written_out(line, lambda cls: {option: rule(dim) for option, rule in cls.from_width.items()})
 
 
 def as_saved(line: str) -> str:
@@ -135,9 +131,32 @@ def as_saved(line: str) -> str:
         ValueError: the line does not parse.
     """
 
-    def constructor(name: str) -> Mapping[str, Value]:
-        rules = REGISTRY[name].from_width if name in REGISTRY else {}
-        defaults = inspect.signature(REGISTRY[name].__init__).parameters if rules else {}
-        return {option: defaults[option].default for option in rules}
+    def of_constructor(cls: type[PositionEncoding]) -> Mapping[str, Value]:
+        defaults = inspect.signature(cls.__init__).parameters
+        return {option: defaults[option].default for option in cls.from_width}
 
-    return with_options(line, constructor)
+    return _written_out(line, of_constructor)
+
+
+def _written_out(line: str, missing: Callable[[type[PositionEncoding]], Mapping[str, Value]]) -> str:
+    """The line with the options of `missing(class)` written out for every member that does not give them.
+
+    The parts of a member in brackets are left as they are, and so is a line with nothing to write out.
+    """
+    written = []
+    changed = False
+    for member in parse(line):
+        options = missing(REGISTRY[member.name]) if member.name in REGISTRY else {}
+        # As people write it: 1 for 1.0
+        added = [
+            f"{name}={value!r}".removesuffix(".0")
+            for name, value in options.items()
+            if name not in member.options
+        ]
+        text = member.text
+        if added:
+            changed = True
+            in_brackets = text.removeprefix(member.name)[1:-1]
+            text = f"{member.name}({', '.join(filter(None, [in_brackets, *added]))})"
+        written.append(text)
+    return " + ".join(written) if changed else line

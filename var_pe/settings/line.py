@@ -25,6 +25,8 @@ class Member:
     parts: tuple["Member", ...] = ()
     # the keywords
     options: dict[str, Value] = field(default_factory=dict)
+    # as the line writes it, with the spaces and quotes of Python's own printer
+    text: str = field(default="", compare=False)
 
 
 def parse(line: str, kind: str = "encoding") -> tuple[Member, ...]:
@@ -55,7 +57,7 @@ def _summands(node: ast.expr) -> list[ast.expr]:
 
 def _member(node: ast.expr) -> Member:
     if isinstance(node, ast.Name):
-        return Member(node.id)
+        return Member(node.id, text=node.id)
 
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and all(k.arg for k in node.keywords):
         options: dict[str, Value] = {}
@@ -63,7 +65,7 @@ def _member(node: ast.expr) -> Member:
             if keyword.arg in options:
                 raise ValueError(f"{keyword.arg} is given twice")
             options[str(keyword.arg)] = _value(keyword.value)
-        return Member(node.func.id, tuple(map(_member, node.args)), options)
+        return Member(node.func.id, tuple(map(_member, node.args)), options, ast.unparse(node))
 
     raise ValueError(f"{ast.unparse(node)!r} is not name or name(option=value)")
 
@@ -86,30 +88,6 @@ def _value(node: ast.expr) -> Value:
         return tuple(map(_value, node.elts))
 
     raise ValueError(f"{ast.unparse(node)!r} is not a number, true, false, a word or a tuple of them")
-
-
-def with_options(line: str, missing: Callable[[str], Mapping[str, Value]]) -> str:
-    """The line with the options of `missing(name)` written out for every member that does not give them.
-
-    The parts of a member in brackets are left as they are, and so is a line with nothing to write out.
-
-    Raises:
-        ValueError: the line does not parse.
-    """
-    members = parse(line)
-    written = []
-    changed = False
-    for node, member in zip(_summands(_tree(line)), members, strict=True):
-        text = ast.unparse(node)
-        lacking = {name: value for name, value in missing(member.name).items() if name not in member.options}
-        if lacking:
-            changed = True
-            # As people write it: 1 for 1.0
-            added = [f"{name}={value!r}".removesuffix(".0") for name, value in lacking.items()]
-            in_brackets = text.removeprefix(member.name)[1:-1]
-            text = f"{member.name}({', '.join(filter(None, [in_brackets, *added]))})"
-        written.append(text)
-    return " + ".join(written) if changed else line
 
 
 def canonical(line: str) -> str:

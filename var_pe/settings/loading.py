@@ -37,9 +37,7 @@ def load(
         values = laid_over(values, checked(schema, tree, f" in {name}"))
     for override in overrides:
         values = laid_over(values, checked(schema, read_override(schema, override, values), COMMAND_LINE))
-
-    with one_sentence(schema, values):
-        return TypeAdapter(schema).validate_python(values)
+    return schema(**values)
 
 
 def find_file(name: str | Path, folder: Path) -> Path:
