@@ -3,18 +3,17 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import torch
 from diffusers.configuration_utils import register_to_config
 from einops import rearrange
 from torch import Tensor, nn
 
-from var_pe.encodings import PositionEncoding, build_encoding, settled
+from var_pe.encodings import PositionEncoding, build_encoding
 from var_pe.encodings.machinery.compose import move_all
 from var_pe.models.attention import PositionContext
 from var_pe.models.blocks import BlockContext, Blocks
-from var_pe.models.classifier import MapShape, check_classes
+from var_pe.models.classifier import MapShape
 from var_pe.models.initialisation import initialise
-from var_pe.models.layers import MLP, Attention, LayerScale, with_gain
+from var_pe.models.layers import MLP, Attention, BlockSettings, layer_scale, with_gain
 from var_pe.models.patches import Stem, build_stem
 from var_pe.models.vit import (
     Block,
@@ -25,7 +24,7 @@ from var_pe.models.vit import (
     Spread,
     check_prefix,
 )
-from var_pe.pyramid import Grid, Positions, Pyramid, sides_of
+from var_pe.pyramid import Grid, Positions, Pyramid
 from var_pe.resampling.precision import full_precision
 from var_pe.settings.fields import check_choice
 
@@ -53,26 +52,17 @@ class DividedBlock(nn.Module):
     published one begins with weights trained on pictures, and none over time; here all branches start alike.
     """
 
-    def __init__(
-        self,
-        dim: int,
-        num_heads: int,
-        mlp_ratio: float,
-        dropout: float,
-        qk_norm: bool,
-        gelu: str,
-        layer_scale: float,
-    ) -> None:
+    def __init__(self, dim: int, num_heads: int, settings: BlockSettings) -> None:
         super().__init__()
         self.norm_time = nn.LayerNorm(dim, eps=1e-6)
-        self.attn_time = Attention(dim, num_heads, qk_norm, dropout)
-        self.scale_time = LayerScale(dim, layer_scale) if layer_scale else nn.Identity()
+        self.attn_time = Attention(dim, num_heads, settings.qk_norm, settings.dropout)
+        self.scale_time = layer_scale(dim, settings.layer_scale)
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
-        self.attn = Attention(dim, num_heads, qk_norm, dropout)
+        self.attn = Attention(dim, num_heads, settings.qk_norm, settings.dropout)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
-        self.mlp = MLP(dim, mlp_ratio, dropout, gelu)
-        self.scale1 = LayerScale(dim, layer_scale) if layer_scale else nn.Identity()
-        self.scale2 = LayerScale(dim, layer_scale) if layer_scale else nn.Identity()
+        self.mlp = MLP(dim, settings.mlp_ratio, settings.dropout, settings.gelu)
+        self.scale1 = layer_scale(dim, settings.layer_scale)
+        self.scale2 = layer_scale(dim, settings.layer_scale)
 
     def forward(
         self, x_BLC: Tensor, context: DividedContext, layer: int, gains_2B11: Tensor | None = None
@@ -134,33 +124,28 @@ class ClipClassifier(PlainClassifier):
         final_norm: FinalNorm = ClassifierConfig.final_norm,
         kept_grids: Sequence[Grid] | None = None,
     ) -> None:
-        super().__init__()
-        check_choice("pool", pool, Pool)
-        check_choice("final_norm", final_norm, FinalNorm)
+        super().__init__(
+            image_size=image_size,
+            num_classes=num_classes,
+            encoding=encoding,
+            patch_size=patch_size,
+            dim=dim,
+            pool=pool,
+            registers=registers,
+            dynamic=dynamic,
+            final_norm=final_norm,
+        )
         check_choice("attention", attention, Spread)
-        check_classes(num_classes)
         check_prefix(attention, pool, registers)
 
         self.frames = frames
         self.tubelet = tubelet
-        self.patch_size = patch_size
         self.attention = attention
         self.time_positions = time_positions
-        self.pool = pool
-        self.dynamic = dynamic
-        self.final_norm = final_norm
-        self.image_size = sides_of(image_size, "image_size")
-        self.pyramid = self._grids(self.image_size)
         self.times = self._times(frames)
-
-        # What the encoding's line leaves to the width is saved with the model.
-        encoding = settled(encoding, dim)
-        self.register_to_config(encoding=encoding)
 
         # From tubelets to tokens that know their positions
         self.patch_embed = build_stem(stem, image_channels * tubelet, dim, patch_size)
-        prefix = registers + (pool == "class_token")
-        self.prefix_tokens_PC = nn.Parameter(torch.zeros(prefix, dim)) if prefix else None
         times = self.times if time_positions else 1
         shape = dict(dim=dim, num_heads=num_heads, depth=depth, times=times)
         self.map_position_encoding = build_encoding(
@@ -174,10 +159,8 @@ class ClipClassifier(PlainClassifier):
 
         # Through the blocks to the classes
         block = DividedBlock if attention == "divided" else Block
-        self.blocks = Blocks(
-            (block(dim, num_heads, mlp_ratio, dropout, qk_norm, gelu, layer_scale) for _ in range(depth)),
-            drop_path,
-        )
+        settings = BlockSettings(mlp_ratio, dropout, qk_norm, gelu, layer_scale)
+        self.blocks = Blocks((block(dim, num_heads, settings) for _ in range(depth)), drop_path)
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.head = nn.Linear(dim, num_classes) if num_classes else nn.Identity()
 
@@ -191,9 +174,6 @@ class ClipClassifier(PlainClassifier):
 
     def _set_pyramid(self, new: Pyramid, resample: str | None) -> None:
         move_all([self.map_position_encoding, self.position_encoding], new, resample)
-
-    def _grids(self, image_size: tuple[int, int]) -> Pyramid:
-        return Pyramid.of([self._patches(image_size)])
 
     def _times(self, frames: int) -> int:
         """How many moments the patches of a clip have.

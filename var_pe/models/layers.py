@@ -1,5 +1,6 @@
 """Attention and feed-forward layers of generator and ViT, and the cache of keys and values."""
 
+from dataclasses import dataclass
 from math import log
 
 import torch
@@ -182,9 +183,25 @@ class LayerScale(nn.Module):
         return x_BLC * self.gain_C
 
 
+def layer_scale(dim: int, start: float) -> nn.Module:
+    """A `LayerScale` that starts so; of 0 there is none."""
+    return LayerScale(dim, start) if start else nn.Identity()
+
+
 def with_gain(branch_BLC: Tensor, gains_2B11: Tensor | None, branch: int) -> Tensor:
     """A branch (0 or 1) times its images' factors of stochastic depth, (2, B, 1, 1), if there are any."""
     return branch_BLC if gains_2B11 is None else branch_BLC * gains_2B11[branch].type_as(branch_BLC)
+
+
+@dataclass(frozen=True)
+class BlockSettings:
+    """What all blocks of a classifier have in common; see `ClassifierConfig`."""
+
+    mlp_ratio: float
+    dropout: float
+    qk_norm: bool
+    gelu: str
+    layer_scale: float
 
 
 class MLP(nn.Module):

@@ -14,7 +14,7 @@ from var_pe.models.blocks import Blocks
 from var_pe.models.classifier import Classifier, MapShape, check_classes
 from var_pe.models.hierarchy.lines import StageShape, read_hierarchy
 from var_pe.models.initialisation import initialise
-from var_pe.models.layers import GELUS, MLP, Attention, LayerScale, as_map, with_gain
+from var_pe.models.layers import GELUS, MLP, Attention, BlockSettings, as_map, layer_scale, with_gain
 from var_pe.models.patches import PatchEmbedding, Stem, build_stem
 from var_pe.pyramid import Grid, Pyramid, sides_of
 from var_pe.resampling.precision import full_precision
@@ -142,23 +142,14 @@ def check_prefix(attention: Spread, pool: Pool, registers: int) -> None:
 class Block(nn.Module):
     """A pre-norm transformer block (Dosovitskiy et al. 2021)."""
 
-    def __init__(
-        self,
-        dim: int,
-        num_heads: int,
-        mlp_ratio: float,
-        dropout: float,
-        qk_norm: bool,
-        gelu: str,
-        layer_scale: float,
-    ) -> None:
+    def __init__(self, dim: int, num_heads: int, settings: BlockSettings) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
-        self.attn = Attention(dim, num_heads, qk_norm, dropout)
+        self.attn = Attention(dim, num_heads, settings.qk_norm, settings.dropout)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
-        self.mlp = MLP(dim, mlp_ratio, dropout, gelu)
-        self.scale1 = LayerScale(dim, layer_scale) if layer_scale else nn.Identity()
-        self.scale2 = LayerScale(dim, layer_scale) if layer_scale else nn.Identity()
+        self.mlp = MLP(dim, settings.mlp_ratio, settings.dropout, settings.gelu)
+        self.scale1 = layer_scale(dim, settings.layer_scale)
+        self.scale2 = layer_scale(dim, settings.layer_scale)
 
     def forward(
         self,
@@ -178,11 +169,41 @@ class Block(nn.Module):
 class PlainClassifier(Classifier):
     """A classifier whose blocks all see the same tokens, and what its classes are read from."""
 
-    pool: Pool
-    final_norm: FinalNorm
-    prefix_tokens_PC: nn.Parameter | None
     blocks: Blocks
     norm: nn.LayerNorm
+
+    def __init__(
+        self,
+        *,
+        image_size: Sequence[int],
+        num_classes: int,
+        encoding: str,
+        patch_size: int,
+        dim: int,
+        pool: Pool,
+        registers: int,
+        dynamic: bool,
+        final_norm: FinalNorm,
+    ) -> None:
+        super().__init__()
+        check_choice("pool", pool, Pool)
+        check_choice("final_norm", final_norm, FinalNorm)
+        check_classes(num_classes)
+
+        self.patch_size = patch_size
+        self.pool = pool
+        self.dynamic = dynamic
+        self.final_norm = final_norm
+        self.image_size = sides_of(image_size, "image_size")
+        self.pyramid = self._grids(self.image_size)
+        prefix = registers + (pool == "class_token")
+        self.prefix_tokens_PC = nn.Parameter(torch.zeros(prefix, dim)) if prefix else None
+
+        # What the encoding's line leaves to the width is saved with the model.
+        self.register_to_config(encoding=settled(encoding, dim))
+
+    def _grids(self, image_size: tuple[int, int]) -> Pyramid:
+        return Pyramid.of([self._patches(image_size)])
 
     @property
     def num_prefix_tokens(self) -> int:
@@ -254,35 +275,27 @@ class ViTClassifier(PlainClassifier):
         patch_kernel: int | None = None,
         kept_grids: Sequence[Grid] | None = None,
     ) -> None:
-        super().__init__()
-        check_choice("pool", pool, Pool)
-        check_choice("final_norm", final_norm, FinalNorm)
-        check_classes(num_classes)
-
-        self.patch_size = patch_size
-        self.pool = pool
-        self.dynamic = dynamic
-        self.final_norm = final_norm
-        self.image_size = sides_of(image_size, "image_size")
-        self.pyramid = self._grids(self.image_size)
-
-        # What the encoding's line leaves to the width is saved with the model.
-        encoding = settled(encoding, dim)
-        self.register_to_config(encoding=encoding)
+        super().__init__(
+            image_size=image_size,
+            num_classes=num_classes,
+            encoding=encoding,
+            patch_size=patch_size,
+            dim=dim,
+            pool=pool,
+            registers=registers,
+            dynamic=dynamic,
+            final_norm=final_norm,
+        )
 
         # From images to tokens that know their positions
         self.patch_embed = build_stem(stem, image_channels, dim, patch_size, patch_kernel)
-        prefix = registers + (pool == "class_token")
-        self.prefix_tokens_PC = nn.Parameter(torch.zeros(prefix, dim)) if prefix else None
         self.position_encoding = build_encoding(
             encoding, dim=dim, num_heads=num_heads, depth=depth, pyramid=self.pyramid, kept_grids=kept_grids
         )
 
         # Through the blocks to the classes
-        self.blocks = Blocks(
-            (Block(dim, num_heads, mlp_ratio, dropout, qk_norm, gelu, layer_scale) for _ in range(depth)),
-            drop_path,
-        )
+        settings = BlockSettings(mlp_ratio, dropout, qk_norm, gelu, layer_scale)
+        self.blocks = Blocks((Block(dim, num_heads, settings) for _ in range(depth)), drop_path)
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.head = nn.Linear(dim, num_classes) if num_classes else nn.Identity()
 
@@ -311,9 +324,6 @@ class ViTClassifier(PlainClassifier):
             patch_size=patch_size,
             patch_kernel=self.patch_embed.kernel_size[0],
         )
-
-    def _grids(self, image_size: tuple[int, int]) -> Pyramid:
-        return Pyramid.of([self._patches(image_size)])
 
     def forward_tokens(self, images_BCHW: Tensor) -> tuple[Tensor, int]:
         # Patches, and what is added to them for their positions: in float32, or neighbours would coincide.

@@ -12,7 +12,7 @@ from var_pe.models.attention import PositionContext
 from var_pe.models.blocks import Blocks
 from var_pe.models.classifier import Classifier, MapShape
 from var_pe.models.dense.maps import ConvolutionBlock, Ladder, TopDown
-from var_pe.models.layers import as_map, as_tokens
+from var_pe.models.layers import BlockSettings, as_map, as_tokens
 from var_pe.models.vit import Block
 from var_pe.pyramid import Grid, Pyramid
 from var_pe.resampling.precision import full_precision
@@ -138,10 +138,9 @@ class QueryDecoder(nn.Module):
             pyramid=Pyramid.of([encoder.pyramid.grids[0]]),
             kept_grids=kept_grids,
         )
-        of_block = dim, dim // of_head, config["mlp_ratio"], config["dropout"]
-        self.blocks = Blocks(
-            (Block(*of_block, config["qk_norm"], config["gelu"], 0.0) for _ in range(depth)), drop_path=0.0
-        )
+        as_before = {name: config[name] for name in ("mlp_ratio", "dropout", "qk_norm", "gelu")}
+        of_blocks = BlockSettings(layer_scale=0.0, **as_before)
+        self.blocks = Blocks((Block(dim, dim // of_head, of_blocks) for _ in range(depth)), drop_path=0.0)
         self.norm = nn.LayerNorm(dim, eps=1e-6)
 
         self.fine_map = FineMap(encoder.map_shapes, width, finer)

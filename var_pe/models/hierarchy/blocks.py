@@ -1,7 +1,5 @@
 """The blocks of stages: attention on a map with feed-forward layers, and bottlenecks of convolutions."""
 
-from dataclasses import dataclass
-
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
@@ -13,22 +11,11 @@ from var_pe.models.hierarchy.attention import (
     MapContext,
 )
 from var_pe.models.hierarchy.lines import AttentionShape, Convolution, Linear, Local
-from var_pe.models.layers import GELUS, MLP, LayerScale, as_map, as_tokens, with_gain
+from var_pe.models.layers import GELUS, MLP, BlockSettings, as_map, as_tokens, layer_scale, with_gain
 from var_pe.pyramid import Grid
 
 # of all norms, as in Swin
 EPSILON = 1e-5
-
-
-@dataclass(frozen=True)
-class BlockSettings:
-    """What the blocks of all stages have in common; see `ClassifierConfig`."""
-
-    mlp_ratio: float
-    dropout: float
-    qk_norm: bool
-    gelu: str
-    layer_scale: float
 
 
 class MapBlock(nn.Module):
@@ -50,9 +37,8 @@ class MapBlock(nn.Module):
             self.attn = kind(dim, heads, settings.qk_norm, settings.dropout)
         self.norm2 = nn.LayerNorm(dim, eps=EPSILON)
         self.mlp = MLP(dim, settings.mlp_ratio, settings.dropout, settings.gelu)
-        start = settings.layer_scale
-        self.scale1 = LayerScale(dim, start) if start else nn.Identity()
-        self.scale2 = LayerScale(dim, start) if start else nn.Identity()
+        self.scale1 = layer_scale(dim, settings.layer_scale)
+        self.scale2 = layer_scale(dim, settings.layer_scale)
 
     def forward(
         self, x_BLC: Tensor, context: MapContext, layer: int, gains_2B11: Tensor | None = None
@@ -89,7 +75,7 @@ class ConvolutionBlock(nn.Module):
         self.excite = nn.Linear(max(1, dim // 4), hidden)
         self.project = nn.Linear(hidden, dim)
         self.dropout = nn.Dropout(settings.dropout)
-        self.scale = LayerScale(dim, settings.layer_scale) if settings.layer_scale else nn.Identity()
+        self.scale = layer_scale(dim, settings.layer_scale)
 
     def forward(
         self, x_BLC: Tensor, context: MapContext, layer: int, gains_2B11: Tensor | None = None

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from var_pe.encodings import PositionEncoding, settled
 from var_pe.models.classifier import Classifier, MapShape, check_classes
-from var_pe.models.hierarchy.blocks import EPSILON, BlockSettings
+from var_pe.models.hierarchy.blocks import EPSILON
 from var_pe.models.hierarchy.lines import (
     AttentionShape,
     Mobile,
@@ -21,7 +21,7 @@ from var_pe.models.hierarchy.lines import (
 )
 from var_pe.models.hierarchy.stages import MobileStage, Stage, StageLayout
 from var_pe.models.initialisation import initialise
-from var_pe.models.layers import as_map, as_tokens
+from var_pe.models.layers import BlockSettings, as_map, as_tokens
 from var_pe.models.patches import Stem, build_stem
 from var_pe.models.vit import ClassifierConfig
 from var_pe.pyramid import Grid, Pyramid, sides_of

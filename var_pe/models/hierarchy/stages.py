@@ -11,15 +11,9 @@ from var_pe.encodings import PositionEncoding, build_encoding
 from var_pe.models.attention import PositionContext
 from var_pe.models.blocks import Blocks
 from var_pe.models.hierarchy.attention import LinearAttention, MapContext, calls_of
-from var_pe.models.hierarchy.blocks import (
-    EPSILON,
-    BlockSettings,
-    ConvolutionBlock,
-    MapBlock,
-    Merging,
-)
+from var_pe.models.hierarchy.blocks import EPSILON, ConvolutionBlock, MapBlock, Merging
 from var_pe.models.hierarchy.lines import AttentionShape, Convolution, Linear, StageShape
-from var_pe.models.layers import as_map, as_tokens
+from var_pe.models.layers import BlockSettings, as_map, as_tokens
 from var_pe.pyramid import Grid, Pyramid
 from var_pe.resampling.precision import full_precision
 
