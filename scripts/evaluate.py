@@ -11,6 +11,7 @@ import argparse
 import os
 import sys
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import var_pe  # noqa: F401  # before torch, whose threads it makes wait politely
@@ -26,15 +27,15 @@ from var_pe.stages.config import Config
 from var_pe.stages.draw import draw_folder, load_pipeline, sampling_of
 from var_pe.stages.drawn_images import pictures_in
 from var_pe.stages.models import find_tokenizer, load_tokenizer
+from var_pe.stages.on_maps import ON_MAPS
 from var_pe.stages.score import (
     REFERENCES,
     feature_extractor,
     for_equal_counts,
     judges,
     score_classifier,
-    score_detector,
     score_images,
-    score_segmenter,
+    score_on_maps,
     score_tokenizer,
     summary,
 )
@@ -50,7 +51,7 @@ USED_SETTINGS = {
 }
 
 # models that say something of images, and what scores them
-OF_IMAGES = {"classifier": score_classifier, "segmenter": score_segmenter, "detector": score_detector}
+OF_IMAGES = {"classifier": score_classifier} | {kind: partial(score_on_maps, kind) for kind in ON_MAPS}
 
 
 def options(parser: argparse.ArgumentParser) -> None:

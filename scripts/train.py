@@ -15,12 +15,12 @@ from var_pe.settings.command_line import parse_arguments
 from var_pe.stages.begun import training_of
 from var_pe.stages.config import Config, Kind
 from var_pe.stages.judge import end_of_generator, judge_tokenizer
+from var_pe.stages.on_maps import ON_MAPS
 from var_pe.stages.plan import plan
 from var_pe.stages.score import (
     is_scored,
     score_classifier,
-    score_detector,
-    score_segmenter,
+    score_on_maps,
     score_tokenizer,
     summary,
 )
@@ -29,9 +29,8 @@ from var_pe.stages.timing import timed_plan
 from var_pe.stages.train import (
     check_generator,
     train_classifier,
-    train_detector,
     train_generator,
-    train_segmenter,
+    train_on_maps,
     train_tokenizer,
 )
 from var_pe.training.config import TrainingConfig
@@ -108,15 +107,10 @@ def main() -> None:
             if not is_scored(config, Path(config.run), "classifier"):
                 score_classifier(config, accelerator)
 
-        elif stage == "detector":
-            train_detector(config, accelerator, extend)
-            if not is_scored(config, Path(config.run), "detector"):
-                accelerator.print(summary(score_detector(config, accelerator)))
-
-        elif stage == "segmenter":
-            train_segmenter(config, accelerator, extend)
-            if not is_scored(config, Path(config.run), "segmenter"):
-                accelerator.print(summary(score_segmenter(config, accelerator)))
+        elif stage in ON_MAPS:
+            train_on_maps(config, accelerator, extend)
+            if not is_scored(config, Path(config.run), stage):
+                accelerator.print(summary(score_on_maps(stage, config, accelerator)))
 
         elif stage == "tokenizer":
             tokenizer = train_tokenizer(config, accelerator, extend)

@@ -13,8 +13,8 @@ from var_pe.settings.files import ConfigError
 from var_pe.stages.config import Config
 from var_pe.stages.models import weights_hash
 from var_pe.stages.plan import plan
-from var_pe.stages.score import score_detector
-from var_pe.stages.train import train_detector
+from var_pe.stages.score import score_on_maps
+from var_pe.stages.train import train_on_maps
 
 
 def config_in(folder, *more: str) -> Config:
@@ -37,16 +37,16 @@ def config_in(folder, *more: str) -> Config:
 def test_a_resumed_detector_is_the_one_that_was_never_stopped(tmp_path):
     """Bit for bit; and what was trained is scored and shown."""
     config, accelerator = config_in(tmp_path), Accelerator()
-    train_detector(config, accelerator)
+    train_on_maps(config, accelerator)
     folder = tmp_path / "run"
     before = weights_hash(folder / "detector")
 
     shutil.rmtree(folder / "detector")
     shutil.rmtree(folder / "checkpoints" / "step_00000004")
-    assert train_detector(config, accelerator).config["num_classes"] == 12
+    assert train_on_maps(config, accelerator).config["num_classes"] == 12
     assert weights_hash(folder / "detector") == before
 
-    found = score_detector(config, accelerator)["detector"]
+    found = score_on_maps("detector", config, accelerator)["detector"]
     assert json.loads((folder / "metrics.json").read_text())["detector"] == found
     assert {"ap", "ap50", "ap75", "recall"} <= set(found["values"])
     assert Image.open(folder / "results.png").width > 100
@@ -70,7 +70,7 @@ def test_files_of_coco_are_trained_on(tmp_path):
     said = plan(config)
     assert "annotated: 1 classes of boxes; tested on 3 pictures" in said
     assert "FCOS: on maps of 1 pixels a cell, 4 wide; 2 pixels a cell" in said
-    assert train_detector(config, Accelerator()).config["num_classes"] == 1
+    assert train_on_maps(config, Accelerator()).config["num_classes"] == 1
 
 
 @pytest.mark.parametrize(
@@ -93,7 +93,7 @@ def test_data_without_boxes_are_refused_before_anything_is_trained(tmp_path):
             (tmp_path / "set" / split / name).mkdir(parents=True)
             Image.new("RGB", (18, 18)).save(tmp_path / "set" / split / name / "0.png")
     config = config_in(tmp_path, "data.source=imagefolder", f"data.path={tmp_path}/set")
-    for action in (plan, lambda config: train_detector(config, Accelerator())):
+    for action in (plan, lambda config: train_on_maps(config, Accelerator())):
         with pytest.raises(ValueError, match=r"needs boxes, which data.source=shapes and coco have"):
             action(config)
     assert not (tmp_path / "run").exists()

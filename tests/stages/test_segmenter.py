@@ -16,8 +16,8 @@ from var_pe.settings.files import ConfigError
 from var_pe.stages.config import Config
 from var_pe.stages.models import build_segmenter, load_classifier, weights_hash
 from var_pe.stages.plan import plan
-from var_pe.stages.score import is_scored, score_segmenter
-from var_pe.stages.train import train_classifier, train_segmenter
+from var_pe.stages.score import is_scored, score_on_maps
+from var_pe.stages.train import train_classifier, train_on_maps
 
 
 def config_in(folder, *more: str) -> Config:
@@ -41,16 +41,16 @@ def config_in(folder, *more: str) -> Config:
 def test_a_resumed_segmenter_is_the_one_that_was_never_stopped(tmp_path):
     """Bit for bit; and what was trained is scored and shown."""
     config, accelerator = config_in(tmp_path), Accelerator()
-    trained = train_segmenter(config, accelerator)
+    trained = train_on_maps(config, accelerator)
     folder = tmp_path / "run"
     before = weights_hash(folder / "segmenter")
 
     shutil.rmtree(folder / "segmenter")
     shutil.rmtree(folder / "checkpoints" / "step_00000004")
-    train_segmenter(config, accelerator)
+    train_on_maps(config, accelerator)
     assert weights_hash(folder / "segmenter") == before
 
-    found = score_segmenter(config, accelerator)["segmenter"]
+    found = score_on_maps("segmenter", config, accelerator)["segmenter"]
     assert json.loads((folder / "metrics.json").read_text())["segmenter"] == found
     assert is_scored(config, folder, "segmenter")
     assert found["num_images"] == 8
@@ -60,7 +60,7 @@ def test_a_resumed_segmenter_is_the_one_that_was_never_stopped(tmp_path):
     assert len(names) == 13
     assert trained.config["num_classes"] == 13
 
-    moved = score_segmenter(config, accelerator, (32, 32))
+    moved = score_on_maps("segmenter", config, accelerator, (32, 32))
     assert list(moved) == ["segmenter/32x32/timm"]
     assert torch.equal(open_subject(folder).model.patch_embed.weight, trained.encoder.patch_embed.weight)
 
@@ -73,7 +73,7 @@ def test_a_segmenter_starts_from_a_classifier_that_stays_as_it_is(tmp_path):
     config = config_in(tmp_path, *more)
     assert f"starts from {tmp_path}/first/run: all weights of the encoder" in plan(config)
 
-    trained = train_segmenter(config, Accelerator())
+    trained = train_on_maps(config, Accelerator())
     source = load_classifier(tmp_path / "first" / "run" / "classifier").state_dict()
     encoder = trained.encoder.state_dict()
     assert all(torch.equal(value, source[name]) for name, value in encoder.items())
@@ -97,7 +97,7 @@ def test_a_folder_with_masks_is_trained_on(tmp_path):
     said = plan(config)
     assert "annotated: 2 classes of pixels; tested on 3 pictures" in said
     assert "decoder transformer: on maps of 1 pixels a cell, 4 wide; 2 pixels a cell" in said
-    assert train_segmenter(config, Accelerator()).config["num_classes"] == 2
+    assert train_on_maps(config, Accelerator()).config["num_classes"] == 2
 
     # A changed file is known by its size and the second of its change.
     changed = tmp_path / "set" / "test" / "masks" / "0.png"
@@ -130,7 +130,7 @@ def test_what_a_segmenter_cannot_be_is_said_when_the_config_is_read(tmp_path, se
     ],
 )
 def test_what_cannot_be_trained_is_said_before(tmp_path, setting, sentence):
-    for action in (plan, lambda config: train_segmenter(config, Accelerator())):
+    for action in (plan, lambda config: train_on_maps(config, Accelerator())):
         with pytest.raises(ValueError, match=sentence):
             action(config_in(tmp_path, setting))
     assert not (tmp_path / "run").exists()

@@ -19,12 +19,12 @@ from var_pe.data.shapes import (
     LIGHTS,
     RADII,
     ROWS,
+    MadeUp,
     centres,
     distance,
     painted,
     shaded,
 )
-from var_pe.seeding import mix
 
 # Class -> (what changes, whether backwards)
 CLASSES = {
@@ -103,43 +103,28 @@ def _covered(motion: Motion, what: str, done: float, height: int, width: int) ->
     return np.clip(0.5 - edge, 0, 1)
 
 
-class MovingShapes:
-    """The set as a source: clip i of a split is the same on every machine and in every run.
+class MovingShapes(MadeUp):
+    """The set as a source of clips.
 
     Raises:
         ValueError: frames are too small for shapes to be told apart, or too few to show a motion.
     """
 
+    name = "moving shapes"
+    space = SPACE
     class_names = tuple(CLASSES)
-    remarks: tuple[str, ...] = ()
 
     def __init__(self, count: int, frames: int, height: int, width: int, split: str) -> None:
+        super().__init__(count, height, width, split)
         if min(height, width) < 16:
             raise ValueError(f"moving shapes need 16 pixels a side to be seen moving, got {height} x {width}")
         if frames < 2:
             raise ValueError(f"moving shapes need at least 2 frames, got data.frames={frames}")
-        self.count, self.frames, self.split = count, frames, split
-        self.height, self.width = height, width
-        self.fingerprint = f"moving-shapes-1-{split}-{count}-{frames}x{height}x{width}"
-
-    @property
-    def identity(self) -> str:
-        """It leaves the size out, which is a setting."""
-        return f"moving-shapes-1-{self.split}-{self.count}"
-
-    def __len__(self) -> int:
-        return self.count
-
-    @property
-    def labels_N(self) -> NDArray[np.int64]:
-        numbers = [self._number(index) for index in range(self.count)]
-        return np.unravel_index(numbers, SPACE)[Motion._fields.index("label")]
-
-    def _number(self, index: int) -> int:
-        return mix("moving shapes", self.split, index) % math.prod(SPACE)
+        self.frames = frames
+        self.fingerprint = f"{self.identity}-{frames}x{height}x{width}"
 
     def motion(self, index: int) -> Motion:
-        return Motion(*map(int, np.unravel_index(self._number(index), SPACE)))
+        return Motion(*self.values(index))
 
     def array(self, index: int) -> tuple[NDArray[np.uint8], int]:
         """Pixels (frames, height, width, 3), and the label."""

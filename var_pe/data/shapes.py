@@ -5,6 +5,7 @@ first factor is the class; four of the twelve classes differ from another class 
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -174,37 +175,63 @@ def painted(cover: Array, shade: Array, colour: Array, ground: Array) -> NDArray
     return (pixels + 0.5).astype(np.uint8)
 
 
-class Shapes:
-    """The set as an image source: picture i of a split is the same on every machine and in every run."""
+class MadeUp:
+    """A made-up set as a source: item i of a split is the same on every machine and in every run.
 
-    class_names = tuple(CLASSES)
-    # of pixels, by their number in a mask
-    mask_names = ("ground", *CLASSES)
+    What determines it is drawn uniformly from the item's number.
+    """
+
+    name: str
+    # how many values each factor has; the first one is the class
+    space: tuple[int, ...]
     remarks: tuple[str, ...] = ()
 
     def __init__(self, count: int, height: int, width: int, split: str) -> None:
-        if min(height, width) < 8:
-            raise ValueError(f"shapes need 8 pixels a side to be told apart, got {height} x {width}")
         self.count, self.split = count, split
         self.height, self.width = height, width
-        self.fingerprint = f"shapes-1-{split}-{count}-{height}x{width}"
 
     @property
     def identity(self) -> str:
         """It leaves the size out, which is a setting: a training on several pyramids has several."""
-        return f"shapes-1-{self.split}-{self.count}"
+        return f"{self.name.replace(' ', '-')}-1-{self.split}-{self.count}"
 
     def __len__(self) -> int:
         return self.count
 
     @property
     def labels_N(self) -> NDArray[np.int64]:
-        numbers = [mix("shapes", self.split, index) % math.prod(SPACE) for index in range(self.count)]
-        return np.unravel_index(numbers, SPACE)[Factors._fields.index("label")]
+        numbers = [self._number(index) for index in range(self.count)]
+        return np.unravel_index(numbers, self.space)[0]
+
+    def values(self, index: int) -> Iterator[int]:
+        """Each factor's value."""
+        return map(int, np.unravel_index(self._number(index), self.space))
+
+    def _number(self, index: int) -> int:
+        return mix(self.name, self.split, index) % math.prod(self.space)
+
+
+class Shapes(MadeUp):
+    """The set as an image source.
+
+    Raises:
+        ValueError: pictures are too small for shapes to be told apart.
+    """
+
+    name = "shapes"
+    space = SPACE
+    class_names = tuple(CLASSES)
+    # of pixels, by their number in a mask
+    mask_names = ("ground", *CLASSES)
+
+    def __init__(self, count: int, height: int, width: int, split: str) -> None:
+        super().__init__(count, height, width, split)
+        if min(height, width) < 8:
+            raise ValueError(f"shapes need 8 pixels a side to be told apart, got {height} x {width}")
+        self.fingerprint = f"{self.identity}-{height}x{width}"
 
     def factors(self, index: int) -> Factors:
-        number = mix("shapes", self.split, index) % math.prod(SPACE)
-        return Factors(*map(int, np.unravel_index(number, SPACE)))
+        return Factors(*self.values(index))
 
     def array(self, index: int) -> tuple[NDArray[np.uint8], int]:
         factors = self.factors(index)

@@ -383,15 +383,20 @@ def attend_part(
         q_BHQD.device.type, q_BHQD.dtype, q_BHQD.shape[2], k_BHKD.shape[2], needs_grad, has_bias
     )
 
+    # A call by parts that would keep scores nevertheless is computed anew as a whole.
+    anew = by_parts_with_scores(kernel, position_context, part, dropout)
+    if anew and kernel == "products":
+        kernel = "plain"
+
     # Not a closure: a compiled block would be compiled anew for every layer number that one holds.
     given = (q_BHQD, k_BHKD, v_BHKD, position_context, part, layer, kernel, dropout, scale)
-    if needs_grad and by_parts_with_scores(kernel, position_context, part, dropout):
+    if needs_grad and anew:
         return checkpoint(_call, *given, use_reentrant=False, preserve_rng_state=dropout > 0)
     return _call(*given)
 
 
 def by_parts_with_scores(kernel: Kernel, context: PositionContext, part: Part, dropout: float) -> bool:
-    """Whether a kernel that keeps no scores otherwise would keep them: the call is then computed anew."""
+    """Whether a kernel that keeps no scores otherwise would keep them."""
     if kernel == "products":
         of_each_image = part.visible_QK is not None and part.visible_QK.dim() > 2
         return context.encoding.adds_to_scores or of_each_image or dropout > 0
@@ -409,14 +414,13 @@ def _call(
     dropout: float,
     scale: float | None,
 ) -> Tensor:
-    compared = None
-    if position_context.encoding.uses("products"):
-        compared = (q_BHQD * (q_BHQD.shape[-1] ** -0.5 if scale is None else scale), k_BHKD)
+    factor = q_BHQD.shape[-1] ** -0.5 if scale is None else scale
+    compared = (q_BHQD * factor, k_BHKD) if position_context.encoding.uses("products") else None
     mask = position_context.mask(layer, q_BHQD.dtype, part, compared)
-    if kernel in ("plain", "products"):
-        factor = q_BHQD.shape[-1] ** -0.5 if scale is None else scale
-        if kernel == "plain" or by_parts_with_scores(kernel, position_context, part, dropout):
-            return by_products(q_BHQD, k_BHKD, v_BHKD, mask, factor, dropout)
+
+    if kernel == "plain":
+        return by_products(q_BHQD, k_BHKD, v_BHKD, mask, factor, dropout)
+    if kernel == "products":
         return by_products_anew(q_BHQD, k_BHKD, v_BHKD, mask, factor)
     return F.scaled_dot_product_attention(
         q_BHQD, k_BHKD, v_BHKD, attn_mask=mask, dropout_p=dropout, scale=scale

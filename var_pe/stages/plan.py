@@ -8,9 +8,7 @@ import torch
 from torch import nn
 
 from var_pe import settings
-from var_pe.data.boxes import BoxedImages
 from var_pe.data.counts import what_is_read
-from var_pe.data.masks import MaskedImages
 from var_pe.data.shapes import entropy_bits
 from var_pe.data.sources import KNOWN, DataConfig, open_source
 from var_pe.data.streams import open_stream
@@ -19,8 +17,6 @@ from var_pe.encodings.base import HOOKS
 from var_pe.encodings.machinery.compose import Composed
 from var_pe.models.attention import BY_PARTS, first_seen, kernel_for, levels_of_parts
 from var_pe.models.clips import ClipClassifier
-from var_pe.models.dense.detector import Detector
-from var_pe.models.dense.segmenter import Segmenter
 from var_pe.models.hierarchy.attention import divisions_of
 from var_pe.models.hierarchy.classifier import HierarchicalClassifier
 from var_pe.models.hierarchy.lines import AttentionShape, Linear
@@ -30,15 +26,13 @@ from var_pe.pyramid import Grid, Pyramid
 from var_pe.stages.begun import kept_grids, start_of, training_of
 from var_pe.stages.config import Config, Kind, settled_config
 from var_pe.stages.drawn_images import drawn_pictures
-from var_pe.stages.images import boxed_images, masked_images
 from var_pe.stages.models import (
     AnyClassifier,
     build_classifier,
-    build_detector,
     build_generator,
-    build_segmenter,
     build_tokenizer,
 )
+from var_pe.stages.on_maps import ON_MAPS
 from var_pe.stages.pyramids import tokenizer_pyramids
 from var_pe.stages.run_folder import remarks_on_steps
 from var_pe.stages.starts import initialise_from, start_encoder, start_tokenizer
@@ -113,20 +107,15 @@ def plan(config: Config) -> str:
 def _dense(config: Config, images: int | None) -> list[str]:
     """What a segmenter or detector amounts to; masks or boxes are looked at, as before a training."""
     there = start_of(Path(config.run))
-    held_out: MaskedImages | BoxedImages
-    model: Segmenter | Detector
+    what, head = "classes of boxes", "FCOS"
     if config.segmenter is not None:
         what, head = "classes of pixels", f"decoder {config.segmenter.decoder}"
-        held_out = masked_images(config, train=False)
-        number = len(masked_images(config, train=True).class_names)
-        with torch.device("meta"):
-            model = build_segmenter(config, number, kept_grids=kept_grids(there))
-    else:
-        what, head = "classes of boxes", "FCOS"
-        held_out = boxed_images(config, train=False)
-        number = len(boxed_images(config, train=True).class_names)
-        with torch.device("meta"):
-            model = build_detector(config, number, kept_grids=kept_grids(there))
+
+    parts = ON_MAPS[config.kind]
+    held_out = parts.images(config, train=False)
+    number = len(parts.images(config, train=True).class_names)
+    with torch.device("meta"):
+        model = parts.build(config, number, kept_grids=kept_grids(there))
 
     training = training_of(config, config.kind)
     maps = "; ".join(f"{shape.stride} pixels a cell, {shape.width} wide" for shape in model.ladder_shapes)

@@ -26,23 +26,19 @@ from var_pe.evaluation.shapes_reader import ShapeReader
 from var_pe.evaluation.shapes_scores import shape_scores
 from var_pe.files import written_whole
 from var_pe.models.classifier import ImageModel
-from var_pe.models.dense.detector import Detector
-from var_pe.models.dense.segmenter import Segmenter
 from var_pe.models.efficientnet_lite import VARIANTS
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.processes import Processes
 from var_pe.progress import Counter
 from var_pe.resampling.conventions import DEFAULT_CONVENTION
 from var_pe.sampling.folder import drawn_with
-from var_pe.stages.config import Config
+from var_pe.stages.config import Config, Kind
 from var_pe.stages.drawn_images import Labelled
 from var_pe.stages.images import (
     RealImages,
     Reconstructions,
-    boxed_images,
     fingerprint,
     held_out_images_at,
-    masked_images,
     picture_box,
 )
 from var_pe.stages.models import (
@@ -53,9 +49,8 @@ from var_pe.stages.models import (
     load_tokenizer,
     weights_hash,
 )
+from var_pe.stages.on_maps import ON_MAPS
 from var_pe.stages.pyramids import tokenizer_pyramids
-from var_pe.tasks.detector import sheet_of_boxes, validate_detector
-from var_pe.tasks.segmenter import sheet_of_masks, validate_segmenter
 from var_pe.tasks.tokenizer_quality import validate_tokenizer
 from var_pe.training.notes import TrainingNotes
 
@@ -350,48 +345,31 @@ def moved(
     return replace(config, data=config.data.at_size(height, width)), f"{name}/{height}x{width}/{resample}"
 
 
-def score_segmenter(
+def score_on_maps(
+    kind: Kind,
     config: Config,
     accelerator: Accelerator,
     size: Sequence[int] | None = None,
     resample: str = DEFAULT_CONVENTION,
 ) -> Found:
-    """Mean IoU, each class's and the share of right pixels on the test split; also draws results.png.
+    """The scores of a segmenter (`evaluation.segmentation.Overlaps`) or detector (COCO's) on the test split.
 
-    `size` (rows and columns of pixels) scores at a size without training, and draws nothing.
+    Also draws results.png. `size` (rows and columns of pixels) scores at a size without training, and draws
+    nothing.
 
     Raises:
-        ValueError: the segmenter cannot move to `size`.
+        ValueError: the model cannot move to `size`.
     """
     check_library()
-    model, name = load_model(Segmenter, Path(config.run) / "segmenter"), "segmenter"
+    folder, parts = Path(config.run) / kind, ON_MAPS[kind]
+    model, name = load_model(parts.model, folder), str(kind)
     if size is not None:
         config, name = moved(model, name, config, size, resample)
 
-    images = masked_images(config, train=False)
-    values = validate_segmenter(model.to(accelerator.device), images, accelerator)
-    found = {name: _of_weights(Path(config.run) / "segmenter", values, config, len(images))}
-    picture = partial(sheet_of_masks, model, images) if size is None else None
-    write_scores(config, found, picture, accelerator)
-    return found
-
-
-def score_detector(
-    config: Config,
-    accelerator: Accelerator,
-    size: Sequence[int] | None = None,
-    resample: str = DEFAULT_CONVENTION,
-) -> Found:
-    """COCO's average precision and recall on the test split; the rest as in `score_segmenter`."""
-    check_library()
-    model, name = load_model(Detector, Path(config.run) / "detector"), "detector"
-    if size is not None:
-        config, name = moved(model, name, config, size, resample)
-
-    images = boxed_images(config, train=False)
-    values = validate_detector(model.to(accelerator.device), images, accelerator)
-    found = {name: _of_weights(Path(config.run) / "detector", values, config, len(images))}
-    picture = partial(sheet_of_boxes, model, images) if size is None else None
+    images = parts.images(config, train=False)
+    values = parts.validate(model.to(accelerator.device), images, accelerator)
+    found = {name: _of_weights(folder, values, config, len(images))}
+    picture = partial(parts.sheet, model, images) if size is None else None
     write_scores(config, found, picture, accelerator)
     return found
 

@@ -28,13 +28,12 @@ from var_pe.stages.draw import load_pipeline
 from var_pe.stages.images import held_out_images, training_images_at
 from var_pe.stages.plan import training_images_and_classes
 from var_pe.stages.pyramids import generator_pyramids
-from var_pe.stages.score import score_classifier, score_detector, score_segmenter, score_tokenizer
+from var_pe.stages.score import score_classifier, score_on_maps, score_tokenizer
 from var_pe.stages.tokens import training_tokens
 from var_pe.stages.train import (
     train_classifier,
-    train_detector,
     train_generator,
-    train_segmenter,
+    train_on_maps,
     train_tokenizer,
 )
 from var_pe.training.compilation import Compiled, chosen
@@ -87,8 +86,8 @@ def time_stages(config: Config, stage: str, accelerator: Accelerator) -> list[Co
         "tokenizer": _tokenizer,
         "generator": _generator,
         "classifier": _classifier,
-        "segmenter": _segmenter,
-        "detector": _detector,
+        "segmenter": _on_maps,
+        "detector": _on_maps,
     }[stage]
     try:
         with _temporary_folder(accelerator) as folder, _quiet():
@@ -217,16 +216,10 @@ def _classifier(config: Config, short: Config, accelerator: Accelerator) -> list
     return [training, *_scores(config, short, lambda: score_classifier(short, accelerator))]
 
 
-def _segmenter(config: Config, short: Config, accelerator: Accelerator) -> list[Cost]:
-    train_segmenter(short, accelerator)
-    training = _training("segmenter", config, config.segmenter_training, Path(short.run))
-    return [training, *_scores(config, short, lambda: score_segmenter(short, accelerator))]
-
-
-def _detector(config: Config, short: Config, accelerator: Accelerator) -> list[Cost]:
-    train_detector(short, accelerator)
-    training = _training("detector", config, config.detector_training, Path(short.run))
-    return [training, *_scores(config, short, lambda: score_detector(short, accelerator))]
+def _on_maps(config: Config, short: Config, accelerator: Accelerator) -> list[Cost]:
+    train_on_maps(short, accelerator)
+    training = _training(config.kind, config, training_of(config, config.kind), Path(short.run))
+    return [training, *_scores(config, short, lambda: score_on_maps(config.kind, short, accelerator))]
 
 
 def _scores(config: Config, short: Config, score: Callable[[], object]) -> list[Cost]:

@@ -35,38 +35,33 @@ from var_pe.stages.begun import (
     training_of,
     with_compiled,
 )
-from var_pe.stages.config import Config, Kind, settled_config
+from var_pe.stages.config import Config, settled_config
 from var_pe.stages.drawn_images import DrawnImages
 from var_pe.stages.images import (
-    boxed_images,
     held_out_images,
     held_out_images_at,
-    masked_images,
     training_images,
     training_images_at,
 )
 from var_pe.stages.models import (
     build_classifier,
-    build_detector,
     build_discriminator,
     build_generator,
-    build_segmenter,
     build_tokenizer,
     feature_network,
     load_classifier,
     load_model,
     weights_hash,
 )
+from var_pe.stages.on_maps import ON_MAPS
 from var_pe.stages.pyramids import generator_pyramids, tokenizer_pyramids
 from var_pe.stages.run_folder import check_folders, check_settings, claim, put_in_place, say_already_there
 from var_pe.stages.starts import blend_again, initialise_from, start_encoder, start_tokenizer
 from var_pe.stages.tokens import held_out_tokens, training_tokens
 from var_pe.tasks.classifier import ClassifierTask
-from var_pe.tasks.detector import DetectorTask
 from var_pe.tasks.fading import Fading
 from var_pe.tasks.generator import GeneratorTask
 from var_pe.tasks.pyramids import one_of
-from var_pe.tasks.segmenter import SegmenterTask
 from var_pe.tasks.tokenizer import TokenizerTask
 from var_pe.training.history import History, Rule
 from var_pe.training.loop import train
@@ -248,75 +243,41 @@ def train_classifier(config: Config, accelerator: Accelerator, extend: Rule | No
     return load_classifier(folder / "classifier")
 
 
-def train_segmenter(config: Config, accelerator: Accelerator, extend: Rule | None = None) -> Segmenter:
-    """The segmenter in the run's folder: loaded if it is finished, else trained.
-
-    Raises:
-        ValueError: the folder holds a segmenter with other settings, the data have no masks or wrong ones, or
-            it cannot be extended so.
-    """
-    folder, training = Path(config.run), config.segmenter_training
-    config = settled_config(config)
-    check_settings(folder, config, "segmenter")
-    if is_finished(config, folder, "segmenter"):
-        say_already_there(folder / "segmenter", accelerator, extend)
-        return load_model(Segmenter, folder / "segmenter")
-
-    check_library()
-    processes = Processes.of(accelerator)
-    say_what_is_read(config.data, processes)
-    dataset = masked_images(config, train=True)
-    held_out = masked_images(config, train=False, number=training.validation_images)
-
-    identity, number = dataset.identity, dataset.num_images
-    history = ask(config, folder, "segmenter", number, extend, training_set=identity)
-    history = with_compiled(history, config, "segmenter", processes)
-    model = build_segmenter(config, len(dataset.class_names), kept_grids=kept_grids(history.start))
-    task = SegmenterTask(model, dataset, held_out, training)
-
-    train_on_maps(config, "segmenter", task, history, accelerator)
-    return load_model(Segmenter, folder / "segmenter")
-
-
-def train_detector(config: Config, accelerator: Accelerator, extend: Rule | None = None) -> Detector:
-    """The detector in the run's folder: loaded if it is finished, else trained.
-
-    Raises:
-        ValueError: the folder holds a detector with other settings, the data have no boxes or wrong ones, or
-            it cannot be extended so.
-    """
-    folder, training = Path(config.run), config.detector_training
-    config = settled_config(config)
-    check_settings(folder, config, "detector")
-    if is_finished(config, folder, "detector"):
-        say_already_there(folder / "detector", accelerator, extend)
-        return load_model(Detector, folder / "detector")
-
-    check_library()
-    processes = Processes.of(accelerator)
-    say_what_is_read(config.data, processes)
-    dataset = boxed_images(config, train=True)
-    held_out = boxed_images(config, train=False, number=training.validation_images)
-
-    identity, number = dataset.identity, dataset.num_images
-    history = ask(config, folder, "detector", number, extend, training_set=identity)
-    history = with_compiled(history, config, "detector", processes)
-    model = build_detector(config, len(dataset.class_names), kept_grids=kept_grids(history.start))
-    task = DetectorTask(model, dataset, held_out, training)
-
-    train_on_maps(config, "detector", task, history, accelerator)
-    return load_model(Detector, folder / "detector")
-
-
 def train_on_maps(
-    config: Config, kind: Kind, task: SegmenterTask | DetectorTask, history: History, accelerator: Accelerator
-) -> None:
-    """Trains a model on an encoder's maps, and puts it in place."""
+    config: Config, accelerator: Accelerator, extend: Rule | None = None
+) -> Segmenter | Detector:
+    """The segmenter or detector in the run's folder: loaded if it is finished, else trained.
+
+    Raises:
+        ValueError: the folder holds one with other settings, the data have no masks or boxes or wrong ones,
+            or it cannot be extended so.
+    """
+    folder, kind = Path(config.run), config.kind
+    parts, training = ON_MAPS[kind], training_of(config, kind)
+    config = settled_config(config)
+    check_settings(folder, config, kind)
+    if is_finished(config, folder, kind):
+        say_already_there(folder / kind, accelerator, extend)
+        return load_model(parts.model, folder / kind)
+
+    check_library()
+    processes = Processes.of(accelerator)
+    say_what_is_read(config.data, processes)
+    dataset = parts.images(config, train=True)
+    held_out = parts.images(config, train=False, number=training.validation_images)
+
+    identity, number = dataset.identity, dataset.num_images
+    history = ask(config, folder, kind, number, extend, training_set=identity)
+    history = with_compiled(history, config, kind, processes)
+    model = parts.build(config, len(dataset.class_names), kept_grids=kept_grids(history.start))
     if history.start is None:
-        history = replace(history, start=start_encoder(config, task.model))
-    run = claim(Path(config.run), kind, config, history, accelerator)
-    trained = train(task, training_of(config, kind), run, history, seed=config.seed)
-    put_in_place(run, kind, config, trained, task.dataset, history, task.dataset.class_names)
+        history = replace(history, start=start_encoder(config, model))
+    task = parts.task(model, dataset, held_out, training)
+
+    run = claim(folder, kind, config, history, accelerator)
+    trained = train(task, training, run, history, seed=config.seed)
+    put_in_place(run, kind, config, trained, dataset, history, dataset.class_names)
+    return load_model(parts.model, folder / kind)
 
 
 def say_what_is_read(data: DataConfig, processes: Processes) -> None:
