@@ -6,7 +6,7 @@ from annotated_types import Len
 
 from var_pe.models.choice import Guidance, GuidanceSchedule, Temperature, TopK, TopP
 from var_pe.pyramid import Levels
-from var_pe.settings.fields import Doc, NonNegative, Positive, section
+from var_pe.settings.fields import Doc, FilePath, NonNegative, Positive, section
 
 
 @section(frozen=True)
@@ -33,7 +33,20 @@ class SamplingConfig:
     images_per_class: Annotated[Positive, Doc("images of each class; without classes, of the whole")] = 100
     batch: Annotated[Positive, Doc("images drawn together; does not change them")] = 100
     seed: Annotated[NonNegative, Doc("of the images")] = 0
+    draws_per_image: Annotated[
+        Positive, Doc("drawings of each image, of which sampling.classifier keeps one (rejection sampling)")
+    ] = 1
+    classifier: Annotated[
+        FilePath | None, Doc("folder of a classifier's run: keeps the drawing whose class it finds likeliest")
+    ] = None
     size: Annotated[
         Annotated[list[Positive], Len(2, 2)] | None, Doc("rows and columns of pixels; null: as trained")
     ] = None
     levels: Annotated[Levels | None, Doc("grids from coarse to fine; null: the trained ones, to size")] = None
+
+    def __post_init__(self) -> None:
+        if self.draws_per_image > 1 and self.classifier is None:
+            raise ValueError(
+                f"draws_per_image={self.draws_per_image} needs sampling.classifier, the folder of a "
+                f"classifier's run, which chooses among the drawings"
+            )

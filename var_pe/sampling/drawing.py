@@ -39,7 +39,11 @@ def drawn(
     return_levels: bool = False,
     output_type: str = "pt",
 ) -> VARPipelineOutput:
-    """What the pipeline makes of the config's settings; images in [0, 1], or what else is asked for."""
+    """What the pipeline makes of the config's settings; images in [0, 1], or what else is asked for.
+
+    Raises:
+        ValueError: several drawings of an image are asked for, and the pipeline has no classifier.
+    """
     unconditional = pipeline.transformer.num_classes
     height, width = config.size or (None, None)
     output = pipeline(
@@ -50,6 +54,8 @@ def drawn(
         temperature=config.temperature,
         top_k=config.top_k,
         top_p=config.top_p,
+        keep_best=1 / config.draws_per_image,
+        classifier=pipeline.classifier if config.draws_per_image > 1 else None,
         generator=[generator_for(config.seed, "image", number) for number in numbers],
         output_type=output_type,
         height=height,

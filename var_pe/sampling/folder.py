@@ -18,7 +18,7 @@ from var_pe.sampling.png import read_png, write_png
 
 SETTINGS = "sampling.json"  # what a folder's images are drawn with
 # What earlier versions did not write down, since all of them drew so
-NOT_NOTED: dict[str, object] = {"scale_guidance": 0.0}
+NOT_NOTED: dict[str, object] = {"scale_guidance": 0.0, "draws_per_image": 1}
 
 
 def class_of(number: int, config: SamplingConfig) -> int:
@@ -73,9 +73,9 @@ def fill_folder(
         ValueError: the folder holds images of other weights or settings, or lacks some of those that an
             earlier version has begun.
     """
-    # All that images follow from: the batch is not among it.
+    # All that images follow from: the batch is not among it, and a classifier is known by its weights.
     settings = {"weights": weights, **asdict(config)}
-    del settings["batch"]
+    del settings["batch"], settings["classifier"]
     check_claim(folder, settings)
     if processes.is_main:
         remove_drafts(folder)

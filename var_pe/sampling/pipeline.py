@@ -14,7 +14,7 @@ from diffusers.image_processor import VaeImageProcessor
 from diffusers.pipelines.pipeline_utils import ImagePipelineOutput
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from var_pe.data.class_names import no_such_class
 from var_pe.models.generator import Drawn, VARTransformer, Walk
@@ -76,6 +76,8 @@ class VARPipeline(SavedPipeline):
         self.class_names = tuple(class_names)
         self.image_processor = VaeImageProcessor()
         self.fast_walk: FastWalk | None = None
+        # What folders of several drawings an image are chosen by (`SamplingConfig.draws_per_image`)
+        self.classifier: nn.Module | None = None
 
     def enable_fast_sampling(self) -> None:
         """Draws faster after a slow first time: by a CUDA graph on a GPU, by compiled blocks on a processor.

@@ -18,12 +18,12 @@ from var_pe.sampling.pipeline import VARPipeline
 from var_pe.sampling.sheets import write_grid
 from var_pe.stages.begun import check_codes
 from var_pe.stages.config import Config
-from var_pe.stages.models import load_model, load_tokenizer
+from var_pe.stages.models import load_classifier_of_images, load_model, load_tokenizer
 from var_pe.training.notes import TrainingNotes
 
 
 def load_pipeline(config: Config) -> VARPipeline:
-    """The pipeline of the run's generator and the tokenizer that it was trained with.
+    """The pipeline of the run's generator, the tokenizer that it was trained with, and what chooses drawings.
 
     Raises:
         ValueError: one of them is missing or damaged, or the tokenizer has been trained on since.
@@ -32,7 +32,27 @@ def load_pipeline(config: Config) -> VARPipeline:
     generator = Path(config.run) / "generator"
     transformer = load_model(VARTransformer, generator)
     class_names = TrainingNotes.read(generator).class_names or ()
-    return VARPipeline(load_tokenizer(config), transformer, class_names)
+    return with_classifier(VARPipeline(load_tokenizer(config), transformer, class_names), config.sampling)
+
+
+def with_classifier(pipeline: VARPipeline, sampling: SamplingConfig) -> VARPipeline:
+    """The pipeline with the classifier that chooses among several drawings of an image, if that is asked for.
+
+    Raises:
+        ValueError: the classifier is missing or damaged, or tells other classes apart than are drawn.
+    """
+    if sampling.draws_per_image == 1 or sampling.classifier is None:
+        return pipeline
+
+    folder = Path(sampling.classifier) / "classifier"
+    theirs = TrainingNotes.read(folder).class_names or ()
+    if pipeline.class_names and theirs and theirs != tuple(pipeline.class_names):
+        raise ValueError(
+            f"sampling.classifier={sampling.classifier} tells other classes apart than the generator draws: "
+            f"{', '.join(theirs[:3])} ... and {', '.join(pipeline.class_names[:3])} ..."
+        )
+    pipeline.classifier = load_classifier_of_images(folder)
+    return pipeline
 
 
 def draw_folder(
@@ -49,6 +69,8 @@ def draw_folder(
     `classes`: these alone, each once.
     """
     pipeline.to(accelerator.device)
+    if pipeline.classifier is not None:
+        pipeline.classifier.to(accelerator.device)
     if classes is None:
         classes = range(max(1, pipeline.transformer.num_classes))
     total = sampling.images_per_class * len(classes)
@@ -88,7 +110,9 @@ def sampling_of(folder: Path, config: SamplingConfig) -> SamplingConfig:
     names = [field.name for field in fields(SamplingConfig)]
     recorded = {name: there[name] for name in names if name in there}
     try:
-        return TypeAdapter(SamplingConfig).validate_python({**recorded, "batch": config.batch}, strict=False)
+        return TypeAdapter(SamplingConfig).validate_python(
+            {**recorded, "batch": config.batch, "classifier": config.classifier}, strict=False
+        )
     except ValueError:
         return config
 
@@ -115,7 +139,7 @@ def class_in_words(word: str, pipeline: VARPipeline, option: str) -> int:
 def weights_of(pipeline: VARPipeline) -> str:
     """A short hash of the values of all weights that images follow from."""
     digest = hashlib.sha256()
-    for module in (pipeline.tokenizer, pipeline.transformer):
+    for module in filter(None, (pipeline.tokenizer, pipeline.transformer, pipeline.classifier)):
         for name, tensor in sorted(module.state_dict().items()):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())

@@ -195,7 +195,7 @@ class GeneratorTask:
         """A column of drawn images for each class, with the same seeds at every step.
 
         Of more than `SHOWN` classes some are shown, always the same. Uses the run's sampling settings, but
-        always the trained size.
+        always the trained size, and a drawing for each.
         """
         assert isinstance(model, VARTransformer)
         labels: list[int | None] = [None] * 20
@@ -209,7 +209,7 @@ class GeneratorTask:
             if len(shown) < model.num_classes:
                 title = f"Drawn images of {len(shown)} of {model.num_classes} classes"
 
-        sampling = replace(self.sampling, size=None, levels=None)
+        sampling = replace(self.sampling, size=None, levels=None, draws_per_image=1)
         pipeline = VARPipeline(self.tokenizer, model)
         images_BCHW = draw_images(pipeline, labels, range(len(labels)), sampling)
         pictures = list(images_BCHW.permute(0, 2, 3, 1).numpy())
