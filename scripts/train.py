@@ -8,6 +8,7 @@ where its learning rate ends, --extend says how it goes on (docs/method.md, sect
 """
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -84,8 +85,8 @@ def stage_of(config: Config, asked: Kind | Literal["all"]) -> Kind:
 
 
 @exit_with_sentence()
-def main() -> None:
-    config, arguments = parse_arguments(None, description=__doc__ or "", schema=Config, extra=options)
+def main(argv: Sequence[str] | None = None) -> None:
+    config, arguments = parse_arguments(argv, description=__doc__ or "", schema=Config, extra=options)
     stage = stage_of(config, arguments.stage)
     if arguments.timed and not arguments.dry_run:
         raise ValueError("--timed says what a training would take: give --dry-run, too")
