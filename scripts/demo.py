@@ -4,8 +4,8 @@
 
 Calls scripts/train.py for a small ViT that tells the shapes apart, then scripts/compare.py, both at 24x24
 instead of the 32x32 of the configs, with short trainings. Every picture is drawn several times, and the ViT
-keeps the drawing whose class it finds likeliest. Encodings are ranked by the share of these pictures whose
-shape can be read and is the one that was asked for; what reads them is not the ViT (docs/method.md, section 10).
+keeps the drawing whose class it finds likeliest. Encodings are ranked by the share of kept pictures whose
+shape can be read and is the one that was asked for (docs/method.md, section 10); the ViT is not the reader.
 """
 
 import shlex

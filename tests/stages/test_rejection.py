@@ -54,10 +54,12 @@ def test_of_several_drawings_the_classifier_s_favourite_is_written(tmp_path, pip
             rtol=0,
         )
         others += int(likely_n.argmax()) > 0
-    assert number == 5 and others
+    assert number == 5
+    assert others
 
     noted = json.loads((tmp_path / "drawn" / "sampling.json").read_text())
-    assert noted["draws_per_image"] == 5 and "classifier" not in noted
+    assert noted["draws_per_image"] == 5
+    assert "classifier" not in noted
     assert sampling_of(tmp_path / "drawn", config) == config
 
 
