@@ -23,7 +23,7 @@ CLASSIFIER = (
     "classifier.encoding=learned + peg(after=(0, 1, 2))",
     "classifier_training.optimizer=muon",
     "classifier_training.learning_rate=6e-3",
-    "classifier_training.steps=300",
+    "classifier_training.steps=500",
     "classifier_training.ema=0.99",
 )
 GENERATORS = (
