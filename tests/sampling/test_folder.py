@@ -104,10 +104,10 @@ def test_a_folder_from_before_a_setting_goes_on(pipeline, tmp_path):
 
 
 def test_every_setting_that_images_follow_from_is_remembered(pipeline, tmp_path):
-    """All but the batch; one that is added later, too."""
+    """All but the batch, and a classifier, which is known by its weights; one that is added later, too."""
     fill(tmp_path, pipeline)
     remembered = json.loads((tmp_path / "sampling.json").read_text())
-    assert remembered.keys() == asdict(CONFIG).keys() - {"batch"} | {"weights", "numbers"}
+    assert remembered.keys() == asdict(CONFIG).keys() - {"batch", "classifier"} | {"weights", "numbers"}
 
 
 def test_a_folder_of_other_random_numbers_is_not_filled_up(pipeline, tmp_path):
