@@ -1,4 +1,4 @@
-"""Which kernel computes attention to all levels fastest: what `TABLE` in var_pe/models/attention.py rests on.
+"""Which kernel computes attention to all levels fastest: what `TABLE` in var_pe/models/kernels.py rests on.
 
     python benchmarks/attention.py --seconds 600
     python benchmarks/attention.py --device cuda --seconds 240 --json attention.json
@@ -23,8 +23,9 @@ from annotated_types import Ge
 
 from var_pe.encodings import build_encoding
 from var_pe.files import write_json
-from var_pe.models.attention import Kernel, all_levels, attend, coarse_levels, compiled_flex, served_by
+from var_pe.models.attention import all_levels, attend, coarse_levels, compiled_flex
 from var_pe.models.initialisation import initialise
+from var_pe.models.kernels import Kernel, served_by
 from var_pe.pages.tables import aligned_table
 from var_pe.processes import peak_memory, reset_peak_memory
 from var_pe.pyramid import Pyramid

@@ -45,8 +45,8 @@ from steps import (
 from var_pe.comparison.step_time import seconds_in_turns
 from var_pe.encodings import build_encoding
 from var_pe.files import write_json
-from var_pe.models.attention import Kernel, served_by
 from var_pe.models.generator import VARTransformer
+from var_pe.models.kernels import Kernel, served_by
 from var_pe.pages.tables import markdown_table
 from var_pe.processes import peak_memory, reset_peak_memory
 from var_pe.progress import size as in_bytes

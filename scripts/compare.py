@@ -24,17 +24,10 @@ import var_pe  # noqa: F401  # before torch, whose threads it makes wait politel
 # isort: split
 import torch
 
-from var_pe.comparison.engine import (
-    Plan,
-    failure_of,
-    limited,
-    plan_of,
-    run_here,
-    run_in_processes,
-    run_one,
-)
+from var_pe.comparison.engine import Plan, failure_of, limited, plan_of, run_here, run_one
 from var_pe.comparison.estimate import plan_lines, timed_lines
 from var_pe.comparison.gathering import gather
+from var_pe.comparison.pool import run_in_processes
 from var_pe.comparison.publishing import publish
 from var_pe.comparison.results import read
 from var_pe.comparison.shared import shared_of

@@ -26,13 +26,12 @@ from var_pe.settings.command_line import FOLDERS, RUN, given_path, parse_argumen
 from var_pe.stages.config import Config
 from var_pe.stages.draw import draw_folder, load_pipeline, sampling_of
 from var_pe.stages.drawn_images import pictures_in
+from var_pe.stages.features import feature_extractor, judges
 from var_pe.stages.models import find_tokenizer, load_tokenizer
 from var_pe.stages.on_maps import ON_MAPS
 from var_pe.stages.score import (
     REFERENCES,
-    feature_extractor,
     for_equal_counts,
-    judges,
     score_classifier,
     score_images,
     score_on_maps,

@@ -29,7 +29,7 @@ from var_pe.comparison.ladder_study import (
 from var_pe.settings.command_line import check_options, given_path, parse_arguments
 from var_pe.settings.fields import NonNegativeFloat, PositiveFloat
 from var_pe.stages.config import Config
-from var_pe.stages.score import feature_extractor
+from var_pe.stages.features import feature_extractor
 from var_pe.stages.session import exit_with_sentence, session
 from var_pe.training.stopping import end_with_parent
 

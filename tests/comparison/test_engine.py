@@ -5,17 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from var_pe.comparison.engine import (
-    TAKEN,
-    Plan,
-    Pool,
-    attempt,
-    failure_of,
-    held,
-    own_environment,
-    own_first,
-    plan_of,
-)
+from var_pe.comparison.engine import TAKEN, Plan, attempt, failure_of, held, plan_of
+from var_pe.comparison.pool import Pool, own_environment, own_first
 from var_pe.comparison.study import Study, arms_of
 from var_pe.comparison.sweep import kept_choice, with_chosen
 from var_pe.files import write_text

@@ -9,7 +9,7 @@ from var_pe import settings
 from var_pe.comparison.extractor_check import check_extractor
 from var_pe.evaluation.features import FeatureExtractor, Features
 from var_pe.stages.config import Config
-from var_pe.stages.score import feature_extractor
+from var_pe.stages.features import feature_extractor
 
 CONFIG = settings.load(Config, "shapes_learned.yaml", ["data.shapes_test=200"])
 

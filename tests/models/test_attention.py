@@ -9,17 +9,9 @@ from torch import Tensor
 from torch.nn.attention.flex_attention import flex_attention
 
 from var_pe.encodings import build_encoding
-from var_pe.models.attention import (
-    BY_PARTS,
-    TABLE,
-    all_levels,
-    attend,
-    coarse_levels,
-    kernel_for,
-    level_blocks,
-    served_by,
-)
+from var_pe.models.attention import all_levels, attend, coarse_levels, level_blocks
 from var_pe.models.initialisation import initialise
+from var_pe.models.kernels import BY_PARTS, TABLE, kernel_for, served_by
 from var_pe.models.products import AT_A_TIME, by_products, by_products_anew
 from var_pe.pyramid import Pyramid
 

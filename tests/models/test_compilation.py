@@ -8,7 +8,7 @@ from torch._dynamo.utils import counters
 
 from tests.conftest import MEMBERS
 from var_pe.models import attention
-from var_pe.models.attention import Served, served_by
+from var_pe.models.kernels import Served, served_by
 from var_pe.pyramid import Pyramid
 
 LABELS_B = torch.tensor([0, 3])

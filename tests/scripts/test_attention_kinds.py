@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from torch.utils.flop_counter import FlopCounterMode
 
-from var_pe.models.attention import served_by
+from var_pe.models.kernels import served_by
 
 GIVEN = dict(dim=8, heads=2, batch=1, precision="float32", device="cpu", rounds=2)
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from var_pe.models.attention import served_by
+from var_pe.models.kernels import served_by
 
 ROOT = Path(__file__).parents[2]
 

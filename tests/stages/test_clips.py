@@ -12,9 +12,10 @@ from var_pe.comparison.resolution_study import study_resolutions
 from var_pe.diagnosis.opening import open_subject
 from var_pe.settings.files import ConfigError
 from var_pe.stages.config import Config
+from var_pe.stages.features import feature_extractor
 from var_pe.stages.models import weights_hash
 from var_pe.stages.plan import plan
-from var_pe.stages.score import feature_extractor, score_classifier
+from var_pe.stages.score import score_classifier
 from var_pe.stages.train import train_classifier
 
 

@@ -15,9 +15,10 @@ from var_pe.files import write_text
 from var_pe.stages import score
 from var_pe.stages.config import Config
 from var_pe.stages.drawn_images import DrawnImages, Labelled, labels_of_folders
+from var_pe.stages.features import described, feature_extractor, judges
 from var_pe.stages.images import RealImages
 from var_pe.stages.models import build_classifier
-from var_pe.stages.score import described, feature_extractor, for_equal_counts, judges, score_images, summary
+from var_pe.stages.score import for_equal_counts, score_images, summary
 from var_pe.training.notes import TrainingNotes
 
 TEN = sorted(map(str, range(12)))  # as words: "10" is the third

@@ -23,10 +23,10 @@ from var_pe.stages import plan as planning
 from var_pe.stages.config import Config, saved_config, settled_config
 from var_pe.stages.draw import weights_of
 from var_pe.stages.drawn_images import DrawnImages
+from var_pe.stages.features import feature_extractor
 from var_pe.stages.models import build_generator, build_tokenizer, load_model, weights_hash
 from var_pe.stages.plan import plan
 from var_pe.stages.run_folder import SETTINGS, check_settings, remarks_on_steps
-from var_pe.stages.score import feature_extractor
 from var_pe.stages.train import train_classifier, train_generator
 from var_pe.tasks.generator import GeneratorTraining
 from var_pe.training.history import Asked, History

@@ -33,16 +33,10 @@ from var_pe.seeding import mix
 from var_pe.stages.config import Config
 from var_pe.stages.draw import draw_folder, load_pipeline
 from var_pe.stages.drawn_images import Labelled
+from var_pe.stages.features import described, feature_extractor, judges
 from var_pe.stages.images import RealImages, fingerprint
 from var_pe.stages.models import load_model, weights_hash
-from var_pe.stages.score import (
-    described,
-    feature_extractor,
-    is_scored,
-    judges,
-    score_classifier,
-    score_images,
-)
+from var_pe.stages.score import is_scored, score_classifier, score_images
 from var_pe.stages.tokens import held_out_tokens, tokens_of_images
 from var_pe.stages.train import train_classifier, train_generator
 from var_pe.training.log import LogEntry, read_log

@@ -12,9 +12,9 @@ from var_pe.comparison.study import Arm, Cell
 from var_pe.data.part import drawn
 from var_pe.progress import duration, number_of
 from var_pe.settings.loading import differences
+from var_pe.stages.features import described, feature_extractor
 from var_pe.stages.images import RealImages
 from var_pe.stages.plan import training_images_and_classes
-from var_pe.stages.score import described, feature_extractor
 from var_pe.stages.timing import IMAGES, Cost, time_stages
 from var_pe.training.checkpoints import steps_in
 

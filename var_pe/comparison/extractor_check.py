@@ -11,8 +11,8 @@ from var_pe.evaluation.extraction import ScoredImages
 from var_pe.evaluation.features import FeatureExtractor, FeatureSet
 from var_pe.evaluation.metrics import frechet, half_numbers
 from var_pe.stages.config import Config
+from var_pe.stages.features import described
 from var_pe.stages.images import RealImages
-from var_pe.stages.score import described
 
 IMAGES = 2000  # of the test split, half of them on each side
 HALVES = 5  # random pairs of halves

@@ -29,9 +29,10 @@ from var_pe.pages.tables import aligned_table, markdown_table
 from var_pe.progress import duration, number_of
 from var_pe.pyramid import Pyramid
 from var_pe.stages.config import Config
+from var_pe.stages.features import feature_extractor
 from var_pe.stages.images import fingerprint
 from var_pe.stages.models import build_tokenizer, weights_hash
-from var_pe.stages.score import feature_extractor, score_tokenizer
+from var_pe.stages.score import score_tokenizer
 from var_pe.stages.timing import seconds_of_a_step
 from var_pe.stages.train import train_generator, train_tokenizer
 from var_pe.tasks.codebook import bits

@@ -30,16 +30,12 @@ from var_pe.processes import Processes
 from var_pe.pyramid import Grid
 from var_pe.seeding import mix
 from var_pe.stages.config import Config
+from var_pe.stages.features import feature_extractor, judges
 from var_pe.stages.images import RealImages, fingerprint, training_images_at
 from var_pe.stages.judge import judge_tokenizer
 from var_pe.stages.models import build_generator, weights_hash
 from var_pe.stages.pyramids import generator_pyramids
-from var_pe.stages.score import (
-    feature_extractor,
-    is_scored,
-    judges,
-    score_tokenizer,
-)
+from var_pe.stages.score import is_scored, score_tokenizer
 from var_pe.stages.tokens import training_tokens
 from var_pe.stages.train import train_tokenizer
 

@@ -21,9 +21,10 @@ from var_pe.models.tokenizer import VQTokenizer
 from var_pe.settings.loading import differences, load
 from var_pe.stages.config import Config
 from var_pe.stages.draw import draw_folder, load_pipeline
+from var_pe.stages.features import feature_extractor
 from var_pe.stages.images import RealImages
 from var_pe.stages.models import load_model, weights_hash
-from var_pe.stages.score import feature_extractor, score_images
+from var_pe.stages.score import score_images
 from var_pe.stages.tokens import tokens_of_images
 from var_pe.stages.train import train_generator
 

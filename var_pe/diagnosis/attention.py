@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-from var_pe.models.attention import served_by
 from var_pe.models.generator import VARTransformer
+from var_pe.models.kernels import served_by
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.models.vit import ViTClassifier
 from var_pe.pyramid import Positions

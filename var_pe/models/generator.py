@@ -13,7 +13,7 @@ from var_pe.encodings import build_encoding, settled
 from var_pe.encodings.machinery.codes import standard_deviation
 from var_pe.encodings.machinery.level import LevelEmbedding, LevelKind
 from var_pe.models.adaln import AdaLNBlock
-from var_pe.models.attention import PositionContext, all_levels, first_seen, kernel_for
+from var_pe.models.attention import PositionContext, all_levels, first_seen
 from var_pe.models.blocks import Blocks
 from var_pe.models.choice import (
     Choice,
@@ -28,6 +28,7 @@ from var_pe.models.choice import (
     temperature_per_level,
 )
 from var_pe.models.initialisation import initialise
+from var_pe.models.kernels import kernel_for
 from var_pe.models.layers import LevelCache
 from var_pe.models.numbers import keys_of, token_keys, uniform_pairs
 from var_pe.models.resizable import Resizable

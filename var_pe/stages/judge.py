@@ -17,9 +17,9 @@ from var_pe.models.quantizers.codebook import LearnedCodebook
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.processes import Processes
 from var_pe.stages.config import Config
+from var_pe.stages.features import described
 from var_pe.stages.images import RealImages, Reconstructions, picture_box
 from var_pe.stages.models import weights_hash
-from var_pe.stages.score import described
 from var_pe.tasks.codebook import bits, perplexity
 from var_pe.tasks.examination import examine
 from var_pe.tasks.overfitting import at_its_end

@@ -15,11 +15,12 @@ from var_pe.data.streams import open_stream
 from var_pe.encodings import PositionEncoding
 from var_pe.encodings.base import HOOKS
 from var_pe.encodings.machinery.compose import Composed
-from var_pe.models.attention import BY_PARTS, first_seen, kernel_for, levels_of_parts
+from var_pe.models.attention import first_seen, levels_of_parts
 from var_pe.models.clips import ClipClassifier
 from var_pe.models.hierarchy.attention import divisions_of
 from var_pe.models.hierarchy.classifier import HierarchicalClassifier
 from var_pe.models.hierarchy.lines import AttentionShape, Linear
+from var_pe.models.kernels import BY_PARTS, kernel_for
 from var_pe.models.tokenizer import TokenizerConfig
 from var_pe.progress import number_of, size
 from var_pe.pyramid import Grid, Pyramid

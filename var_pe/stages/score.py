@@ -15,25 +15,21 @@ from torch.utils.data import Dataset
 
 from var_pe.data.part import drawn
 from var_pe.evaluation.classifier import ClassifierFeatures
-from var_pe.evaluation.efficientnet_lite import SPATIAL, EfficientNetLiteFeatures, SpatialLiteFeatures
-from var_pe.evaluation.extraction import ScoredImages, extract
-from var_pe.evaluation.features import FeatureExtractor, FeatureSet
-from var_pe.evaluation.inception import InceptionFeatures
-from var_pe.evaluation.metrics import FEW_IMAGES, floor_of, half_numbers, halves, scores
+from var_pe.evaluation.extraction import ScoredImages
+from var_pe.evaluation.features import FeatureSet
+from var_pe.evaluation.metrics import FEW_IMAGES, half_numbers, halves
 from var_pe.evaluation.records import read_metrics, record, versions, write_metrics
 from var_pe.evaluation.segmentation import check_library
 from var_pe.evaluation.shapes_reader import ShapeReader
-from var_pe.evaluation.shapes_scores import shape_scores
 from var_pe.files import written_whole
 from var_pe.models.classifier import ImageModel
-from var_pe.models.efficientnet_lite import VARIANTS
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.processes import Processes
-from var_pe.progress import Counter
 from var_pe.resampling.conventions import DEFAULT_CONVENTION
 from var_pe.sampling.folder import drawn_with
 from var_pe.stages.config import Config, Kind
 from var_pe.stages.drawn_images import Labelled
+from var_pe.stages.features import compared, described, feature_extractor, floor, recognised, top1
 from var_pe.stages.images import (
     RealImages,
     Reconstructions,
@@ -44,7 +40,6 @@ from var_pe.stages.images import (
 from var_pe.stages.models import (
     find_tokenizer,
     load_classifier,
-    load_classifier_of_images,
     load_model,
     load_tokenizer,
     weights_hash,
@@ -57,37 +52,6 @@ from var_pe.training.notes import TrainingNotes
 REFERENCES = ("images", "reconstructions")
 
 Found = dict[str, Any]  # records by the keys that they have in metrics.json
-
-
-def feature_extractor(name: str, inception_weights: str | None = None) -> FeatureExtractor:
-    """The extractor called `inception`, `shapes` or as one of `VARIANTS`, or the classifier of a run.
-
-    With `_spatial` behind it, one of `VARIANTS` keeps the places of what it sees.
-    """
-    if name == ShapeReader.name:
-        return ShapeReader()
-    if name == "inception":
-        return InceptionFeatures(Path(inception_weights) if inception_weights else None)
-    if name in VARIANTS:
-        return EfficientNetLiteFeatures(name)
-    if name.removesuffix(SPATIAL) in VARIANTS:
-        return SpatialLiteFeatures(name.removesuffix(SPATIAL))
-    if not (Path(name) / "classifier").is_dir():
-        raise ValueError(
-            f"features are inception, {', '.join(VARIANTS)} (each also with {SPATIAL}), shapes or the folder "
-            f"of a classifier's run, got {name!r}"
-        )
-
-    folder = Path(name) / "classifier"
-    return ClassifierFeatures(load_classifier_of_images(folder), Path(name).name, weights_hash(folder))
-
-
-def judges(config: Config) -> list[str]:
-    """`evaluation.features`; of made-up shapes in colour first what can be read off them."""
-    features = config.evaluation.features
-    if config.data.source != "shapes" or config.data.channels != 3:
-        return list(features)
-    return list(dict.fromkeys([ShapeReader.name, *features]))
 
 
 def score_images(
@@ -144,8 +108,8 @@ def score_images(
 
         ours = described(extractor, drawn, accelerator)
         class_names = images.images.class_names
-        values = _compared(extractor, ours, theirs, class_names)
-        values |= _recognised(extractor, ours, known[key])
+        values = compared(extractor, ours, theirs, class_names)
+        values |= recognised(extractor, ours, known[key])
 
         found[f"{prefix}/{reference}/{extractor.name}"] = record(
             values,
@@ -154,7 +118,7 @@ def score_images(
             reference=f"{reference} of {config.data.source}",
             reference_split=evaluation.reference_split,
             num_reference=len(second),
-            floor=_floor(extractor, other_half, theirs, class_names),
+            floor=floor(extractor, other_half, theirs, class_names),
             sampler=drawn_with(folder.parent),
             seeds={"generator": config.seed, "images": config.sampling.seed, "scores": 0},
             step=notes.step,
@@ -180,50 +144,6 @@ class Chosen(Dataset[tuple[Tensor, int]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         return self.images[int(self.numbers[index])]
-
-
-def described(extractor: FeatureExtractor, images: ScoredImages, accelerator: Accelerator) -> FeatureSet:
-    """The features of all images in order; each process computes its share."""
-    processes = Processes.of(accelerator)
-    what = f"features of {extractor.name}"
-    with Counter(len(images), what, shown=processes.is_main, processes=processes.world) as counter:
-        return extract(extractor, images, batch_size=128, processes=processes, on_progress=counter.add)
-
-
-def _compared(
-    extractor: FeatureExtractor, ours: FeatureSet, theirs: FeatureSet, class_names: Sequence[str]
-) -> dict[str, float]:
-    """The scores of images against others; of made-up shapes what can be read off the first alone."""
-    if isinstance(extractor, ShapeReader):
-        return shape_scores(ours, class_names)
-    return scores(ours, theirs, extractor=extractor)
-
-
-def _floor(
-    extractor: FeatureExtractor, first: FeatureSet, second: FeatureSet, class_names: Sequence[str]
-) -> dict[str, float]:
-    """The same of real images against other real ones."""
-    if isinstance(extractor, ShapeReader):
-        return {"count": len(first), **shape_scores(first, class_names)}
-    return floor_of(first, second, extractor=extractor)
-
-
-def _recognised(extractor: FeatureExtractor, ours: FeatureSet, theirs: FeatureSet) -> dict[str, float]:
-    """Top-1 of a classifier on drawn images and on those of the reference that have features.
-
-    Nothing for other extractors or without labels.
-    """
-    if not isinstance(extractor, ClassifierFeatures) or int(ours.labels_N.min()) < 0:
-        return {}
-    return {
-        f"accuracy_generated_{extractor.name}": _top1(ours),
-        f"accuracy_reference_{extractor.name}": _top1(theirs),
-    }
-
-
-def _top1(features: FeatureSet) -> float:
-    """How often the most probable class is the right one."""
-    return float((features.logits_NV.argmax(1) == features.labels_N).float().mean())
 
 
 def score_tokenizer(
@@ -278,15 +198,15 @@ def score_tokenizer(
         half = len(scored) // 2
         first, second = halves(originals, half)
         class_names = real.images.class_names
-        values = _compared(extractor, halves(rebuilt, half)[0], second, class_names)
+        values = compared(extractor, halves(rebuilt, half)[0], second, class_names)
         found[f"tokenizer/{extractor.name}"] = record(
-            values | _recognised(extractor, rebuilt, originals),
+            values | recognised(extractor, rebuilt, originals),
             extractor=extractor,
             num_images=half,
             reference=f"images of {config.data.source}",
             reference_split="test",
             num_reference=half,
-            floor=_floor(extractor, first, second, class_names),
+            floor=floor(extractor, first, second, class_names),
             sampler=None,
             seeds={"tokenizer": config.tokenizer_seed, "scores": 0},
             step=notes.step,
@@ -319,7 +239,7 @@ def score_classifier(
     features = described(extractor, RealImages(config, train=False), accelerator)
     found = {
         name: {
-            "values": {"top1": _top1(features)},
+            "values": {"top1": top1(features)},
             "num_images": len(features),
             "split": "test",
             "images": fingerprint(config, train=False),

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from var_pe.encodings import PositionEncoding
 from var_pe.interop.export.parts import Part
-from var_pe.models.attention import served_by
+from var_pe.models.kernels import served_by
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession

@@ -1,0 +1,95 @@
+"""What is seen in sets of images: the extractors by name, a set's features, and the scores that follow."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from accelerate import Accelerator
+
+from var_pe.evaluation.classifier import ClassifierFeatures
+from var_pe.evaluation.efficientnet_lite import SPATIAL, EfficientNetLiteFeatures, SpatialLiteFeatures
+from var_pe.evaluation.extraction import ScoredImages, extract
+from var_pe.evaluation.features import FeatureExtractor, FeatureSet
+from var_pe.evaluation.inception import InceptionFeatures
+from var_pe.evaluation.metrics import floor_of, scores
+from var_pe.evaluation.shapes_reader import ShapeReader
+from var_pe.evaluation.shapes_scores import shape_scores
+from var_pe.models.efficientnet_lite import VARIANTS
+from var_pe.processes import Processes
+from var_pe.progress import Counter
+from var_pe.stages.config import Config
+from var_pe.stages.models import load_classifier_of_images, weights_hash
+
+
+def feature_extractor(name: str, inception_weights: str | None = None) -> FeatureExtractor:
+    """The extractor called `inception`, `shapes` or as one of `VARIANTS`, or the classifier of a run.
+
+    With `_spatial` behind it, one of `VARIANTS` keeps the places of what it sees.
+    """
+    if name == ShapeReader.name:
+        return ShapeReader()
+    if name == "inception":
+        return InceptionFeatures(Path(inception_weights) if inception_weights else None)
+    if name in VARIANTS:
+        return EfficientNetLiteFeatures(name)
+    if name.removesuffix(SPATIAL) in VARIANTS:
+        return SpatialLiteFeatures(name.removesuffix(SPATIAL))
+    if not (Path(name) / "classifier").is_dir():
+        raise ValueError(
+            f"features are inception, {', '.join(VARIANTS)} (each also with {SPATIAL}), shapes or the folder "
+            f"of a classifier's run, got {name!r}"
+        )
+
+    folder = Path(name) / "classifier"
+    return ClassifierFeatures(load_classifier_of_images(folder), Path(name).name, weights_hash(folder))
+
+
+def judges(config: Config) -> list[str]:
+    """`evaluation.features`; of made-up shapes in colour first what can be read off them."""
+    features = config.evaluation.features
+    if config.data.source != "shapes" or config.data.channels != 3:
+        return list(features)
+    return list(dict.fromkeys([ShapeReader.name, *features]))
+
+
+def described(extractor: FeatureExtractor, images: ScoredImages, accelerator: Accelerator) -> FeatureSet:
+    """The features of all images in order; each process computes its share."""
+    processes = Processes.of(accelerator)
+    what = f"features of {extractor.name}"
+    with Counter(len(images), what, shown=processes.is_main, processes=processes.world) as counter:
+        return extract(extractor, images, batch_size=128, processes=processes, on_progress=counter.add)
+
+
+def compared(
+    extractor: FeatureExtractor, ours: FeatureSet, theirs: FeatureSet, class_names: Sequence[str]
+) -> dict[str, float]:
+    """The scores of images against others; of made-up shapes what can be read off the first alone."""
+    if isinstance(extractor, ShapeReader):
+        return shape_scores(ours, class_names)
+    return scores(ours, theirs, extractor=extractor)
+
+
+def floor(
+    extractor: FeatureExtractor, first: FeatureSet, second: FeatureSet, class_names: Sequence[str]
+) -> dict[str, float]:
+    """The same of real images against other real ones."""
+    if isinstance(extractor, ShapeReader):
+        return {"count": len(first), **shape_scores(first, class_names)}
+    return floor_of(first, second, extractor=extractor)
+
+
+def recognised(extractor: FeatureExtractor, ours: FeatureSet, theirs: FeatureSet) -> dict[str, float]:
+    """Top-1 of a classifier on drawn images and on those of the reference that have features.
+
+    Nothing for other extractors or without labels.
+    """
+    if not isinstance(extractor, ClassifierFeatures) or int(ours.labels_N.min()) < 0:
+        return {}
+    return {
+        f"accuracy_generated_{extractor.name}": top1(ours),
+        f"accuracy_reference_{extractor.name}": top1(theirs),
+    }
+
+
+def top1(features: FeatureSet) -> float:
+    """How often the most probable class is the right one."""
+    return float((features.logits_NV.argmax(1) == features.labels_N).float().mean())
