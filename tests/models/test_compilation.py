@@ -7,7 +7,7 @@ import torch
 from torch._dynamo.utils import counters
 
 from tests.conftest import MEMBERS
-from var_pe.models import attention
+from var_pe.models import kernels
 from var_pe.models.kernels import Served, served_by
 from var_pe.pyramid import Pyramid
 
@@ -28,8 +28,8 @@ def _nothing_compiled():
 @pytest.fixture
 def in_slices(monkeypatch):
     """The calls that long pyramids get: some levels each on their own."""
-    for key in attention.TABLE:
-        monkeypatch.setitem(attention.TABLE, key, Served(plain=0, fused=0))
+    for key in kernels.TABLE:
+        monkeypatch.setitem(kernels.TABLE, key, Served(plain=0, fused=0))
 
 
 def inputs(length: int = 29) -> torch.Tensor:

@@ -12,7 +12,7 @@ from var_pe.evaluation.folder import ImageFolder
 from var_pe.evaluation.metrics import halves, scores
 from var_pe.evaluation.records import read_metrics
 from var_pe.files import write_text
-from var_pe.stages import score
+from var_pe.stages import features
 from var_pe.stages.config import Config
 from var_pe.stages.drawn_images import DrawnImages, Labelled, labels_of_folders
 from var_pe.stages.features import described, feature_extractor, judges
@@ -121,9 +121,9 @@ def test_features_are_computed_of_the_images_that_are_compared(config, tmp_path,
     accelerator, (name,) = Accelerator(cpu=True), config.evaluation.features
     everything = described(feature_extractor(name), RealImages(config, train=False), accelerator)
     ours = described(feature_extractor(name), Labelled(folder), accelerator)
-    lengths, extract = [], score.extract
+    lengths, extract = [], features.extract
     monkeypatch.setattr(
-        score, "extract", lambda e, images, **o: lengths.append(len(images)) or extract(e, images, **o)
+        features, "extract", lambda e, images, **o: lengths.append(len(images)) or extract(e, images, **o)
     )
     (found,) = score_images(config, folder, accelerator, features=[name]).values()
     assert len(everything) == 40
