@@ -52,7 +52,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parts = " | ".join(PARTS)
     mask.add_argument("--mask", help=f"{parts}, or a picture file, in which white is repainted")
     sides = ("TOP", "BOTTOM", "LEFT", "RIGHT")
-    mask.add_argument("--margins", type=int, nargs=4, metavar=sides, help="out-paint by so many pixels")
+    mask.add_argument("--margins", type=int, nargs=4, metavar=sides, help="pixels to out-paint by")
 
     help_ = "names, or numbers where no name is a number; default: no class"
     add("--class", dest="classes", nargs="+", default=[None], help=help_)

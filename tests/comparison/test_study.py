@@ -76,7 +76,7 @@ def test_arms_that_are_written_out_have_their_own_seeds():
         ({"encodings": ["learned"], "seeds": [0, 0]}, "seeds must differ, got 0 more than once"),
         ({"encodings": ["learnt", "sinusoidl"]}, r"'learnt'.*'sinusoidl'"),
         ({"encodings": ["learned"], "axes": [["generator.depht", 1]]}, "generator.depht"),
-        ({"encodings": ["learned", "none"], "handicapped": "peg"}, "'peg' is none of the arms"),
+        ({"encodings": ["learned", "none"], "handicapped": "peg"}, "'peg' is not one of the arms"),
         ({"encodings": ["learned"], "learning_rates": [1e-3], "seeds": [1000]}, "sweep_seed=1000"),
         ({"config": "fashion_vit.yaml", "encodings": ["learned"]}, "classifier section"),
     ],

@@ -119,7 +119,7 @@ BOX_OF = {"id": 1, "image_id": 7, "category_id": 18}
 @pytest.mark.parametrize(
     ("changed", "sentence"),
     [
-        ({"annotations": None}, "needs the lists images, .* and annotations is none"),
+        ({"annotations": None}, "needs the lists images, .* but annotations is not a list"),
         ({"annotations": [BOX_OF | {"bbox": [1, 2, 3]}]}, r"needs a bbox of four numbers .*\[1, 2, 3\]"),
         ({"annotations": [BOX_OF | {"bbox": [70, 0, 5, 5]}]}, "1: bbox .* lies outside of its picture"),
         ({"annotations": [BOX_OF | {"image_id": 5}]}, "annotation 1 is of image 5, which is not listed"),
@@ -140,7 +140,7 @@ def test_pictures_that_are_not_right_are_refused(tmp_path):
     write(tmp_path)
     with pytest.raises(ValueError, match=r"no annotations of split test, .*there are train/annotations.json"):
         open_source(config(tmp_path), train=False)
-    with pytest.raises(ValueError, match=r"names cow, which is no category of .*: it has cat, dog"):
+    with pytest.raises(ValueError, match=r"names cow, which is not a category of .*: it has cat, dog"):
         open_source(config(tmp_path, classes=["cow"]), train=True)
     write(tmp_path, annotations(categories=[{"id": 17, "name": "dog"}, {"id": 18, "name": "cat"}]), "test")
     with pytest.raises(ValueError, match="has other categories than"):

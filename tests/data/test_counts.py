@@ -53,6 +53,6 @@ def test_both_splits_are_counted_with_what_is_left_out(tmp_path, streaming):
         f"{tmp_path}/train: skipped 1 file: 1 .heic",
         "2 of 2 classes have fewer than 20 pictures to train on (a 1, b 1), which is very few",
         "test on 1 picture of 2 classes: a 1, b 0",
-        f"{tmp_path}/test: left out 1 picture of what is no class in training: c",
+        f"{tmp_path}/test: left out 1 picture of classes that training does not have: c",
         f"the test split, in {tmp_path}/test, has no pictures of 1 of the 2 classes: b",
     ]

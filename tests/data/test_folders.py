@@ -308,7 +308,10 @@ def test_a_name_in_another_case_is_taken_for_the_class_and_said(root):
 
     fill(root, "train/CAT/")
     assert "classes 'CAT', 'cat' differ in case or spaces alone" in opened(root).remarks[0]
-    assert "left out 3 pictures of what is no class in training: Cat" in opened(root, train=False).remarks[1]
+    assert (
+        "left out 3 pictures of classes that training does not have: Cat"
+        in opened(root, train=False).remarks[1]
+    )
 
 
 def test_classes_of_one_split_alone_are_said(root):
@@ -317,7 +320,7 @@ def test_classes_of_one_split_alone_are_said(root):
     assert source.class_names == ("cat", "dog")
     assert classes_of(source) == {"cat": [], "dog": THREE}
     assert source.remarks == (
-        f"{root}/test: left out 1 picture of what is no class in training: zebra",
+        f"{root}/test: left out 1 picture of classes that training does not have: zebra",
         f"the test split, in {root}/test, has no pictures of 1 of the 2 classes: cat",
     )
 
@@ -438,7 +441,7 @@ def test_what_systems_leave_behind_is_not_read_and_the_rest_is_counted(root):
     assert source.remarks == (
         f"{root}/train: skipped 4 files: 2 .txt, 1 .json, 1 without an ending",
         f"{root}/train: pictures in cat/.trash are skipped, since hidden names (with a dot before them) are",
-        f"{root}/train/empty class holds no picture that can be read, since it is empty, and is no class",
+        f"{root}/train/empty class holds no picture that can be read, since it is empty; it is not a class",
     )
 
 
@@ -565,7 +568,10 @@ def test_a_class_of_a_list_may_be_called_none(root):
             "file_name,label\n0.png,a, b\n",
             r"metadata.csv cannot be read: line 2 has 3 cells, the first line 2",
         ),
-        ("file_name,label\n0.png,a\n".encode("utf-16"), r"metadata.csv is no text in UTF-8: save it as such"),
+        (
+            "file_name,label\n0.png,a\n".encode("utf-16"),
+            r"metadata.csv is not text in UTF-8: save it as such",
+        ),
     ],
 )
 def test_a_list_that_does_not_fit_is_refused(root, text, message):

@@ -91,7 +91,7 @@ def test_some_pictures_can_be_held_out(root):
         ({"mask": MASK[:-1]}, r"mask .*a.png has 39 x 42 pixels \(height x width\)"),
         ({"mask": MASK + 1}, r"mask .*a.png has the value 4, but the 4 classes are 0 to 3 \(and 255: none\)"),
         ({"mask": np.stack([MASK] * 3, 2)}, "mask .*a.png has mode RGB: a mask is grey or with a palette"),
-        ({"ending": ".jpg"}, r"masks/a.jpg is no .png file"),
+        ({"ending": ".jpg"}, r"masks/a.jpg is not a .png file"),
     ],
 )  # fmt: skip
 def test_masks_that_are_not_right_are_refused(root, given, sentence):

@@ -122,7 +122,9 @@ class Study:
     guidances: Annotated[
         list[Guidance], Doc("guidance scales of which each arm gets its best; []: the config's")
     ] = field(default_factory=list)
-    sweep_seed: Annotated[NonNegative, Doc("seed of the trainings that choose; none of the study's")] = 1000
+    sweep_seed: Annotated[
+        NonNegative, Doc("seed of the trainings that choose, which the study does not use")
+    ] = 1000
     sweep_steps: Annotated[NonNegative, Doc("steps of the trainings that choose; 0: all")] = 0
 
     def __post_init__(self) -> None:
@@ -215,7 +217,9 @@ def arms_of(study: Study) -> list[Arm]:
     check_distinct("encodings" if study.encodings else "arms", [arm.name for arm in arms])
     if study.handicapped is not None and study.handicapped not in [arm.name for arm in arms[1:]]:
         names = ", ".join(arm.name for arm in arms[1:])
-        raise ValueError(f"handicapped: {study.handicapped!r} is none of the arms but the first ({names})")
+        raise ValueError(
+            f"handicapped: {study.handicapped!r} is not one of the arms after the first ({names})"
+        )
     return arms
 
 

@@ -173,8 +173,8 @@ def differences_table(results: Results, columns: Sequence[Column]) -> Table:
             )
     notes = [
         "Holm's correction is within a quantity; quantities are not corrected for each other, so the primary "
-        "one decides. The last column is the difference that so many seeds would have shown with a power of "
-        "80 %: smaller ones may be there and were not seen."
+        "one decides. The last column is the difference that this number of seeds would have shown with a "
+        "power of 80 %: smaller ones may be there and were not seen."
     ]
     header = ["quantity", "arm", "against", "difference", "p", "verdict", "could be seen"]
     return Table("Differences in every quantity", header, rows, notes, results["command"])
@@ -320,7 +320,7 @@ def chosen_table(results: Results) -> Table:
             )
     notes = [
         "Learning rates by nats per token on test images that no validation uses, guidance by the Frechet "
-        "distance to training images, with a seed that is none of the study's."
+        "distance to training images, with a seed that the study does not use."
     ]
     header = ["", "learning rate", "nats by rate", "guidance", "distance by guidance"]
     return Table("Learning rate and guidance of each arm", header, rows, notes, results["command"])

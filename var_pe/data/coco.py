@@ -60,7 +60,7 @@ class CocoFolder:
         unknown = [name for name in classes if name not in listed.categories.values()]
         if unknown:
             raise ValueError(
-                f"data.classes names {unknown[0]}, which is no category of {self.file_of_split}: it has "
+                f"data.classes names {unknown[0]}, which is not a category of {self.file_of_split}: it has "
                 f"{some(listed.categories.values(), 10)}"
             )
         self.box_names = tuple(classes) or tuple(listed.categories.values())
@@ -117,7 +117,7 @@ class CocoFolder:
         """Reads a picture's size.
 
         Raises:
-            ValueError: it is no picture, or has another size than the annotations say.
+            ValueError: it is not a picture, or has another size than the annotations say.
         """
         found, said = size_of(self.file(index)), tuple(self.sizes_N2[index].tolist())
         if found != said:
@@ -267,8 +267,8 @@ def entries(content: object, key: str, file: Path) -> Iterable[Entry]:
     found = content.get(key) if isinstance(content, dict) else None
     if not isinstance(found, list) or not all(isinstance(entry, dict) for entry in found):
         raise ValueError(
-            f"{file} is not in COCO's format: it needs the lists images, annotations and categories, and "
-            f"{key} is none"
+            f"{file} is not in COCO's format: it needs the lists images, annotations and categories, but "
+            f"{key} is not a list of mappings"
         )
     return found
 
@@ -291,7 +291,7 @@ def box_in(entry: Entry, size: tuple[int, int], where: str) -> tuple[float, floa
     """Left, top, right and bottom of a box within its picture; None if it has no area.
 
     Raises:
-        ValueError: it is no box, or lies outside of its picture.
+        ValueError: it is not a box, or lies outside its picture.
     """
     found = entry.get("bbox")
     numbers = found if isinstance(found, list) else []

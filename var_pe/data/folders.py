@@ -304,7 +304,7 @@ def lost_classes(
                 f"{sentence}: convert its pictures, move the folder away, or set data.on_corrupt=skip to do "
                 f"without this class"
             )
-        remarks.append(f"{sentence}, and is no class")
+        remarks.append(f"{sentence}; it is not a class")
     return remarks
 
 
@@ -337,7 +337,8 @@ def labels_by(train: Pictures, pictures: Pictures, wanted: Sequence[str] = ()) -
     if unknown:
         number = number_of(sum(unknown.values()))
         pictures.remarks.append(
-            f"{pictures.folder}: left out {number} of what is no class in training: {some(map(str, unknown))}"
+            f"{pictures.folder}: left out {number} of classes that training does not have: "
+            f"{some(map(str, unknown))}"
         )
     asked = [name for name in train.classes if not wanted or name in wanted]
     missing = [name for name in asked if name not in meant.values()]

@@ -49,7 +49,7 @@ def text_of(file: Path) -> str:
     except OSError as error:
         raise ValueError(f"{file} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is no text in UTF-8: save it as such") from error
+        raise ValueError(f"{file} is not text in UTF-8: save it as such") from error
 
 
 def columns_of_csv(text: str) -> dict[str, list[object]]:

@@ -94,7 +94,7 @@ class MaskFolder:
         """Looks at a mask's values, and at its size beside the picture's.
 
         Raises:
-            ValueError: it cannot be read, has another size than its picture, or a value that is no class's.
+            ValueError: it cannot be read, has another size than its picture, or a value of no class.
         """
         (height, width), size = self.mask(index).shape, size_of(self.file(index))
         if (height, width) != size:
@@ -143,7 +143,7 @@ def paired(folder: Path) -> tuple[list[str], list[str]]:
     """The pictures below `images/` that a mask below `masks/` belongs to, and remarks.
 
     Raises:
-        ValueError: there are none; a picture has no mask, or two have the same; a mask is no PNG file.
+        ValueError: there are none; a picture has no mask, or two have the same; a mask is not a PNG file.
     """
     for name in ("images", "masks"):
         if not (folder / name).is_dir():
@@ -159,8 +159,8 @@ def paired(folder: Path) -> tuple[list[str], list[str]]:
     lossy = [path for path in masks if os.path.splitext(path)[1] != ".png"]
     if lossy:
         raise ValueError(
-            f"{folder / 'masks' / lossy[0]} is no .png file: masks hold class numbers, which other formats "
-            f"change"
+            f"{folder / 'masks' / lossy[0]} is not a .png file: masks hold class numbers, which other "
+            f"formats change"
         )
     stems = Counter(stem_of(path) for path in pictures)
     twice = [stem for stem, number in stems.items() if number > 1]
@@ -184,7 +184,7 @@ def read_mask(file: Path, num_classes: int) -> NDArray[np.uint8]:
     """The class numbers of a PNG file, (h, w); `IGNORED` stays.
 
     Raises:
-        DataError: it cannot be read, has colours, or a value that is no class's.
+        DataError: it cannot be read, has colours, or a value of no class.
     """
     try:
         picture = open_picture(file, str(file))
@@ -209,7 +209,7 @@ def size_of(file: Path) -> Grid:
     """Rows and columns of a picture turned upright, read from its header.
 
     Raises:
-        CorruptImage: it is no picture.
+        CorruptImage: it is not a picture.
     """
     try:
         with Image.open(file) as picture:

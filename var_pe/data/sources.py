@@ -114,7 +114,7 @@ class DataConfig:
     ] = field(default_factory=list)
     limit: Annotated[
         Positive | None,
-        Doc("at most so many pictures of each split, drawn over all of it; of a stream the first; null: all"),
+        Doc("the most pictures of each split, drawn over all of it; of a stream the first; null: all"),
     ] = None
     subset_seed: Annotated[
         NonNegative | None,
@@ -143,11 +143,11 @@ class DataConfig:
     )
     # Below 1, the picture would not fill the crop.
     resize_factor: Annotated[
-        float, Ge(1), Doc("with crop: the picture is resized to cover so many times the image's sides")
+        float, Ge(1), Doc("with crop: the picture is resized to cover this multiple of the image's sides")
     ] = 1.125
-    zoom: Annotated[PositiveFloat, Doc("with pad: the picture is resized to so many times its own sides")] = (
-        1.0
-    )
+    zoom: Annotated[
+        PositiveFloat, Doc("with pad: the picture is resized to this multiple of its own sides")
+    ] = 1.0
     random_crop: Annotated[
         bool, Doc("with crop: crop anywhere in training (evaluation always crops the centre)")
     ] = True

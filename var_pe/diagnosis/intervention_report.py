@@ -57,7 +57,7 @@ def read_found(file: Path) -> Found:
     """Reads it.
 
     Raises:
-        ValueError: it is no such file.
+        ValueError: it is another kind of file.
     """
     try:
         found = json.loads(file.read_text(encoding="utf-8"))

@@ -69,7 +69,8 @@ class Config:
     ] = None
     segmenter_training: DenseTraining = field(default_factory=DenseTraining)
     detector: Annotated[
-        DetectorConfig | None, Doc("if given, the run trains a detector of boxes on the classifier, likewise")
+        DetectorConfig | None,
+        Doc("if given, the run trains a detector of boxes, whose encoder is the classifier"),
     ] = None
     detector_training: DenseTraining = field(default_factory=DenseTraining)
     sampling: Annotated[SamplingConfig, CHANGES_NO_WEIGHTS] = field(default_factory=SamplingConfig)

@@ -108,7 +108,7 @@ class QueryDecoder(nn.Module):
     Args:
         kept_grids: the last map that this was first built for, alone (see `build_encoding`).
     Raises:
-        ValueError: the last map's width is no multiple of the width of the encoder's heads.
+        ValueError: the last map's width is not a multiple of the width of the encoder's heads.
     """
 
     def __init__(
@@ -125,8 +125,8 @@ class QueryDecoder(nn.Module):
         of_head = config["dim"] // config["num_heads"]
         if dim % of_head:
             raise ValueError(
-                f"decoder=transformer attends on the last map with heads as wide as the first stage's, "
-                f"{of_head}, which its width {dim} is no multiple of"
+                f"decoder=transformer attends on the last map, whose width must be a multiple of the width "
+                f"of the first stage's heads, got {dim} and {of_head}"
             )
 
         self.queries_token_VC = nn.Parameter(torch.zeros(num_classes, dim))
