@@ -1,5 +1,5 @@
-"""Trains what a config describes: a tokenizer (unless it exists) and a generator; or a ViT classifier, a
-segmenter or a detector.
+"""Trains what a config describes: a tokenizer (unless it exists) and a generator; or a ViT classifier, an
+encoder without labels, a segmenter or a detector.
 
     accelerate launch scripts/train.py --config cifar_mixed.yaml [key.sub=value ...]
 
@@ -28,8 +28,10 @@ from var_pe.stages.score import (
 from var_pe.stages.session import exit_with_sentence, session
 from var_pe.stages.timing import timed_plan
 from var_pe.stages.train import (
+    check_encoder,
     check_generator,
     train_classifier,
+    train_encoder,
     train_generator,
     train_on_maps,
     train_tokenizer,
@@ -42,6 +44,7 @@ STAGES = ("all", *get_args(Kind))
 # A config for each section that makes a stage of its own
 SUCH_AS = {
     "classifier": "fashion_vit.yaml",
+    "encoder": "fashion_pretrain.yaml",
     "segmenter": "shapes_segmenter.yaml",
     "detector": "shapes_detector.yaml",
 }
@@ -78,7 +81,7 @@ def stage_of(config: Config, asked: Kind | Literal["all"]) -> Kind:
         return kind
     if asked == kind or (asked, kind) == ("tokenizer", "generator"):
         return asked
-    needs_more = asked in ("segmenter", "detector") and kind == "classifier"
+    needs_more = asked in ("encoder", "segmenter", "detector") and kind == "classifier"
     if asked in SUCH_AS and (kind == "generator" or needs_more):
         raise ValueError(f"--stage {asked} needs a config with a {asked} section, such as {SUCH_AS[asked]}")
     raise ValueError(f"--stage {asked}: the config has a {kind} section, so it trains a {kind} alone")
@@ -107,6 +110,12 @@ def main(argv: Sequence[str] | None = None) -> None:
             train_classifier(config, accelerator, extend)
             if not is_scored(config, Path(config.run), "classifier"):
                 score_classifier(config, accelerator)
+
+        elif stage == "encoder":
+            check_encoder(config)
+            learns_tokens = config.encoder is not None and config.encoder.method == "tokens"
+            tokenizer_of_tokens = train_tokenizer(config, accelerator) if learns_tokens else None
+            train_encoder(config, tokenizer_of_tokens, accelerator, extend)
 
         elif stage in ON_MAPS:
             train_on_maps(config, accelerator, extend)

@@ -34,6 +34,19 @@ def drawn(length: int, number: int, seed: int | None) -> Sequence[int]:
     return sorted(order[:number].tolist())
 
 
+def drawn_of_each(labels_N: NDArray[np.int64], share: float, seed: int | None) -> Sequence[int]:
+    """The numbers of this share of every label's images, rounded, at least one of each; ascending.
+
+    Fewer images of a label are among more of the same seed, as in `drawn`.
+    """
+    numbers: list[int] = []
+    for label in np.unique(labels_N):
+        of_label = np.flatnonzero(labels_N == label)
+        taken = max(1, round(share * len(of_label)))
+        numbers += of_label[list(drawn(len(of_label), taken, seed))].tolist()
+    return sorted(numbers)
+
+
 class Part:
     """The pictures of these numbers, as a source."""
 

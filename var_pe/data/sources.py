@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
-from annotated_types import Ge, Le
+from annotated_types import Ge, Gt, Le
 
 from var_pe.data.coco import CocoFolder
 from var_pe.data.folder_source import Folder, FolderSource
@@ -17,7 +17,7 @@ from var_pe.data.idx import FashionMNIST
 from var_pe.data.image_set import ImageSource
 from var_pe.data.mask_folder import MaskFolder
 from var_pe.data.moving_shapes import MovingShapes
-from var_pe.data.part import drawn, of_classes, part_of, readable
+from var_pe.data.part import drawn, drawn_of_each, of_classes, part_of, readable
 from var_pe.data.rows import TableSource
 from var_pe.data.shapes import Shapes
 from var_pe.data.tables import Tables, parquet_files
@@ -70,7 +70,7 @@ NATIVE = (*MADE_UP, "fashion_mnist")
 FASHION_FOLDER = Path("/usr/share/datasets/fashion-mnist")
 UNLABELLED = "unlabelled"
 # Settings that were added when results had been kept by the others
-LATER = ("classes", "margin", "trim", "in_memory", "frames")
+LATER = ("classes", "margin", "trim", "in_memory", "frames", "train_share")
 # There are 786,432 different pictures of shapes; the labels of all that are asked for are held in memory.
 ShapesCount = Annotated[int, Ge(1), Le(1_000_000)]
 FramesCount = Annotated[int, Ge(1), Le(10_000)]
@@ -120,6 +120,12 @@ class DataConfig:
         NonNegative | None,
         Doc("seed by which some of the images are drawn, as for limit; null: the first ones as stored"),
     ] = 0
+    train_share: Annotated[
+        float,
+        Gt(0),
+        Le(1),
+        Doc("share of every class of the training split that is trained on, drawn by subset_seed; 1: all"),
+    ] = 1.0
     shapes_train: Annotated[
         ShapesCount, Doc("pictures in the training split of shapes, clips in that of moving_shapes")
     ] = 50_000
@@ -189,6 +195,10 @@ class DataConfig:
                 f"got data.source={self.source}"
             )
 
+        if self.streaming and self.train_share < 1:
+            raise ValueError(
+                f"train_share={self.train_share:g} draws pictures by number: set data.streaming=false"
+            )
         if self.in_memory and self.streaming:
             raise ValueError("in_memory holds pictures by number: set data.streaming=false")
         if self.in_memory and self.frames_by == "crop" and self.random_crop:
@@ -335,7 +345,7 @@ def fashion_folder(config: DataConfig) -> Path | None:
 
 
 def open_source(config: DataConfig, train: bool) -> ImageSource:
-    """One split of the configured source, or the part of it that data.limit asks for.
+    """One split of the configured source, or the part of it that data.limit and data.train_share ask for.
 
     Pictures to test on that cannot be read are left out, where data.on_corrupt allows it: another one in
     their place would count twice.
@@ -346,6 +356,9 @@ def open_source(config: DataConfig, train: bool) -> ImageSource:
     source = open_split(config, train)
     if config.limit is not None and config.limit < len(source):
         source = part_of(source, drawn(len(source), config.limit, config.subset_seed))
+    if train and config.train_share < 1:
+        chosen = drawn_of_each(source.labels_N, config.train_share, config.subset_seed)
+        source = part_of(source, chosen)
     return readable(source) if config.on_corrupt == "skip" and not train else source
 
 

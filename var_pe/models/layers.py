@@ -99,7 +99,10 @@ class AttentionHeads(nn.Module):
     def projected(self, x_BLC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, which know nothing of places yet."""
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
-        qkv_BLC = F.linear(x_BLC, self.qkv.weight, bias)
+        if type(self.qkv) is nn.Linear:
+            qkv_BLC = F.linear(x_BLC, self.qkv.weight, bias)
+        else:  # an adapter in its place, whose weight is not all that it does
+            qkv_BLC = self.qkv(x_BLC) + bias
         q_BHLD, k_BHLD, v_BHLD = rearrange(qkv_BLC, "B L (K H D) -> K B H L D", K=3, H=self.num_heads)
         return q_BHLD, k_BHLD, v_BHLD
 
@@ -202,6 +205,8 @@ class BlockSettings:
     qk_norm: bool
     gelu: str
     layer_scale: float
+    # learned tokens that every block has of its own
+    prompts: int = 0
 
 
 class MLP(nn.Module):

@@ -10,6 +10,7 @@ from var_pe.models.dense.detector import DetectorConfig
 from var_pe.models.dense.segmenter import SegmenterConfig
 from var_pe.models.generator import GeneratorConfig
 from var_pe.models.hierarchy.lines import Convolution, Mobile
+from var_pe.models.pretraining import EncoderConfig
 from var_pe.models.tokenizer import TokenizerConfig
 from var_pe.models.vit import ClassifierConfig
 
@@ -129,6 +130,25 @@ def _size_of_hierarchy(config: ClassifierConfig, tokens: int) -> Size:
             "classifier.patch_size",
             "data.height",
             "data.width",
+        ),
+    )
+
+
+def size_of_encoder(config: EncoderConfig, encoder: ClassifierConfig) -> Size:
+    """Of what an encoder is trained with and that is thrown away."""
+    wide, hidden = as_float(config.decoder_dim), as_float(config.projection_hidden)
+    out = as_float(config.projection)
+    decoder = as_float(config.decoder_depth) * 12 * wide**2 + wide * as_float(encoder.dim)
+    projections = hidden * (as_float(encoder.dim) + hidden + 3 * out)
+    return Size(
+        projections if config.method == "contrast" else decoder,
+        config.decoder_depth if config.method == "pixels" else 0,
+        follows_from=(
+            "encoder.decoder_dim",
+            "encoder.decoder_depth",
+            "encoder.projection",
+            "encoder.projection_hidden",
+            "classifier.dim",
         ),
     )
 

@@ -20,7 +20,17 @@ from var_pe.settings.fields import Doc, FilePath, OneOf, section
 from var_pe.settings.line import parse
 from var_pe.settings.loading import differences
 
-MAY_DIFFER = ("image_size", "levels", "kept_grids", "num_classes", "drop_path", "dropout", "seed", "dynamic")
+MAY_DIFFER = (
+    "image_size",
+    "levels",
+    "kept_grids",
+    "num_classes",
+    "drop_path",
+    "dropout",
+    "seed",
+    "dynamic",
+    "prompts",
+)
 TOKENIZER_MAY_DIFFER = ("levels", "codebook_size", "commitment", "seed")
 
 
@@ -102,6 +112,10 @@ def start_from(
     if retrofit:  # both encodings have theirs
         wanted = [name for name in wanted if not name.startswith("position_encoding.")]
 
+    # Prompts that only one of the two has: they are not there, or begin anew.
+    if source.config.get("prompts") != model.config.get("prompts"):
+        wanted = [name for name in wanted if not name.endswith(".prompt_tokens_PC")]
+
     stuck = [name for name in wanted if trained[name].shape != state[name].shape]
     if stuck:
         raise ValueError(
@@ -114,6 +128,8 @@ def start_from(
     moved = ["all weights"]
     if other_classes:
         moved = ["all weights but those of its classes, which are others here"]
+        if not source.config["num_classes"]:
+            moved = ["all weights of an encoder, which knows no classes"]
     if retrofit:
         kept = f", and {', '.join(taken_over)} stays as trained" if taken_over else ""
         moved.append(f"encoding {source.config['encoding']} becomes {model.config['encoding']}{kept}")

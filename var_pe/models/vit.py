@@ -5,18 +5,29 @@ from dataclasses import field, fields
 from typing import Annotated, Literal
 
 import torch
+import torch.nn.functional as F
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from var_pe.encodings import build_encoding, settled
+from var_pe.encodings.machinery.some import Chosen, OfSome, rows_of
 from var_pe.models.attention import PositionContext
 from var_pe.models.blocks import Blocks
 from var_pe.models.classifier import Classifier, MapShape, check_classes
 from var_pe.models.hierarchy.lines import StageShape, read_hierarchy
 from var_pe.models.initialisation import initialise
-from var_pe.models.layers import GELUS, MLP, Attention, BlockSettings, as_map, layer_scale, with_gain
+from var_pe.models.layers import (
+    GELUS,
+    MLP,
+    Attention,
+    BlockSettings,
+    as_map,
+    as_tokens,
+    layer_scale,
+    with_gain,
+)
 from var_pe.models.patches import PatchEmbedding, Stem, build_stem
-from var_pe.pyramid import Grid, Pyramid, sides_of
+from var_pe.pyramid import Grid, Positions, Pyramid, sides_of
 from var_pe.resampling.precision import full_precision
 from var_pe.settings.fields import (
     Doc,
@@ -37,7 +48,7 @@ FinalNorm = Literal["tokens", "pooled"]
 Spread = Literal["joint", "divided"]
 
 # settings of a plain ViT, which a hierarchy refuses
-PLAIN = ("pool", "registers", "final_norm")
+PLAIN = ("pool", "registers", "final_norm", "prompts")
 # and of one for clips
 OF_CLIPS = ("tubelet", "attention", "time_positions")
 
@@ -70,6 +81,10 @@ class ClassifierConfig:
         NonNegativeFloat, Doc("initial gain of each branch's channels (Touvron et al. 2021); 0: none")
     ] = 0.0
     final_norm: Annotated[FinalNorm, Doc("pooled: after the mean, timm's fc_norm")] = "tokens"
+    prompts: Annotated[
+        NonNegative,
+        Doc("learned tokens that every block has of its own (deep prompts, Jia et al. 2022); 0: none"),
+    ] = 0
     hierarchy: Annotated[
         list[str],
         Doc(
@@ -117,6 +132,8 @@ class ClassifierConfig:
                     raise ValueError(f"{setting.name}={given} is for clips: give tubelet=1 or more, too")
         elif self.hierarchy:
             raise ValueError("tubelet makes a plain ViT of clips; a hierarchy takes pictures alone")
+        elif self.prompts:
+            raise ValueError(f"prompts={self.prompts} are for pictures: leave them at 0 with tubelet")
         else:
             check_prefix(self.attention, self.pool, self.registers)
 
@@ -144,12 +161,17 @@ class Block(nn.Module):
 
     def __init__(self, dim: int, num_heads: int, settings: BlockSettings) -> None:
         super().__init__()
+        prompts = settings.prompts
+        self.prompt_tokens_PC = nn.Parameter(torch.zeros(prompts, dim)) if prompts else None
         self.norm1 = nn.LayerNorm(dim, eps=1e-6)
         self.attn = Attention(dim, num_heads, settings.qk_norm, settings.dropout)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6)
         self.mlp = MLP(dim, settings.mlp_ratio, settings.dropout, settings.gelu)
         self.scale1 = layer_scale(dim, settings.layer_scale)
         self.scale2 = layer_scale(dim, settings.layer_scale)
+
+    def init_parameter(self, name: str, parameter: nn.Parameter, generator: torch.Generator) -> None:
+        nn.init.trunc_normal_(parameter, std=0.02, generator=generator)
 
     def forward(
         self,
@@ -158,7 +180,14 @@ class Block(nn.Module):
         layer: int,
         gains_2B11: Tensor | None = None,
     ) -> Tensor:
-        """`gains_2B11` are the factors of stochastic depth, if there is any."""
+        """`gains_2B11` are the factors of stochastic depth, if there is any.
+
+        The block's own prompts take the places of the first tokens.
+        """
+        if self.prompt_tokens_PC is not None:
+            prompts_BPC = self.prompt_tokens_PC.to(x_BLC.dtype).expand(len(x_BLC), -1, -1)
+            x_BLC = torch.cat([prompts_BPC, x_BLC[:, len(self.prompt_tokens_PC) :]], dim=1)
+
         attended_BLC = self.attn(self.norm1(x_BLC), position_context, layer)
         x_BLC = x_BLC + with_gain(self.scale1(attended_BLC), gains_2B11, 0)
 
@@ -274,6 +303,7 @@ class ViTClassifier(PlainClassifier):
         final_norm: FinalNorm = ClassifierConfig.final_norm,
         patch_kernel: int | None = None,
         kept_grids: Sequence[Grid] | None = None,
+        prompts: int = ClassifierConfig.prompts,
     ) -> None:
         super().__init__(
             image_size=image_size,
@@ -287,6 +317,8 @@ class ViTClassifier(PlainClassifier):
             final_norm=final_norm,
         )
 
+        self.prompts = prompts
+
         # From images to tokens that know their positions
         self.patch_embed = build_stem(stem, image_channels, dim, patch_size, patch_kernel)
         self.position_encoding = build_encoding(
@@ -294,7 +326,7 @@ class ViTClassifier(PlainClassifier):
         )
 
         # Through the blocks to the classes
-        settings = BlockSettings(mlp_ratio, dropout, qk_norm, gelu, layer_scale)
+        settings = BlockSettings(mlp_ratio, dropout, qk_norm, gelu, layer_scale, prompts)
         self.blocks = Blocks((Block(dim, num_heads, settings) for _ in range(depth)), drop_path)
         self.norm = nn.LayerNorm(dim, eps=1e-6)
         self.head = nn.Linear(dim, num_classes) if num_classes else nn.Identity()
@@ -326,19 +358,38 @@ class ViTClassifier(PlainClassifier):
         )
 
     def forward_tokens(self, images_BCHW: Tensor) -> tuple[Tensor, int]:
-        # Patches, and what is added to them for their positions: in float32, or neighbours would coincide.
-        pyramid = self._pyramid_of(images_BCHW)
-        patches_BChw = self.patch_embed(images_BCHW)
-        context = self.position_encoding.prepare(pyramid.positions(images_BCHW.device))
-        with full_precision(images_BCHW):
-            x_BLC = self.position_encoding.embed(patches_BChw.flatten(2).transpose(1, 2).float(), context)
+        positions = self._pyramid_of(images_BCHW).positions(images_BCHW.device)
+        patches_BLC = as_tokens(self.patch_embed(images_BCHW))
+        return self.forward_patches(patches_BLC, positions), self.num_prefix_tokens
+
+    def forward_patches(
+        self, patches_BLC: Tensor, positions: Positions, kept_Bl: Tensor | None = None
+    ) -> Tensor:
+        """What the last block gives of patches at these positions, (B, P + L, C), P prefix tokens first.
+
+        With `kept_Bl` an image's patches of these numbers alone go through the blocks, at their own places:
+        (B, P + l, C).
+
+        Raises:
+            ValueError: patches are left out, and the encoding needs them all.
+        """
+        # What is added to patches for their positions: in float32, or neighbours would coincide.
+        encoding, context = self.position_encoding, self.position_encoding.prepare(positions)
+        with full_precision(patches_BLC):
+            x_BLC = encoding.embed(patches_BLC.float(), context)
         x_BLC = x_BLC.to(self.norm.weight.dtype)  # of a half model; under autocast the weights are float32
+
+        if kept_Bl is not None:
+            x_BLC = rows_of(x_BLC, kept_Bl)
+            encoding, context = OfSome(encoding), Chosen(context, kept_Bl, positions.num_tokens)
         x_BLC = self.with_prefix(x_BLC)
 
-        position_context = PositionContext(
-            self.position_encoding, context, context, prefix=self.num_prefix_tokens
-        )
-        return self.blocks(x_BLC, position_context), self.num_prefix_tokens
+        # Prompts, whose places each block fills with its own, come before all others, and go in the end.
+        if self.prompts:
+            x_BLC = F.pad(x_BLC, (0, 0, self.prompts, 0))
+        prefix = self.prompts + self.num_prefix_tokens
+        x_BLC = self.blocks(x_BLC, PositionContext(encoding, context, context, prefix=prefix))
+        return x_BLC[:, self.prompts :] if self.prompts else x_BLC
 
     @property
     def map_shapes(self) -> list[MapShape]:

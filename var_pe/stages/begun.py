@@ -24,6 +24,7 @@ def training_of(config: Config, kind: Kind) -> TrainingConfig:
         "tokenizer": config.tokenizer_training,
         "generator": config.generator_training,
         "classifier": config.classifier_training,
+        "encoder": config.encoder_training,
         "segmenter": config.segmenter_training,
         "detector": config.detector_training,
     }
@@ -169,10 +170,10 @@ def kept_grids(start: Start | None) -> list[Grid] | None:
 
 
 def check_codes(config: Config) -> None:
-    """Checks that the tokenizer is still the one whose codes the run's generator learns or has learned.
+    """Checks that the tokenizer is still the one whose codes the run's generator (or encoder) learns.
 
     Raises:
-        ValueError: it is another one, and the generator's tokens mean other codes to it.
+        ValueError: it is another one, to which the tokens mean other codes.
     """
     run, tokenizer = Path(config.run), find_tokenizer(config)
     known, history = TrainingNotes.read(run / "generator").tokenizer, History.read(run)
@@ -182,6 +183,5 @@ def check_codes(config: Config) -> None:
     if known is not None and tokenizer.exists() and known != weights_hash(tokenizer):
         raise ValueError(
             f"{run} learned the codes of another tokenizer than {config.tokenizer_run} holds now, which was "
-            f"extended or trained anew since: put its former weights back, or train a generator in another "
-            f"folder"
+            f"extended or trained anew since: put its former weights back, or train in another folder"
         )

@@ -14,10 +14,12 @@ from var_pe.evaluation.features import EvaluationConfig
 from var_pe.models.dense.detector import DetectorConfig
 from var_pe.models.dense.segmenter import SegmenterConfig
 from var_pe.models.generator import GeneratorConfig
+from var_pe.models.pretraining import EncoderConfig
 from var_pe.models.size import (
     refuse_oversized,
     size_of_classifier,
     size_of_detector,
+    size_of_encoder,
     size_of_generator,
     size_of_segmenter,
     size_of_tokenizer,
@@ -32,9 +34,11 @@ from var_pe.tasks.classifier import ClassifierTraining
 from var_pe.tasks.dense import DenseTraining
 from var_pe.tasks.generator import GeneratorTraining
 from var_pe.tasks.tokenizer import TokenizerTraining
+from var_pe.training.config import TrainingConfig
 
-# What a config trains: a model of the last three alone, or a tokenizer and a generator on it
-Kind = Literal["tokenizer", "generator", "classifier", "segmenter", "detector"]
+# What a config trains: one model alone, or a tokenizer and a generator on it, or an encoder that learns its
+# tokens
+Kind = Literal["tokenizer", "generator", "classifier", "encoder", "segmenter", "detector"]
 
 
 @section(frozen=True)
@@ -63,6 +67,11 @@ class Config:
         Doc("if given, the run trains a ViT classifier and nothing else, or what is on top of it"),
     ] = None
     classifier_training: ClassifierTraining = field(default_factory=ClassifierTraining)
+    encoder: Annotated[
+        EncoderConfig | None,
+        Doc("if given, the run trains the classifier's encoder alone, without labels, from its start on"),
+    ] = None
+    encoder_training: TrainingConfig = field(default_factory=TrainingConfig)
     segmenter: Annotated[
         SegmenterConfig | None,
         Doc("if given, the run trains a segmenter, whose encoder is the classifier, from its start on"),
@@ -79,6 +88,8 @@ class Config:
     @property
     def kind(self) -> Kind:
         """The model that a run of this config ends with."""
+        if self.encoder is not None:
+            return "encoder"
         if self.segmenter is not None:
             return "segmenter"
         if self.detector is not None:
@@ -97,6 +108,8 @@ class Config:
         if self.segmenter is not None and self.detector is not None:
             raise ValueError("a run trains a segmenter or a detector, but the config has both sections")
         self._check_clips()
+        self._check_encoder()
+        self._check_tuned()
         if self.kind in ("segmenter", "detector"):
             self._check_dense(self.kind)
         kind = "generator" if self.classifier is None else "classifier"
@@ -162,6 +175,58 @@ class Config:
                 f"{given[0]} is for pictures: leave it out with classifier.tubelet={tubelet}, for clips"
             )
 
+    def _check_encoder(self) -> None:
+        """Refuses what an encoder that learns without labels cannot have."""
+        if self.encoder is None:
+            return
+        if self.segmenter is not None or self.detector is not None:
+            raise ValueError(
+                "a run trains an encoder, a segmenter or a detector, but the config has several of them"
+            )
+        if self.classifier is None:
+            raise ValueError(
+                "encoder needs a classifier section, which says what it is, such as in fashion_pretrain.yaml"
+            )
+        if self.classifier.hierarchy:
+            raise ValueError("encoder trains a plain ViT: classifier.hierarchy makes stages of another kind")
+        if self.classifier.prompts:
+            raise ValueError(
+                f"classifier.prompts={self.classifier.prompts} are for a trained encoder: leave them at 0 "
+                f"while it is trained"
+            )
+        if self.classifier.dynamic and self.encoder.method != "contrast":
+            raise ValueError("encoder.method hides patches of one grid: set classifier.dynamic=false")
+        if self.model.retrofit is not None:
+            raise ValueError(
+                "model.retrofit is for classifiers and generators: retrofit the classifier later"
+            )
+        if self.data.streaming:
+            raise ValueError("encoder needs images by number: set data.streaming=false")
+
+    def _check_tuned(self) -> None:
+        """Refuses a part to train that the classifier does not have."""
+        tuned, classifier = self.classifier_training.tuned, self.classifier
+        if self.kind != "classifier" or classifier is None or tuned == "all":
+            return
+        if classifier.hierarchy or classifier.tubelet is not None:
+            raise ValueError(
+                f"classifier_training.tuned={tuned} is for a plain ViT of pictures; others take tuned=all"
+            )
+        if tuned == "prompts" and not classifier.prompts:
+            raise ValueError(
+                "classifier_training.tuned=prompts trains prompts, and there are none: set "
+                "classifier.prompts=8 or another number"
+            )
+        if self.model.init_from is None:
+            raise ValueError(
+                f"classifier_training.tuned={tuned} leaves the rest as it is, which nothing has trained: set "
+                f"model.init_from"
+            )
+        if self.model.retrofit is not None:
+            raise ValueError(
+                f"model.retrofit changes all weights: set classifier_training.tuned=all, got {tuned}"
+            )
+
     def _check_dense(self, name: str) -> None:
         """Refuses what a model on a classifier's maps cannot have."""
         if self.classifier is None:
@@ -184,6 +249,8 @@ class Config:
             refuse_oversized("generator", size, self)
             return
 
+        if self.encoder is not None:
+            refuse_oversized("encoder", size_of_encoder(self.encoder, self.classifier), self)
         if self.segmenter is not None:
             refuse_oversized("segmenter", size_of_segmenter(self.segmenter, self.classifier), self)
         if self.detector is not None:

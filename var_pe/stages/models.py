@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from var_pe import settings
+from var_pe.data.hidden_patches import number_hidden
 from var_pe.files import hash_of_files
 from var_pe.interop.lpips import load_lpips
 from var_pe.models.clips import ClipClassifier
@@ -22,6 +23,7 @@ from var_pe.models.feature_stages import ClassifierStages, FeatureStages, Hierar
 from var_pe.models.folder import SavedModel, check_folder, read_config
 from var_pe.models.generator import VARTransformer
 from var_pe.models.hierarchy.classifier import HierarchicalClassifier
+from var_pe.models.pretraining import Contrast, HiddenPixels, HiddenTokens
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.models.vit import OF_CLIPS, PLAIN, ViTClassifier
 from var_pe.models.weight_files import stored, weight_files
@@ -88,7 +90,7 @@ def build_classifier(
     if config.classifier.hierarchy:
         cls, unused = HierarchicalClassifier, ("depth", *PLAIN, *OF_CLIPS)
     elif config.classifier.tubelet is not None:
-        cls, unused = ClipClassifier, ("hierarchy",)
+        cls, unused = ClipClassifier, ("hierarchy", "prompts")
         settings_of_model["frames"] = config.data.frames
     for name in unused:
         del settings_of_model[name]
@@ -101,6 +103,30 @@ def build_classifier(
             seed=config.seed,
             kept_grids=kept_grids,
         )
+
+
+def build_pretrained(
+    config: Config, levels: VQTokenizer | None = None, *, kept_grids: Sequence[Grid] | None = None
+) -> HiddenPixels | HiddenTokens | Contrast:
+    """A new encoder with what it is trained with; `levels` is the tokenizer whose tokens it learns, if any.
+
+    Raises:
+        ValueError: a setting does not fit the encoder, or the tokenizer's levels its patches.
+    """
+    assert config.encoder is not None
+    encoder = build_classifier(config, 0, kept_grids=kept_grids)
+    assert isinstance(encoder, ViTClassifier), "the config has been checked"
+    with rules_of("encoder"):
+        if config.encoder.method == "contrast":
+            return Contrast(encoder, config.encoder, config.seed)
+
+        grid = encoder.pyramid.finest
+        hidden = number_hidden(grid, config.encoder.share, config.encoder.hidden_block)
+        if config.encoder.method == "pixels":
+            return HiddenPixels(encoder, config.encoder, hidden, config.seed)
+        assert levels is not None, "whoever wants tokens has a tokenizer"
+        codes = levels.quantizer.num_codes
+        return HiddenTokens(encoder, hidden, levels.pyramid, codes, config.seed)
 
 
 def build_segmenter(

@@ -21,7 +21,10 @@ from var_pe.models.hierarchy.attention import divisions_of
 from var_pe.models.hierarchy.classifier import HierarchicalClassifier
 from var_pe.models.hierarchy.lines import AttentionShape, Linear
 from var_pe.models.kernels import BY_PARTS, kernel_for
+from var_pe.models.pretraining import Contrast, HiddenTokens
 from var_pe.models.tokenizer import TokenizerConfig
+from var_pe.models.tuning import merge, tune
+from var_pe.models.vit import ViTClassifier
 from var_pe.progress import number_of, size
 from var_pe.pyramid import Grid, Pyramid
 from var_pe.stages.begun import kept_grids, start_of, training_of
@@ -31,13 +34,15 @@ from var_pe.stages.models import (
     AnyClassifier,
     build_classifier,
     build_generator,
+    build_pretrained,
     build_tokenizer,
 )
 from var_pe.stages.on_maps import ON_MAPS
 from var_pe.stages.pyramids import tokenizer_pyramids
 from var_pe.stages.run_folder import remarks_on_steps
 from var_pe.stages.starts import initialise_from, start_encoder, start_tokenizer
-from var_pe.stages.train import check_generator
+from var_pe.stages.train import check_encoder, check_generator
+from var_pe.tasks.classifier import ClassifierTraining
 from var_pe.tasks.generator import GeneratorTraining
 from var_pe.tasks.progressive import share_of_tokens
 from var_pe.training.config import TrainingConfig
@@ -62,6 +67,8 @@ def plan(config: Config) -> str:
     images, classes, counted = training_images_and_classes(config)
     lines = [SETTINGS, settings.to_yaml(config), LEADS_TO, _folders(config), counted]
     drawn = check_generator(config) if config.kind == "generator" else []
+    if config.kind == "encoder":
+        return "\n".join([*lines, *_encoder(config, images)])
     pyramids = dict.fromkeys(drawn)
     if config.kind in ("segmenter", "detector"):
         return "\n".join([*lines, *_dense(config, images)])
@@ -73,6 +80,7 @@ def plan(config: Config) -> str:
             classifier = build_classifier(config, classes, kept_grids=kept_grids(there))
             lines += _start("training", there or initialise_from(config, classifier))
             lines += _model("classifier", classifier, config.classifier_training, images)
+            lines += _tuned(classifier, config.classifier_training)
             lines += _inside(classifier, config, config.classifier_training)
 
         else:
@@ -105,6 +113,17 @@ def plan(config: Config) -> str:
     return "\n".join(lines)
 
 
+def _tuned(classifier: AnyClassifier, training: ClassifierTraining) -> list[str]:
+    """What of a classifier is trained, where that is a part; `classifier` is changed for it."""
+    if training.tuned == "all":
+        return []
+    assert isinstance(classifier, ViTClassifier), "the config has been checked"
+    tune(classifier, training.tuned, training.lora, seed=0)
+    number = sum(parameter.numel() for parameter in classifier.parameters() if parameter.requires_grad)
+    merge(classifier)
+    return [f"tuned: {training.tuned}, {number:,} parameters are trained"]
+
+
 def _dense(config: Config, images: int | None) -> list[str]:
     """What a segmenter or detector amounts to; masks or boxes are looked at, as before a training."""
     there = start_of(Path(config.run))
@@ -126,6 +145,37 @@ def _dense(config: Config, images: int | None) -> list[str]:
         *_model(config.kind, model, training, images),
         *_inside(model.encoder, config, training),
         f"{head}: on maps of {maps}",
+    ]
+
+
+def _encoder(config: Config, images: int | None) -> list[str]:
+    """What an encoder that learns without labels amounts to, and what of each image it learns."""
+    assert config.encoder is not None
+    check_encoder(config)
+    method, lines = config.encoder.method, list[str]()
+    with torch.device("meta"):
+        tokenizer = build_tokenizer(config) if method == "tokens" else None
+        there = start_of(Path(config.run))
+        model = build_pretrained(config, tokenizer, kept_grids=kept_grids(there))
+        start = there or initialise_from(config, model.encoder, ())
+    grid = model.encoder.pyramid.finest
+    number, kept = grid[0] * grid[1], sum(p.numel() for p in model.encoder.parameters())
+    if isinstance(model, Contrast):
+        lines += [f"contrast: two views a picture, told apart from those of {config.encoder_training.batch}"]
+    else:
+        lines += [f"{method}: {model.hidden} of {number} patches are hidden in every picture"]
+    if isinstance(model, HiddenTokens):
+        asked = sum(model.hidden * model.cells(level).shape[1] for level in range(model.levels.num_levels))
+        lines += [f"tokens: of the levels {model.levels}, {asked} guesses a picture"]
+        where = config.tokenizer_run
+        is_there = (Path(where) / "tokenizer").exists()
+        lines += [f"the tokenizer {'is there and is taken' if is_there else 'is trained first'}, in {where}"]
+    return [
+        *_start("training", start),
+        *_model("encoder", model, config.encoder_training, images),
+        f"kept: the encoder alone, {kept:,} parameters",
+        *lines,
+        *_inside(model.encoder, config, config.encoder_training),
     ]
 
 
@@ -233,6 +283,8 @@ def _source(data: DataConfig) -> tuple[int | None, int, str]:
         classes = len(data.classes) or known.classes
         images = known.train_images * classes // known.classes
         number = None if data.streaming else min(images, data.limit or images)
+        if number is not None and data.train_share < 1:
+            number = max(1, round(data.train_share * number))
         return number, classes, f" as published, not counted: {error}"
 
     return None if data.streaming else len(source), len(source.class_names), ""

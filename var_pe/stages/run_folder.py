@@ -30,6 +30,7 @@ SETTINGS: dict[Kind, tuple[str, ...]] = {
     "tokenizer": OF_TOKENIZER,
     "generator": (*OF_TOKENIZER, "tokenizer_run", "generator", "generator_training", "model", "seed"),
     "classifier": ("data", "model", "classifier", "classifier_training", "seed"),
+    "encoder": ("data", "model", "classifier", "encoder", "encoder_training", "seed"),
     "segmenter": ("data", "model", "classifier", "segmenter", "segmenter_training", "seed"),
     "detector": ("data", "model", "classifier", "detector", "detector_training", "seed"),
 }
@@ -78,8 +79,8 @@ def check_settings(folder: Path, config: Config, kind: Kind) -> None:
     mine = {key: everything[key] for key in SETTINGS[kind]}
     saved = asdict(saved_config(path))
 
-    # Without a limit this seed chooses only what is validated on.
-    if mine["data"]["limit"] is None:
+    # Without a part of the pictures this seed chooses only what is validated on.
+    if mine["data"]["limit"] is None and mine["data"]["train_share"] == 1:
         saved["data"]["subset_seed"] = mine["data"]["subset_seed"]
 
     changed = settings.differences({key: saved.get(key) for key in mine}, mine, Config)

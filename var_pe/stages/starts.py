@@ -94,9 +94,12 @@ def start_encoder(config: Config, model: DenseModel) -> Start | None:
 
 
 def trained_folder(run: Path, kind: Kind) -> Path:
-    """Where a run's model of this kind lies; also that of a saved pipeline, and a model's folder itself."""
+    """Where a run's model of this kind lies; also that of a saved pipeline, and a model's folder itself.
+
+    An encoder is a classifier without classes.
+    """
     candidates = [run / kind, run / "transformer", run]
-    for folder in candidates if kind == "generator" else [run / kind, run]:
+    for folder in candidates if kind == "generator" else [run / kind, run / "encoder", run]:
         if (folder / "config.json").exists():
             return folder
     return run / kind

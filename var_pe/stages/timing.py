@@ -32,6 +32,7 @@ from var_pe.stages.score import score_classifier, score_on_maps, score_tokenizer
 from var_pe.stages.tokens import training_tokens
 from var_pe.stages.train import (
     train_classifier,
+    train_encoder,
     train_generator,
     train_on_maps,
     train_tokenizer,
@@ -86,6 +87,7 @@ def time_stages(config: Config, stage: str, accelerator: Accelerator) -> list[Co
         "tokenizer": _tokenizer,
         "generator": _generator,
         "classifier": _classifier,
+        "encoder": _encoder,
         "segmenter": _on_maps,
         "detector": _on_maps,
     }[stage]
@@ -130,17 +132,22 @@ def shortened(config: Config, folder: Path, device: str, number: int = STEPS, lo
 
     if not data.streaming:
         data = replace(data, limit=min(IMAGES, data.limit or IMAGES))
+
+    # Weights to start from take no other time, but a part of a model is tuned from some.
+    tuned = config.kind == "classifier" and config.classifier_training.tuned != "all"
+    model = config.model if tuned else ModelStart()
     return replace(
         config,
         run=str(folder / "run"),
         tokenizer_run=str(folder / "tokenizer"),
         data=data,
-        model=ModelStart(),  # weights to start from take no other time
+        model=model,
         tokenizer_init_from=None,
         tokenizer_training=short(config.tokenizer_training),
         # Steps with all levels in, as most are.
         generator_training=replace(short(config.generator_training), progressive=None),
         classifier_training=short(config.classifier_training),
+        encoder_training=short(config.encoder_training),
         segmenter_training=short(config.segmenter_training),
         detector_training=short(config.detector_training),
     )
@@ -214,6 +221,15 @@ def _classifier(config: Config, short: Config, accelerator: Accelerator) -> list
     train_classifier(short, accelerator)
     training = _training("classifier", config, config.classifier_training, Path(short.run))
     return [training, *_scores(config, short, lambda: score_classifier(short, accelerator))]
+
+
+def _encoder(config: Config, short: Config, accelerator: Accelerator) -> list[Cost]:
+    assert config.encoder is not None
+    costs, tokenizer = [], None
+    if config.encoder.method == "tokens":
+        costs, tokenizer = _tokenizer(config, short, accelerator), train_tokenizer(short, accelerator)
+    train_encoder(short, tokenizer, accelerator)
+    return [*costs, _training("encoder", config, config.encoder_training, Path(short.run))]
 
 
 def _on_maps(config: Config, short: Config, accelerator: Accelerator) -> list[Cost]:

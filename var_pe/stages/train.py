@@ -10,20 +10,27 @@ from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
+import torch
 from accelerate import Accelerator
 
 from var_pe.data.augmented import Augmented
 from var_pe.data.counts import what_is_read
+from var_pe.data.hidden_patches import HeldOutHidden, HiddenPatches, WithTokens
 from var_pe.data.image_set import TrainingSet
 from var_pe.data.images import ImageDataset
 from var_pe.data.sources import DataConfig
+from var_pe.data.token_cache import TokenDataset
+from var_pe.data.views import HeldOutViews, TwoViews, Views
 from var_pe.evaluation.segmentation import check_library
 from var_pe.models.classifier import Classifier
 from var_pe.models.dense.detector import Detector
 from var_pe.models.dense.segmenter import Segmenter
 from var_pe.models.generator import VARTransformer
+from var_pe.models.pretraining import Contrast, HiddenPixels, Pretrained
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.models.transfer import keep_new
+from var_pe.models.tuning import merge, tune
+from var_pe.models.vit import ViTClassifier
 from var_pe.processes import Processes
 from var_pe.pyramid import Pyramid
 from var_pe.stages.begun import (
@@ -47,6 +54,7 @@ from var_pe.stages.models import (
     build_classifier,
     build_discriminator,
     build_generator,
+    build_pretrained,
     build_tokenizer,
     feature_network,
     load_classifier,
@@ -61,6 +69,7 @@ from var_pe.stages.tokens import held_out_tokens, training_tokens
 from var_pe.tasks.classifier import ClassifierTask
 from var_pe.tasks.fading import Fading
 from var_pe.tasks.generator import GeneratorTask
+from var_pe.tasks.pretraining import ContrastTask, HiddenPixelsTask, HiddenTokensTask
 from var_pe.tasks.pyramids import one_of
 from var_pe.tasks.tokenizer import TokenizerTask
 from var_pe.training.history import History, Rule
@@ -232,6 +241,8 @@ def train_classifier(config: Config, accelerator: Accelerator, extend: Rule | No
         history = replace(history, start=initialise_from(config, model, class_names))
     else:
         blend_again(model, history.start)
+    if training.tuned != "all":
+        tune(cast(ViTClassifier, model), training.tuned, training.lora, seed)
     held_out = held_out_images(config, training.validation_images)
     steps = history.asked[0].steps
     task = ClassifierTask(model, dataset, held_out, training, Fading.of(model, config.model.retrofit, steps))
@@ -239,8 +250,115 @@ def train_classifier(config: Config, accelerator: Accelerator, extend: Rule | No
     run = claim(folder, "classifier", config, history, accelerator)
     trained = train(task, training, run, history, seed=seed)
     keep_new(cast(Classifier, trained.model))
+    merge(trained.model)
     put_in_place(run, "classifier", config, trained, dataset, history, class_names)
     return load_classifier(folder / "classifier")
+
+
+def train_encoder(
+    config: Config, tokenizer: VQTokenizer | None, accelerator: Accelerator, extend: Rule | None = None
+) -> Classifier:
+    """The encoder in the run's folder: loaded if it is finished, else trained without labels.
+
+    `tokenizer` is the one whose tokens it learns, if it learns any.
+
+    Raises:
+        ValueError: the folder holds an encoder with other settings or of other codes, or this one cannot be
+            trained or extended so.
+    """
+    assert config.encoder is not None, "only a config with an encoder section trains one"
+    folder, learns = Path(config.run), config.encoder
+    training, seed = config.encoder_training, config.seed
+    config = settled_config(config)
+    check_encoder(config)
+    if is_finished(config, folder, "encoder"):
+        say_already_there(folder / "encoder", accelerator, extend)
+        return load_classifier(folder / "encoder")
+
+    processes = Processes.of(accelerator)
+    say_what_is_read(config.data, processes)
+    images = training_images(config, processes, seed)
+    assert isinstance(images, ImageDataset), "the config refuses a stream"
+    codes = None if tokenizer is None else weights_hash(Path(config.tokenizer_run) / "tokenizer")
+    history = ask(config, folder, "encoder", images.num_images, extend, codes, training_set=images.identity)
+    history = with_compiled(history, config, "encoder", processes)
+    model = build_pretrained(config, tokenizer, kept_grids=kept_grids(history.start))
+    if history.start is None:
+        history = replace(history, start=initialise_from(config, model.encoder, ()))
+
+    # What of each image is hidden, or two views of it
+    held_out = held_out_images(config, training.validation_images)
+    task: HiddenPixelsTask | HiddenTokensTask | ContrastTask
+    if isinstance(model, Contrast):
+        views = views_of(config)
+        task = ContrastTask(
+            model,
+            TwoViews(images, views, seed),
+            HeldOutViews(held_out, views),
+            temperature=learns.temperature,
+            momentum=learns.momentum,
+            steps=history.steps,
+            processes=processes,
+        )
+    else:
+        grid = model.encoder.pyramid.finest
+        hidden = HiddenPatches(images, grid, learns.share, learns.hidden_block, seed)
+        held_out_hidden = HeldOutHidden(held_out, grid, learns.share, learns.hidden_block)
+        if isinstance(model, HiddenPixels):
+            task = HiddenPixelsTask(model, hidden, held_out_hidden, grid)
+        else:
+            assert tokenizer is not None, "whoever wants tokens has a tokenizer"
+            tokenizer = tokenizer.to(accelerator.device)
+            known = tokens_of_images(config, tokenizer, images, processes)
+            with_tokens = hidden if known is None else WithTokens(hidden, known)
+            task = HiddenTokensTask(model, tokenizer, with_tokens, held_out_hidden)
+
+    run = claim(folder, "encoder", config, history, accelerator)
+    trained = train(task, training, run, history, seed=seed)
+    assert isinstance(trained.model, Pretrained)
+    kept = replace(trained, model=trained.model.encoder)
+    put_in_place(run, "encoder", config, kept, task.dataset, history, ())
+    return load_classifier(folder / "encoder")
+
+
+def check_encoder(config: Config) -> None:
+    """Checks an encoder's settings and folder; also called before a tokenizer is trained for it.
+
+    Raises:
+        ValueError: they do not fit, or the folder holds an encoder with other settings or of other codes.
+    """
+    assert config.encoder is not None
+    folder, settled = Path(config.run), settled_config(config)
+    check_settings(folder, settled, "encoder")
+    if not is_finished(settled, folder, "encoder"):
+        check_numbers(folder)
+    tokenizer = None
+    with torch.device("meta"):
+        if config.encoder.method == "tokens":
+            check_folders(config)
+            check_codes(config)
+            tokenizer = build_tokenizer(config)
+        build_pretrained(settled, tokenizer)
+
+
+def views_of(config: Config) -> Views:
+    """How the config's views are made of its images."""
+    assert config.encoder is not None
+    data, encoder = config.data, config.encoder
+    return Views(
+        data.height, data.width, data.channels, encoder.smallest_crop, encoder.mirror, encoder.jitter
+    )
+
+
+def tokens_of_images(
+    config: Config, tokenizer: VQTokenizer, images: ImageDataset, processes: Processes
+) -> TokenDataset | None:
+    """The tokens of the training images, encoded once; None where an image looks different in every epoch."""
+    if images.augments:
+        return None
+    of_one_view = replace(config, generator_training=replace(config.generator_training, views=1))
+    pyramid = tokenizer.pyramid
+    return training_tokens(of_one_view, tokenizer, {pyramid: images}, processes)[pyramid]
 
 
 def train_on_maps(

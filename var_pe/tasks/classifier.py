@@ -1,6 +1,7 @@
 """Training a classifier: its loss, the learning rates of its layers, validation and preview."""
 
 from collections.abc import Sequence
+from dataclasses import field
 from typing import Annotated, Literal
 
 import numpy as np
@@ -16,6 +17,7 @@ from var_pe.data.classes import from_all_classes, labels_of
 from var_pe.data.image_set import Batch, HeldOutImages, TrainingSet, stacked
 from var_pe.evaluation.folder import to_uint8
 from var_pe.models.classifier import Classifier
+from var_pe.models.tuning import Lora, Tuned
 from var_pe.pages.sheets import Cell, Pixels, Section, class_name, sheet
 from var_pe.settings.fields import Doc, FilePath, NonNegative, NonNegativeFloat, ShareBelowOne, section
 from var_pe.tasks.fading import Fading
@@ -46,6 +48,14 @@ class ClassifierTraining(TrainingConfig):
         NonNegative,
         Doc("steps until the next layer, from the head down, is trained too; 0: no layer is frozen"),
     ] = 0
+    tuned: Annotated[
+        Tuned,
+        Doc(
+            "what is trained beside the head: all, nothing (head), prompts of every block, lora: low-rank "
+            "adapters, merged in the end"
+        ),
+    ] = "all"
+    lora: Lora = field(default_factory=Lora)
     drawn_images: Annotated[
         FilePath | None,
         Doc("train on this folder of scripts/sample.py instead of the training split"),
@@ -54,6 +64,14 @@ class ClassifierTraining(TrainingConfig):
         Contrastive | None,
         Doc("tokens of a picture and of a crop of it at the same place are pulled together; null: none are"),
     ] = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.tuned != "all" and (self.layer_decay < 1 or self.unfreeze_every):
+            raise ValueError(
+                f"layer_decay and unfreeze_every share out the learning rate among all layers: set "
+                f"tuned=all, got {self.tuned}"
+            )
 
 
 SHOWN = 64  # images of all classes that a preview shows
