@@ -24,7 +24,10 @@ def config_in(folder, *more: str) -> Config:
         *(f"data.{rest}" for rest in ("shapes_train=16", "shapes_test=8", "source=shapes")),
         "classifier={}",
         "encoder={}",
-        *(f"classifier.{rest}" for rest in ("dim=16", "depth=2", "num_heads=2", "encoding=sinusoidal + rope")),
+        *(
+            f"classifier.{rest}"
+            for rest in ("dim=16", "depth=2", "num_heads=2", "encoding=sinusoidal + rope")
+        ),
         *(f"encoder.{rest}" for rest in ("decoder_dim=8", "projection=8", "projection_hidden=16")),
         *(
             f"{kind}_training.{rest}"
