@@ -142,7 +142,15 @@ def attention_of_generator(
     """Of every level and layer (B, H, l, seen), level by level with a cache as in drawing, on given tokens.
 
     `labels_B` are classes, or `num_classes` for none.
+
+    Raises:
+        ValueError: its levels attend to some of the keys alone, so that no weight says where it looks.
     """
+    if transformer.few_keys:
+        raise ValueError(
+            "attention is shown where a level attends to all keys in sight, and this generator has "
+            f"most_keys={transformer.config['most_keys']}"
+        )
     pyramid = transformer.pyramid
     inputs_BLZ = tokenizer.quantizer.teacher_forcing(tokens_BL, pyramid)
     positions = pyramid.positions(labels_B.device)

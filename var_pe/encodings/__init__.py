@@ -10,6 +10,7 @@ from typing import Literal
 
 from var_pe.encodings import (  # noqa: F401  # importing a file registers its encoding
     alibi,
+    blocks,
     coordinate,
     factorized,
     fire,
@@ -85,14 +86,19 @@ def build_encoding(
     shape = ModelShape(dim, num_heads, depth, pyramid, times)
     kept = shape if kept_grids is None else replace(shape, pyramid=Pyramid.of(kept_grids))
 
-    def build(member: Member) -> PositionEncoding:
+    def build(member: Member, grids_of: Callable[[Pyramid], Pyramid] | None = None) -> PositionEncoding:
         if member.name not in REGISTRY:
             raise ValueError(f"there is no encoding {member.name!r}; {nearest(member.name, REGISTRY)}")
         cls = REGISTRY[member.name]
         if times > 1 and not cls.has_time:
             able = ", ".join(name for name, other in sorted(REGISTRY.items()) if other.has_time)
             raise ValueError(f"{member.name} has no time axis, which clips need; {able} have one")
-        return cls.from_line(member, kept if cls.keeps_grids else shape, build)
+
+        made_for = kept if cls.keeps_grids else shape
+        if grids_of is None:
+            return cls.from_line(member, made_for, build)
+        part_of = replace(made_for, pyramid=grids_of(made_for.pyramid))
+        return cls.from_line(member, part_of, lambda part, of=None: build(part, of or grids_of))
 
     described = parse(settled(line, dim))
     if acting is not None:

@@ -3,7 +3,7 @@
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Generic, Self, TypeVar, cast
+from typing import ClassVar, Generic, Protocol, Self, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,14 @@ class ModelShape:
     times: int = 1
 
 
+class BuildPart(Protocol):
+    """Builds what a member takes as a part, for the model's pyramid or for what `grids_of` makes of it."""
+
+    def __call__(
+        self, member: Member, grids_of: Callable[[Pyramid], Pyramid] | None = None
+    ) -> "PositionEncoding": ...
+
+
 class PositionEncoding(nn.Module, Generic[Context]):
     """Tells a transformer where its tokens are: a function of `Positions`, so it serves both models.
 
@@ -52,9 +60,7 @@ class PositionEncoding(nn.Module, Generic[Context]):
     from_width: ClassVar[Mapping[str, Callable[[int], Value]]] = {}
 
     @classmethod
-    def from_line(
-        cls, member: Member, shape: ModelShape, build_part: Callable[[Member], "PositionEncoding"]
-    ) -> Self:
+    def from_line(cls, member: Member, shape: ModelShape, build_part: "BuildPart") -> Self:
         """The encoding that a config's line asks for; its options are the constructor's keywords.
 
         A member that takes other encodings as parts overrides this and builds each with `build_part`.

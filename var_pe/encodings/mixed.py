@@ -6,7 +6,7 @@ from typing import Self, cast
 import torch
 from torch import Tensor, nn
 
-from var_pe.encodings.base import REGISTRY, ModelShape, PositionEncoding, TokenEncoding, register
+from var_pe.encodings.base import REGISTRY, BuildPart, ModelShape, PositionEncoding, TokenEncoding, register
 from var_pe.encodings.machinery.codes import amplitude, standard_deviation
 from var_pe.encodings.machinery.compose import move_all
 from var_pe.pyramid import Positions, Pyramid
@@ -44,9 +44,7 @@ class Mixed(TokenEncoding):
     factor_P: Tensor
 
     @classmethod
-    def from_line(
-        cls, member: Member, shape: ModelShape, build_part: Callable[[Member], PositionEncoding]
-    ) -> Self:
+    def from_line(cls, member: Member, shape: ModelShape, build_part: BuildPart) -> Self:
         """`mixed(learned=0.7, sinusoidal=0.3)` is short for parts in brackets and `weights=(0.7, 0.3)`.
 
         Raises:

@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from var_pe.models.attention import PositionContext
+from var_pe.models.keys import KeyChoice
 from var_pe.models.layers import MLP, Attention, LayerCache, with_gain
 
 
@@ -18,9 +19,10 @@ class AdaLNBlock(nn.Module):
         dropout: float,
         qk_norm: bool,
         shared: bool,
+        choose: KeyChoice | None = None,
     ) -> None:
         super().__init__()
-        self.attn = Attention(dim, num_heads, qk_norm, dropout)
+        self.attn = Attention(dim, num_heads, qk_norm, dropout, choose)
         self.mlp = MLP(dim, mlp_ratio, dropout, gelu="tanh")  # VAR's
         self.norm1 = nn.LayerNorm(dim, eps=1e-6, elementwise_affine=False)
         self.norm2 = nn.LayerNorm(dim, eps=1e-6, elementwise_affine=False)

@@ -19,6 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from var_pe.encodings import PositionEncoding
 from var_pe.encodings.base import Context
 from var_pe.models.kernels import BY_PARTS, Kernel, kernel_for
+from var_pe.models.keys import KeyChoice
 from var_pe.models.products import by_products, by_products_anew
 from var_pe.pyramid import Grid, Positions, positions_on
 
@@ -271,8 +272,12 @@ def attend(
     *,
     dropout: float,
     scale: float | None,
+    choose: KeyChoice | None = None,
 ) -> Tensor:
-    """Exact attention, (B, Q, H, D), by a call for each part; `scale` is the products', None: 1 / sqrt(D)."""
+    """Exact attention, (B, Q, H, D), by a call for each part; `scale` is the products', None: 1 / sqrt(D).
+
+    With `choose` it is attention to the keys that are chosen of those that a part sees.
+    """
     if position_context.blocks is not None and not dropout:
         y_BHQD = flex()(q_BHQD, k_BHKD, v_BHKD, block_mask=position_context.blocks, scale=scale)
         return y_BHQD.transpose(1, 2)
@@ -292,6 +297,8 @@ def attend(
 
     y_parts = []
     for q, k, v, part in zip(q_parts, k_parts, v_parts, parts, strict=True):
+        if choose is not None:
+            k, v = choose(k, v)
         y_parts.append(attend_part(q, k, v, position_context, part, layer, dropout, scale).transpose(1, 2))
     return y_parts[0] if len(parts) == 1 else torch.cat(y_parts, dim=1)
 

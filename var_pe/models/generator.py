@@ -29,6 +29,7 @@ from var_pe.models.choice import (
 )
 from var_pe.models.initialisation import initialise
 from var_pe.models.kernels import kernel_for
+from var_pe.models.keys import By, key_choice
 from var_pe.models.layers import LevelCache
 from var_pe.models.numbers import keys_of, token_keys, uniform_pairs
 from var_pe.models.resizable import Resizable
@@ -37,7 +38,15 @@ from var_pe.models.tokenizer import DEFAULTS as TOKENIZER_DEFAULTS
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.pyramid import Grid, Positions, Pyramid, sides_of
 from var_pe.resampling.precision import full_precision
-from var_pe.settings.fields import Doc, NonNegativeFloat, Positive, PositiveFloat, ShareBelowOne, section
+from var_pe.settings.fields import (
+    Doc,
+    NonNegativeFloat,
+    Positive,
+    PositiveFloat,
+    ShareBelowOne,
+    section,
+)
+from var_pe.settings.fields import check_choice as check_choice_of
 
 
 @section(frozen=True)
@@ -66,6 +75,13 @@ class GeneratorConfig:
         Positive | None,
         Doc("coarser levels that a level sees beside its own, the nearest; 1: MVAR's view; null: all"),
     ] = None
+    most_keys: Annotated[
+        Positive | None,
+        Doc("keys that a level's queries attend to at most, of those in sight; null: all"),
+    ] = None
+    keys_by: Annotated[
+        By, Doc("which: those of the highest learned score of each head, or a sample that is drawn once")
+    ] = "score"
     adaln_init: Annotated[
         NonNegativeFloat, Doc("the gates' initial weights are multiplied by it (VAR-d16: 1e-3)")
     ] = 1e-3
@@ -103,7 +119,8 @@ class VARTransformer(Resizable):
 
     The first level starts from one vector, class embedding plus `start_C`; every other level from its view of
     the levels before it. A token sees its own level and all coarser ones, or with `levels_before` the nearest
-    so many: 1 is MVAR's view (Zhang et al. 2026, arXiv 2505.12742) but for its neighbourhoods. Label
+    so many: 1 is MVAR's view (Zhang et al. 2026, arXiv 2505.12742) but for its neighbourhoods; of these keys
+    it attends to `most_keys` at most (`models/keys.py`). Label
     `num_classes` is unconditional, the only one if there are no classes. Arguments as in `GeneratorConfig`;
     `levels`, `codebook_size` and `latent_channels` are the tokenizer's.
 
@@ -139,6 +156,8 @@ class VARTransformer(Resizable):
         seed: int = 0,
         kept_grids: Sequence[Grid] | None = None,
         levels_before: int | None = GeneratorConfig.levels_before,
+        most_keys: int | None = GeneratorConfig.most_keys,
+        keys_by: By = GeneratorConfig.keys_by,
     ) -> None:
         super().__init__()
         if levels_before is not None and levels_before < 1:
@@ -166,11 +185,32 @@ class VARTransformer(Resizable):
         )
         self.level_embed = LevelEmbedding(level_embedding, dim=dim, pyramid=self.pyramid)
 
+        # Which keys a level attends to
+        check_choice_of("keys_by", keys_by, By)
+        width = self.position_encoding.width_of(dim // num_heads)
+        if most_keys is not None and self.position_encoding.adds_to_scores:
+            raise ValueError(
+                f"most_keys={most_keys} gathers keys, and {encoding} adds something to the scores of all of "
+                f"them: leave most_keys at null"
+            )
+        self.few_keys = most_keys is not None
+
         # Blocks, modulated by the class
         self.silu = nn.SiLU()
         self.shared_modulation = nn.Linear(dim, 6 * dim) if shared_adaln else None
         self.blocks = Blocks(
-            (AdaLNBlock(dim, num_heads, mlp_ratio, dropout, qk_norm, shared_adaln) for _ in range(depth)),
+            (
+                AdaLNBlock(
+                    dim,
+                    num_heads,
+                    mlp_ratio,
+                    dropout,
+                    qk_norm,
+                    shared_adaln,
+                    key_choice(most_keys, keys_by, num_heads=num_heads, width=width, seed=seed),
+                )
+                for _ in range(depth)
+            ),
             drop_path,
         )
 
@@ -259,7 +299,15 @@ class VARTransformer(Resizable):
             needs_grad=torch.is_grad_enabled(),
             has_bias=self.position_encoding.adds_to_scores,
         )
-        position_context = all_levels(self.position_encoding, positions, kernel, before=self.levels_before)
+        # Where each level has its own choice of keys, each is a call of its own.
+        if self.few_keys:
+            position_context = all_levels(
+                self.position_encoding, positions, "slices", coarse=0, before=self.levels_before
+            )
+        else:
+            position_context = all_levels(
+                self.position_encoding, positions, kernel, before=self.levels_before
+            )
 
         return self._blocks(x_BLC, class_BC, positions, position_context)
 

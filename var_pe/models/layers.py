@@ -9,6 +9,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from var_pe.models.attention import PositionContext, attend
+from var_pe.models.keys import KeyChoice
 from var_pe.pyramid import Grid
 from var_pe.settings.fields import check_choice
 
@@ -78,7 +79,14 @@ class AttentionHeads(nn.Module):
 
     max_log_scale = log(100.0)
 
-    def __init__(self, dim: int, num_heads: int, qk_norm: bool, dropout: float) -> None:
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        qk_norm: bool,
+        dropout: float,
+        choose: KeyChoice | None = None,
+    ) -> None:
         super().__init__()
         if dim % num_heads:
             raise ValueError(
@@ -87,6 +95,7 @@ class AttentionHeads(nn.Module):
 
         self.num_heads = num_heads
         self.dropout = dropout
+        self.choose = choose
         self.qkv = nn.Linear(dim, 3 * dim, bias=False)
         self.q_bias = nn.Parameter(torch.zeros(dim))
         self.v_bias = nn.Parameter(torch.zeros(dim))
@@ -142,6 +151,7 @@ class AttentionHeads(nn.Module):
             layer,
             dropout=self.dropout if self.training else 0.0,
             scale=scale if self.log_scale_H is None else 1.0,
+            choose=self.choose,
         )
         return y_BQHD[..., :head_dim] if wider else y_BQHD
 

@@ -20,7 +20,10 @@ from var_pe.pages.tables import markdown_table
 M = TypeVar("M", bound=nn.Module)
 
 # Every registered encoding as a line of a config; those that are not named here are lines by their bare name.
-NEEDS_OPTIONS = {"mixed": "mixed(learned=0.7, sinusoidal=0.3)"}
+NEEDS_OPTIONS = {
+    "blocks": "blocks(learned, size=2)",
+    "mixed": "mixed(learned=0.7, sinusoidal=0.3)",
+}
 LINES = [NEEDS_OPTIONS.get(name, name) for name in sorted(REGISTRY)]
 MODELS = ("ViT", "level step")
 LEVELS = (1, 3)  # of the generator

@@ -162,6 +162,10 @@ def _rules(tokenizer: VQTokenizer, transformer: VARTransformer) -> list[tuple[bo
             f"its levels see all coarser ones, got levels_before={of_transformer['levels_before']}",
         ),
         (
+            of_transformer["most_keys"] is None,
+            f"its levels see all keys, got most_keys={of_transformer['most_keys']}",
+        ),
+        (
             of_transformer["level_embedding"] == "learned",
             f"its level_embedding is learned, got {of_transformer['level_embedding']}",
         ),
