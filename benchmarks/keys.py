@@ -3,8 +3,8 @@
     python benchmarks/keys.py
     python benchmarks/keys.py --levels 1 2 3 4 5 7 9 12 16 21 27 36 48 64 --batch 1 --keys 256 --rounds 5
 
-All contenders take turns, so that a slow minute slows all; ratios are to the first, within a round. Inputs are
-random, a drawing is the passes level by level with a cache. No data set is read, nothing is kept.
+All contenders take turns, so that a slow minute slows all; ratios are to the first, within a round. Inputs
+are random, a drawing is the passes level by level with a cache. No data set is read, nothing is kept.
 """
 
 import argparse

@@ -393,7 +393,7 @@ MISTAKES = (
         ("tests/encodings/test_rope.py",),
     ),
     Mistake(
-        "training idea missed",
+        "formula missed",
         "all levels are in from the first step on",
         "var_pe/tasks/progressive.py",
         "return min(num_levels, self.first + later * step // all_from)",
@@ -401,7 +401,7 @@ MISTAKES = (
         ("tests/tasks/test_progressive.py",),
     ),
     Mistake(
-        "training idea missed",
+        "formula missed",
         "places of a crop are looked up where they lie in the crop",
         "var_pe/tasks/losses/contrastive.py",
         "yx_BL2 = centre_B2[:, None] + side_B[:, None, None] * yx_L2",
@@ -409,7 +409,7 @@ MISTAKES = (
         ("tests/tasks/test_contrastive.py",),
     ),
     Mistake(
-        "training idea missed",
+        "formula missed",
         "levels are pushed towards what the coarser one says",
         "var_pe/models/scale_guidance.py",
         "torch.lerp(prior_BlV, logits_BlV, 1 + strength)",
@@ -417,7 +417,7 @@ MISTAKES = (
         ("tests/models/test_scale_guidance.py",),
     ),
     Mistake(
-        "training idea missed",
+        "formula missed",
         "a level sees one level more than it is to see",
         "var_pe/models/attention.py",
         "else max(0, level - before)",
