@@ -7,11 +7,14 @@ import json
 import subprocess
 
 import pytest
+from accelerate import Accelerator
 
 from tests.runs import train_both
 from tests.stages.test_processes import ROOT, TINY, check_equal_losses, command
 from var_pe import settings
 from var_pe.stages.config import Config
+from var_pe.stages.train import train_encoder
+from var_pe.training.log import read_log
 
 # Small trainings, of which each process writes down what came of them; then those that one process did before
 TRAININGS = """
@@ -25,7 +28,8 @@ from tests.training.test_loop import Toy
 from var_pe import settings
 from var_pe.processes import exchange
 from var_pe.stages.config import Config
-from var_pe.stages.train import train_tokenizer
+from tests.stages.test_two_processes import of_views
+from var_pe.stages.train import train_encoder, train_tokenizer
 from var_pe.training.config import TrainingConfig
 from var_pe.training.history import Asked, History
 from var_pe.training.loop import train
@@ -77,7 +81,21 @@ given = sys.argv[3:]
 train_tokenizer(settings.load(Config, "shapes_mixed.yaml", given), accelerator)
 one = f"tokenizer_run={folder}/1/tokenizer"
 train_both(settings.load(Config, "shapes_mixed.yaml", [*given, one]))
+train_encoder(of_views(folder / "2"), None, accelerator)
 """
+
+
+def of_views(folder) -> Config:
+    """An encoder that tells two views of 64 small pictures apart."""
+    given = [
+        f"run={folder}/encoder",
+        *(f"data.{rest}" for rest in ("height=16", "width=16", "shapes_train=64", "shapes_test=16")),
+        *(f"classifier.{rest}" for rest in ("dim=16", "depth=1", "num_heads=2")),
+        "encoder={}",
+        *(f"encoder.{rest}" for rest in ("method=contrast", "projection=8", "projection_hidden=16")),
+        *(f"encoder_training.{rest}" for rest in ("steps=4", "batch=8", "log_every=1", "trackers=[]")),
+    ]
+    return settings.load(Config, "shapes_vit.yaml", given)
 
 
 @pytest.fixture(scope="module")
@@ -86,6 +104,7 @@ def ended(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
     one = [f"run={folder / '1' / 'run'}", f"tokenizer_run={folder / '1' / 'tokenizer'}"]
     train_both(settings.load(Config, "shapes_mixed.yaml", [*one, *TINY]))
+    train_encoder(of_views(folder / "1"), None, Accelerator())
 
     (folder / "both.py").write_text(TRAININGS)
     line, environment = command(folder / "2", script=folder / "both.py", processes=2)
@@ -98,6 +117,16 @@ def ended(tmp_path_factory):
 def test_two_processes_give_the_losses_of_one(ended):
     """Augmentation, label drop and code restarts belong to the image and the step, not to the process."""
     check_equal_losses(ended[0])
+
+
+def test_two_processes_tell_views_apart_as_one(ended):
+    """Each compares its own with those of both."""
+    found = []
+    for number in "12":
+        log = read_log(ended[0] / number / "encoder" / "log.jsonl")
+        found.append([entry[name] for entry in log for name in ("loss", "validation/loss") if name in entry])
+    assert len(found[0]) == 5
+    assert found[1] == pytest.approx(found[0], abs=1e-5)
 
 
 def test_an_exchange_tells_everybody_the_largest_number_of_the_call_before(ended):
