@@ -101,7 +101,7 @@ def test_every_function_that_a_page_names_is_there(page):
 
 @pytest.mark.parametrize("room", TOLD)
 def test_the_rooms_that_one_enters_first_are_told_file_by_file(room):
-    """A file that the page leaves out is one that a newcomer has to guess at; one of another room misleads."""
+    """A file that the page leaves out has to be guessed at, and one of another room misleads."""
     text = (ROOT / "docs" / "architecture.md").read_text()
     section = text.partition(f"**{room}/**")[2].partition("\n**")[0].partition("\n## ")[0]
     files = [path.name for path in (ROOT / "var_pe" / room).rglob("*.py")]

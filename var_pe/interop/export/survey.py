@@ -80,7 +80,8 @@ def small_parts(model: str, line: str) -> list[Part]:
             pool="class_token",
         )
         return classifier_parts(redrawn(vit).eval())
-    assert model == "level step", "there is no third"
+
+    assert model == "level step", f"no parts are written for {model}"
     transformer = VARTransformer(
         levels=LEVELS,
         codebook_size=16,
@@ -91,6 +92,8 @@ def small_parts(model: str, line: str) -> list[Part]:
         depth=1,
         num_heads=4,
     )
+
+    # The tokenizer whose codes it draws
     tokenizer = VQTokenizer(
         levels=LEVELS,
         codebook_size=16,
