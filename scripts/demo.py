@@ -28,7 +28,7 @@ CLASSIFIER = (
 )
 GENERATORS = (
     f"tokenizer_run={RUN}/tokenizer",
-    "tokenizer.levels=[1, 2, 3, 4, 5, 6]",
+    "tokenizer.levels=[1, 2, 3, 4, 6]",
     "tokenizer.codebook_size=256",
     "tokenizer.quantizer=vq(rate=0.1)",
     "tokenizer.channel_multipliers=[1, 1]",
@@ -43,12 +43,12 @@ GENERATORS = (
     "generator.depth=4",
     "generator.num_heads=3",
     "generator_training.optimizer=muon",
-    "generator_training.steps=500",
+    "generator_training.steps=600",
     "generator_training.batch=32",
     "generator_training.learning_rate=6e-3",
     "generator_training.ema=0.99",
     "generator_training.log_every=50",
-    "generator_training.validate_every=250",
+    "generator_training.validate_every=300",
     "generator_training.preview_every=0",
     "generator_training.validation_images=600",
     "sampling.guidance_scale=3",
