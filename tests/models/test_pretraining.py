@@ -25,7 +25,7 @@ from var_pe.models.vit import ViTClassifier
 from var_pe.pyramid import Pyramid
 from var_pe.tasks.pretraining import images_of, info_nce, patches_of
 
-LINES = {"mixed": "mixed(learned=0.5, sinusoidal=0.5)"}
+LINES = {"mixed": "mixed(learned=0.5, sinusoidal=0.5)", "blocks": "blocks(learned, size=2)"}
 
 
 def vit(encoding: str = "sinusoidal + rope", **more) -> ViTClassifier:
