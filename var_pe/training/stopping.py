@@ -209,7 +209,7 @@ def follow_training(worker: int) -> None:
     training = os.getppid() if parent is None or parent.pid is None else parent.pid
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     end_with_parent(signal.SIGKILL)
-    if not Path(f"/proc/{training}").exists() and sys.platform == "linux":
+    if sys.platform == "linux" and has_ended(training):
         os._exit(1)  # It ended while this process began, which takes seconds unless it is a copy.
     if hasattr(signal, "sigwaitinfo"):  # Not on macOS, where a worker simply ignores the signals
         threading.Thread(target=_wait_for_signal_of, args=(training,), daemon=True).start()
@@ -220,6 +220,15 @@ def _wait_for_signal_of(training: int) -> None:
         came = signal.sigwaitinfo(SIGNALS)
         if came.si_pid == training and came.si_signo == signal.SIGTERM:
             os._exit(0)
+
+
+def has_ended(process: int) -> bool:
+    """Whether a process of Linux is gone, or only its parent has not asked yet how it ended."""
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return True
+    return state in ("Z", "X")
 
 
 def end_with_parent(signum: int) -> None:
