@@ -1,33 +1,21 @@
 """RandAugment on a classifier's training images, drawn from (seed, epoch, index) like all augmentation."""
 
 import torch
-from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
+from var_pe.data.changed_images import ChangedImages
 from var_pe.data.image_set import ImageItem, ImageSet
 from var_pe.data.sampler import Draw
-from var_pe.processes import Processes
 from var_pe.seeding import mix
 
 
-class Augmented(Dataset[ImageItem]):
+class Augmented(ChangedImages[ImageItem]):
     """Images after two of torchvision's RandAugment operations (Cubuk et al. 2020), filled up with black."""
 
     def __init__(self, images: ImageSet, magnitude: int, seed: int) -> None:
+        super().__init__(images)
         self.images, self.seed = images, seed
         self.augment = v2.RandAugment(num_ops=2, magnitude=magnitude, fill=0)
-
-        self.class_names = images.class_names
-
-    @property
-    def num_images(self) -> int:
-        return len(self.images)
-
-    def passed_over(self, processes: Processes) -> int:
-        return self.images.passed_over(processes)
-
-    def __len__(self) -> int:
-        return len(self.images)
 
     def __getitem__(self, key: Draw | int) -> ImageItem:
         draw = Draw.of(key)

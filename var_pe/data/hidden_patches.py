@@ -4,10 +4,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from var_pe.data.changed_images import ChangedImages
 from var_pe.data.image_set import HeldOutImages, ImageItem, ImageSet
 from var_pe.data.sampler import Draw
 from var_pe.data.token_cache import TokenDataset
-from var_pe.processes import Processes
 from var_pe.pyramid import Grid
 from var_pe.seeding import generator_for
 
@@ -74,23 +74,13 @@ class HeldOutHidden(Dataset[HiddenItem]):
         return {**self.images[index], "hidden": hidden}
 
 
-class HiddenPatches(Dataset[HiddenItem]):
+class HiddenPatches(ChangedImages[HiddenItem]):
     """Training images, of which other patches are hidden in every epoch."""
 
     def __init__(self, images: ImageSet, grid: Grid, share: float, block: int, seed: int) -> None:
+        super().__init__(images)
         self.images, self.seed = images, seed
         self.grid, self.share, self.block = grid, share, block
-        self.class_names = images.class_names
-
-    @property
-    def num_images(self) -> int:
-        return len(self.images)
-
-    def passed_over(self, processes: Processes) -> int:
-        return self.images.passed_over(processes)
-
-    def __len__(self) -> int:
-        return len(self.images)
 
     def __getitem__(self, key: Draw | int) -> HiddenItem:
         draw = Draw.of(key)
@@ -98,22 +88,12 @@ class HiddenPatches(Dataset[HiddenItem]):
         return {**self.images[draw], "hidden": hide(self.grid, self.share, self.block, generator)}
 
 
-class WithTokens(Dataset[HiddenWithTokens]):
+class WithTokens(ChangedImages[HiddenWithTokens]):
     """Training images whose tokens are known, since no image looks different in another epoch."""
 
     def __init__(self, images: HiddenPatches, tokens: TokenDataset) -> None:
+        super().__init__(images)
         self.images, self.tokens = images, tokens
-        self.class_names = images.class_names
-
-    @property
-    def num_images(self) -> int:
-        return len(self.images)
-
-    def passed_over(self, processes: Processes) -> int:
-        return self.images.passed_over(processes)
-
-    def __len__(self) -> int:
-        return len(self.images)
 
     def __getitem__(self, key: Draw | int) -> HiddenWithTokens:
         return {**self.images[key], "tokens": self.tokens[key]["tokens"]}

@@ -7,9 +7,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision.transforms import v2
 
+from var_pe.data.changed_images import ChangedImages
 from var_pe.data.image_set import HeldOutImages, ImageItem, ImageSet
 from var_pe.data.sampler import Draw
-from var_pe.processes import Processes
 from var_pe.seeding import mix
 
 
@@ -70,23 +70,13 @@ class HeldOutViews(Dataset[ViewsItem]):
         return self.views.two_of(self.images[index], self.transform, mix("views of held-out images", index))
 
 
-class TwoViews(Dataset[ViewsItem]):
+class TwoViews(ChangedImages[ViewsItem]):
     """Two views of each training image, others in every epoch."""
 
     def __init__(self, images: ImageSet, views: Views, seed: int) -> None:
+        super().__init__(images)
         self.images, self.views, self.seed = images, views, seed
         self.transform = views.transform()
-        self.class_names = images.class_names
-
-    @property
-    def num_images(self) -> int:
-        return len(self.images)
-
-    def passed_over(self, processes: Processes) -> int:
-        return self.images.passed_over(processes)
-
-    def __len__(self) -> int:
-        return len(self.images)
 
     def __getitem__(self, key: Draw | int) -> ViewsItem:
         draw = Draw.of(key)
