@@ -40,5 +40,5 @@ $(READY): pyproject.toml
 		echo "var_pe needs Python 3.11 or newer, and $(PYTHON) is $$($(PYTHON) --version 2>&1);" \
 			"name another one: make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(VENV)/bin/python -m pip install --quiet -e ".[dev,offline,dense,export,explain,video]"
+	$(VENV)/bin/python -m pip install --quiet -e ".[dev,offline,dense,export,explain,robust,video]"
 	@touch $@

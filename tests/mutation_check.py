@@ -402,6 +402,14 @@ MISTAKES = (
     ),
     Mistake(
         "formula missed",
+        "an attack goes down the loss",
+        "var_pe/tasks/attack.py",
+        "changed_BCHW.detach() + step_size * gradient_BCHW.sign()",
+        "changed_BCHW.detach() - step_size * gradient_BCHW.sign()",
+        ("tests/tasks/test_attack.py",),
+    ),
+    Mistake(
+        "formula missed",
         "places of a crop are looked up where they lie in the crop",
         "var_pe/tasks/losses/contrastive.py",
         "yx_BL2 = centre_B2[:, None] + side_B[:, None, None] * yx_L2",

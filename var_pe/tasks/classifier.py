@@ -20,6 +20,7 @@ from var_pe.models.classifier import Classifier
 from var_pe.models.tuning import Lora, Tuned
 from var_pe.pages.sheets import Cell, Pixels, Section, class_name, sheet
 from var_pe.settings.fields import Doc, FilePath, NonNegative, NonNegativeFloat, ShareBelowOne, section
+from var_pe.tasks.attack import Attack, attacked
 from var_pe.tasks.fading import Fading
 from var_pe.tasks.losses.contrastive import Contrastive, contrast_of_crops, crops_of
 from var_pe.training.config import TrainingConfig
@@ -63,6 +64,10 @@ class ClassifierTraining(TrainingConfig):
     contrastive: Annotated[
         Contrastive | None,
         Doc("tokens of a picture and of a crop of it at the same place are pulled together; null: none are"),
+    ] = None
+    attack: Annotated[
+        Attack | None,
+        Doc("every batch is attacked before it is learned: adversarial training; null: off"),
     ] = None
 
     def __post_init__(self) -> None:
@@ -123,6 +128,8 @@ class ClassifierTask:
         images_BCHW, target = batch["image"], batch["label"]
         if self.mixup is not None:
             images_BCHW, target = self.mixup(images_BCHW, target)
+        if self.config.attack is not None:
+            images_BCHW = self._attacked(model, images_BCHW, target, self.config.attack)
 
         contrastive, contrast = self.config.contrastive, None
         if contrastive is None:
@@ -138,6 +145,14 @@ class ClassifierTask:
         # A mixed target is a row of shares; its label is the largest one.
         label_B = target if target.dim() == 1 else target.argmax(1)
         return loss, {"accuracy": (logits_BV.argmax(1) == label_B).float().mean()} | faded
+
+    def _attacked(self, model: nn.Module, images_BCHW: Tensor, target: Tensor, attack: Attack) -> Tensor:
+        """The images after an attack on the loss of their labels alone."""
+
+        def loss_of(changed_BCHW: Tensor) -> Tensor:
+            return F.cross_entropy(model(changed_BCHW), target, reduction="sum")
+
+        return attacked(loss_of, images_BCHW, attack)
 
     def _contrasted(
         self, model: nn.Module, images_BCHW: Tensor, contrastive: Contrastive

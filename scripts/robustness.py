@@ -1,0 +1,108 @@
+"""Measures how trained classifiers break: attacks, common corruptions, shifts, crops, turns, other data.
+
+    python scripts/robustness.py runs/fashion_vit
+    python scripts/robustness.py runs/fashion_robust/*_seed_* --images 500 --against shapes noise
+    python scripts/robustness.py runs/fashion_vit --generator runs/fashion_learned
+
+Runs of the same encoding that differ in their seed alone share a column, with mean and spread. Writes
+robustness.json, with every number, and robustness.md, with tables, into --output.
+"""
+
+import argparse
+import sys
+from dataclasses import asdict
+from pathlib import Path
+
+import var_pe  # noqa: F401  # before torch, whose threads it makes wait politely
+
+# isort: split
+import torch
+
+from var_pe import settings
+from var_pe.comparison.robustness_study import (
+    NOISE,
+    Questions,
+    as_markdown,
+    study_robustness,
+    subjects_of,
+)
+from var_pe.data.sources import OF_CLIPS, SOURCES
+from var_pe.evaluation import attacks, outliers
+from var_pe.evaluation.records import versions
+from var_pe.files import check_writable, write_json, write_text
+from var_pe.processes import say
+from var_pe.settings.command_line import check_options, given_path
+from var_pe.settings.fields import Positive, PositiveFloat
+from var_pe.stages.config import Config
+from var_pe.stages.draw import load_pipeline
+from var_pe.stages.session import exit_with_sentence
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    add = parser.add_argument
+    add("runs", type=given_path, nargs="+", metavar="RUN", help="folder of a classifier's finished run")
+    add("--images", type=int, default=1000, metavar="N", help="test images; default: 1000")
+    add(
+        "--epsilons",
+        type=float,
+        nargs="+",
+        default=[1.0, 2.0, 4.0, 8.0],
+        metavar="E",
+        help="bounds of attacks, in 255ths of the range; default: 1 2 4 8",
+    )
+    add("--steps", type=int, default=10, metavar="N", help="of PGD; default: 10")
+    add(
+        "--against",
+        nargs="+",
+        choices=[NOISE, *(name for name in SOURCES if name not in OF_CLIPS)],
+        help="other data; default: shapes (unless the runs' own) and noise",
+    )
+    add("--generator", type=given_path, metavar="RUN", help="a generator's run: its bits are a score, too")
+    add("--seed", type=int, default=0, help="of noise, directions and starts of attacks; default: 0")
+    add("--output", type=given_path, metavar="DIR", help="default: the first run's folder")
+    given = parser.parse_args()
+    check_options(given, images=Positive, epsilons=list[PositiveFloat], steps=Positive)
+    return given
+
+
+@exit_with_sentence()
+def main() -> None:
+    given = arguments()
+    attacks.check_library()
+    outliers.check_library()
+    output = given.output or given.runs[0]
+    configs = [config_of(run) for run in given.runs]
+    subjects = subjects_of(given.runs, configs)
+    against = given.against or [name for name in ("shapes", NOISE) if name != configs[0].data.source]
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    generator = None
+    if given.generator is not None:
+        generator = load_pipeline(config_of(given.generator)).to(device)
+    output.mkdir(parents=True, exist_ok=True)
+    check_writable(output)
+
+    questions = Questions(given.images, tuple(given.epsilons), given.steps, tuple(against), given.seed)
+    study = study_robustness(subjects, questions, generator, device, lambda line: say(line, sys.stdout))
+
+    table = as_markdown(study)
+    write_json(output / "robustness.json", {**asdict(study), "versions": versions()})
+    write_text(output / "robustness.md", table)
+    say(f"\n{table}\n{output / 'robustness.md'}", sys.stdout)
+
+
+def config_of(run: Path) -> Config:
+    """The config of a run, which may have been moved.
+
+    Raises:
+        ValueError: the folder is no run's.
+    """
+    if not (run / "config.yaml").exists():
+        raise ValueError(f"{run} is not the folder of a run")
+    return settings.load(Config, run / "config.yaml", [f"run={run}"])
+
+
+if __name__ == "__main__":
+    main()
