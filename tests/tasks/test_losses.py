@@ -88,7 +88,7 @@ def test_reconstruction_terms_are_plain_means():
         (lambda: GeneratorTraining(label_drop=1.0), "label_drop must be float, at least 0, below 1, got 1.0"),
         (lambda: GeneratorTraining(batch=10, accumulate=3), "accumulate must be a divisor of batch"),
         (lambda: GeneratorTraining(schedule="step"), "schedule must be one of"),
-        (lambda: GeneratorTraining(precision="fp8"), "precision must be one of float32, bf16"),
+        (lambda: GeneratorTraining(precision="fp8"), "precision must be one of auto, float32, bf16"),
         (lambda: ClassifierTraining(mixup=-1.0), "mixup must be float, at least 0"),
     ],
 )

@@ -16,6 +16,7 @@ from var_pe.models.initialisation import initialise
 from var_pe.models.vit import ViTClassifier
 from var_pe.pyramid import Grid
 from var_pe.seeding import generator_for
+from var_pe.training.precision import autocast
 
 
 @dataclass(frozen=True)
@@ -199,7 +200,7 @@ def train_head(
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
             group["lr"] = rate * (1 - step / config.steps)
 
-        with torch.autocast("cpu", torch.bfloat16, enabled=not frozen):
+        with autocast("float32" if frozen else "auto", "cpu"):
             x_BLC = patch_tokens(model, part.images_NCHW) if fixed_NLC is None else fixed_NLC[chosen_B]
         head.loss(x_BLC.float(), grid_of(model, part), part).backward()
         optimizer.step()

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 
 from var_pe.pyramid import Pyramid
 from var_pe.stages.config import Config
+from var_pe.training.precision import Precision, autocast
 
 NULL = "none"  # what every encoding is compared with
 
@@ -101,14 +102,14 @@ def generator_step(
 
 
 def training_step(
-    model: torch.nn.Module, loss: Callable[[], torch.Tensor], precision: str
+    model: torch.nn.Module, loss: Callable[[], torch.Tensor], precision: Precision
 ) -> Callable[[], None]:
     """Forward, backward and AdamW on the model's own batch."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
 
     def step() -> None:
         device = next(model.parameters()).device.type
-        with torch.autocast(device, torch.bfloat16, enabled=precision == "bf16"):
+        with autocast(precision, device):
             value = loss()
         value.backward()
         optimizer.step()

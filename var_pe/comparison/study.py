@@ -198,6 +198,7 @@ def arms_of(study: Study) -> list[Arm]:
     described = _described(study)
     configs = [load(Config, study.config, [*study.settings, *one.settings]) for one in described]
     _check_all_encodings(configs)
+    base = settled_config(base)
 
     arms = []
     for one, config in zip(described, configs, strict=True):

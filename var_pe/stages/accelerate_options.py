@@ -15,6 +15,7 @@ from accelerate.utils import DistributedType
 
 from var_pe.stages.launcher import was_meant_for_several
 from var_pe.training.config import TrainingConfig
+from var_pe.training.precision import settled
 
 OFF = ("", "no", "none", "false", "0")
 
@@ -97,24 +98,19 @@ def refuse_options(trainings: Sequence[TrainingConfig], environment: Mapping[str
             )
 
     asked = environment.get("ACCELERATE_MIXED_PRECISION", "no").lower()
-    own = sorted({training.precision for training in trainings} or {"float32"})
+    device = device_asked_for(environment)
+    own = sorted({settled(training.precision, device) for training in trainings} or {"float32"})
     if asked not in OFF and own != [asked]:
         instead = "what this command does is computed in float32"
         if trainings:
             instead = (
                 f"the settings say {' and '.join(own)}: set precision in the training's own section, such as "
-                f"generator_training.precision (float32 or bf16)"
+                f"generator_training.precision (auto, float32 or bf16)"
             )
         raise ValueError(
             f"accelerate's mixed_precision is {asked} (ACCELERATE_MIXED_PRECISION), but {instead} "
             f"and launch with --mixed_precision no"
         )
-
-    device = environment.get("ACCELERATE_TORCH_DEVICE")
-    try:
-        torch.device(device or "cpu")
-    except RuntimeError:
-        raise ValueError(f"ACCELERATE_TORCH_DEVICE must name a device of torch, got {device}") from None
 
 
 def _refuse(options: Mapping[str, Refused], environment: Mapping[str, str]) -> None:
@@ -122,6 +118,22 @@ def _refuse(options: Mapping[str, Refused], environment: Mapping[str, str]) -> N
         value = environment.get(variable, "")
         if value.lower() not in (*OFF, *option.harmless):
             raise ValueError(f"accelerate's {option.name} is {value} ({variable}), but {option.instead}")
+
+
+def device_asked_for(environment: Mapping[str, str] = os.environ) -> str:
+    """The type of device that Accelerate will take: the one that is asked for, or else the best there is.
+
+    Raises:
+        ValueError: a device is asked for that torch does not know.
+    """
+    asked = environment.get("ACCELERATE_TORCH_DEVICE")
+    try:
+        if asked:
+            return torch.device(asked).type
+    except RuntimeError:
+        raise ValueError(f"ACCELERATE_TORCH_DEVICE must name a device of torch, got {asked}") from None
+    best = torch.accelerator.current_accelerator()
+    return "cpu" if is_on(environment, "ACCELERATE_USE_CPU") or best is None else best.type
 
 
 def is_on(environment: Mapping[str, str], variable: str) -> bool:

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import field, replace
+from dataclasses import field, fields, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -30,11 +30,14 @@ from var_pe.models.vit import ClassifierConfig
 from var_pe.pyramid import MOST_TOKENS, Pyramid
 from var_pe.sampling.config import SamplingConfig
 from var_pe.settings.fields import CHANGES_NO_WEIGHTS, Doc, FilePath, NonNegative, section
+from var_pe.stages.accelerate_options import device_asked_for
 from var_pe.tasks.classifier import ClassifierTraining
 from var_pe.tasks.dense import DenseTraining
 from var_pe.tasks.generator import GeneratorTraining
 from var_pe.tasks.tokenizer import TokenizerTraining
 from var_pe.training.config import TrainingConfig
+from var_pe.training.precision import Precision
+from var_pe.training.precision import settled as precision_on
 
 # What a config trains: one model alone, or a tokenizer and a generator on it, or an encoder that learns its
 # tokens
@@ -279,8 +282,12 @@ BEFORE_IT_WAS_THERE = {
 
 
 def settled_config(config: Config) -> Config:
-    """The config of a new run: what a line of an encoding leaves to the model's width is written out."""
-    return _with_lines(config, settled)
+    """The config of a run with all that it leaves open written out.
+
+    That is what a line of an encoding leaves to the model's width, and `precision=auto` (that of a training
+    that was begun stays, wherever it goes on).
+    """
+    return _with_precisions(_with_lines(config, settled))
 
 
 def saved_config(file: Path) -> Config:
@@ -301,6 +308,21 @@ def _with_lines(config: Config, meant: Callable[[str, int], str]) -> Config:
             with rules_of(name):
                 line = meant(section_of_model.encoding, section_of_model.dim)
             config = replace(config, **{name: replace(section_of_model, encoding=line)})
+    return config
+
+
+def _with_precisions(config: Config) -> Config:
+    """The config with what its trainings compute in: as they began, or by the rule for this device."""
+    device = device_asked_for()
+    for name in (one.name for one in fields(config) if one.name.endswith("_training")):
+        training = getattr(config, name)
+        if training.precision != "auto":
+            continue
+
+        file = Path(config.tokenizer_run if name == "tokenizer_training" else config.run) / "config.yaml"
+        begun: Precision = getattr(saved_config(file), name).precision if file.exists() else "auto"
+        settled_here = replace(training, precision=precision_on(begun, device))
+        config = replace(config, **{name: settled_here})
     return config
 
 

@@ -47,6 +47,7 @@ from var_pe.tasks.generator import GeneratorTraining
 from var_pe.tasks.progressive import share_of_tokens
 from var_pe.training.config import TrainingConfig
 from var_pe.training.history import Start
+from var_pe.training.precision import dtype_of
 
 # What stands above the two parts of a plan; the second one is last, where a terminal shows it.
 SETTINGS = "# All settings, as the run's config.yaml will have them. What they lead to stands below them."
@@ -359,7 +360,7 @@ def _attention_of_stage(
         return f"attention: {grid[0] * grid[1]} tokens through a kernel's features, without scores"
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = torch.bfloat16 if training.precision == "bf16" else torch.float32
+    dtype = dtype_of(training.precision, device)
     division = divisions_of(shape, grid)[-1]
     parts, queries, keys = division.sizes
     has_bias = encoding.adds_to_scores
@@ -386,7 +387,7 @@ def _attention(
 ) -> str:
     """Which kernel serves the training on this machine, in how many calls, and what scores take."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = torch.bfloat16 if training.precision == "bf16" else torch.float32
+    dtype = dtype_of(training.precision, device)
     has_bias = encoding.adds_to_scores
     tokens = prefix + pyramid.num_tokens
     kernel = kernel_for(device, dtype, tokens, tokens, needs_grad=True, has_bias=has_bias)

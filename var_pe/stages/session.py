@@ -4,7 +4,7 @@ import os
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from importlib.util import find_spec
 from typing import NoReturn
@@ -17,6 +17,7 @@ from var_pe.processes import say
 from var_pe.stages.accelerate_options import check_spread, refuse_options
 from var_pe.stages.launcher import follow_launcher, unused_threads
 from var_pe.training.config import TrainingConfig
+from var_pe.training.precision import has_bf16
 from var_pe.training.stopping import Interrupted, leave
 
 
@@ -29,9 +30,10 @@ def session(*trainings: TrainingConfig) -> Iterator[Accelerator]:
     """
     follow_launcher()
     accelerator = start_accelerator(*trainings)
-    unused = unused_threads()
-    if unused is not None and accelerator.device.type == "cpu" and accelerator.is_main_process:
-        say(unused, sys.stderr)
+    if accelerator.device.type == "cpu" and accelerator.is_main_process:
+        for remark in (unused_threads(), slow_precision(trainings)):
+            if remark is not None:
+                say(remark, sys.stderr)
 
     before = signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
@@ -46,6 +48,16 @@ def session(*trainings: TrainingConfig) -> Iterator[Accelerator]:
         accelerator.end_training()
         if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
             signal.signal(signal.SIGINT, before)
+
+
+def slow_precision(trainings: Sequence[TrainingConfig]) -> str | None:
+    """A sentence if a training asks for products in bf16 that this processor has no instructions for."""
+    if has_bf16("cpu") or all(training.precision != "bf16" for training in trainings):
+        return None
+    return (
+        "precision=bf16: this processor has no instructions for bfloat16 and may take up to fifty times as "
+        "long for a step as in float32; precision=auto, in the training's own section, would take float32"
+    )
 
 
 def start_accelerator(*trainings: TrainingConfig) -> Accelerator:

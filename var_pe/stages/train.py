@@ -85,8 +85,8 @@ def train_tokenizer(config: Config, accelerator: Accelerator, extend: Rule | Non
     """
     check_folders(config)
     folder = Path(config.tokenizer_run)
-    training, seed = config.tokenizer_training, config.tokenizer_seed
     config = settled_config(config)
+    training, seed = config.tokenizer_training, config.tokenizer_seed
     check_settings(folder, config, "tokenizer")
     if is_finished(config, folder, "tokenizer"):
         say_already_there(folder / "tokenizer", accelerator, extend)
@@ -139,8 +139,8 @@ def train_generator(
             trained or extended so.
     """
     folder = Path(config.run)
-    training, seed = config.generator_training, config.seed
     config = settled_config(config)
+    training, seed = config.generator_training, config.seed
     pyramids = check_generator(config)
     if is_finished(config, folder, "generator"):
         say_already_there(folder / "generator", accelerator, extend)
@@ -205,8 +205,8 @@ def train_classifier(config: Config, accelerator: Accelerator, extend: Rule | No
     """
     assert config.classifier is not None, "only a config with a classifier section trains one"
     folder = Path(config.run)
-    training, seed = config.classifier_training, config.seed
     config = settled_config(config)
+    training, seed = config.classifier_training, config.seed
     check_settings(folder, config, "classifier")
     if is_finished(config, folder, "classifier"):
         say_already_there(folder / "classifier", accelerator, extend)
@@ -268,8 +268,8 @@ def train_encoder(
     """
     assert config.encoder is not None, "only a config with an encoder section trains one"
     folder, learns = Path(config.run), config.encoder
-    training, seed = config.encoder_training, config.seed
     config = settled_config(config)
+    training, seed = config.encoder_training, config.seed
     check_encoder(config)
     if is_finished(config, folder, "encoder"):
         say_already_there(folder / "encoder", accelerator, extend)
@@ -371,8 +371,8 @@ def train_on_maps(
             or it cannot be extended so.
     """
     folder, kind = Path(config.run), config.kind
-    parts, training = ON_MAPS[kind], training_of(config, kind)
     config = settled_config(config)
+    parts, training = ON_MAPS[kind], training_of(config, kind)
     check_settings(folder, config, kind)
     if is_finished(config, folder, kind):
         say_already_there(folder / kind, accelerator, extend)

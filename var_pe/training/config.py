@@ -18,6 +18,7 @@ from var_pe.settings.fields import (
     section,
 )
 from var_pe.training.compilation import Compile
+from var_pe.training.precision import Precision
 from var_pe.training.schedule import Schedule
 
 
@@ -51,9 +52,10 @@ class TrainingConfig:
         NonNegative,
         Doc("validations without a better one after which the training ends early; 0: it never does"),
     ] = 0
-    precision: Annotated[Literal["float32", "bf16"], Doc("bf16: on processors and GPUs that have it")] = (
-        "float32"
-    )
+    precision: Annotated[
+        Precision,
+        Doc("what products are computed in; auto: bf16 on GPUs and processors that have it, else float32"),
+    ] = "float32"
     compile: Annotated[
         Compile,
         Doc(

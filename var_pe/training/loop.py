@@ -18,7 +18,8 @@ from var_pe.training.batches import endless_batches, on_device
 from var_pe.training.config import TrainingConfig
 from var_pe.training.groups import forget_steps, set_rates, zero_gradients
 from var_pe.training.history import History, rate_at
-from var_pe.training.reports import Due, Reports, in_precision
+from var_pe.training.precision import autocast
+from var_pe.training.reports import Due, Reports
 from var_pe.training.run import CHECKPOINTS_KEPT, Run, checkpoint_bytes
 from var_pe.training.schedule import ema_decay
 from var_pe.training.state import State
@@ -84,7 +85,7 @@ def train(
             for micro in range(config.accumulate):
                 batch = next(batches)
                 with exchanging(state, accelerator, gradients=micro + 1 == config.accumulate):
-                    with in_precision(config, accelerator):
+                    with autocast(config.precision, accelerator.device.type):
                         loss, values = task.loss(model, batch, step)
                     accelerator.backward(loss / config.accumulate)
                 if state.opponent is not None:

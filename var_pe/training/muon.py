@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from var_pe.training.guard import GuardedAdamW
+from var_pe.training.precision import dtype_of
 
 MOMENTUM = 0.95
 # Jordan's quintic: five steps bring singular values to about 0.7 to 1.2
@@ -76,12 +77,13 @@ class GuardedMuon(GuardedAdamW):
 def orthogonal(matrices: Tensor) -> Tensor:
     """About the orthogonal matrix nearest to each of some, (number, rows, columns).
 
-    By Newton and Schulz's iteration in bf16: singular vectors stay, singular values come near 1, those that
-    are all but zero excepted.
+    By Newton and Schulz's iteration, in bf16 where the device has it: singular vectors stay, singular values
+    come near 1, those that are all but zero excepted.
     """
     tall = matrices.shape[1] > matrices.shape[2]
     wide = matrices.mT if tall else matrices
-    found = (wide / wide.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)).bfloat16()
+    unit = wide / wide.norm(dim=(1, 2), keepdim=True).clamp(min=1e-7)
+    found = unit.to(dtype_of("auto", unit.device.type))
 
     # x <- a x + (b g + c g g) x, where g is x with itself
     first, second, third = COEFFICIENTS

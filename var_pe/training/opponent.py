@@ -14,6 +14,7 @@ from torch.nn.utils import clip_grad_norm_, parameters_to_vector, vector_to_para
 
 from var_pe.training.config import TrainingConfig
 from var_pe.training.guard import Guard, GuardedAdamW
+from var_pe.training.precision import autocast
 
 
 class Opponent(Protocol):
@@ -50,9 +51,7 @@ class OpponentTraining:
 
     def backward(self, step: int) -> dict[str, Tensor]:
         """Adds the gradient of the micro-batch just seen; returns values to log."""
-        with torch.autocast(
-            self.accelerator.device.type, torch.bfloat16, enabled=self.config.precision == "bf16"
-        ):
+        with autocast(self.config.precision, self.accelerator.device.type):
             found = self.opponent.loss(step)
         if found is None:
             return {}

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from time import monotonic
 
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 
 from var_pe.progress import StepProgress
 from var_pe.training.config import TrainingConfig
+from var_pe.training.precision import autocast
 from var_pe.training.run import Run
 from var_pe.training.state import State
 from var_pe.training.stopping import AskedToStop, StopRequest
@@ -104,11 +104,6 @@ class Reports:
         """Shows the task's sheet, made in the precision of the training; scores are computed in float32."""
         with self.stop.breaking_off():
             if self.run.accelerator.is_main_process:
-                with in_precision(self.config, self.run.accelerator):
+                with autocast(self.config.precision, self.run.accelerator.device.type):
                     sheet = self.task.preview(self.state.ema.model)
                 self.run.show(sheet, done)
-
-
-def in_precision(config: TrainingConfig, accelerator: Accelerator) -> torch.autocast:
-    """Autocast to the precision that a training computes in; weights and optimizer stay float32."""
-    return torch.autocast(accelerator.device.type, torch.bfloat16, enabled=config.precision == "bf16")
