@@ -171,6 +171,13 @@ def check_named(words: list[str]) -> None:
 
 def check_trained(config: Config) -> None:
     """Says what to do where no generator could draw the images."""
+    if config.kind == "encoder":
+        raise ValueError(
+            f"{config.run} is an encoder, which says nothing of an image by itself: train a classifier from "
+            f"it (model.init_from={config.run}) and score that with --of classifier"
+        )
+    if config.kind != "generator":
+        raise ValueError(f"{config.run} is a {config.kind}, which draws no images: give --of {config.kind}")
     if not (Path(config.run) / "generator" / "config.json").exists():
         others = ", ".join(("tokenizer", *OF_IMAGES))
         raise ValueError(

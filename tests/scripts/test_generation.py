@@ -299,6 +299,27 @@ def test_evaluate_says_what_it_needs(command, run, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("section", "said"),
+    [
+        ("classifier: {dim: 8, num_heads: 2, depth: 1}", "is a classifier, which draws no images: give --of"),
+        (
+            "classifier: {dim: 8, num_heads: 2, depth: 1}\nencoder: {method: pixels}",
+            "train a classifier from it",
+        ),
+    ],
+)
+def test_evaluate_says_what_scores_a_run_that_draws_nothing(section, said, command, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    text = (
+        f"run: {other}\ntokenizer_run: {other}\ndata: {{source: shapes, height: 16, width: 16}}\n{section}\n"
+    )
+    (other / "config.yaml").write_text(text)
+    heard = command("evaluate", "--run", other, on_run=False)
+    assert said in heard and len(heard.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
     ("script", "words", "heard"),
     [
         ("sample", ["generator.depth=3"], "sampling, tokenizer_run"),
