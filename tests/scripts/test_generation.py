@@ -316,7 +316,8 @@ def test_evaluate_says_what_scores_a_run_that_draws_nothing(section, said, comma
     )
     (other / "config.yaml").write_text(text)
     heard = command("evaluate", "--run", other, on_run=False)
-    assert said in heard and len(heard.strip().splitlines()) == 1
+    assert said in heard
+    assert len(heard.strip().splitlines()) == 1
 
 
 @pytest.mark.parametrize(
