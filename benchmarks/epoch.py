@@ -97,7 +97,8 @@ def main() -> None:
 
         if given.reference is not None:
             theirs = public_epochs(config, tokenizer, given)
-            print(f"VAR: {theirs[-1]:.1f} s; after each epoch: {', '.join(f'{each:.1f}' for each in theirs)}")
+            after_each = ", ".join(f"{seconds:.1f}" for seconds in theirs)
+            print(f"VAR: {theirs[-1]:.1f} s; after each epoch: {after_each}")
             print(f"var_pe is {theirs[-1] / ours:.2f} times as fast")
             found["VAR"] = theirs
 

@@ -116,7 +116,7 @@ class Place:
 
 
 def work(place: Place, name: str, precision: str, asked: Connection) -> None:
-    """Does as many steps as it is asked for, until that is none."""
+    """Does as many steps as it is asked for, until it is asked for none."""
     os.environ |= {"OMP_NUM_THREADS": str(place.threads), "ACCELERATE_USE_CPU": "true"}
     if place.world > 1:
         os.environ |= {"RANK": str(place.rank), "WORLD_SIZE": str(place.world)}

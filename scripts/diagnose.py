@@ -26,6 +26,7 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
+
     parser.add_argument("path", type=given_path, metavar="RUN_OR_CHECKPOINT")
     parser.add_argument(
         "--size", nargs=2, type=int, metavar=("H", "W"), help="size in pixels to check it for"
@@ -40,6 +41,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--output", type=given_path, help="page to write; default: diagnosis.html beside the model"
     )
+
+    # What a file of another library does not say itself
     parser.add_argument("--source", choices=THEIRS, help="for a file: the library it is from")
     parser.add_argument(
         "--architecture",

@@ -8,11 +8,13 @@
 classifiers (in one process, in two, killed and resumed), draws, edits, scores, converts a VAR model, and says
 what every config amounts to. Nothing is imported from the package, so that modules may move. What it finds is
 kept as text, of tensors and pixels as their SHA-256, and `compare` shows which lines differ. Two records can
-only agree when they were made on one kind of processor with the same libraries.
+only agree when they were made on one kind of processor with the same libraries. With `--parts uses others`
+it leaves out what takes longest, the runs of two processes and those that are killed.
 
 `reopen` asks whether the runs that an older checkout left can still be used: it goes on in a copy of the
-folder given as --work to `record`, with the finished ones and with those killed half-way. The latter are
-refused where the two checkouts compute a training step by different rules of numbers (docs/method.md).
+folder given as --work to `record`, with the finished ones (the parts `uses` and `others` must be there) and
+with those killed half-way. The latter are refused where the two checkouts compute a training step by
+different rules of numbers (docs/method.md).
 """
 
 import argparse
@@ -635,8 +637,14 @@ def check_resumed(texts: Texts) -> None:
             raise Failed(f"{name} is not that of the run that nobody killed")
 
 
-def record(checkout: Checkout, work: Path) -> Texts:
-    """All of it. Two commands run at a time; what uses the main run waits for it."""
+# What a record is made of besides the main run in one process, which is always trained
+ALONE = {"killed": killed, "two": two_processes, "var": var_model, "plans": plans}
+# What is done with the main run's tokenizer, generator and classifier
+AFTER = {"uses": uses, "others": other_runs}
+
+
+def record(checkout: Checkout, work: Path, parts: Sequence[str] = (*ALONE, *AFTER)) -> Texts:
+    """All of it, or some parts. Two commands run at a time; what uses the main run waits for it."""
     checkout.check_package(work)
     found = Texts()
     with ThreadPoolExecutor(2) as pool:
@@ -644,15 +652,14 @@ def record(checkout: Checkout, work: Path) -> Texts:
         def start(part: Callable[[Checkout, Path], Texts]) -> Future[Texts]:
             return pool.submit(part, checkout, work)
 
-        one, resumed = start(one_process), start(killed)
-        waiting = [start(part) for part in (two_processes, var_model, plans)]
+        one = start(one_process)
+        waiting = [start(part) for name, part in ALONE.items() if name in parts]
         try:
             found |= one.result()
-            waiting += [start(part) for part in (uses, other_runs)]
-            found |= resumed.result()
-            check_resumed(found)
+            waiting += [start(part) for name, part in AFTER.items() if name in parts]
             for future in waiting:
                 found |= future.result()
+                check_resumed(found)
         finally:
             for future in waiting:
                 future.cancel()  # what has not begun is not begun after a failure
@@ -704,6 +711,8 @@ def reopen_half(checkout: Checkout, work: Path) -> Texts:
     found = Texts()
     for half in HALVES:
         folder = work / half.kept
+        if not folder.exists():
+            continue  # the record was made without the part `killed`
         log, step = folder / half.run / "log.jsonl", checkpoint_of(folder / half.run)
         kept = [entry for entry in log_in(log) if entry["step"] <= step]
         caches = token_caches(folder)
@@ -797,7 +806,7 @@ def record_command(given: argparse.Namespace) -> int:
     checkout = Checkout(given.checkout.resolve())
     about = circumstances(checkout)
     with work_folder(given.work) as work:
-        found = as_record(record(checkout, work), about)
+        found = as_record(record(checkout, work, given.parts), about)
         text = json.dumps(found, indent=1) + "\n"
         (work / RECORD).write_text(text)
     given.out.write_text(text)
@@ -831,6 +840,9 @@ def main() -> int:
     of_record = commands.add_parser("record", help="run a checkout's scripts and keep what they made")
     of_record.add_argument("out", type=Path, metavar="OUT.json")
     of_record.add_argument("--work", type=Path, help="keep the runs in this new folder, for reopen")
+    of_record.add_argument(
+        "--parts", nargs="+", choices=(*ALONE, *AFTER), default=(*ALONE, *AFTER), help="default: all"
+    )
     of_record.set_defaults(command=record_command)
 
     of_compare = commands.add_parser("compare", help="say which entries of two records differ")

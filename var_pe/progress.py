@@ -101,7 +101,8 @@ class StepProgress:
     @property
     def measured_first_steps(self) -> bool:
         """Whether the last step is the one after which the rest is estimated, and there is a rest."""
-        return self.count == self.steps.start + FIRST_STEPS < self.steps.stop
+        estimated_after = self.steps.start + FIRST_STEPS
+        return self.count == estimated_after and self.count < self.steps.stop
 
     def say_rest(self, checkpoint_bytes: int, checkpoints: int) -> None:
         """Prints what the remaining steps will take, the memory so far, and the disk of a checkpoint."""

@@ -39,7 +39,7 @@ def test_the_peak_of_one_training_is_not_that_of_the_one_before():
 
 
 def test_a_spike_is_a_loss_far_above_those_before():
-    """Claims of stability are about these; the noise of every training is none."""
+    """Claims of stability are about these; the noise of every training is not a spike."""
     losses = [3.0 + 0.01 * (-1) ** step for step in range(30)]
     quiet = [{"step": step, "loss": loss, "grad_norm": 1.0} for step, loss in enumerate(losses)]
     assert steadiness(quiet) == {"loss_spikes": 0, "grad_norm_median": 1.0, "grad_norm_largest": 1.0}

@@ -130,9 +130,9 @@ def test_a_class_that_is_not_there_has_neighbours():
         "there is no class 'labrador retreiver'; the nearest of 32 are Labrador retriever, golden retriever"
     )
     assert no_such_class("retriever", names).endswith("are golden retriever, Labrador retriever")
-    assert no_such_class("zzz", names).endswith("none is like it")
+    assert no_such_class("zzz", names).endswith("none is similar")
     assert no_such_class("dgo", ["cat", "dog"]) == (
         "there is no class 'dgo'; did you mean dog? there are cat, dog"
     )
     assert no_such_class("zzz", ["cat", "dog"]) == "there is no class 'zzz'; there are cat, dog"
-    assert no_such_class("dog", []) == "there is no class 'dog'; there are none with a name"
+    assert no_such_class("dog", []) == "there is no class 'dog'; the classes have no names"

@@ -62,7 +62,7 @@ def test_a_limit_takes_from_all_classes_of_a_sorted_folder(sorted_folder):
 
 
 def test_what_is_cached_knows_which_images_were_taken(sorted_folder):
-    """Tokens of other pictures would be trained on in silence."""
+    """Tokens of other pictures would be trained on silently."""
     options = (
         {},
         {"limit": 20},

@@ -72,7 +72,7 @@ def test_an_unforeseen_error_of_a_decoder_is_a_corrupt_image(monkeypatch):
 
 @pytest.mark.parametrize("mode", ["I", "F"])
 def test_a_mode_without_a_known_meaning_is_refused_with_its_file(folder, tmp_path, mode):
-    """Guessing a range of brightness would train on white or black pictures in silence."""
+    """Guessing a range of brightness would train on white or black pictures silently."""
     file = tmp_path / "pets" / "train" / "cat" / "0.tiff"
     Image.new(mode, (24, 30)).save(file)
     with pytest.raises(CorruptImage, match=f"{file} has mode {mode} .*not stated: save it with 8 or 16 bits"):

@@ -142,7 +142,7 @@ def test_a_test_split_alone_is_read_by_its_own_names(tmp_path):
     ],
 )
 def test_pictures_without_a_label_are_left_out_and_counted(tmp_path, labels, kind):
-    """As a class of their own, or as class -1, they would spoil training and every score in silence."""
+    """As a class of their own, or as class -1, they would spoil training and every score silently."""
     source = opened(table(tmp_path / "t", labels, kind))
     assert len(source) == 2
     assert source.labels_N.tolist() == [source.read(i)[1] for i in range(2)]
@@ -348,7 +348,7 @@ def refusal(config: DataConfig, train: bool, streaming: bool) -> str:
     ],
 )
 def test_files_of_a_split_that_list_other_classes_are_refused(tmp_path, names, difference, split, streaming):
-    """Labels of every file would be read by the first file's list, and so be wrong in silence."""
+    """Labels of every file would be read by the first file's list, and so be wrong silently."""
     if split == "test":
         table(tmp_path / "t", [0, 1, 2])
     config = two_files(tmp_path / "t", rows([0, 1, 2]), rows([0, 1], ClassLabel(names=names)), split)

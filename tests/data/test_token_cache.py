@@ -128,7 +128,7 @@ def test_a_finished_cache_is_not_built_again(tmp_path, augmented):
 
 
 def test_another_key_is_another_folder(tmp_path, augmented):
-    """Tokens of an older tokenizer would train in silence, to nonsense."""
+    """Tokens of an older tokenizer would train silently, to nonsense."""
     build = {"views": 1, "batch_size": 4, **KEYS}
     folders = {
         build_token_cache(tmp_path, augmented, encode, **build),

@@ -19,7 +19,7 @@ def rows() -> list[TaskScore]:
 
 
 def test_nothing_is_said_of_a_task_but_what_was_measured():
-    """A difference within the spreads is none, and what was not measured is not guessed."""
+    """A difference within the spreads is not reported, and what was not measured is not guessed."""
     (worse,) = for_task("learned", "segmentation", rows())
     assert worse.verdict == "problem"
     assert "learned reached 60.0 ± 2.0 % (3 seeds); the best, rope, 70.0" in worse.said

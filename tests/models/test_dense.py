@@ -92,7 +92,7 @@ def test_a_detector_learns_everywhere_and_is_saved(kind, make_encoder, tmp_path)
     sum(losses.values()).backward()
     assert not [name for name, p in model.named_parameters() if p.grad is None]
 
-    # An image without a box has a loss, too, and no box matters that is none.
+    # An image without a box has a loss, too, and rows that only fill up do not matter.
     empty = torch.full((2, 2), -1)
     none = model(images, boxes, empty)
     assert torch.equal(none["bbox_regression"], torch.zeros(()))

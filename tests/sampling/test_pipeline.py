@@ -258,7 +258,7 @@ def test_given_tokens_stay_and_the_others_follow_them(pipeline):
 
 
 def test_smooth_mixes_codes_where_there_is_a_choice(pipeline):
-    """Greedy, there is none; else pictures differ, and follow from the image's generator alone."""
+    """Greedy drawing has no randomness; else pictures differ, and follow from the image's generator alone."""
 
     def drawn(labels, *numbers: int, **settings):
         return pipeline(labels, generator=seeds(*numbers), output_type="pt", **settings).images
@@ -426,7 +426,7 @@ def test_wrong_inputs_are_named(given, sentence, pipeline):
 
 def test_classes_that_have_no_names_or_are_not_there(make_generator, make_tokenizer):
     nameless = VARPipeline(make_tokenizer(), make_generator())
-    with pytest.raises(ValueError, match="no class 'ant'; there are none with a name"):
+    with pytest.raises(ValueError, match="no class 'ant'; the classes have no names"):
         nameless("ant")
     classless = VARPipeline(make_tokenizer(), make_generator(num_classes=0))
     assert classless(generator=seeds(0), output_type="tokens").images.shape == (1, 30)

@@ -109,7 +109,7 @@ def test_a_cell_that_fails_is_recorded_and_not_tried_again_in_silence(compare, t
 
 @pytest.mark.slow
 def test_each_arm_gets_its_best_rate_and_guidance(compare, tmp_path):
-    """Chosen by what the study is not judged by, with a seed that is none of its own."""
+    """Chosen by what the study is not judged by, with a seed that the study does not use."""
     more = [
         "arms: [[learned, generator.encoding=learned]]",
         "learning_rates: [1e-9, 1e-2]",

@@ -332,7 +332,7 @@ def test_evaluate_says_what_scores_a_run_that_draws_nothing(section, said, comma
     ],
 )
 def test_a_setting_that_a_script_does_not_look_at_is_refused(script, words, heard, command):
-    """Ignored in silence, it would be believed to be in the pictures and scores."""
+    """Ignored silently, it would be believed to be in the pictures and scores."""
     said = command(script, *words)
     assert "changes nothing" in said
     assert f"settings that do are those of {heard}" in said

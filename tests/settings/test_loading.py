@@ -215,7 +215,7 @@ def test_a_file_reads_scalars_as_yaml_1_2_does(write):
     ],
 )
 def test_a_value_of_the_wrong_type_names_key_value_and_type(write, text, parts):
-    """Repairing it in silence would train something else than what was written."""
+    """Repairing it silently would train something else than what was written."""
     message = sentence(lambda: load(Toy, write(text)))
     assert all(part in message for part in parts), message
 

@@ -309,15 +309,15 @@ def along(
     if not found:
         return None
 
-    said = "; ".join(
-        f"{one.arm}{'' if one.reference == 'none' else f', minus {one.reference}'} {_size(one, column)}"
-        for one in found
-    )
-    return Finding(f"{column.label}: {said}", by_sign(found, better_by(results)))
+    sizes = []
+    for one in found:
+        reference = "" if one.reference == "none" else f", minus {one.reference}"
+        sizes.append(f"{one.arm}{reference} {_size(one, column)}")
+    return Finding(f"{column.label}: {'; '.join(sizes)}", by_sign(found, better_by(results)))
 
 
 def _axis(key: str, value: float) -> str:
-    return f"{key} {'null' if math.isinf(value) else f'{value:g}'}"
+    return f"{key} null" if math.isinf(value) else f"{key} {value:g}"
 
 
 def setting_of(results: Results, key: str) -> Callable[[ArmEntry], float]:

@@ -150,7 +150,7 @@ def smallest_effect(count: int, spread: float, comparisons: int = 1) -> float | 
     degrees = count - 1
     critical = float(students_t.ppf(1 - ERROR / (2 * comparisons), degrees))
 
-    # Of a shifted t value; on the other side it is as good as never critical, and scipy may find no number.
+    # Of a shifted t value; on the other side it is as good as never critical, and scipy may return NaN.
     def missing(shift: float) -> float:
         return float(nct.sf(critical, degrees, shift)) - POWER
 
@@ -167,7 +167,7 @@ def seeds_for_margin(margin: float, spread: float, comparisons: int = 1) -> int 
     def is_enough(count: int) -> bool:
         critical = float(students_t.ppf(1 - ERROR / comparisons, count - 1))
         shift = margin * math.sqrt(count) / spread
-        # Far beyond what is critical scipy may find no number.
+        # Far beyond what is critical scipy may return NaN.
         return shift > 2 * critical + 8 or float(nct.sf(critical, count - 1, shift)) >= (1 + POWER) / 2
 
     counts = range(2, MOST_SEEDS + 1)

@@ -14,7 +14,7 @@ from var_pe.progress import number_of
 def no_such_class(word: str, class_names: Sequence[str], most: int = 20) -> str:
     """A sentence about a class that is not there: the nearest names, and all unless they are many."""
     if not class_names:
-        return f"there is no class {word!r}; there are none with a name"
+        return f"there is no class {word!r}; the classes have no names"
     lower = {name.lower(): name for name in class_names}
     near = [lower[name] for name in get_close_matches(word.lower(), lower, n=3, cutoff=0.5)]
     near = near or [name for name in class_names if word.lower() in name.lower()][:3]
@@ -22,7 +22,7 @@ def no_such_class(word: str, class_names: Sequence[str], most: int = 20) -> str:
         meant = f"did you mean {near[0]}? " if near and not word.isdecimal() else ""
         return f"there is no class {word!r}; {meant}there are {', '.join(class_names)}"
 
-    hint = f"the nearest of {len(class_names)} are {', '.join(near)}" if near else "none is like it"
+    hint = f"the nearest of {len(class_names)} are {', '.join(near)}" if near else "none is similar"
     return f"there is no class {word!r}; {hint}"
 
 

@@ -169,11 +169,11 @@ def paired(folder: Path) -> tuple[list[str], list[str]]:
             f"{folder / 'images'} holds several pictures called {twice[0]}, but a mask belongs to one of them"
         )
     there = {stem_of(path) for path in masks}
-    missing = [stem for stem in stems if stem not in there]
+    missing = [f"{stem}.png" for stem in stems if stem not in there]
     if missing:
         raise ValueError(
             f"{number_of(len(missing), 'picture')} in {folder / 'images'} without a mask in masks/: "
-            f"{some([f'{stem}.png' for stem in missing])}"
+            f"{some(missing)}"
         )
     unused = sorted(there - set(stems))
     remarks = [f"{folder / 'masks'}: {number_of(len(unused), 'mask')} without a picture: {some(unused)}"]

@@ -19,7 +19,7 @@ from var_pe.data.shapes import RADII, distance
 Array = NDArray[np.floating]
 Chosen = NDArray[np.integer] | NDArray[np.bool_]
 
-SHARPEST, SOFTEST = 0.2, 0.1  # blur of a cover: in pixels (which is none), in parts of the shorter side
+SHARPEST, SOFTEST = 0.2, 0.1  # blur of a cover: in pixels (as good as sharp), in parts of the shorter side
 RADIUS_BEYOND = 0.7  # how far below the set's radii, and as far above, forms may go
 DELTA = 0.25  # pixels: by what derivatives are taken
 LONGEST = 1.0  # pixels: of a step

@@ -165,8 +165,12 @@ def factors_of(found: Found, kind_N: Numbers, canvas: Canvas) -> Numbers:
     across = (centre_x - radius) / (canvas.width - 2 * radius)
 
     label, row, column = (np.full(len(kind_N), NOTHING) for _ in range(3))
-    for number, (_, (top, bottom), (left, right)) in enumerate(CLASSES.values()):
-        v, u = (down - top) / (bottom - top), (across - left) / (right - left)
+    for number, (_, rows, columns) in enumerate(CLASSES.values()):
+        top, bottom = rows
+        left, right = columns
+        v = (down - top) / (bottom - top)
+        u = (across - left) / (right - left)
+
         # The set's whole covers every centre; one beyond the last cell is taken for it.
         inside = (v >= 0) | (top == 0)
         inside &= (v < 1) | (bottom == 1)

@@ -53,7 +53,7 @@ def by_products_anew(
 def as_scores(visible: Tensor, dtype: torch.dtype) -> Tensor:
     """What is added to scores so that a query looks where it may.
 
-    The least number, not minus infinity, which would give a query that may look nowhere no number at all.
+    The least number, not minus infinity: with that, a query that may look nowhere would become NaN.
     """
     return torch.zeros_like(visible, dtype=dtype).masked_fill(~visible, torch.finfo(dtype).min)
 

@@ -124,7 +124,7 @@ class ClassifierConfig:
         assert self.stages, "the lines of a hierarchy are read"
 
     def _check_clips(self) -> None:
-        """Refuses what belongs to clips where there are none, and what a model of clips has not."""
+        """Refuses settings of clips for a model of pictures, and settings that a model of clips lacks."""
         if self.tubelet is None:
             for setting in fields(self):
                 if setting.name in OF_CLIPS and getattr(self, setting.name) != setting.default:

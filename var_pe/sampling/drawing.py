@@ -44,10 +44,16 @@ def drawn(
     Raises:
         ValueError: several drawings of an image are asked for, and the pipeline has no classifier.
     """
+    # The label after the last class stands for no class.
     unconditional = pipeline.transformer.num_classes
+    classes = [None if label == unconditional else label for label in labels]
+
+    # An image's generator is its own, so that it does not depend on the batch that it is drawn in.
+    generators = [generator_for(config.seed, "image", number) for number in numbers]
     height, width = config.size or (None, None)
+
     output = pipeline(
-        [None if label == unconditional else label for label in labels],
+        classes,
         guidance_scale=config.guidance_scale,
         guidance_schedule=config.guidance_schedule,
         scale_guidance=config.scale_guidance,
@@ -56,7 +62,7 @@ def drawn(
         top_p=config.top_p,
         keep_best=1 / config.draws_per_image,
         classifier=pipeline.classifier if config.draws_per_image > 1 else None,
-        generator=[generator_for(config.seed, "image", number) for number in numbers],
+        generator=generators,
         output_type=output_type,
         height=height,
         width=width,

@@ -217,8 +217,8 @@ class Config:
             )
         if tuned == "prompts" and not classifier.prompts:
             raise ValueError(
-                "classifier_training.tuned=prompts trains prompts, and there are none: set "
-                "classifier.prompts=8 or another number"
+                "classifier_training.tuned=prompts trains prompts, but classifier.prompts is 0: "
+                "set it to 8 or another number"
             )
         if self.model.init_from is None:
             raise ValueError(

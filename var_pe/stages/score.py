@@ -325,7 +325,7 @@ def _of_weights(folder: Path, values: Mapping[str, float], config: Config, numbe
 def is_scored(config: Config, run: Path, kind: str) -> bool:
     """Whether a run's metrics.json has the scores of its finished model on the test images that are there.
 
-    Where there are none any more, or the hub is out of reach, nothing can be scored anew: the scores stand.
+    If the images are gone, or the hub is out of reach, nothing can be scored anew, and the scores stand.
     """
     entry = read_metrics(run / "metrics.json").get(kind, {})
     if entry.get("weights", {}).get("sha256") != weights_hash(run / kind):

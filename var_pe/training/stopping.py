@@ -151,7 +151,7 @@ def leave(signum: int) -> None:
 
 
 def is_ignored(number: signal.Signals) -> bool:
-    """Whether a signal is none of this training's business: SIGHUP under nohup, which no torchrun passes on.
+    """Whether a signal does not concern this training: SIGHUP under nohup, which no torchrun passes on.
 
     Shells ignore Ctrl-C for commands in the background, but these may be stopped by `kill -INT` all the same.
     """
