@@ -6,11 +6,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from var_pe import settings
 from var_pe.comparison.robustness_study import (
     CLEAN,
     Questions,
     accuracy,
     as_markdown,
+    bits_of,
     outside_images,
     study_robustness,
     subjects_of,
@@ -18,8 +20,11 @@ from var_pe.comparison.robustness_study import (
 )
 from var_pe.data.sources import DataConfig
 from var_pe.models.vit import ClassifierConfig, ViTClassifier
+from var_pe.sampling.likelihood import bits_of_set
+from var_pe.sampling.pipeline import VARPipeline
 from var_pe.stages.config import Config
 from var_pe.stages.images import held_out_images
+from var_pe.stages.models import build_generator, build_tokenizer
 from var_pe.tasks.attack import Attack
 from var_pe.tasks.classifier import ClassifierTraining
 
@@ -84,3 +89,17 @@ def test_runs_that_cannot_share_a_table_are_refused(tmp_path):
     attacked = replace(second, classifier_training=ClassifierTraining(attack=Attack()))
     columns = [subject.column for subject in subjects_of(runs, [first, attacked])]
     assert columns == ["`learned`", "`learned`, trained against 8/255"]
+
+
+def test_bits_are_those_of_all_tokens_without_a_class():
+    """As scripts/likelihood.py counts them; a generator of other images is refused."""
+    more = ["generator.dim=16", "generator.depth=1", "generator.num_heads=2"]
+    config = settings.load(Config, "shapes.yaml", ["run=run", "tokenizer_run=tokenizer", *more])
+    pipeline = VARPipeline(build_tokenizer(config), build_generator(config, 12), list("abcdefghijkl"))
+    images = held_out_images(config, 3)
+    images_NCHW, _ = tensors_of(images)
+    wanted_NYK, _ = bits_of_set(pipeline.transformer.eval(), pipeline.tokenizer.eval(), images)
+    torch.testing.assert_close(bits_of(pipeline, images_NCHW), wanted_NYK[:, -1].sum(1))
+
+    with pytest.raises(ValueError, match="--generator draws images of"):
+        bits_of(pipeline, images_NCHW[:, :1])
