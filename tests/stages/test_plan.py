@@ -88,7 +88,10 @@ def test_a_generator_s_plan_reads_no_weights_and_makes_none(tmp_path):
     said, seconds, gigabytes = dry_run("--config", file, *trained, SIZES, *where, start)
     assert f"training starts from {tmp_path / 'trained'}" in said
     assert "tokens: 2240 an image" in said
-    assert seconds < 10
+
+    # Nearly all of it is for imports, as of a small one.
+    _, of_a_small_one, _ = dry_run("--config", file)
+    assert seconds < 1.5 * of_a_small_one
     assert gigabytes < 1
 
 
@@ -132,8 +135,9 @@ def test_nor_does_a_classifier_s_plan(tmp_path):
     ids=["short", "long", "bias"],
 )
 def test_a_plan_says_which_kernel_attention_takes_and_what_scores_cost(words, expected, monkeypatch):
-    """On a machine without a GPU; a bias costs flash attention, whatever else the line holds."""
+    """On a machine without a GPU, in bf16; a bias costs flash attention, whatever else the line holds."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    words = [*words, "generator_training.precision=bf16"]
     said = plan(settings.load(Config, ROOT / "configs" / "shapes_learned.yaml", words))
     assert f"attention: {expected}\n" in said + "\n"
     assert ("flash attention is lost" in said) == ("bias" in expected)
