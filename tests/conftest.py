@@ -38,6 +38,20 @@ QUANTIZER_VARIANTS = ["vq(learning=ema, gradient=rotation, rate=0.1)", "cosine(c
 
 def pytest_collection_finish() -> None:
     """Sets what was imported apart: every training collects garbage, and is to look at its own alone."""
+    set_apart()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None):
+    """Sets apart what a file of tests leaves behind, such as compiled graphs and modules of libraries."""
+    found = yield
+    if nextitem is None or nextitem.path != item.path:
+        set_apart()
+    return found
+
+
+def set_apart() -> None:
+    """Collects garbage, and lets no later collection look at what is left."""
     gc.collect()
     gc.freeze()
 

@@ -50,12 +50,12 @@ def test_operations_are_those_that_torch_counts(training):
 
 
 def test_every_contender_takes_part(training, monkeypatch, tmp_path, capsys):
-    words = ["--sizes", "tiny", "--rounds", "2", "--precision", "bf16", "--attention", "plain", "fused"]
+    words = ["--sizes", "tiny", "--rounds", "2", "--precision", "float32", "--attention", "plain", "fused"]
     words += ["--no-memory", "--device", "cpu", "--json", str(tmp_path / "found.json")]
     monkeypatch.setattr(sys, "argv", ["training.py", *words])
     training.main()
 
-    found = json.loads((tmp_path / "found.json").read_text())["tiny"]["precision"]["bf16"]
+    found = json.loads((tmp_path / "found.json").read_text())["tiny"]["precision"]["float32"]
     assert set(found) == {"var_pe, none, plain", "var_pe, none, fused", "matrix product"}
     assert all(measured["share_of_rate"] > 0 for measured in found.values())
     assert "| var_pe, none, fused |" in capsys.readouterr().out
@@ -70,7 +70,7 @@ def test_a_contender_that_fails_stops_no_other_one(training, monkeypatch, capsys
         return generator
 
     monkeypatch.setattr(training, "compiled", compiled)
-    words = ["--sizes", "tiny", "--rounds", "2", "--precision", "bf16", "--compile", "whole", "none"]
+    words = ["--sizes", "tiny", "--rounds", "2", "--precision", "float32", "--compile", "whole", "none"]
     monkeypatch.setattr(sys, "argv", ["training.py", *words, "--no-memory", "--device", "cpu"])
     training.main()
     said = capsys.readouterr().out
