@@ -30,7 +30,7 @@ LIMITS = {
 MADE_LATER = {"config.yaml", "my.yaml"}
 
 # Rooms whose files docs/architecture.md tells one by one
-TOLD = ["stages", "tasks", "training", "models", "data", "comparison", "settings"]
+TOLD = ["stages", "tasks", "training", "models", "data", "comparison", "settings", "sampling", "evaluation"]
 
 # Notes that lie outside the repository
 OUTSIDE = re.compile(r"\bDESIGN\b|\bSTYLE\.md|(?<!docs/)\bvar\.md\b|positions\.md|training_and_metrics")
