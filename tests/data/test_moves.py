@@ -1,5 +1,6 @@
 """Changes of place: what they do equals slicing, turning by quarters and torchvision's rotation."""
 
+import pytest
 import torch
 from torchvision.transforms.v2 import functional as vision
 
@@ -21,12 +22,13 @@ def test_a_quarter_turn_of_a_square_is_exact():
     torch.testing.assert_close(turned_BCHW, square_BCHW.rot90(-1, (2, 3)), atol=1e-5, rtol=0)
 
 
-def test_turns_are_torchvision_s():
-    """Inside a circle that no border reaches; torchvision counts angles the other way."""
-    square_BCHW = IMAGES_BCHW[..., :12]
-    found = turned(square_BCHW, torch.full((8,), 20.0), 1.0)[..., 3:9, 3:9]
+@pytest.mark.parametrize("width", [12, 16])
+def test_turns_are_torchvision_s(width):
+    """Of any sides, inside a circle that no border reaches; torchvision counts angles the other way."""
+    images_BCHW = IMAGES_BCHW[..., :width]
+    found = turned(images_BCHW, torch.full((8,), 20.0), 1.0)[..., 3:9, 3:9]
     bilinear = vision.InterpolationMode.BILINEAR
-    wanted = vision.rotate(square_BCHW, -20, interpolation=bilinear)[..., 3:9, 3:9]
+    wanted = vision.rotate(images_BCHW, -20, interpolation=bilinear)[..., 3:9, 3:9]
     torch.testing.assert_close(found, wanted, atol=1e-4, rtol=0)
 
 
