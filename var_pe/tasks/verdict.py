@@ -70,6 +70,8 @@ class Facts:
     restarts: bool
     # whether there are rows that can be restarted
     has_codebook: bool
+    # price of a nat of a token (`vq(rate=...)`), for which few codes in use are what was asked for; 0: none
+    rate: float
     reconstruction_weight: float
 
 
@@ -93,13 +95,13 @@ def verdict(facts: Facts) -> Verdict:
     """The verdict and what to change.
 
     Collapsed: its tokens tell no more of a picture than the mean of all pictures does, or it uses hardly any
-    of its codes. Unfinished: its PSNR still grew in the last doubling of the steps, or there is no curve yet
-    and it has not even seen all images once, or the autoencoder alone, without rounding, has learned little.
-    Finished: neither, so what is left to gain lies in its size. That says nothing of how much a picture
-    keeps, which is said beside it.
+    of its codes though they have no price. Unfinished: its PSNR still grew in the last doubling of the steps,
+    or there is no curve yet and it has not even seen all images once, or the autoencoder alone, without
+    rounding, has learned little. Finished: neither, so what is left to gain lies in its size. That says
+    nothing of how much a picture keeps, which is said beside it.
     """
     found = facts.examination
-    few_codes = facts.perplexity < max(2.0, FEW_CODES * facts.codebook_size)
+    few_codes = not facts.rate and facts.perplexity < max(2.0, FEW_CODES * facts.codebook_size)
     nothing_learned = found.whole < found.mean_picture + NOTHING_LEARNED
     growing = facts.gain is not None and facts.gain > STILL_GROWING
     little_learned = found.unrounded < found.mean_picture + LITTLE_LEARNED
@@ -197,9 +199,11 @@ def rounding(facts: Facts) -> str:
 
 def codes(facts: Facts) -> str:
     most = facts.tokens * math.log2(facts.codebook_size)
+    price = f" (few, because rare codes have a price: rate={facts.rate:g})" if facts.rate else ""
     return (
         f"{facts.codes_used} of {facts.codebook_size} codes occur, as if {facts.perplexity:.0f} were used "
-        f"equally often; an image's {facts.tokens} tokens carry {facts.bits:.0f} of at most {most:.0f} bits."
+        f"equally often{price}; an image's {facts.tokens} tokens carry {facts.bits:.0f} of at most "
+        f"{most:.0f} bits."
     )
 
 
