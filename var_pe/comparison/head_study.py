@@ -69,6 +69,12 @@ def study_heads(
             "it empty"
         )
 
+    if config.classifier.padding != "none":
+        raise ValueError(
+            f"task heads draw whole patches: leave classifier.padding at none, got "
+            f"{config.classifier.padding}"
+        )
+
     planned = trials(config, encodings, seeds, output)
     scores = []
     for number, trial in enumerate(planned, start=1):

@@ -121,7 +121,7 @@ def study_resolutions(
         )
     side = config.classifier.patch_size
     for height, width in sizes:
-        if height % side or width % side:
+        if config.classifier.padding == "none" and (height % side or width % side):
             raise ValueError(f"sizes must be multiples of classifier.patch_size {side}, got {height}x{width}")
     for convention in conventions:
         convention_of(convention)

@@ -11,6 +11,7 @@ import torch
 
 from var_pe.encodings import build_encoding, settled
 from var_pe.models.generator import GeneratorConfig
+from var_pe.models.patches import patches_of
 from var_pe.models.vit import ClassifierConfig
 from var_pe.pyramid import Pyramid
 from var_pe.settings.line import canonical
@@ -99,8 +100,9 @@ def check_encodings(config: Config, encodings: Iterable[str]) -> None:
         pyramid = Pyramid.of(config.tokenizer.levels)
     else:
         model = config.classifier
-        side = config.classifier.patch_size
-        pyramid = Pyramid(((config.data.height // side, config.data.width // side),))
+        # rounded up: the model says whether patches have to fill the pictures
+        grid = patches_of(config.data.height, config.data.width, config.classifier.patch_size, "end")
+        pyramid = Pyramid((grid,))
 
     wrong = []
     for line in encodings:

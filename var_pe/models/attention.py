@@ -57,7 +57,7 @@ class Part(Generic[Context]):
     # what the encoding's `prepare` made of their positions
     query: Context
     key: Context
-    # True where a query may look, (Q, K), or of each image (B, 1, Q, K); None: all of these keys
+    # True where a query may look, (Q, K) or (B or 1, 1, Q or 1, K); None: all of these keys
     visible_QK: Tensor | None = None
     keys_from: int = 0
 
@@ -70,7 +70,7 @@ class PositionContext(Generic[Context]):
     # what the encoding's `prepare` made of the positions of queries and of keys
     query: Context
     key: Context
-    # True where a query may look, (Q, K), or of each image (B, 1, Q, K); None: all queries see all keys
+    # True where a query may look, (Q, K) or (B or 1, 1, Q or 1, K); None: all queries see all keys
     visible_QK: Tensor | None = None
     # class token and registers, first among queries and keys; they are neither turned nor biased
     prefix: int = 0

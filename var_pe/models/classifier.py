@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from var_pe.models.patches import Padding, patches_of
 from var_pe.models.resizable import Resizable
 from var_pe.pyramid import Grid, Pyramid, sides_of
 
@@ -43,6 +44,7 @@ class Classifier(ImageModel):
 
     image_size: tuple[int, int]
     patch_size: int
+    padding: Padding = "none"
     dynamic: bool
     head: nn.Module
 
@@ -80,14 +82,9 @@ class Classifier(ImageModel):
         """Rows and columns of the patches that an image is cut into.
 
         Raises:
-            ValueError: they do not fill it.
+            ValueError: they do not fill it, and it is not padded.
         """
-        height, width = image_size
-        if height % self.patch_size or width % self.patch_size:
-            raise ValueError(
-                f"patch_size must divide the sides of the images, got {self.patch_size} for {height}x{width}"
-            )
-        return height // self.patch_size, width // self.patch_size
+        return patches_of(*image_size, self.patch_size, self.padding)
 
     def _pyramid_of(self, images_BCHW: Tensor) -> Pyramid:
         height, width = images_BCHW.shape[-2:]

@@ -1,6 +1,6 @@
 """From images to patches: one linear map a patch, whose kernel can be resampled, or a few convolutions."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from typing import Literal
@@ -9,13 +9,70 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from var_pe.pyramid import Grid
+from var_pe.pyramid import Grid, sides_of
 from var_pe.resampling.conventions import DEFAULT_CONVENTION, Convention, interpolate_table
 from var_pe.resampling.derived import DerivedCache
 from var_pe.resampling.precision import full_precision
 from var_pe.settings.fields import check_choice
 
 Stem = Literal["patch", "convolutions"]
+Padding = Literal["none", "end"]
+
+
+def patches_of(height: int, width: int, patch_size: int, padding: Padding) -> Grid:
+    """Rows and columns of the patches that a picture is cut into; padded, of those that hold a pixel of it.
+
+    Raises:
+        ValueError: they do not fill the picture, and it is not padded.
+    """
+    if padding == "none" and (height % patch_size or width % patch_size):
+        raise ValueError(
+            f"patch_size must divide the sides of the images, got {patch_size} for {height}x{width}; "
+            f"padding=end of a plain ViT of pictures fills them up"
+        )
+    return -(-height // patch_size), -(-width // patch_size)
+
+
+def padded(
+    images_BCHW: Tensor, grid: Grid, patch_size: int, sizes: Sequence[Grid] | None
+) -> tuple[Tensor, Tensor | None]:
+    """Pictures filled up with zeros to the patches of `grid`, and which of these hold pixels, (B or 1, L).
+
+    Pictures lie in the upper left corner. `sizes` are theirs (rows, columns) where a batch has several: what
+    lies beyond is padding, and becomes zero. None in place of the second: every patch holds some.
+
+    Raises:
+        ValueError: there are not as many sizes as pictures, or one is not within the batch.
+    """
+    height, width = images_BCHW.shape[-2:]
+    filled_BCHW = F.pad(images_BCHW, (0, grid[1] * patch_size - width, 0, grid[0] * patch_size - height))
+    if sizes is None:
+        return filled_BCHW, _held([(height, width)], grid, patch_size, images_BCHW.device)
+
+    if len(sizes) != len(images_BCHW):
+        raise ValueError(f"sizes are one for each picture, got {len(sizes)} for {len(images_BCHW)}")
+    for rows, columns in (sides_of(size, "a size of a padded picture") for size in sizes):
+        if rows > height or columns > width:
+            raise ValueError(f"a size lies within the batch of {height}x{width} pixels, got {rows}x{columns}")
+
+    # Chosen, not multiplied: whatever the padding holds, even what is no number, is gone
+    pixel_BHW = _within(sizes, (filled_BCHW.shape[-2], filled_BCHW.shape[-1]), images_BCHW.device)
+    filled_BCHW = torch.where(pixel_BHW[:, None], filled_BCHW, 0.0)
+    return filled_BCHW, _held(sizes, grid, patch_size, images_BCHW.device)
+
+
+def _held(sizes: Sequence[Grid], grid: Grid, patch_size: int, device: torch.device) -> Tensor | None:
+    """Which patches of `grid` hold pixels of pictures of these sizes, (sizes, L); None: all do, of each."""
+    held = [patches_of(rows, columns, patch_size, "end") for rows, columns in sizes]
+    return None if all(here == grid for here in held) else _within(held, grid, device).flatten(1)
+
+
+def _within(sizes: Sequence[Grid], whole: Grid, device: torch.device) -> Tensor:
+    """True in the first rows and columns, as many as each size has, (sizes, rows, columns)."""
+    rows_B, columns_B = torch.tensor(sizes, device=device).unbind(1)
+    row_h = torch.arange(whole[0], device=device)
+    column_w = torch.arange(whole[1], device=device)
+    return (row_h[:, None] < rows_B[:, None, None]) & (column_w < columns_B[:, None, None])
 
 
 def resample_patch_kernel(

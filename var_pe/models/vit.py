@@ -10,7 +10,7 @@ from diffusers.configuration_utils import register_to_config
 from torch import Tensor, nn
 
 from var_pe.encodings import build_encoding, settled
-from var_pe.encodings.machinery.some import Chosen, OfSome, rows_of
+from var_pe.encodings.machinery.some import Chosen, OfSome, check_serves_some, rows_of
 from var_pe.models.attention import PositionContext
 from var_pe.models.blocks import Blocks
 from var_pe.models.classifier import Classifier, MapShape, check_classes
@@ -26,7 +26,7 @@ from var_pe.models.layers import (
     layer_scale,
     with_gain,
 )
-from var_pe.models.patches import PatchEmbedding, Stem, build_stem
+from var_pe.models.patches import Padding, PatchEmbedding, Stem, build_stem, padded
 from var_pe.pyramid import Grid, Positions, Pyramid, sides_of
 from var_pe.resampling.precision import full_precision
 from var_pe.settings.fields import (
@@ -48,7 +48,7 @@ FinalNorm = Literal["tokens", "pooled"]
 Spread = Literal["joint", "divided"]
 
 # settings of a plain ViT, which a hierarchy refuses
-PLAIN = ("pool", "registers", "final_norm", "prompts")
+PLAIN = ("pool", "registers", "final_norm", "prompts", "padding")
 # and of one for clips
 OF_CLIPS = ("tubelet", "attention", "time_positions")
 
@@ -92,6 +92,13 @@ class ClassifierConfig:
             "num_heads are the first one's"
         ),
     ] = field(default_factory=list)
+    padding: Annotated[
+        Padding,
+        Doc(
+            "of pictures whose sides are no multiple of patch_size. end: zeros below and at the right, which "
+            "are not looked at; none: refused"
+        ),
+    ] = "none"
     tubelet: Annotated[
         Positive | None,
         Doc(
@@ -134,6 +141,8 @@ class ClassifierConfig:
             raise ValueError("tubelet makes a plain ViT of clips; a hierarchy takes pictures alone")
         elif self.prompts:
             raise ValueError(f"prompts={self.prompts} are for pictures: leave them at 0 with tubelet")
+        elif self.padding != "none":
+            raise ValueError(f"padding={self.padding} is for pictures: leave it at none with tubelet")
         else:
             check_prefix(self.attention, self.pool, self.registers)
 
@@ -213,13 +222,16 @@ class PlainClassifier(Classifier):
         registers: int,
         dynamic: bool,
         final_norm: FinalNorm,
+        padding: Padding = "none",
     ) -> None:
         super().__init__()
         check_choice("pool", pool, Pool)
+        check_choice("padding", padding, Padding)
         check_choice("final_norm", final_norm, FinalNorm)
         check_classes(num_classes)
 
         self.patch_size = patch_size
+        self.padding = padding
         self.pool = pool
         self.dynamic = dynamic
         self.final_norm = final_norm
@@ -255,27 +267,42 @@ class PlainClassifier(Classifier):
 
     def forward_features(self, images_BCHW: Tensor) -> Tensor:
         """The pooled, normalised last layer, (B, C)."""
-        x_BLC, prefix = self.forward_tokens(images_BCHW)
+        return self.read(*self.forward_tokens(images_BCHW))
 
+    def read(self, x_BLC: Tensor, prefix: int, held_BL: Tensor | None = None) -> Tensor:
+        """The features of the last block's tokens, (B, C); of patches those that are `held`, None: all."""
         if self.pool == "class_token":
             return self.norm(x_BLC[:, 0])
         if self.final_norm == "pooled":
-            return self.norm(x_BLC[:, prefix:].mean(1))
-        return self.norm(x_BLC[:, prefix:]).mean(1)
+            return self.norm(mean_of(x_BLC[:, prefix:], held_BL))
+        return mean_of(self.norm(x_BLC[:, prefix:]), held_BL)
 
     def pooled(self, images_BCHW: Tensor) -> Tensor:
         return self.forward_features(images_BCHW)
 
 
+def mean_of(x_BLC: Tensor, held_BL: Tensor | None) -> Tensor:
+    """The mean over tokens, (B, C), or over those alone that are held, (B or 1, L)."""
+    if held_BL is None:
+        return x_BLC.mean(1)
+    held_BL1 = held_BL[:, :, None].to(x_BLC.dtype)
+    return (x_BLC * held_BL1).sum(1) / held_BL1.sum(1)
+
+
 class ViTClassifier(PlainClassifier):
     """Images in [-1, 1] to class logits; class token and registers come first and have no position.
+
+    With `padding="end"` images may have any sides. They lie in the upper left corner of the grid, which is
+    the model's own or, where it is `dynamic`, the smallest that holds the batch; every patch has the position
+    of its cell in that grid. Pixels of the padding are zero, and patches that hold nothing else are seen
+    neither by attention nor by the mean. Where a batch has several sizes, `sizes` says which.
 
     Arguments as in `ClassifierConfig`; `image_size` is (height, width) in pixels; with 0 classes there is no
     head and the model gives features; `patch_kernel` is the side of the stored kernel where `set_patch_size`
     left it behind.
 
     Raises:
-        ValueError: the image is not a whole number of patches, or an option is not known.
+        ValueError: the image is not a whole number of patches and not padded, or an option is not known.
     """
 
     @register_to_config
@@ -304,6 +331,7 @@ class ViTClassifier(PlainClassifier):
         patch_kernel: int | None = None,
         kept_grids: Sequence[Grid] | None = None,
         prompts: int = ClassifierConfig.prompts,
+        padding: Padding = ClassifierConfig.padding,
     ) -> None:
         super().__init__(
             image_size=image_size,
@@ -315,7 +343,13 @@ class ViTClassifier(PlainClassifier):
             registers=registers,
             dynamic=dynamic,
             final_norm=final_norm,
+            padding=padding,
         )
+        if padding != "none" and stem != "patch":
+            raise ValueError(
+                f"padding={padding} needs stem=patch: convolutions would look from patches that hold pixels "
+                f"at those that hold none, got stem={stem}"
+            )
 
         self.prompts = prompts
 
@@ -357,21 +391,58 @@ class ViTClassifier(PlainClassifier):
             patch_kernel=self.patch_embed.kernel_size[0],
         )
 
+    def _pyramid_of(self, images_BCHW: Tensor) -> Pyramid:
+        rows, columns = (cells * self.patch_size for cells in self.pyramid.finest)
+        height, width = images_BCHW.shape[-2:]
+        if self.padding != "none" and not self.dynamic and height <= rows and width <= columns:
+            return self.pyramid
+        return super()._pyramid_of(images_BCHW)
+
+    def forward(self, images_BCHW: Tensor, sizes: Sequence[Grid] | None = None) -> Tensor:
+        """Class logits, (B, classes); `sizes` are (rows, columns) of padded images in a batch."""
+        return self.forward_head(self.forward_features(images_BCHW, sizes)).float()
+
+    def forward_features(self, images_BCHW: Tensor, sizes: Sequence[Grid] | None = None) -> Tensor:
+        """The pooled, normalised last layer, (B, C).
+
+        Raises:
+            ValueError: the images do not fit, or patches are not looked at and the encoding needs them all.
+        """
+        patches_BLC, positions, held_BL = self._patches_at(images_BCHW, sizes)
+        x_BLC = self.forward_patches(patches_BLC, positions, held_BL=held_BL)
+        return self.read(x_BLC, self.num_prefix_tokens, held_BL)
+
     def forward_tokens(self, images_BCHW: Tensor) -> tuple[Tensor, int]:
-        positions = self._pyramid_of(images_BCHW).positions(images_BCHW.device)
-        patches_BLC = as_tokens(self.patch_embed(images_BCHW))
-        return self.forward_patches(patches_BLC, positions), self.num_prefix_tokens
+        patches_BLC, positions, held_BL = self._patches_at(images_BCHW, None)
+        return self.forward_patches(patches_BLC, positions, held_BL=held_BL), self.num_prefix_tokens
+
+    def _patches_at(
+        self, images_BCHW: Tensor, sizes: Sequence[Grid] | None
+    ) -> tuple[Tensor, Positions, Tensor | None]:
+        """Patches, where they are, and which of them hold pixels, (B or 1, L); None: all."""
+        if sizes is not None and self.padding == "none":
+            raise ValueError("images of several sizes in a batch need a classifier with padding=end")
+
+        pyramid, held_BL = self._pyramid_of(images_BCHW), None
+        if self.padding != "none":
+            images_BCHW, held_BL = padded(images_BCHW, pyramid.finest, self.patch_size, sizes)
+        return as_tokens(self.patch_embed(images_BCHW)), pyramid.positions(images_BCHW.device), held_BL
 
     def forward_patches(
-        self, patches_BLC: Tensor, positions: Positions, kept_Bl: Tensor | None = None
+        self,
+        patches_BLC: Tensor,
+        positions: Positions,
+        kept_Bl: Tensor | None = None,
+        held_BL: Tensor | None = None,
     ) -> Tensor:
         """What the last block gives of patches at these positions, (B, P + L, C), P prefix tokens first.
 
         With `kept_Bl` an image's patches of these numbers alone go through the blocks, at their own places:
-        (B, P + l, C).
+        (B, P + l, C). With `held_BL`, (B or 1, L), all go through, and no token looks at one where it is
+        False.
 
         Raises:
-            ValueError: patches are left out, and the encoding needs them all.
+            ValueError: patches are left out or not looked at, and the encoding needs them all.
         """
         # What is added to patches for their positions: in float32, or neighbours would coincide.
         encoding, context = self.position_encoding, self.position_encoding.prepare(positions)
@@ -388,7 +459,11 @@ class ViTClassifier(PlainClassifier):
         if self.prompts:
             x_BLC = F.pad(x_BLC, (0, 0, self.prompts, 0))
         prefix = self.prompts + self.num_prefix_tokens
-        x_BLC = self.blocks(x_BLC, PositionContext(encoding, context, context, prefix=prefix))
+        visible = None
+        if held_BL is not None:
+            check_serves_some(encoding)
+            visible = F.pad(held_BL, (prefix, 0), value=True)[:, None, None]
+        x_BLC = self.blocks(x_BLC, PositionContext(encoding, context, context, visible, prefix))
         return x_BLC[:, self.prompts :] if self.prompts else x_BLC
 
     @property
@@ -396,7 +471,8 @@ class ViTClassifier(PlainClassifier):
         return [MapShape(self.norm.normalized_shape[0], self.patch_size)]
 
     def feature_maps(self, images_BCHW: Tensor) -> list[Tensor]:
-        """The one map of the patches."""
+        """The one map of the patches, of padded images of those that hold pixels."""
         x_BLC, prefix = self.forward_tokens(images_BCHW)
-        grid = self._pyramid_of(images_BCHW).finest
-        return [as_map(self.norm(x_BLC[:, prefix:]), grid)]
+        map_BChw = as_map(self.norm(x_BLC[:, prefix:]), self._pyramid_of(images_BCHW).finest)
+        rows, columns = self._patches((images_BCHW.shape[-2], images_BCHW.shape[-1]))
+        return [map_BChw[:, :, :rows, :columns]]

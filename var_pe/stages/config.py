@@ -14,6 +14,7 @@ from var_pe.evaluation.features import EvaluationConfig
 from var_pe.models.dense.detector import DetectorConfig
 from var_pe.models.dense.segmenter import SegmenterConfig
 from var_pe.models.generator import GeneratorConfig
+from var_pe.models.patches import patches_of
 from var_pe.models.pretraining import EncoderConfig
 from var_pe.models.size import (
     refuse_oversized,
@@ -197,6 +198,11 @@ class Config:
                 f"classifier.prompts={self.classifier.prompts} are for a trained encoder: leave them at 0 "
                 f"while it is trained"
             )
+        if self.classifier.padding != "none":
+            raise ValueError(
+                f"classifier.padding={self.classifier.padding} is for classifiers: an encoder learns from "
+                f"pictures of whole patches; leave it at none"
+            )
         if self.classifier.dynamic and self.encoder.method != "contrast":
             raise ValueError("encoder.method hides patches of one grid: set classifier.dynamic=false")
         if self.model.retrofit is not None:
@@ -259,7 +265,8 @@ class Config:
         if self.detector is not None:
             refuse_oversized("detector", size_of_detector(self.detector, self.classifier), self)
         patch = self.classifier.patch_size
-        rows, columns = self.data.height // patch, self.data.width // patch
+        # rounded up: the model says whether patches have to fill the pictures
+        rows, columns = patches_of(self.data.height, self.data.width, patch, "end")
         size = size_of_classifier(self.classifier, rows * columns)
         refuse_oversized("classifier", size, self)
         times = 1 if self.classifier.tubelet is None else self.data.frames // self.classifier.tubelet

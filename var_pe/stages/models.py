@@ -90,7 +90,7 @@ def build_classifier(
     if config.classifier.hierarchy:
         cls, unused = HierarchicalClassifier, ("depth", *PLAIN, *OF_CLIPS)
     elif config.classifier.tubelet is not None:
-        cls, unused = ClipClassifier, ("hierarchy", "prompts")
+        cls, unused = ClipClassifier, ("hierarchy", "prompts", "padding")
         settings_of_model["frames"] = config.data.frames
     for name in unused:
         del settings_of_model[name]

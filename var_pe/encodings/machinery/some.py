@@ -84,7 +84,7 @@ def check_serves_some(encoding: PositionEncoding[Context]) -> None:
     if encoding.uses("refine"):
         raise ValueError(
             "a convolution between blocks (peg, pyramid_peg) has no neighbours to look at where tokens are "
-            "left out"
+            "left out or are padding"
         )
 
 

@@ -76,5 +76,10 @@ def encoder_of(described: Mapping[str, Any]) -> ViTClassifier | HierarchicalClas
         raise ValueError(f"encoder_config describes one of {', '.join(CLASSIFIERS)}, got {name!r}")
     if described.get("num_classes") != 0:
         raise ValueError(f"an encoder has no classes of its own, got {described.get('num_classes')}")
+    if described.get("padding", "none") != "none":
+        raise ValueError(
+            f"models on maps need pictures of whole patches: leave classifier.padding at none, got "
+            f"{described['padding']}"
+        )
     arguments = {key: value for key, value in described.items() if key != "_class_name"}
     return CLASSIFIERS[str(name)](**arguments)
