@@ -1,10 +1,12 @@
 """Shows what trained models look at, several side by side; writes one page.
 
     python scripts/explain.py runs/fashion_vit
+    python scripts/explain.py runs/shapes_vit --size 48 48
     python scripts/explain.py runs/fashion_learned runs/fashion_mixed runs/fashion_sinusoidal
 
-Runs of classifiers: attention of every head and layer, rollout, Grad-CAM and EigenCAM on test images. Runs of
-generators: what each level looks at, by level and distance. All runs are of one kind.
+Runs of classifiers: attention of every head and layer, rollout, Grad-CAM and EigenCAM on test images; with
+--size, too, what plain ViTs look at before and after they are moved to another size. Runs of generators: what
+each level looks at, by level and distance. All runs are of one kind.
 """
 
 import argparse
@@ -12,19 +14,27 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import var_pe  # noqa: F401  # before torch, whose threads it makes wait politely
 
 # isort: split
 import torch
+from torch import Tensor
 
 from var_pe import settings
+from var_pe.comparison.resolution_study import images_at
 from var_pe.diagnosis.attributions import check_library
 from var_pe.diagnosis.classifier_explanation import Examined, explain_classifiers
 from var_pe.diagnosis.explanation import Explained, write_explanation
 from var_pe.diagnosis.generator_explanation import Drawer, explain_generators
+from var_pe.diagnosis.moved_attention import with_moved
+from var_pe.models.classifier import Classifier
+from var_pe.models.patches import padded
 from var_pe.processes import say
+from var_pe.pyramid import Grid
+from var_pe.resampling.conventions import DEFAULT_CONVENTION, convention_of
 from var_pe.settings.command_line import check_options, given_path
 from var_pe.settings.fields import Positive
 from var_pe.stages.config import Config
@@ -46,8 +56,21 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--output", type=given_path, help="page to write; default: explanation.html in the first run's folder"
     )
+    parser.add_argument(
+        "--size",
+        type=int,
+        nargs=2,
+        metavar=("HEIGHT", "WIDTH"),
+        help="of plain ViTs: also what they look at in the same pictures at this size, in pixels",
+    )
+    parser.add_argument(
+        "--resample",
+        default=DEFAULT_CONVENTION,
+        metavar="NAME",
+        help=f"how learned tables move to --size; default: {DEFAULT_CONVENTION}",
+    )
     given = parser.parse_args()
-    check_options(given, images=Positive)
+    check_options(given, images=Positive, size=list[Positive])
     return given
 
 
@@ -60,7 +83,8 @@ def main() -> None:
             f"--output {output} is a folder; name the page, such as {output / 'explanation.html'}"
         )
 
-    explained = explain(given.runs, kind_of(given.runs), given.images)
+    convention_of(given.resample)
+    explained = explain(given.runs, kind_of(given.runs), given.images, given.size, given.resample)
     command = shlex.join(["python", "scripts/explain.py", *sys.argv[1:]])
     write_explanation(explained, output, command)
     for line in explained.lines:
@@ -68,13 +92,25 @@ def main() -> None:
     say(f"page: {os.path.relpath(output)}", sys.stdout)
 
 
-def explain(runs: Sequence[Path], kind: str, images: int | None) -> Explained:
+def explain(
+    runs: Sequence[Path], kind: str, images: int | None, size: Sequence[int] | None, resample: str
+) -> Explained:
     alike = len({run.name for run in runs}) < len(runs)
     names = [str(run) if alike else run.name for run in runs]
     if kind == "generator":
+        if size is not None:
+            raise ValueError("--size is for classifiers: a generator attends from level to level")
         return explain_generators([drawer(*each, images or 64) for each in zip(names, runs, strict=True)])
+
     check_library()
-    return explain_classifiers([examined(*each, images or 6) for each in zip(names, runs, strict=True)])
+    number = images or 6
+    own = [examined(*each, number) for each in zip(names, runs, strict=True)]
+    explained = explain_classifiers(own)
+    if size is None:
+        return explained
+    height, width = size
+    others = [moved(one, run, (height, width), resample) for one, run in zip(own, runs, strict=True)]
+    return with_moved(explained, list(zip(own, others, strict=True)))
 
 
 def kind_of(runs: Sequence[Path]) -> str:
@@ -105,7 +141,29 @@ def examined(name: str, run: Path, number: int) -> Examined:
     """A run's classifier and test images."""
     images = held_out_images(config_of(run), number)
     pictures_BCHW = torch.stack([images[index]["image"] for index in range(len(images))])
-    return Examined(name, load_classifier_of_images(run / "classifier"), pictures_BCHW, images.class_names)
+    model = load_classifier_of_images(run / "classifier")
+    return examined_by(name, model, pictures_BCHW, images.class_names)
+
+
+def examined_by(name: str, model: Classifier, pictures_BCHW: Tensor, class_names: Sequence[str]) -> Examined:
+    """Pictures that are padded are shown with their padding, so that maps lie where patches do."""
+    if model.padding != "none":
+        pictures_BCHW, _ = padded(pictures_BCHW, model.pyramid.finest, model.patch_size, None)
+    return Examined(name, model, pictures_BCHW, class_names)
+
+
+def moved(own: Examined, run: Path, size: Grid, resample: str) -> Examined:
+    """The same classifier at another size, and the same pictures there.
+
+    Raises:
+        ValueError: the size does not fit, or the encoding cannot move to it.
+    """
+    config = config_of(run)
+    number = replace(config.classifier_training, validation_images=len(own.images_BCHW))
+    pictures_BCHW, _ = images_at(replace(config, classifier_training=number), size)
+    model = load_classifier_of_images(run / "classifier")
+    model.set_input_size(size, resample=resample)
+    return examined_by(own.name, model, pictures_BCHW, own.class_names)
 
 
 def drawer(name: str, run: Path, number: int) -> Drawer:

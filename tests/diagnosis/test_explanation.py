@@ -8,6 +8,7 @@ import torch
 from var_pe.diagnosis.classifier_explanation import Examined, explain_classifiers
 from var_pe.diagnosis.explanation import write_explanation
 from var_pe.diagnosis.generator_explanation import Drawer, explain_generators
+from var_pe.diagnosis.moved_attention import likeness, with_moved
 from var_pe.models.hierarchy.classifier import HierarchicalClassifier
 
 
@@ -52,3 +53,44 @@ def test_classifiers_of_both_kinds_stand_side_by_side(make_vit, tmp_path):
     names = pictures_of(tmp_path / "page.html")
     assert [name.split(":")[0] for name in names] == ["plain", "in stages", "How far attention goes", "plain"]
     assert "no rollout" in explained.lines[1]
+
+
+def test_a_classifier_stands_beside_itself_at_another_size(make_vit, make_loud, tmp_path):
+    """Two more pictures, and a line that finds the same maps where nothing changed, others elsewhere."""
+    pytest.importorskip("pytorch_grad_cam")
+    vit, larger = (make_loud(make_vit("rope")) for _ in range(2))
+    larger.set_input_size((16, 24))
+    images = torch.rand(3, 3, 8, 12, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    enlarged = images.repeat_interleave(2, 2).repeat_interleave(2, 3)
+    own, same = Examined("plain", vit, images, ()), Examined("plain", vit, images, ())
+    other = Examined("plain", larger, enlarged, ())
+
+    plain = explain_classifiers([own])
+    both = with_moved(plain, [(own, other)])
+    write_explanation(both, tmp_path / "page.html", "command")
+    assert len(pictures_of(tmp_path / "page.html")) == len(plain.pictures) + 2
+    assert both.lines[1].startswith("plain at 8x12 and 16x24: correlation of rollouts ")
+    (unmoved,) = with_moved(plain, [(own, same)]).lines[1:]
+    assert "correlation of rollouts 1.00, with another picture's " in unmoved
+    assert "with another picture's 1.00" not in unmoved
+    assert unmoved.endswith("; 3 of 3 pictures are taken for the same class.")
+
+
+def test_maps_of_two_sizes_are_compared_place_by_place():
+    """A map made finer is the same map, and its mirror image is another one."""
+    map_1hw = torch.tensor([[[1.0, 2.0, 4.0], [0.0, 3.0, 1.0]]])
+    finer = map_1hw.repeat_interleave(2, 1).repeat_interleave(2, 2)
+    detail = torch.randn(1, 2, 3, generator=torch.Generator().manual_seed(0))
+    finer[:, ::2, ::2] += detail  # what the mean over a cell does not know
+    finer[:, 1::2, 1::2] -= detail
+    torch.testing.assert_close(likeness(map_1hw, finer * 5 + 7), torch.ones(1))
+    assert likeness(map_1hw, finer.flip(2)).item() < 0.5
+
+
+def test_stages_have_no_map_to_compare(tmp_path):
+    stages = HierarchicalClassifier(
+        (8, 12), patch_size=2, dim=16, num_heads=2, num_classes=3, hierarchy=["full(blocks=1)"]
+    )
+    own = Examined("stages", stages.eval(), torch.zeros(1, 3, 8, 12), ())
+    with pytest.raises(ValueError, match=r"stages: attention is compared .* in plain ViTs, not in stages"):
+        with_moved(explain_classifiers([]), [(own, own)])
