@@ -2,6 +2,7 @@
 
     python scripts/robustness.py runs/fashion_vit
     python scripts/robustness.py runs/fashion_robust/*_seed_* --images 500 --against shapes noise
+    python scripts/robustness.py runs/fashion_vit --defences jpeg=50 bits=3 median=3 gaussian=1
     python scripts/robustness.py runs/fashion_vit --generator runs/fashion_learned
 
 Runs of the same encoding that differ in their seed alone share a column, with mean and spread. Writes
@@ -28,6 +29,7 @@ from var_pe.comparison.robustness_study import (
 )
 from var_pe.data.sources import OF_CLIPS, SOURCES
 from var_pe.evaluation import attacks, outliers
+from var_pe.evaluation.defences import parse_defence
 from var_pe.evaluation.records import versions
 from var_pe.files import check_writable, write_json, write_text
 from var_pe.processes import say
@@ -61,6 +63,14 @@ def arguments() -> argparse.Namespace:
         help="other data; default: shapes (unless the runs' own) and noise",
     )
     add("--generator", type=given_path, metavar="RUN", help="a generator's run: its bits are a score, too")
+    add(
+        "--defences",
+        nargs="+",
+        default=[],
+        metavar="NAME=STRENGTH",
+        help="what pictures are put through before they are classified, such as jpeg=50 (quality) bits=3 "
+        "median=3 (pixels) gaussian=1 (pixels): its price, and what it holds off",
+    )
     add("--seed", type=int, default=0, help="of noise, directions and starts of attacks; default: 0")
     add("--output", type=given_path, metavar="DIR", help="default: the first run's folder")
     given = parser.parse_args()
@@ -73,6 +83,7 @@ def main() -> None:
     given = arguments()
     attacks.check_library()
     outliers.check_library()
+    defences = tuple(dict.fromkeys(parse_defence(word) for word in given.defences))
     output = given.output or given.runs[0]
     configs = [config_of(run) for run in given.runs]
     subjects = subjects_of(given.runs, configs)
@@ -84,7 +95,9 @@ def main() -> None:
     output.mkdir(parents=True, exist_ok=True)
     check_writable(output)
 
-    questions = Questions(given.images, tuple(given.epsilons), given.steps, tuple(against), given.seed)
+    questions = Questions(
+        given.images, tuple(given.epsilons), given.steps, tuple(against), given.seed, defences
+    )
     study = study_robustness(subjects, questions, generator, device, lambda line: say(line, sys.stdout))
 
     table = as_markdown(study)

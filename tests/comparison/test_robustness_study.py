@@ -19,6 +19,7 @@ from var_pe.comparison.robustness_study import (
     tensors_of,
 )
 from var_pe.data.sources import DataConfig
+from var_pe.evaluation.defences import Defence, defended
 from var_pe.models.vit import ClassifierConfig, ViTClassifier
 from var_pe.sampling.likelihood import bits_of_set
 from var_pe.sampling.pipeline import VARPipeline
@@ -63,6 +64,33 @@ def test_every_question_is_asked_of_every_run(tmp_path):
     assert text.count("| `learned` |") == 4
     assert all(row in text for row in ("shift by 4 pixels", "all, severity 5", "PGD 4/255", "energy, noise"))
     assert "±" in text
+
+
+def test_defences_have_a_price_and_two_attackers(tmp_path):
+    """Rows of each, times of each, and the classifier without one as it stands in the table of attacks."""
+    pytest.importorskip("art")
+    pytest.importorskip("pytorch_ood")
+    config = saved(CONFIG, tmp_path)
+    asked = replace(QUESTIONS, defences=(Defence("bits", 2), Defence("median", 3)))
+    study = study_robustness(
+        subjects_of([tmp_path], [config]), asked, None, torch.device("cpu"), lambda line: None
+    )
+    tables = study.measured[0].tables
+    assert list(tables["defences"])[:2] == [f"none: {CLEAN}", "none: PGD 4/255"]
+    assert tables["defences"]["none: PGD 4/255"] == tables["attacks"]["PGD 4/255"]
+    assert list(tables["defences"])[5:] == [
+        f"median=3: {CLEAN}",
+        "median=3: PGD 4/255, which does not know of it",
+        "median=3: PGD 4/255, which knows of it",
+    ]
+
+    images_NCHW, labels_N = tensors_of(held_out_images(CONFIG, 8))
+    model = subjects_of([tmp_path], [config])[0].model
+    clean = accuracy(model, defended(images_NCHW, Defence("median", 3)), labels_N)
+    assert tables["defences"][f"median=3: {CLEAN}"] == clean
+    assert list(study.milliseconds) == ["answers of `learned`", "bits=2", "median=3"]
+    assert min(study.milliseconds.values()) > 0
+    assert "| median=3: PGD 4/255, which knows of it |" in as_markdown(study)
 
 
 def test_other_data_have_the_size_and_channels_of_the_runs():

@@ -1,8 +1,9 @@
 """How trained classifiers break: by attacks, corruptions, changes of place, and on images of other data."""
 
 import itertools
+import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import cast
 
@@ -10,12 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from var_pe.comparison.statistics import summary
+from var_pe.comparison.step_time import seconds_in_turns
 from var_pe.data.corruptions import CORRUPTIONS, SEVERITIES, corrupted
 from var_pe.data.image_set import HeldOutImages, stacked
 from var_pe.data.moves import MOVES
 from var_pe.data.part import drawn
 from var_pe.data.sources import DataConfig
 from var_pe.evaluation.attacks import Method, attacked
+from var_pe.evaluation.defences import Defence, Defended, defended
 from var_pe.evaluation.features import FeatureSet
 from var_pe.evaluation.outliers import Outlyingness, auroc
 from var_pe.models.classifier import Classifier
@@ -31,6 +34,7 @@ BATCH = 100
 CLEAN = "as they are"
 NOISE = "noise"  # every value of every pixel drawn by itself
 METHODS: tuple[Method, ...] = ("FGSM", "PGD")
+ROUNDS = 7  # in which what defences take is timed
 
 
 @dataclass(frozen=True)
@@ -73,6 +77,8 @@ class RobustnessStudy:
     # the generator's bits as a score, which no classifier has a part in
     bits: dict[str, float]
     about: dict[str, object]
+    # of each defence and of each column's classifiers, for one picture in a batch
+    milliseconds: dict[str, float] = field(default_factory=dict)
 
     @property
     def groups(self) -> dict[str, list[Measured]]:
@@ -119,6 +125,8 @@ class Questions:
     # images of other data: names of sources, or NOISE
     against: tuple[str, ...]
     seed: int = 0
+    # what is done to pictures before a classifier sees them
+    defences: tuple[Defence, ...] = ()
 
 
 def study_robustness(
@@ -146,7 +154,11 @@ def study_robustness(
 
     for subject, model, found in zip(subjects, models, tables, strict=True):
         say(f"attacks on {subject.name}")
-        found["attacks"] = under_attacks(model, images_NCHW, labels_N, questions)
+        attacks = attacks_on(model, images_NCHW, labels_N, questions)
+        found["attacks"] = {row: accuracy(model, changed, labels_N) for row, changed in attacks.items()}
+        if questions.defences:
+            say(f"defences of {subject.name}: {', '.join(map(str, questions.defences))}")
+            found["defences"] = behind_defences(model, attacks, labels_N, questions)
 
     say(f"images of other data: {', '.join(questions.against)}")
     training = RealImages(config, train=True).images
@@ -162,7 +174,8 @@ def study_robustness(
         seed = subject.config.seed
         measured.append(Measured(subject.name, subject.encoding, seed, subject.column, found))
     about = {**asdict(questions), "data": asdict(config.data), "images": len(images_NCHW)}
-    return RobustnessStudy(measured, bits, about)
+    times = times_of(subjects, images_NCHW[:BATCH], questions.defences) if questions.defences else {}
+    return RobustnessStudy(measured, bits, about, times)
 
 
 def changed_images(images_NCHW: Tensor, seed: int) -> Iterator[tuple[str, str, Tensor]]:
@@ -181,25 +194,75 @@ def changed_images(images_NCHW: Tensor, seed: int) -> Iterator[tuple[str, str, T
             yield "corruptions", f"{name} {severity}", torch.stack(changed)
 
 
-def under_attacks(
-    model: Classifier, images_NCHW: Tensor, labels_N: Tensor, questions: Questions
-) -> dict[str, float]:
-    """Accuracy by attack."""
-    found = {CLEAN: accuracy(model, images_NCHW, labels_N)}
+def attacks_on(
+    model: nn.Module, images_NCHW: Tensor, labels_N: Tensor, questions: Questions
+) -> dict[str, Tensor]:
+    """The images as they are, and changed by every attack."""
+    found = {CLEAN: images_NCHW}
     for method in METHODS:
         for epsilon in questions.epsilons:
-            changed_NCHW = attacked(
-                model,
-                images_NCHW,
-                labels_N,
-                method,
-                epsilon=2 * epsilon / 255,
-                steps=questions.steps,
-                seed=questions.seed,
-                batch=BATCH,
+            found[f"{method} {epsilon:g}/255"] = one_attack(
+                model, images_NCHW, labels_N, method, epsilon, questions
             )
-            found[f"{method} {epsilon:g}/255"] = accuracy(model, changed_NCHW, labels_N)
     return found
+
+
+def one_attack(
+    model: nn.Module, images_NCHW: Tensor, labels_N: Tensor, method: Method, epsilon: float, asked: Questions
+) -> Tensor:
+    """The images, each value changed by at most `epsilon` 255ths."""
+    return attacked(
+        model,
+        images_NCHW,
+        labels_N,
+        method,
+        epsilon=2 * epsilon / 255,
+        steps=asked.steps,
+        seed=asked.seed,
+        batch=BATCH,
+    )
+
+
+def behind_defences(
+    model: Classifier, attacks: Mapping[str, Tensor], labels_N: Tensor, questions: Questions
+) -> dict[str, float]:
+    """Accuracy by defence: of images as they are, and of those that PGD has changed.
+
+    An attack that knows of the defence has the gradient of what the classifier sees (`Defended`); one that
+    does not is the one on the classifier alone.
+    """
+    bounds = [(f"PGD {epsilon:g}/255", epsilon) for epsilon in questions.epsilons]
+    found = {f"none: {row}": accuracy(model, attacks[row], labels_N) for row in (CLEAN, *dict(bounds))}
+    for defence in questions.defences:
+
+        def answered(images_NCHW: Tensor, defence: Defence = defence) -> float:
+            return accuracy(model, defended(images_NCHW, defence), labels_N)
+
+        found[f"{defence}: {CLEAN}"] = answered(attacks[CLEAN])
+        for name, epsilon in bounds:
+            found[f"{defence}: {name}, which does not know of it"] = answered(attacks[name])
+            behind = Defended(model, defence)
+            aware_NCHW = one_attack(behind, attacks[CLEAN], labels_N, "PGD", epsilon, questions)
+            found[f"{defence}: {name}, which knows of it"] = answered(aware_NCHW)
+    return found
+
+
+@torch.no_grad()
+def times_of(
+    subjects: Sequence[Subject], images_BCHW: Tensor, defences: Sequence[Defence]
+) -> dict[str, float]:
+    """Milliseconds for one picture in a batch: of each column's classifier, of each defence."""
+    names, calls = list[str](), list[Callable[[], object]]()
+    for column, subject in {subject.column: subject for subject in subjects}.items():
+        names.append(f"answers of {column}")
+        calls.append(lambda model=subject.model: model(images_BCHW.to(model.device)))
+    for defence in defences:
+        names.append(str(defence))
+        calls.append(lambda defence=defence: defended(images_BCHW, defence))
+
+    seconds = seconds_in_turns(calls, rounds=ROUNDS, warmup=1)
+    each = [1000 * statistics.median(mine) / len(images_BCHW) for mine in seconds]
+    return dict(zip(names, each, strict=True))
 
 
 def told_apart(
@@ -310,6 +373,14 @@ def as_markdown(study: RobustnessStudy) -> str:
         "AUROC in percent, test images against images of other data, 50 for a score that tells nothing:",
         table_of(study, "other data"),
     ]
+    if study.milliseconds:
+        times = [[name, f"{value:.3f}"] for name, value in study.milliseconds.items()]
+        parts[4:4] = [
+            "Accuracy behind defences, which change pictures before they are classified:",
+            table_of(study, "defences"),
+            "What one picture takes in a batch, median:",
+            markdown_table(["", "ms"], times),
+        ]
     if study.bits:
         rows = [[name, percent(value, None)] for name, value in study.bits.items()]
         parts += ["The same of the generator's bits:", markdown_table(["against", "bits"], rows)]
