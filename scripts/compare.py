@@ -51,31 +51,31 @@ from var_pe.training.config import TrainingConfig
 
 def engine_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--dry-run", action="store_true", help="print the arms, and what is done and to be done of each cell"
+        "--dry-run", action="store_true", help="print the arms, and what of each cell is done or still to do"
     )
     parser.add_argument(
         "--timed",
         action="store_true",
-        help="with --dry-run: also do a few steps, and print what time the rest will take",
+        help="with --dry-run: also do a few steps, and print how long the rest will take",
     )
     parser.add_argument(
         "--jobs",
         type=int,
         metavar="N",
-        help="a process for each cell, N at a time; default: one after the other in this process",
+        help="run each cell in its own process, N at a time; default: one after the other in this process",
     )
-    parser.add_argument("--retry", action="store_true", help="also try the cells again that have failed")
+    parser.add_argument("--retry", action="store_true", help="also run failed cells again")
     parser.add_argument("--cell", metavar="KEY", help=argparse.SUPPRESS)
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    """Those of a study that is written on the command line."""
+    """The options of a study that is described on the command line."""
     parser.add_argument(
         "--encodings",
         nargs="+",
         required=True,
         metavar="LINE",
-        help="the others are compared with the first",
+        help="position encodings; the others are compared with the first",
     )
     parser.add_argument(
         "--seeds",
@@ -83,19 +83,19 @@ def options(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=[0],
         metavar="N",
-        help="give at least two to see a spread; default: 0",
+        help="seeds of each encoding; at least two show a spread; default: 0",
     )
     parser.add_argument(
         "--output",
         type=given_path,
-        help="folder of the runs and the report; the tokenizer that they share stays in the config's "
-        "tokenizer_run; default: the config's run + _comparison",
+        help="folder of the runs and the report; default: the config's run + _comparison; the tokenizer that "
+        "the runs share stays in the config's tokenizer_run",
     )
     parser.add_argument(
         "--primary",
         default=PRIMARY,
         metavar="NAME",
-        help=f"the quantity that encodings are ranked by, by its name in metrics.json; default: {PRIMARY}",
+        help=f"score that encodings are ranked by, as metrics.json names it; default: {PRIMARY}",
     )
     engine_options(parser)
 
@@ -120,17 +120,15 @@ def study_of(words: Sequence[str]) -> tuple[Study, argparse.Namespace]:
 
 
 def study_of_file(words: Sequence[str]) -> tuple[Study, argparse.Namespace]:
-    """The study of a file, and what the command line has in place of some of its keys."""
+    """The study of a file, with the keys that the command line overrides."""
     parser = argparse.ArgumentParser(
         description=__doc__,
         epilog=f"keys, as written in FILE or as key=value:\n{describe(Study)}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument(
-        "--study", required=True, metavar="FILE", help="a bare name may be in configs/studies/"
-    )
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="keys that differ from FILE")
+    parser.add_argument("--study", required=True, metavar="FILE", help="path, or name in configs/studies/")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="keys that override FILE's")
     engine_options(parser)
     arguments = parser.parse_intermixed_args(overrides_first(words))
 
@@ -141,16 +139,18 @@ def study_of_file(words: Sequence[str]) -> tuple[Study, argparse.Namespace]:
 
 
 def report_again(words: Sequence[str]) -> None:
-    """Pages from results that are there."""
+    """Writes the report of finished studies anew, from their results."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--report", nargs="+", required=True, type=given_path, metavar="JSON")
     parser.add_argument("--output", type=given_path, help="folder of the report; default: beside the file")
-    parser.add_argument("--publish", type=given_path, metavar="PAGE", help="write docs/studies/NAME instead")
+    parser.add_argument(
+        "--publish", type=given_path, metavar="PAGE", help="write this page instead: docs/studies/NAME"
+    )
     given = parser.parse_args(words)
     if len(given.report) > 1 and (given.output or given.publish):
-        raise ValueError("--output and --publish go with the report of one file")
+        raise ValueError(f"--output and --publish take one file, but --report names {len(given.report)}")
     if given.output and given.publish:
-        raise ValueError("--publish writes a page of its own: --output does not go with it")
+        raise ValueError("--publish writes a page instead of the report: leave out --output")
 
     for file in given.report:
         results, folder = read(file), given.output or file.parent
@@ -171,7 +171,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     study, arguments = study_of(words)
     check_options(arguments, jobs=Positive)
     if arguments.timed and not arguments.dry_run:
-        raise ValueError("--timed says what a study would take: give --dry-run, too")
+        raise ValueError("--timed estimates how long a study would take: give --dry-run, too")
     plan = plan_of(study)
 
     if arguments.cell is not None:
@@ -184,7 +184,7 @@ def main(argv: Sequence[str] | None = None) -> None:
                 print("\n".join(timed_lines(plan, arguments.jobs or 1, accelerator)))
         return
 
-    # Under a launcher of several processes each of them works on cells of its own.
+    # Under a launcher of several processes, each process works on cells of its own.
     launched = int(os.environ.get("WORLD_SIZE", "1")) > 1
     jobs = arguments.jobs or (1 if launched else None)
     if jobs is not None:
@@ -203,7 +203,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     say_report(write_report(results, plan.output), plan.output)
     failed = [cell for cell in plan.cells if failure_of(plan, cell.key) is not None]
     if failed:
-        say(f"{number_of(len(failed), 'cell')} failed; --retry tries again", sys.stderr)
+        say(f"{number_of(len(failed), 'cell')} failed; to run them again, add --retry", sys.stderr)
         sys.exit(1)
 
 

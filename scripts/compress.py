@@ -3,8 +3,9 @@
     python scripts/compress.py --run runs/fashion_vit
     python scripts/compress.py --run runs/fashion_vit --images 2000 --batch 32
 
-int8 and int4 weights, weights set to zero, and hidden channels left out, each of the finished model without
-training after it. All versions take turns in each round. Writes compress.json and compress.md into the run.
+The versions have int8 or int4 weights, weights set to zero, or hidden channels left out, and are made from
+the finished model without further training. To be timed, they take turns in every round. Writes compress.json
+and compress.md into the run.
 """
 
 import argparse
@@ -97,7 +98,10 @@ def accuracy(model: Classifier, images_NCHW: Tensor, labels_N: Tensor, batch: in
 
 @torch.no_grad()
 def milliseconds(models: Sequence[Classifier], images_BCHW: Tensor, rounds: int) -> list[float]:
-    """Medians over rounds in which every model has its turn, after one that does not count."""
+    """The median time of each model's call, in milliseconds.
+
+    The models take turns in each of the `rounds`; one more round before them is not counted.
+    """
     times: list[list[float]] = [[] for _ in models]
     for each in range(rounds + 1):
         for model, taken in zip(models, times, strict=True):

@@ -60,29 +60,33 @@ def arguments() -> argparse.Namespace:
         "--vit",
         type=given_path,
         metavar="PATH",
-        help="a ViT's file of weights, or a folder as timm and the hub have it",
+        help="a ViT: file of weights, or folder as timm and the hub save it",
     )
     parser.add_argument(
-        "--source", choices=THEIRS, default="timm", help="the library it is from; default: timm"
+        "--source", choices=THEIRS, default="timm", help="library that the ViT is from; default: timm"
     )
     parser.add_argument(
         "--architecture",
         type=os.path.expanduser,
         metavar="NAME",
-        help="of timm: a name, best with its tag, or a folder with its config.json; default: --vit",
+        help="for timm: the model's name, best with its tag, or a folder with its config.json; default: the "
+        "folder of --vit, if it has one",
     )
     parser.add_argument(
         "--image-size",
         type=int,
         nargs=2,
         metavar=("H", "W"),
-        help="its images' size, if it is not the usual one",
+        help="size of the ViT's images in pixels, if it is not the architecture's own",
     )
-    parser.add_argument("--num-heads", type=int, metavar="N", help="for torchvision and dinov2")
-    parser.add_argument("--mean", type=float, nargs="+", help="of its images in [0, 1], one number a channel")
-    parser.add_argument("--std", type=float, nargs="+", help="of its images in [0, 1], one number a channel")
     parser.add_argument(
-        "--entry", metavar="NAME", help="which of several sets of weights, such as state_dict_ema"
+        "--num-heads", type=int, metavar="N", help="attention heads, for torchvision and dinov2"
+    )
+    normalised = "that the ViT's images in [0, 1] were normalised by, one number a channel"
+    parser.add_argument("--mean", type=float, nargs="+", help=f"mean {normalised}")
+    parser.add_argument("--std", type=float, nargs="+", help=f"standard deviation {normalised}")
+    parser.add_argument(
+        "--entry", metavar="NAME", help="which weights of a file that has several, such as state_dict_ema"
     )
 
     # And back
@@ -90,18 +94,22 @@ def arguments() -> argparse.Namespace:
         "--to-var",
         type=given_path,
         metavar="DIR",
-        help="a pipeline folder, of which vae.pth and var.pth are written",
+        help="a saved pipeline, from which vae.pth and var.pth are written",
     )
     parser.add_argument(
-        "--output", type=given_path, required=True, metavar="DIR", help="a folder that does not exist yet"
+        "--output",
+        type=given_path,
+        required=True,
+        metavar="DIR",
+        help="folder to write, which must not exist yet",
     )
     given = parser.parse_args()
 
     from_var = bool(given.vqvae or given.var or given.patch_nums)
     if given.to_var is not None and (from_var or given.vit):
-        parser.error("--to-var goes with --output only")
+        parser.error("--to-var takes no other option than --output")
     if given.vit is not None and from_var:
-        parser.error("--vit does not go with --vqvae, --var and --patch-nums")
+        parser.error("--vit converts a ViT: leave out --vqvae, --var and --patch-nums")
     if given.to_var is None and given.vit is None and (given.vqvae is None or given.var is None):
         parser.error("give --vqvae and --var, or --to-var, or --vit")
     for option in ("architecture", "image_size", "num_heads", "mean", "std", "entry"):
@@ -160,21 +168,22 @@ def to_classifier(given: argparse.Namespace) -> Callable[[Path], None]:
     state = read_folder(given.vit) if given.vit.is_dir() else read_state(given.vit)
     weights = ViTWeights(state, given.source, entry)
 
-    # The library's model says what the weights do not show, and its outputs are compared with ours.
+    # The library's model has what the weights do not show, and its outputs are compared with ours.
     architecture = given.architecture or (given.vit if (given.vit / CONFIG).exists() else None)
     theirs = None
     if given.source == "timm":
         if architecture is None:
             raise ValueError(
-                "--architecture: weights do not show the activation, what is pooled, and the epsilon and "
-                "place of norms; give the name of timm's architecture, or a folder with its config.json"
+                "--architecture is needed, since weights do not show the activation, the pooling, and where "
+                "norms stand with which epsilon: give the name of timm's architecture, or a folder with its "
+                "config.json"
             )
         like = of_architecture(
             architecture, weights.classes, weights.channels, given.image_size, device="cpu"
         )
         theirs = with_weights(like, weights.state)
     elif given.architecture is not None:
-        raise ValueError(f"--architecture is a name of timm, but --source is {given.source}")
+        raise ValueError(f"--architecture names a model of timm, but --source is {given.source}")
 
     mean, std = normalisation(given, architecture)
     model = convert_vit(
@@ -189,7 +198,7 @@ def to_classifier(given: argparse.Namespace) -> Callable[[Path], None]:
         entry=entry,
     )
     if not weights.classes:
-        print("the weights have no head: the model gives features, and no classes")
+        print("the weights have no classification head: the converted model gives features, no classes")
     return model.save_pretrained
 
 
@@ -205,8 +214,9 @@ def normalisation(
     of_config = None if architecture is None else normalisation_of(architecture)
     if of_config is None:
         raise ValueError(
-            "--mean and --std: weights do not show how images were normalised; a name with its tag does, "
-            "such as vit_small_patch16_224.augreg_in1k, and timm's config.json"
+            "--mean and --std are needed, since weights do not show how images were normalised: give them, "
+            "or as --architecture a name with its tag, such as vit_small_patch16_224.augreg_in1k, or a "
+            "folder with timm's config.json"
         )
     return of_config
 

@@ -1,11 +1,12 @@
-"""Runs the whole path in minutes on two processor cores: made-up pictures, three encodings, one seed.
+"""Runs everything from training to a report in minutes on two CPU cores: drawn shapes, three encodings.
 
     python scripts/demo.py [key.sub=value ...]
 
 Calls scripts/train.py for a small ViT that tells the shapes apart, then scripts/compare.py, both at 24x24
 instead of the 32x32 of the configs, with short trainings. Every picture is drawn several times, and the ViT
 keeps the drawing whose class it finds likeliest. Encodings are ranked by the share of kept pictures whose
-shape can be read and is the one that was asked for (docs/method.md, section 10); the ViT is not the reader.
+shape can be read and is the one that was asked for (docs/method.md, section 10). The shape is read by
+formulas, not by the ViT.
 """
 
 import shlex

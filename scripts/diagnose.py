@@ -29,7 +29,7 @@ def arguments() -> argparse.Namespace:
 
     parser.add_argument("path", type=given_path, metavar="RUN_OR_CHECKPOINT")
     parser.add_argument(
-        "--size", nargs=2, type=int, metavar=("H", "W"), help="size in pixels to check it for"
+        "--size", nargs=2, type=int, metavar=("H", "W"), help="check it for images of this size in pixels"
     )
     parser.add_argument(
         "--resample", choices=CONVENTIONS, default=DEFAULT_CONVENTION, help="how tables move to --size"
@@ -42,13 +42,13 @@ def arguments() -> argparse.Namespace:
         "--output", type=given_path, help="page to write; default: diagnosis.html beside the model"
     )
 
-    # What a file of another library does not say itself
-    parser.add_argument("--source", choices=THEIRS, help="for a file: the library it is from")
+    # What the weights of another library do not show
+    parser.add_argument("--source", choices=THEIRS, help="for a file: library that it is from")
     parser.add_argument(
         "--architecture",
         type=os.path.expanduser,
         metavar="NAME",
-        help="for a file of timm: its name, or a folder with its config.json",
+        help="for a file of timm: the model's name, or a folder with its config.json",
     )
     parser.add_argument(
         "--image-size", nargs=2, type=int, metavar=("H", "W"), help="for a file: size of its images"
@@ -85,11 +85,14 @@ def checkpoint_of(given: argparse.Namespace) -> Checkpoint | None:
     if of_file == (None, None, None, None):
         return None
     if given.source is None or given.path.is_dir():
-        raise ValueError("--source, --architecture, --image-size and --num-heads go together, with a file")
+        raise ValueError(
+            "--source, --architecture, --image-size and --num-heads describe a file of another library: give "
+            "--source and the path of a file"
+        )
     if given.source == "timm" and given.architecture is None:
-        raise ValueError("--source timm: give --architecture, which its weights do not show")
+        raise ValueError("--source timm needs --architecture, which weights do not show")
     if given.source != "timm" and (given.architecture or None in (given.image_size, given.num_heads)):
-        raise ValueError(f"--source {given.source}: give --image-size and --num-heads, and no --architecture")
+        raise ValueError(f"--source {given.source} needs --image-size and --num-heads, and no --architecture")
 
     check_options(given, image_size=list[Positive], num_heads=Positive)
     image_size = None if given.image_size is None else tuple(given.image_size)

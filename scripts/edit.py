@@ -4,8 +4,8 @@
     python scripts/edit.py --run runs/fashion_learned --images shoe.png --mask all --strength 0.75 --class Bag
 
 Pictures are given as numbers of test images or as files. Writes every result, and sheet.png with a row for
-each picture: the picture itself, the picture with its masked part in grey, and the results, `--each` for each
-class.
+each picture: the picture itself, the picture with its masked part in grey, and the results, `--each` of them
+for every class.
 """
 
 import argparse
@@ -52,9 +52,9 @@ def options(parser: argparse.ArgumentParser) -> None:
     parts = " | ".join(PARTS)
     mask.add_argument("--mask", help=f"{parts}, or a picture file, in which white is repainted")
     sides = ("TOP", "BOTTOM", "LEFT", "RIGHT")
-    mask.add_argument("--margins", type=int, nargs=4, metavar=sides, help="pixels to out-paint by")
+    mask.add_argument("--margins", type=int, nargs=4, metavar=sides, help="pixels to add at each side")
 
-    help_ = "names, or numbers where no name is a number; default: no class"
+    help_ = "classes to repaint towards: names, or numbers unless names are numbers; default: no class"
     add("--class", dest="classes", nargs="+", default=[None], help=help_)
     add("--each", type=int, default=1, help="results for each picture and class")
     add("--strength", type=float, default=1.0, help="share of the levels, finest first, that may change")
@@ -135,7 +135,7 @@ def chosen(config: Config, words: list[str]) -> list[Image.Image | Tensor]:
         if held_out is not None and word.isdecimal():
             found.append(held_out[int(word)]["image"] / 2 + 0.5)
         else:
-            found.append(opened("--images", word, "a number of the test split, from 0"))
+            found.append(opened("--images", word, "the number of a test image, from 0"))
     return found
 
 
@@ -146,13 +146,13 @@ def opened(option: str, word: str, known: str) -> Image.Image:
         ValueError: the file does not exist or cannot be read.
     """
     if not Path(word).is_file():
-        raise ValueError(f"{option} {word} is neither {known}, nor a picture file: there is no such file")
+        raise ValueError(f"{option} {word} is neither {known}, nor a picture file that exists")
 
     try:
         picture = Image.open(word)
         picture.load()  # a file that was cut short shows it only at its end
     except (OSError, SyntaxError) as error:
-        raise ValueError(f"{option} {word} is a file, but not a picture that can be read: {error}") from error
+        raise ValueError(f"{option} {word} cannot be read as a picture: {error}") from error
     return picture
 
 

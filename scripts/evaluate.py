@@ -63,10 +63,10 @@ def options(parser: argparse.ArgumentParser) -> None:
         "--features",
         type=os.path.expanduser,
         nargs="+",
-        help="inception, efficientnet_lite0, _lite1, _lite2, shapes or the run of a classifier; "
-        "default: evaluation.features, and shapes for these",
+        help="feature extractors: inception, efficientnet_lite0, _lite1, _lite2, shapes or the run of a "
+        "classifier; default: evaluation.features, and also shapes for data.source=shapes",
     )
-    parser.add_argument("--inception-weights", help="local file with the weights that FID needs")
+    parser.add_argument("--inception-weights", help="local file with the weights of inception")
     parser.add_argument(
         "--reference",
         choices=REFERENCES,
@@ -77,7 +77,7 @@ def options(parser: argparse.ArgumentParser) -> None:
         "--images", type=given_path, help="score this folder (or .npz) instead of the run's own images"
     )
 
-    # A model of images at another size
+    # A classifier, segmenter or detector at another size
     parser.add_argument(
         "--size",
         nargs=2,
@@ -149,12 +149,12 @@ def main() -> None:
 
 
 def as_drawn(config: Config, folder: Path, accelerator: Accelerator) -> Config:
-    """The config with the sampling settings of the folder's images; says so if they are others."""
+    """The config with the sampling settings of the folder's images; prints those that differ."""
     sampling = sampling_of(folder, config.sampling)
     others = differences(asdict(config.sampling), asdict(sampling))
     if others:
         accelerator.print(
-            f"scoring {folder} as it was drawn, by other settings than the run's: {'; '.join(others)}"
+            f"scoring the images in {folder}, drawn with other settings than the run's: {'; '.join(others)}"
         )
     return replace(config, sampling=sampling)
 
@@ -164,8 +164,8 @@ def check_named(words: list[str]) -> None:
     options = {word.partition("=")[0] for word in words}
     if not options & {"--run", "--config", "--help", "-h"}:
         raise ValueError(
-            "name what the images are compared with: --run DIR, whose own images are scored against its "
-            "data, or with --images FOLDER those of a folder; --config FILE serves, too, if it names the data"
+            "give --run DIR to score the images that it draws against its data, or --images FOLDER with "
+            "--run DIR or --config FILE to score those of a folder"
         )
 
 
@@ -173,8 +173,8 @@ def check_trained(config: Config) -> None:
     """Says what to do where no generator could draw the images."""
     if config.kind == "encoder":
         raise ValueError(
-            f"{config.run} is an encoder, which says nothing of an image by itself: train a classifier from "
-            f"it (model.init_from={config.run}) and score that with --of classifier"
+            f"{config.run} is an encoder, which has no scores of its own: train a classifier from it "
+            f"(model.init_from={config.run}) and score that with --of classifier"
         )
     if config.kind != "generator":
         raise ValueError(f"{config.run} is a {config.kind}, which draws no images: give --of {config.kind}")
@@ -193,11 +193,13 @@ def check_together(arguments: argparse.Namespace) -> None:
             f"--size scores a {' or '.join(OF_IMAGES)} at another size: give --of {' or '.join(OF_IMAGES)}"
         )
     if arguments.resample is not None and arguments.size is None:
-        raise ValueError("--resample says how tables move to another size: give --size")
+        raise ValueError("--resample says how tables move to another size: give --size, too")
     if arguments.of != "generator" and (arguments.images or arguments.reference != REFERENCES[0]):
-        raise ValueError(f"--images and --reference concern drawn images, but --of is {arguments.of}")
+        raise ValueError(f"--images and --reference are for drawn images, but --of is {arguments.of}")
     if arguments.of in OF_IMAGES and arguments.features:
-        raise ValueError(f"--of {arguments.of} measures its own scores, for which there are no --features")
+        raise ValueError(
+            f"--of {arguments.of} has scores that need no feature extractor: leave out --features"
+        )
 
 
 if __name__ == "__main__":

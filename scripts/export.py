@@ -5,9 +5,10 @@
     python scripts/export.py --pipeline var_d16
     python scripts/export.py --encodings
 
-Of a classifier `classifier`, of a tokenizer `encode` and `decode`, of a generator also `level_0`, `level_1`
-and so on, each as NAME.pt2 and NAME.onnx, for any number of images of one size: --size with --resample sets
-another one. --encodings prints instead which encodings can be exported, on small models under each of them.
+A classifier becomes the program `classifier`, a tokenizer `encode` and `decode`, and a generator these two
+and `level_0`, `level_1` and so on. Each is written as NAME.pt2 and NAME.onnx, and takes any number of images
+of one size, which --size changes. --encodings instead tries small models under each encoding and prints which
+of them can be exported.
 """
 
 import argparse
@@ -46,14 +47,19 @@ def arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--run", type=given_path, metavar="DIR", help="a run: its finished model")
+    which.add_argument(
+        "--run", type=given_path, metavar="DIR", help="a run, whose finished model is exported"
+    )
     which.add_argument("--pipeline", type=given_path, metavar="DIR", help="a saved pipeline")
     which.add_argument("--classifier", type=given_path, metavar="DIR", help="a saved classifier")
     which.add_argument(
-        "--encodings", nargs="*", metavar="LINE", help="small models under these lines; none: under all"
+        "--encodings",
+        nargs="*",
+        metavar="LINE",
+        help="only try these encodings on small models; without LINE: all",
     )
     parser.add_argument(
-        "--output", type=given_path, metavar="DIR", help="default: programs in the model's folder"
+        "--output", type=given_path, metavar="DIR", help="folder; default: programs in the model's folder"
     )
     parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="size of the images in pixels")
     parser.add_argument("--resample", choices=CONVENTIONS, help="how tables move to --size")
@@ -64,9 +70,9 @@ def arguments() -> argparse.Namespace:
     given = parser.parse_args()
 
     if given.encodings is not None and (given.output or given.size or given.resample):
-        parser.error("--encodings exports small models of its own and keeps no files")
+        parser.error("--encodings tries small models and keeps no files: leave out other options")
     if given.resample and not given.size:
-        parser.error("--resample says how tables move to --size: give both")
+        parser.error("--resample says how tables move to --size: give --size, too")
     check_options(given, batch=Positive, rounds=Positive, size=list[Positive])
     return given
 
@@ -91,7 +97,7 @@ def main() -> None:
 
 
 def parts_of(given: argparse.Namespace) -> list[Part]:
-    """What the model that the options name is exported as.
+    """The programs that the model named by the options is exported as.
 
     Raises:
         ValueError: there is no such model, or it cannot have the size that is asked for.
@@ -105,7 +111,7 @@ def parts_of(given: argparse.Namespace) -> list[Part]:
     for kind in ("segmenter", "detector"):
         if (folder / kind).is_dir():
             raise ValueError(
-                f"--run {folder} is a {kind}'s; classifiers, tokenizers and generators are exported"
+                f"--run {folder} holds a {kind}; only classifiers, tokenizers and generators can be exported"
             )
     if (folder / "classifier").is_dir():
         return classifier_of(folder / "classifier", given)
@@ -138,11 +144,13 @@ def check_no_size(given: argparse.Namespace) -> None:
         ValueError: it is given.
     """
     if given.size is not None:
-        raise ValueError("--size sets classifiers to another size; tokenizers and generators keep their own")
+        raise ValueError(
+            "--size is for classifiers: tokenizers and generators are exported at their own size"
+        )
 
 
 def described(exported: Exported, batch: int, rounds: int) -> str:
-    """One line: how equal, and how fast beside the model."""
+    """One line: how close the program's outputs are to the model's, and how fast both are."""
     eager, runtime = milliseconds(exported, batch, rounds)
     other = f", {exported.other:.2%} other tokens" if exported.other else ""
     return (

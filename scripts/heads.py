@@ -3,8 +3,8 @@
     python scripts/heads.py --config shapes_vit.yaml --output runs/shapes_vit_resolutions --seeds 0 1 2 \\
         --encodings learned sinusoidal "mixed(learned=0.7, sinusoidal=0.3)" rope relative_bias peg
 
-The pictures are `shapes`, which come with masks and boxes. Scores are taken at the training size and at twice
-that size, for which nothing was trained. Writes task_evidence.json, which scripts/diagnose.py quotes, and
+The pictures are `shapes`, which come with masks and boxes. Heads are scored at the training size and, without
+further training, at twice that size. Writes task_evidence.json, which scripts/diagnose.py quotes, and
 task_evidence.md. If --output is the folder of scripts/resolutions.py, its classifiers are used, and their
 classification accuracies go into the json as well.
 """
@@ -26,7 +26,7 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--encodings", nargs="+", required=True, metavar="LINE")
     parser.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="N")
     parser.add_argument("--steps", type=int, default=HeadTraining.steps, help="training steps of each head")
-    parser.add_argument("--output", type=given_path, help="default: the config's run + _resolutions")
+    parser.add_argument("--output", type=given_path, help="folder; default: the config's run + _resolutions")
 
 
 @exit_with_sentence()

@@ -5,9 +5,9 @@
     python scripts/interventions.py --config imagenet256.yaml --model var_d16
     python scripts/interventions.py --report runs/fashion_learned/interventions.json
 
-A run is measured on its test split; a saved pipeline, such as a converted VAR model, on the test split of
---config, or by --pipeline alone on pictures that it draws itself, without guidance. Writes
-interventions.html, .md, .png and .json into the folder; --report writes the others anew from the last.
+A run is measured on its test split. A saved pipeline, such as a converted VAR model, is measured as --model
+on the test split of --config, or as --pipeline on pictures that it draws itself, without guidance. Writes
+interventions.html, .md, .png and .json into the folder; --report writes the other three anew from the .json.
 """
 
 import argparse
@@ -47,13 +47,13 @@ PIPELINE = "--pipeline"
 def options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--model", type=given_path, metavar="DIR", help="with --config: the saved pipeline to measure")
-    add("--images", type=int, default=200, metavar="N", help="how many; default: 200")
+    add("--images", type=int, default=200, metavar="N", help="images; default: 200")
     add("--batch", type=int, default=50, metavar="N", help="images at once; does not change the result")
     add("--output", type=given_path, metavar="DIR", help="folder of the pages; default: the model's")
 
 
 def main_of_report(words: list[str]) -> None:
-    """The pages anew."""
+    """Writes the pages anew from a saved interventions.json."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument("--report", required=True, type=given_path, metavar="JSON")
     file = parser.parse_args(words).report
@@ -77,7 +77,9 @@ def main() -> None:
     )
     check_options(given, images=Positive, batch=Positive)
     if given.model is not None and given.config is None:
-        raise ValueError("--model goes with --config, whose data it is measured on; alone it is --pipeline")
+        raise ValueError(
+            "--model needs --config, whose data it is measured on; without data, give --pipeline"
+        )
     saved = given.pipeline or given.model
     folder = given.output or Path(saved or config.run)
     folder.mkdir(parents=True, exist_ok=True)  # a wrong path fails before the work

@@ -1,12 +1,12 @@
-"""Which levels for how many tokens: tokenizers of several ladders and factors, trained for the same time.
+"""Compares ladders of levels: trains tokenizers of several ladders and downsampling factors for equal time.
 
     python scripts/ladders.py --config fashion.yaml
     python scripts/ladders.py --config clipart.yaml --minutes 5 --generator-minutes 5
 
-Rows are `LEVELS_by_FACTOR`, such as 1-2-3-4_by_8; without --rows the config's own and those around it, of 14
-to 260 tokens. Each row is a process of its own. Its minutes become a number of steps, timed before it begins
-and kept. Writes ladders.md and ladders.json after every row. To go on after a stop, run the same command
-again; more rows add to what is there.
+Rows are `LEVELS_by_FACTOR`, such as 1-2-3-4_by_8; without --rows they are the config's own ladder and those
+around it, of 14 to 260 tokens. Each row is a process of its own. It first times a few steps to turn its
+minutes into a number of steps, which is kept. Writes ladders.md and ladders.json after every row. To go on
+after a stop, run the same command again; more rows add to what is there.
 """
 
 import argparse
@@ -33,29 +33,29 @@ from var_pe.stages.features import feature_extractor
 from var_pe.stages.session import exit_with_sentence, session
 from var_pe.training.stopping import end_with_parent
 
-# Tells the process of a row who started it
+# Tells the process of a row which process started it
 STARTED_BY = "VAR_PE_LADDERS"
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--rows", nargs="+", metavar="LEVELS_by_FACTOR", help="only these")
+    parser.add_argument("--rows", nargs="+", metavar="LEVELS_by_FACTOR", help="train only these rows")
     parser.add_argument(
-        "--minutes", type=float, default=5.0, help="of training of each tokenizer; default: 5"
+        "--minutes", type=float, default=5.0, help="minutes of training for each tokenizer; default: 5"
     )
     parser.add_argument(
         "--generator-minutes",
         type=float,
         default=0.0,
-        help="of training of a generator on each tokenizer's tokens; default: 0, none is trained",
+        help="minutes of training for a generator on each tokenizer's tokens; default: 0, no generator",
     )
     parser.add_argument(
         "--judge",
         default="efficientnet_lite1",
-        help="what compares reconstructions with images, as in evaluation.features; default: "
-        "efficientnet_lite1",
+        help="feature extractor that compares reconstructions with images, as in evaluation.features; "
+        "default: efficientnet_lite1",
     )
-    parser.add_argument("--output", type=given_path, help="default: the config's run + _ladders")
-    parser.add_argument("--dry-run", action="store_true", help="print the rows and what they take")
+    parser.add_argument("--output", type=given_path, help="folder; default: the config's run + _ladders")
+    parser.add_argument("--dry-run", action="store_true", help="print the rows and their cost")
 
 
 @exit_with_sentence()
@@ -68,7 +68,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     ladders = [parse_ladder(word) for word in arguments.rows] if arguments.rows else ladders_for(config)
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise ValueError("scripts/ladders.py starts a process for each row: start it as one, by python")
+        raise ValueError(
+            "scripts/ladders.py starts a process for each row: start it with python, without a launcher"
+        )
     plan = plan_of(config, ladders, minutes, arguments.judge, output)
     check_judge(config, arguments.judge)
     print(plan, flush=True)
@@ -86,25 +88,25 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def check_judge(config: Config, judge: str) -> None:
-    """Checks that what compares the rows is there, and that none of them is trained to please it.
+    """Checks that the judge's weights are there, and that no tokenizer is trained to please this judge.
 
     Raises:
-        ValueError: it is not, or they are.
+        ValueError: they are missing, or tokenizers are trained against the same network.
     """
     feature_extractor(judge, config.evaluation.inception_weights)
     perceptual = config.tokenizer_training.perceptual
     if judge == perceptual.network and (perceptual.weight or config.tokenizer_training.adversarial.weight):
         raise ValueError(
-            f"--judge {judge} is what tokenizer_training.perceptual.network={judge} trains against: "
-            f"choose another"
+            f"--judge {judge} cannot judge tokenizers that are trained against it "
+            f"(tokenizer_training.perceptual.network={judge}): choose another"
         )
 
 
 def in_a_process(argv: Sequence[str], ladder: Ladder) -> None:
-    """One row by this script in another process; this one waits for it, however it is stopped.
+    """Trains one row in another process by this script; waits for its end, even after Ctrl-C.
 
     Raises:
-        SystemExit: the row did not end well; its own words say why.
+        SystemExit: the row failed; it has printed why.
     """
     words = [sys.executable, __file__, *argv, "--rows", str(ladder)]
     row = subprocess.Popen(words, env={**os.environ, STARTED_BY: str(os.getpid())})
@@ -118,7 +120,7 @@ def in_a_process(argv: Sequence[str], ladder: Ladder) -> None:
 
 
 def follow_the_study() -> None:
-    """Lets the process of a row end, saved, when the one that started it does."""
+    """Lets the process of a row save and end when the process that started it ends."""
     if STARTED_BY in os.environ:
         end_with_parent(signal.SIGTERM)
         if os.environ[STARTED_BY] != str(os.getppid()):

@@ -2,8 +2,8 @@
 
     python scripts/likelihood.py --run runs/fashion_learned --images 1000
 
-Bits are those of an image's tokens, given its class and without a class. Writes likelihood.json into the
-run's folder. At another data.height or data.width the trained levels are scaled, if the encoding can follow.
+The bits are those of an image's tokens, given its class and without a class. Writes likelihood.json into the
+run's folder. At another data.height or data.width the trained levels are scaled, if the encoding allows it.
 """
 
 import argparse
@@ -27,10 +27,12 @@ USED_SETTINGS = ("data",)  # settings that change the result
 
 def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--images", type=int, default=1000, help="number of test images, drawn over all of them"
+        "--images", type=int, default=1000, help="number of test images, drawn from all over the test split"
     )
     parser.add_argument("--batch", type=int, default=100, help="images at once; does not change the result")
-    parser.add_argument("--output", type=given_path, help="default: likelihood.json in the run's folder")
+    parser.add_argument(
+        "--output", type=given_path, help="file; default: likelihood.json in the run's folder"
+    )
 
 
 @exit_with_sentence()

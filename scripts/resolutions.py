@@ -3,9 +3,9 @@
     python scripts/resolutions.py --config shapes_vit.yaml --seeds 0 1 2 --sizes 16 24 32 48 64 32x64 \\
         --encodings none learned sinusoidal "mixed(learned=0.7, sinusoidal=0.3)" rope relative_bias peg
 
-Nothing is fine-tuned at the other sizes: tables are resampled under the named convention, everything else
-follows by itself. Writes resolutions.json and resolutions.md. To go on after a stop, run the same command
-again; more encodings, seeds, sizes or conventions add to what is there.
+Nothing is fine-tuned at the other sizes: tables are resampled under the named convention, and everything else
+is a function of the positions. Writes resolutions.json and resolutions.md. To go on after a stop, run the
+same command again; more encodings, seeds, sizes or conventions add to what is there.
 """
 
 import argparse
@@ -33,7 +33,7 @@ def options(parser: argparse.ArgumentParser) -> None:
         metavar="NAME",
         help=f"how tables are resampled; default: {DEFAULT_CONVENTION}",
     )
-    parser.add_argument("--output", type=given_path, help="default: the config's run + _resolutions")
+    parser.add_argument("--output", type=given_path, help="folder; default: the config's run + _resolutions")
 
 
 @exit_with_sentence()

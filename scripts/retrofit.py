@@ -5,9 +5,9 @@ r"""Gives a trained generator or ViT another position encoding by a short traini
         --steps 5000
 
 The old encoding fades out while the new one comes in, over the share --until of the steps. --run is the
-folder of a run; --model is what scripts/convert.py wrote, with a config that names the pictures. Other
-settings, such as the learning rate, are those of the config or key.sub=value. The same command goes on after
-a stop.
+folder of a run; --model is a folder that scripts/convert.py wrote, with a config that names the pictures.
+Other settings, such as the learning rate, are those of the config or key.sub=value. To go on after a stop,
+run the same command again.
 """
 
 import argparse
@@ -32,14 +32,19 @@ from var_pe.training.log import read_log
 
 def options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--model", type=given_path, metavar="DIR", help="with --config: what scripts/convert.py wrote")
+    add(
+        "--model",
+        type=given_path,
+        metavar="DIR",
+        help="with --config: a folder that scripts/convert.py wrote",
+    )
     add("--encoding", required=True, metavar="LINE", help="the new position encoding, one line")
-    add("--steps", type=int, required=True, help="of the training in all")
+    add("--steps", type=int, required=True, help="training steps in all")
     add(
         "--until",
         type=float,
         default=Retrofit.until,
-        help="share of the steps in which the old fades out",
+        help=f"share of the steps over which the old encoding fades out; default: {Retrofit.until}",
     )
     add("--output", type=given_path, metavar="DIR", help="the new run's folder; default: beside the old one")
 

@@ -4,7 +4,7 @@
     python scripts/sample.py --run runs/fashion_learned --class Bag Sandal --count 16
 
 To go on after a stop, run the same command again. --size ROWS COLUMNS, or sampling.size and sampling.levels,
-draw at another size than the trained one, if the encoding can follow.
+draw at another size than the trained one, if the encoding allows it.
 """
 
 import argparse
@@ -38,14 +38,14 @@ def options(parser: argparse.ArgumentParser) -> None:
         nargs="+",
         action="extend",
         metavar="NAME",
-        help="only these classes, by name, or by number where no name is a number; default output: "
-        f"{OF_SOME_CLASSES} in the run's folder",
+        help="draw only these classes: names, or numbers unless names are numbers; images go to "
+        f"{OF_SOME_CLASSES} in the run's folder, if --output does not say otherwise",
     )
     parser.add_argument(
         "--count", type=int, metavar="N", help="images of each class: short for sampling.images_per_class=N"
     )
     parser.add_argument(
-        "--npz", action="store_true", help="also write all images into one .npz, as ADM's evaluator reads it"
+        "--npz", action="store_true", help="also write all images into one .npz file for ADM's evaluator"
     )
     parser.add_argument(
         "--size",
@@ -85,9 +85,9 @@ def main() -> None:
     )
 
     if arguments.push_to_hub and arguments.save_pipeline is None:
-        raise ValueError("--push-to-hub uploads the folder of --save-pipeline: give that, too")
+        raise ValueError("--push-to-hub uploads the folder of --save-pipeline: give --save-pipeline, too")
     if arguments.save_pipeline is not None and (arguments.classes or arguments.count):
-        raise ValueError("--save-pipeline draws no images: --class and --count do not go with it")
+        raise ValueError("--save-pipeline draws no images: leave out --class and --count")
 
     check_options(arguments, count=Positive, size=list[Positive])
     sampling = config.sampling if arguments.size is None else replace(config.sampling, size=arguments.size)
@@ -114,7 +114,7 @@ def main() -> None:
                 print(f"picture: {arguments.levels}")
             return
 
-        # Scores are of all classes, so a few of them do not go where evaluate.py looks for images.
+        # evaluate.py scores all classes, so images of a few classes go into another folder than its own.
         folder = arguments.output or Path(config.run) / ("drawn" if classes is None else OF_SOME_CLASSES)
         draw_folder(pipeline, sampling, folder, accelerator, npz=arguments.npz, classes=classes)
         accelerator.print(f"images: {folder / 'images'}  picture: {folder / 'grid.png'}")
@@ -128,7 +128,7 @@ def opened(config: Config, saved: str | None) -> VARPipeline:
 
 
 def save(pipeline: VARPipeline, config: Config, arguments: argparse.Namespace) -> None:
-    """Saves the pipeline's folder, with a card of the run's settings and scores or the card it came with."""
+    """Saves the pipeline with a model card: of the run's settings and scores, or the card it came with."""
     folder, name = arguments.save_pipeline, arguments.push_to_hub
 
     if arguments.pipeline is None:

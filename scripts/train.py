@@ -3,8 +3,8 @@ encoder without labels, a segmenter or a detector.
 
     accelerate launch scripts/train.py --config cifar_mixed.yaml [key.sub=value ...]
 
-To resume after a kill or a stop, run the same command again. To extend a run, ask for more steps or epochs;
-where its learning rate ends, --extend says how it goes on (docs/method.md, section 9).
+To resume after a kill or a stop, run the same command again. To extend a run, ask for more steps or epochs,
+and say with --extend how its learning rate goes on (docs/method.md, section 9).
 """
 
 import argparse
@@ -53,20 +53,20 @@ SUCH_AS = {
 def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--stage", choices=STAGES, default="all", help="only this stage and what it needs")
     parser.add_argument(
-        "--dry-run", action="store_true", help="print the resolved config and what it amounts to"
+        "--dry-run", action="store_true", help="print the resolved config and what it would train"
     )
     parser.add_argument(
         "--timed",
         action="store_true",
         help="with --dry-run: also do a few steps of every stage in a temporary folder (TMPDIR says where), "
-        "and print what time, memory and disk the whole will take",
+        "and print how much time, memory and disk the whole training will take",
     )
     parser.add_argument(
         "--extend",
         choices=RULES,
-        help="how the learning rate of a run goes on that is asked for another number of steps: warm-up and "
-        "schedule anew over the steps that are left, the schedule as if the number had been there from the "
-        "start, or the rate of the last step",
+        help="how the learning rate of a run goes on that is given more steps: rewarm repeats warm-up and "
+        "schedule over the steps that are left, stretch takes the schedule as if that many steps had been "
+        "asked for from the start, hold keeps the rate of the last step",
     )
 
 
@@ -84,7 +84,7 @@ def stage_of(config: Config, asked: Kind | Literal["all"]) -> Kind:
     needs_more = asked in ("encoder", "segmenter", "detector") and kind == "classifier"
     if asked in SUCH_AS and (kind == "generator" or needs_more):
         raise ValueError(f"--stage {asked} needs a config with a {asked} section, such as {SUCH_AS[asked]}")
-    raise ValueError(f"--stage {asked}: the config has a {kind} section, so it trains a {kind} alone")
+    raise ValueError(f"--stage {asked}: the config has a {kind} section, so only a {kind} can be trained")
 
 
 @exit_with_sentence()
@@ -92,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     config, arguments = parse_arguments(argv, description=__doc__ or "", schema=Config, extra=options)
     stage = stage_of(config, arguments.stage)
     if arguments.timed and not arguments.dry_run:
-        raise ValueError("--timed says what a training would take: give --dry-run, too")
+        raise ValueError("--timed estimates what a training would take: give --dry-run, too")
 
     extend: Rule | None = arguments.extend
     trainings: tuple[TrainingConfig, ...] = (training_of(config, stage),)

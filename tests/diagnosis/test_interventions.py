@@ -117,4 +117,4 @@ def test_one_command_serves_a_run_and_a_converted_model(tmp_path, monkeypatch, g
     capsys.readouterr()
     with pytest.raises(SystemExit):
         run(monkeypatch, "--run", tmp_path / "run", "--model", tmp_path / "var")
-    assert "--model goes with --config" in capsys.readouterr().err
+    assert "--model needs --config" in capsys.readouterr().err

@@ -231,7 +231,7 @@ def test_a_kill_while_saving_leaves_no_output(run, files, tmp_path, monkeypatch)
     ("words", "why"),
     [
         (["--vqvae", "x"], "give --vqvae and --var, or --to-var"),
-        (["--to-var", "x", "--var", "y"], "--to-var goes with --output only"),
+        (["--to-var", "x", "--var", "y"], "--to-var takes no other option than --output"),
         (["--vqvae", "x", "--var", "y", "--patch-nums", "1", "two"], "a level is a side or ROWSxCOLUMNS"),
         (["--to-var", "nowhere"], "--to-var nowhere has no model_index.json: not a saved pipeline"),
     ],
@@ -369,7 +369,7 @@ def test_what_is_no_file_of_weights_is_named(sentence, vit, tmp_path, written, w
 @pytest.mark.parametrize(
     ("words", "why"),
     [
-        ([], "--architecture: weights do not show the activation, what is pooled"),
+        ([], "--architecture is needed, since weights do not show the activation"),
         (
             ["--architecture", "vit_tiny_patch16_224"],
             "another architecture or another image size",
@@ -378,13 +378,16 @@ def test_what_is_no_file_of_weights_is_named(sentence, vit, tmp_path, written, w
         (["--architecture", "."], "timm cannot build ."),
         (
             ["--source", "dinov2", "--architecture", "x"],
-            "--architecture is a name of timm, but --source is dinov2",
+            "--architecture names a model of timm, but --source is dinov2",
         ),
-        (["--source", "dinov2"], "--mean and --std: weights do not show how images were normalised"),
+        (
+            ["--source", "dinov2"],
+            "--mean and --std are needed, since weights do not show how images were normalised",
+        ),
         (["--source", "dinov2", "--mean", "0.5"], "--mean and --std go together"),
         (["--source", "torchvision"], "its patch_embed.proj.weight is a name of source timm or dinov2"),
         (["--entry", "ema"], "the timm state dict has no entry ema"),
-        (["--var", "x"], "--vit does not go with --vqvae, --var and --patch-nums"),
+        (["--var", "x"], "--vit converts a ViT: leave out --vqvae, --var and --patch-nums"),
     ],
     ids=str,
 )

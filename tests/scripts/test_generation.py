@@ -151,7 +151,7 @@ def test_edit_writes_results_and_a_sheet(command, run, tmp_path):
         (["--images", 8, "--mask", "top"], "the test split has 8 images (numbers from 0), got number 8"),
         (["--images", -1, "--mask", "top"], "--images -1 is neither a number of the test split"),
         (["--images", 0, "--mask", "middle"], "--mask middle is neither one of top, bottom"),
-        (["--images", 0, "--mask", __file__], "test_generation.py is a file, but not a picture"),
+        (["--images", 0, "--mask", __file__], "test_generation.py cannot be read as a picture"),
         (["--images", "²", "--mask", "top"], "--images ² is neither a number of the test split"),
         (["--images", 0, "--mask", "top", "--class", "²"], "there is no class '²'"),
         (["--images", 0, "--mask", "top", "--each", 0], "--each must be int, at least 1, got 0"),
@@ -179,7 +179,7 @@ def test_edit_names_the_picture_that_is_damaged(share, command, tmp_path):
     data = (tmp_path / "mine.png").read_bytes()
     (tmp_path / "mine.png").write_bytes(data[: int(len(data) * share)])
     said = command("edit", "--images", tmp_path / "mine.png", "--mask", "top")
-    assert f"--images {tmp_path / 'mine.png'} is a file, but not a picture that can be read" in said
+    assert f"--images {tmp_path / 'mine.png'} cannot be read as a picture" in said
 
 
 def test_sample_draws_other_sizes_and_remembers_them(command, run, tmp_path):
@@ -235,7 +235,7 @@ def test_sample_draws_classes_by_name_and_number(command, run, tmp_path):
         (["--class", -1], "--class: there is no class '-1'|argument --class: expected"),
         (["--count", 0], "--count must be int, at least 1, got 0"),
         (["--size", 0, 8], "--size must be list of int, at least 1, got"),
-        (["--save-pipeline", "x", "--class", "ring"], "--class and --count do not go with it"),
+        (["--save-pipeline", "x", "--class", "ring"], "leave out --class and --count"),
     ],
     ids=str,
 )
@@ -252,7 +252,7 @@ def test_images_are_scored_as_they_were_drawn(command, run, make_vit, tmp_path):
     score = ("evaluate", "--features", tmp_path / "vit", "data.shapes_test=40")
     command("sample", "--count", 2, "sampling.temperature=0.5")
     said = command(*score)
-    assert "as it was drawn, by other settings than the run's: temperature: 1.0 -> 0.5; images_per" in said
+    assert "drawn with other settings than the run's: temperature: 1.0 -> 0.5; images_per" in said
     entry = json.loads((run / "metrics.json").read_text())["drawn/images/vit"]
     assert (entry["num_images"], entry["sampler"]["temperature"]) == (24, 0.5)
     assert "holds images drawn with" in command(*score, "sampling.images_per_class=3")
@@ -293,7 +293,7 @@ def test_an_upload_that_fails_is_one_sentence(command, tmp_path, monkeypatch):
 
 def test_evaluate_says_what_it_needs(command, run, tmp_path):
     said = command("evaluate", "--images", run, on_run=False)
-    assert said.startswith("error: name what the images are compared with: --run DIR")
+    assert said.startswith("error: give --run DIR to score the images")
     (run / "generator").rename(run / "elsewhere")
     assert "has no trained generator to draw images with: train it" in command("evaluate")
 
@@ -335,7 +335,7 @@ def test_a_setting_that_a_script_does_not_look_at_is_refused(script, words, hear
     """Ignored silently, it would be believed to be in the pictures and scores."""
     said = command(script, *words)
     assert "changes nothing" in said
-    assert f"settings that do are those of {heard}" in said
+    assert f"the settings that are used are those of {heard}" in said
 
 
 def test_help_of_a_script_shows_the_settings_that_it_looks_at(command):
@@ -348,7 +348,7 @@ def test_help_of_a_script_shows_the_settings_that_it_looks_at(command):
 
 def test_wrong_features_are_said_before_anything_is_drawn(command, run):
     assert "features are inception" in command("evaluate", "--features", "nope")
-    assert "--images and --reference concern drawn images" in command(
+    assert "--images and --reference are for drawn images" in command(
         "evaluate", "--of", "tokenizer", "--images", run
     )
     assert not (run / "drawn").exists()

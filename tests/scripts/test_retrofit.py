@@ -95,7 +95,7 @@ def test_a_converted_generator_keeps_its_tokenizer(tmp_path, monkeypatch, pipeli
 def test_a_member_that_cannot_be_blended_and_an_average_of_before_are_refused(tmp_path):
     """Before anything is trained, by a sentence."""
     more = ["model.init_from=runs/a", "model.retrofit={until: 0.3}"]
-    with pytest.raises(settings.ConfigError, match=r"model\.retrofit takes keep=last and patience=0"):
+    with pytest.raises(settings.ConfigError, match=r"model\.retrofit needs keep=last and patience=0"):
         settings.load(Config, "shapes.yaml", more)
     with pytest.raises(settings.ConfigError, match="retrofit needs a trained model to begin with"):
         settings.load(Config, "shapes.yaml", more[1:])

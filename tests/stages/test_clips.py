@@ -62,7 +62,7 @@ def test_a_resumed_classifier_of_clips_is_the_one_that_was_never_stopped(tmp_pat
 
     # What looks at single pictures says that it cannot.
     for look in (open_subject, lambda run: feature_extractor(str(run))):
-        with pytest.raises(ValueError, match="a classifier of clips, which cannot look at single images"):
+        with pytest.raises(ValueError, match="a classifier of clips, which cannot take single images"):
             look(folder)
 
     with pytest.raises(ValueError, match="resolutions are compared on classifiers of pictures"):
@@ -82,7 +82,7 @@ def test_a_resumed_classifier_of_clips_is_the_one_that_was_never_stopped(tmp_pat
         ),
         (
             ["classifier=null"],
-            "data.source=moving_shapes has clips, which a classifier with classifier.tubelet",
+            "data.source=moving_shapes has clips, which need a classifier with classifier.tubelet",
         ),
         (
             ["data.source=shapes"],
@@ -90,11 +90,14 @@ def test_a_resumed_classifier_of_clips_is_the_one_that_was_never_stopped(tmp_pat
         ),
         (
             ["segmenter={}"],
-            "classifier.tubelet=2 makes a classifier of clips, on which there is no segmenter",
+            "classifier.tubelet=2 makes a classifier of clips, which cannot be trained as segmenter",
         ),
         (["classifier.registers=1"], "attention=divided has no part for tokens without a place"),
         (["classifier.hierarchy=[full(blocks=1)]"], "tubelet makes a plain ViT of clips"),
-        (["classifier_training.mixup=0.2"], "classifier_training.mixup is for pictures: leave it out with"),
+        (
+            ["classifier_training.mixup=0.2"],
+            "classifier_training.mixup works on pictures, but classifier.tubelet=2 takes clips",
+        ),
     ],
 )
 def test_what_clips_cannot_have_is_said_when_the_config_is_read(tmp_path, more, sentence):

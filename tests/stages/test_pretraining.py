@@ -104,8 +104,8 @@ def test_a_part_is_tuned_and_the_rest_stays(tmp_path, tuned):
     ("setting", "sentence"),
     [
         ("classifier=null", "encoder needs a classifier section"),
-        ("data.streaming=true", "encoder needs images by number|streaming"),
-        ("classifier.prompts=2", "prompts=2 are for a trained encoder"),
+        ("data.streaming=true", "encoder needs images by index|streaming"),
+        ("classifier.prompts=2", "prompts=2 tunes an encoder that is trained already"),
         ("encoder.decoder_heads=3", "decoder_dim must be a multiple of decoder_heads"),
     ],
 )

@@ -72,7 +72,7 @@ def test_drawn_images_of_no_known_class_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"drawn_images=.* has images of class 2, the data has 2 classes"):
         DrawnImages(tmp_path, ["a", "b"])
     pictures(tmp_path / "images", "shoes/0.png")
-    with pytest.raises(ValueError, match="its folders are neither class numbers nor names"):
+    with pytest.raises(ValueError, match="its folders are not named after classes or their numbers"):
         DrawnImages(tmp_path, ["a", "b"])
 
 

@@ -111,7 +111,7 @@ def test_a_folder_with_masks_is_trained_on(tmp_path):
 @pytest.mark.parametrize(
     ("setting", "sentence"),
     [
-        ("classifier=null", "segmenter needs a classifier section: that is its encoder"),
+        ("classifier=null", "segmenter needs a classifier section, which describes its encoder"),
         ("segmenter.decoder=fnp", "segmenter.decoder"),
         ("segmenter.depth=0", "segmenter.depth"),
         ("segmenter.width=1000000", "segmenter.width=1000000, .* would make a segmenter of about"),

@@ -113,7 +113,7 @@ def test_a_timed_plan_that_is_stopped_leaves_nothing(a_config, temporary, tmp_pa
     with pytest.raises(Interrupted) as raised:
         time_stages(a_config("shapes_learned.yaml"), "generator", Accelerator())
     assert raised.value.code == 128 + 15
-    assert raised.value.sentence == "stopped, and nothing of the timed steps is left"
+    assert raised.value.sentence == "stopped; the timed steps left no files"
     assert not any(temporary.iterdir())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["temporary"]
 

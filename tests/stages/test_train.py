@@ -297,7 +297,7 @@ def test_drawn_images_train_a_classifier_by_their_folders_names(tmp_path):
     assert [item["label"] for item in items] == [3, 5]
     assert [float(item["image"].mean()) for item in items] == [-1.0, 1.0]
     (tmp_path / "images" / "0003").rename(tmp_path / "images" / "shoes")
-    with pytest.raises(ValueError, match="folders are neither class numbers nor names"):
+    with pytest.raises(ValueError, match="folders are not named after classes or their numbers"):
         DrawnImages(tmp_path)
     with pytest.raises(ValueError, match=r"classifier_training.drawn_images=/nope: /nope is neither"):
         plan(settings.load(Config, "shapes_vit.yaml", ["classifier_training.drawn_images=/nope"]))
@@ -348,10 +348,10 @@ def test_a_known_set_that_is_not_here_is_planned_as_published(monkeypatch):
             "classifier",
             "needs a config with a classifier section, such as fashion_vit",
         ),
-        ("shapes_vit", "generator", "has a classifier section, so it trains a classifier alone"),
+        ("shapes_vit", "generator", "has a classifier section, so only a classifier can be trained"),
         ("shapes_vit", "segmenter", "needs a config with a segmenter section, such as shapes_segmenter.yaml"),
-        ("shapes_detector", "classifier", "has a detector section, so it trains a detector alone"),
-        ("shapes_vit", "tokenizer", "has a classifier section, so it trains a classifier alone"),
+        ("shapes_detector", "classifier", "has a detector section, so only a detector can be trained"),
+        ("shapes_vit", "tokenizer", "has a classifier section, so only a classifier can be trained"),
     ],
 )
 def test_a_stage_that_the_config_does_not_have_is_refused(config, stage, sentence, monkeypatch, capsys):

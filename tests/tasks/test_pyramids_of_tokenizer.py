@@ -132,7 +132,7 @@ def test_without_pyramids_the_weights_are_those_of_the_tokenizers_levels_alone(t
     [
         (["tokenizer_training.pyramids=[[1, 3], [1, 2]]"], "tokenizer_training.pyramids must begin with"),
         (["tokenizer_training.pyramids=[[1, 2], [3, 2]]"], "larger than the last"),
-        ([SEVERAL, *STREAM], "tokenizer_training.pyramids needs images by number"),
+        ([SEVERAL, *STREAM], "tokenizer_training.pyramids needs images by index"),
     ],
 )
 def test_pyramids_that_cannot_be_drawn_are_refused_before_anything_is_trained(tmp_path, more, said):

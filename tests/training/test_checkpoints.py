@@ -70,7 +70,7 @@ def test_a_damaged_checkpoint_is_named_and_put_aside(killed, tmp_path, capsys, h
     assert found.step == 3
     said = capsys.readouterr().out
     assert f"step_00000004/{part}" in said
-    assert "going on from step 3" in said
+    assert "resuming from step 3" in said
     assert len(said.splitlines()) == 1
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == [
         "step_00000003",

@@ -59,8 +59,8 @@ def refuse_unused(overrides: Sequence[str], used_settings: Sequence[str], where:
     for override in overrides:
         if not is_among(override.partition("=")[0].strip(), used_settings):
             raise ConfigError(
-                f"{override} changes nothing {where}; settings that do are those of "
-                f"{', '.join(used_settings)}, the others are kept from the training"
+                f"{override} changes nothing {where}: the settings that are used are those of "
+                f"{', '.join(used_settings)}, and all others stay as they were in training"
             )
 
 
@@ -93,8 +93,8 @@ def parse_arguments(
 ) -> tuple[T, argparse.Namespace]:
     """Reads `--config FILE [key.sub=value ...]`; `extra(parser)` adds a script's own options.
 
-    A folder may be given instead of `--config`, by one of the options `instead`: by RUN the config saved in
-    it, wherever it is now; any other folder says itself all that a config would: then that is the defaults.
+    One of the options in `instead` may give a folder in place of `--config`: RUN takes the config saved in
+    that run, wherever it is now; any other folder holds a model of its own, and the config has its defaults.
     `used_settings` are the settings and sections that the script uses; (): all.
     """
     shown = describe(schema, [*FOLDERS, *used_settings] if used_settings else ())
@@ -105,15 +105,15 @@ def parse_arguments(
         allow_abbrev=False,
     )
     which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--config", type=os.path.expanduser, metavar="FILE", help="a file, or one of configs/")
+    which.add_argument("--config", type=os.path.expanduser, metavar="FILE", help="path, or name in configs/")
     for option in instead:
-        meaning = "a run: its own config" if option == RUN else None
+        meaning = "a run, whose own config is used" if option == RUN else None
         which.add_argument(option, type=os.path.expanduser, metavar="DIR", help=meaning)
-    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="what differs from FILE")
+    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="settings that override FILE's")
     extra(parser)
     arguments = parser.parse_intermixed_args(overrides_first(sys.argv[1:] if argv is None else argv))
 
-    # Folders that the command line has set by the way it names the config
+    # Settings of folders that follow from how the config is named
     file, folders = arguments.config, list[str]()
     run = getattr(arguments, "run", None)
     if run is not None:

@@ -107,7 +107,7 @@ def all_settings(schema: Any, prefix: str = "") -> dict[str, Node]:
 
 
 def facts_of(node: Node) -> Node:
-    """What is said at a setting, at its alternatives and at its items: limits, marks, meaning."""
+    """Limits, marks and meaning of a setting, also those that stand at its alternatives and its items."""
     facts: Node = {}
     for part in (*node.get("anyOf", ()), node.get("items")):
         facts |= facts_of(part) if part else {}
@@ -137,7 +137,7 @@ def rule_of(node: Node) -> str:
 def one_sentence(schema: type, given: Tree, origin: str = "", *, partly: bool = False) -> Iterator[None]:
     """Turns pydantic's errors about `given` values into one sentence: whole key, origin, rule and value.
 
-    Of what is `partly` given, what is missing is not asked for, nor whether values fit each other.
+    With `partly`, more values will follow, so missing values and bad combinations are not reported yet.
 
     Raises:
         ConfigError: a key is unknown, or a value is missing, of the wrong type or breaks a rule.
@@ -151,12 +151,12 @@ def one_sentence(schema: type, given: Tree, origin: str = "", *, partly: bool = 
 
 
 def is_of_section(error: ErrorDetails) -> bool:
-    """Whether a section refuses what its values are together, each of which is allowed."""
+    """Whether each value of a section is allowed, but the section refuses their combination."""
     return error["type"] == "value_error" and isinstance(error["input"], dict | ArgsKwargs)
 
 
 def sentence_of(schema: type, error: ErrorDetails, given: Tree, origin: str) -> str:
-    """An error of pydantic's as `one_sentence` says it."""
+    """The sentence for one error of pydantic's."""
     path = [str(part) for part in error["loc"]]
     name = ".".join(path)
     nodes = all_settings(schema)
@@ -165,7 +165,7 @@ def sentence_of(schema: type, error: ErrorDetails, given: Tree, origin: str) -> 
         return f"{name} has no default: give it in the config file or as {name}=value"
     if error["type"] in UNKNOWN:
         return f"unknown key {name}{origin}; {nearest(name, nodes)}"
-    # What a section says begins with one of its settings.
+    # A section's own sentence begins with the name of one of its settings.
     if is_of_section(error):
         return ".".join([*path, str(error["ctx"]["error"])])
 
@@ -178,7 +178,7 @@ def sentence_of(schema: type, error: ErrorDetails, given: Tree, origin: str) -> 
 
 
 def value_at(values: Tree, key: str) -> Any:
-    """What stands at a whole key; None where a section on the way is not there."""
+    """The value of a whole key; None where a section above it is missing."""
     found: Any = values
     for name in key.split("."):
         found = (found or {}).get(name)
@@ -186,7 +186,7 @@ def value_at(values: Tree, key: str) -> Any:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The end of a sentence about an unknown name or key: the one that was meant, or those that there are."""
+    """The end of a sentence about an unknown name or key: the closest known one, or all known ones."""
     # The last word of a key counts first: the right name may be in a wrong section.
     section, _, word = name.rpartition(".")
     last_words = {other: other.rpartition(".")[2] for other in known}
@@ -201,7 +201,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def check_values(types: Mapping[str, object], given: Mapping[str, object], origin: str = "") -> None:
-    """Checks values that are no settings by the types of their names, in the same sentences.
+    """Checks values that are not settings, such as a script's options; errors read like those of settings.
 
     Raises:
         ConfigError: a name is unknown, or a value is of the wrong type or breaks a rule.

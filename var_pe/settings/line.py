@@ -99,9 +99,9 @@ def canonical(line: str) -> str:
 def check_options(
     name: str, options: Mapping[str, Value], constructor: Callable[..., None], words: Iterable[str] = ()
 ) -> None:
-    """Refuses an option that is not a keyword of `constructor`, or a value of another type than it wants.
+    """Refuses an option that is not a keyword of `constructor`, or a value of the wrong type.
 
-    `words` are further words that the line of `name` may hold; a misspelt one is met with them.
+    `words` are further names that the line of `name` may hold; they are suggested for a misspelt one, too.
 
     Raises:
         ValueError: an option does not exist, or its value is of another type than its annotation.

@@ -72,14 +72,14 @@ def read_layers(path: Path, above: tuple[Path, ...] = ()) -> list[tuple[str, Tre
 
 
 def checked(schema: type, layer: Tree, origin: str) -> Tree:
-    """A layer whose every value is allowed where it is written, even if another one hides it."""
+    """The layer, after a check of each of its values, even of those that a later layer overrides."""
     with one_sentence(schema, layer, origin, partly=True):
         TypeAdapter(schema).validate_python(layer)
     return layer
 
 
 def laid_over(values: Tree, layer: Tree) -> Tree:
-    """The values with those of a layer in their place; a section that is switched off forgets its own."""
+    """The values, overridden by those of a layer; a section that is switched off loses its values."""
     both = {**values, **layer}
     for name in layer:
         if isinstance(both[name], Mapping) and isinstance(values.get(name), Mapping):

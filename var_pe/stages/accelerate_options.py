@@ -30,7 +30,7 @@ class Refused:
     harmless: tuple[str, ...] = ()
 
 
-NOT_OFFERED = "trainings here run in plain data parallelism or under FSDP: use a file of configs/accelerate/"
+NOT_OFFERED = "only plain data parallelism and FSDP are supported: use a file of configs/accelerate/"
 
 # By the variable that carries the option to the processes
 REFUSED = {
@@ -58,7 +58,9 @@ REFUSED = {
 
 # Under FSDP alone
 REFUSED_OF_FSDP = {
-    "FSDP_VERSION": Refused("fsdp_version", "only version 2 splits models here: set fsdp_version: 2", ("2",)),
+    "FSDP_VERSION": Refused(
+        "fsdp_version", "only version 2 of FSDP is supported: set fsdp_version: 2", ("2",)
+    ),
     "FSDP_CPU_RAM_EFFICIENT_LOADING": Refused(
         "fsdp_cpu_ram_efficient_loading",
         "initial weights follow from the seed on every process: set fsdp_cpu_ram_efficient_loading: false",
@@ -93,7 +95,7 @@ def refuse_options(trainings: Sequence[TrainingConfig], environment: Mapping[str
         _refuse(REFUSED_OF_FSDP, environment)
         if any(training.optimizer == "muon" for training in trainings):
             raise ValueError(
-                "accelerate's use_fsdp splits matrices, of which optimizer=muon needs the whole: set the "
+                "accelerate's use_fsdp splits matrices, which optimizer=muon needs whole: set the "
                 "optimizer of tokenizer_training, generator_training or classifier_training to adamw"
             )
 
@@ -101,7 +103,7 @@ def refuse_options(trainings: Sequence[TrainingConfig], environment: Mapping[str
     device = device_asked_for(environment)
     own = sorted({settled(training.precision, device) for training in trainings} or {"float32"})
     if asked not in OFF and own != [asked]:
-        instead = "what this command does is computed in float32"
+        instead = "this command computes in float32: leave it out"
         if trainings:
             instead = (
                 f"the settings say {' and '.join(own)}: set precision in the training's own section, such as "
@@ -149,8 +151,8 @@ def check_spread(accelerator: Accelerator, environment: Mapping[str, str] = os.e
     asked = int(environment.get("WORLD_SIZE", 1))
     if accelerator.num_processes != asked:
         raise ValueError(
-            f"the launcher started {asked} processes but each runs alone; "
-            f"on processors without a GPU set ACCELERATE_USE_CPU=true before accelerate launch"
+            f"the launcher started {asked} processes but each runs alone; without a GPU, set "
+            "ACCELERATE_USE_CPU=true before accelerate launch"
         )
 
     if asked == 1 and was_meant_for_several():
@@ -164,6 +166,6 @@ def check_spread(accelerator: Accelerator, environment: Mapping[str, str] = os.e
         raise ValueError(f"accelerate's distributed_type is {spread.value}, but {NOT_OFFERED}")
     if is_on(environment, "ACCELERATE_USE_FSDP") and spread != DistributedType.FSDP:
         raise ValueError(
-            f"accelerate's use_fsdp is set (ACCELERATE_USE_FSDP), but the processes run as {spread.value}, "
-            f"where nothing can be split: FSDP needs GPUs, launch without it"
+            "accelerate's use_fsdp is set (ACCELERATE_USE_FSDP), but FSDP needs GPUs and the processes "
+            f"run as {spread.value}: launch without it"
         )

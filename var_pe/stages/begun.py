@@ -81,8 +81,8 @@ def ask(
         if (folder / kind).exists():
             setting = "tokenizer_init_from" if kind == "tokenizer" else "model.init_from"
             raise ValueError(
-                f"{folder} is finished, {steps} steps are asked for, and it has no checkpoint left to go on "
-                f"from; start another run from its weights ({setting}={folder})"
+                f"{folder} is finished and has no checkpoint left to go on from, but {steps} steps are "
+                f"asked for: start another run from its weights ({setting}={folder})"
             )
         return History((Asked(0, steps),), images, tokenizer, training_set=training_set)
 
@@ -98,9 +98,9 @@ def ask(
         )
     if history.training_set not in (None, training_set):
         raise ValueError(
-            f"{folder} was trained for {done} steps on {history.images} images, and of the {images} in "
-            f"{config.data.path or config.data.source} now some are others, or have other names or labels: "
-            f"put the training set back, or train in another folder"
+            f"{folder} was trained for {done} steps on {history.images} images, and some of the {images} "
+            f"that are in {config.data.path or config.data.source} now are different, or have other names "
+            "or labels: put the training set back, or train in another folder"
         )
 
     # Earlier versions did not note it: what is there now counts from here on.
@@ -153,8 +153,9 @@ def check_numbers(folder: Path) -> None:
     begun = numbers_of(folder)
     if begun not in (None, NUMBERS):
         raise ValueError(
-            f"{folder} was begun by another version, whose training steps compute other numbers (by rule "
-            f"{begun}, here it is {NUMBERS}): finish it with that version, or train in another folder"
+            f"{folder} was begun by another version, whose training steps give other weights (rule "
+            f"{begun}; this version has rule {NUMBERS}): finish it with that version, or train in another "
+            "folder"
         )
 
 
@@ -182,6 +183,6 @@ def check_codes(config: Config) -> None:
 
     if known is not None and tokenizer.exists() and known != weights_hash(tokenizer):
         raise ValueError(
-            f"{run} learned the codes of another tokenizer than {config.tokenizer_run} holds now, which was "
-            f"extended or trained anew since: put its former weights back, or train in another folder"
+            f"{run} learned the codes of another tokenizer than {config.tokenizer_run} holds now, since "
+            "that was extended or trained anew: put its former weights back, or train in another folder"
         )

@@ -58,7 +58,10 @@ class Config:
     tokenizer_seed: Annotated[NonNegative, Doc("seed of the tokenizer")] = 0
     tokenizer_init_from: Annotated[
         FilePath | None,
-        Doc("folder of a trained tokenizer to go on from, of any levels and number of codes"),
+        Doc(
+            "folder of a trained tokenizer whose weights the training starts from; levels and number of "
+            "codes may differ"
+        ),
     ] = None
     data: DataConfig = field(default_factory=DataConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
@@ -68,17 +71,20 @@ class Config:
     model: ModelStart = field(default_factory=ModelStart)
     classifier: Annotated[
         ClassifierConfig | None,
-        Doc("if given, the run trains a ViT classifier and nothing else, or what is on top of it"),
+        Doc(
+            "if given, the run trains a ViT classifier in place of a generator, or the encoder, "
+            "segmenter or detector below"
+        ),
     ] = None
     classifier_training: ClassifierTraining = field(default_factory=ClassifierTraining)
     encoder: Annotated[
         EncoderConfig | None,
-        Doc("if given, the run trains the classifier's encoder alone, without labels, from its start on"),
+        Doc("if given, the run pretrains the classifier's encoder, without labels"),
     ] = None
     encoder_training: TrainingConfig = field(default_factory=TrainingConfig)
     segmenter: Annotated[
         SegmenterConfig | None,
-        Doc("if given, the run trains a segmenter, whose encoder is the classifier, from its start on"),
+        Doc("if given, the run trains a segmenter, whose encoder is the classifier"),
     ] = None
     segmenter_training: DenseTraining = field(default_factory=DenseTraining)
     detector: Annotated[
@@ -124,9 +130,9 @@ class Config:
             )
         if self.model.retrofit is not None and (training.keep, training.patience) != ("last", 0):
             raise ValueError(
-                f"{kind}_training.keep={training.keep} and {kind}_training.patience={training.patience} may "
-                f"end with an average of before the old encoding was gone: model.retrofit takes keep=last "
-                f"and patience=0"
+                f"{kind}_training.keep={training.keep} and {kind}_training.patience={training.patience} "
+                "may keep weights from before the old encoding has faded out: model.retrofit needs "
+                "keep=last and patience=0"
             )
 
         in_stages = self.classifier is not None and bool(self.classifier.hierarchy)
@@ -151,8 +157,8 @@ class Config:
         if tubelet is None:
             if source in OF_CLIPS:
                 raise ValueError(
-                    f"data.source={source} has clips, which a classifier with classifier.tubelet takes, such "
-                    f"as in moving_shapes.yaml"
+                    f"data.source={source} has clips, which need a classifier with classifier.tubelet, as "
+                    "in moving_shapes.yaml"
                 )
             return
         if source not in OF_CLIPS:
@@ -162,7 +168,8 @@ class Config:
             )
         if self.kind != "classifier":
             raise ValueError(
-                f"classifier.tubelet={tubelet} makes a classifier of clips, on which there is no {self.kind}"
+                f"classifier.tubelet={tubelet} makes a classifier of clips, which cannot be trained as "
+                f"{self.kind}: leave out the section {self.kind}"
             )
 
         training = self.classifier_training
@@ -176,7 +183,8 @@ class Config:
         given = [name for name, value in for_pictures.items() if value]
         if given:
             raise ValueError(
-                f"{given[0]} is for pictures: leave it out with classifier.tubelet={tubelet}, for clips"
+                f"{given[0]} works on pictures, but classifier.tubelet={tubelet} takes clips: leave one "
+                "of them out"
             )
 
     def _check_encoder(self) -> None:
@@ -189,14 +197,14 @@ class Config:
             )
         if self.classifier is None:
             raise ValueError(
-                "encoder needs a classifier section, which says what it is, such as in fashion_pretrain.yaml"
+                "encoder needs a classifier section, which describes the network, as in fashion_pretrain.yaml"
             )
         if self.classifier.hierarchy:
-            raise ValueError("encoder trains a plain ViT: classifier.hierarchy makes stages of another kind")
+            raise ValueError("encoder trains a plain ViT: leave out classifier.hierarchy")
         if self.classifier.prompts:
             raise ValueError(
-                f"classifier.prompts={self.classifier.prompts} are for a trained encoder: leave them at 0 "
-                f"while it is trained"
+                f"classifier.prompts={self.classifier.prompts} tunes an encoder that is trained already: "
+                "set it to 0 in the encoder's own training"
             )
         if self.classifier.padding != "none":
             raise ValueError(
@@ -210,7 +218,9 @@ class Config:
                 "model.retrofit is for classifiers and generators: retrofit the classifier later"
             )
         if self.data.streaming:
-            raise ValueError("encoder needs images by number: set data.streaming=false")
+            raise ValueError(
+                "encoder needs images by index, which a stream does not have: set data.streaming=false"
+            )
 
     def _check_tuned(self) -> None:
         """Refuses a part to train that the classifier does not have."""
@@ -219,7 +229,8 @@ class Config:
             return
         if classifier.hierarchy or classifier.tubelet is not None:
             raise ValueError(
-                f"classifier_training.tuned={tuned} is for a plain ViT of pictures; others take tuned=all"
+                f"classifier_training.tuned={tuned} is for a plain ViT of pictures: with "
+                "classifier.hierarchy or classifier.tubelet set it to all"
             )
         if tuned == "prompts" and not classifier.prompts:
             raise ValueError(
@@ -228,8 +239,8 @@ class Config:
             )
         if self.model.init_from is None:
             raise ValueError(
-                f"classifier_training.tuned={tuned} leaves the rest as it is, which nothing has trained: set "
-                f"model.init_from"
+                f"classifier_training.tuned={tuned} freezes all other weights, so they must come from a "
+                "trained model: set model.init_from"
             )
         if self.model.retrofit is not None:
             raise ValueError(
@@ -240,7 +251,7 @@ class Config:
         """Refuses what a model on a classifier's maps cannot have."""
         if self.classifier is None:
             raise ValueError(
-                f"{name} needs a classifier section: that is its encoder, such as in shapes_{name}.yaml"
+                f"{name} needs a classifier section, which describes its encoder, as in shapes_{name}.yaml"
             )
         if self.model.retrofit is not None:
             raise ValueError(

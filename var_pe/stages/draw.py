@@ -48,8 +48,8 @@ def with_classifier(pipeline: VARPipeline, sampling: SamplingConfig) -> VARPipel
     theirs = TrainingNotes.read(folder).class_names or ()
     if pipeline.class_names and theirs and theirs != tuple(pipeline.class_names):
         raise ValueError(
-            f"sampling.classifier={sampling.classifier} tells other classes apart than the generator draws: "
-            f"{', '.join(theirs[:3])} ... and {', '.join(pipeline.class_names[:3])} ..."
+            f"sampling.classifier={sampling.classifier} was trained on other classes "
+            f"({', '.join(theirs[:3])} ...) than the generator ({', '.join(pipeline.class_names[:3])} ...)"
         )
     pipeline.classifier = load_classifier_of_images(folder)
     return pipeline

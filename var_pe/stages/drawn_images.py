@@ -28,7 +28,8 @@ class DrawnImages(Dataset[ImageItem]):
         self.labels = labels_of_folders(self.images, class_names)
         if not self.labels or -1 in self.labels:
             raise ValueError(
-                f"{given} was not drawn by scripts/sample.py: its folders are neither class numbers nor names"
+                f"{given} was not drawn by scripts/sample.py: its folders are not named after classes or "
+                "their numbers"
             )
         if class_names and max(self.labels) >= len(class_names):
             raise ValueError(

@@ -180,7 +180,8 @@ class RealImages(Dataset[tuple[Tensor, int]]):
             self.images = ImageDataset(source, config.data, train=False, seed=0)
         elif train:
             raise ValueError(
-                "evaluation.reference_split train needs images by number: set data.streaming=false"
+                "evaluation.reference_split=train needs images by index, which a stream does not have: "
+                "set data.streaming=false"
             )
         else:
             self.images = held_out_images(config, 2 * (config.evaluation.images or 5000))

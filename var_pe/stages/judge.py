@@ -64,7 +64,7 @@ def judge_tokenizer(config: Config, tokenizer: VQTokenizer, accelerator: Acceler
 def end_of_generator(config: Config) -> str:
     """What the log of the run's generator says of its end, and the command that comes next."""
     said = at_its_end(log_of(Path(config.run)))
-    following = f"now draw: python scripts/sample.py --run {config.run}"
+    following = f"to draw images: python scripts/sample.py --run {config.run}"
     return f"{said}\n{following}" if said else following
 
 

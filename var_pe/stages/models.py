@@ -243,7 +243,7 @@ def load_classifier_of_images(folder: Path) -> ViTClassifier | HierarchicalClass
     """
     classifier = load_classifier(folder)
     if not isinstance(classifier, ViTClassifier | HierarchicalClassifier):
-        raise ValueError(f"{folder} holds a classifier of clips, which cannot look at single images")
+        raise ValueError(f"{folder} holds a classifier of clips, which cannot take single images")
     return classifier
 
 
@@ -288,9 +288,9 @@ def load_tokenizer(config: Config) -> VQTokenizer:
     folder = find_tokenizer(config)
     if not folder.exists() and not os.path.isabs(config.tokenizer_run):
         raise ValueError(
-            f"tokenizer_run={config.tokenizer_run} holds no trained tokenizer, seen from the working folder "
-            f"{Path.cwd()} or from where the run is now: give tokenizer_run=FOLDER, or train it first "
-            f"(scripts/train.py)"
+            f"tokenizer_run={config.tokenizer_run} holds no trained tokenizer, neither from the working "
+            f"folder {Path.cwd()} nor from the run's folder: give tokenizer_run=FOLDER, or train it first "
+            "(scripts/train.py)"
         )
     return load_model(VQTokenizer, folder)
 

@@ -167,7 +167,7 @@ def _encoder(config: Config, images: int | None) -> list[str]:
         lines += [f"{method}: {model.hidden} of {number} patches are hidden in every picture"]
     if isinstance(model, HiddenTokens):
         asked = sum(model.hidden * model.cells(level).shape[1] for level in range(model.levels.num_levels))
-        lines += [f"tokens: of the levels {model.levels}, {asked} guesses a picture"]
+        lines += [f"tokens: of the levels {model.levels}, {asked} predictions a picture"]
         where = config.tokenizer_run
         is_there = (Path(where) / "tokenizer").exists()
         lines += [f"the tokenizer {'is there and is taken' if is_there else 'is trained first'}, in {where}"]
@@ -209,7 +209,7 @@ def _of_clips(classifier: ClipClassifier, heads: int, training: TrainingConfig) 
     (rows, columns), times = classifier.pyramid.finest, classifier.times
     in_attention = classifier.position_encoding
     both = Composed([classifier.map_position_encoding, in_attention])
-    known = "" if classifier.time_positions else "; its encoding knows places, and no moments"
+    known = "" if classifier.time_positions else "; its encoding has positions in a frame, but not in time"
     lines = [
         f"clips: {classifier.frames} frames, {times} moments of {rows}x{columns} tokens each{known}",
         _encoding(classifier.config["encoding"], both),

@@ -43,7 +43,10 @@ def _own_levels_first(
             f"are drawn, got {pyramids[0]}"
         )
     if config.data.streaming and len(pyramids) > 1:
-        raise ValueError(f"{section}.pyramids needs images by number: set data.streaming=false")
+        raise ValueError(
+            f"{section}.pyramids needs images by index, which a stream does not have: set "
+            "data.streaming=false"
+        )
     return pyramids
 
 

@@ -56,7 +56,7 @@ def say_already_there(model: Path, accelerator: Accelerator, extend: Rule | None
     """Says that nothing is trained; and why not, if a rule was given that the model was not extended by."""
     asked = TrainingNotes.read(model).asked or ()
     unused = extend is not None and not any(entry.rule == extend for entry in asked)
-    why = f"; --extend {extend} needs another number of steps or epochs than it has" if unused else ""
+    why = f"; --extend {extend} has no effect without more steps or epochs" if unused else ""
     Processes.of(accelerator).say(f"{model} is already there{why}")
 
 
@@ -95,9 +95,9 @@ def check_settings(folder: Path, config: Config, kind: Kind) -> None:
     longer = ("tokenizer_training.steps:", "tokenizer_training.epochs:")
     if kind == "generator" and changed and all(line.startswith(longer) for line in changed):
         raise ValueError(
-            f"{folder} learned the codes of {mine['tokenizer_run']} as it was before "
-            f"({'; '.join(changed)}): extend the tokenizer by --stage tokenizer, then train a generator in "
-            f"another folder (run=...)"
+            f"{folder} learned the codes of {mine['tokenizer_run']} after another number of its steps "
+            f"({'; '.join(changed)}): extend the tokenizer with --stage tokenizer, then train a generator "
+            "in another folder (run=...)"
         )
     if changed and all(line.startswith("data.path:") for line in changed):
         changed = changed if not has_moved(folder, config.data) else []
@@ -204,8 +204,8 @@ def put_in_place(
     if trained.step != trained.steps_done:
         run.processes.say(
             f"the finished {kind} is the average of step {trained.step} of {trained.steps_done}, whose "
-            f"validation was the best ({trained.validated:.4g}; keep={training.keep}): test images chose it, "
-            f"so scores on them may be better than on others"
+            f"validation was the best ({trained.validated:.4g}; keep={training.keep}): test images chose "
+            "it, so scores on them may be better than on new images"
         )
 
     def write(partial: Path) -> None:

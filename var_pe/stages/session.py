@@ -55,8 +55,8 @@ def slow_precision(trainings: Sequence[TrainingConfig]) -> str | None:
     if has_bf16("cpu") or all(training.precision != "bf16" for training in trainings):
         return None
     return (
-        "precision=bf16: this processor has no instructions for bfloat16 and may take up to fifty times as "
-        "long for a step as in float32; precision=auto, in the training's own section, would take float32"
+        "precision=bf16: this processor has no instructions for bfloat16, so a step may take up to fifty "
+        "times as long as in float32; precision=auto, in the training's own section, would choose float32"
     )
 
 

@@ -95,7 +95,7 @@ def time_stages(config: Config, stage: str, accelerator: Accelerator) -> list[Co
         with _temporary_folder(accelerator) as folder, _quiet():
             return costs_of(config, shortened(config, folder, accelerator.device.type), accelerator)
     except Interrupted as stopped:
-        raise Interrupted(stopped.signum, "stopped, and nothing of the timed steps is left") from None
+        raise Interrupted(stopped.signum, "stopped; the timed steps left no files") from None
 
 
 def seconds_of_a_step(config: Config, kind: Kind, steps: int, accelerator: Accelerator) -> float:
@@ -201,7 +201,7 @@ def _generator(config: Config, short: Config, accelerator: Accelerator) -> list[
     train_generator(short, tokenizer, accelerator)
     cost = _training("generator", config, config.generator_training, Path(short.run))
     if config.generator_training.progressive is not None:
-        cost = replace(cost, work=f"{cost.work}; as if all levels were in from the start")
+        cost = replace(cost, work=f"{cost.work}; as if all levels were trained from the first step")
     costs.append(cost)
 
     # Drawing, which is a command of its own

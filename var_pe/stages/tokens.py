@@ -84,11 +84,11 @@ def say_passed_over(images: TrainingSet, processes: Processes) -> None:
     number = images.passed_over(processes)
     if number:
         processes.say(
-            f"passed over {number_of(number)} of training that cannot be read, another in the place of each "
-            f"(data.on_corrupt=skip)"
+            f"passed over {number_of(number)} of training that cannot be read; another one took the place "
+            "of each (data.on_corrupt=skip)"
         )
 
     unlabelled = images.left_out(processes) if isinstance(images, ImageStream) else 0
     if unlabelled:
         times = number_of(unlabelled, "time")
-        processes.say(f"{times} a picture without a label (empty or -1) came and was left out")
+        processes.say(f"left out a picture without a label (empty or -1) {times}")

@@ -159,8 +159,8 @@ def train_generator(
     of_tokenizer = History.read(Path(config.tokenizer_run))
     if of_tokenizer and of_tokenizer.training_set not in (None, first.identity):
         processes.say(
-            f"{config.tokenizer_run} was trained on other pictures than the generator is: some were added, "
-            f"removed, exchanged or renamed since"
+            f"{config.tokenizer_run} was trained on other pictures than the generator would be: some were "
+            "added, removed, replaced or renamed since"
         )
 
     # Their tokens, encoded once and cached; without views, every batch is encoded when it is used.
@@ -227,7 +227,8 @@ def train_classifier(config: Config, accelerator: Accelerator, extend: Rule | No
     if training.rand_augment:
         if not isinstance(images, ImageDataset):
             raise ValueError(
-                "classifier_training.rand_augment needs images by number: set data.streaming=false"
+                "classifier_training.rand_augment needs images by index, which a stream does not have: "
+                "set data.streaming=false"
             )
         dataset = Augmented(images, training.rand_augment, seed)
     if training.drawn_images:
@@ -418,5 +419,5 @@ def check_generator(config: Config) -> list[Pyramid]:
         check_numbers(folder)
     check_codes(config)
     if config.data.streaming and config.generator_training.views:
-        raise ValueError("data.streaming has no token cache: set generator_training.views=0")
+        raise ValueError("data.streaming=true allows no token cache: set generator_training.views=0")
     return generator_pyramids(config)

@@ -23,8 +23,8 @@ class Attack:
     """
 
     epsilon: Annotated[PositiveFloat, Doc("largest change of a value, in 255ths of the range")] = 8.0
-    step_size: Annotated[PositiveFloat, Doc("of each step, in 255ths of the range")] = 2.0
-    steps: Annotated[Positive, Doc("each costs a forward and a backward pass")] = 7
+    step_size: Annotated[PositiveFloat, Doc("change of a value in each step, in 255ths of the range")] = 2.0
+    steps: Annotated[Positive, Doc("steps of the attack; each costs a forward and a backward pass")] = 7
 
 
 def attacked(loss_of: Callable[[Tensor], Tensor], images_BCHW: Tensor, attack: Attack) -> Tensor:

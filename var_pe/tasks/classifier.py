@@ -34,40 +34,52 @@ class ClassifierTraining(TrainingConfig):
     keep: Annotated[
         Literal["best", "last"],
         Doc(
-            "the average that becomes the finished model: of the lowest validation loss, or of the last step"
+            "which moving average becomes the finished model: that of the lowest validation loss or of "
+            "the last step"
         ),
     ] = "best"
     rand_augment: Annotated[
         int, Ge(0), Le(30), Doc("magnitude of torchvision's RandAugment, two operations an image; 0: off")
     ] = 0
     mixup: Annotated[NonNegativeFloat, Doc("alpha of torchvision's MixUp; 0: off")] = 0.0
-    label_smoothing: Annotated[ShareBelowOne, Doc("share of the target spread over all classes")] = 0.0
+    label_smoothing: Annotated[
+        ShareBelowOne, Doc("label smoothing: share of the target that is spread over all classes")
+    ] = 0.0
     layer_decay: Annotated[
-        float, Gt(0), Le(1), Doc("learning rate of a layer over that of the one above it; 1: the same")
+        float,
+        Gt(0),
+        Le(1),
+        Doc("learning rate of a layer, as a multiple of that of the layer above it; 1: the same"),
     ] = 1.0
     unfreeze_every: Annotated[
         NonNegative,
-        Doc("steps until the next layer, from the head down, is trained too; 0: no layer is frozen"),
+        Doc(
+            "gradual unfreezing: steps until the next layer, from the head down, is trained, too; 0: no "
+            "layer is frozen"
+        ),
     ] = 0
     tuned: Annotated[
         Tuned,
         Doc(
-            "what is trained beside the head: all, nothing (head), prompts of every block, lora: low-rank "
-            "adapters, merged in the end"
+            "what is trained besides the head: all weights, nothing else (head), prompts of every block, "
+            "or low-rank adapters that are merged in the end (lora)"
         ),
     ] = "all"
     lora: Lora = field(default_factory=Lora)
     drawn_images: Annotated[
         FilePath | None,
-        Doc("train on this folder of scripts/sample.py instead of the training split"),
+        Doc("folder of scripts/sample.py to train on instead of the training split"),
     ] = None
     contrastive: Annotated[
         Contrastive | None,
-        Doc("tokens of a picture and of a crop of it at the same place are pulled together; null: none are"),
+        Doc(
+            "contrastive term that pulls together tokens of a picture and of a crop of it at the same "
+            "place; null: off"
+        ),
     ] = None
     attack: Annotated[
         Attack | None,
-        Doc("every batch is attacked before it is learned: adversarial training; null: off"),
+        Doc("adversarial training: every batch is attacked before it is trained on; null: off"),
     ] = None
 
     def __post_init__(self) -> None:

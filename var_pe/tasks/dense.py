@@ -14,19 +14,21 @@ from var_pe.training.groups import ONE_RATE, LayerRates
 class DenseTraining(TrainingConfig):
     keep: Annotated[
         Literal["best", "last"],
-        Doc("the average that becomes the finished model: of the best validation, or of the last step"),
+        Doc(
+            "which moving average becomes the finished model: that of the best validation or of the last step"
+        ),
     ] = "best"
     layer_decay: Annotated[
         float,
         Gt(0),
         Le(1),
-        Doc("learning rate of an encoder's layer over that of the one above it; 1: the same"),
+        Doc("learning rate of an encoder's layer, as a multiple of that of the layer above it; 1: the same"),
     ] = 1.0
     unfreeze_every: Annotated[
         NonNegative,
         Doc(
-            "steps until the encoder's next layer, from the last block down, is trained too; 0: no layer is "
-            "frozen; as many as there are steps: the encoder stays as it is"
+            "gradual unfreezing: steps until the encoder's next layer, from the last block down, is "
+            "trained, too; 0: no layer is frozen; the number of all steps: the encoder stays frozen"
         ),
     ] = 0
 

@@ -38,7 +38,8 @@ class GeneratorTraining(TrainingConfig):
     keep: Annotated[
         Literal["best", "last"],
         Doc(
-            "the average that becomes the finished model: of the lowest validation loss, or of the last step"
+            "which moving average becomes the finished model: that of the lowest validation loss or of "
+            "the last step"
         ),
     ] = "best"
     views: Annotated[
@@ -46,19 +47,26 @@ class GeneratorTraining(TrainingConfig):
         Doc("augmented views of each image in the token cache; 0: no cache, images are encoded on the fly"),
     ] = 1
     label_drop: Annotated[
-        ShareBelowOne, Doc("share of the images trained without their label, for guidance")
+        ShareBelowOne,
+        Doc("share of the images that are trained without their label, for classifier-free guidance"),
     ] = 0.1
     pyramids: Annotated[
         list[Levels],
-        Doc("levels, one of which is drawn per step, tokenizer.levels first; []: tokenizer.levels alone"),
+        Doc(
+            "pyramids, one of which is drawn for each step, the first being tokenizer.levels; []: "
+            "tokenizer.levels alone"
+        ),
     ] = field(default_factory=list)
     progressive: Annotated[
         Progressive | None,
-        Doc("levels come in one after another, coarse first; null: all are in from the start"),
+        Doc(
+            "progressive training: levels are added one after another, coarse first; null: all are "
+            "trained from the first step"
+        ),
     ] = None
     contrastive: Annotated[
         Contrastive | None,
-        Doc("tokens of two levels at the same place are pulled together; null: none are"),
+        Doc("contrastive term that pulls together tokens of two levels at the same place; null: off"),
     ] = None
 
 

@@ -35,6 +35,6 @@ def at_its_end(log: Sequence[LogEntry]) -> str:
     if not signs:
         return said
     return (
-        f"{said}: {' and '.join(signs)}, so the generator learns its training pictures by heart; more "
-        f"pictures, data.flip=true, a smaller generator or fewer steps help, more steps do not"
+        f"{said}: {' and '.join(signs)}, so the generator memorises its training pictures; more pictures, "
+        "data.flip=true, a smaller generator or fewer steps help, more steps do not"
     )

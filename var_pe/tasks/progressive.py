@@ -21,8 +21,8 @@ class Progressive:
     The loss is the mean over the tokens of the levels that are in, and no other token is computed.
     """
 
-    first: Annotated[Positive, Doc("levels that are in from the first step on, coarsest first")] = 1
-    until: Annotated[float, Gt(0), Lt(1), Doc("share of the steps after which all levels are in")] = 0.4
+    first: Annotated[Positive, Doc("number of coarsest levels that are trained from the first step")] = 1
+    until: Annotated[float, Gt(0), Lt(1), Doc("share of the steps after which all levels are trained")] = 0.4
 
     def levels_at(self, step: int, steps: int, num_levels: int) -> int:
         """How many of `num_levels` levels are in at `step` of `steps`."""
@@ -39,8 +39,8 @@ def check_first(progressive: Progressive | None, pyramid: Pyramid) -> None:
     """
     if progressive is not None and progressive.first >= pyramid.num_levels:
         raise ValueError(
-            f"generator_training.progressive.first must be below {pyramid.num_levels}, the number of levels "
-            f"of tokenizer.levels, got {progressive.first}: no level would come in later"
+            f"generator_training.progressive.first must be below {pyramid.num_levels}, the number of "
+            f"levels of tokenizer.levels, got {progressive.first}: no level would be added later"
         )
 
 

@@ -51,7 +51,10 @@ class TokenizerTraining(TrainingConfig):
     adversarial: AdversarialConfig = field(default_factory=AdversarialConfig)
     pyramids: Annotated[
         list[Levels],
-        Doc("levels, one of which is drawn per step, tokenizer.levels first; []: tokenizer.levels alone"),
+        Doc(
+            "pyramids, one of which is drawn for each step, the first being tokenizer.levels; []: "
+            "tokenizer.levels alone"
+        ),
     ] = field(default_factory=list)
     restart: RestartConfig = field(default_factory=RestartConfig)
     quantizer_dropout: Annotated[

@@ -84,7 +84,7 @@ def _newest_whole(
     for path in sorted(checkpoints.glob("step_*")):
         if not NAME.fullmatch(path.name) and path.suffix != PUT_ASIDE:
             print(
-                f"{path} is not named like a checkpoint, is perhaps a copy of one, and is ignored",
+                f"{path} is ignored, since it is not named like a checkpoint; it may be a copy of one",
                 flush=True,
             )
 
@@ -98,7 +98,7 @@ def _newest_whole(
             continue
 
         for sentence in damaged:
-            print(f"{sentence}; put aside as *{PUT_ASIDE}, going on from step {step}", flush=True)
+            print(f"{sentence}; moved aside as *{PUT_ASIDE}, resuming from step {step}", flush=True)
         for later in steps_in(checkpoints):
             if later > step:
                 aside = checkpoints / f"step_{later:08d}"
@@ -107,8 +107,8 @@ def _newest_whole(
 
     if damaged:
         raise ValueError(
-            f"no checkpoint in {checkpoints} is whole: {'; '.join(damaged)}; "
-            f"delete that folder to begin this training anew"
+            f"no checkpoint in {checkpoints} is intact: {'; '.join(damaged)}; to start the training over, "
+            "delete that folder"
         )
     return []
 
@@ -124,7 +124,7 @@ def read(
     state = _opened(folder / "state.json", lambda file: json.loads(file.read_text(encoding="utf-8")))
     step = state.get("step") if isinstance(state, dict) else None
     if not isinstance(step, int) or folder.name != f"step_{step:08d}":
-        raise DamagedError(f"{folder / 'state.json'} is not that of this step")
+        raise DamagedError(f"{folder / 'state.json'} was not written at this step")
 
     model = _opened(folder / "model.safetensors", load_file)
     ema = _opened(folder / "ema.safetensors", load_file)
@@ -156,7 +156,7 @@ def read(
         file = folder / OPPONENT
         against = _opened(file, lambda file: torch.load(file, map_location="cpu", weights_only=True))
         if not isinstance(against, dict) or set(against) != {"module", "optimizer"}:
-            raise DamagedError(f"{file} holds no state of an opponent")
+            raise DamagedError(f"{file} holds no state of a discriminator")
         _check_shapes(file, against["module"], opponent)
     return Checkpoint(folder, step, state, model, ema, best, optimizer, against)
 
@@ -176,8 +176,10 @@ def _check_shapes(file: Path, found: Mapping[str, Tensor | None], weights: Mappi
     """Checks that a file's tensors are those of the model, by names and shapes."""
     if set(found) != set(weights):
         name = sorted(set(found) ^ set(weights))[0]
-        raise DamagedError(f"{file} is not of this model: {name} is in one of them alone")
+        raise DamagedError(f"{file} does not belong to this model: only one of them has {name}")
     for name, value in found.items():
         shape, expected = None if value is None else tuple(value.shape), tuple(weights[name].shape)
         if shape != expected:
-            raise DamagedError(f"{file} is not of this model: {name} is of shape {shape}, not {expected}")
+            raise DamagedError(
+                f"{file} does not belong to this model: {name} has the shape {shape}, not {expected}"
+            )

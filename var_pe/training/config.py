@@ -27,44 +27,51 @@ class TrainingConfig:
     steps: Annotated[NonNegative, Doc("optimizer steps; 0: as many as `epochs` takes")] = 0
     epochs: Annotated[PositiveFloat, Doc("passes over the training set, if steps is 0")] = 1.0
     batch: Annotated[Positive, Doc("images per optimizer step, over all processes and micro-batches")] = 256
-    accumulate: Annotated[Positive, Doc("micro-batches per optimizer step")] = 1
+    accumulate: Annotated[Positive, Doc("micro-batches per optimizer step (gradient accumulation)")] = 1
     optimizer: Annotated[
         Literal["adamw", "muon"],
         Doc("muon: orthogonal updates for the matrices inside blocks, AdamW for the rest"),
     ] = "adamw"
     learning_rate: Annotated[PositiveFloat, Doc("its peak")] = 3e-4
-    schedule: Annotated[Schedule, Doc("how the learning rate goes from its peak to its end")] = "cosine"
-    warmup: Annotated[ShareBelowOne, Doc("share of the steps in which the learning rate rises")] = 0.02
+    schedule: Annotated[Schedule, Doc("schedule of the learning rate after its warm-up")] = "cosine"
+    warmup: Annotated[
+        ShareBelowOne, Doc("share of the steps over which the learning rate rises (warm-up)")
+    ] = 0.02
     final_ratio: Annotated[Share, Doc("learning rate at the end, as a share of the peak")] = 0.0
     betas: Annotated[list[ShareBelowOne], Len(2, 2), Doc("AdamW's betas")] = field(
         default_factory=lambda: [0.9, 0.95]
     )
     weight_decay: Annotated[
-        NonNegativeFloat, Doc("for all but biases, norms, positions, levels and codes")
+        NonNegativeFloat, Doc("for all weights but biases, norms, position and level embeddings, and codes")
     ] = 0.05
     max_grad_norm: Annotated[PositiveFloat, Doc("gradients are clipped to this norm")] = 2.0
-    ema: Annotated[ShareBelowOne, Doc("longest memory of the weights' moving average")] = 0.999
+    ema: Annotated[ShareBelowOne, Doc("largest decay of the weights' moving average (EMA)")] = 0.999
     keep: Annotated[
         Literal["best", "last"],
-        Doc("the average that becomes the finished model: of the best validation, or of the last step"),
+        Doc(
+            "which moving average becomes the finished model: that of the best validation or of the last step"
+        ),
     ] = "last"
     patience: Annotated[
         NonNegative,
-        Doc("validations without a better one after which the training ends early; 0: it never does"),
+        Doc(
+            "early stopping: validations in a row without a new best one after which the training ends; "
+            "0: off"
+        ),
     ] = 0
     precision: Annotated[
         Precision,
-        Doc("what products are computed in; auto: bf16 on GPUs and processors that have it, else float32"),
+        Doc("precision of products; auto: bf16 on GPUs and processors that have it, else float32"),
     ] = "float32"
     compile: Annotated[
         Compile,
         Doc(
-            "what torch.compile makes faster: the repeated blocks, the whole forward pass, none of it; auto: "
+            "what torch.compile compiles: the repeated blocks, the whole forward pass or nothing; auto: "
             "blocks in trainings of 5000 steps or more"
         ),
     ] = "auto"
     checkpointing: Annotated[
-        bool, Doc("activations are recomputed block by block: less memory, more time")
+        bool, Doc("recompute activations in the backward pass, block by block: less memory, more time")
     ] = False
     log_every: Annotated[Positive, Doc("steps between log entries"), CHANGES_NO_WEIGHTS] = 50
     save_every: Annotated[

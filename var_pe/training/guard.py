@@ -55,7 +55,7 @@ class Guard:
         named = zip(self._names, self._values.tolist(), strict=True)
         found = ", ".join(f"{name} is {value}" for name, value in named if not math.isfinite(value))
         raise FloatingPointError(
-            f"step {int(self._step) + 1}: {found}; nothing was updated, then or since, {kept}"
+            f"step {int(self._step) + 1}: {found}; no weight has been updated since the step before, {kept}"
         )
 
 

@@ -208,8 +208,8 @@ def finish(reports: Reports) -> Trained:
     done, steps = progress.count, progress.steps.stop
     if done < steps:
         run.processes.say(
-            f"ended early after step {done} of {steps}: patience={reports.config.patience}, and none of the "
-            f"last {validations.without_better} validations was the best"
+            f"ended early after step {done} of {steps}: patience={reports.config.patience}, and the last "
+            f"{validations.without_better} validations brought no new best"
         )
 
     kept_step = validations.put_best_into(reports.state.ema.model, done)

@@ -99,7 +99,8 @@ class Run:
         changed = [f"{key} {before[key]} -> {here[key]}" for key in known if before[key] != here[key]]
         if changed:
             self.accelerator.print(
-                f"resuming under other circumstances, not bit for bit: {'; '.join(changed)}"
+                "resuming under other circumstances, so the weights will not be the same bit for bit: "
+                f"{'; '.join(changed)}"
             )
 
         # torch's own functions, which gather and scatter the shards of FSDP.

@@ -34,23 +34,33 @@ class AdversarialConfig:
     weight: Annotated[NonNegativeFloat, Doc("weight of the adversarial term; 0: off")] = 0.0
     discriminator: Annotated[
         Literal["patch", "features"],
-        Doc("it looks at patches of the picture, or at what perceptual.network sees"),
+        Doc("what the discriminator looks at: patches of the picture, or features of perceptual.network"),
     ] = "patch"
     channels: Annotated[Positive, Doc("width of the discriminator")] = 64
-    spectral_norm: Annotated[bool, Doc("weights over their spectral norm; false: group norms")] = True
-    loss: Annotated[GameLoss, Doc("hinge, or the non-saturating one of the first GANs")] = "hinge"
-    start: Annotated[ShareBelowOne, Doc("share of the steps after which the discriminator plays")] = 0.25
+    spectral_norm: Annotated[bool, Doc("spectral normalisation of the weights; false: group norms")] = True
+    loss: Annotated[
+        GameLoss, Doc("loss of both players: hinge, or the non-saturating one of the first GANs")
+    ] = "hinge"
+    start: Annotated[ShareBelowOne, Doc("share of the steps after which the discriminator starts")] = 0.25
     warmup: Annotated[Share, Doc("share of the steps over which the term then rises to its weight")] = 0.1
     adaptive_limit: Annotated[
         NonNegativeFloat,
-        Doc("the weight is times the other terms' gradient over this one's, at most this; 0: it is fixed"),
+        Doc(
+            "adaptive weight: multiplied by the norm of the other terms' gradient over that of this "
+            "term's, at most by this number; 0: the weight is fixed"
+        ),
     ] = 10.0
-    rate: Annotated[PositiveFloat, Doc("discriminator's learning rate over the tokenizer's")] = 1.0
+    rate: Annotated[
+        PositiveFloat, Doc("learning rate of the discriminator, as a multiple of the tokenizer's")
+    ] = 1.0
     r1: Annotated[NonNegativeFloat, Doc("weight of the R1 penalty on the discriminator; 0: off")] = 0.0
     lecam: Annotated[NonNegativeFloat, Doc("weight of LeCam regularisation; 0: off")] = 0.0
     augment: Annotated[
         list[Augmentation],
-        Doc("what changes pictures before the discriminator, for small sets: color, translation, cutout"),
+        Doc(
+            "differentiable augmentations before the discriminator, for small data sets: color, "
+            "translation, cutout"
+        ),
     ] = field(default_factory=list)
 
 

@@ -26,13 +26,21 @@ class Contrastive:
     levels, each against the one before.
     """
 
-    weight: Annotated[PositiveFloat, Doc("of the contrast, beside the task's own loss")] = 0.1
-    temperature: Annotated[PositiveFloat, Doc("of the cosines: smaller looks at the most alike alone")] = 0.1
+    weight: Annotated[PositiveFloat, Doc("weight of the contrastive term beside the task's own loss")] = 0.1
+    temperature: Annotated[
+        PositiveFloat,
+        Doc(
+            "temperature of the cosine similarities; the smaller, the more only the most similar tokens count"
+        ),
+    ] = 0.1
     layer: Annotated[
-        NonNegative, Doc("blocks, counted from the first, after which tokens are compared; 0: the last")
+        NonNegative, Doc("block after which tokens are compared, counted from 1; 0: the last")
     ] = 0
     smallest: Annotated[
-        float, Gt(0), Lt(1), Doc("of a classifier: smallest side of a crop, as a share of the picture's")
+        float,
+        Gt(0),
+        Lt(1),
+        Doc("for a classifier: smallest side of a crop, as a share of the picture's side"),
     ] = 0.5
 
     def block(self, depth: int) -> int:

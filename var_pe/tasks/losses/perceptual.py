@@ -13,7 +13,11 @@ from var_pe.settings.fields import Doc, FilePath, NonNegativeFloat, section
 class PerceptualConfig:
     weight: Annotated[NonNegativeFloat, Doc("weight of the perceptual distance; 0: off")] = 0.0
     network: Annotated[
-        FilePath, Doc("whose eyes: efficientnet_lite0 | vgg16 (LPIPS) | the folder of a classifier's run")
+        FilePath,
+        Doc(
+            "network whose features are compared: efficientnet_lite0 | vgg16 (LPIPS) | the folder of a "
+            "classifier's run"
+        ),
     ] = "efficientnet_lite0"
     vgg16_weights: Annotated[
         FilePath | None, Doc("a local file with torchvision's VGG16 for vgg16; null: downloaded")
