@@ -29,7 +29,7 @@ def test_a_process_that_was_killed_is_recorded_with_what_it_was_killed_by(plan):
     """Whoever finds a hole in a table the next morning must find the reason beside it."""
     ended(plan, "import os, signal; print('last words', flush=True); os.kill(os.getpid(), signal.SIGKILL)")
     for key in ("a", "b"):
-        assert "ended by SIGKILL (perhaps for want of memory)" in failure_of(plan, key)
+        assert "ended by SIGKILL (perhaps memory ran out)" in failure_of(plan, key)
         assert (plan.output / "cells" / f"{key}.txt").read_text() == "last words\n"
 
 

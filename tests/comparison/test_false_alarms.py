@@ -61,5 +61,5 @@ def test_what_differs_by_the_margin_is_rarely_called_equivalent_and_what_does_no
 
 def test_groups_that_share_no_seeds_make_no_study():
     """Unpaired runs cannot be compared seed by seed."""
-    with pytest.raises(ValueError, match="share two seeds"):
+    with pytest.raises(ValueError, match="share at least two seeds"):
         resampled([{0: 1.0, 1: 2.0}, {2: 1.0, 3: 2.0}])

@@ -121,12 +121,12 @@ BOX_OF = {"id": 1, "image_id": 7, "category_id": 18}
     [
         ({"annotations": None}, "needs the lists images, .* but annotations is not a list"),
         ({"annotations": [BOX_OF | {"bbox": [1, 2, 3]}]}, r"needs a bbox of four numbers .*\[1, 2, 3\]"),
-        ({"annotations": [BOX_OF | {"bbox": [70, 0, 5, 5]}]}, "1: bbox .* lies outside of its picture"),
-        ({"annotations": [BOX_OF | {"image_id": 5}]}, "annotation 1 is of image 5, which is not listed"),
-        ({"annotations": [BOX_OF | {"category_id": 1}]}, "is of category 1, which is not listed"),
+        ({"annotations": [BOX_OF | {"bbox": [70, 0, 5, 5]}]}, "1: bbox .* lies outside its picture"),
+        ({"annotations": [BOX_OF | {"image_id": 5}]}, "annotation 1 belongs to image 5, which is not listed"),
+        ({"annotations": [BOX_OF | {"category_id": 1}]}, "has category 1, which is not listed"),
         ({"images": []}, "lists no images"),
         ({"annotations": []}, "has no box, so there is nothing to find"),
-        ({"categories": [{"id": 1, "name": "dog"}, {"id": 1, "name": "cat"}]}, r"1 \(cat\) is there twice"),
+        ({"categories": [{"id": 1, "name": "dog"}, {"id": 1, "name": "cat"}]}, r"1 \(cat\) is listed twice"),
         ({"categories": [{"id": "1", "name": "dog"}]}, "category 1 needs a whole number id, got '1'"),
     ],
 )  # fmt: skip

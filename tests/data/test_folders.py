@@ -146,7 +146,7 @@ def test_a_test_split_that_is_the_training_split_is_said(root):
     fill(root, *PETS[:2])
     (root / "test").symlink_to("train")
     assert opened(root, train=False).remarks == (
-        f"{root}/test is tested on and trained on: both splits are the same folder",
+        f"{root}/test would be both trained on and tested on: the two splits are the same folder",
     )
 
 
@@ -384,7 +384,7 @@ def test_a_link_that_makes_one_folder_two_classes_is_said(root, tmp_path):
     for name in ("fox", "vulpes"):
         (root / "train" / name).symlink_to(tmp_path / "store" / "fox")
 
-    advice = "data.classes takes those that you name"
+    advice = "to use only some of them, name them in data.classes"
     assert opened(root).remarks == (
         f"{root}/train: Wetter is a link to weather: the same 3 pictures count under 2 classes, "
         f"Wetter and weather; {advice}",
@@ -440,7 +440,8 @@ def test_what_systems_leave_behind_is_not_read_and_the_rest_is_counted(root):
     assert classes_of(source) == {"__background__": THREE, "cat": THREE, "dog": THREE}
     assert source.remarks == (
         f"{root}/train: skipped 4 files: 2 .txt, 1 .json, 1 without an ending",
-        f"{root}/train: pictures in cat/.trash are skipped, since hidden names (with a dot before them) are",
+        f"{root}/train: pictures in cat/.trash are skipped, since their names are hidden (they begin with a "
+        "dot)",
         f"{root}/train/empty class holds no picture that can be read, since it is empty; it is not a class",
     )
 

@@ -70,10 +70,10 @@ def test_clips_become_tensors_framed_alike():
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [
-        (dict(flip=True), "flip mirrors clips, of which one that moves right would then move left"),
+        (dict(flip=True), "flip mirrors clips, so that a shape that moves right would move left"),
         (dict(frames=1), "moving shapes need at least 2 frames, got data.frames=1"),
         (dict(height=8), "moving shapes need 16 pixels a side to be seen moving, got 8 x 32"),
-        (dict(streaming=True), "source=moving_shapes is made, not read"),
+        (dict(streaming=True), "source=moving_shapes is generated, not read"),
     ],
 )
 def test_what_would_make_labels_wrong_is_refused(given, sentence):

@@ -75,7 +75,9 @@ def test_a_mode_without_a_known_meaning_is_refused_with_its_file(folder, tmp_pat
     """Guessing a range of brightness would train on white or black pictures silently."""
     file = tmp_path / "pets" / "train" / "cat" / "0.tiff"
     Image.new(mode, (24, 30)).save(file)
-    with pytest.raises(CorruptImage, match=f"{file} has mode {mode} .*not stated: save it with 8 or 16 bits"):
+    with pytest.raises(
+        CorruptImage, match=f"{file} has mode {mode} .*what range its values have: save it with 8 or 16 bits"
+    ):
         list(images(folder))
     with pytest.raises(CorruptImage, match="number 5 has mode La"):
         to_channels(Image.new("La", (2, 2)), 1, "number 5")
@@ -253,7 +255,7 @@ def test_another_epoch_draws_another_augmentation(folder):
     [
         (
             {},
-            r"^corrupt image \S+cat/1\.png: not a picture .data.on_corrupt=skip passes over such pictures.$",
+            r"^corrupt image \S+cat/1\.png: not a picture .data.on_corrupt=skip skips such pictures.$",
         ),
         (
             {"framing": "pad"},

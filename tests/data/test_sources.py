@@ -301,7 +301,7 @@ def test_a_stream_has_another_order_each_epoch_and_the_same_when_repeated(tmp_pa
         ({"source": "parquet"}, "source=parquet needs data.path"),
         ({"source": "hub"}, "source=hub needs data.hub_id"),
         ({"limit": 0}, "limit must be int or null, at least 1, got 0"),
-        ({"streaming": True}, "source=shapes is made, not read"),
+        ({"streaming": True}, "source=shapes is generated, not read"),
     ],
 )
 def test_an_impossible_config_is_refused_when_it_is_made(options, message):

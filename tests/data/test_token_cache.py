@@ -210,7 +210,9 @@ def test_a_damaged_or_borrowed_index_is_refused(tmp_path, augmented):
     """A cache copied under another's name holds another tokenizer's tokens."""
     folder = build_token_cache(tmp_path, augmented, encode, views=1, batch_size=4, **KEYS)
     borrowed = folder.rename(tmp_path / "0123456789abcdef")
-    with pytest.raises(ValueError, match="was not made from what its name stands for"):
+    with pytest.raises(
+        ValueError, match="was made from other images or another tokenizer than its name says"
+    ):
         TokenDataset(borrowed)
     (borrowed / "index.json").write_text("{")
     with pytest.raises(ValueError, match=r"damaged index\.json"):

@@ -442,7 +442,9 @@ def test_learned_coordinates_start_as_centres_and_are_trained():
 
 @pytest.mark.parametrize("name", ["rope", "rope_mixed"])
 def test_learned_coordinates_refuse_another_number_of_levels(name):
-    sentence = rf"{name}\(coordinates=learned\) has 4 levels, asked for 5; coordinates=center knows levels"
+    sentence = (
+        rf"{name}\(coordinates=learned\) has 4 levels, asked for 5; coordinates=center also serves levels"
+    )
     with pytest.raises(ValueError, match=sentence):
         built(f"{name}(coordinates=learned)").prepare(NESTED.positions())
 
@@ -529,7 +531,7 @@ def test_queries_keys_and_layers_share_the_draw(name, make_vit, monkeypatch):
         ("unit=pixels", "unit is one of cells, image, got 'pixels'"),
         (
             "unit=image, coordinates=index",
-            "coordinates=index counts cells of each level and has no unit=image",
+            "coordinates=index counts cells of each level, so it does not go with unit=image",
         ),
         ("base=1", "base must be above 1 and finite, got 1"),
         ("layout=split", "layout is one of half, interleaved, got 'split'"),

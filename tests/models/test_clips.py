@@ -134,5 +134,5 @@ def test_clips_of_other_shapes_are_refused(make):
         make("rope", tubelet=3)
     with pytest.raises(ValueError, match="attention=divided has no part for tokens without a place"):
         make("rope", "divided", pool="class_token")
-    with pytest.raises(ValueError, match="what acts between blocks knows one picture"):
+    with pytest.raises(ValueError, match="its part between blocks serves single pictures"):
         make("peg", time_positions=False)

@@ -62,7 +62,9 @@ def test_a_classifier_shows_its_blocks(make_stages):
 
 
 def test_a_classifier_of_grey_pictures_does_not_see_colour(make_vit):
-    with pytest.raises(ValueError, match=r"grey_run classifies pictures of 1 channel, data.channels says 3"):
+    with pytest.raises(
+        ValueError, match=r"grey_run classifies pictures of 1 channel, but data.channels is 3"
+    ):
         ClassifierStages(make_vit(image_channels=1), "grey_run", 3)
 
 

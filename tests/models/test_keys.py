@@ -94,7 +94,9 @@ def test_less_is_computed(by, make_generator):
 
 
 def test_scores_of_all_keys_are_refused(make_generator):
-    with pytest.raises(ValueError, match="most_keys=4 gathers keys, and alibi adds something to the scores"):
+    with pytest.raises(
+        ValueError, match="most_keys=4 selects keys, but the encoding alibi acts on the scores"
+    ):
         make_generator("alibi", LADDER, most_keys=4)
     with pytest.raises(ValueError, match="most_keys must be at least 1, got 0"):
         make_generator("rope", LADDER, most_keys=0)

@@ -87,7 +87,9 @@ def test_other_settings_are_refused(change, sentence, pipeline, tmp_path):
     files = fill(tmp_path, pipeline)
     with pytest.raises(ValueError, match=f"holds images drawn with {sentence}; ask for the same"):
         fill(tmp_path, pipeline, replace(CONFIG, **change))
-    with pytest.raises(ValueError, match="drawn before the model was trained on, or by another model: move"):
+    with pytest.raises(
+        ValueError, match="drawn before the model was trained further, or by another model: move"
+    ):
         fill_folder(tmp_path, pipeline, CONFIG, weights="v")
     assert contents(tmp_path) == files
 

@@ -190,7 +190,7 @@ def test_a_study_whose_hours_are_over_saves_and_goes_on_by_the_same_command(whol
     hours = f"hours={0.3 * whole.seconds / 3600:.5f}"
     stopped = subprocess.run(command(file, hours), capture_output=True, text=True, check=False)
     assert stopped.returncode in (143, -signal.SIGTERM)  # in a training, which saves, and outside of one
-    assert "are over; the same command goes on" in stopped.stderr
+    assert "are over; to go on, run the same command again" in stopped.stderr
     subprocess.run(command(file), check=True)
     assert numbers(tmp_path) == whole.numbers
 

@@ -97,5 +97,5 @@ def test_a_member_that_cannot_be_blended_and_an_average_of_before_are_refused(tm
     more = ["model.init_from=runs/a", "model.retrofit={until: 0.3}"]
     with pytest.raises(settings.ConfigError, match=r"model\.retrofit needs keep=last and patience=0"):
         settings.load(Config, "shapes.yaml", more)
-    with pytest.raises(settings.ConfigError, match="retrofit needs a trained model to begin with"):
+    with pytest.raises(settings.ConfigError, match="retrofit needs a trained model to start from"):
         settings.load(Config, "shapes.yaml", more[1:])

@@ -215,7 +215,9 @@ def test_a_training_set_with_other_pictures_is_no_way_to_go_on(tmp_path):
         train_classifier(a_vit(tmp_path, *given, f"data.path={other}"), Accelerator())
 
     (place / "train" / "cat" / "0.png").rename(place / "train" / "cat" / "9.png")
-    with pytest.raises(ValueError, match=r"5 steps on 8 images, and some of the 8 that are in .*/copy now are different"):
+    with pytest.raises(
+        ValueError, match=r"5 steps on 8 images, and some of the 8 that are in .*/copy now are different"
+    ):
         train_classifier(a_vit(tmp_path, *given, "classifier_training.steps=6"), Accelerator())
 
     # A run that did not note its pictures goes on.

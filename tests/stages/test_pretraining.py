@@ -120,7 +120,7 @@ def test_what_an_encoder_cannot_be_is_said_when_the_config_is_read(tmp_path, set
         (["classifier.encoding=peg"], "encoder: a convolution between blocks .* where tokens are left out"),
         (["encoder.hidden_block=3"], "encoder.hidden_block=3 does not divide the grid of 4x4 patches"),
         (["encoder.hidden_share=0.01"], "encoder.hidden_share=0.01 of 16 squares hides 0 of them"),
-        (["encoder.method=tokens", "classifier.patch_size=16"], "encoder.*some are to be hidden"),
+        (["encoder.method=tokens", "classifier.patch_size=16"], "encoder.*at least one must be hidden"),
     ],
 )
 def test_what_cannot_be_trained_is_said_before(tmp_path, settings_given, sentence):

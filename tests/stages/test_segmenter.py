@@ -125,7 +125,7 @@ def test_what_a_segmenter_cannot_be_is_said_when_the_config_is_read(tmp_path, se
 @pytest.mark.parametrize(
     ("setting", "sentence"),
     [
-        ("segmenter.finer=3", "segmenter.finer=3 is too much: the finest map has cells of 4 pixels"),
+        ("segmenter.finer=3", "segmenter.finer=3 is too large: the finest map has cells of 4 pixels"),
         ("model.init_from=/nowhere", "model.init_from=/nowhere"),
     ],
 )

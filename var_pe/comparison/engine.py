@@ -147,7 +147,7 @@ def run_here(plan: Plan, accelerator: Accelerator, *, retry: bool = False) -> No
         say(f"cell {number} of {len(plan.cells)}: {cell.arm.name}, seed {cell.seed}", sys.stdout)
         with held(plan, cell.key) as mine:
             if not mine:
-                say("another process works on it", sys.stdout)
+                say("another process is working on it", sys.stdout)
             elif attempt(plan, cell.key, partial(train_cell, cell, accelerator)):
                 trained.append(cell)
         progress.done_with_one()
@@ -243,7 +243,7 @@ def limited(study: Study) -> Iterator[None]:
         return
 
     def over(*_: object) -> None:
-        say(f"hours={study.hours:g} are over; the same command goes on", sys.stderr)
+        say(f"hours={study.hours:g} are over; to go on, run the same command again", sys.stderr)
         os.kill(os.getpid(), signal.SIGTERM)
 
     before = signal.signal(signal.SIGALRM, over)

@@ -169,8 +169,8 @@ def made_up(groups: Sequence[Mapping[int, float]], studies: int) -> Numbers:
     shared = shared_seeds(groups)
     if len(groups) < 2 or len(shared) < 2:
         raise ValueError(
-            f"made-up studies need two groups of runs that share two seeds, got {len(groups)} that share "
-            f"{len(shared)}"
+            f"made-up studies need two groups of runs that share at least two seeds, got {len(groups)} "
+            f"that share {len(shared)}"
         )
     residuals_GN = residuals(groups, shared)
     rng = np.random.default_rng(SEED)

@@ -420,7 +420,7 @@ def plan_of(config: Config, ladders: Sequence[Ladder], minutes: Minutes, judge: 
     seconds = 60 * left * (minutes.tokenizer + minutes.generator)
     generator = f" and {minutes.generator:g} of a generator" if minutes.generator else ""
     return (
-        f"{aligned_table(lines)}\n{number_of(left, 'row')} of {minutes.tokenizer:g} minutes of a tokenizer"
-        f"{generator}: {duration(seconds)} of training in all, into {output}; reading pictures for the first "
-        f"time, timing and scores come on top"
+        f"{aligned_table(lines)}\n{number_of(left, 'row')} of {minutes.tokenizer:g} minutes of a "
+        f"tokenizer{generator}: {duration(seconds)} of training in all, into {output}; the first reading "
+        "of pictures, timing and scoring are not in it"
     )

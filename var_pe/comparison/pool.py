@@ -163,7 +163,7 @@ class Pool:
         if status == 0:
             say(f"{key}: done", sys.stdout)
         elif status == TAKEN:
-            say(f"{key}: another process works on it", sys.stdout)
+            say(f"{key}: another process is working on it", sys.stdout)
         elif status in STOPPED or -status in (signal.SIGTERM, signal.SIGINT):
             sys.exit(status if status > 0 else 128 - status)
         else:
@@ -171,7 +171,7 @@ class Pool:
                 how = f"ended with status {status}"
                 if status < 0:
                     how = f"was ended by {signal.Signals(-status).name}"
-                    how += " (perhaps for want of memory)" if -status == signal.SIGKILL else ""
+                    how += " (perhaps memory ran out)" if -status == signal.SIGKILL else ""
                 text = self.plan.output / "cells" / f"{key}.txt"
                 record_failure(self.plan, key, f"its process {how}; what it wrote last is in {text}")
             say(f"{key}: failed: {failure_of(self.plan, key)}", sys.stderr)
@@ -189,7 +189,7 @@ def stopped_with_us(pool: Pool) -> Iterator[None]:
     """SIGTERM and Ctrl-C stop the cells' processes, which save first, and then this one."""
 
     def stop(signum: int, _: object) -> None:
-        say("stopping the cells, which save first", sys.stderr)
+        say("stopping the cells; they save first", sys.stderr)
         sys.exit(128 + signum)
 
     before = {signum: signal.signal(signum, stop) for signum in (signal.SIGTERM, signal.SIGINT)}

@@ -43,7 +43,7 @@ class Study:
     config: Annotated[FilePath, Doc("config file of everything that the arms share")]
     output: Annotated[FilePath, Doc("folder of the runs and of the report")]
     settings: Annotated[
-        list[str], Doc("settings of all arms that differ from the config, each as key.sub=value")
+        list[str], Doc("settings of all arms that override the config, each as key.sub=value")
     ] = field(default_factory=list)
     encodings: Annotated[list[str], Doc("axis: position encodings")] = field(default_factory=list)
     level_embeddings: Annotated[list[str], Doc("axis: values of generator.level_embedding")] = field(
@@ -58,15 +58,17 @@ class Study:
     ] = field(default_factory=list)
     arms: Annotated[
         list[Annotated[list[str], Len(1)]],
-        Doc("in place of axes, each arm by itself: a name, then its settings as key.sub=value"),
+        Doc("in place of axes: a list of arms, each a name, then its settings as key.sub=value"),
     ] = field(default_factory=list)
     further_arms: Annotated[
-        list[Annotated[list[str], Len(1)]], Doc("arms that get the first further_seeds of the seeds alone")
+        list[Annotated[list[str], Len(1)]], Doc("arms that only get the first further_seeds of the seeds")
     ] = field(default_factory=list)
     further_seeds: Annotated[Positive, Doc("seeds of each of the further arms")] = 3
     handicapped: Annotated[
         str | None,
-        Doc("name of an arm that is made worse on purpose, to see that it is found; it is not ranked"),
+        Doc(
+            "name of an arm that is made worse on purpose, to check that the study finds it; it is not ranked"
+        ),
     ] = None
     seeds: Annotated[list[NonNegative], Doc("seeds of the trainings, the same for every arm")] = field(
         default_factory=lambda: [0]
@@ -76,39 +78,50 @@ class Study:
     ] = field(default_factory=list)
     other_sizes: Annotated[
         list[Levels],
-        Doc("levels at which every trained generator is measured too, without training, as many as it has"),
+        Doc(
+            "pyramids, with as many levels as are trained, at which every generator is also measured "
+            "without training"
+        ),
     ] = field(default_factory=list)
     resamplings: Annotated[
-        list[str], Len(1), Doc("conventions by which tables that belong to their grids get to other_sizes")
+        list[str], Len(1), Doc("resampling conventions by which tables of trained grids move to other_sizes")
     ] = field(default_factory=lambda: [DEFAULT_CONVENTION])
-    primary: Annotated[str, Doc("the quantity that arms are ranked by, declared beforehand")] = PRIMARY
+    primary: Annotated[str, Doc("score that arms are ranked by, declared beforehand")] = PRIMARY
     margin: Annotated[
         NonNegativeFloat,
-        Doc("a difference of the primary quantity that would not matter; 0: equivalence is not tested"),
+        Doc(
+            "equivalence margin: a difference of the primary score that would not matter; 0: equivalence "
+            "is not tested"
+        ),
     ] = 0.0
     handicap_margins: Annotated[
         list[PositiveFloat],
-        Doc("further such differences, as shares of what the handicapped arm loses, such as [0.5, 1]"),
+        Doc("further margins, as shares of what the handicapped arm loses, such as [0.5, 1]"),
     ] = field(default_factory=list)
     remarks: Annotated[
         list[str], Doc("sentences for the report, such as what was decided after first results were seen")
     ] = field(default_factory=list)
     threads: Annotated[
-        NonNegative, Doc("threads of every cell, which change bits; 0: as many as the process has")
+        NonNegative,
+        Doc("threads of every cell, on whose number the last bits depend; 0: as many as the process has"),
     ] = 0
     hours: Annotated[
         NonNegativeFloat,
-        Doc("what one call may take: then it saves and ends, and the next one goes on; 0: no limit"),
+        Doc(
+            "hours that one call may take: after them it saves and ends, and the next call goes on; 0: "
+            "no limit"
+        ),
     ] = 0.0
     timing_rounds: Annotated[
         NonNegative, Doc("rounds in which a step of every encoding is timed in turns; 0: none")
     ] = 20
-    check_extractors: Annotated[
-        bool, Doc("whether it is measured that feature extractors see where things are")
-    ] = True
+    check_extractors: Annotated[bool, Doc("measure whether feature extractors see where things are")] = True
     count_pictures: Annotated[
         bool,
-        Doc("of made-up shapes: encode all 786,432 pictures, so that nats beyond what they hold are known"),
+        Doc(
+            "for data.source=shapes: encode all 786,432 pictures, which tells how many nats no generator "
+            "can save"
+        ),
     ] = False
     judge: Annotated[
         FilePath | None, Doc("folder of a classifier's run that says how many drawn images show their class")
@@ -117,15 +130,19 @@ class Study:
         FilePath | None, Doc("config of a classifier that is trained on each cell's drawn images")
     ] = None
     learning_rates: Annotated[
-        list[PositiveFloat], Doc("learning rates of which each arm gets its best; []: the config's")
+        list[PositiveFloat], Doc("learning rates to try, of which each arm gets its best; []: the config's")
     ] = field(default_factory=list)
     guidances: Annotated[
-        list[Guidance], Doc("guidance scales of which each arm gets its best; []: the config's")
+        list[Guidance], Doc("guidance scales to try, of which each arm gets its best; []: the config's")
     ] = field(default_factory=list)
     sweep_seed: Annotated[
-        NonNegative, Doc("seed of the trainings that choose, which the study does not use")
+        NonNegative,
+        Doc(
+            "seed of the trainings that choose among learning_rates and guidances; it must not be one of "
+            "seeds"
+        ),
     ] = 1000
-    sweep_steps: Annotated[NonNegative, Doc("steps of the trainings that choose; 0: all")] = 0
+    sweep_steps: Annotated[NonNegative, Doc("steps of these trainings; 0: all")] = 0
 
     def __post_init__(self) -> None:
         axes = self.encodings or self.level_embeddings or self.tokenizer_seeds or self.axes
@@ -146,10 +163,10 @@ class Study:
         if self.handicap_margins and self.handicapped is None:
             raise ValueError(
                 f"handicap_margins={show(self.handicap_margins)} are shares of what the handicapped arm "
-                "loses: name it as handicapped"
+                "loses: name that arm in handicapped"
             )
         if self.sweep_seed in self.seeds and (self.learning_rates or self.guidances):
-            raise ValueError(f"sweep_seed={self.sweep_seed} is one of the seeds, which must not choose")
+            raise ValueError(f"sweep_seed={self.sweep_seed} must not be one of the seeds of the study")
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,7 @@ def choose(study: Study, arm: Arm, accelerator: Accelerator) -> Chosen:
     others = others[: training.validation_images]
     if not others:
         raise ValueError(
-            f"learning_rates and guidances are chosen on test images that are not validated on, and "
+            "learning_rates and guidances are chosen on test images that no validation uses, but "
             f"generator_training.validation_images={training.validation_images} takes all {len(real)}"
         )
     tokens_NL, labels_N = tokens_of_images(real.part(others).images, tokenizer, tokenizer.pyramid)

@@ -63,7 +63,7 @@ class ChosenClasses:
         """
         if not pictures:
             raise ValueError(
-                f"none of the {number_of(total)} of {where} is of the classes in data.classes: "
+                f"none of the {number_of(total)} of {where} belongs to a class in data.classes: "
                 f"{some(self.names)}"
             )
 

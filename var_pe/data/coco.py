@@ -225,7 +225,7 @@ class Listed:
             number = whole(entry, "id", where)
             name = composed(text(entry, "name", where))
             if number in categories or name in categories.values():
-                raise ValueError(f"{where} ({name}) is there twice")
+                raise ValueError(f"{where} ({name}) is listed twice")
             categories[number] = name
 
         names: list[str] = []
@@ -235,7 +235,7 @@ class Listed:
             where = f"{file}: image {entry.get('id')}"
             number = whole(entry, "id", where)
             if number in by_id:
-                raise ValueError(f"{where} is there twice")
+                raise ValueError(f"{where} is listed twice")
             by_id[number] = len(names)
             names.append(text(entry, "file_name", where))
             sizes.append((whole(entry, "height", where), whole(entry, "width", where)))
@@ -248,9 +248,9 @@ class Listed:
             picture = whole(entry, "image_id", where)
             category = whole(entry, "category_id", where)
             if picture not in by_id:
-                raise ValueError(f"{where} is of image {picture}, which is not listed")
+                raise ValueError(f"{where} belongs to image {picture}, which is not listed")
             if category not in categories:
-                raise ValueError(f"{where} is of category {category}, which is not listed")
+                raise ValueError(f"{where} has category {category}, which is not listed")
             number = by_id[picture]
             place = box_in(entry, sizes[number], where)
             if place is None:
@@ -306,5 +306,5 @@ def box_in(entry: Entry, size: tuple[int, int], where: str) -> tuple[float, floa
         return None
     rows, columns = size
     if left >= columns or top >= rows or left + width <= 0 or top + height <= 0:
-        raise ValueError(f"{where}: bbox {found} lies outside of its picture of {rows} x {columns} pixels")
+        raise ValueError(f"{where}: bbox {found} lies outside its picture of {rows} x {columns} pixels")
     return max(0.0, left), max(0.0, top), min(columns, left + width), min(rows, top + height)

@@ -75,8 +75,8 @@ class Folder:
             pictures.keep(self._held_out(pictures))
             if not pictures.files:
                 raise ValueError(
-                    f"data.hold_out={self.hold_out} leaves nothing to test on: {train.folder} has but one "
-                    f"picture of each class"
+                    f"data.hold_out={self.hold_out} leaves nothing to test on: {train.folder} has only "
+                    "one picture of each class"
                 )
             return pictures, train
 
@@ -86,7 +86,9 @@ class Folder:
 
         pictures = self._read(folder, train.classes)
         if folder.samefile(train.folder):
-            pictures.remarks.append(f"{folder} is tested on and trained on: both splits are the same folder")
+            pictures.remarks.append(
+                f"{folder} would be both trained on and tested on: the two splits are the same folder"
+            )
         return pictures, train
 
     def _held_out(self, pictures: Pictures) -> list[bool]:

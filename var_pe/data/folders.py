@@ -80,8 +80,8 @@ def read_pictures(
     remarks = [f"{folder}: skipped {in_words(found.kinds())}"] if found.others else []
     if found.hidden:
         remarks.append(
-            f"{folder}: pictures in {some(found.hidden)} are skipped, since hidden names (with a dot before "
-            f"them) are"
+            f"{folder}: pictures in {some(found.hidden)} are skipped, since their names are hidden (they "
+            "begin with a dot)"
         )
     if label_column is None:
         return Pictures(folder, found.pictures, [None] * len(found.pictures), remarks=remarks)
@@ -141,7 +141,7 @@ def by_list(folder: Path, found: Found, labels: dict[str, Label], skip_unreadabl
 
     sentence = f"the list in {folder} names {number_of(len(missing))} not there: {some(missing)}"
     if missing and not (skip_unreadable and there):
-        raise ValueError(f"{sentence} (data.on_corrupt=skip does without them)")
+        raise ValueError(f"{sentence} (data.on_corrupt=skip leaves them out)")
 
     pictures = Pictures(
         folder,
@@ -277,8 +277,9 @@ def remarks_on_links(
         elif not stored:
             how = f"{some(linked)} are links to one folder"
         remarks.append(
-            f"{folder}: {how}: the same {number_of(sum(number_in[same[0]] for same in groups))} count under "
-            f"{len(classes)} classes, {' and '.join(classes)}; data.classes takes those that you name"
+            f"{folder}: {how}: the same {number_of(sum(number_in[same[0]] for same in groups))} count "
+            f"under {len(classes)} classes, {' and '.join(classes)}; to use only some of them, name them "
+            "in data.classes"
         )
     return remarks
 
@@ -301,8 +302,8 @@ def lost_classes(
         )
         if set(kinds) & OF_OTHER_PROGRAMS and not skip_unreadable:
             raise ValueError(
-                f"{sentence}: convert its pictures, move the folder away, or set data.on_corrupt=skip to do "
-                f"without this class"
+                f"{sentence}: convert its pictures, move the folder away, or set data.on_corrupt=skip to "
+                "leave this class out"
             )
         remarks.append(f"{sentence}; it is not a class")
     return remarks

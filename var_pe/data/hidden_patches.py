@@ -32,8 +32,8 @@ def number_hidden(grid: Grid, share: float, block: int) -> int:
     hidden = round(share * squares)
     if not 0 < hidden < squares:
         raise ValueError(
-            f"hidden_share={share:g} of {squares} squares hides {hidden} of them: some are to be hidden, "
-            f"and some shown"
+            f"hidden_share={share:g} of {squares} squares hides {hidden} of them: at least one must be "
+            "hidden and one shown"
         )
     return hidden * block**2
 

@@ -44,7 +44,9 @@ def read_idx(file: Path, axes: int) -> NDArray[np.uint8]:
 
     shape = tuple(np.frombuffer(content, ">u4", axes, offset=4).tolist())
     if len(content) != start + math.prod(shape):
-        raise ValueError(f"{file} promises {shape} bytes after its header but holds {len(content) - start}")
+        raise ValueError(
+            f"{file} must hold {shape} bytes after its header, as that says, but holds {len(content) - start}"
+        )
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
 
 

@@ -141,8 +141,9 @@ def remarks_on_depth(source: ImageSource) -> tuple[str, ...]:
 
     index = max(brightest, key=brightest.__getitem__)
     return (
-        f"16-bit pictures will look nearly black: of {len(brightest)}, the brightest value is "
-        f"{brightest[index]} of 65535, in number {index}; if they have fewer significant bits, scale them up",
+        f"16-bit pictures will look nearly black: the brightest value in {len(brightest)} of them is "
+        f"{brightest[index]} of 65535, in picture {index}; if they have fewer significant bits, scale "
+        "them up",
     )
 
 
@@ -326,7 +327,7 @@ class ImageDataset(Dataset[ImageItem]):
                 image = self.frame.finished(pixels, draw.epoch, draw.index)
             except CorruptImage as error:
                 if self.config.on_corrupt == "stop":
-                    raise CorruptImage(f"{error} (data.on_corrupt=skip passes over such pictures)") from None
+                    raise CorruptImage(f"{error} (data.on_corrupt=skip skips such pictures)") from None
                 if not self.unreadable[index]:
                     warn_of_skipped(error, int(self.unreadable.sum()))
                 self.unreadable[index] = True

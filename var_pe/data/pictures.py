@@ -50,7 +50,7 @@ def warn_of_skipped(error: CorruptImage, before: int) -> None:
     if before < NAMED:
         warnings.warn(f"passed over: {error}", stacklevel=3)
     elif before == NAMED:
-        warnings.warn("more pictures are passed over, which are not named but counted", stacklevel=3)
+        warnings.warn("more pictures are passed over; from here on they are counted, not named", stacklevel=3)
 
 
 def open_picture(content: bytes | str | Path, where: str) -> Image.Image:
@@ -84,8 +84,8 @@ def check_range(picture: Image.Image, where: str) -> None:
     """
     if picture.mode in UNKNOWN_RANGE:
         raise CorruptImage(
-            f"image {where} has mode {picture.mode} ({UNKNOWN_RANGE[picture.mode]}), whose range of "
-            f"brightness is not stated: save it with 8 or 16 bits"
+            f"image {where} has mode {picture.mode} ({UNKNOWN_RANGE[picture.mode]}), which does not say "
+            "what range its values have: save it with 8 or 16 bits"
         )
 
 

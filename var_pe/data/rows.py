@@ -32,8 +32,8 @@ def check_columns(
         return
 
     raise ValueError(
-        f"data.label_column={label_column} is not a column of {tables.location}; it has {found} "
-        f"(data.label_column=unlabelled does without)"
+        f"data.label_column={label_column} is not a column of {tables.location}; it has {found} (to train "
+        "without classes, set data.label_column=unlabelled)"
     )
 
 

@@ -80,7 +80,7 @@ FramesCount = Annotated[int, Ge(1), Le(10_000)]
 class DataConfig:
     """Which pictures a run reads and how they become images of one size."""
 
-    source: Annotated[str, OneOf(SOURCES), Doc("a data set known by name, or the kind of what is read")] = (
+    source: Annotated[str, OneOf(SOURCES), Doc("a known data set, or the kind of files that are read")] = (
         "shapes"
     )
     path: Annotated[
@@ -95,7 +95,10 @@ class DataConfig:
         str | None, Doc("column that holds the pictures; null: the known one, or image")
     ] = None
     label_column: Annotated[
-        str | None, Doc("column of the classes; null: the known one, or label; unlabelled: use none")
+        str | None,
+        Doc(
+            "column that holds the classes; null: the known one, or label; unlabelled: train without classes"
+        ),
     ] = None
     train_split: Annotated[str, Doc("split to train on")] = "train"
     test_split: Annotated[
@@ -103,7 +106,7 @@ class DataConfig:
     ] = None
     hold_out: Annotated[
         ShareBelowOne,
-        Doc("of a folder without a test split: share of each class that becomes the test split; 0: none"),
+        Doc("for a folder without a test split: share of each class that becomes the test split; 0: none"),
     ] = 0.0
     classes: Annotated[
         list[str],
@@ -114,11 +117,14 @@ class DataConfig:
     ] = field(default_factory=list)
     limit: Annotated[
         Positive | None,
-        Doc("the most pictures of each split, drawn over all of it; of a stream the first; null: all"),
+        Doc(
+            "largest number of pictures to use of each split, drawn from all of it (from a stream: the "
+            "first ones); null: all"
+        ),
     ] = None
     subset_seed: Annotated[
         NonNegative | None,
-        Doc("seed by which some of the images are drawn, as for limit; null: the first ones as stored"),
+        Doc("seed for drawing a part of the images, as for limit; null: take the first ones as stored"),
     ] = 0
     train_share: Annotated[
         float,
@@ -143,10 +149,8 @@ class DataConfig:
             "null: pad if native size"
         ),
     ] = None
-    trim: Annotated[bool, Doc("cut off what is transparent around a picture before it is framed")] = False
-    margin: Annotated[Literal["black", "white"], Doc("with fit and pad: what is around the picture")] = (
-        "black"
-    )
+    trim: Annotated[bool, Doc("cut off transparent margins of a picture before it is framed")] = False
+    margin: Annotated[Literal["black", "white"], Doc("with fit and pad: colour around the picture")] = "black"
     # Below 1, the picture would not fill the crop.
     resize_factor: Annotated[
         float, Ge(1), Doc("with crop: the picture is resized to cover this multiple of the image's sides")
@@ -160,15 +164,22 @@ class DataConfig:
     flip: Annotated[bool, Doc("mirror every other picture left to right in training")] = False
     in_memory: Annotated[
         bool,
-        Doc("hold pictures in memory from their first reading on, as they are framed; not with random_crop"),
+        Doc("keep pictures in memory, framed, once they have been read; not with random_crop"),
         CHANGES_NO_WEIGHTS,
     ] = False
     on_corrupt: Annotated[
         Literal["stop", "skip"],
-        Doc("at a picture that cannot be read: stop, or skip it (in training, the next takes its place)"),
+        Doc(
+            "what happens at a picture that cannot be read: stop, or skip it (in training, the next "
+            "takes its place)"
+        ),
     ] = "stop"
     streaming: Annotated[
-        bool, Doc("read parquet, imagefolder or hub in order while training, without a local copy")
+        bool,
+        Doc(
+            "read parquet, imagefolder or hub data as a stream, in order, while training, without a "
+            "local copy"
+        ),
     ] = False
     shuffle_buffer: Annotated[
         Positive, Doc("with streaming: pictures of tables held in memory to shuffle among")
@@ -197,24 +208,27 @@ class DataConfig:
 
         if self.streaming and self.train_share < 1:
             raise ValueError(
-                f"train_share={self.train_share:g} draws pictures by number: set data.streaming=false"
+                f"train_share={self.train_share:g} draws pictures by index, which a stream does not have: "
+                "set data.streaming=false"
             )
         if self.in_memory and self.streaming:
-            raise ValueError("in_memory holds pictures by number: set data.streaming=false")
+            raise ValueError(
+                "in_memory keeps pictures by index, which a stream does not have: set data.streaming=false"
+            )
         if self.in_memory and self.frames_by == "crop" and self.random_crop:
             raise ValueError(
-                "in_memory holds each picture as it is framed, but with data.random_crop it is cropped "
-                "anew in every draw: set data.random_crop=false, or data.framing=fit"
+                "in_memory keeps each picture as it was framed first, but data.random_crop crops it anew "
+                "in every draw: set data.random_crop=false, or data.framing=fit"
             )
         if self.streaming and self.source in MADE_UP:
             raise ValueError(
-                f"streaming is for parquet, imagefolder and hub data; data.source={self.source} is made, not "
-                f"read"
+                f"streaming is for parquet, imagefolder and hub data; data.source={self.source} is "
+                "generated, not read"
             )
         if self.flip and self.source == "moving_shapes":
             raise ValueError(
-                "flip mirrors clips, of which one that moves right would then move left: set data.flip=false "
-                "for data.source=moving_shapes"
+                "flip mirrors clips, so that a shape that moves right would move left under the same "
+                "label: set data.flip=false for data.source=moving_shapes"
             )
 
         # Masks and boxes belong to one picture, and to the whole of it; the frames of a clip to each other.

@@ -183,7 +183,7 @@ class ImageStream(IterableDataset[ImageItem]):
                 image = self.frame(picture, epoch, index)
             except CorruptImage as error:
                 if self.config.on_corrupt == "stop":
-                    raise CorruptImage(f"{error} (data.on_corrupt=skip passes over such pictures)") from None
+                    raise CorruptImage(f"{error} (data.on_corrupt=skip skips such pictures)") from None
                 warn_of_skipped(error, int(self.skipped_by_worker.sum()))
                 self.skipped_by_worker[self._counter()] += 1
                 continue

@@ -196,7 +196,10 @@ class TokenDataset(Dataset[TokenItem]):
         content = self._read_index()
         self.key = content["key"]
         if cache_folder(self.folder.parent, self.key).name != self.folder.absolute().name:
-            raise ValueError(f"token cache {folder} was not made from what its name stands for: delete it")
+            raise ValueError(
+                f"token cache {folder} was made from other images or another tokenizer than its name "
+                "says: delete it"
+            )
 
         # Older indices lack the number of pictures that could not be read.
         self.skipped: int = content.get("skipped", 0)

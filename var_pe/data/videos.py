@@ -80,9 +80,7 @@ def read_clip(file: Path, frames: int) -> NDArray[np.uint8]:
             stream = container.streams.video[0]
             number = sum(packet.size > 0 for packet in container.demux(stream))
         if number < frames:
-            raise DataError(
-                f"video {file} has {number} frames, but data.frames={frames} are to be read of it"
-            )
+            raise DataError(f"video {file} has {number} frames, fewer than data.frames={frames}")
 
         wanted = spread(frames, number)
         clip: list[NDArray[np.uint8]] = []

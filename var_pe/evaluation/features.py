@@ -19,17 +19,23 @@ class EvaluationConfig:
     features: Annotated[
         list[FilePath],
         Doc(
-            "each of: inception | efficientnet_lite0, _lite1, _lite2, and each of these with _spatial | "
-            "shapes | the folder of a classifier's run; made-up shapes are scored by shapes in any case"
+            "feature extractors: inception, efficientnet_lite0, _lite1, _lite2, each of these with "
+            "_spatial, shapes, or the folder of a classifier's run; pictures of data.source=shapes are "
+            "scored by shapes in any case"
         ),
     ] = field(default_factory=lambda: ["efficientnet_lite0"])
     inception_weights: Annotated[
         FilePath | None, Doc("a local file with torch-fidelity's weights; null: downloaded")
     ] = None
-    reference_split: Annotated[Literal["train", "test"], Doc("the real images to compare with")] = "test"
+    reference_split: Annotated[Literal["train", "test"], Doc("split whose real images are compared with")] = (
+        "test"
+    )
     images: Annotated[
         NonNegative,
-        Doc("reference images at most, 0: as many as were drawn; never over half the split, for the floor"),
+        Doc(
+            "largest number of reference images; 0: as many as were drawn; never more than half the "
+            "split, whose other half gives the floor"
+        ),
     ] = 5000
 
 

@@ -155,7 +155,9 @@ class ClipClassifier(PlainClassifier):
             encoding, pyramid=self.pyramid, kept_grids=kept_grids, acting="in attention", **shape
         )
         if self.map_position_encoding.uses("refine"):
-            raise ValueError(f"encoding {encoding!r}: what acts between blocks knows one picture, not a clip")
+            raise ValueError(
+                f"encoding {encoding!r}: its part between blocks serves single pictures, not clips"
+            )
 
         # Through the blocks to the classes
         block = DividedBlock if attention == "divided" else Block

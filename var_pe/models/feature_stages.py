@@ -148,8 +148,8 @@ def channels_taken(classifier: Classifier, name: str, image_channels: int) -> in
     takes = int(classifier.config["image_channels"])
     if image_channels > takes:
         raise ValueError(
-            f"{name} classifies pictures of {takes} channel, data.channels says {image_channels}: "
-            f"take a classifier of colour pictures"
+            f"{name} classifies pictures of {takes} channel, but data.channels is {image_channels}: name "
+            "a classifier of colour pictures"
         )
     return takes
 

@@ -55,7 +55,9 @@ class GeneratorConfig:
         str,
         Doc("position encoding, one line: learned, sinusoidal, mixed(learned=0.7, sinusoidal=0.3) ..."),
     ] = "learned"
-    level_embedding: Annotated[LevelKind, Doc("which code a level's tokens get")] = "learned"
+    level_embedding: Annotated[LevelKind, Doc("embedding of the level that is added to its tokens")] = (
+        "learned"
+    )
     dim: Annotated[Positive, Doc("width")] = 192
     depth: Annotated[Positive, Doc("blocks")] = 6
     num_heads: Annotated[Positive, Doc("attention heads")] = 6
@@ -66,24 +68,31 @@ class GeneratorConfig:
         ShareBelowOne,
         Doc("stochastic depth of the last block, growing linearly from 0; VAR: 0.1 * depth / 24"),
     ] = 0.0
-    dropout: Annotated[ShareBelowOne, Doc("in attention and feed-forward layers")] = 0.0
+    dropout: Annotated[ShareBelowOne, Doc("dropout in attention and feed-forward layers")] = 0.0
     qk_norm: Annotated[bool, Doc("cosine attention with a learned temperature per head")] = True
     shared_adaln: Annotated[
         bool, Doc("one modulation for all blocks plus an offset each (VAR-d36) instead of one each")
     ] = False
     levels_before: Annotated[
         Positive | None,
-        Doc("coarser levels that a level sees beside its own, the nearest; 1: MVAR's view; null: all"),
+        Doc(
+            "number of coarser levels, the nearest, that a level attends to besides itself; 1: as in "
+            "MVAR; null: all"
+        ),
     ] = None
     most_keys: Annotated[
         Positive | None,
-        Doc("keys that a level's queries attend to at most, of those in sight; null: all"),
+        Doc("largest number of visible keys that a level's queries attend to; null: all"),
     ] = None
     keys_by: Annotated[
-        By, Doc("which: those of the highest learned score of each head, or a sample that is drawn once")
+        By,
+        Doc(
+            "which keys these are: those of the highest learned score in each head, or a random sample "
+            "that stays fixed"
+        ),
     ] = "score"
     adaln_init: Annotated[
-        NonNegativeFloat, Doc("the gates' initial weights are multiplied by it (VAR-d16: 1e-3)")
+        NonNegativeFloat, Doc("factor on the initial weights of the gates (VAR-d16: 1e-3)")
     ] = 1e-3
 
 
@@ -190,8 +199,8 @@ class VARTransformer(Resizable):
         width = self.position_encoding.width_of(dim // num_heads)
         if most_keys is not None and self.position_encoding.adds_to_scores:
             raise ValueError(
-                f"most_keys={most_keys} gathers keys, and {encoding} adds something to the scores of all of "
-                f"them: leave most_keys at null"
+                f"most_keys={most_keys} selects keys, but the encoding {encoding} acts on the scores of "
+                "all of them: leave most_keys at null"
             )
         self.few_keys = most_keys is not None
 

@@ -38,32 +38,37 @@ class EncoderConfig:
     method: Annotated[
         Method,
         Doc(
-            "tokens: hidden patches' tokens of the tokenizer (BEiT); pixels: hidden patches' pixels (MAE); "
-            "contrast: which two views are of one picture (MoCo v3)"
+            "what is predicted: the tokenizer's tokens of hidden patches (tokens, BEiT), their pixels "
+            "(pixels, MAE), or which two views show the same picture (contrast, MoCo v3)"
         ),
     ] = "pixels"
     hidden_share: Annotated[
         Annotated[float, Gt(0), Lt(1)] | None,
-        Doc("share of patches that are hidden; null: 0.75 of pixels, 0.4 of tokens"),
+        Doc("share of patches that are hidden; null: 0.75 for pixels, 0.4 for tokens"),
     ] = None
     hidden_block: Annotated[Positive, Doc("side, in patches, of the squares that are hidden together")] = 1
-    decoder_dim: Annotated[Positive, Doc("of pixels: width of the decoder, which is thrown away")] = 64
-    decoder_depth: Annotated[Positive, Doc("of pixels: its blocks")] = 1
-    decoder_heads: Annotated[Positive, Doc("of pixels: its attention heads")] = 2
-    projection: Annotated[Positive, Doc("of contrast: numbers that views are compared by")] = 128
-    projection_hidden: Annotated[Positive, Doc("of contrast: hidden width of the projections")] = 512
-    temperature: Annotated[PositiveFloat, Doc("of contrast: of the cosines")] = 0.2
+    decoder_dim: Annotated[
+        Positive, Doc("for pixels: width of the decoder, which is discarded after training")
+    ] = 64
+    decoder_depth: Annotated[Positive, Doc("for pixels: blocks of the decoder")] = 1
+    decoder_heads: Annotated[Positive, Doc("for pixels: attention heads of the decoder")] = 2
+    projection: Annotated[Positive, Doc("for contrast: size of the vectors by which views are compared")] = (
+        128
+    )
+    projection_hidden: Annotated[Positive, Doc("for contrast: hidden width of the projections")] = 512
+    temperature: Annotated[PositiveFloat, Doc("for contrast: temperature of the cosine similarities")] = 0.2
     momentum: Annotated[
         ShareBelowOne,
-        Doc("of contrast: what the averaged encoder keeps in the first step; it rises to 1 by a cosine"),
+        Doc("for contrast: momentum of the averaged encoder in the first step; it rises to 1 along a cosine"),
     ] = 0.99
     smallest_crop: Annotated[
-        float, Gt(0), Lt(1), Doc("of contrast: smallest area of a view, as a share of the picture's")
+        float, Gt(0), Lt(1), Doc("for contrast: smallest area of a view, as a share of the picture's")
     ] = 0.3
     jitter: Annotated[
-        NonNegativeFloat, Doc("of contrast: how far brightness and contrast of views go; 0: not at all")
+        NonNegativeFloat,
+        Doc("for contrast: how strongly brightness and contrast of views vary; 0: not at all"),
     ] = 0.4
-    mirror: Annotated[bool, Doc("of contrast: half of the views are mirrored")] = True
+    mirror: Annotated[bool, Doc("for contrast: mirror half of the views")] = True
 
     def __post_init__(self) -> None:
         if self.decoder_dim % self.decoder_heads:

@@ -26,7 +26,7 @@ class TokenizerConfig:
     levels: Annotated[Levels, Doc("grids from coarse to fine: a side, or rows and columns")] = field(
         default_factory=lambda: [1, 2, 3, 4]
     )
-    codebook_size: Annotated[int, Ge(2), Doc("codes, unless tokenizer.quantizer says how many")] = 512
+    codebook_size: Annotated[int, Ge(2), Doc("number of codes, unless tokenizer.quantizer sets it")] = 512
     latent_channels: Annotated[Positive, Doc("width of a code")] = 16
     channels: Annotated[Positive, Doc("width of the autoencoder at full resolution")] = 64
     channel_multipliers: Annotated[
@@ -35,10 +35,11 @@ class TokenizerConfig:
     ] = field(default_factory=lambda: [1, 1, 2, 2])
     patch: Annotated[
         Positive,
-        Doc("side of the squares of pixels that are one place of the first resolution (pixel unshuffle)"),
+        Doc("side in pixels of the squares that become one cell of the first resolution (pixel unshuffle)"),
     ] = 1
     shortcut: Annotated[
-        bool, Doc("mean colours of the latent map's cells pass around the autoencoder, in its first channels")
+        bool,
+        Doc("the mean colour of each cell bypasses the autoencoder, in the first channels of the latent map"),
     ] = True
     blocks_per_resolution: Annotated[
         Positive, Doc("residual blocks of the encoder; the decoder has one more")
@@ -48,10 +49,14 @@ class TokenizerConfig:
         NonNegative,
         Doc("smoothing convolutions: 1 shared, 4 partly shared (VAR), as many as levels, 0 none"),
     ] = 4
-    phi_ratio: Annotated[Share, Doc("share of the smoothing convolution, the rest is the identity")] = 0.5
+    phi_ratio: Annotated[
+        Share, Doc("share of the smoothing convolution in its output; the rest is the identity")
+    ] = 0.5
     commitment: Annotated[NonNegativeFloat, Doc("weight of the encoder's term of the quantizer loss")] = 0.25
     norm_groups: Annotated[Positive, Doc("groups of the group norms")] = 32
-    quantizer: Annotated[str, Doc("one line: what rounds to codes, and how (docs/tokenizers.md)")] = "vq"
+    quantizer: Annotated[
+        str, Doc("how latent vectors are rounded to codes, one line (docs/tokenizers.md)")
+    ] = "vq"
 
     @property
     def num_codes(self) -> int:

@@ -56,23 +56,24 @@ class Retrofit:
 class ModelStart:
     init_from: Annotated[
         FilePath | None,
-        Doc("folder of a trained run whose generator or classifier to go on from, of any size"),
+        Doc(
+            "folder of a trained run whose generator or classifier the training starts from; its images "
+            "may have another size"
+        ),
     ] = None
     resample: Annotated[
         str,
         OneOf(CONVENTIONS),
-        Doc("convention under which its position tables move to this config's size"),
+        Doc("resampling convention by which its position tables move to this config's size"),
     ] = DEFAULT_CONVENTION
     retrofit: Annotated[
         Retrofit | None,
-        Doc(
-            "the encoding is another one than init_from's and replaces it step by step; null: it is the same"
-        ),
+        Doc("if given, this config's encoding gradually replaces that of init_from; null: both are the same"),
     ] = None
 
     def __post_init__(self) -> None:
         if self.retrofit is not None and self.init_from is None:
-            raise ValueError("retrofit needs a trained model to begin with: set model.init_from")
+            raise ValueError("retrofit needs a trained model to start from: set model.init_from")
 
 
 @torch.no_grad()

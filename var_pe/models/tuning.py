@@ -26,8 +26,8 @@ class Lora:
     They are on all four matrices of every block.
     """
 
-    rank: Annotated[Positive, Doc("rows of A and columns of B")] = 8
-    alpha: Annotated[PositiveFloat, Doc("their product's gain, times rank")] = 16.0
+    rank: Annotated[Positive, Doc("rank of the adapters: rows of A and columns of B")] = 8
+    alpha: Annotated[PositiveFloat, Doc("scale of the adapters, times rank")] = 16.0
 
 
 def tune(model: ViTClassifier, tuned: Tuned, lora: Lora, seed: int) -> None:

@@ -12,37 +12,53 @@ from var_pe.settings.fields import Doc, FilePath, NonNegative, Positive, section
 @section(frozen=True)
 class SamplingConfig:
     guidance_scale: Annotated[
-        Guidance, Doc("VAR's convention: 0 is none; in diffusers' convention the weight is 1 + it")
+        Guidance,
+        Doc(
+            "classifier-free guidance, in VAR's convention: 0 is none; diffusers' guidance_scale is this "
+            "plus 1"
+        ),
     ] = 1.5
     guidance_schedule: Annotated[
         GuidanceSchedule | list[Guidance],
-        Doc("linear: from 0 at the first level; or a factor of the scale for each level"),
+        Doc(
+            "linear: guidance rises from 0 at the first level; or a list of factors of guidance_scale, "
+            "one for each level"
+        ),
     ] = "linear"
     scale_guidance: Annotated[
         Guidance | list[Guidance],
         Doc(
-            "pushes each level away from what the one before says of it; 0: none; one, or one for each level"
+            "pushes the prediction of each level away from that of the level before it; 0: none; one "
+            "number, or one for each level"
         ),
     ] = 0.0
     temperature: Annotated[
         Temperature | list[Temperature],
-        Doc("below 1 is more cautious; one, or one for each level"),
+        Doc(
+            "temperature of the choice of codes, below 1 for likelier ones; one number, or one for each level"
+        ),
     ] = 1.0
-    top_k: Annotated[TopK, Doc("draw among the likeliest k codes; 0: all")] = 0
-    top_p: Annotated[TopP, Doc("draw among the likeliest codes of this mass together; 0: all")] = 0.0
-    images_per_class: Annotated[Positive, Doc("images of each class; without classes, of the whole")] = 100
-    batch: Annotated[Positive, Doc("images drawn together; does not change them")] = 100
-    seed: Annotated[NonNegative, Doc("of the images")] = 0
+    top_k: Annotated[TopK, Doc("draw only from the k likeliest codes; 0: from all")] = 0
+    top_p: Annotated[
+        TopP, Doc("draw only from the likeliest codes that have this probability together; 0: from all")
+    ] = 0.0
+    images_per_class: Annotated[Positive, Doc("images of each class; in all, if there are no classes")] = 100
+    batch: Annotated[Positive, Doc("images drawn in one batch; does not change the images")] = 100
+    seed: Annotated[NonNegative, Doc("seed of the images")] = 0
     draws_per_image: Annotated[
-        Positive, Doc("drawings of each image, of which sampling.classifier keeps one (rejection sampling)")
+        Positive,
+        Doc("images drawn for each one that is kept, which sampling.classifier chooses (rejection sampling)"),
     ] = 1
     classifier: Annotated[
-        FilePath | None, Doc("folder of a classifier's run: keeps the drawing whose class it finds likeliest")
+        FilePath | None,
+        Doc("folder of the run of a classifier, which keeps the drawing whose class it finds likeliest"),
     ] = None
     size: Annotated[
         Annotated[list[Positive], Len(2, 2)] | None, Doc("rows and columns of pixels; null: as trained")
     ] = None
-    levels: Annotated[Levels | None, Doc("grids from coarse to fine; null: the trained ones, to size")] = None
+    levels: Annotated[
+        Levels | None, Doc("grids from coarse to fine; null: the trained ones, scaled to size")
+    ] = None
 
     def __post_init__(self) -> None:
         if self.draws_per_image > 1 and self.classifier is None:

@@ -139,8 +139,8 @@ def check_claim(folder: Path, settings: Mapping[str, object]) -> None:
 
     if there.get("weights") != settings["weights"]:
         raise ValueError(
-            f"{folder} holds images that were drawn before the model was trained on, or by another model: "
-            f"move {folder} away, or draw into another folder"
+            f"{folder} holds images that were drawn before the model was trained further, or by another "
+            f"model: move {folder} away, or draw into another folder"
         )
 
     changed = []

@@ -105,8 +105,8 @@ def bits_of_set(
         own_B = torch.tensor([item["label"] for item in items])
         if transformer.num_classes and int(own_B.max()) >= transformer.num_classes:
             raise ValueError(
-                f"an image has the label {int(own_B.max())}, "
-                f"the generator has {transformer.num_classes} classes"
+                f"an image has the label {int(own_B.max())}, but the generator has only "
+                f"{transformer.num_classes} classes"
             )
 
         tokens_BL = tokenizer.encode(stacked(items).to(device), pyramid)

@@ -36,7 +36,7 @@ def pictures(given: Pictures, channels: int, name: str = "image") -> Tensor:
 
     sizes = {tuple(picture.shape) for picture in found}
     if len(sizes) != 1 or len(next(iter(sizes))) != 3:
-        raise ValueError(f"{name}: pictures of one size are wanted, got shapes {sorted(sizes)}")
+        raise ValueError(f"{name} must be pictures of one size, got shapes {sorted(sizes)}")
 
     pictures_BCHW = torch.stack(found)
     if pictures_BCHW.shape[1] != channels:

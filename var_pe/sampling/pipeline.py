@@ -285,7 +285,7 @@ class VARPipeline(SavedPipeline):
 
         labels = [label for label in self.labels(class_labels) for _ in range(number)]
         if not labels:
-            raise ValueError("class_labels: at least one label (None: unconditional), got none")
+            raise ValueError("class_labels must hold at least one label (None: unconditional), got none")
         return torch.tensor(labels, device=self._execution_device)
 
     def _on_level(self, callback: Callback | None) -> Callable[[int, Tensor], None] | None:
@@ -331,7 +331,10 @@ def check_output_type(output_type: str, *, smooth: bool, return_levels: bool) ->
     if output_type not in OUTPUT_TYPES:
         raise ValueError(f"output_type is one of {', '.join(OUTPUT_TYPES)}, got {output_type!r}")
     if output_type == "tokens" and (smooth or return_levels):
-        raise ValueError("output_type tokens: smooth mixes codes, and return_levels gives pictures")
+        raise ValueError(
+            "output_type=tokens goes neither with smooth, which mixes codes, nor with return_levels, "
+            "which gives pictures"
+        )
 
 
 def one_each(
@@ -348,11 +351,11 @@ def one_each(
     given = list(generator) if isinstance(generator, Iterable) else [generator]
     if not all(isinstance(one, torch.Generator) for one in given):
         raise ValueError(
-            f"generator: torch.Generator().manual_seed(0) is one, a list of them another choice, "
-            f"got {generator!r}"
+            "generator must be a torch.Generator, such as torch.Generator().manual_seed(0), or a list of "
+            f"them, got {generator!r}"
         )
     if len(given) != number:
         raise ValueError(
-            f"generator: one for each image or a single one, got {len(given)} for {number} images"
+            f"generator must be a single one or one for each image, got {len(given)} for {number} images"
         )
     return given

@@ -35,8 +35,8 @@ class Blended(PositionEncoding[Both]):
                 if not part.blends or turns_at_once:
                     name = next(name for name, member in REGISTRY.items() if member is type(part))
                     raise ValueError(
-                        f"{name} cannot be blended with another encoding: hidden keys, wider heads and turns "
-                        f"without angles have nothing between there and not there"
+                        f"{name} cannot be blended with another encoding: an encoding that hides keys, "
+                        "widens heads or turns without angles is either there or not"
                     )
 
         self.old = old

@@ -19,7 +19,10 @@ class Composed(PositionEncoding[list[object]]):
         if any(part.width_of(8) != 8 for part in parts):
             turning = sum(part.uses("remap") or part.uses("rotate") for part in parts)
             if turning > 1:
-                raise ValueError("an encoding that widens queries and keys is the only one that turns them")
+                raise ValueError(
+                    "an encoding that widens queries and keys cannot be joined with another one that "
+                    "turns them"
+                )
         self.parts = nn.ModuleList(parts)
 
     def each(self) -> list[PositionEncoding[object]]:

@@ -86,7 +86,7 @@ class Coordinates(nn.Module):
             raise ValueError(f"{encoding}: unit is one of {', '.join(UNITS)}, got {unit!r}")
         if kind == "index" and unit == "image":
             raise ValueError(
-                f"{encoding}: coordinates=index counts cells of each level and has no unit=image"
+                f"{encoding}: coordinates=index counts cells of each level, so it does not go with unit=image"
             )
         if not 0 <= shift < float("inf"):
             raise ValueError(f"{encoding}: shift must be at least 0 and finite, got {shift}")
@@ -142,7 +142,7 @@ class Coordinates(nn.Module):
         if self.kind == "learned" and number != len(self.offset_K2):
             raise ValueError(
                 f"{self.encoding}(coordinates=learned) has {len(self.offset_K2)} levels, asked for "
-                f"{number}; coordinates=center knows levels it has not seen"
+                f"{number}; coordinates=center also serves levels that were not trained"
             )
 
     def maps(self, grids: tuple[Grid, ...], device: torch.device) -> tuple[Tensor, Tensor]:

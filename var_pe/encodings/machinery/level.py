@@ -43,7 +43,8 @@ class LevelEmbedding(nn.Module):
         if self.kind == "learned" and pyramid.num_levels != self.num_levels:
             raise ValueError(
                 f"level_embedding learned has {self.num_levels} levels, cannot be moved to the "
-                f"{pyramid.num_levels} of {pyramid}; level_embedding: sinusoidal knows levels it has not seen"
+                f"{pyramid.num_levels} of {pyramid}; level_embedding: sinusoidal also serves levels that "
+                "were not trained"
             )
 
     def forward(self, positions: Positions) -> Tensor | None:
@@ -54,9 +55,9 @@ class LevelEmbedding(nn.Module):
         if self.kind == "learned":
             if len(positions.grids) > self.num_levels:
                 raise ValueError(
-                    f"level_embedding learned has {self.num_levels} levels, "
-                    f"asked for {len(positions.grids)}; "
-                    f"level_embedding: sinusoidal knows levels it has not seen"
+                    f"level_embedding learned has {self.num_levels} levels, asked for "
+                    f"{len(positions.grids)}; level_embedding: sinusoidal also serves levels that were "
+                    "not trained"
                 )
             return self.table_KC[positions.level_L].float()
 

@@ -45,11 +45,11 @@ class Detections(TypedDict):
 
 @section(frozen=True)
 class DetectorConfig:
-    width: Annotated[Positive, Doc(f"of the head's maps, a multiple of {GROUPS}")] = 64
+    width: Annotated[Positive, Doc(f"width of the head's maps, a multiple of {GROUPS}")] = 64
     finer: Finer = None
-    convolutions: Annotated[NonNegative, Doc("of each of the head's two branches")] = 4
-    threshold: Annotated[ShareBelowOne, Doc("boxes with lower scores are not given")] = 0.05
-    most: Annotated[Positive, Doc("boxes that an image is given at most")] = 100
+    convolutions: Annotated[NonNegative, Doc("convolutions in each of the head's two branches")] = 4
+    threshold: Annotated[ShareBelowOne, Doc("boxes with lower scores are left out")] = 0.05
+    most: Annotated[Positive, Doc("largest number of boxes for an image")] = 100
 
     def __post_init__(self) -> None:
         check_width(self.width)

@@ -76,8 +76,8 @@ def doublings_of(shapes: Sequence[MapShape], finer: int | None) -> int:
         return min(FINER_OF_ONE_MAP, most) if len(shapes) == 1 else 0
     if finer > most:
         raise ValueError(
-            f"finer={finer} is too much: the finest map has cells of {stride} pixels and {width} channels, "
-            f"which can be halved {most} times"
+            f"finer={finer} is too large: the finest map has cells of {stride} pixels and {width} "
+            f"channels, which can be halved {most} times"
         )
     return finer
 

@@ -37,7 +37,7 @@ class SegmenterConfig:
             "the pixels; transformer: a query for each class, whose products with the finest map are its mask"
         ),
     ] = "fpn"
-    width: Annotated[Positive, Doc("of the decoder's maps")] = 64
+    width: Annotated[Positive, Doc("width of the decoder's maps")] = 64
     finer: Finer = None
     depth: Annotated[Positive, Doc("blocks of decoder=transformer")] = 2
 
