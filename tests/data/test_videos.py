@@ -80,7 +80,7 @@ def test_a_video_is_turned_upright(tmp_path):
 
 
 def test_what_cannot_be_read_is_one_sentence(folder, tmp_path_factory):
-    with pytest.raises(ValueError, match=r"0.mov has 9 frames, but data.frames=10 are to be read of it"):
+    with pytest.raises(ValueError, match=r"0.mov has 9 frames, fewer than data.frames=10"):
         open_source(data(folder, frames=10), train=True).array(0)
     (folder / "train" / "jump" / "0.mov").write_bytes(b"no video at all")
     with pytest.raises(ValueError, match=r"corrupt video .*jump/0.mov: "):

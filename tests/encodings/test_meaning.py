@@ -334,7 +334,7 @@ def test_no_level_embedding_is_nothing():
 def test_levels_that_were_not_trained():
     """The sinusoidal code goes by the grid's size and knows any; a learned one has no row for them."""
     longer = Pyramid.square(1, 2, 3, 4, 6, 8, 12)
-    with pytest.raises(ValueError, match=r"learned has 6 levels, asked for 7; .* sinusoidal knows"):
+    with pytest.raises(ValueError, match=r"learned has 6 levels, asked for 7; .* sinusoidal also serves"):
         levels_of("learned", longer)
     known, unseen = levels_of("sinusoidal", LADDER), levels_of("sinusoidal", longer)
     assert torch.equal(unseen[: LADDER.num_tokens], known)

@@ -90,7 +90,7 @@ def test_standard_errors_are_those_of_means():
 
 def test_a_label_of_no_class_is_named(pipeline):
     images = [{"image": torch.zeros(3, 8, 8), "label": 3}]
-    with pytest.raises(ValueError, match="an image has the label 3, the generator has 3 classes"):
+    with pytest.raises(ValueError, match="an image has the label 3, but the generator has only 3 classes"):
         bits_of_set(pipeline.transformer, pipeline.tokenizer, images)
 
 

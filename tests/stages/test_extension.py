@@ -174,7 +174,7 @@ def test_a_finished_run_without_checkpoints_cannot_be_extended(finished_vit, tmp
     """Its optimizer is gone; the sentence names the setting that starts from its weights."""
     shutil.rmtree(finished_vit / "checkpoints")
     longer = a_vit(tmp_path, "classifier_training.steps=8")
-    with pytest.raises(ValueError, match=r"has no checkpoint left to go on from; .*\(model.init_from="):
+    with pytest.raises(ValueError, match=r"has no checkpoint left to go on from, but .*\(model.init_from="):
         train_classifier(longer, Accelerator(), "stretch")
 
 

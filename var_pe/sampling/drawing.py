@@ -39,7 +39,7 @@ def drawn(
     return_levels: bool = False,
     output_type: str = "pt",
 ) -> VARPipelineOutput:
-    """What the pipeline makes of the config's settings; images in [0, 1], or what else is asked for.
+    """The pipeline's output under the config's settings: images in [0, 1], or as `output_type` says.
 
     Raises:
         ValueError: several drawings of an image are asked for, and the pipeline has no classifier.

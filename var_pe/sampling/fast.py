@@ -139,7 +139,7 @@ class CudaCapture:
 
 @dataclass(frozen=True)
 class Replayed:
-    """A graph that was captured, and what must stay where it is for it."""
+    """A captured graph, and the tensors that must stay at their addresses for it."""
 
     graph: torch.cuda.CUDAGraph
     results: Walked

@@ -17,7 +17,7 @@ class VARInpaintPipeline(VARPipeline):
 
     The picture's own tokens outside the mask are given at every level, so that all that is drawn follows
     them. They come from the whole picture: a token beside the mask has seen a little of what lies under it.
-    `VARInpaintPipeline.from_pipe(pipeline)` shares the models of a pipeline that is there.
+    `VARInpaintPipeline.from_pipe(pipeline)` shares the models of an existing pipeline.
     """
 
     @torch.no_grad()

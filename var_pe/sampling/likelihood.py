@@ -138,7 +138,7 @@ def summarised(bits_NYK: Tensor, labels_N: Tensor, pyramid: Pyramid) -> Likeliho
 
 
 def _standard_error(variance: float, number: int) -> float | None:
-    """Of a mean over so many images; a single one has none."""
+    """The standard error of a mean over so many images; None for a single one."""
     return (variance / number) ** 0.5 if number > 1 else None
 
 

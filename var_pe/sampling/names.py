@@ -1,4 +1,4 @@
-"""Names that somebody types and that are not ours: those of arguments of other pipelines."""
+"""Arguments that other pipelines have under other names, and what to write here instead."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -47,10 +47,10 @@ ELSEWHERE = {
 
 
 def refuse_others(others: Mapping[str, object], call: Callable[..., object]) -> None:
-    """Refuses arguments that a call does not have, by a sentence that says which one is meant.
+    """Refuses arguments that a call does not have, with a sentence that says what to write instead.
 
     Raises:
-        TypeError: there is one.
+        TypeError: there is such an argument.
     """
     ours = [known for known in inspect.signature(call).parameters if known not in ("self", "others")]
     for name in others:

@@ -76,7 +76,7 @@ class VARPipeline(SavedPipeline):
         self.class_names = tuple(class_names)
         self.image_processor = VaeImageProcessor()
         self.fast_walk: FastWalk | None = None
-        # What folders of several drawings an image are chosen by (`SamplingConfig.draws_per_image`)
+        # Chooses one of several drawings of an image for folders (`SamplingConfig.draws_per_image`)
         self.classifier: nn.Module | None = None
 
     def enable_fast_sampling(self) -> None:
@@ -270,7 +270,7 @@ class VARPipeline(SavedPipeline):
         return output if return_dict else output.to_tuple()
 
     def _fast_walk_unless(self, asked: Mapping[str, bool]) -> Walk | None:
-        """The fast way through the levels; None, with a warning, if something is asked that it cannot do."""
+        """The fast walk over the levels; None, with a warning, if an option is not supported by it."""
         if self.fast_walk is None:
             return None
         slow = [name for name, is_asked in asked.items() if is_asked]
@@ -289,7 +289,7 @@ class VARPipeline(SavedPipeline):
         return torch.tensor(labels, device=self._execution_device)
 
     def _on_level(self, callback: Callback | None) -> Callable[[int, Tensor], None] | None:
-        """What the transformer calls after every level, in the form that diffusers' callbacks have."""
+        """The transformer's callback after every level, which calls the user's in diffusers' form."""
         if callback is None:
             return None
         return lambda level, f_hat_BZhw: callback(self, level, {"latents": f_hat_BZhw})
@@ -323,10 +323,10 @@ class VARPipeline(SavedPipeline):
 
 
 def check_output_type(output_type: str, *, smooth: bool, return_levels: bool) -> None:
-    """Refuses a form that images cannot have, or not together with what else is asked for.
+    """Refuses an output type that does not exist, or that does not go with the other options.
 
     Raises:
-        ValueError: saying which are possible, or what excludes what.
+        ValueError: it is refused.
     """
     if output_type not in OUTPUT_TYPES:
         raise ValueError(f"output_type is one of {', '.join(OUTPUT_TYPES)}, got {output_type!r}")

@@ -74,7 +74,7 @@ def likelihood_of_labels(
 
 
 def _chosen(first_B: Tensor, first: Drawn, second: Drawn) -> Drawn:
-    """Image by image the first drawing where `first_B`, else the second."""
+    """For each image the first drawing where `first_B` is true, else the second."""
 
     def chosen(of_first: Tensor, of_second: Tensor) -> Tensor:
         return torch.where(first_B.view(-1, *[1] * (of_first.dim() - 1)), of_first, of_second)

@@ -92,7 +92,7 @@ class SavedPipeline(DiffusionPipeline):
         self._keep_card(folder)
 
     def _read_extras(self) -> None:
-        """What lies beside the weights in the folder that the pipeline was loaded from."""
+        """Reads the files that lie beside the weights in the folder that the pipeline was loaded from."""
         if self.extras_are_read:
             return
         self.extras_are_read = True
@@ -125,7 +125,7 @@ def upload(
     create_pr: bool = False,
     subfolder: str | None = None,
 ) -> CommitInfo:
-    """Sends the files of the pipeline in `folder`, and none that lies beside them, to the hub's `name`."""
+    """Sends the files of the pipeline in `folder`, and no others that lie there, to the hub's `name`."""
     return upload_folder(
         repo_id=name,
         folder_path=folder,

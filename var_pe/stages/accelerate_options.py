@@ -1,4 +1,4 @@
-"""What Accelerate would take from its launcher, its config file and the environment: obeyed, or refused.
+"""Options that Accelerate takes from its launcher, its config file and the environment: obeyed or refused.
 
 The settings of a run say what its weights follow from. An option that says otherwise is refused by the name
 of the setting to use; what an option may decide (device, processes, shards) is recorded with the run. The
@@ -123,7 +123,7 @@ def _refuse(options: Mapping[str, Refused], environment: Mapping[str, str]) -> N
 
 
 def device_asked_for(environment: Mapping[str, str] = os.environ) -> str:
-    """The type of device that Accelerate will take: the one that is asked for, or else the best there is.
+    """The type of device that Accelerate will use: the one that is asked for, or else the best one here.
 
     Raises:
         ValueError: a device is asked for that torch does not know.

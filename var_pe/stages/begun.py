@@ -1,4 +1,4 @@
-"""What a folder says of a training that was begun there, and what another number of steps makes of it."""
+"""Trainings that were begun in a folder: what it says of them, and what a new number of steps means."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -47,7 +47,7 @@ def is_finished(config: Config, folder: Path, kind: Kind) -> bool:
         all_done = history.asked == TrainingNotes.read(folder / kind).asked
         return all_done and history.steps == training.steps_for(history.images)
 
-    # A run of an earlier version: only its settings say how many there were.
+    # A run of an earlier version has no history: its settings say how many steps it had.
     if not (folder / "config.yaml").exists():
         return True
     saved = training_of(settings.load(Config, folder / "config.yaml"), kind)
@@ -66,12 +66,12 @@ def ask(
 ) -> History:
     """The run's history after the config's steps were asked for, on `images` training images.
 
-    `training_set` is what these are known by (None: a stream, unknown), and `tokenizer` the hash of the
-    one whose codes a generator is to learn.
+    `training_set` identifies these images (None: a stream, unknown), and `tokenizer` is the hash of the
+    tokenizer whose codes a generator is to learn.
 
     Raises:
-        ValueError: the run cannot be extended or shortened so, its training set has changed, or its steps
-            computed by another rule.
+        ValueError: the run cannot be extended or shortened to these steps, its training set has changed, or
+            its steps were computed by another rule.
     """
     check_numbers(folder)
     training, done = training_of(config, kind), max([0, *steps_in(folder / "checkpoints")])
@@ -86,7 +86,7 @@ def ask(
             )
         return History((Asked(0, steps),), images, tokenizer, training_set=training_set)
 
-    # A run of an earlier version: it was asked for what its settings say.
+    # A run of an earlier version has no history: its settings say what it was asked for.
     if history is None:
         saved = training_of(settings.load(Config, folder / "config.yaml"), kind)
         history = History((Asked(0, saved.steps_for(images)),), images, tokenizer, numbers=1)
@@ -145,7 +145,7 @@ def numbers_of(folder: Path) -> int | None:
 
 
 def check_numbers(folder: Path) -> None:
-    """Checks that a training which goes on in `folder` computes its steps as those before them were.
+    """Checks that a training that is resumed in `folder` computes its steps as the earlier ones were.
 
     Raises:
         ValueError: it was begun under another rule, and would end as a mixture of the two.
@@ -153,20 +153,22 @@ def check_numbers(folder: Path) -> None:
     begun = numbers_of(folder)
     if begun not in (None, NUMBERS):
         raise ValueError(
-            f"{folder} was begun by another version, whose training steps give other weights (rule "
-            f"{begun}; this version has rule {NUMBERS}): finish it with that version, or train in another "
-            "folder"
+            f"{folder} was begun by another version, whose training steps compute other numbers (by rule "
+            f"{begun}, here it is {NUMBERS}): finish it with that version, or train in another folder"
         )
 
 
 def start_of(folder: Path) -> Start | None:
-    """The model that a run started from which has begun, so that it no longer needs that model."""
+    """The model that a run started from, as its history notes it; None before its first checkpoint.
+
+    A run that has a checkpoint does not need that model any more.
+    """
     history = History.read(folder) if steps_in(folder / "checkpoints") else None
     return None if history is None else history.start
 
 
 def kept_grids(start: Start | None) -> list[Grid] | None:
-    """The grids that the position encoding kept of the model that a run has started from, if it did."""
+    """The grids that the position encoding kept from the model that the run started from, if there is one."""
     return None if start is None or start.old_encoding is not None else start.kept_grids
 
 

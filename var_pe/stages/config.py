@@ -151,7 +151,7 @@ class Config:
         self._check_sizes()
 
     def _check_clips(self) -> None:
-        """Refuses clips for a model of pictures, the other way round, and what is for pictures alone."""
+        """Refuses clips for a model of pictures and the reverse, and settings that need pictures."""
         source = self.data.source
         tubelet = None if self.classifier is None else self.classifier.tubelet
         if tubelet is None:
@@ -290,7 +290,7 @@ class Config:
             )
 
 
-# What runs did that were saved before there was the setting
+# Settings by which runs were trained that were saved before these settings existed
 BEFORE_IT_WAS_THERE = {
     # colours passed through the autoencoder alone
     "tokenizer": {"shortcut": False},
@@ -300,10 +300,10 @@ BEFORE_IT_WAS_THERE = {
 
 
 def settled_config(config: Config) -> Config:
-    """The config of a run with all that it leaves open written out.
+    """The config of a run with everything settled that it leaves open.
 
-    That is what a line of an encoding leaves to the model's width, and `precision=auto` (that of a training
-    that was begun stays, wherever it goes on).
+    That is what an encoding's line leaves to the model's width, and `precision=auto`. The precision of a
+    training that was begun stays the same, also when it is resumed on another device.
     """
     return _with_precisions(_with_lines(config, settled))
 
@@ -330,7 +330,7 @@ def _with_lines(config: Config, meant: Callable[[str, int], str]) -> Config:
 
 
 def _with_precisions(config: Config) -> Config:
-    """The config with what its trainings compute in: as they began, or by the rule for this device."""
+    """The config with the precision of its trainings: the one they began with, or by this device's rule."""
     device = device_asked_for()
     for name in (one.name for one in fields(config) if one.name.endswith("_training")):
         training = getattr(config, name)

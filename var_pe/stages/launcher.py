@@ -1,4 +1,4 @@
-"""What started this process: whether a launcher did, still waits for it, and how many threads it gave."""
+"""Whether a launcher started this process, is still waiting for it, and how many threads it gave it."""
 
 import os
 import signal
@@ -51,7 +51,7 @@ def follow_launcher() -> None:
 
 
 def was_meant_for_several() -> bool:
-    """Whether the launcher of one process was asked for several, which it only hints at by a port."""
+    """Whether a launcher that started one process was asked for several; only its port tells."""
     parent = os.getppid()
     if "MASTER_PORT" not in os.environ or not is_launcher(parent):
         return False

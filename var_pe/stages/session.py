@@ -102,9 +102,9 @@ def one_line_each() -> Callable[..., None]:
 
 
 def leave_at_once(stopped: Interrupted) -> NoReturn:
-    """Ends this process without taking down what it has imported and compiled, which takes seconds.
+    """Ends this process without Python's clean-up of modules and compiled code, which takes seconds.
 
-    All that is to be kept has been written, and a machine that is to be taken away may be busy.
+    All that is to be kept has been written, and a machine that is about to be taken away may be busy.
     """
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError, ValueError):  # nobody reads it any more
@@ -116,7 +116,7 @@ def leave_at_once(stopped: Interrupted) -> NoReturn:
 def exit_with_sentence() -> Iterator[None]:
     """Turns errors that a user can cause into one line and status 2; a bug keeps its traceback.
 
-    Warnings are a line each, too. Large pictures, of which Pillow warns, are nothing to be warned of.
+    Warnings are a line each, too. Pillow's warning of large pictures is left out, as they are expected.
     """
     if signal.getsignal(signal.SIGINT) is end_at_once:
         signal.signal(signal.SIGINT, signal.default_int_handler)

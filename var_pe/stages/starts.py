@@ -22,7 +22,7 @@ from var_pe.training.notes import TrainingNotes
 def start_tokenizer(config: Config, model: VQTokenizer) -> Start | None:
     """Gives `model` the weights of the trained tokenizer that the config names, if it names one.
 
-    For a model on the meta device only what the headers tell is checked.
+    For a model on the meta device, only the headers of the weight files are checked.
 
     Raises:
         ValueError: it does not exist, or differs in more than levels and the number of codes.
@@ -47,8 +47,8 @@ def initialise_from(
 ) -> Start | None:
     """Gives `model` the weights of the trained run that the config names, if it names one.
 
-    A model on the meta device has no weights to give: whether it could have them is found out from the run's
-    config.json and the headers of its weight files.
+    A model on the meta device gets no weights: the run's config.json and the headers of its weight files are
+    checked for whether they would fit.
 
     Raises:
         ValueError: the run does not exist, has another kind of model, or its generator knows other codes.

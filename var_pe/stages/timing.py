@@ -1,4 +1,4 @@
-"""What `--dry-run --timed` says: a few real steps of every stage, scaled up to what the config asks for.
+"""What `--dry-run --timed` prints: the time of a few real steps of every stage, scaled up to the config's.
 
 The stages run as they are, with fewer steps and images, in a temporary folder. So everything that a training
 writes is measured on real files, and the folders of the run are not touched.
@@ -54,7 +54,7 @@ IMAGES = 256
 
 @dataclass(frozen=True)
 class Cost:
-    """What a stage takes, estimated from a short one of the same kind."""
+    """The cost of a stage, estimated from a short one of the same kind."""
 
     stage: str
     seconds: float
@@ -144,7 +144,7 @@ def shortened(config: Config, folder: Path, device: str, number: int = STEPS, lo
         model=model,
         tokenizer_init_from=None,
         tokenizer_training=short(config.tokenizer_training),
-        # Steps with all levels in, as most are.
+        # All levels are trained in every timed step, as in most steps of the whole.
         generator_training=replace(short(config.generator_training), progressive=None),
         classifier_training=short(config.classifier_training),
         encoder_training=short(config.encoder_training),
@@ -301,7 +301,7 @@ def _line(cost: Cost) -> str:
 
 @contextmanager
 def _temporary_folder(accelerator: Accelerator) -> Iterator[Path]:
-    """The same folder on every process of this machine; it is removed at the end, however that comes."""
+    """The same folder on every process of this machine; it is removed at the end, even after an error."""
     with tempfile.TemporaryDirectory(prefix="var_pe_timed_") as own:
         name = [own]
         if accelerator.num_processes > 1:

@@ -1,4 +1,4 @@
-"""Adversarial training: a batch is changed, within bounds, so that the model errs, and is learned so."""
+"""Adversarial training: a batch is changed, within bounds, so that the model errs, and is trained on so."""
 
 from collections.abc import Callable
 from typing import Annotated

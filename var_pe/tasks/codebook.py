@@ -1,6 +1,6 @@
 """The care of a learned codebook: it starts from data, may follow it, and unused codes are replaced by data.
 
-A quantizer whose codes are fixed or computed has nothing of it.
+Quantizers whose codes are fixed or computed need none of this.
 
 The choice of vectors follows from (seed, step) and from draw numbers, which count the images of the whole
 run, so it does not depend on the number of processes.
@@ -113,7 +113,7 @@ def start_from_data(
     f_hat_BZhw = quantizer.start(len(f_BZhw), pyramid)
 
     for level, span in enumerate(pyramid.spans):
-        # What the levels so far leave over, at this level's size
+        # The residual of the levels so far, at this level's size
         z_BlZ = quantizer.input_for(f_BZhw.float() - f_hat_BZhw, level, pyramid)
 
         # Random vectors of it become this level's part of the codebook.

@@ -91,7 +91,7 @@ def on_cpu(found: Detections) -> dict[str, Tensor]:
 
 
 def truth_of(item: BoxedItem) -> dict[str, Tensor]:
-    """The boxes of an image as the scores want them."""
+    """The boxes of an image in the form that torchmetrics takes."""
     there_M = item["box_labels"] >= 0
     return {
         "boxes": item["boxes"][there_M],

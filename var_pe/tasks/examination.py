@@ -84,7 +84,7 @@ def mean_picture(images: HeldOutImages, numbers: Sequence[int], processes: Proce
 
 
 def with_half_of_its_codes(tokenizer: VQTokenizer) -> VQTokenizer:
-    """A copy with the codes alone that were used more than the others in the last steps of the training.
+    """A copy with only that half of the codes that was used most in the last steps of the training.
 
     Whatever the quantizer, the copy rounds to the nearest of them.
     """

@@ -20,11 +20,11 @@ class Fading:
 
     @classmethod
     def of(cls, model: Resizable, retrofit: Retrofit | None, steps: int) -> Self | None:
-        """None for a model that is not being retrofitted."""
+        """The schedule of a model; None for a model that is not being retrofitted."""
         return None if retrofit is None else cls(model, retrofit, steps)
 
     def set(self, step: int) -> dict[str, Tensor]:
-        """The share of this step into the model; what there is to log of it."""
+        """Sets the share of this step in the model; returns the values to log."""
         blended = blend_of(self.model)
         assert blended is not None, "a retrofit trains a blend"
         blended.share.fill_(self.retrofit.share_at(step, self.steps))

@@ -136,7 +136,7 @@ class GeneratorTask:
             losses_BL = token_losses(model(labels_B, inputs_BLZ, pyramid, levels), tokens_BL)
             return losses_BL.mean(), self._named(losses_BL.detach(), pyramid, "loss") | faded
 
-        # What two levels say of the same place is pulled together.
+        # Hidden tokens of two levels at the same place are pulled together.
         blocks = self.model.blocks
         with blocks.watching(contrastive.block(len(blocks))) as seen:
             losses_BL = token_losses(model(labels_B, inputs_BLZ, pyramid, levels), tokens_BL)
@@ -145,7 +145,7 @@ class GeneratorTask:
         return losses_BL.mean() + contrastive.weight * contrast, named
 
     def levels_in(self, step: int, pyramid: Pyramid) -> int | None:
-        """How many levels are trained in a step, coarsest first; None: all, as where none comes in later."""
+        """How many levels are trained in a step, coarsest first; None: all, without progressive training."""
         if self.config.progressive is None:
             return None
         levels = self.config.progressive.levels_at(step, self.steps, pyramid.num_levels)
@@ -231,7 +231,7 @@ class GeneratorTask:
 
 
 def label_drops(draw_numbers_B: Tensor, share: float, seed: int) -> Tensor:
-    """Which images lose their label; this follows from the seed and the image's draw number alone."""
+    """Which images lose their label, by the seed and each image's draw number alone."""
     bits_B = random_bits(mix(seed, "label drop"), draw_numbers_B)
     return shifted(bits_B, 11) < round(share * 2**53)  # whole numbers, so that no device rounds
 

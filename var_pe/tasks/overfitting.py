@@ -1,4 +1,4 @@
-"""What a generator's log says of its end: whether it has learned its training pictures by heart."""
+"""Reads off a generator's log whether it has memorised its training pictures (overfitting)."""
 
 from collections.abc import Sequence
 

@@ -41,7 +41,7 @@ TOGETHER = 256  # images of a validation's batch, among which views are told apa
 
 
 class Found(TypedDict):
-    """What a batch gave: its loss, and values to log."""
+    """The result of a batch: its loss, and values to log."""
 
     loss: Tensor
     values: dict[str, Tensor]
@@ -227,7 +227,7 @@ class HiddenTokensTask(PretrainingTask):
         return {"loss": loss, "values": values}
 
     def pictures(self, model: nn.Module, batch: Batch) -> Sequence[Tensor]:
-        """Tokens under hidden patches are those said by most of them; where most are shown, the true ones."""
+        """Cells take the token that most of their hidden patches predict; most shown: the true one."""
         images_BCHW, hidden_BL = batch["image"], batch["hidden"]
         tokens_BL = self.tokenizer.encode(images_BCHW)
         said = model(images_BCHW, hidden_BL)
@@ -266,7 +266,7 @@ def info_nce(queries_BD: Tensor, keys_KD: Tensor, first: int, temperature: float
 
 
 class ContrastTask(PretrainingTask):
-    """Which of all views are of the same picture, asked both ways round (Chen, Xie & He 2021)."""
+    """Finds among all views the one of the same picture, in both directions (Chen, Xie & He 2021)."""
 
     title = "Held-out images as two views of each"
 
@@ -290,7 +290,7 @@ class ContrastTask(PretrainingTask):
         return ["accuracy"]
 
     def start(self, model: nn.Module, batch: Batch, accelerator: Accelerator) -> None:
-        """The slow encoder begins as the other one, which may have been given weights."""
+        """Copies the encoder, which may have been given weights, into the slow (momentum) encoder."""
         assert isinstance(model, Contrast)
         model.follow(0.0)
 

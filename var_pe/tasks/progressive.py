@@ -1,4 +1,4 @@
-"""Progressive training: the levels of a pyramid come into a generator's training one after another."""
+"""Progressive training: a generator's training adds the levels of a pyramid one after another."""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -32,10 +32,10 @@ class Progressive:
 
 
 def check_first(progressive: Progressive | None, pyramid: Pyramid) -> None:
-    """Whether some level of a run's own pyramid comes in later.
+    """Checks that some level of a run's own pyramid is added later.
 
     Raises:
-        ValueError: all are in from the first step on.
+        ValueError: all are trained from the first step on.
     """
     if progressive is not None and progressive.first >= pyramid.num_levels:
         raise ValueError(

@@ -138,7 +138,7 @@ class TokenizerTask:
         return self.pyramids[which_pyramid(self.seed, step, len(self.pyramids))]
 
     def start(self, model: nn.Module, batch: Batch, accelerator: Accelerator) -> None:
-        """Starts the codes that are not trained yet from what the encoder makes of the first batch."""
+        """Starts the codes that are not trained yet from the encoder's latent vectors of the first batch."""
         assert isinstance(model, VQTokenizer)
         with torch.no_grad():
             f_BZhw = model.latent(batch["image"].to(accelerator.device))
@@ -204,7 +204,7 @@ class TokenizerTask:
     def _care_for_codes(
         self, quantizer: MultiScaleQuantizer, hits_V: Tensor, seen: Seen, step: int, accelerator: Accelerator
     ) -> Tensor:
-        """Averages the use of codes, moves those that follow the data, and returns how many start again."""
+        """Averages the use of codes, moves those that follow the data; returns how many are restarted."""
         restart = self.config.restart
         quantizer.usage_V.lerp_(hits_V / hits_V.sum(), 1 / restart.memory)
         follow_data(quantizer, hits_V, seen.tokens_BL, seen.z_BLZ, accelerator)

@@ -1,4 +1,4 @@
-"""Whether a tokenizer is trained out: a rule from what was measured of it to a verdict and advice."""
+"""Whether a tokenizer is fully trained: a rule from its measurements to a verdict and advice."""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from var_pe.tasks.examination import Examination
 
 # All in dB
 NOTHING_LEARNED = 0.5  # above the mean picture: the tokens say nothing of a picture
-LITTLE_LEARNED = 3.0  # the same of the autoencoder without rounding: it has only begun
+LITTLE_LEARNED = 3.0  # the same, for the autoencoder without rounding: it has only begun
 STILL_GROWING = 0.5  # in the last doubling of the steps
 ROUNDING_MATTERS = 1.0  # lost by rounding
 CODES_MATTER = 0.3  # lost with half of the codes
@@ -37,7 +37,7 @@ class Distance:
 
 @dataclass(frozen=True)
 class Facts:
-    """What a verdict rests on."""
+    """The measurements and settings that a verdict rests on."""
 
     examination: Examination
     # grids from coarse to fine, as a person writes them
@@ -168,7 +168,7 @@ def growth(facts: Facts) -> str:
 
 
 def begun(facts: Facts) -> str:
-    """Of a tokenizer that has only begun, whose curve is flat where its learning rate has come to its end."""
+    """The reason for one that has only begun; its curve is flat as its learning rate has come to its end."""
     found = facts.examination
     passes = "" if facts.passes is None else f", {facts.passes:.2g} passes over the images"
     above = found.unrounded - found.mean_picture
@@ -229,7 +229,7 @@ def distance(found: Distance) -> str:
 
 
 def against_collapse(facts: Facts) -> list[str]:
-    """What makes a codebook collapse, as far as the settings have it; a lower learning rate in any case."""
+    """Advice on settings that make a codebook collapse; a lower learning rate in any case."""
     advice = []
     if not facts.reconstruction_weight:
         advice.append("give the reconstruction a weight (tokenizer_training.l1=1 and l2=1; both are 0)")
@@ -250,7 +250,7 @@ def against_collapse(facts: Facts) -> list[str]:
 
 
 def bottleneck(facts: Facts) -> list[str]:
-    """What limits a tokenizer that is trained out: its codes, their number in an image, the autoencoder."""
+    """Advice on what limits a fully trained tokenizer: codes, tokens per image, or the autoencoder."""
     found = facts.examination
     if found.unrounded - found.whole < ROUNDING_MATTERS:
         return ["for more, a wider autoencoder (tokenizer.channels, blocks_per_resolution, latent_channels)"]
@@ -263,7 +263,7 @@ def bottleneck(facts: Facts) -> list[str]:
 
 
 def superfluous(facts: Facts) -> list[str]:
-    """Codes and levels that could as well be left out."""
+    """Advice on codes and levels that could be left out."""
     advice = []
     unused = facts.codebook_size - facts.codes_used
     if unused > UNUSED * facts.codebook_size:

@@ -68,7 +68,7 @@ def endless_batches(
 
 
 def from_workers(batches: Iterator[Batch], workers: int) -> Iterator[Batch]:
-    """The same batches, which data workers hand over in shared memory: little of it is one sentence."""
+    """The same batches, handed over by data workers; too little shared memory becomes one sentence."""
     with small_memory_in_words(workers):
         yield from batches
 
@@ -93,7 +93,7 @@ def small_memory_in_words(workers: int) -> Iterator[None]:
 
 
 def batch_of(items: list[Mapping[str, object]] | Batch) -> Batch:
-    """Items stacked; what was read as one batch is one already."""
+    """The items stacked into a batch; a source that reads whole batches has stacked them already."""
     return items if isinstance(items, dict) else default_collate(items)
 
 

@@ -1,4 +1,4 @@
-"""A run's checkpoints as they are found again: the newest whole one, and what is wrong with the others."""
+"""Reads a run's checkpoints: finds the newest intact one, and says what is wrong with the others."""
 
 import json
 import pickle
@@ -23,7 +23,7 @@ NAME = re.compile(r"step_(\d+)")
 OPPONENT = "opponent.pt"
 PUT_ASIDE = ".damaged"  # ends the name of a checkpoint that cannot be read
 
-# What a file raises that is cut short, empty, or holds something else
+# Errors that are raised by reading a file that is cut short, empty, or holds something else
 UNREADABLE = (ValueError, LookupError, EOFError, RuntimeError, SafetensorError, pickle.UnpicklingError)
 
 
@@ -60,7 +60,7 @@ def newest(
     processes: Processes,
     opponent: Mapping[str, Tensor] | None = None,
 ) -> Checkpoint | None:
-    """The newest checkpoint of a model with such weights; those that cannot be read are named and put aside.
+    """The newest intact checkpoint of a model with such weights; damaged ones are named and moved aside.
 
     `opponent` is the state of its opponent's module, if it has one.
 
@@ -80,7 +80,7 @@ def newest(
 def _newest_whole(
     checkpoints: Path, weights: Mapping[str, Tensor], opponent: Mapping[str, Tensor] | None
 ) -> list[Checkpoint]:
-    """The newest whole checkpoint in a list, none if there are none."""
+    """The newest intact checkpoint in a list; None if the list is empty."""
     for path in sorted(checkpoints.glob("step_*")):
         if not NAME.fullmatch(path.name) and path.suffix != PUT_ASIDE:
             print(

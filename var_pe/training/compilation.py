@@ -38,7 +38,7 @@ class Trainable(Protocol):
 
 
 def chosen(compile: Compile, device: str, steps: int) -> tuple[Compiled, str]:
-    """What is compiled in a training of so many steps on a device, and why, in words (empty: as was asked).
+    """What is compiled in a training of so many steps on a device, and the reason in words (empty: as set).
 
     Raises:
         ValueError: compiling was asked for, and there is no compiler.
@@ -62,7 +62,7 @@ def chosen(compile: Compile, device: str, steps: int) -> tuple[Compiled, str]:
 
 
 def lacking_compiler(device: str) -> str:
-    """What torch needs to compile for a device and is not here, in words; empty if all is."""
+    """What torch needs to compile for a device and is missing here, in words; empty if nothing is missing."""
     if device == "cuda" and find_spec("triton") is None:
         return "the package triton"
 

@@ -1,4 +1,4 @@
-"""Numbers that are not finite, noticed and kept from the weights on the device itself.
+"""Notices numbers that are not finite, and keeps them out of the weights, on the device itself.
 
 If the host looked at each step's loss before the update, it would have to wait for the device every time.
 So the device decides: from the first loss or gradient on that is NaN or infinite, nothing is updated any
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 
 class Guard:
-    """What a training knows on its device about whether all its numbers were finite so far."""
+    """Notes, on the training's own device, whether all its numbers were finite so far."""
 
     def __init__(self, device: torch.device) -> None:
         # 1 as long as they were, 0 from then on; a factor of what averages and codebooks are moved by

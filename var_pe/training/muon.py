@@ -75,10 +75,10 @@ class GuardedMuon(GuardedAdamW):
 
 
 def orthogonal(matrices: Tensor) -> Tensor:
-    """About the orthogonal matrix nearest to each of some, (number, rows, columns).
+    """Approximately the nearest orthogonal matrix to each of a stack of matrices, (number, rows, columns).
 
-    By Newton and Schulz's iteration, in bf16 where the device has it: singular vectors stay, singular values
-    come near 1, those that are all but zero excepted.
+    Computed by the Newton-Schulz iteration, in bf16 where the device has it: singular vectors stay, and
+    singular values come near 1, except for those that are almost zero.
     """
     tall = matrices.shape[1] > matrices.shape[2]
     wide = matrices.mT if tall else matrices

@@ -1,4 +1,4 @@
-"""A second player in the loop: trained against the model, in the same step, by an optimizer of its own.
+"""A second network, such as a discriminator, that is trained against the model in the same steps.
 
 Every process holds the whole of it. Its gradients are averaged by hand: DDP would also wait for those of the
 model's loss, and copy buffers between two passes.
@@ -18,7 +18,7 @@ from var_pe.training.precision import autocast
 
 
 class Opponent(Protocol):
-    """What a task pits against its model; nothing of it is averaged or kept in the finished model."""
+    """The network that a task trains against its model; it is not averaged, nor in the finished model."""
 
     @property
     def module(self) -> nn.Module:
@@ -33,7 +33,7 @@ class Opponent(Protocol):
         """Of its AdamW, which has no weight decay."""
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, Tensor]] | None:
-        """Its loss of the micro-batch that `Task.loss` has just seen, and values to log; None: it rests."""
+        """Its loss on the micro-batch that `Task.loss` has just seen, and values to log; None: not now."""
 
 
 class OpponentTraining:
@@ -72,7 +72,7 @@ class OpponentTraining:
         return clip_grad_norm_(trained, self.config.max_grad_norm)
 
     def step(self, rate: float) -> None:
-        """Updates it, the model's learning rate being `rate`; nothing where there is no gradient."""
+        """Updates the opponent, if it has gradients; `rate` is the model's learning rate."""
         for group in self.optimizer.param_groups:
             group["lr"] = rate * self.opponent.rate_ratio
         self.optimizer.step()

@@ -1,4 +1,4 @@
-"""In what type a training multiplies, by a rule of settings and device.
+"""The precision of a training's matrix products, by a rule of settings and device.
 
 Nothing here is timed: rounding depends on the choice, and weights must not depend on how busy a machine was.
 """
@@ -29,7 +29,7 @@ def has_bf16(device: str) -> bool:
 
 
 def settled(precision: Precision, device: str) -> Settled:
-    """What is computed in on a device; `auto` is bf16 where the device has it, else float32."""
+    """The precision on a device; `auto` is bf16 where the device has it, else float32."""
     if precision != "auto":
         return precision
     return "bf16" if has_bf16(device) else "float32"

@@ -1,4 +1,4 @@
-"""What a training says of itself on its way, and after which steps: log, validation, preview."""
+"""The reports of a running training, and after which steps they are due: log, validation, preview."""
 
 from collections.abc import Mapping
 from contextlib import suppress

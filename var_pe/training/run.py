@@ -73,7 +73,7 @@ class Run:
         return steps_in(self.checkpoints)
 
     def kept(self) -> str:
-        """What is left if the training ends here, as the end of a sentence."""
+        """The end of a sentence that says which state is saved, if the training ends here."""
         saved = self.steps_saved()
         return (
             f"the last good state is step {saved[-1]} in {self.checkpoints}"
@@ -93,7 +93,7 @@ class Run:
             self.processes.on_main(lambda: self._cut_log(0))
             return 0
 
-        # The same bits need the same circumstances; if some differ, the run prints them and goes on.
+        # Only the same circumstances give the same bits; if some differ, the run prints them and goes on.
         here, before = circumstances(self.accelerator), found.state
         known = [key for key in here if key in before]
         changed = [f"{key} {before[key]} -> {here[key]}" for key in known if before[key] != here[key]]

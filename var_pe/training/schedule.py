@@ -31,5 +31,5 @@ def learning_rate(
 
 
 def ema_decay(step: int, longest: float) -> float:
-    """The average's memory, short at first: min(longest, (1 + step) / (10 + step)), as in TensorFlow."""
+    """The decay of the average, small at first: min(longest, (1 + step) / (10 + step)), as in TensorFlow."""
     return min(longest, (1 + step) / (10 + step))

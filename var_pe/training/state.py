@@ -20,7 +20,7 @@ from var_pe.training.validations import Validations
 
 @dataclass(frozen=True)
 class State:
-    """A model in training, with what is trained beside it and what was found out so far."""
+    """A model in training, with its average, optimizer, opponent, validations and guard."""
 
     # as the processes share it: DDP wraps it, FSDP cuts it into shards
     model: nn.Module

@@ -140,9 +140,9 @@ def stop_signals(exchange: Exchange | None = None) -> Iterator[StopRequest]:
 
 
 def leave(signum: int) -> None:
-    """From now on this process, which has been stopped and has saved, cannot be stopped by the same again.
+    """Lets this process, which has saved and is ending, ignore the signal that stopped it.
 
-    The launcher passes a signal on that the process may have had, and hands it to all when one has ended.
+    It may come again: the launcher passes signals on, and sends one to all processes when one has ended.
     """
     request = StopRequest()
     request.signum, request.came = signum, time.monotonic()
@@ -180,7 +180,7 @@ def end_by(signum: int) -> None:
 
 
 def write_to_stderr(text: bytes) -> None:
-    """Writes at once and never fails: who read it may be gone, stopped by the same Ctrl-C."""
+    """Writes at once and never fails: the reader of a pipe may be gone, stopped by the same Ctrl-C."""
     try:
         os.write(sys.stderr.fileno(), text)
     except (OSError, ValueError):  # a closed pipe or terminal; no file at all
@@ -201,9 +201,9 @@ def signals_held_back() -> Iterator[None]:
 
 
 def follow_training(worker: int) -> None:
-    """What a data worker does about signals: it ends when the training process says so or has ended.
+    """Makes a data worker ignore signals, and end when the training process says so or has ended.
 
-    A signal to the whole process group is the training's business, which needs its workers to finish a step.
+    The training process itself handles a signal to the process group: to finish a step it needs its workers.
     """
     parent = multiprocessing.parent_process()
     training = os.getppid() if parent is None or parent.pid is None else parent.pid
@@ -223,7 +223,7 @@ def _wait_for_signal_of(training: int) -> None:
 
 
 def has_ended(process: int) -> bool:
-    """Whether a process of Linux is gone, or only its parent has not asked yet how it ended."""
+    """Whether a process of Linux is gone or a zombie, which ended but was not waited for yet."""
     try:
         state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:

@@ -1,4 +1,4 @@
-"""What the validations of a training said so far: the best average, and how long none has been better."""
+"""Keeps track of a training's validations: the best average so far, and how many came after it."""
 
 import math
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ class Measure:
     higher_is_better: bool = False
 
     def better(self, value: float, than: float) -> bool:
-        """NaN and infinity are better than nothing; every number is better than NaN."""
+        """Whether `value` is better than `than`; one that is not finite is worse than every finite one."""
         if not math.isfinite(value):
             return False
         if not math.isfinite(than):
@@ -101,7 +101,7 @@ class Validations:
         return self.last_value if step == self.last_step else None
 
     def start_counting_anew(self) -> None:
-        """Gives a training that goes on beyond its end its whole patience; what is best so far stays so."""
+        """Gives a training that is extended beyond its end its whole patience; the best so far is kept."""
         self.without_better = 0
 
     def has_a_choice(self, steps: int) -> bool:
@@ -109,7 +109,7 @@ class Validations:
         return self.config.keep == "best" and 0 < self.config.validate_every < steps
 
     def say_if_there_is_no_choice(self, steps: int) -> None:
-        """Says so if a training that is to keep the best average validates the last one alone."""
+        """Prints a remark if a training that is to keep the best average validates only the last one."""
         every = self.config.validate_every
         if self.config.keep == "best" and not self.has_a_choice(steps):
             self.processes.say(

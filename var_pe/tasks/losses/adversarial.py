@@ -1,4 +1,4 @@
-"""The discriminator as the tokenizer's opponent: what each of the two loses, and who is winning.
+"""The discriminator as the tokenizer's opponent: the loss of each of the two, and which one is winning.
 
 The discriminator learns to tell reconstructions from images, the tokenizer to make them look alike (Esser et
 al. 2021, VQGAN, section 3.1). Both are trained in the same step (`Opponent`).
@@ -81,14 +81,14 @@ def over_heads(logits: Logits, value: Callable[[Tensor], Tensor]) -> Tensor:
 
 
 def tokenizer_loss(of_rebuilt: Logits, kind: GameLoss) -> Tensor:
-    """What the tokenizer loses where its reconstructions do not pass for images."""
+    """The tokenizer's adversarial loss, which is low where its reconstructions pass for images."""
     if kind == "hinge":
         return over_heads(of_rebuilt, lambda logit: -logit)
     return over_heads(of_rebuilt, lambda logit: F.softplus(-logit))
 
 
 def discriminator_loss(of_images: Logits, of_rebuilt: Logits, kind: GameLoss) -> Tensor:
-    """What the discriminator loses: half the hinges (Lim & Ye 2017), or half the cross-entropies."""
+    """The discriminator's loss: half the hinge losses (Lim & Ye 2017), or half the cross-entropies."""
     if kind == "hinge":
         real = over_heads(of_images, lambda logit: F.relu(1 - logit))
         return (real + over_heads(of_rebuilt, lambda logit: F.relu(1 + logit))) / 2
@@ -110,7 +110,7 @@ def lecam_penalty(of_images: Logits, of_rebuilt: Logits, mean_image: Tensor, mea
 
 
 class Judgement(nn.Module):
-    """What the opponent's checkpoint holds: the discriminator, and recent means of what it says."""
+    """The discriminator and recent means of its logits and accuracy, which a checkpoint holds."""
 
     # logits of images and of reconstructions, and the share that is on the right side; (3,)
     means_3: Tensor

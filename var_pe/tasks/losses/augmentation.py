@@ -1,6 +1,6 @@
 """Differentiable augmentation of what a discriminator sees (Zhao et al. 2020, DiffAugment).
 
-A discriminator learns a small set by heart; it cannot where pictures are changed at random, real and rebuilt
+A discriminator memorises a small set; it cannot where pictures are changed at random, real and rebuilt
 ones alike. Gradients pass through the changes.
 """
 

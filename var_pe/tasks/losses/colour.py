@@ -1,4 +1,4 @@
-"""What the tokenizer makes of the colours of flat places."""
+"""How well the tokenizer keeps the colours of flat areas."""
 
 import math
 

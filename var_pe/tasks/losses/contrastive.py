@@ -1,4 +1,4 @@
-"""Contrast of places: tokens that show the same place of a picture agree, those of other places do not."""
+"""A contrastive loss over places: tokens of the same place of a picture agree, those of others differ."""
 
 from typing import Annotated
 

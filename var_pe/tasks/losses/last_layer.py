@@ -9,7 +9,7 @@ from var_pe.processes import Processes
 
 
 class LastLayer:
-    """Watches the convolution that makes the picture, so that a gradient at the picture tells its own.
+    """Watches the convolution that makes the picture, to compute its weight's gradient from the picture's.
 
     A convolution that draws several pixels at a place (pixel shuffle) has a smaller map than the picture.
 

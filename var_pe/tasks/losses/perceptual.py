@@ -1,4 +1,4 @@
-"""How far the tokenizer's reconstruction is from the image to the eyes of a trained network."""
+"""How far the tokenizer's reconstruction is from the image in the features of a trained network."""
 
 from typing import Annotated
 

@@ -1,4 +1,4 @@
-"""The loss of the tokenizer's picture: a weighted sum of terms, and which of them rules."""
+"""The loss of the tokenizer's picture: a weighted sum of terms, and which of them dominates."""
 
 from collections.abc import Mapping
 
@@ -16,7 +16,7 @@ SMALL = 1e-6
 
 
 class PictureLoss:
-    """What a reconstruction loses against its image.
+    """The loss of a reconstruction against its image.
 
     `weights` are those of l1, l2 and perceptual, `network` is the perceptual term's; the adversary
     has its own weight. Which term rules is logged every `log_every` steps: its share of the sum of the norms
@@ -88,7 +88,7 @@ class PictureLoss:
         return {name: self.weights[name] * gradient_at(picture_BCHW, term) for name, term in terms.items()}
 
     def _plain_shares(self, reconstruction_BCHW: Tensor, images_BCHW: Tensor) -> dict[str, Tensor]:
-        """The shares where there are no other terms, beside the loss, which they do not touch."""
+        """The shares of the gradients where there are no other terms; the loss itself is not affected."""
         picture_BCHW = reconstruction_BCHW.detach().requires_grad_()
         terms = reconstruction_terms(picture_BCHW, images_BCHW)
         return shares(self.last_layer.gradients(self._weighted_gradients(terms, picture_BCHW)))
