@@ -39,7 +39,7 @@ class Group:
         return sum(own.values()) / len(own)
 
     def pairs(self) -> dict[tuple[str, str], Compared]:
-        """Every encoding against every one before it; they share the error."""
+        """Every encoding against every one before it; one error rate is shared among these comparisons."""
         two = list(combinations(self.values, 2))
         rows = [Rows(other, one, self.values[other], self.values[one]) for one, other in two]
         return {(found.reference, found.arm): found for found in family(rows)}
@@ -116,7 +116,7 @@ def _value(group: Group, encoding: str, column: Column) -> str:
 
 @dataclass(frozen=True)
 class Agreed:
-    """What a group says of the pairs that are real in another."""
+    """How many of the real differences of one group another group finds, too."""
 
     real: int
     kept: int
@@ -124,7 +124,7 @@ class Agreed:
 
 
 def agreed(group: Group, largest: Group) -> Agreed:
-    """How many of the largest one's real pairs are real here, with its sign and with the other."""
+    """How many of the largest group's real pairs are real here, with the same sign and with the other."""
     here, real = group.pairs(), [one for one in largest.pairs().items() if one[1].is_real]
     same = [
         here[pair].difference.mean * one.difference.mean > 0

@@ -44,7 +44,7 @@ from var_pe.training.notes import TrainingNotes
 
 POINTS = 400  # of a curve at most
 
-# What a log has of the machine and not of the training
+# Logged values that say something of the machine and not of the training
 OF_THE_MACHINE = ("images_per_second", "minutes_left", "peak_memory_gb", "validation_seconds")
 
 
@@ -55,7 +55,7 @@ def train_cell(cell: Cell, accelerator: Accelerator) -> None:
 
 
 def rests_on(cell: Cell, study: Study) -> dict[str, object]:
-    """Everything that a cell's result follows from; empty before it is trained."""
+    """Everything that a cell's result depends on; empty before it is trained."""
     config = cell.config
     if not (cell.run / "generator").exists():
         return {}
@@ -82,7 +82,7 @@ def rests_on(cell: Cell, study: Study) -> dict[str, object]:
 
 
 def kept_result(cell: Cell, study: Study) -> KeptResults[CellResult]:
-    """The cell's result as its folder has it; without one if there is none that rests on the same things."""
+    """The cell's saved result, which is empty if none is saved or if what it depends on has changed."""
     return KeptResults(cell.run / "cell.json", {"rests_on": rests_on(cell, study)}, "results")
 
 
@@ -280,7 +280,7 @@ class ReferenceFeatures:
 
 
 def judged(judge: str, config: Config, images: Path, accelerator: Accelerator) -> dict[str, float]:
-    """The share of drawn images whose class a classifier finds that no distance is taken with."""
+    """Class agreement: top-1 on drawn images of a classifier that takes no part in other scores."""
     extractor = feature_extractor(judge)
     drawn = Labelled(images, RealImages(config, train=False).images.class_names)
     found = described(extractor, drawn, accelerator)

@@ -1,4 +1,4 @@
-"""What articles claim about positions, each claim held against a study's own numbers by a stated rule.
+"""Claims of articles about positions, each tested on a study's own numbers by a stated rule.
 
 Made of the results' JSON alone. A claim that a study has no arms for is left to another study.
 """
@@ -67,7 +67,7 @@ def is_mixed(member: Member) -> bool:
 
 
 def is_control(member: Member) -> bool:
-    """What a mixture is but for its rate of learning: a table that starts as the sinusoid and is trained."""
+    """The control of a mixture: a trained table that starts as the sinusoid, and learns at another rate."""
     return member.name == "learned" and member.options == {"init": "sinusoidal"}
 
 
@@ -85,7 +85,7 @@ def arms_that(results: Results, plays: Part) -> list[ArmEntry]:
 
 
 def situation(arm: ArmEntry, without: Sequence[str] = ()) -> tuple[str, ...]:
-    """In what an arm differs from the study's first one, but for its encoding and the settings `without`.
+    """How an arm differs from the study's first one, apart from its encoding and the settings in `without`.
 
     The folder of a tokenizer of its own follows from other settings.
     """
@@ -94,7 +94,7 @@ def situation(arm: ArmEntry, without: Sequence[str] = ()) -> tuple[str, ...]:
 
 
 def pairs_of(results: Results, mine: Part, theirs: Part) -> list[tuple[ArmEntry, ArmEntry]]:
-    """Arms of the one part and of the other that differ in nothing else."""
+    """Pairs of arms, one of each part, that differ in nothing else."""
     return [
         (one, other)
         for one in arms_that(results, mine)
@@ -104,7 +104,7 @@ def pairs_of(results: Results, mine: Part, theirs: Part) -> list[tuple[ArmEntry,
 
 
 def plain_pairs(results: Results, mine: Part, theirs: Part) -> list[tuple[ArmEntry, ArmEntry]]:
-    """Those of them that are in all else as the study's first arm."""
+    """Those pairs that are like the study's first arm in everything else."""
     return [(one, other) for one, other in pairs_of(results, mine, theirs) if not situation(one)]
 
 
@@ -147,7 +147,7 @@ def _size(one: Compared, column: Column) -> str:
 
 
 def better_by(results: Results) -> float:
-    """The sign of a difference for the better in the primary quantity."""
+    """The sign that an improvement of the primary quantity has."""
     return 1.0 if primary_column(results).better == "higher" else -1.0
 
 
@@ -172,7 +172,7 @@ def learned_or_fixed(results: Results) -> Finding | None:
 
 
 def memory(results: Results) -> Finding | None:
-    """Peak memory of processes of their own."""
+    """Peak memory of fixed positions against learned ones, of trainings that had a process of their own."""
     if not results["times"]["own_processes"]:
         return None
     savings = []

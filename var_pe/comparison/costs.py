@@ -1,4 +1,4 @@
-"""What a training cost, read off its log and its model."""
+"""The costs of a training, read off its log and its model."""
 
 import statistics
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from torch import nn
 
 from var_pe.training.log import LogEntry
 
-BEFORE_A_SPIKE = 10  # logged losses that one is held against
+BEFORE_A_SPIKE = 10  # number of earlier logged losses that each one is compared with
 
 
 def costs(log: Sequence[LogEntry], batch: int, step: int | None = None) -> dict[str, float]:

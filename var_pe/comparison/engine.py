@@ -52,7 +52,7 @@ class Plan:
         return Path(self.study.output)
 
     def cell(self, key: str) -> Cell:
-        """The cell called so, with its arm's learning rate and guidance."""
+        """The cell with this key, with its arm's learning rate and guidance."""
         return with_chosen(self.study, next(cell for cell in self.cells if cell.key == key))
 
 
@@ -100,7 +100,7 @@ def result_of(plan: Plan, cell: Cell) -> CellResult | None:
 
 
 def state_of(plan: Plan, cell: Cell) -> str:
-    """Where a cell stands, for people."""
+    """What is done of a cell, in words."""
     if result_of(plan, cell) is not None:
         return "finished"
     failure = failure_of(plan, cell.key)
@@ -189,7 +189,7 @@ def missing(plan: Plan, retry: bool) -> Iterator[Cell]:
 
 
 def attempt(plan: Plan, key: str, action: Callable[[], object]) -> bool:
-    """Does it; an error is recorded, and False given back."""
+    """Runs `action`; an error is recorded as the cell's failure. Returns whether there was none."""
     try:
         action()
     except Exception as error:  # whatever it is, the other cells go on
@@ -203,7 +203,7 @@ def attempt(plan: Plan, key: str, action: Callable[[], object]) -> bool:
 
 
 def run_one(plan: Plan, key: str, accelerator: Accelerator) -> int:
-    """What a process of its own does for one cell, or for what all share; its exit status."""
+    """Runs one cell, or what all cells share, in a process of its own; returns its exit status."""
     end_with_parent(signal.SIGTERM)
     use_threads(plan.study)
     reset_peak_memory(accelerator.device)

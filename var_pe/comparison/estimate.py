@@ -41,7 +41,7 @@ def plan_lines(plan: Plan) -> list[str]:
 
 
 def timed_lines(plan: Plan, jobs: int, accelerator: Accelerator) -> list[str]:
-    """What is left to do will take, by a few timed steps of one arm of each shape."""
+    """The time that the rest of the study will take, by a few timed steps of one arm of each shape."""
     kinds: dict[str, list[Cell]] = {}
     for cell in plan.cells:
         if result_of(plan, plan.cell(cell.key)) is None:
@@ -80,7 +80,7 @@ def timed_lines(plan: Plan, jobs: int, accelerator: Accelerator) -> list[str]:
 
 
 def _kind(arm: Arm) -> str:
-    """Arms of one kind differ in their encoding alone, which steps hardly feel."""
+    """A key that is the same for arms that differ only in their encoding, which hardly changes step times."""
     generator = replace(arm.config.generator, encoding="", level_embedding="none")
     return repr(replace(arm.config, generator=generator))
 

@@ -31,7 +31,7 @@ Tokens = NDArray[np.int64]
 
 
 def check_countable(config: Config) -> None:
-    """Whether all pictures that a config's images can be are known.
+    """Checks that a config's images are among pictures that can all be made and counted.
 
     Raises:
         ValueError: they are not.

@@ -19,7 +19,7 @@ def exact_of(results: Results, arm: ArmEntry) -> Exact | None:
 
 
 def excess_by_place(results: Results, arm: ArmEntry) -> list[list[float]]:
-    """Of each seed, what every token needs beyond its own nats given the coarser levels."""
+    """By seed, the excess nats of every token beyond its exact nats given the coarser levels."""
     exact = exact_of(results, arm)
     if exact is None:
         return []

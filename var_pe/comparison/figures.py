@@ -66,7 +66,7 @@ def draw_curves(axes: Axes, results: Results, names: Sequence[str]) -> None:
         means = [sum(values[step] for values in by_step) / len(by_step) for step in shared]
         axes.plot(shared, means, color=colour, linewidth=1.8, label=name)
 
-    # What happens at first would press everything else into one line.
+    # The first steps are left out: their high losses would flatten all other curves into one line.
     if ends:
         room = 0.1 * (max(ends) - min(ends)) or 0.1
         axes.set_ylim(min(ends) - room, max(ends) + 3 * room)

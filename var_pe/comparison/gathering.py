@@ -27,7 +27,7 @@ from var_pe.stages.pyramids import generator_pyramids
 
 
 def gather(plan: Plan, shared: Shared, command: str, *, own_processes: bool, device: str) -> Results:
-    """The results of all cells that are there."""
+    """The results of all finished cells."""
     cells: list[CellEntry] = []
     times: dict[str, Times] = {}
     floor: dict[str, float] = {}

@@ -1,4 +1,4 @@
-"""Which arm to take, by a stated rule that looks at the study's own numbers alone."""
+"""Which arm to choose, by a stated rule on the study's own numbers alone."""
 
 from var_pe.comparison.results import ArmEntry, Results
 from var_pe.comparison.verdicts import (

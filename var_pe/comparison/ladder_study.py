@@ -1,4 +1,4 @@
-"""Tokenizers of several ladders and downsampling factors, each trained for the same time: what tokens buy.
+"""Compares tokenizers of several ladders and downsampling factors, each trained for the same time.
 
 A row is one tokenizer and, if wanted, a short generator on its tokens, in a folder of its own. What is there
 is taken, so a study that was stopped goes on by the same call.
@@ -76,7 +76,7 @@ class Minutes:
 
 @dataclass(frozen=True)
 class Row:
-    """What one tokenizer does on the test split after its time."""
+    """The scores of one tokenizer on the test split after its training time."""
 
     ladder: str
     # what looked at its reconstructions
@@ -226,7 +226,7 @@ def in_steps(config: Config, kind: Trained, minutes: float, accelerator: Acceler
 
 
 def planned_in(folder: Path, minutes: float) -> dict[str, float]:
-    """What a training's folder was planned for; empty if it was not.
+    """The plan that a training's folder notes; empty if there is none.
 
     Raises:
         ValueError: it was planned for another time.
@@ -243,7 +243,7 @@ def planned_in(folder: Path, minutes: float) -> dict[str, float]:
 def measured_row(
     config: Config, ladder: Ladder, minutes: Minutes, judge: str, output: Path, accelerator: Accelerator
 ) -> Row:
-    """A row, trained and scored as far as that is not done.
+    """A row, trained and scored unless that is done already.
 
     Raises:
         ValueError: it cannot be trained, or was begun with other settings.

@@ -23,14 +23,14 @@ from var_pe.tasks.pyramids import check_follows, check_moves
 
 @dataclass(frozen=True)
 class Way:
-    """Levels, and how the positions of a generator get there."""
+    """Levels, and how the position tables of a generator are moved there."""
 
     pyramid: Pyramid
     # of its tables; None: it follows by itself
     convention: str | None
 
     def is_of(self, found: AtSize) -> bool:
-        """Whether a result is of this way."""
+        """Whether a result was measured at these levels by this convention."""
         return Pyramid.of(found["grids"]) == self.pyramid and found["convention"] == (self.convention or "")
 
 

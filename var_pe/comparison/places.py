@@ -1,4 +1,4 @@
-"""What a generator finds hard, token by token, and what its drawn tokens are."""
+"""A generator's loss token by token, and the tokens of its drawn images."""
 
 from collections.abc import Sequence
 from typing import cast

@@ -34,7 +34,7 @@ SECONDS_BETWEEN_LOOKS = 0.2
 
 
 class Failed(ValueError):
-    """Something that all cells need has failed."""
+    """Raised when what all cells share, such as the tokenizer, could not be made."""
 
 
 def run_in_processes(plan: Plan, command: Sequence[str], jobs: int, *, retry: bool = False) -> None:

@@ -92,7 +92,7 @@ def _moved(value: object, output: str, name: str) -> object:
 
 
 def _here(path: Path, output: Path, name: str) -> str:
-    """What a path of another machine could be on this one: configs are found by name, runs lie in runs/."""
+    """A path of another machine as one of this machine: configs are found by name, runs lie in runs/."""
     if path.is_relative_to(output):
         return f"runs/studies/{name}" + str(path).removeprefix(str(output))
     return path.name if path.suffix == ".yaml" else f"runs/{path.name}"

@@ -17,7 +17,7 @@ from var_pe.pages.numbers import plain, setting
 
 @dataclass(frozen=True)
 class Report:
-    """Everything that a person reads."""
+    """All texts and tables of a study's report."""
 
     title: str
     # two sentences
@@ -33,7 +33,7 @@ class Report:
 
 
 def report_of(results: Results) -> Report:
-    """Says what was measured, and claims no more."""
+    """The report of a study's results; it claims nothing that the tests do not show."""
     return Report(
         title=title(results),
         answer=answer(results),

@@ -51,7 +51,7 @@ class AtSize(TypedDict):
 
 
 class CellResult(TypedDict):
-    """What is known of a finished cell; nothing but `times` depends on when and where it was made."""
+    """The result of a finished cell; nothing but `times` depends on when and where it was made."""
 
     # by the names that metrics.json and logs have
     values: dict[str, float]
@@ -73,7 +73,7 @@ class CellResult(TypedDict):
 
 
 class TokenizerScores(TypedDict):
-    """What a tokenizer does by itself, on the test split."""
+    """The scores of a tokenizer by itself, on the test split."""
 
     folder: str
     psnr: float
@@ -103,7 +103,7 @@ class Exact(TypedDict):
 
 
 class Shared(TypedDict):
-    """What belongs to no cell alone."""
+    """Results that all cells share."""
 
     tokenizers: list[TokenizerScores]
     # real images and their reconstructions, as CellResult.picture; empty where there are none
@@ -122,7 +122,7 @@ class Shared(TypedDict):
 
 
 class Chosen(TypedDict):
-    """What an arm's runs are made with, and what it was chosen from."""
+    """The learning rate and guidance of an arm's runs, and the scores that they were chosen by."""
 
     learning_rate: float
     guidance: float
@@ -247,5 +247,5 @@ def grids_of(results: Results, arm: ArmEntry) -> list[list[int]]:
 
 
 def without_times(results: Mapping[str, object]) -> dict[str, object]:
-    """What two runs of one study have in common, however often each was stopped."""
+    """The results without all times: equal for two runs of one study, however often each was stopped."""
     return {name: value for name, value in results.items() if name != "times"}

@@ -67,7 +67,7 @@ def prepare(study: Study, arms: Sequence[Arm], accelerator: Accelerator) -> None
 
 
 def shared_of(output: Path) -> Shared:
-    """What `prepare` has left."""
+    """The shared results that `prepare` has saved."""
     there = json.loads((output / "shared.json").read_text(encoding="utf-8"))
     return cast(Shared, there["parts"]["shared"])
 
@@ -166,7 +166,7 @@ def weights_of_extractor(name: str, inception_weights: str | None) -> str:
 
 
 def fingerprint_of(config: Config, *, train: bool) -> str:
-    """What a split's images are known by, found out once."""
+    """The fingerprint of a split's images, computed once."""
     known = repr((config.data, train))
     if known not in FINGERPRINTS:
         FINGERPRINTS[known] = fingerprint(config, train=train)

@@ -1,4 +1,4 @@
-"""What generators keep at sizes that they were never trained on, against ceilings that were trained there."""
+"""Tables of generators at sizes that they were not trained on, beside the best that were trained there."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -54,7 +54,7 @@ def ceiling_of(found: Sequence[There]) -> There | None:
 
 
 def above(found: Sequence[There], ceiling: There) -> dict[str, Compared]:
-    """By name, how far above the ceiling those are that were never trained there; they share the error."""
+    """By name, the loss above the ceiling of arms that were not trained there; they share one error rate."""
     others = [there for there in found if not there.trained_there]
     rows = [Rows(there.name, ceiling.name, there.losses, ceiling.losses) for there in others]
     return {one.arm: one for one in family(rows)}

@@ -1,4 +1,4 @@
-"""What may be said of differences between runs: paired tests, equivalence, what so many seeds can show.
+"""Statistics of differences between runs: paired tests, equivalence, the smallest effect that can be shown.
 
 Runs of one seed share initial weights, order of the data and the numbers that images are drawn from; so
 they are compared seed by seed, and what a seed does to all of them cancels.
@@ -18,7 +18,7 @@ from scipy.stats import t as students_t
 
 CONFIDENCE = 0.95  # of all comparisons of one quantity together
 ERROR = 1 - CONFIDENCE
-POWER = 0.8  # with which the smallest effect is found
+POWER = 0.8  # the power with which the smallest effect is found
 MOST_SEEDS = 10_000  # that a person is told of
 
 Numbers = NDArray[np.float64]
@@ -48,7 +48,7 @@ class Difference:
 
     @property
     def has_spread(self) -> bool:
-        """Without one (one seed, or equal differences of a score in coarse steps) nothing can be claimed."""
+        """Whether differences scatter; if not (one seed, a score in coarse steps) nothing can be claimed."""
         return self.spread is not None and self.spread > 0
 
     @property

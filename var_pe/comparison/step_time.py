@@ -1,4 +1,4 @@
-"""What an encoding costs in time: steps of several models in turn, so that a slow minute slows all."""
+"""The time of a step under each encoding: models take turns, so that a slow minute slows all of them."""
 
 import statistics
 import time

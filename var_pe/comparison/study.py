@@ -196,7 +196,7 @@ class Cell:
 
     @property
     def key(self) -> str:
-        """What it is called on a command line and in its files."""
+        """The cell's name on a command line and in its files."""
         return self.run.name
 
 

@@ -1,4 +1,4 @@
-"""Each arm's learning rate and guidance, chosen on pictures that the study is not judged by.
+"""Chooses each arm's learning rate and guidance, on pictures that the study's own scores do not use.
 
 So nobody wins by the default: a code of another amplitude may want another rate.
 """
@@ -30,7 +30,7 @@ from var_pe.stages.train import train_generator
 
 
 def sweeps(study: Study) -> bool:
-    """Whether anything is chosen."""
+    """Whether the study chooses learning rates or guidance scales at all."""
     return bool(study.learning_rates or study.guidances)
 
 

@@ -20,7 +20,7 @@ from var_pe.pages.numbers import plain
 
 
 def alarms_table(results: Results) -> Table:
-    """How often this study's own procedure finds what is not there, and whether it finds what is."""
+    """The rate of false alarms of this study's own procedure, and whether it finds differences that exist."""
     column = primary_column(results)
     groups = by_arm(results, column.key)
     rows = []

@@ -1,4 +1,4 @@
-"""What a study's numbers say: means, the ranking, which differences are real, what was too small to see."""
+"""What a study's numbers show: means, ranking, real differences, and how small a difference could be seen."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -224,7 +224,7 @@ class Rows:
 
 
 def family(rows: Sequence[Rows], margin: Margin = 0.0) -> list[Compared]:
-    """Comparisons that share one error; those without a common seed are left out."""
+    """Comparisons that share one error rate; those without a common seed are left out."""
     found: list[tuple[Rows, Difference]] = []
     for row in rows:
         both = difference(row.theirs, row.mine)

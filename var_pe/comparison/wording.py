@@ -22,7 +22,7 @@ def value_text(mean: float, spread: float | None, column: Column) -> str:
 
 
 def over_seeds(values: Sequence[float]) -> str:
-    """Mean and standard deviation of values that no column describes; nothing of none."""
+    """Mean and standard deviation of values that no column describes; empty without values."""
     if not values:
         return ""
     found = summary(values)
@@ -46,5 +46,5 @@ def signed(found: Compared, column: Column) -> str:
 
 
 def p_text(p: float) -> str:
-    """With two digits; below 0.001 no more is meant than that."""
+    """A p with two digits; below 0.001 only that is said."""
     return "< 0.001" if p < 0.001 else f"{p:.2g}"

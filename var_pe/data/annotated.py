@@ -1,4 +1,4 @@
-"""Images whose pictures come with more than a class: what sets of such images have in common."""
+"""Base class of sets whose images come with more than a class, such as masks or boxes."""
 
 from collections.abc import Sequence
 
@@ -36,7 +36,7 @@ class AnnotatedImages:
         return index
 
     def draw_of(self, key: Draw | int) -> Draw:
-        """A draw by the number that the image has among all; ends `for item in images`, too."""
+        """The draw with the image's number among all images; past the end, `for item in images` ends."""
         draw = Draw.of(key)
         return draw._replace(index=self.numbers[draw.index])
 

@@ -1,4 +1,4 @@
-"""What sets that show each image of another set in some changed way have in common."""
+"""Base class of sets that show each image of another set in some changed way."""
 
 from collections.abc import Sequence
 from typing import Protocol, TypeVar
@@ -11,7 +11,7 @@ Item = TypeVar("Item")
 
 
 class Underneath(Protocol):
-    """What is asked of the set whose images are shown."""
+    """What the set whose images are shown has to offer."""
 
     @property
     def class_names(self) -> Sequence[str]: ...

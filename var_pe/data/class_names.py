@@ -1,4 +1,4 @@
-"""Classes that somebody names, found among those of a set; a name that is not there has a sentence."""
+"""Finds the classes that a user names among those of a set; a name that is not there becomes a sentence."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,7 +39,7 @@ class ChosenClasses:
 
     @classmethod
     def among(cls, class_names: Sequence[str], chosen: Sequence[str]) -> "ChosenClasses":
-        """The `chosen` ones, a letter's form in Unicode aside.
+        """The `chosen` classes; names that differ only in the form of their Unicode are equal.
 
         Raises:
             ValueError: one of them is not there.

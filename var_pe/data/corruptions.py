@@ -38,7 +38,7 @@ def gaussian_noise(picture_HWC: Picture, deviation: float, numbers: Generator) -
 
 
 def shot_noise(picture_HWC: Picture, photons: float, numbers: Generator) -> Picture:
-    """As if `photons` of them made a white pixel."""
+    """Poisson noise, as if `photons` photons made a white pixel."""
     return numbers.poisson(picture_HWC * photons) / photons
 
 
@@ -56,13 +56,13 @@ def gaussian_blur(picture_HWC: Picture, deviation: float, numbers: Generator) ->
 
 
 def contrast(picture_HWC: Picture, share: float, numbers: Generator) -> Picture:
-    """The share that is left of what a value differs from its channel's mean."""
+    """Scales the difference of each value from its channel's mean by `share`."""
     mean_11C = picture_HWC.mean(axis=(0, 1), keepdims=True)
     return mean_11C + share * (picture_HWC - mean_11C)
 
 
 def brightness(picture_HWC: Picture, added: float, numbers: Generator) -> Picture:
-    """Added to the value of hue, saturation and value: all channels grow in proportion."""
+    """Adds to the value (of hue, saturation, value), so that all channels grow in proportion."""
     value_HW1 = picture_HWC.max(axis=2, keepdims=True)
     brighter_HW1 = np.minimum(value_HW1 + added, 1)
     is_black_HW1 = value_HW1 == 0
@@ -71,7 +71,7 @@ def brightness(picture_HWC: Picture, added: float, numbers: Generator) -> Pictur
 
 
 def pixelate(picture_HWC: Picture, share: float, numbers: Generator) -> Picture:
-    """Shrunk to a share of its sides and enlarged again, both with boxes."""
+    """Shrinks the picture to a share of its sides and enlarges it again, both by box filters."""
     image = as_image(picture_HWC)
     small = image.resize((int(image.width * share), int(image.height * share)), Image.Resampling.BOX)
     return as_picture(small.resize(image.size, Image.Resampling.BOX))

@@ -12,14 +12,14 @@ from var_pe.data.sources import OF_CLIPS, DataConfig, find_data, open_source
 from var_pe.data.walk import printable
 from var_pe.progress import number_of
 
-# Fewer pictures of a class than this are remarked on.
+# A class with fewer pictures than this gets a remark.
 FEW = 20
 # So many classes are listed, each with its number.
 LISTED = 20
 
 
 def counts(labels_N: NDArray[np.int64], class_names: Sequence[str], what: str = "picture") -> str:
-    """`54 pictures of 3 classes: a 50, b 1, c 3`; of many classes the least and the most."""
+    """`54 pictures of 3 classes: a 50, b 1, c 3`; for many classes only least and most."""
     pictures = number_of(len(labels_N), what)
     if not class_names:
         return f"{pictures} without labels"

@@ -138,7 +138,7 @@ class Folder:
         )
 
     def _lacks(self, split: str, setting: str) -> ValueError:
-        """What to say when there is no folder of a split."""
+        """The sentence that is said when a split has no folder."""
         found = find_pictures(self.root, suffixes=self.suffixes)
         if not found.pictures:
             return ValueError(f"{self.root} holds no pictures{instead(found)}; {HINT}")
@@ -157,7 +157,7 @@ class Folder:
         )
 
     def _single_class(self, pictures: Pictures) -> ValueError:
-        """What to say when there is nothing to tell apart."""
+        """The sentence that is said when all pictures belong to one class."""
         if pictures.classes:
             holds = f"holds a single class, {pictures.classes[0]}"
         else:
@@ -203,7 +203,7 @@ def held_out(pictures: Pictures, share: float) -> tuple[list[bool], int]:
 
 
 def file_of(folder: Path, name: str) -> tuple[int, int] | str:
-    """What all paths to one file have in common."""
+    """A key that is the same for all paths to one file."""
     try:
         found = os.stat(folder / name)
     except OSError:

@@ -1,6 +1,6 @@
 """The pictures below a folder and their classes: the first folder that each lies in, or a list beside them.
 
-docs/data.md says which layouts are read. Whatever is left out is remarked on.
+docs/data.md says which layouts are read. A remark names whatever is left out.
 """
 
 import os
@@ -49,7 +49,7 @@ class Pictures:
     remarks: list[str] = field(default_factory=list)
 
     def keep(self, chosen: Sequence[bool]) -> None:
-        """Forgets the pictures that are not chosen."""
+        """Keeps only the chosen pictures."""
         self.files = [file for file, wanted in zip(self.files, chosen, strict=True) if wanted]
         self.names = [name for name, wanted in zip(self.names, chosen, strict=True) if wanted]
 
@@ -68,7 +68,7 @@ def read_pictures(
 
     Without a `label_column` none has a class. `known` are the classes of the training split, if this is
     another. With `skip_unreadable`, pictures that cannot be read are remarked on; else they may be an error.
-    All classes are read; what is wrong with others than those `wanted` (if any) is nobody's concern.
+    All classes are read; what is wrong with others than those `wanted` (if any) does not matter.
 
     Raises:
         ValueError: there are none, a list of labels is not right, or a class has no picture that can be read.

@@ -40,7 +40,7 @@ class ImageSource(Protocol):
 
     @property
     def remarks(self) -> tuple[str, ...]:
-        """What a person should know before training on these pictures, a sentence each."""
+        """What a user should know before training on these pictures, a sentence each."""
 
     def __len__(self) -> int: ...
 
@@ -74,7 +74,7 @@ class ImageItem(TypedDict):
 
 
 class HeldOutImages(Protocol):
-    """Images that are read by their number alone, for validation and scores."""
+    """Images that are read by index, without a draw number, for validation and scores."""
 
     @property
     def class_names(self) -> tuple[str, ...]:

@@ -147,7 +147,7 @@ def from_annotations(folder: Path, lists: Sequence[str]) -> dict[str, Label] | N
 
 
 def in_order(labels: Iterable[Label]) -> tuple[str, ...]:
-    """The classes' names: numbers in the order of numbers, all others in that of text."""
+    """The names of the classes, sorted: by value if all are numbers, else as text."""
     found = set(labels) - {None}
     numbers = sorted(label for label in found if isinstance(label, int))
     names = sorted(str(label) for label in found)

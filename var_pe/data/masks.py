@@ -43,7 +43,7 @@ class MaskedItem(ImageItem):
 
 
 class MaskedImages(AnnotatedImages, Dataset[MaskedItem]):
-    """Images with masks that follow their crops and flips; what lies around a picture is of no class.
+    """Images with masks that follow their crops and flips; pixels around a picture belong to no class.
 
     Raises:
         ValueError: the source has no masks.

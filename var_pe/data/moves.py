@@ -1,4 +1,4 @@
-"""Pictures shifted, cropped, shrunk and turned; where a picture ends, its last pixels go on."""
+"""Pictures shifted, cropped, shrunk and rotated; beyond its border a picture's last pixels are repeated."""
 
 from dataclasses import dataclass
 

@@ -177,7 +177,7 @@ class OfClasses(Part):
 
 
 class OfClassesOfArrays(OfClasses):
-    """The same of a source that holds its pictures as arrays."""
+    """The pictures of some classes of a source that holds its pictures as arrays."""
 
     def __init__(self, source: ImageSource, arrays: ArraySource, chosen: ChosenClasses, train: bool) -> None:
         super().__init__(source, chosen, train)

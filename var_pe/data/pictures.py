@@ -164,7 +164,7 @@ def opaque(picture: Image.Image) -> Image.Image:
 
 
 def trimmed(picture: Image.Image) -> Image.Image:
-    """The part of a picture that is not wholly transparent; the whole where nothing is, or nothing else."""
+    """The part of a picture that is not fully transparent; the whole if no part is, or all of it."""
     if not picture.has_transparency_data or picture.mode.startswith("I;16"):
         return picture
     alpha = picture if picture.mode in ("RGBA", "LA") else picture.convert("RGBA")

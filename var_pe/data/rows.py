@@ -129,7 +129,7 @@ def named_number(label: object, kind: object, tables: Tables, label_column: str)
 
 
 def features_of(dataset: Any) -> Mapping[str, object]:
-    """What the columns of a data set hold."""
+    """The types of a data set's columns."""
     known = dataset if dataset.features is not None else dataset._resolve_features()
     return known.features
 

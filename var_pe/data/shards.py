@@ -89,7 +89,7 @@ def _check_meaning(column: str, first: str, known: object, file: str, kind: obje
 
 
 def _sort_of(kind: object) -> str | None:
-    """What the values of a column are, as far as it matters whether two files store the same; else None."""
+    """The kind of a column's values, to compare two files; None where the kind does not matter."""
     from datasets import ClassLabel, Value  # here for the same reason as above
 
     if isinstance(kind, ClassLabel):

@@ -1,4 +1,4 @@
-"""The blocks of a transformer one after another, with stochastic depth and recomputed activations."""
+"""The blocks of a transformer one after another, with stochastic depth and activation checkpointing."""
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -14,10 +14,10 @@ class BlockContext(Protocol):
     """What blocks are told of places in one forward pass, such as a `PositionContext`."""
 
     def at(self, layer: int) -> object:
-        """What block `layer` is given of it."""
+        """The part of the context that block `layer` is given."""
 
     def refine(self, x_BLC: Tensor, layer: int) -> Tensor:
-        """What is done to the tokens after block `layer`."""
+        """Applies what the encoding does to the tokens after block `layer`."""
 
 
 class Blocks(nn.ModuleList):

@@ -17,7 +17,7 @@ from var_pe.settings.fields import NonNegative, NonNegativeFloat, PositiveFloat,
 
 GuidanceSchedule = Literal["linear", "constant"]
 
-# Ranges of what a drawing is asked for, by setting or by argument
+# Ranges of the options of a drawing, whether they come from settings or arguments
 Guidance = NonNegativeFloat
 Temperature = PositiveFloat
 TopK = NonNegative
@@ -116,7 +116,7 @@ def scale_guidance_per_level(strength: float | Sequence[float] | Tensor, num_lev
 
 
 def check_choice(*, top_k: int, top_p: float) -> None:
-    """Whether the cuts that a drawing makes are in their ranges.
+    """Checks that top-k and top-p are in their ranges.
 
     Raises:
         ValueError: one is not.

@@ -31,7 +31,7 @@ from var_pe.settings.fields import check_choice
 
 @dataclass(frozen=True)
 class DividedContext:
-    """What blocks of divided attention are given in one forward pass."""
+    """The contexts that blocks of divided attention get in one forward pass."""
 
     # of the tokens of one place at all moments, and of those of one moment: the same in all of them
     over_time: PositionContext

@@ -18,7 +18,7 @@ from var_pe.models.vit import ViTClassifier
 
 
 class FeatureStages(nn.Module):
-    """A trained network that is not trained any further; a member writes `maps`."""
+    """A frozen, trained network; a subclass defines `maps`."""
 
     # stands in the log
     name: str
@@ -34,7 +34,7 @@ class FeatureStages(nn.Module):
             self.register_buffer(f"weight_{index}", weight_C)
 
     def weight_of(self, stage: int) -> Tensor:
-        """What a squared difference counts in each channel of a stage, (C,)."""
+        """The weight of a squared difference in each channel of a stage, (C,)."""
         return self.get_buffer(f"weight_{stage}")
 
     def train(self, mode: bool = True) -> "FeatureStages":

@@ -58,7 +58,7 @@ class SavedModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # both declare
 
 
 def check_folder(cls: type[SavedModel], folder: Path, variant: str | None = None) -> None:
-    """Whether a folder holds a whole model of this class, found out without reading its weights.
+    """Checks that a folder holds a complete model of this class, without reading its weights.
 
     Raises:
         ValueError: a file is missing or damaged, config.json does not describe a `cls`, or it describes one
@@ -106,7 +106,7 @@ def _shapes_of(cls: type[SavedModel], config: dict[str, object], file: Path) -> 
 
 
 def check_whole(model: nn.Module, name: str) -> None:
-    """Whether all weights of a model that came from the hub were in its files.
+    """Checks that all weights of a model that came from the hub were in its files.
 
     Raises:
         ValueError: one was not; it would fail at its first use, far from here.

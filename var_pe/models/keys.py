@@ -71,7 +71,7 @@ class ScoredKeys(KeyChoice):
 
 
 def key_choice(most: int | None, by: By, *, num_heads: int, width: int, seed: int) -> KeyChoice | None:
-    """What a block's attention is given; None: it sees all keys. `width` is a key's in a head.
+    """The choice of keys of a block's attention; None: it sees all keys. `width` is that of a key in a head.
 
     Raises:
         ValueError: fewer than one key would be left.

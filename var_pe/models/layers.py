@@ -27,7 +27,7 @@ def as_tokens(x_BChw: Tensor) -> Tensor:
 
 
 class LayerCache:
-    """What one block keeps while a pyramid is drawn.
+    """The cache of one block while a pyramid is drawn.
 
     Keys (already rotated) and values of all levels so far, and what it makes of the class, at every level the
     same.
@@ -197,7 +197,7 @@ class LayerScale(nn.Module):
 
 
 def layer_scale(dim: int, start: float) -> nn.Module:
-    """A `LayerScale` that starts so; of 0 there is none."""
+    """A `LayerScale` that starts at this gain; for 0 the identity."""
     return LayerScale(dim, start) if start else nn.Identity()
 
 

@@ -1,4 +1,4 @@
-"""What a ViT encoder is trained with where there are no labels; the encoder alone is kept.
+"""Self-supervised training of a ViT encoder: the models around it, of which only the encoder is kept.
 
 tokens: BEiT (Bao et al. 2022), pixels: MAE (He et al. 2022), contrast: MoCo v3 (Chen, Xie & He 2021).
 """
@@ -33,7 +33,7 @@ USUAL_SHARE = {"tokens": 0.4, "pixels": 0.75}
 
 @section(frozen=True)
 class EncoderConfig:
-    """What a ViT learns from pictures without labels."""
+    """How a ViT learns from pictures without labels."""
 
     method: Annotated[
         Method,
@@ -97,7 +97,7 @@ def numbers_where(chosen_BL: Tensor, number: int) -> Tensor:
 
 
 class Learned(nn.Module):
-    """One learned token, for all that are hidden."""
+    """One learned token that stands in for all hidden ones."""
 
     def __init__(self, dim: int) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ class Learned(nn.Module):
 
 
 class Pretrained(ImageModel):
-    """An encoder with what it is trained with."""
+    """An encoder together with the heads that it is trained with."""
 
     encoder: ViTClassifier
 
@@ -171,7 +171,7 @@ class HiddenPixels(Pretrained):
 
 
 class HiddenTokens(Pretrained):
-    """BEiT: of every hidden patch, the tokenizer's tokens of all levels at its place are to be said.
+    """BEiT: predicts, for every hidden patch, the tokenizer's tokens of all levels at its place.
 
     Raises:
         ValueError: a level's cells are finer than patches, and not so many of them fill a patch.
@@ -260,7 +260,7 @@ class Projection(nn.Sequential):
 
 
 class Contrast(Pretrained):
-    """MoCo v3: a view's prediction, and what the average of the encoders so far makes of the other view."""
+    """MoCo v3: predictions from each view, and keys of the other view by the averaged (momentum) encoder."""
 
     def __init__(self, encoder: ViTClassifier, config: EncoderConfig, seed: int) -> None:
         super().__init__()

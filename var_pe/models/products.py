@@ -51,7 +51,7 @@ def by_products_anew(
 
 
 def as_scores(visible: Tensor, dtype: torch.dtype) -> Tensor:
-    """What is added to scores so that a query looks where it may.
+    """The mask as numbers that are added to scores, so that a query looks only where it may.
 
     The least number, not minus infinity: with that, a query that may look nowhere would become NaN.
     """
@@ -119,7 +119,7 @@ _anew.register_autograd(_gradients, setup_context=_keep)
 
 
 def few_heads(q_NQD: Tensor, k_NKD: Tensor) -> Iterator[slice]:
-    """Which heads are worked on together."""
+    """The groups of heads that are computed together."""
     together = max(1, AT_A_TIME // (q_NQD.shape[1] * k_NKD.shape[1]))
     for first in range(0, len(q_NQD), together):
         yield slice(first, first + together)

@@ -1,4 +1,4 @@
-"""Decoders: from an encoder's maps to what every place is, each in its own way."""
+"""Decoders: from an encoder's maps to the class of every cell or pixel."""
 
 import math
 from collections.abc import Sequence

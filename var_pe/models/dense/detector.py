@@ -34,7 +34,7 @@ def check_width(width: int) -> None:
 
 
 class Detections(TypedDict):
-    """What is found in an image, the most certain first."""
+    """The boxes found in an image, the most certain first."""
 
     # (M, 4): left, top, right and bottom in pixels
     boxes: Tensor
@@ -117,7 +117,7 @@ class Detector(DenseModel):
 
 
 class NoBackbone(nn.Module):
-    """What FCOS asks for: the maps are made elsewhere, of images that are of their size already."""
+    """A stand-in for FCOS's backbone: the maps are made elsewhere, from images of the right size."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -163,7 +163,7 @@ class DetectorHead(nn.Module):
             bias_V.fill_(-math.log((1 - PRIOR) / PRIOR))
 
     def _answers(self, maps: Sequence[Tensor]) -> tuple[dict[str, Tensor], list[Tensor]]:
-        """What the branches say of every cell, in float32, and the cells of each map as boxes (cells, 4)."""
+        """The branches' outputs for every cell, in float32, and the cells of each map as boxes (cells, 4)."""
         levels = self.top_down(self.ladder(maps))
         with full_precision(levels[0]):
             answers: dict[str, Tensor] = self.fcos.head([x_BChw.float() for x_BChw in levels])

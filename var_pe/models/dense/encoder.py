@@ -1,4 +1,4 @@
-"""What all models on a classifier's maps are: the classifier without classes, described in their config."""
+"""Base class of models on a classifier's maps: the classifier without classes, described in their config."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -32,7 +32,7 @@ class DenseModel(ImageModel):
         return {}
 
     def describe_encoder(self) -> None:
-        """Notes in the config what the encoder is now."""
+        """Writes the encoder's present description into the config."""
         self.register_to_config(encoder_config=described(self.encoder))
 
     def set_input_size(self, image_size: Sequence[int], resample: str | None = None) -> None:

@@ -101,7 +101,7 @@ def checked(bits: Value) -> int:
     """The number of bits that a line gives.
 
     Raises:
-        ValueError: it is none, or too large.
+        ValueError: it is not a whole number of at least 1, or too large.
     """
     if not isinstance(bits, int) or isinstance(bits, bool) or not 1 <= bits <= MOST_BITS:
         raise ValueError(

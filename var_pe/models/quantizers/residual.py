@@ -19,7 +19,7 @@ from var_pe.settings.line import Value
 
 @dataclass(frozen=True)
 class QuantizerShape:
-    """What every quantizer is built for, whichever it is."""
+    """The shapes and options that every quantizer is built from."""
 
     # codes, for those that do not have a number of their own
     codebook_size: int
@@ -90,7 +90,7 @@ class MultiScaleQuantizer(nn.Module):
 
     @classmethod
     def codes_of(cls, codebook_size: int, options: Mapping[str, Value]) -> int:
-        """The number of codes under these options, found out before anything is built.
+        """The number of codes under these options, known before anything is built.
 
         Raises:
             ValueError: an option that decides it is out of its range.
@@ -99,7 +99,7 @@ class MultiScaleQuantizer(nn.Module):
 
     @property
     def doubled(self) -> str:
-        """What to set for twice as many codes."""
+        """The setting that gives twice as many codes, as key=value."""
         return f"tokenizer.codebook_size={2 * self.num_codes}"
 
     def nearest(self, z_BlZ: Tensor) -> Tensor:
