@@ -90,9 +90,9 @@ def rollout(layers: Sequence[Tensor]) -> Tensor:
 
 
 def as_read(model: ViTClassifier, weights_XLL: Tensor) -> Tensor:
-    """How much what the classes are read from looks at each patch, (X, h, w), of weights (X, P + L, P + L).
+    """The attention to each patch, (X, h, w), by what the classes are read from; weights (X, P + L, P + L).
 
-    That is the class token or, where the patches' mean is read, the mean of the patches.
+    That is the class token or, where the mean over patches is read, the mean of the patches' attention.
     """
     prefix = model.num_prefix_tokens
     if model.pool == "class_token":

@@ -24,7 +24,7 @@ from var_pe.resampling.conventions import DEFAULT_CONVENTION
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """All that a person reads and sees."""
+    """The findings and pictures of a diagnosis."""
 
     title: str
     intro: str

@@ -1,11 +1,11 @@
-"""What a diagnosis consists of."""
+"""A finding, of which a diagnosis consists."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that was seen of a model's positions."""
+    """An observation on a model's positions, and what to do about it."""
 
     # fine | note (something to know) | problem
     verdict: str

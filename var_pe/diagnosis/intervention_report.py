@@ -49,7 +49,7 @@ class Found(TypedDict):
 
 
 def as_found(done: Interventions, **about: object) -> Found:
-    """With what the numbers rest on."""
+    """The measured interventions as they are saved, with what the numbers rest on."""
     return cast(Found, json.loads(json.dumps({**asdict(done), **about})))
 
 
@@ -148,7 +148,7 @@ def answer(found: Found) -> list[str]:
 
 
 def notes(found: Found) -> list[str]:
-    """What the numbers are and rest on."""
+    """Notes on what the numbers mean and rest on."""
     spans = ", ".join(
         f"{level_name(found, level)}: {inside} of {of}"
         for level, (inside, of) in enumerate(found["dimensions"])

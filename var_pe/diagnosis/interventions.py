@@ -83,7 +83,7 @@ def of_rank(rank: int, table: LevelTable) -> Tensor | None:
 
 
 def in_sinusoid(table: LevelTable) -> Tensor | None:
-    """What of the table lies in the span of the sinusoid on this level."""
+    """The part of the table in the span of the sinusoid on this level."""
     if len(table.rows_lC) == 1:
         return None
     basis_lR = span_of(table.sinusoid_lC)
@@ -91,13 +91,13 @@ def in_sinusoid(table: LevelTable) -> Tensor | None:
 
 
 def outside_sinusoid(table: LevelTable) -> Tensor | None:
-    """What is left of it."""
+    """The part of the table outside the span of the sinusoid on this level."""
     inside_lC = in_sinusoid(table)
     return None if inside_lC is None else table.rows_lC - inside_lC
 
 
 def in_random_span(table: LevelTable) -> Tensor | None:
-    """What lies in the span of as many functions of the place as the sinusoid has, drawn at random."""
+    """The table's part in the span of as many random functions of the place as the sinusoid has."""
     if len(table.rows_lC) == 1:
         return None
     number = span_of(table.sinusoid_lC).shape[1]

@@ -160,7 +160,7 @@ def has_position_axis(name: str) -> bool:
 
 
 def name_of(encoding: PositionEncoding) -> str:
-    """As a config line calls it."""
+    """An encoding's name, as a config's line has it."""
     return next(name for name, member in REGISTRY.items() if member is type(encoding))
 
 

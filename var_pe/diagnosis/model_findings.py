@@ -110,7 +110,7 @@ def prefix_rows(table_LC: Tensor, cells: int) -> Iterator[Finding]:
 
 
 def norms(placed: PlacedEncoding, tokens_BLC: Tensor, what: str) -> Iterator[Finding]:
-    """Of positions against tokens, level by level."""
+    """Norms of positions against those of tokens, level by level."""
     code_LC = code(placed)
     if code_LC is None:
         return

@@ -1,4 +1,4 @@
-"""What another size does to tables: which are resampled, which stay and are read, and what comes back."""
+"""What another size does to tables: which are resampled, which only read, and what a round trip loses."""
 
 from collections.abc import Iterator
 from copy import deepcopy
@@ -46,7 +46,7 @@ def with_tables(encoding: PositionEncoding, *, kept: bool) -> list[PositionEncod
 
 
 def own_convention(part: PositionEncoding) -> Convention:
-    """By which a member reads the table that it keeps."""
+    """The convention by which a member reads a table that it keeps at its grid."""
     return cast(Convention | None, getattr(part, "resample", None)) or LINEAR
 
 

@@ -31,7 +31,7 @@ IN_STAGES = (
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What is not in the state dict of another library and must be given."""
+    """What another library's state dict does not show, so that the user has to give it."""
 
     # timm | torchvision | dinov2
     source: str
@@ -127,7 +127,7 @@ def of_checkpoint(path: Path, checkpoint: Checkpoint) -> Subject:
 
 
 def patch_side(weights: ViTWeights) -> int:
-    """In pixels.
+    """The side of a patch in pixels.
 
     Raises:
         ValueError: what is there in place of the patch kernel has not the shape of one.

@@ -11,7 +11,7 @@ Method = Literal["FGSM", "PGD"]
 
 
 def check_library() -> None:
-    """Checks that the library is here, which not everybody needs.
+    """Checks that the library, an optional dependency, is installed.
 
     Raises:
         ValueError: it is not.

@@ -1,4 +1,4 @@
-"""The pass of a set of images through an extractor, on one process or shared by many."""
+"""Computes the features of a set of images, on one process or shared by several."""
 
 from collections.abc import Callable
 from typing import Protocol

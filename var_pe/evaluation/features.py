@@ -41,7 +41,7 @@ class EvaluationConfig:
 
 @dataclass(frozen=True)
 class Features:
-    """What an extractor finds in a batch; both float32, on the images' device."""
+    """The features and logits of a batch, both float32, on the images' device."""
 
     features_BF: Tensor
     logits_BV: Tensor
@@ -49,7 +49,7 @@ class Features:
 
 @dataclass(frozen=True)
 class FeatureSet:
-    """What an extractor finds in a set of images; on the CPU, in the images' order."""
+    """The features, logits and labels of a set of images; on the CPU, in the images' order."""
 
     # float32
     features_NF: Tensor
@@ -67,7 +67,7 @@ class FeatureSet:
 
 
 class FeatureExtractor(nn.Module):
-    """Images to features; a member writes `describe`, the rest is the same for all.
+    """Images to features; a subclass defines `describe`, the rest is the same for all.
 
     Always float32, without autocast and TF32: rounding would enter the score as a difference between sets.
     """

@@ -61,7 +61,7 @@ class ImageFolder(Dataset[Tensor]):
         return sorted(self.path / file for file in found.pictures)
 
     def what_was_skipped(self) -> str:
-        """The end of a sentence; nothing if there was nothing."""
+        """The end of a sentence that counts the files left out; empty if there were none."""
         counts = ", ".join(f"{number} {ending}" for ending, number in sorted(self.skipped.items()))
         return f" (left out: {counts})" if counts else ""
 
@@ -96,7 +96,7 @@ def _shape(file: Path) -> tuple[int, int, int]:
 
 
 def _unfolded(picture: Image.Image, file: Path) -> Image.Image:
-    """Grey or RGB; alpha goes if nothing shines through."""
+    """The picture in grey or RGB; an alpha channel is dropped if the picture is opaque."""
     if picture.has_transparency_data:
         alpha = np.asarray(picture.convert("RGBA"))[..., 3]
         if alpha.min() < 255:

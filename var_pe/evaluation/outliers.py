@@ -9,7 +9,7 @@ from var_pe.evaluation.features import FeatureSet
 
 
 def check_library() -> None:
-    """Checks that the library is here, which not everybody needs.
+    """Checks that the library, an optional dependency, is installed.
 
     Raises:
         ValueError: it is not.

@@ -1,4 +1,4 @@
-"""Smaller classifiers: whole-number weights by `torchao`, weights set to zero, hidden channels left out.
+"""Smaller classifiers: integer weights by `torchao`, weights set to zero, hidden channels left out.
 
 All work on a copy and need no data; nothing is trained after them.
 """
@@ -20,7 +20,7 @@ INT4: torch.dtype = vars(torch)["int4"]  # torch's own types leave it out
 
 
 def check_library(module: str, package: str) -> None:
-    """Checks that a library is here, which not everybody needs.
+    """Checks that a library, an optional dependency, is installed.
 
     Raises:
         ValueError: it is not.
@@ -95,7 +95,7 @@ def narrower(model: M, share: float) -> M:
 
 
 def stored_bytes(model: nn.Module) -> int:
-    """What parameters and buffers take in a file, whole-number weights with their scales."""
+    """The bytes of parameters and buffers in a file, integer weights with their scales."""
     return sum(map(_bytes_of, [*model.parameters(), *model.buffers()]))
 
 

@@ -33,7 +33,7 @@ COUNTERS = ("n_averaged",)
 
 
 def plain_weights(state: object, what: str, entry: Sequence[str] = ()) -> dict[str, Tensor]:
-    """Names to tensors, whatever wraps them; `what` names the checkpoint in sentences.
+    """The weights, names to tensors, without whatever wraps them; `what` names the checkpoint in errors.
 
     A checkpoint with two sets of weights, such as an average beside the last ones, is not decided here.
 

@@ -1,4 +1,4 @@
-"""What leaves of a model: networks with tensors in and tensors out, by name, and examples of what goes in.
+"""The parts that a model is exported as: networks of tensors, by name, with examples of their inputs.
 
 Letters beside the package's: `M` tokens of the levels before, `N` layers.
 """
@@ -32,7 +32,7 @@ class Part:
 
     @torch.no_grad()
     def run(self, given: dict[str, Tensor]) -> list[Tensor]:
-        """What the network makes of its inputs, in the order of `outputs`."""
+        """The network's outputs, in the order of `outputs`."""
         made = self.module(*given.values())
         return [made] if isinstance(made, Tensor) else list(made)
 
@@ -132,7 +132,7 @@ class GivenCache(LevelCache):
         self.layers = list[LayerCache](self.given)
 
     def open(self, num_tokens: int, kept: int | None = None) -> None:
-        """Nothing is to be made room for, and what came in is what is kept."""
+        """Does nothing: the cache that is given already holds exactly the tokens that are kept."""
 
     def after(self, kept: int) -> Tensor:
         """The last `kept` tokens of all layers, (N, 2, B, H, kept, D)."""

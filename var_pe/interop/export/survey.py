@@ -1,4 +1,4 @@
-"""Which encodings can leave in which model: small models under each of them, exported and compared."""
+"""Which encodings can be exported in which model: small models under each are exported and compared."""
 
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -31,7 +31,7 @@ LEVELS = (1, 3)  # of the generator
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one model under one encoding."""
+    """The result of exporting one model under one encoding."""
 
     # largest difference of its programs; None if it could not be exported
     difference: float | None
@@ -107,7 +107,7 @@ def small_parts(model: str, line: str) -> list[Part]:
 
 
 def redrawn(model: M) -> M:
-    """With large weights in place of those at the start: gates near zero would hide what is to be seen."""
+    """The model with large random weights: gates that start near zero would hide any difference."""
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
         for name, parameter in sorted(model.named_parameters()):

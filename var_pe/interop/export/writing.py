@@ -31,7 +31,7 @@ COMPARED_BATCHES = (1, TRACED_BATCH, 3)
 
 @dataclass(frozen=True)
 class Exported:
-    """A part that lies in files, and how much it differs from the model there."""
+    """A part that was written to files, and how much its programs differ from the model."""
 
     part: Part
     program: Path
@@ -43,7 +43,7 @@ class Exported:
 
 
 def check_libraries() -> None:
-    """Checks that what writes and runs ONNX is here, which not everybody needs.
+    """Checks that the libraries that write and run ONNX, optional dependencies, are installed.
 
     Raises:
         ValueError: it is not.
@@ -96,7 +96,7 @@ def traced(part: Part, given: dict[str, Tensor]) -> "ExportedProgram":
     fused attention does not take them: attention is then products and a softmax.
 
     Raises:
-        ValueError: the module does what no program can.
+        ValueError: torch.export cannot trace the module.
     """
     shapes = tuple({part.batch_of[name]: torch.export.Dim.DYNAMIC} for name in given)
     try:
@@ -107,7 +107,7 @@ def traced(part: Part, given: dict[str, Tensor]) -> "ExportedProgram":
 
 
 def by_content(module: nn.Module) -> bool:
-    """Whether an encoding in it adds to scores what depends on queries and keys."""
+    """Whether an encoding in the module adds scores that depend on queries and keys."""
     encodings = [each for each in module.modules() if isinstance(each, PositionEncoding)]
     return any(encoding.uses("products") for encoding in encodings)
 
@@ -196,7 +196,7 @@ def milliseconds(exported: Exported, batch: int, rounds: int) -> tuple[float, fl
 
 
 def in_short(error: Exception) -> str:
-    """The first line that says something; those of the exporters go on for pages."""
+    """The first line with content of an error; the exporters' errors go on for pages."""
     cause: BaseException = error
     while cause.__cause__ is not None:
         cause = cause.__cause__

@@ -107,7 +107,7 @@ def convert(
 
 @dataclass(frozen=True)
 class Asked:
-    """What a caller said beside the weights; None: nothing."""
+    """The arguments that a caller gave beside the weights; None: not given."""
 
     image_size: tuple[int, int] | None
     patch_size: int | None

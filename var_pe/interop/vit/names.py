@@ -58,7 +58,7 @@ class ViTWeights:
     Wrappers are taken off, as `plain_weights` does, and `entry` goes there.
 
     Raises:
-        ValueError: the source is not known, or the state dict is none or another library's.
+        ValueError: the source is not known, or the state dict is not one, or another library's.
     """
 
     def __init__(self, state_dict: object, source: str, entry: Sequence[str] = ()) -> None:
@@ -77,7 +77,7 @@ class ViTWeights:
                 raise ValueError(f"the {source} state dict lacks {self.theirs(name)}; {self._instead(name)}")
 
     def _instead(self, name: str) -> str:
-        """What the names that are there speak for."""
+        """A guess, from the names that are there, at what the state dict is."""
         below = [key for key in self.state if key.endswith(f".{self.theirs(name)}")]
         if below:
             wrapper = below[0].removesuffix(self.theirs(name))
