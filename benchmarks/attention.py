@@ -1,7 +1,7 @@
 """Which kernel computes attention to all levels fastest: what `TABLE` in var_pe/models/kernels.py rests on.
 
-    python benchmarks/attention.py --seconds 600
-    python benchmarks/attention.py --device cuda --seconds 240 --json attention.json
+    python benchmarks/attention.py --precision float32 bf16 --seconds 600
+    python benchmarks/attention.py --precision bf16 --device cuda --seconds 240 --json attention.json
 
 One layer's attention on VAR's levels, with random queries, keys and values; with gradients, forward and
 backward. All kernels of a case take turns, round after round, after one that does not count; medians. With a
@@ -20,6 +20,7 @@ import var_pe  # noqa: F401  # before torch, whose threads it makes wait politel
 # isort: split
 import torch
 from annotated_types import Ge
+from machine import DTYPES, PRECISIONS, precisions
 
 from var_pe.encodings import build_encoding
 from var_pe.files import write_json
@@ -32,6 +33,7 @@ from var_pe.pyramid import Pyramid
 from var_pe.settings.command_line import check_options, given_path
 from var_pe.settings.fields import Positive, PositiveFloat
 from var_pe.stages.session import exit_with_sentence
+from var_pe.training.precision import Settled
 
 # The last levels of 2 and 4 cells of ours, and VAR's at 256, 512 and 1024 pixels, by their numbers of tokens
 LADDERS = {
@@ -41,7 +43,6 @@ LADDERS = {
     2240: (1, 2, 3, 4, 6, 9, 13, 18, 24, 32),
     9451: (1, 2, 3, 4, 5, 7, 9, 12, 16, 21, 27, 36, 48, 64),
 }
-DTYPES = {"bf16": torch.bfloat16, "float32": torch.float32}
 # Most bytes of one head's scores, over all heads and images, at which plain products are still tried
 MOST_SCORES = {"cpu": 1 << 30, "cuda": 8 << 30}
 
@@ -49,14 +50,14 @@ MOST_SCORES = {"cpu": 1 << 30, "cuda": 8 << 30}
 @dataclass(frozen=True)
 class Case:
     tokens: int
-    dtype: str
+    precision: Settled
     needs_grad: bool
     has_bias: bool
 
     def __str__(self) -> str:
         gradients = "with" if self.needs_grad else "without"
         bias = "a bias" if self.has_bias else "no bias"
-        return f"{self.tokens} tokens, {self.dtype}, {gradients} gradients, {bias}"
+        return f"{self.tokens} tokens, {self.precision}, {gradients} gradients, {bias}"
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--lengths", type=int, nargs="+", default=[680, 2240, 130, 30, 9451], metavar="TOKENS"
     )
-    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
+    parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=["auto"])
     parser.add_argument("--tokens", type=int, help="of all images of a call; default: 8192, on CUDA 49152")
     parser.add_argument("--heads", type=int, help="default: 8, on CUDA 16")
     parser.add_argument("--head-dim", type=int, help="default: 32, on CUDA 64")
@@ -117,12 +118,12 @@ def arguments() -> argparse.Namespace:
     return given
 
 
-def cases(lengths: Sequence[int], dtypes: Sequence[str]) -> list[Case]:
+def cases(lengths: Sequence[int], kinds: Sequence[Settled]) -> list[Case]:
     """The most important ones first: training without a bias."""
     found = []
     for needs_grad, has_bias in ((True, False), (True, True), (False, False), (False, True)):
-        for dtype in dtypes:
-            found += [Case(length, dtype, needs_grad, has_bias) for length in lengths]
+        for precision in kinds:
+            found += [Case(length, precision, needs_grad, has_bias) for length in lengths]
     return found
 
 
@@ -149,7 +150,7 @@ def runner(case: Case, candidate: Candidate, options: argparse.Namespace) -> Cal
     """What computes one layer's attention once."""
     pyramid = Pyramid.square(*LADDERS[case.tokens])
     shape = (max(1, options.tokens // case.tokens), case.tokens, 3, options.heads, options.head_dim)
-    qkv_BL3HD = torch.randn(shape, device=options.device, dtype=DTYPES[case.dtype])
+    qkv_BL3HD = torch.randn(shape, device=options.device, dtype=DTYPES[case.precision])
     qkv_BL3HD.requires_grad_(case.needs_grad)
     weight_BLHD = torch.randn_like(qkv_BL3HD[:, :, 0])
 
@@ -181,7 +182,7 @@ def measure(case: Case, options: argparse.Namespace) -> list[Found]:
     """All candidates of a case, taking turns."""
     compiled_flex.cache_clear()  # compiled for each case, as a training has one
     batch = max(1, options.tokens // case.tokens)
-    scores = batch * options.heads * case.tokens**2 * DTYPES[case.dtype].itemsize
+    scores = batch * options.heads * case.tokens**2 * DTYPES[case.precision].itemsize
 
     runners: dict[str, Callable[[], None]] = {}
     found = {}
@@ -254,7 +255,7 @@ def main() -> None:
     )
     print(f"torch {torch.__version__}, {options.device}: {machine}", flush=True)
 
-    waiting = cases(options.lengths, options.dtypes)
+    waiting = cases(options.lengths, precisions(options.precision, options.device))
     results = []
     while waiting and time.monotonic() - began < options.seconds:
         case = waiting.pop(0)

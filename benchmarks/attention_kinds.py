@@ -21,7 +21,7 @@ import var_pe  # noqa: F401  # before torch, whose threads it makes wait politel
 import torch
 import torch.nn.functional as F
 from annotated_types import Ge
-from machine import check_device, default_device, machine
+from machine import PRECISIONS, check_device, default_device, machine
 
 from var_pe.comparison.step_time import seconds_in_turns, training_step
 from var_pe.files import write_json
@@ -64,7 +64,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--heads", type=int, default=3)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--rounds", type=int, default=10, help="steps of each that are timed")
-    parser.add_argument("--precision", choices=("bf16", "float32"), default="bf16")
+    parser.add_argument("--precision", choices=PRECISIONS, default="auto")
     parser.add_argument("--device", default=default_device())
     parser.add_argument("--json", type=given_path, metavar="FILE", help="also write the numbers as JSON")
     return parser.parse_args()

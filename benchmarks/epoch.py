@@ -24,7 +24,7 @@ import var_pe  # noqa: F401  # before torch, whose threads it makes wait politel
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from machine import check_device, default_device, machine
+from machine import PRECISIONS, check_device, default_device, machine
 from PIL import Image
 from public_var import FIXED, public_models
 from torch import nn
@@ -43,6 +43,7 @@ from var_pe.stages.pyramids import generator_pyramids
 from var_pe.stages.session import exit_with_sentence
 from var_pe.stages.tokens import training_tokens
 from var_pe.stages.train import train_generator, train_tokenizer
+from var_pe.training.precision import autocast, settled
 
 CLASSES = 10
 TEST_IMAGES = 40  # few: theirs validates on none
@@ -61,7 +62,7 @@ def arguments() -> argparse.Namespace:
     add("--dim", type=int, default=192, help="width of the generator")
     add("--depth", type=int, default=6, help="its blocks")
     add("--batch", type=int, default=64)
-    add("--precision", choices=("float32", "bf16"), default="bf16")
+    add("--precision", choices=PRECISIONS, default="auto")
     add("--workers", type=int, default=0, help="data loading processes of both")
     add("--device", default=default_device())
     add("--json", type=given_path, metavar="FILE", help="also write the numbers as JSON")
@@ -76,7 +77,9 @@ def main() -> None:
     check_device(given.device)
     if given.images < given.batch:
         raise ValueError(f"--images must be at least --batch ({given.batch}), got {given.images}")
+    precision = settled(given.precision, torch.device(given.device).type)
     found: dict[str, object] = {"machine": machine(given.device), "images": given.images}
+    found |= {"precision": precision}
 
     with tempfile.TemporaryDirectory(prefix="var_pe_epoch_") as name:
         folder = Path(name)
@@ -91,7 +94,8 @@ def main() -> None:
         train_generator(config, tokenizer, accelerator)
         ours = time.perf_counter() - began
         print(
-            f"var_pe: {ours:.1f} s for {given.epochs} epochs, of which {of_cache:.1f} s for the token cache"
+            f"var_pe: {ours:.1f} s for {given.epochs} epochs in {precision}, "
+            f"of which {of_cache:.1f} s for the token cache"
         )
         found |= {"var_pe": ours, "token cache": of_cache}
 
@@ -206,8 +210,7 @@ def public_loss(
     with torch.no_grad():
         tokens = vqvae.img_to_idxBl(image_B3HW)
         inputs_BLZ = vqvae.quantize.idxBl_to_var_input(tokens)
-    kind = torch.device(given.device).type
-    with torch.autocast(kind, torch.bfloat16, enabled=given.precision == "bf16"):
+    with autocast(given.precision, torch.device(given.device).type):
         logits_BLV = var(label_B, inputs_BLZ)
     return F.cross_entropy(logits_BLV.flatten(0, 1), torch.cat(tokens, 1).flatten())
 

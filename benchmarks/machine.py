@@ -1,10 +1,16 @@
-"""The machine that a benchmark runs on: what it is, and how fast it multiplies matrices."""
+"""The machine that a benchmark runs on: what it is, what it computes in, how fast it multiplies matrices."""
 
 import platform
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import get_args
 
 import torch
+
+from var_pe.training.precision import Precision, Settled, settled
+
+PRECISIONS = get_args(Precision)  # what --precision takes
+DTYPES: dict[Settled, torch.dtype] = {"bf16": torch.bfloat16, "float32": torch.float32}
 
 # Rows and columns of the matrices whose product gives the rate
 PROCESSOR_SIDE = 2048
@@ -42,6 +48,11 @@ def check_device(device: str) -> None:
     except (RuntimeError, AssertionError) as error:  # the second from a torch without CUDA
         reason = str(error).splitlines()[0]
         raise ValueError(f"--device {device} cannot be used here: {reason}") from error
+
+
+def precisions(asked: Sequence[Precision], device: str) -> list[Settled]:
+    """What is computed in, each once; `auto` is what a training takes by itself on such a device."""
+    return list(dict.fromkeys(settled(one, torch.device(device).type) for one in asked))
 
 
 def matrix_product(device: str, dtype: torch.dtype) -> tuple[Callable[[], object], float]:

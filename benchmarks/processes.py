@@ -22,14 +22,15 @@ import var_pe  # noqa: F401  # before torch, whose threads it makes wait politel
 import torch
 from accelerate import Accelerator
 from annotated_types import Ge
-from machine import machine
-from steps import DTYPES, SIZES, build, random_batch
+from machine import PRECISIONS, machine
+from steps import SIZES, build, random_batch
 
 from var_pe.comparison.step_time import seconds_in_turns
 from var_pe.files import write_json
 from var_pe.settings.command_line import check_options, given_path
 from var_pe.stages.session import exit_with_sentence
 from var_pe.tasks.losses.tokens import token_losses
+from var_pe.training.precision import Settled, autocast, settled
 
 STEPS = 3  # of a turn
 
@@ -40,7 +41,7 @@ def arguments() -> argparse.Namespace:
     )
     add = parser.add_argument
     add("--sizes", nargs="+", choices=SIZES, default=["130"])
-    add("--precision", choices=DTYPES, default="bf16")
+    add("--precision", choices=PRECISIONS, default="auto")
     add("--rounds", type=int, default=10, help="turns of each that are timed")
     add("--json", type=given_path, metavar="FILE", help="also write the numbers as JSON")
     return parser.parse_args()
@@ -50,10 +51,11 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     given = arguments()
     check_options(given, rounds=Annotated[int, Ge(2)])
-    found: dict[str, object] = {"machine": machine("cpu"), "precision": given.precision}
+    precision = settled(given.precision, "cpu")
+    found: dict[str, object] = {"machine": machine("cpu"), "precision": precision}
     for name in given.sizes:
-        one = Group.start(name, given.precision, processes=1, threads=2)
-        two = Group.start(name, given.precision, processes=2, threads=1)
+        one = Group.start(name, precision, processes=1, threads=2)
+        two = Group.start(name, precision, processes=2, threads=1)
         alone, together = seconds_in_turns([one.turn, two.turn], rounds=given.rounds, warmup=1)
         one.stop()
         two.stop()
@@ -61,7 +63,7 @@ def main() -> None:
         low, middle, high = quantiles([a / b for a, b in zip(alone, together, strict=True)], n=4)
         found[name] = {"one": alone, "two": together, "times_as_fast": [low, middle, high]}
         print(
-            f"{name}, {given.precision}: one process {1000 * median(alone) / STEPS:.1f} ms a step, "
+            f"{name}, {precision}: one process {1000 * median(alone) / STEPS:.1f} ms a step, "
             f"two {1000 * median(together) / STEPS:.1f} ms, "
             f"so two are {middle:.2f} ({low:.2f} .. {high:.2f}) times as fast",
             flush=True,
@@ -78,7 +80,7 @@ class Group:
     connections: Sequence[Connection]
 
     @classmethod
-    def start(cls, name: str, precision: str, *, processes: int, threads: int) -> "Group":
+    def start(cls, name: str, precision: Settled, *, processes: int, threads: int) -> "Group":
         context = multiprocessing.get_context("spawn")
         port = free_port()
         started, connections = [], []
@@ -115,7 +117,7 @@ class Place:
     port: int
 
 
-def work(place: Place, name: str, precision: str, asked: Connection) -> None:
+def work(place: Place, name: str, precision: Settled, asked: Connection) -> None:
     """Does as many steps as it is asked for, until it is asked for none."""
     os.environ |= {"OMP_NUM_THREADS": str(place.threads), "ACCELERATE_USE_CPU": "true"}
     if place.world > 1:
@@ -133,7 +135,7 @@ def work(place: Place, name: str, precision: str, asked: Connection) -> None:
         torch.distributed.destroy_process_group()
 
 
-def step_of(accelerator: Accelerator, name: str, precision: str) -> Callable[[], None]:
+def step_of(accelerator: Accelerator, name: str, precision: Settled) -> Callable[[], None]:
     """A training step on this process's part of the batch."""
     size = SIZES[name]
     generator = build(size, "learned")
@@ -143,7 +145,7 @@ def step_of(accelerator: Accelerator, name: str, precision: str) -> Callable[[],
     labels_B, inputs_BLZ, tokens_BL = (part.chunk(world)[rank] for part in random_batch(size, "cpu"))
 
     def step() -> None:
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+        with autocast(precision, "cpu"):
             loss = token_losses(model(labels_B, inputs_BLZ), tokens_BL).mean()
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(model.parameters(), 2.0)

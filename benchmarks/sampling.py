@@ -1,10 +1,11 @@
 """Images per second of sampling with guidance, and the time of one alone, beside the public VAR code's.
 
     python benchmarks/sampling.py --run runs/fashion_learned
-    python benchmarks/sampling.py --depth 16 --batch 8 --reference ../VAR
+    python benchmarks/sampling.py --depth 16 --batch 8 --precision float32 bf16 --reference ../VAR
 
-Without a run, a model of VAR's shape with random weights. In float32 and in bfloat16. All that is timed takes
-turns, round after round; the first round does not count. Medians, with the lowest and highest round. With a
+Without a run, a model of VAR's shape with random weights. Products are computed as in a training on the
+device, unless --precision says otherwise. All that is timed takes turns, round after round; the first round
+does not count. Medians, with the lowest and highest round. With a
 reference, both have the same weights, and the tokens of greedy sampling must be equal.
 """
 
@@ -21,7 +22,7 @@ import var_pe  # noqa: F401  # before torch, whose threads it makes wait politel
 # isort: split
 import torch
 from annotated_types import Ge
-from machine import check_device, default_device, machine
+from machine import PRECISIONS, check_device, default_device, machine, precisions
 from public_var import FIXED, public_models
 from torch import Tensor
 
@@ -36,9 +37,9 @@ from var_pe.settings.fields import Positive, PositiveFloat
 from var_pe.stages.config import Config
 from var_pe.stages.draw import load_pipeline
 from var_pe.stages.session import exit_with_sentence
+from var_pe.training.precision import Settled, autocast
 
 VAR_LEVELS = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
-DTYPES = {"float32": None, "bfloat16": torch.bfloat16}
 Draw = Callable[[], object]  # draws a batch of images, which is thrown away
 
 
@@ -50,7 +51,9 @@ class Numbers(TypedDict, total=False):
     machine: dict[str, str | int]
     # with a reference: tokens of greedy sampling, and how many of them are equal
     greedy: dict[str, int]
-    # of each round, by what draws and its type
+    # what products were computed in
+    precision: list[Settled]
+    # of each round, by what draws and its precision
     images_per_second: dict[str, list[float]]
     # seconds from the call to the image, for one image alone
     latency: dict[str, list[float]]
@@ -68,6 +71,7 @@ def arguments() -> argparse.Namespace:
     add("--codes", type=int, default=4096, help="with --depth: size of the codebook")
     add("--channels", type=int, default=160, help="with --depth: width of the tokenizer")
     add("--reference", type=given_path, metavar="DIR", help="a checkout of the public VAR repository")
+    add("--precision", nargs="+", choices=PRECISIONS, default=["auto"])
     add("--batch", type=int, default=64)
     add("--rounds", type=int, default=5, help="rounds that count")
     add("--guidance", type=float, default=1.5)
@@ -85,6 +89,7 @@ def main() -> None:
     classes = pipeline.transformer.num_classes
     labels = [number % classes if classes else None for number in range(given.batch)]
     numbers: Numbers = {"batch": given.batch, "guidance": given.guidance, "machine": machine(given.device)}
+    numbers["precision"] = precisions(given.precision, given.device)
 
     reference = None
     if given.reference is not None:
@@ -211,15 +216,15 @@ def equal_tokens(
 
 
 def in_turns(contenders: dict[str, Draw], given: argparse.Namespace) -> dict[str, list[float]]:
-    """Seconds of each round, by contender and type."""
-    draws = {f"{name} {dtype}": (dtype, draw) for dtype in DTYPES for name, draw in contenders.items()}
-    steps = [partial(computed_in, dtype, draw, given.device) for dtype, draw in draws.values()]
+    """Seconds of each round, by contender and precision."""
+    kinds = precisions(given.precision, given.device)
+    draws = {f"{name} {kind}": (kind, draw) for kind in kinds for name, draw in contenders.items()}
+    steps = [partial(computed_in, kind, draw, given.device) for kind, draw in draws.values()]
     return dict(zip(draws, seconds_in_turns(steps, rounds=given.rounds, warmup=1), strict=True))
 
 
-def computed_in(dtype: str, draw: Draw, device: str) -> None:
-    wanted = DTYPES[dtype]
-    with torch.autocast(torch.device(device).type, dtype=wanted, enabled=wanted is not None):
+def computed_in(precision: Settled, draw: Draw, device: str) -> None:
+    with autocast(precision, torch.device(device).type):
         draw()
 
 
@@ -231,24 +236,24 @@ def report(numbers: Numbers) -> str:
         f"{where['threads']} threads, torch {where['torch']}"
     ]
     lines += [spread(name, values, "images/s") for name, values in rates.items()]
-    lines += ratios({name: [1 / rate for rate in each] for name, each in rates.items()})
+    lines += ratios({name: [1 / rate for rate in each] for name, each in rates.items()}, numbers["precision"])
 
     lines.append("one image alone")
     for name, seconds in latency.items():
         lines.append(spread(name, [1000 * each for each in seconds], "ms"))
-    return "\n".join(lines + ratios(latency))
+    return "\n".join(lines + ratios(latency, numbers["precision"]))
 
 
-def ratios(seconds: dict[str, list[float]]) -> list[str]:
-    """How many times as fast as the public code we are, a line for each type and way of ours."""
+def ratios(seconds: dict[str, list[float]], kinds: Sequence[Settled]) -> list[str]:
+    """How many times as fast as the public code we are, a line for each precision and way of ours."""
     lines = []
-    for dtype in DTYPES:
-        theirs = seconds.get(f"VAR {dtype}")
+    for kind in kinds:
+        theirs = seconds.get(f"VAR {kind}")
         for name in ("var_pe", "var_pe fast"):
-            mine = seconds.get(f"{name} {dtype}")
+            mine = seconds.get(f"{name} {kind}")
             if mine is not None and theirs is not None:
                 ratio = ratio_of(theirs, mine)
-                lines.append(f"{dtype}: {name} is {ratio:.2f} times as fast (median of rounds)")
+                lines.append(f"{kind}: {name} is {ratio:.2f} times as fast (median of rounds)")
     return lines
 
 

@@ -23,9 +23,9 @@ from var_pe.models.tokenizer import VQTokenizer
 from var_pe.pyramid import Pyramid
 from var_pe.tasks.losses.tokens import token_losses
 from var_pe.training.compilation import Compiled, make_ready
+from var_pe.training.precision import Settled
 
 CLASSES = 1000
-DTYPES = {"bf16": torch.bfloat16, "float32": torch.float32}
 COMPILED = get_args(Compiled)
 
 
@@ -113,7 +113,7 @@ def random_batch(size: Size, device: str) -> Batch:
     return labels_B.to(device), inputs_BLZ.to(device), tokens_BL.to(device)
 
 
-def our_step(generator: nn.Module, batch: Batch, precision: str) -> Callable[[], None]:
+def our_step(generator: nn.Module, batch: Batch, precision: Settled) -> Callable[[], None]:
     labels_B, inputs_BLZ, tokens_BL = batch
 
     def loss() -> Tensor:
@@ -122,7 +122,7 @@ def our_step(generator: nn.Module, batch: Batch, precision: str) -> Callable[[],
     return training_step(generator, loss, precision)
 
 
-def their_step(var: nn.Module, batch: Batch, precision: str) -> Callable[[], None]:
+def their_step(var: nn.Module, batch: Batch, precision: Settled) -> Callable[[], None]:
     labels_B, inputs_BLZ, tokens_BL = batch
 
     def loss() -> Tensor:

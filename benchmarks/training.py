@@ -1,10 +1,11 @@
 """Training steps of generators: their time, their share of the machine's matrix rate, and their memory.
 
-    python benchmarks/training.py --reference ../VAR
+    python benchmarks/training.py --reference ../VAR --precision float32 bf16
     python benchmarks/training.py --sizes 680 --compile none blocks whole --rounds 10
     python benchmarks/training.py --sizes d16 --precision bf16 --device cuda --json found.json
 
-`steps.py` says what a step is. With a checkout of the public VAR code its class takes part as it is; from
+`steps.py` says what a step is; it is computed as a training on the device computes it, unless --precision
+says otherwise. With a checkout of the public VAR code its class takes part as it is; from
 the same weights its loss must be ours. All that is timed takes turns, round after round, with a plain matrix
 product of the same type. On a processor each one's memory is measured in a process of its own. What is
 counted: docs/speed.md.
@@ -26,10 +27,9 @@ import var_pe  # noqa: F401  # before torch, whose threads it makes wait politel
 # isort: split
 import torch
 from annotated_types import Ge
-from machine import check_device, default_device, machine, matrix_product
+from machine import DTYPES, PRECISIONS, check_device, default_device, machine, matrix_product, precisions
 from steps import (
     COMPILED,
-    DTYPES,
     SIZES,
     Size,
     build,
@@ -54,6 +54,7 @@ from var_pe.pyramid import Pyramid
 from var_pe.settings.command_line import check_options, given_path
 from var_pe.settings.fields import Positive
 from var_pe.stages.session import exit_with_sentence
+from var_pe.training.precision import Settled
 
 RULE = "rule"  # the kernels of attention that a training takes by itself
 THEIRS = "VAR"
@@ -89,7 +90,7 @@ def arguments() -> argparse.Namespace:
     add("--sizes", nargs="+", choices=SIZES, default=["30", "130", "680", "2240"])
     add("--batch", type=int, help="images in a step (default: the size's own)")
     add("--encoding", default="learned", metavar="LINE", help="of our generator")
-    add("--precision", nargs="+", choices=DTYPES, default=list(DTYPES))
+    add("--precision", nargs="+", choices=PRECISIONS, default=["auto"])
     add("--compile", nargs="+", choices=COMPILED, default=["none"], help="our generator, compiled so")
     add(
         "--attention",
@@ -124,7 +125,7 @@ def main() -> None:
         if given.reference is not None and given.encoding == "learned":
             check_equal_losses(generator, size, given)
 
-        for precision in given.precision:
+        for precision in precisions(given.precision, given.device):
             print(f"\n{name}: {size.tokens} tokens, {size.depth} blocks, {size.dim} wide, ", end="")
             print(f"batch {size.batch}, {precision}\n", flush=True)
             measured[precision] = times = time_of_steps(generator, size, precision, given)
@@ -168,7 +169,7 @@ def contenders(given: argparse.Namespace) -> list[str]:
 
 
 def step_of(
-    contender: str, generator: VARTransformer, size: Size, precision: str, given: argparse.Namespace
+    contender: str, generator: VARTransformer, size: Size, precision: Settled, given: argparse.Namespace
 ) -> Callable[[], None]:
     """One training step of a copy of the generator, or of the public class, always on the same batch."""
     batch = random_batch(size, given.device)
@@ -188,7 +189,7 @@ def step_of(
 
 
 def time_of_steps(
-    generator: VARTransformer, size: Size, precision: str, given: argparse.Namespace
+    generator: VARTransformer, size: Size, precision: Settled, given: argparse.Namespace
 ) -> dict[str, Measured]:
     """Every contender's time, in turns with the others and with a plain matrix product."""
     torch.compiler.reset()  # what an earlier size had compiled counts towards a limit

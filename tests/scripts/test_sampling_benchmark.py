@@ -125,25 +125,36 @@ def benchmark(monkeypatch, capsys):
 
 
 def test_every_round_of_both_types_is_reported(benchmark, tmp_path):
-    status, said = benchmark(*TINY, "--output", tmp_path / "found.json")
+    words = ["--precision", "float32", "bf16", "--output", tmp_path / "found.json"]
+    status, said = benchmark(*TINY, *words)
     assert status == 0
     assert "batch 2, guidance 1.5" in said
     found = json.loads((tmp_path / "found.json").read_text())
     assert {name: len(rates) for name, rates in found["images_per_second"].items()} == {
         "var_pe float32": 2,
-        "var_pe bfloat16": 2,
+        "var_pe bf16": 2,
     }
     assert all(rate > 0 for rates in found["images_per_second"].values() for rate in rates)
     assert set(found["latency"]) == set(found["images_per_second"])
     assert "one image alone" in said
 
 
+@pytest.mark.parametrize(("has_bf16", "others"), [(False, "bf16"), (True, "float32")])
+def test_only_what_a_training_would_compute_in_is_timed(benchmark, monkeypatch, has_bf16, others):
+    """Without instructions for bfloat16 a drawing in it takes fifty times as long: nobody waits for that."""
+    monkeypatch.setattr("var_pe.training.precision.has_bf16", lambda device: has_bf16)
+    status, said = benchmark(*TINY)
+    assert (status, f"var_pe {others}" in said) == (0, False)
+    assert "one image alone" in said
+
+
 def test_the_reference_takes_turns_and_must_draw_the_same_greedy_tokens(benchmark, checkout):
-    status, said = benchmark(*TINY, "--reference", checkout(wrong=False))
+    words = ["--precision", "float32", "bf16", "--reference", checkout(wrong=False)]
+    status, said = benchmark(*TINY, *words)
     assert status == 0, said
     assert "greedy tokens: 10 of 10 are equal" in said
     assert "VAR float32" in said
-    assert "bfloat16: var_pe is" in said
+    assert "bf16: var_pe is" in said
 
 
 def test_other_greedy_tokens_are_a_failure(benchmark, checkout):
