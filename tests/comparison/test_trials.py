@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from var_pe.comparison.trials import labels, slug, trials
+from var_pe.models.kernels import Served, rows_for
 from var_pe.settings.loading import differences
 from var_pe.stages.config import Config
 from var_pe.training.history import NUMBERS, Asked, History
@@ -60,6 +61,23 @@ def test_runs_of_two_rules_of_numbers_are_not_compared(tmp_path):
             continue
         with pytest.raises(ValueError, match=r"begun by another version.*finish the study with that version"):
             trials(CONFIG, LINES, [0], tmp_path)
+
+
+def test_runs_under_two_tables_of_kernels_are_not_compared(tmp_path, monkeypatch):
+    """Rounding differs with the kernels of attention; a whole study under an earlier table stays."""
+    planned = trials(CONFIG, LINES, [0], tmp_path)
+    earlier = rows_for("cpu") | {"cpu, 32 bits, gradients": Served(plain=7, fused=7)}
+    for count, trial in enumerate(planned, 1):
+        (trial.run / "generator").mkdir(parents=True)
+        History((Asked(0, 4),), kernels=earlier).write(trial.run)
+        if count < len(planned):
+            with pytest.raises(ValueError, match=r"begun with other kernels .*bits, gradients: plain up to"):
+                trials(CONFIG, LINES, [0], tmp_path)
+    assert trials(CONFIG, LINES, [0], tmp_path) == planned
+
+    # Of another device there is nothing to be compared.
+    History((Asked(0, 4),), kernels=rows_for("cuda")).write(planned[0].run)
+    assert trials(CONFIG, LINES, [0], tmp_path) == planned
 
 
 def test_folders_of_different_lines_differ():

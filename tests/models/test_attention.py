@@ -186,8 +186,8 @@ def test_every_kind_of_call_has_a_kernel():
             for grad in (False, True):
                 for bias in (False, True):
                     assert kernel_for(device, dtype, 1, 10**5, grad, bias) in BY_PARTS
-    assert all(served.beyond != "flex" for (device, *_), served in TABLE.items() if device == "cpu")
-    assert all(served.beyond != "flex" for (*_, bias), served in TABLE.items() if bias)
+    for name, served in TABLE.items():
+        assert served.beyond != "flex" or not (name.startswith("cpu") or name.endswith("bias"))
 
 
 @torch.no_grad()

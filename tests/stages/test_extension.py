@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,17 +15,19 @@ from PIL import Image
 
 from tests.runs import train_both
 from var_pe import settings
+from var_pe.models.kernels import TABLE, Served, rows_for
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.models.transfer import start_tokenizer_from
 from var_pe.models.vit import ViTClassifier
-from var_pe.stages.begun import ask, is_finished
+from var_pe.processes import Processes
+from var_pe.stages.begun import ask, is_finished, with_kernels
 from var_pe.stages.config import Config
 from var_pe.stages.draw import load_pipeline
 from var_pe.stages.models import load_model
 from var_pe.stages.plan import plan
 from var_pe.stages.train import check_generator, train_classifier, train_generator, train_tokenizer
 from var_pe.training import loop
-from var_pe.training.history import FILE, NUMBERS, Asked, rate_at
+from var_pe.training.history import FILE, NUMBERS, Asked, History, rate_at
 from var_pe.training.notes import TrainingNotes
 
 SETTINGS = [
@@ -264,6 +267,41 @@ def test_a_run_of_another_rule_of_numbers_is_finished_but_does_not_go_on(
     assert same(train_classifier(a_vit(tmp_path), Accelerator()), whole)
     with pytest.raises(ValueError, match="finish it with that version, or train in another folder"):
         train_classifier(a_vit(tmp_path, "classifier_training.steps=6"), Accelerator(), "stretch")
+
+
+def under_other_kernels(monkeypatch):
+    """A version of this package whose table was measured anew."""
+    for name in rows_for("cpu"):
+        monkeypatch.setitem(TABLE, name, Served(plain=10**9, fused=10**9))
+
+
+def test_a_run_goes_on_by_the_kernels_that_it_was_begun_with(finished, tmp_path, monkeypatch, capsys):
+    """Another version's table would round otherwise from there on, and nobody would know."""
+    killed_at(monkeypatch, 2, train_classifier, a_vit(tmp_path), Accelerator())
+    with monkeypatch.context() as patch:
+        under_other_kernels(patch)
+        resumed = train_classifier(a_vit(tmp_path), Accelerator())
+        assert "goes on by the kernels that its training was begun with" in capsys.readouterr().out
+        another = train_classifier(a_vit(tmp_path / "another"), Accelerator())
+
+    whole = load_model(ViTClassifier, finished / "run" / "classifier")
+    assert same(resumed, whole)
+    assert not same(another, whole)  # or nothing would follow from the kernels here
+    assert History.read(tmp_path / "run").kernels == rows_for("cpu")
+
+
+def test_a_run_that_is_moved_to_another_device_takes_the_kernels_of_that(capsys):
+    """It notes them as well; that its device has changed is said where the checkpoint is read."""
+    begun = History((Asked(0, 4),), kernels=rows_for("cpu"))
+    gpu = Processes(accelerator=SimpleNamespace(device=torch.device("cuda")))
+    assert with_kernels(begun, "generator", gpu).kernels == rows_for("cuda") | rows_for("cpu")
+    assert "kernels" not in capsys.readouterr().out
+
+
+def test_a_kernel_that_is_not_here_any_more_is_named():
+    begun = History((Asked(0, 4),), kernels={"cpu, 32 bits": Served(plain=0, fused=0, beyond="spiral")})
+    with pytest.raises(ValueError, match=r"a kernel spiral that is not here: finish it with that version"):
+        with_kernels(begun, "generator", Processes())
 
 
 def test_a_generator_of_another_rule_is_refused_before_its_tokenizer_is_trained(tmp_path, monkeypatch):

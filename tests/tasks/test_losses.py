@@ -4,10 +4,12 @@ import math
 
 import pytest
 import torch
+import torch.nn.functional as F
 
 from var_pe.pyramid import Pyramid
 from var_pe.tasks.classifier import ClassifierTraining
 from var_pe.tasks.generator import GeneratorTraining, known_labels, label_drops
+from var_pe.tasks.losses import tokens
 from var_pe.tasks.losses.reconstruction import psnr, reconstruction_terms
 from var_pe.tasks.losses.tokens import per_level, token_losses
 
@@ -73,6 +75,30 @@ def test_token_losses_are_cross_entropies_in_nats():
     assert float(token_losses(torch.zeros(1, 1, 8), torch.zeros(1, 1, dtype=torch.long))) == pytest.approx(
         math.log(8)
     )
+
+
+def test_token_losses_and_their_gradients_are_torchs_own(monkeypatch):
+    """Worked out for some tokens at a time, the last ones fewer; weighted, as losses by level would be."""
+    monkeypatch.setitem(tokens.AT_A_TIME, "cpu", 4 * 7)
+    logits_BLV = torch.randn(2, 5, 7, dtype=torch.float64, requires_grad=True)
+    token_BL = torch.randint(7, (2, 5))
+    weight_BL = torch.randn(2, 5, dtype=torch.float64)
+    expected_BL = F.cross_entropy(logits_BLV.transpose(1, 2), token_BL, reduction="none")
+    (of_torch_BLV,) = torch.autograd.grad((expected_BL * weight_BL).sum(), logits_BLV)
+
+    loss_BL = token_losses(logits_BLV.clone(), token_BL)
+    torch.testing.assert_close(loss_BL, expected_BL)
+    (of_ours_BLV,) = torch.autograd.grad((loss_BL * weight_BL).sum(), logits_BLV)
+    torch.testing.assert_close(of_ours_BLV, of_torch_BLV)
+
+
+def test_logits_whose_gradient_is_written_over_them_are_not_used_again():
+    """A second backward pass would take gradients for logits."""
+    logits_BLV = torch.randn(1, 3, 4, requires_grad=True)
+    loss = token_losses(2 * logits_BLV, torch.tensor([[0, 3, 1]])).sum()
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
 
 
 def test_reconstruction_terms_are_plain_means():

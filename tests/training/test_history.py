@@ -7,6 +7,7 @@ import pytest
 from accelerate import Accelerator
 
 from tests.training.test_loop import Toy, die_at, equal
+from var_pe.models.kernels import rows_for
 from var_pe.training.config import TrainingConfig
 from var_pe.training.history import FILE, RULES, Asked, History, Start, asked_for, rate_at, said_of
 from var_pe.training.loop import train
@@ -130,7 +131,7 @@ def test_a_sentence_says_what_becomes_of_the_learning_rate():
 def test_a_history_comes_back_as_it_was_written_and_a_damaged_one_is_named(tmp_path):
     assert History.read(tmp_path) is None
     start = Start("runs/b", 7, "abc", ["all weights"], kept_grids=[(2, 2)], codes=3)
-    history = History((Asked(0, 5), Asked(5, 9, "hold")), 70, "def", start)
+    history = History((Asked(0, 5), Asked(5, 9, "hold")), 70, "def", start, kernels=rows_for("cpu"))
     history.write(tmp_path)
     assert History.read(tmp_path) == replace(history, start=replace(start, kept_grids=[[2, 2]]))
     for text in ('{"asked": [', "[]", "{}", '{"asked": [{"step": 1}], "start": null}', '{"asked": 3}'):

@@ -11,11 +11,12 @@ import torch
 
 from var_pe.encodings import build_encoding, settled
 from var_pe.models.generator import GeneratorConfig
+from var_pe.models.kernels import TABLE, Served
 from var_pe.models.patches import patches_of
 from var_pe.models.vit import ClassifierConfig
 from var_pe.pyramid import Pyramid
 from var_pe.settings.line import canonical
-from var_pe.stages.begun import numbers_of
+from var_pe.stages.begun import kernels_of, numbers_of
 from var_pe.stages.config import Config
 from var_pe.stages.models import build_classifier
 from var_pe.training.history import NUMBERS
@@ -65,6 +66,8 @@ def trials(config: Config, encodings: Sequence[str], seeds: Sequence[int], outpu
 def check_one_rule(runs: Sequence[Path]) -> None:
     """Checks that all runs, those that are there and those to come, compute by one rule of numbers.
 
+    And by the same kernels of attention, on devices that several of them were trained on.
+
     Raises:
         ValueError: they do not, and what differs could be the rule.
     """
@@ -76,6 +79,16 @@ def check_one_rule(runs: Sequence[Path]) -> None:
             f"{rule}, here it is {NUMBERS}), and other runs of this study were not: finish the study with "
             f"that version, or make it in another folder"
         )
+
+    known: dict[str, Served] = {}
+    for run in runs:
+        for name, row in (kernels_of(run) or TABLE).items():
+            if known.setdefault(name, row) != row:
+                raise ValueError(
+                    f"{run} was begun with other kernels of attention than other runs of this study are "
+                    f"({name}: {row}, there {known[name]}): finish the study with the version that began it, "
+                    f"or make it in another folder"
+                )
 
 
 def labels(config: Config, encodings: Iterable[str]) -> list[str]:

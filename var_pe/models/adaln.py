@@ -1,11 +1,16 @@
 """The generator's transformer block, modulated by the class."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from var_pe.models.attention import PositionContext
 from var_pe.models.keys import KeyChoice
 from var_pe.models.layers import MLP, Attention, LayerCache, with_gain
+
+EPSILON = 1e-6  # VAR's, added to variances
 
 
 class AdaLNBlock(nn.Module):
@@ -24,8 +29,6 @@ class AdaLNBlock(nn.Module):
         super().__init__()
         self.attn = Attention(dim, num_heads, qk_norm, dropout, choose)
         self.mlp = MLP(dim, mlp_ratio, dropout, gelu="tanh")  # VAR's
-        self.norm1 = nn.LayerNorm(dim, eps=1e-6, elementwise_affine=False)
-        self.norm2 = nn.LayerNorm(dim, eps=1e-6, elementwise_affine=False)
         if shared:
             self.modulation_6C = nn.Parameter(torch.zeros(6, dim))
         else:
@@ -67,9 +70,49 @@ class AdaLNBlock(nn.Module):
         scale1_B1C, scale2_B1C = scales.unbind(1)
         shift1_B1C, shift2_B1C = shifts.unbind(1)
 
-        modulated_BLC = self.norm1(x_BLC) * (1 + scale1_B1C) + shift1_B1C
+        modulated_BLC = modulated(x_BLC, scale1_B1C, shift1_B1C)
         attended_BLC = self.attn(modulated_BLC, position_context, layer, cache)
-        x_BLC = x_BLC + with_gain(gate1_B1C * attended_BLC, gains_2B11, 0)
+        x_BLC = torch.addcmul(x_BLC, attended_BLC, with_gain(gate1_B1C, gains_2B11, 0))
 
-        modulated_BLC = self.norm2(x_BLC) * (1 + scale2_B1C) + shift2_B1C
-        return x_BLC + with_gain(gate2_B1C * self.mlp(modulated_BLC), gains_2B11, 1)
+        modulated_BLC = modulated(x_BLC, scale2_B1C, shift2_B1C)
+        return torch.addcmul(x_BLC, self.mlp(modulated_BLC), with_gain(gate2_B1C, gains_2B11, 1))
+
+
+def modulated(x_BLC: Tensor, scale_B1C: Tensor, shift_B1C: Tensor) -> Tensor:
+    """`LayerNorm(x) (1 + scale) + shift`, normed over channels without weights of its own.
+
+    In a training only the normed tokens are kept, from which all gradients follow, and not `x_BLC` as well.
+    """
+    modulated_BLC: Tensor = _Modulated.apply(x_BLC, scale_B1C, shift_B1C)
+    return modulated_BLC
+
+
+class _Modulated(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x_BLC: Tensor, scale_B1C: Tensor, shift_B1C: Tensor) -> Tensor:
+        normed_BLC, _, per_deviation_BL1 = torch.native_layer_norm(
+            x_BLC, x_BLC.shape[-1:], None, None, EPSILON
+        )
+        ctx.save_for_backward(normed_BLC, per_deviation_BL1, scale_B1C)
+        return torch.addcmul(shift_B1C, normed_BLC, 1 + scale_B1C)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_BLC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        normed_BLC, per_deviation_BL1, scale_B1C = ctx.saved_tensors
+        of_scale_B1C = (grad_BLC * normed_BLC).sum(1, keepdim=True)
+        of_shift_B1C = grad_BLC.sum(1, keepdim=True)
+
+        # Of what is normed already the mean is 0 and the deviation 1; the division by x's own comes after it.
+        of_normed_BLC = grad_BLC * (1 + scale_B1C)
+        of_x_BLC, _, _ = torch.ops.aten.native_layer_norm_backward(
+            of_normed_BLC,
+            normed_BLC,
+            normed_BLC.shape[-1:],
+            torch.zeros_like(per_deviation_BL1),
+            torch.ones_like(per_deviation_BL1),
+            None,
+            None,
+            [True, False, False],
+        )
+        return (of_x_BLC * per_deviation_BL1).type_as(of_x_BLC), of_scale_B1C, of_shift_B1C

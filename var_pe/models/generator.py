@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from var_pe.encodings import build_encoding, settled
 from var_pe.encodings.machinery.codes import standard_deviation
 from var_pe.encodings.machinery.level import LevelEmbedding, LevelKind
-from var_pe.models.adaln import AdaLNBlock
+from var_pe.models.adaln import AdaLNBlock, modulated
 from var_pe.models.attention import PositionContext, all_levels, first_seen
 from var_pe.models.blocks import Blocks
 from var_pe.models.choice import (
@@ -224,7 +224,6 @@ class VARTransformer(Resizable):
         )
 
         # What comes out: logits of the codes
-        self.head_norm = nn.LayerNorm(dim, eps=1e-6, elementwise_affine=False)
         self.head_modulation = nn.Linear(dim, 2 * dim)
         self.head = nn.Linear(dim, codebook_size)
 
@@ -351,8 +350,8 @@ class VARTransformer(Resizable):
         x_BLC = self.blocks(x_BLC, position_context, block_cond, cache=cache)
 
         # Head
-        scale, shift = self.head_modulation(cond_BC)[:, None].type_as(x_BLC).chunk(2, dim=-1)
-        return self.head(self.head_norm(x_BLC) * (1 + scale) + shift).float()
+        scale_B1C, shift_B1C = self.head_modulation(cond_BC)[:, None].type_as(x_BLC).chunk(2, dim=-1)
+        return self.head(modulated(x_BLC, scale_B1C, shift_B1C)).float()
 
     @torch.no_grad()
     def generate(

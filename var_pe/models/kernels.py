@@ -1,6 +1,6 @@
 """Which kernel serves which call of attention: the fastest, as measured."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -25,54 +25,84 @@ class Served:
     fused: int
     beyond: Kernel = "slices"
 
+    def __str__(self) -> str:
+        return f"plain up to {self.plain} keys, fused up to {self.fused}, then {self.beyond}"
 
-# By device, whether numbers have 16 bits, whether gradients are needed, and whether scores get a bias: the
-# fastest, as measured by benchmarks/attention.py. The fused kernels of processors give a bias no gradient.
-# On CUDA 16 bits alone were measured (docs/speed.md), and 32 bits take the same. With a bias and gradients
-# one masked call is a tenth faster at 680 tokens, but keeps its scores in every layer.
+
+# By device, type of numbers, and whether gradients are needed and scores get a bias (`row_for`): the fastest,
+# as measured by benchmarks/attention.py. The fused kernels of processors give a bias no gradient. On CUDA
+# 16 bits alone were measured (docs/speed.md), and 32 bits take the same. With a bias and gradients one masked
+# call is a tenth faster at 680 tokens, but keeps its scores in every layer.
+# A training notes the rows of its device and keeps to them, whatever stands here when it goes on.
 TABLE = {
-    ("cpu", False, False, False): Served(plain=0, fused=128),
-    ("cpu", False, False, True): Served(plain=0, fused=128),
-    ("cpu", False, True, False): Served(plain=64, fused=512),
-    ("cpu", False, True, True): Served(plain=256, fused=256),
-    ("cpu", True, False, False): Served(plain=0, fused=128),
-    ("cpu", True, False, True): Served(plain=0, fused=128),
-    ("cpu", True, True, False): Served(plain=160, fused=160, beyond="products"),
-    ("cpu", True, True, True): Served(plain=256, fused=256, beyond="products"),
-    ("cuda", False, False, False): Served(plain=0, fused=64),
-    ("cuda", False, False, True): Served(plain=0, fused=64),
-    ("cuda", False, True, False): Served(plain=0, fused=1024),
-    ("cuda", False, True, True): Served(plain=0, fused=64),
-    ("cuda", True, False, False): Served(plain=0, fused=64),
-    ("cuda", True, False, True): Served(plain=0, fused=64),
-    ("cuda", True, True, False): Served(plain=0, fused=1024),
-    ("cuda", True, True, True): Served(plain=0, fused=64),
+    "cpu, 32 bits": Served(plain=0, fused=128),
+    "cpu, 32 bits, bias": Served(plain=0, fused=128),
+    "cpu, 32 bits, gradients": Served(plain=64, fused=512),
+    "cpu, 32 bits, gradients, bias": Served(plain=256, fused=256),
+    "cpu, 16 bits": Served(plain=0, fused=128),
+    "cpu, 16 bits, bias": Served(plain=0, fused=128),
+    "cpu, 16 bits, gradients": Served(plain=160, fused=160, beyond="products"),
+    "cpu, 16 bits, gradients, bias": Served(plain=256, fused=256, beyond="products"),
+    "cuda, 32 bits": Served(plain=0, fused=64),
+    "cuda, 32 bits, bias": Served(plain=0, fused=64),
+    "cuda, 32 bits, gradients": Served(plain=0, fused=1024),
+    "cuda, 32 bits, gradients, bias": Served(plain=0, fused=64),
+    "cuda, 16 bits": Served(plain=0, fused=64),
+    "cuda, 16 bits, bias": Served(plain=0, fused=64),
+    "cuda, 16 bits, gradients": Served(plain=0, fused=1024),
+    "cuda, 16 bits, gradients, bias": Served(plain=0, fused=64),
 }
+
+
+def kind_of(device: str) -> str:
+    """Whose rows serve a device ("cpu", "cuda", "mps" ...): all but processors are taken for "cuda"."""
+    return "cpu" if device == "cpu" else "cuda"
+
+
+def row_for(device: str, dtype: torch.dtype, *, needs_grad: bool, has_bias: bool) -> str:
+    """The name of a row of the table."""
+    bits = 16 if dtype.itemsize == 2 else 32
+    gradients = ", gradients" if needs_grad else ""
+    bias = ", bias" if has_bias else ""
+    return f"{kind_of(device)}, {bits} bits{gradients}{bias}"
+
+
+def rows_for(device: str) -> dict[str, Served]:
+    """All rows that serve a device."""
+    return {name: row for name, row in TABLE.items() if name.startswith(f"{kind_of(device)}, ")}
 
 
 def kernel_for(
     device: str, dtype: torch.dtype, query_length: int, key_length: int, needs_grad: bool, has_bias: bool
 ) -> Kernel:
-    """The kernel for so many queries and keys on a device ("cpu"; all others are taken for "cuda").
+    """The kernel for so many queries and keys on a device.
 
     Parts with a bias that need gradients are computed anew in the backward pass: no layer keeps its scores.
     """
-    served = TABLE["cpu" if device == "cpu" else "cuda", dtype.itemsize == 2, needs_grad, has_bias]
+    served = TABLE[row_for(device, dtype, needs_grad=needs_grad, has_bias=has_bias)]
     if max(query_length, key_length) <= served.plain:
         return "plain"
     return "fused" if max(query_length, key_length) <= served.fused else served.beyond
 
 
 @contextmanager
+def serving(rows: Mapping[str, Served]) -> Iterator[None]:
+    """Inside, these rows take the place of the table's of the same names."""
+    before = dict(TABLE)
+    TABLE.update(rows)
+    try:
+        yield
+    finally:
+        TABLE.clear()
+        TABLE.update(before)
+
+
+@contextmanager
 def served_by(kernel: Kernel) -> Iterator[None]:
     """For measurements: inside, one kernel serves every call, whatever the table says."""
-    before = dict(TABLE)
     enough = 10**9
     every = Served(
         plain=enough if kernel == "plain" else 0, fused=enough if kernel == "fused" else 0, beyond=kernel
     )
-    TABLE.update(dict.fromkeys(TABLE, every))
-    try:
+    with serving(dict.fromkeys(TABLE, every)):
         yield
-    finally:
-        TABLE.update(before)

@@ -7,6 +7,7 @@ from typing import get_args
 from accelerate.utils import DistributedType
 
 from var_pe import settings
+from var_pe.models.kernels import Kernel, Served, rows_for
 from var_pe.processes import Processes
 from var_pe.pyramid import Grid
 from var_pe.stages.config import Config, Kind
@@ -108,6 +109,35 @@ def ask(
     return asked_for(history, steps, done, rule, training, folder)
 
 
+def with_ways(history: History, config: Config, kind: Kind, processes: Processes) -> History:
+    """The history with all ways of computing that rounding depends on: what is compiled, and the kernels."""
+    return with_kernels(with_compiled(history, config, kind, processes), kind, processes)
+
+
+def with_kernels(history: History, kind: Kind, processes: Processes) -> History:
+    """The history with the kernels of attention: this version's in a new training, as before in an old one.
+
+    A training that has moved to another kind of device takes this version's there.
+
+    Raises:
+        ValueError: a kernel that it was begun with is not in this version.
+    """
+    here, before = rows_for(processes.device.type), history.kernels
+    unknown = sorted({row.beyond for row in before.values()} - set(get_args(Kernel)))
+    if unknown:
+        raise ValueError(
+            f"the {kind}'s training was begun by another version, whose attention is computed by a kernel "
+            f"{unknown[0]} that is not here: finish it with that version, or train in another folder"
+        )
+
+    if any(before.get(name, row) != row for name, row in here.items()):
+        processes.say(
+            f"attention of the {kind} goes on by the kernels that its training was begun with; this version "
+            f"would choose others"
+        )
+    return replace(history, kernels=here | before)
+
+
 def with_compiled(history: History, config: Config, kind: Kind, processes: Processes) -> History:
     """The history with what this training compiles: chosen for a new one, as before in one that goes on.
 
@@ -142,6 +172,12 @@ def numbers_of(folder: Path) -> int | None:
         return None
     history = History.read(folder)
     return 1 if history is None else history.numbers
+
+
+def kernels_of(folder: Path) -> dict[str, Served]:
+    """The kernels of attention that the training in `folder` was begun with; empty if it notes none."""
+    history = History.read(folder) if has_begun(folder) else None
+    return {} if history is None else history.kernels
 
 
 def check_numbers(folder: Path) -> None:

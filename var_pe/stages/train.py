@@ -40,7 +40,7 @@ from var_pe.stages.begun import (
     is_finished,
     kept_grids,
     training_of,
-    with_compiled,
+    with_ways,
 )
 from var_pe.stages.config import Config, settled_config
 from var_pe.stages.drawn_images import DrawnImages
@@ -106,7 +106,7 @@ def train_tokenizer(config: Config, accelerator: Accelerator, extend: Rule | Non
     first = images[pyramids[0]]
     dataset = one_of([images[pyramid] for pyramid in pyramids], training.batch, seed)
     history = ask(config, folder, "tokenizer", first.num_images, extend, training_set=first.identity)
-    history = with_compiled(history, config, "tokenizer", processes)
+    history = with_ways(history, config, "tokenizer", processes)
     if history.start is None:
         history = replace(history, start=start_tokenizer(config, model))
     task = TokenizerTask(
@@ -155,7 +155,7 @@ def train_generator(
     first = images[pyramids[0]]
     codes = weights_hash(Path(config.tokenizer_run) / "tokenizer")
     history = ask(config, folder, "generator", first.num_images, extend, codes, training_set=first.identity)
-    history = with_compiled(history, config, "generator", processes)
+    history = with_ways(history, config, "generator", processes)
     of_tokenizer = History.read(Path(config.tokenizer_run))
     if of_tokenizer and of_tokenizer.training_set not in (None, first.identity):
         processes.say(
@@ -236,7 +236,7 @@ def train_classifier(config: Config, accelerator: Accelerator, extend: Rule | No
         identity = drawn.identity
 
     history = ask(config, folder, "classifier", dataset.num_images, extend, training_set=identity)
-    history = with_compiled(history, config, "classifier", processes)
+    history = with_ways(history, config, "classifier", processes)
     model = build_classifier(config, len(class_names), kept_grids=kept_grids(history.start))
     if history.start is None:
         history = replace(history, start=initialise_from(config, model, class_names))
@@ -282,7 +282,7 @@ def train_encoder(
     assert isinstance(images, ImageDataset), "the config refuses a stream"
     codes = None if tokenizer is None else weights_hash(Path(config.tokenizer_run) / "tokenizer")
     history = ask(config, folder, "encoder", images.num_images, extend, codes, training_set=images.identity)
-    history = with_compiled(history, config, "encoder", processes)
+    history = with_ways(history, config, "encoder", processes)
     model = build_pretrained(config, tokenizer, kept_grids=kept_grids(history.start))
     if history.start is None:
         history = replace(history, start=initialise_from(config, model.encoder, ()))
@@ -387,7 +387,7 @@ def train_on_maps(
 
     identity, number = dataset.identity, dataset.num_images
     history = ask(config, folder, kind, number, extend, training_set=identity)
-    history = with_compiled(history, config, kind, processes)
+    history = with_ways(history, config, kind, processes)
     model = parts.build(config, len(dataset.class_names), kept_grids=kept_grids(history.start))
     if history.start is None:
         history = replace(history, start=start_encoder(config, model))

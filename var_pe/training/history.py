@@ -6,11 +6,12 @@ the step and of what was asked for, so a run that was extended resumes like any 
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Literal, get_args
 
 from var_pe.files import write_json
+from var_pe.models.kernels import Served
 from var_pe.pyramid import Grid
 from var_pe.training.compilation import Compiled
 from var_pe.training.config import TrainingConfig
@@ -20,7 +21,7 @@ FILE = "history.json"
 
 # The rule by which a step makes the next weights of the last ones. It is raised with every change after which
 # the same step gives other numbers, if only other roundings. Runs that do not note theirs have the first one.
-NUMBERS = 2
+NUMBERS = 3
 
 Rule = Literal["rewarm", "stretch", "hold"]
 RULES: tuple[Rule, ...] = get_args(Rule)
@@ -71,6 +72,8 @@ class History:
     numbers: int = NUMBERS
     # what is compiled, which its rounding depends on; None: not chosen yet
     compiled: Compiled | None = None
+    # which kernels of attention serve it, by rows of `models.kernels.TABLE`; rounding depends on them, too
+    kernels: dict[str, Served] = field(default_factory=dict)
 
     @property
     def steps(self) -> int:
@@ -94,7 +97,8 @@ class History:
             numbers = found.pop("numbers", 1)
             compiled = found.pop("compiled", "none")
             start = start and Start(**start)
-            return cls(asked=asked, start=start, numbers=numbers, compiled=compiled, **found)
+            kernels = {name: Served(**row) for name, row in found.pop("kernels", {}).items()}
+            return cls(asked=asked, start=start, numbers=numbers, compiled=compiled, kernels=kernels, **found)
         except (ValueError, TypeError, LookupError, AttributeError):
             raise ValueError(f"{path} is damaged: it does not hold the history of a run") from None
 

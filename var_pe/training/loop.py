@@ -11,6 +11,7 @@ from accelerate.utils import set_seed
 from torch import Tensor, nn
 
 from var_pe.data.image_set import Batch
+from var_pe.models.kernels import serving
 from var_pe.processes import exchange, reset_peak_memory
 from var_pe.progress import StepProgress
 from var_pe.seeding import mix
@@ -50,7 +51,7 @@ def train(
 ) -> Trained:
     """Trains `task` for as many steps as the history asks for in all, resuming from the newest checkpoint.
 
-    The learning rate follows from the history, and so does what is compiled.
+    The learning rate follows from the history, and so do what is compiled and the kernels of attention.
 
     Raises:
         FloatingPointError: a loss or gradient was not finite; neither its step nor those after it have
@@ -69,7 +70,7 @@ def train(
 
     progress = StepProgress(steps, config.batch, accelerator.device, shown=accelerator.is_main_process)
     model.train()
-    with exchange(accelerator) as others, stop_signals(others) as stop:
+    with serving(history.kernels), exchange(accelerator) as others, stop_signals(others) as stop:
         reports = Reports(task, config, run, state, progress, stop)
         for step in begin(reports):
             # Compiling takes long in the first step, before which all is saved: a signal ends it at once.

@@ -1,14 +1,62 @@
-"""Cross-entropy of the true tokens under the generator."""
+"""Cross-entropy of the true tokens of a generator. Letters: `N` tokens of all images, `n` some of these."""
 
-import torch.nn.functional as F
+from typing import Protocol
+
+import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from var_pe.pyramid import Pyramid
 
+# Logits that are worked on at a time: few stay in the cache of a processor's core, a GPU is to be kept busy.
+AT_A_TIME = {"cpu": 1 << 18}
+ELSEWHERE = 1 << 24
+
 
 def token_losses(logits_BLV: Tensor, tokens_BL: Tensor) -> Tensor:
-    """Cross-entropy of every token in nats, (B, L)."""
-    return F.cross_entropy(logits_BLV.transpose(1, 2), tokens_BL, reduction="none")
+    """Cross-entropy of every token in nats, (B, L).
+
+    Its backward pass writes the gradient over the logits, which are the largest tensor of a step: torch's own
+    makes three more of their size. So nobody may look at them after it; autograd itself refuses to.
+    """
+    losses_N: Tensor = _CrossEntropy.apply(logits_BLV.flatten(0, 1), tokens_BL.flatten())
+    return losses_N.view_as(tokens_BL)
+
+
+class Kept(Protocol):
+    """What autograd hands from a forward to its backward pass."""
+
+    @property
+    def saved_tensors(self) -> tuple[Tensor, Tensor, Tensor]: ...
+
+    def save_for_backward(self, *tensors: Tensor) -> None: ...
+
+
+class _CrossEntropy(torch.autograd.Function):
+    """`logsumexp(logits) - logits[token]`, whose gradient is `softmax(logits) - one_hot(token)`."""
+
+    @staticmethod
+    def forward(ctx: Kept, logits_NV: Tensor, tokens_N: Tensor) -> Tensor:
+        some = logits_NV.split(tokens_at_a_time(logits_NV))
+        log_sum_N = torch.cat([logits_nV.logsumexp(1) for logits_nV in some])
+        ctx.save_for_backward(logits_NV, tokens_N, log_sum_N)
+        return log_sum_N - logits_NV.gather(1, tokens_N[:, None])[:, 0]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Kept, grad_N: Tensor) -> tuple[Tensor, None]:
+        logits_NV, tokens_N, log_sum_N = ctx.saved_tensors
+        number = tokens_at_a_time(logits_NV)
+        some = (tensor.split(number) for tensor in (logits_NV, log_sum_N[:, None], grad_N[:, None]))
+        for logits_nV, log_sum_n1, grad_n1 in zip(*some, strict=True):
+            logits_nV.sub_(log_sum_n1).exp_().mul_(grad_n1)
+        logits_NV.scatter_add_(1, tokens_N[:, None], -grad_N[:, None])
+        return logits_NV, None
+
+
+def tokens_at_a_time(logits_NV: Tensor) -> int:
+    """How many tokens are worked on together."""
+    return max(1, AT_A_TIME.get(logits_NV.device.type, ELSEWHERE) // logits_NV.shape[1])
 
 
 def per_level(values_BL: Tensor, pyramid: Pyramid, name: str) -> dict[str, Tensor]:
