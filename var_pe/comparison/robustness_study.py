@@ -4,6 +4,7 @@ import itertools
 import statistics
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import cast
 
@@ -255,10 +256,10 @@ def times_of(
     names, calls = list[str](), list[Callable[[], object]]()
     for column, subject in {subject.column: subject for subject in subjects}.items():
         names.append(f"answers of {column}")
-        calls.append(lambda model=subject.model: model(images_BCHW.to(model.device)))
+        calls.append(partial(subject.model, images_BCHW.to(subject.model.device)))
     for defence in defences:
         names.append(str(defence))
-        calls.append(lambda defence=defence: defended(images_BCHW, defence))
+        calls.append(partial(defended, images_BCHW, defence))
 
     seconds = seconds_in_turns(calls, rounds=ROUNDS, warmup=1)
     each = [1000 * statistics.median(mine) / len(images_BCHW) for mine in seconds]
