@@ -21,6 +21,8 @@ NAMES = {
     "mask off by one level",
     "phi of wrong level",
     "formula missed",
+    "breaking",
+    "smaller",
 }
 
 
