@@ -79,7 +79,7 @@ def lacking_compiler(device: str) -> str:
 def make_ready(model: nn.Module, compiled: Compiled, *, checkpointing: bool) -> None:
     """Has the model compiled when it is first called, and its activations recomputed, both in place.
 
-    Names of weights stay, and copies of the model are plain. What ran before is compiled no more.
+    Names of weights stay, and copies of the model are plain.
     """
     trainable = cast(Trainable, model)
     if checkpointing:
