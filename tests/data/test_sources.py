@@ -83,7 +83,7 @@ def test_fashion_mnist_is_read_from_idx_files(tmp_path, zipped):
     ("content", "message"),
     [
         (b"\x00\x00\x0d\x03" + bytes(12), "not an IDX file of 3 axes of bytes: it begins with 00000d03"),
-        (struct.pack(">IIII", 0x803, 5, 28, 28) + bytes(9), "promises .5, 28, 28. bytes .* holds 9"),
+        (struct.pack(">IIII", 0x803, 5, 28, 28) + bytes(9), "must hold .5, 28, 28. bytes .* holds 9"),
         (struct.pack(">IIII", 0x803, 2, 1, 1) + bytes(2), "2 images, .* 5 labels"),
     ],
 )

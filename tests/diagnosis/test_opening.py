@@ -80,7 +80,7 @@ def test_the_script_says_and_writes(tmp_path, make_vit, monkeypatch, capsys):
     assert (tmp_path / "diagnosis.html").exists()
     there = sorted(tmp_path.iterdir())
     for more, sentence in (
-        (["--num-heads", "0"], "go together"),
+        (["--num-heads", "0"], "describe a file of another library"),
         (["--size", "-8", "8"], "--size must be positive multiples of 2 pixels, got -8x8"),
         (["--output", str(tmp_path)], "is a folder; name the page, such as"),
     ):

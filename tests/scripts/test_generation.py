@@ -149,10 +149,10 @@ def test_edit_writes_results_and_a_sheet(command, run, tmp_path):
     ("words", "sentence"),
     [
         (["--images", 8, "--mask", "top"], "the test split has 8 images (numbers from 0), got number 8"),
-        (["--images", -1, "--mask", "top"], "--images -1 is neither a number of the test split"),
+        (["--images", -1, "--mask", "top"], "--images -1 is neither the number of a test image"),
         (["--images", 0, "--mask", "middle"], "--mask middle is neither one of top, bottom"),
         (["--images", 0, "--mask", __file__], "test_generation.py cannot be read as a picture"),
-        (["--images", "²", "--mask", "top"], "--images ² is neither a number of the test split"),
+        (["--images", "²", "--mask", "top"], "--images ² is neither the number of a test image"),
         (["--images", 0, "--mask", "top", "--class", "²"], "there is no class '²'"),
         (["--images", 0, "--mask", "top", "--each", 0], "--each must be int, at least 1, got 0"),
         (["--images", 0, "--mask", "top", "--class", "dog"], "there is no class 'dog'"),

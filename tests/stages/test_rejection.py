@@ -84,7 +84,7 @@ def test_a_classifier_that_cannot_choose_is_refused(tmp_path, pipeline, judge):
         settings.load(Config, "shapes_mixed.yaml", ["sampling.draws_per_image=3"])
 
     other = judge(("ant", "bee", "cow"), "other")[1]
-    with pytest.raises(ValueError, match=r"sampling\.classifier=.*other tells other classes apart"):
+    with pytest.raises(ValueError, match=r"sampling\.classifier=.*other was trained on other classes"):
         with_classifier(pipeline, SamplingConfig(draws_per_image=2, classifier=other))
     with pytest.raises(ValueError, match="nowhere"):
         with_classifier(pipeline, SamplingConfig(draws_per_image=2, classifier=str(tmp_path / "nowhere")))

@@ -95,7 +95,7 @@ def test_a_copied_folder_is_no_checkpoint(killed, tmp_path, capsys):
 
     assert equal(go(tmp_path / "run"), killed[1])
     said = capsys.readouterr().out
-    assert "step_00000003_old1 is not named like a checkpoint" in said
+    assert "step_00000003_old1 is ignored, since it is not named like a checkpoint" in said
     assert "resuming after step 4 of 6" in said
 
 
