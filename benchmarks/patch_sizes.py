@@ -37,10 +37,9 @@ from var_pe.settings.command_line import check_options, given_path, parse_argume
 from var_pe.settings.fields import Positive
 from var_pe.stages.config import Config
 from var_pe.stages.models import build_classifier
+from var_pe.stages.plan import training_images_and_classes
 from var_pe.stages.session import exit_with_sentence, session
 from var_pe.training.precision import autocast
-
-CLASSES = 10
 
 
 @dataclass(frozen=True)
@@ -95,9 +94,10 @@ def measured(
         ValueError: pictures are no multiple of a size and not padded, or its classifier cannot be built.
     """
     configs = [with_patches(config, size) for size in sizes]
+    _, classes, _ = training_images_and_classes(config)
     steps, answers = [], []
     for one in configs:
-        step, answer = batch_of(one)
+        step, answer = batch_of(one, classes)
         steps.append(step)
         answers.append(answer)
     training = seconds_in_turns(steps, rounds=rounds, warmup=2)
@@ -116,7 +116,7 @@ def measured(
             Patches(
                 size,
                 rows * columns,
-                trainable(build_classifier(one, CLASSES)),
+                trainable(build_classifier(one, classes)),
                 [answer.accuracy for answer in study.answers if answer.seed in seeds],
                 1000 * statistics.median(training[number]),
                 1000 * statistics.median(answering[number]),
@@ -130,19 +130,19 @@ def with_patches(config: Config, size: int) -> Config:
     return replace(config, classifier=replace(config.classifier, patch_size=size))
 
 
-def batch_of(config: Config) -> tuple[Callable[[], None], Callable[[], None]]:
+def batch_of(config: Config, classes: int) -> tuple[Callable[[], None], Callable[[], None]]:
     """A training step, and the answers of a trained classifier, both of a batch of random pictures."""
-    classifier = build_classifier(config, CLASSES)
+    classifier, trained = build_classifier(config, classes), build_classifier(config, classes).eval()
     training, data = config.classifier_training, config.data
     images_BCHW = torch.randn(training.batch, data.channels, data.height, data.width)
-    label_B = torch.randint(CLASSES, (training.batch,))
+    label_B = torch.randint(classes, (training.batch,))
     learn = training_step(
         classifier, lambda: F.cross_entropy(classifier(images_BCHW), label_B), training.precision
     )
 
     def answer() -> None:
         with torch.no_grad(), autocast(training.precision, "cpu"):
-            classifier(images_BCHW)
+            trained(images_BCHW)
 
     return learn, answer
 

@@ -6,7 +6,10 @@ import pytest
 from accelerate import Accelerator
 
 from var_pe import settings
+from var_pe.comparison.costs import trainable
+from var_pe.models.vit import ViTClassifier
 from var_pe.stages.config import Config
+from var_pe.stages.models import load_model
 
 
 @pytest.fixture
@@ -35,6 +38,8 @@ def test_every_size_has_a_row_over_all_seeds(patch_sizes, tmp_path):
     four, eight = patch_sizes.measured(config, *given)
     assert (four.tokens, eight.tokens) == (9, 4)
     assert eight.parameters - four.parameters == 3 * (8**2 - 4**2) * 16
+    saved = load_model(ViTClassifier, next((tmp_path / "sizes" / "patch_4").rglob("classifier")))
+    assert four.parameters == trainable(saved)  # all 12 classes of the shapes
     assert len(four.accuracies) == len(eight.accuracies) == 2
     assert "| 8 | 4 |" in patch_sizes.table([four, eight])
 
