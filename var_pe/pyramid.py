@@ -10,6 +10,8 @@ from pydantic import AfterValidator
 from torch import Tensor
 
 Grid = tuple[int, int]
+# of a map: (rows, columns), or (moments, rows, columns) of a clip's
+Sides = tuple[int, ...]
 
 # Largest number of tokens of an image. VAR has 9,451 at 1024 pixels; memory grows with the square.
 MOST_TOKENS = 100_000

@@ -9,12 +9,12 @@ from var_pe.interop.files import read_state
 from var_pe.interop.vit.conversion import convert
 from var_pe.interop.vit.names import ViTWeights
 from var_pe.models.classifier import Classifier
-from var_pe.models.clips import ClipClassifier
 from var_pe.models.dense.detector import Detector
 from var_pe.models.dense.encoder import DenseModel
 from var_pe.models.dense.segmenter import Segmenter
 from var_pe.models.folder import in_words, read_config
 from var_pe.models.generator import VARTransformer
+from var_pe.models.hierarchy.clips import CLIP_CLASSIFIERS
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.models.vit import ViTClassifier
 from var_pe.stages.config import Config
@@ -64,7 +64,7 @@ def open_subject(path: Path, checkpoint: Checkpoint | None = None) -> Subject:
 
     if not (path / "config.json").exists():
         raise ValueError(f"{path} is neither a run, nor a saved model or pipeline, nor a file of weights")
-    if read_config(path).get("_class_name") in (*CLASSIFIERS, ClipClassifier.__name__):
+    if read_config(path).get("_class_name") in (*CLASSIFIERS, *CLIP_CLASSIFIERS):
         return Subject(path.name, plain_classifier(path))
     return Subject(path.name, load_model(VARTransformer, path))
 

@@ -1,6 +1,6 @@
 """ViT classifier of clips: patches of several frames (tubelets), whose positions have a time axis."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from diffusers.configuration_utils import register_to_config
@@ -13,7 +13,7 @@ from var_pe.models.attention import PositionContext
 from var_pe.models.blocks import BlockContext, Blocks
 from var_pe.models.classifier import MapShape
 from var_pe.models.initialisation import initialise
-from var_pe.models.layers import MLP, Attention, BlockSettings, layer_scale, with_gain
+from var_pe.models.layers import MLP, Attention, BlockSettings, as_tokens, layer_scale, with_gain
 from var_pe.models.patches import Stem, build_stem
 from var_pe.models.vit import (
     Block,
@@ -82,7 +82,73 @@ class DividedBlock(nn.Module):
         return x_BLC + with_gain(self.scale2(self.mlp(self.norm2(x_BLC))), gains_2B11, 1)
 
 
-class ClipClassifier(PlainClassifier):
+def moments_of(frames: int, tubelet: int) -> int:
+    """How many moments the patches of a clip have.
+
+    Raises:
+        ValueError: they do not fill it.
+    """
+    if frames % tubelet:
+        raise ValueError(f"tubelet must divide the frames of a clip, got {tubelet} for {frames}")
+    return frames // tubelet
+
+
+def check_between_blocks(encodings: Iterable[PositionEncoding], line: str) -> None:
+    """Refuses an encoding that acts on a picture's map between blocks.
+
+    Raises:
+        ValueError: one does.
+    """
+    if any(encoding.uses("refine") for encoding in encodings):
+        raise ValueError(f"encoding {line!r}: its part between blocks serves single pictures, not clips")
+
+
+class ClipModel:
+    """What classifiers of clips have in common: frames of a clip in [-1, 1], and tubelets as patches."""
+
+    frames: int
+    tubelet: int
+    dynamic: bool
+    patch_embed: nn.Module
+
+    def tubelets(self, clips_BTCHW: Tensor) -> Tensor:
+        """The patches of clips (B, frames, channels, height, width) as a map, (B, C, T, h, w).
+
+        Raises:
+            ValueError: the clips do not have the model's number of frames, or one that it can follow.
+        """
+        # Tubelets as patches of pictures of `tubelet` times the channels
+        times = self._times_of(clips_BTCHW)
+        pictures = rearrange(clips_BTCHW, "B (T p) C h w -> (B T) (p C) h w", T=times)
+        return rearrange(self.patch_embed(pictures), "(B T) C h w -> B C T h w", T=times)
+
+    def _times_of(self, clips_BTCHW: Tensor) -> int:
+        if clips_BTCHW.dim() != 5:
+            raise ValueError(
+                f"a classifier of clips takes (clips, frames, channels, height, width), got a batch of shape "
+                f"{tuple(clips_BTCHW.shape)}"
+            )
+        frames = clips_BTCHW.shape[1]
+        if frames != self.frames and not self.dynamic:
+            raise ValueError(
+                f"the classifier is set to clips of {self.frames} frames, got {frames}; dynamic=true takes "
+                f"every length that the encoding can follow"
+            )
+
+        times, own = moments_of(frames, self.tubelet), moments_of(self.frames, self.tubelet)
+        if (times == 1) != (own == 1):
+            raise ValueError(
+                f"one moment is a picture, without a time: a classifier of clips of {own} moments "
+                f"cannot follow one of {times}"
+            )
+        return times
+
+    @property
+    def map_shapes(self) -> list[MapShape]:
+        raise ValueError("a classifier of clips gives no maps of a picture")
+
+
+class ClipClassifier(ClipModel, PlainClassifier):  # type: ignore[misc]  # as of SavedModel
     """Clips in [-1, 1], (B, frames, channels, height, width), to class logits.
 
     A patch is `tubelet` frames of `patch_size` pixels a side (ViViT, Arnab et al. 2021), mapped as a picture
@@ -142,7 +208,7 @@ class ClipClassifier(PlainClassifier):
         self.tubelet = tubelet
         self.attention = attention
         self.time_positions = time_positions
-        self.times = self._times(frames)
+        self.times = moments_of(frames, tubelet)
 
         # From tubelets to tokens that know their positions
         self.patch_embed = build_stem(stem, image_channels * tubelet, dim, patch_size)
@@ -154,10 +220,7 @@ class ClipClassifier(PlainClassifier):
         self.position_encoding = build_encoding(
             encoding, pyramid=self.pyramid, kept_grids=kept_grids, acting="in attention", **shape
         )
-        if self.map_position_encoding.uses("refine"):
-            raise ValueError(
-                f"encoding {encoding!r}: its part between blocks serves single pictures, not clips"
-            )
+        check_between_blocks([self.map_position_encoding], encoding)
 
         # Through the blocks to the classes
         block = DividedBlock if attention == "divided" else Block
@@ -177,47 +240,12 @@ class ClipClassifier(PlainClassifier):
     def _set_pyramid(self, new: Pyramid, resample: str | None) -> None:
         move_all([self.map_position_encoding, self.position_encoding], new, resample)
 
-    def _times(self, frames: int) -> int:
-        """How many moments the patches of a clip have.
-
-        Raises:
-            ValueError: they do not fill it.
-        """
-        if frames % self.tubelet:
-            raise ValueError(f"tubelet must divide the frames of a clip, got {self.tubelet} for {frames}")
-        return frames // self.tubelet
-
-    def _times_of(self, clips_BTCHW: Tensor) -> int:
-        if clips_BTCHW.dim() != 5:
-            raise ValueError(
-                f"a classifier of clips takes (clips, frames, channels, height, width), got a batch of shape "
-                f"{tuple(clips_BTCHW.shape)}"
-            )
-        frames = clips_BTCHW.shape[1]
-        if frames != self.frames and not self.dynamic:
-            raise ValueError(
-                f"the classifier is set to clips of {self.frames} frames, got {frames}; dynamic=true takes "
-                f"every length that the encoding can follow"
-            )
-
-        times = self._times(frames)
-        if (times == 1) != (self.times == 1):
-            raise ValueError(
-                f"one moment is a picture, without a time: a classifier of clips of {self.times} moments "
-                f"cannot follow one of {times}"
-            )
-        return times
-
     def forward_tokens(self, clips_BTCHW: Tensor) -> tuple[Tensor, int]:
-        times, pyramid = self._times_of(clips_BTCHW), self._pyramid_of(clips_BTCHW)
-        positions = pyramid.positions(clips_BTCHW.device, times)
-
-        # Tubelets as patches of pictures of `tubelet` times the channels
-        tubelets = rearrange(clips_BTCHW, "B (T p) C h w -> (B T) (p C) h w", T=times)
-        patches_BCl = self.patch_embed(tubelets).flatten(2)
+        x_BCThw = self.tubelets(clips_BTCHW)
+        positions = self._pyramid_of(clips_BTCHW).positions(clips_BTCHW.device, x_BCThw.shape[2])
 
         # What is added for their positions, in float32, or neighbours would coincide
-        x_BLC = rearrange(patches_BCl, "(B T) C l -> B (T l) C", T=times)
+        x_BLC = as_tokens(x_BCThw)
         context = self.map_position_encoding.prepare(self._told(positions))
         with full_precision(clips_BTCHW):
             x_BLC = self.map_position_encoding.embed(x_BLC.float(), context)
@@ -240,7 +268,3 @@ class ClipClassifier(PlainClassifier):
         if self.attention == "joint":
             return among(positions)
         return DividedContext(among(positions.at_place()), among(positions.at_moment()), positions.times)
-
-    @property
-    def map_shapes(self) -> list[MapShape]:
-        raise ValueError("a classifier of clips gives no maps of a picture")

@@ -10,19 +10,19 @@ from torch import Tensor, nn
 
 from var_pe.models.attention import PositionContext, attend
 from var_pe.models.keys import KeyChoice
-from var_pe.pyramid import Grid
+from var_pe.pyramid import Sides
 from var_pe.settings.fields import check_choice
 
 GELUS = {"tanh": "tanh", "exact": "none"}  # torch's names for them
 
 
-def as_map(x_BLC: Tensor, grid: Grid) -> Tensor:
-    """Tokens row by row as a map, (B, C, h, w)."""
+def as_map(x_BLC: Tensor, grid: Sides) -> Tensor:
+    """Tokens row by row as a map, (B, C, h, w), or moment by moment as a clip's, (B, C, T, h, w)."""
     return x_BLC.transpose(1, 2).unflatten(2, grid)
 
 
 def as_tokens(x_BChw: Tensor) -> Tensor:
-    """A map as tokens row by row, (B, L, C)."""
+    """A map as tokens row by row, (B, L, C), or a clip's moment by moment."""
     return x_BChw.flatten(2).transpose(1, 2)
 
 

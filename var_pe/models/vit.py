@@ -138,7 +138,11 @@ class ClassifierConfig:
                     given = show(getattr(self, setting.name))
                     raise ValueError(f"{setting.name}={given} is for clips: give tubelet=1 or more, too")
         elif self.hierarchy:
-            raise ValueError("tubelet makes a plain ViT of clips; a hierarchy takes pictures alone")
+            if self.attention != "joint":
+                raise ValueError(
+                    f"attention={self.attention} has no meaning in a hierarchy, whose stages say what a "
+                    f"token sees: leave it at joint"
+                )
         elif self.prompts:
             raise ValueError(f"prompts={self.prompts} are for pictures: leave them at 0 with tubelet")
         elif self.padding != "none":
@@ -149,7 +153,13 @@ class ClassifierConfig:
     @property
     def stages(self) -> tuple[StageShape, ...]:
         """The stages of the hierarchy; none of a plain ViT."""
-        return read_hierarchy(self.hierarchy, dim=self.dim, num_heads=self.num_heads, encoding=self.encoding)
+        return read_hierarchy(
+            self.hierarchy,
+            dim=self.dim,
+            num_heads=self.num_heads,
+            encoding=self.encoding,
+            clips=self.tubelet is not None,
+        )
 
 
 def check_prefix(attention: Spread, pool: Pool, registers: int) -> None:

@@ -23,6 +23,7 @@ from var_pe.models.feature_stages import ClassifierStages, FeatureStages, Hierar
 from var_pe.models.folder import SavedModel, check_folder, read_config
 from var_pe.models.generator import VARTransformer
 from var_pe.models.hierarchy.classifier import HierarchicalClassifier
+from var_pe.models.hierarchy.clips import CLIP_CLASSIFIERS, HierarchicalClipClassifier
 from var_pe.models.pretraining import Contrast, HiddenPixels, HiddenTokens
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.models.vit import OF_CLIPS, PLAIN, ViTClassifier
@@ -32,7 +33,7 @@ from var_pe.resampling.grid_bound import GridBound
 from var_pe.stages.config import Config, rules_of
 
 M = TypeVar("M", bound=SavedModel)
-AnyClassifier = ViTClassifier | HierarchicalClassifier | ClipClassifier
+AnyClassifier = ViTClassifier | HierarchicalClassifier | ClipClassifier | HierarchicalClipClassifier
 
 
 def build_tokenizer(config: Config) -> VQTokenizer:
@@ -89,8 +90,10 @@ def build_classifier(
     unused: tuple[str, ...] = ("hierarchy", *OF_CLIPS)
     if config.classifier.hierarchy:
         cls, unused = HierarchicalClassifier, ("depth", *PLAIN, *OF_CLIPS)
-    elif config.classifier.tubelet is not None:
+    if config.classifier.tubelet is not None:
         cls, unused = ClipClassifier, ("hierarchy", "prompts", "padding")
+        if config.classifier.hierarchy:
+            cls, unused = HierarchicalClipClassifier, ("depth", "attention", *PLAIN)
         settings_of_model["frames"] = config.data.frames
     for name in unused:
         del settings_of_model[name]
@@ -230,8 +233,8 @@ def load_classifier(folder: Path) -> AnyClassifier:
     """
     there = (folder / "config.json").exists()
     named = read_config(folder).get("_class_name") if there else None
-    if named == ClipClassifier.__name__:
-        return load_model(ClipClassifier, folder)
+    if named in CLIP_CLASSIFIERS:
+        return load_model(CLIP_CLASSIFIERS[named], folder)
     return load_model(CLASSIFIERS.get(str(named), ViTClassifier), folder)
 
 

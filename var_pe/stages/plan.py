@@ -1,6 +1,7 @@
 """What `--dry-run` prints: the parameters, tokens and steps that a config leads to."""
 
 from collections.abc import Sequence
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,8 @@ from var_pe.encodings.machinery.compose import Composed
 from var_pe.models.attention import first_seen, levels_of_parts
 from var_pe.models.clips import ClipClassifier
 from var_pe.models.hierarchy.attention import divisions_of
-from var_pe.models.hierarchy.classifier import HierarchicalClassifier
+from var_pe.models.hierarchy.classifier import StagedClassifier
+from var_pe.models.hierarchy.clips import HierarchicalClipClassifier
 from var_pe.models.hierarchy.lines import AttentionShape, Linear
 from var_pe.models.kernels import BY_PARTS, kernel_for
 from var_pe.models.pretraining import Contrast, HiddenTokens
@@ -26,7 +28,7 @@ from var_pe.models.tokenizer import TokenizerConfig
 from var_pe.models.tuning import merge, tune
 from var_pe.models.vit import ViTClassifier
 from var_pe.progress import number_of, size
-from var_pe.pyramid import Grid, Pyramid
+from var_pe.pyramid import Pyramid, Sides
 from var_pe.stages.begun import kept_grids, start_of, training_of
 from var_pe.stages.config import Config, Kind, settled_config
 from var_pe.stages.drawn_images import drawn_pictures
@@ -183,11 +185,12 @@ def _encoder(config: Config, images: int | None) -> list[str]:
 def _inside(classifier: AnyClassifier, config: Config, training: TrainingConfig) -> list[str]:
     """What a classifier's encodings act on, and what its attention takes."""
     assert config.classifier is not None
-    if isinstance(classifier, HierarchicalClassifier):
+    if isinstance(classifier, StagedClassifier):
         blocks = sum(classifier.blocks_by_stage)
         return [
             f"stages: {blocks} blocks in {len(classifier.shapes)}; so classifier.depth="
             f"{config.classifier.depth} is not used",
+            *([_clips(classifier)] if isinstance(classifier, HierarchicalClipClassifier) else []),
             *_stages(classifier, training),
         ]
     if isinstance(classifier, ClipClassifier):
@@ -206,14 +209,10 @@ def _inside(classifier: AnyClassifier, config: Config, training: TrainingConfig)
 
 def _of_clips(classifier: ClipClassifier, heads: int, training: TrainingConfig) -> list[str]:
     """The tokens of a clip, what the encoding acts on, and what attention takes among which of them."""
-    (rows, columns), times = classifier.pyramid.finest, classifier.times
     in_attention = classifier.position_encoding
     both = Composed([classifier.map_position_encoding, in_attention])
-    known = "" if classifier.time_positions else "; its encoding has positions in a frame, but not in time"
-    lines = [
-        f"clips: {classifier.frames} frames, {times} moments of {rows}x{columns} tokens each{known}",
-        _encoding(classifier.config["encoding"], both),
-    ]
+    lines = [_clips(classifier), _encoding(classifier.config["encoding"], both)]
+    (rows, columns), times = classifier.pyramid.finest, classifier.times
     places = rows * columns
     parts = {"": times * places}
     if classifier.attention == "divided":
@@ -223,6 +222,13 @@ def _of_clips(classifier: ClipClassifier, heads: int, training: TrainingConfig) 
         said = _attention(Pyramid(((tokens, 1),)), prefix, heads, in_attention, training)
         lines.append(f"{said}{where}")
     return lines
+
+
+def _clips(classifier: ClipClassifier | HierarchicalClipClassifier) -> str:
+    """What a clip consists of, and what is known of its moments."""
+    (rows, columns), times = classifier.pyramid.finest, classifier.times
+    known = "" if classifier.time_positions else "; its encoding has positions in a frame, but not in time"
+    return f"clips: {classifier.frames} frames, {times} moments of {rows}x{columns} tokens each{known}"
 
 
 def _start(what: str, start: Start | None) -> list[str]:
@@ -336,14 +342,15 @@ def _encoding(line: str, encoding: PositionEncoding) -> str:
     return f"encoding {line}: {parameters:,} parameters; acts on {', '.join(hooks) or 'nothing'}; {attention}"
 
 
-def _stages(classifier: HierarchicalClassifier, training: TrainingConfig) -> list[str]:
+def _stages(classifier: StagedClassifier, training: TrainingConfig) -> list[str]:
     """For each stage its map, what its encoding acts on, and what its attention takes."""
     encodings = classifier.position_encodings()
     lines = []
     for index, shape in enumerate(classifier.shapes):
-        rows, columns = grid = classifier.pyramid.grids[-1 - index]
+        grid = classifier.sides(index)
         blocks = number_of(shape.blocks, "block")
-        lines.append(f"stage {index + 1}, {shape.kind}: {rows}x{columns} cells, {shape.dim} wide, {blocks}")
+        cells = "x".join(map(str, grid))
+        lines.append(f"stage {index + 1}, {shape.kind}: {cells} cells, {shape.dim} wide, {blocks}")
         if isinstance(shape, AttentionShape):
             in_attention = encodings[f"stages.{index}.position_encoding"]
             both = Composed([encodings[f"stages.{index}.map_position_encoding"], in_attention])
@@ -353,11 +360,11 @@ def _stages(classifier: HierarchicalClassifier, training: TrainingConfig) -> lis
 
 
 def _attention_of_stage(
-    shape: AttentionShape, grid: Grid, encoding: PositionEncoding, training: TrainingConfig
+    shape: AttentionShape, grid: Sides, encoding: PositionEncoding, training: TrainingConfig
 ) -> str:
     """In how many parts a stage attends, by which kernel, and what scores take."""
     if isinstance(shape, Linear):
-        return f"attention: {grid[0] * grid[1]} tokens through a kernel's features, without scores"
+        return f"attention: {prod(grid)} tokens through a kernel's features, without scores"
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = dtype_of(training.precision, device)

@@ -17,7 +17,7 @@ from var_pe.models.hierarchy.blocks import EPSILON
 from var_pe.models.hierarchy.classifier import HierarchicalClassifier
 from var_pe.models.hierarchy.division import Windows
 from var_pe.models.hierarchy.lines import Windowed
-from var_pe.pyramid import Grid, sides_of
+from var_pe.pyramid import Sides, sides_of
 
 V1 = "timm.models.swin_transformer.SwinTransformer"
 V2 = "timm.models.swin_transformer_v2.SwinTransformerV2"
@@ -137,7 +137,7 @@ def _check_windows(model: HierarchicalClassifier, like: nn.Module) -> None:
         for number, block in enumerate(layer.get_submodule("blocks").children()):
             theirs = (tuple(vars(block)["window_size"]), tuple(vars(block)["shift_size"]))
             division = divisions[number % len(divisions)]
-            own: tuple[Grid, Grid] = (grid, (0, 0))
+            own: tuple[Sides, Sides] = (grid, (0, 0))
             if isinstance(division, Windows):
                 own = (division.window, division.shift)
                 if division.filled != grid:

@@ -11,7 +11,7 @@ from var_pe.models.attention import Part, PositionContext
 from var_pe.models.hierarchy.division import Division, Neighbourhoods, PlacesOfPatches, Windows
 from var_pe.models.hierarchy.lines import AttentionShape, Local, Mobile, Windowed
 from var_pe.models.layers import AttentionHeads
-from var_pe.pyramid import Grid, Pyramid
+from var_pe.pyramid import Positions, Pyramid, Sides
 from var_pe.resampling.precision import full_precision
 
 
@@ -27,7 +27,7 @@ class Call:
 class MapContext:
     """What the blocks of a stage are given in one forward pass."""
 
-    grid: Grid
+    grid: Sides
     # the encoding of tokens, which acts on the map between blocks
     on_map: PositionContext
     # which blocks take in turn: windows as they lie, then shifted ones
@@ -43,7 +43,7 @@ class MapContext:
         return self.on_map.refine(x_BLC, layer)
 
 
-def divisions_of(shape: AttentionShape, grid: Grid) -> tuple[Division, ...]:
+def divisions_of(shape: AttentionShape, grid: Sides) -> tuple[Division, ...]:
     """The divisions of a map of `grid` that the blocks of a stage take in turn."""
     if isinstance(shape, Mobile):
         return (PlacesOfPatches(grid, shape.patch),)
@@ -53,20 +53,37 @@ def divisions_of(shape: AttentionShape, grid: Grid) -> tuple[Division, ...]:
         return (Division(grid),)
 
     # Along a side that one window covers there is nothing to shift.
-    rows, columns = window = shape.attention_grid(grid)
-    shift = (rows // 2 if rows < grid[0] else 0, columns // 2 if columns < grid[1] else 0)
-    as_they_lie = Windows(grid, window)
+    window = shape.attention_grid(grid)
+    sides = zip(grid, window, strict=True)
+    shift = tuple(length // 2 if length < side else 0 for side, length in sides)
+    as_they_lie = Windows(grid, window, (0,) * len(grid))
     if not shape.shift or not any(shift):
         return (as_they_lie,)
     return as_they_lie, Windows(grid, window, shift)
 
 
+def pyramid_of(grid: Sides) -> Pyramid:
+    """The one level of a map, of a clip's of one of its moments."""
+    rows, columns = grid[-2:]
+    return Pyramid(((rows, columns),))
+
+
+def positions_on(grid: Sides, device: torch.device, time_positions: bool = True) -> Positions:
+    """Those of the tokens of a map, or of a part of one; where told (`time_positions`) with their moments."""
+    positions = pyramid_of(grid).positions(device, *grid[:-2])
+    return positions if time_positions else positions.without_time()
+
+
 def calls_of(
-    shape: AttentionShape, encoding: PositionEncoding, grid: Grid, images: int, device: torch.device
+    shape: AttentionShape,
+    encoding: PositionEncoding,
+    grid: Sides,
+    images: int,
+    device: torch.device,
+    time_positions: bool = True,
 ) -> tuple[Call, ...]:
-    """How the blocks of a stage attend on a map of `grid`, for so many images."""
-    part = Pyramid.of([shape.attention_grid(grid)])
-    context = encoding.prepare(part.positions(device))
+    """How the blocks of a stage attend on a map of `grid`, for so many images or clips."""
+    context = encoding.prepare(positions_on(shape.attention_grid(grid), device, time_positions))
 
     calls = []
     for division in divisions_of(shape, grid):

@@ -12,7 +12,7 @@ from var_pe.models.hierarchy.attention import (
 )
 from var_pe.models.hierarchy.lines import AttentionShape, Convolution, Linear, Local
 from var_pe.models.layers import GELUS, MLP, BlockSettings, as_map, as_tokens, layer_scale, with_gain
-from var_pe.pyramid import Grid
+from var_pe.pyramid import Sides
 
 # of all norms, as in Swin
 EPSILON = 1e-5
@@ -98,7 +98,8 @@ class ConvolutionBlock(nn.Module):
 class Merging(nn.Module):
     """`stride` x `stride` cells become one of another width: their channels in a row, a norm, a linear map.
 
-    Swin's patch merging, in its order of cells (column by column); in Swin v2 the norm comes last.
+    Swin's patch merging, in its order of cells (column by column); in Swin v2 the norm comes last. Moments of
+    a clip stay apart, as in Video Swin.
     """
 
     def __init__(self, before: int, dim: int, stride: int, norms_first: bool) -> None:
@@ -108,10 +109,13 @@ class Merging(nn.Module):
         self.norm = nn.LayerNorm(before * stride**2 if norms_first else dim, eps=EPSILON)
         self.reduction = nn.Linear(before * stride**2, dim, bias=False)
 
-    def forward(self, x_BLC: Tensor, grid: Grid) -> Tensor:
-        """From a map of `grid`, whose sides are multiples of the stride."""
+    def forward(self, x_BLC: Tensor, grid: Sides) -> Tensor:
+        """From a map of `grid`, whose rows and columns are multiples of the stride."""
         x_BLC = rearrange(
-            x_BLC.unflatten(1, grid), "B (y p) (x q) C -> B (y x) (q p C)", p=self.stride, q=self.stride
+            x_BLC.unflatten(1, grid),
+            "B ... (y p) (x q) C -> B (... y x) (q p C)",
+            p=self.stride,
+            q=self.stride,
         )
         if self.norms_first:
             return self.reduction(self.norm(x_BLC))

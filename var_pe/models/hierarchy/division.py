@@ -5,15 +5,16 @@ Letters beside the package's: `P` parts of a map; a divided tensor has (B P) in 
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
+from math import prod
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from var_pe.pyramid import Grid, Positions
+from var_pe.pyramid import Grid, Positions, Sides
 
 
 @torch.compiler.assume_constant_result
@@ -33,12 +34,12 @@ class Division:
     """All of a map as one part; members cut it into several."""
 
     # the map
-    grid: Grid
+    grid: Sides
 
     @property
     def sizes(self) -> tuple[int, int, int]:
         """How many parts there are, and the queries and keys of each."""
-        tokens = self.grid[0] * self.grid[1]
+        tokens = prod(self.grid)
         return 1, tokens, tokens
 
     def cut(self, x_BHLD: Tensor) -> Tensor:
@@ -54,6 +55,10 @@ class Division:
         return None
 
 
+# axes of a map by einops' letters: of its windows, and of the cells inside one
+AXES = {2: ("y x", "h w"), 3: ("s y x", "t h w")}
+
+
 @dataclass(frozen=True)
 class Windows(Division):
     """Windows side by side, which `shift` moves down and right by so many cells (Swin, Liu et al. 2021).
@@ -61,47 +66,66 @@ class Windows(Division):
     What a shift leaves over at one border is one window with what lies at the opposite one, and neither sees
     the other. A map that is not a whole number of windows is filled up below and at the right by cells that
     nothing else sees. (Swin's code has windows see them, which gives other outputs on such maps.)
+
+    In a clip windows have three sides, and all of this holds along time, too (Video Swin, Liu et al. 2022).
     """
 
-    window: Grid
-    shift: Grid = (0, 0)
+    window: Sides
+    shift: Sides
 
     @property
-    def filled(self) -> Grid:
+    def counts(self) -> Sides:
+        """How many windows there are along each side."""
+        return tuple(-(-side // length) for side, length in zip(self.grid, self.window, strict=True))
+
+    @property
+    def filled(self) -> Sides:
         """The sides of the map in whole windows."""
-        (rows, columns), (height, width) = self.grid, self.window
-        return -(-rows // height) * height, -(-columns // width) * width
+        return tuple(count * length for count, length in zip(self.counts, self.window, strict=True))
 
     @property
     def sizes(self) -> tuple[int, int, int]:
-        (rows, columns), (height, width) = self.filled, self.window
-        return rows // height * (columns // width), height * width, height * width
+        return prod(self.counts), prod(self.window), prod(self.window)
 
     def cut(self, x_BHLD: Tensor) -> Tensor:
-        (rows, columns), (height, width) = self.filled, self.window
-        x_BHhwD = x_BHLD.unflatten(2, self.grid)
-        x_BHhwD = F.pad(x_BHhwD, (0, 0, 0, columns - self.grid[1], 0, rows - self.grid[0]))
+        x_BHgD = x_BHLD.unflatten(2, self.grid)
+        beyond = [0, 0]  # F.pad begins with the last axis
+        for side, filled in zip(reversed(self.grid), reversed(self.filled), strict=True):
+            beyond += [0, filled - side]
+        x_BHgD = F.pad(x_BHgD, beyond)
+
         if any(self.shift):
-            x_BHhwD = x_BHhwD.roll((-self.shift[0], -self.shift[1]), dims=(2, 3))
-        return rearrange(x_BHhwD, "B H (y h) (x w) D -> (B y x) H (h w) D", h=height, w=width)
+            axes = tuple(range(2, 2 + len(self.grid)))
+            x_BHgD = x_BHgD.roll(tuple(-cells for cells in self.shift), dims=axes)
+        windows, cells = AXES[len(self.grid)]
+        return rearrange(x_BHgD, f"B H {self._map} D -> (B {windows}) H ({cells}) D", **self._lengths)
 
     def joined(self, y_BlC: Tensor) -> Tensor:
-        (rows, columns), (height, width) = self.filled, self.window
-        y_BhwC = rearrange(
-            y_BlC,
-            "(B y x) (h w) C -> B (y h) (x w) C",
-            y=rows // height,
-            x=columns // width,
-            h=height,
-        )
+        windows, cells = AXES[len(self.grid)]
+        counts = dict(zip(windows.split(), self.counts, strict=True))
+        pattern = f"(B {windows}) ({cells}) C -> B {self._map} C"
+        y_BgC = rearrange(y_BlC, pattern, **counts, **self._lengths)
+
         if any(self.shift):
-            y_BhwC = y_BhwC.roll(self.shift, dims=(1, 2))
-        return y_BhwC[:, : self.grid[0], : self.grid[1]].flatten(1, 2)
+            y_BgC = y_BgC.roll(self.shift, dims=tuple(range(1, 1 + len(self.grid))))
+        on_map = tuple(slice(side) for side in self.grid)
+        return y_BgC[(slice(None), *on_map)].flatten(1, -2)
 
     def visible(self, device: torch.device) -> Tensor | None:
         if self.filled == self.grid and not any(self.shift):
             return None
         return kept(_windows_visible, self, device)
+
+    @property
+    def _map(self) -> str:
+        """The map's axes in einops' letters, each of windows and cells: `(y h) (x w)`."""
+        windows, cells = AXES[len(self.grid)]
+        return " ".join(f"({one} {cell})" for one, cell in zip(windows.split(), cells.split(), strict=True))
+
+    @property
+    def _lengths(self) -> dict[str, int]:
+        """How many cells a window has along each axis."""
+        return dict(zip(AXES[len(self.grid)][1].split(), self.window, strict=True))
 
 
 @dataclass(frozen=True)
@@ -186,10 +210,11 @@ class Neighbourhoods(Division):
         rows, columns = self.grid
         y_L, x_L = cells_L2.unbind(1)
         yx_L2 = torch.stack([(2 * y_L + 1) / rows - 1, (2 * x_L + 1) / columns - 1], dim=1)
-        key = Positions(cells_L2, torch.zeros_like(y_L), yx_L2, (self.grid,), range(1))
+        grids = ((rows, columns),)
+        key = Positions(cells_L2, torch.zeros_like(y_L), yx_L2, grids, range(1))
 
         inside_Q = kept(_queries_among_keys, self, device)
-        query = Positions(cells_L2[inside_Q], key.level_L[inside_Q], yx_L2[inside_Q], (self.grid,), range(1))
+        query = Positions(cells_L2[inside_Q], key.level_L[inside_Q], yx_L2[inside_Q], grids, range(1))
         return query, key
 
     def _filled(self, x_BHLD: Tensor, border: int) -> Tensor:
@@ -202,16 +227,17 @@ class Neighbourhoods(Division):
 
 def _windows_visible(windows: Windows) -> Tensor:
     """(P, 1, l, l): two cells see each other if they were neighbours before the shift, and on the map."""
-    # What a shift has wrapped around lies last; what was filled up is a kind by itself.
-    kinds = []
+    # Along each side, what a shift has wrapped around lies last; what was filled up is a kind by itself.
+    kind = torch.zeros((), dtype=torch.long, device="cpu")
     for filled, side, shift in zip(windows.filled, windows.grid, windows.shift, strict=True):
         place_L = torch.arange(filled, device="cpu")
         before_L = (place_L + shift) % filled
-        kinds.append(torch.where(before_L < side, (place_L >= filled - shift).long(), 2))
-    kind_hw = 3 * kinds[0][:, None] + kinds[1]
+        along_L = torch.where(before_L < side, (place_L >= filled - shift).long(), 2)
+        kind = 3 * kind[..., None] + along_L
 
-    (height, width) = windows.window
-    kind_Pl = rearrange(kind_hw, "(y h) (x w) -> (y x) (h w)", h=height, w=width)
+    # Windows of the kinds as they lie after the shift
+    unshifted = replace(windows, grid=windows.filled, shift=(0,) * len(windows.grid))
+    kind_Pl = unshifted.cut(kind.flatten()[None, None, :, None])[:, 0, :, 0]
     return (kind_Pl[:, :, None] == kind_Pl[:, None, :])[:, None]
 
 

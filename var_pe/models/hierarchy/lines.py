@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from math import prod
 from typing import ClassVar, Literal
 
-from var_pe.pyramid import Grid
+from var_pe.pyramid import Grid, Sides
 from var_pe.settings.fields import check_choice, nearest
 from var_pe.settings.line import Member, Value, check_options, parse
 
@@ -24,6 +24,8 @@ class StageShape:
     """
 
     kind: ClassVar[str]
+    # whether it takes maps of clips, too
+    serves_clips: ClassVar[bool] = False
 
     blocks: int
     # width
@@ -40,7 +42,7 @@ class StageShape:
     def check_map(self, grid: Grid) -> None:
         """Refuses a map that the blocks cannot divide; most kinds take any."""
 
-    def tokens_in_sight(self, grid: Grid) -> int:
+    def tokens_in_sight(self, grid: Sides) -> int:
         """How many tokens one token's attention compares it with, on a map of `grid`; 0 without attention."""
         return 0
 
@@ -49,6 +51,8 @@ class StageShape:
         options = []
         for field in fields(self):
             value = getattr(self, field.name)
+            if value is None:
+                continue
             said = str(value).lower() if isinstance(value, bool) else repr(value)
             options.append(f"{field.name}={said}")
         return f"{self.kind}({', '.join(options)})"
@@ -70,13 +74,12 @@ class AttentionShape(StageShape):
         if self.dim % self.heads:
             raise ValueError(f"dim must be a multiple of heads, got {self.dim} and {self.heads}")
 
-    def attention_grid(self, grid: Grid) -> Grid:
+    def attention_grid(self, grid: Sides) -> Sides:
         """The grid on which an encoding in attention counts, on a map of `grid`: the map, or a part of it."""
         return grid
 
-    def tokens_in_sight(self, grid: Grid) -> int:
-        rows, columns = self.attention_grid(grid)
-        return rows * columns
+    def tokens_in_sight(self, grid: Sides) -> int:
+        return prod(self.attention_grid(grid))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,21 +87,29 @@ class Full(AttentionShape):
     """Every token sees the whole map."""
 
     kind: ClassVar[str] = "full"
+    serves_clips: ClassVar[bool] = True
 
 
 @dataclass(frozen=True, kw_only=True)
 class Windowed(AttentionShape):
-    """Swin (Liu et al. 2021): a token sees its window, in every second block another one."""
+    """Swin (Liu et al. 2021): a token sees its window, in every second block another one.
+
+    In clips a window has a third side, time (Video Swin, Liu et al. 2022).
+    """
 
     kind: ClassVar[str] = "windowed"
+    serves_clips: ClassVar[bool] = True
     # cells along each side; along a side of the map that is no longer, the window is all of it
     window: int = 7
     # every second block shifts the windows by half of one; false: none does
     shift: bool = True
+    # moments of a clip in a window; where a clip is no longer, or None, all of them
+    moments: int | None = None
 
-    def attention_grid(self, grid: Grid) -> Grid:
-        rows, columns = grid
-        return min(rows, self.window), min(columns, self.window)
+    def attention_grid(self, grid: Sides) -> Sides:
+        *times, rows, columns = grid
+        moments = [time if self.moments is None else min(time, self.moments) for time in times]
+        return *moments, min(rows, self.window), min(columns, self.window)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +120,7 @@ class Local(AttentionShape):
     # cells to each side; with 3 the square is 7x7
     radius: int = 3
 
-    def tokens_in_sight(self, grid: Grid) -> int:
+    def tokens_in_sight(self, grid: Sides) -> int:
         rows, columns = grid
         side = 2 * self.radius + 1
         return min(rows, side) * min(columns, side)
@@ -120,6 +131,7 @@ class Linear(AttentionShape):
     """Every token sees the whole map through a kernel's features, at a cost that grows with the tokens."""
 
     kind: ClassVar[str] = "linear"
+    serves_clips: ClassVar[bool] = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +147,7 @@ class Mobile(AttentionShape):
         if rows % self.patch or columns % self.patch:
             raise ValueError(f"patch {self.patch} must divide the sides of its map, {rows}x{columns}")
 
-    def attention_grid(self, grid: Grid) -> Grid:
+    def attention_grid(self, grid: Sides) -> Sides:
         return grid[0] // self.patch, grid[1] // self.patch
 
 
@@ -154,9 +166,9 @@ KINDS: dict[str, type[StageShape]] = {
 
 
 def read_hierarchy(
-    lines: Sequence[str], *, dim: int, num_heads: int, encoding: str
+    lines: Sequence[str], *, dim: int, num_heads: int, encoding: str, clips: bool = False
 ) -> tuple[StageShape, ...]:
-    """The stages that the lines describe, from the finest map to the coarsest.
+    """The stages that the lines describe, of pictures or of `clips`, from the finest map to the coarsest.
 
     A line leaves open what follows: the first stage has width `dim`, and every later one halves the map and
     doubles the width; heads are as wide as in the first, `dim / num_heads`; the encoding is `encoding`.
@@ -171,7 +183,9 @@ def read_hierarchy(
             if len(members) != 1 or members[0].parts:
                 raise ValueError("a stage is one kind with its options, kind(option=value)")
             before = stages[-1] if stages else None
-            stages.append(_stage(members[0], before, dim, num_heads, encoding))
+            stage = _stage(members[0], before, dim, num_heads, encoding)
+            _check_serves(stage, clips)
+            stages.append(stage)
         except ValueError as error:
             raise ValueError(f"hierarchy: stage {number}, {line!r}: {error}") from error
     return tuple(stages)
@@ -197,6 +211,15 @@ def _stage(member: Member, before: StageShape | None, dim: int, num_heads: int, 
             options["heads"] = _heads(options["dim"], dim, num_heads)
     make: Callable[..., StageShape] = kind
     return make(**options)
+
+
+def _check_serves(stage: StageShape, clips: bool) -> None:
+    """Refuses a kind of stage that clips cannot have, and an option that pictures cannot have."""
+    if clips and not stage.serves_clips:
+        able = ", ".join(name for name, kind in KINDS.items() if kind.serves_clips)
+        raise ValueError(f"{stage.kind} is for pictures; stages of clips are {able}")
+    if not clips and isinstance(stage, Windowed) and stage.moments is not None:
+        raise ValueError(f"moments={stage.moments} is for clips, which a tubelet of 1 or more makes")
 
 
 def _heads(wide: Value, dim: int, num_heads: int) -> int:
