@@ -155,6 +155,8 @@ def test_the_order_of_frames_matters_where_positions_have_a_time(line, make):
     blind = make(encoding=line, time_positions=False)
     assert gap(blind, dealt) > 1e-4
     assert gap(blind, clips.flip(1)) < 2e-5
+    if line == "alibi":
+        assert gap(make(encoding=line), clips.flip(1)) < 2e-5
 
 
 @torch.no_grad()
@@ -208,6 +210,17 @@ def test_saved_loaded_moved_and_of_other_lengths(make, tmp_path):
 def test_what_a_hierarchy_of_clips_cannot_be_is_a_sentence(lines, options, sentence, make):
     with pytest.raises(ValueError, match=sentence):
         make(*lines, **options)
+
+
+@torch.no_grad()
+def test_a_window_of_one_moment_needs_no_time_axis(make):
+    model = make("windowed(blocks=2, window=3, moments=1)", encoding="log_cpb")
+    clips = random(1, 4, 3, 16, 24)
+    changed = clips.clone()
+    changed[:, 2] = 0
+    (before_BCThw,), (after_BCThw,) = model.forward_features(clips), model.forward_features(changed)
+    moved_T = (after_BCThw - before_BCThw).abs().amax((0, 1, 3, 4)) > 0
+    assert moved_T.tolist() == [False, False, True, False]
 
 
 def test_clips_and_pictures_are_not_mistaken(make):

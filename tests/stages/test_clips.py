@@ -10,10 +10,11 @@ from PIL import Image
 from var_pe import settings
 from var_pe.comparison.resolution_study import study_resolutions
 from var_pe.diagnosis.opening import open_subject
+from var_pe.models.hierarchy.clips import HierarchicalClipClassifier
 from var_pe.settings.files import ConfigError
 from var_pe.stages.config import Config
 from var_pe.stages.features import feature_extractor
-from var_pe.stages.models import weights_hash
+from var_pe.stages.models import load_classifier, weights_hash
 from var_pe.stages.plan import plan
 from var_pe.stages.score import score_classifier
 from var_pe.stages.train import train_classifier
@@ -73,6 +74,28 @@ def test_a_resumed_classifier_of_clips_is_the_one_that_was_never_stopped(tmp_pat
     assert f"starts from {folder}" in plan(more)
 
 
+STAGES = 'classifier.hierarchy=["windowed(blocks=2, window=2, moments=2)", "full(blocks=1, stride=1)"]'
+
+
+def test_a_hierarchy_of_clips_is_planned_trained_and_scored(tmp_path):
+    """Like any other classifier of clips; it is loaded as what it is, and takes no pictures."""
+    more = ["classifier.attention=joint", "classifier.tubelet=1", "classifier.patch_size=4"]
+    config, accelerator = config_in(tmp_path, *more, STAGES), Accelerator()
+    said = plan(config)
+    assert "clips: 4 frames, 4 moments of 4x4 tokens each" in said
+    assert "stage 1, windowed: 4x4x4 cells, 16 wide, 2 blocks" in said
+    assert "attention: 8 parts of 8 tokens on cpu by" in said
+
+    trained = train_classifier(config, accelerator)
+    folder = tmp_path / "run" / "classifier"
+    again = load_classifier(folder)
+    assert isinstance(again, HierarchicalClipClassifier)
+    assert again.config["hierarchy"] == trained.config["hierarchy"]
+    assert score_classifier(config, accelerator)["classifier"]["num_images"] == 8
+    with pytest.raises(ValueError, match="a classifier of clips, which cannot take single images"):
+        open_subject(tmp_path / "run")
+
+
 @pytest.mark.parametrize(
     ("more", "sentence"),
     [
@@ -93,7 +116,14 @@ def test_a_resumed_classifier_of_clips_is_the_one_that_was_never_stopped(tmp_pat
             "classifier.tubelet=2 makes a classifier of clips, which cannot be trained as segmenter",
         ),
         (["classifier.registers=1"], "attention=divided has no part for tokens without a place"),
-        (["classifier.hierarchy=[full(blocks=1)]"], "tubelet makes a plain ViT of clips"),
+        (
+            ["classifier.hierarchy=[full(blocks=1)]"],
+            "classifier.attention=divided has no meaning in a hierarchy, whose stages say what a token sees",
+        ),
+        (
+            ["classifier.hierarchy=[mobile(blocks=1)]", "classifier.attention=joint"],
+            "classifier.hierarchy: stage 1, .* mobile is for pictures; stages of clips are full, windowed",
+        ),
         (
             ["classifier_training.mixup=0.2"],
             "classifier_training.mixup works on pictures, but classifier.tubelet=2 takes clips",
