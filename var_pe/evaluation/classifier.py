@@ -4,7 +4,8 @@ from torch import Tensor
 
 from var_pe.evaluation.features import FeatureExtractor, Features
 from var_pe.models.classifier import Classifier
-from var_pe.models.clips import ClipModel
+from var_pe.models.clips import ClipClassifier
+from var_pe.models.hierarchy.clips import HierarchicalClipClassifier
 
 
 class ClassifierFeatures(FeatureExtractor):
@@ -20,7 +21,7 @@ class ClassifierFeatures(FeatureExtractor):
         self.model = model.eval()
         self.name = name
         self.weights_sha256 = weights_sha256
-        self.axes = 5 if isinstance(model, ClipModel) else 4
+        self.axes = 5 if isinstance(model, ClipClassifier | HierarchicalClipClassifier) else 4
 
     def describe(self, images_BCHW: Tensor) -> Features:
         features_BF = self.model.pooled(images_BCHW / 127.5 - 1)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Protocol
 
 from diffusers.configuration_utils import register_to_config
 from einops import rearrange
@@ -103,52 +104,54 @@ def check_between_blocks(encodings: Iterable[PositionEncoding], line: str) -> No
         raise ValueError(f"encoding {line!r}: its part between blocks serves single pictures, not clips")
 
 
-class ClipModel:
-    """What classifiers of clips have in common: frames of a clip in [-1, 1], and tubelets as patches."""
+class TakesClips(Protocol):
+    """What classifiers of clips have in common."""
 
     frames: int
     tubelet: int
     dynamic: bool
     patch_embed: nn.Module
 
-    def tubelets(self, clips_BTCHW: Tensor) -> Tensor:
-        """The patches of clips (B, frames, channels, height, width) as a map, (B, C, T, h, w).
 
-        Raises:
-            ValueError: the clips do not have the model's number of frames, or one that it can follow.
-        """
-        # Tubelets as patches of pictures of `tubelet` times the channels
-        times = self._times_of(clips_BTCHW)
-        pictures = rearrange(clips_BTCHW, "B (T p) C h w -> (B T) (p C) h w", T=times)
-        return rearrange(self.patch_embed(pictures), "(B T) C h w -> B C T h w", T=times)
-
-    def _times_of(self, clips_BTCHW: Tensor) -> int:
-        if clips_BTCHW.dim() != 5:
-            raise ValueError(
-                f"a classifier of clips takes (clips, frames, channels, height, width), got a batch of shape "
-                f"{tuple(clips_BTCHW.shape)}"
-            )
-        frames = clips_BTCHW.shape[1]
-        if frames != self.frames and not self.dynamic:
-            raise ValueError(
-                f"the classifier is set to clips of {self.frames} frames, got {frames}; dynamic=true takes "
-                f"every length that the encoding can follow"
-            )
-
-        times, own = moments_of(frames, self.tubelet), moments_of(self.frames, self.tubelet)
-        if (times == 1) != (own == 1):
-            raise ValueError(
-                f"one moment is a picture, without a time: a classifier of clips of {own} moments "
-                f"cannot follow one of {times}"
-            )
-        return times
-
-    @property
-    def map_shapes(self) -> list[MapShape]:
-        raise ValueError("a classifier of clips gives no maps of a picture")
+# of their maps, for models of single pictures
+NO_MAPS = "a classifier of clips gives no maps of a picture"
 
 
-class ClipClassifier(ClipModel, PlainClassifier):  # type: ignore[misc]  # as of SavedModel
+def tubelets(model: TakesClips, clips_BTCHW: Tensor) -> Tensor:
+    """The patches of clips (B, frames, channels, height, width) as a map, (B, C, T, h, w).
+
+    Raises:
+        ValueError: the clips do not have the model's number of frames, or one that it can follow.
+    """
+    # Tubelets as patches of pictures of `tubelet` times the channels
+    times = _times_of(model, clips_BTCHW)
+    pictures = rearrange(clips_BTCHW, "B (T p) C h w -> (B T) (p C) h w", T=times)
+    return rearrange(model.patch_embed(pictures), "(B T) C h w -> B C T h w", T=times)
+
+
+def _times_of(model: TakesClips, clips_BTCHW: Tensor) -> int:
+    if clips_BTCHW.dim() != 5:
+        raise ValueError(
+            f"a classifier of clips takes (clips, frames, channels, height, width), got a batch of shape "
+            f"{tuple(clips_BTCHW.shape)}"
+        )
+    frames = clips_BTCHW.shape[1]
+    if frames != model.frames and not model.dynamic:
+        raise ValueError(
+            f"the classifier is set to clips of {model.frames} frames, got {frames}; dynamic=true takes "
+            f"every length that the encoding can follow"
+        )
+
+    times, own = moments_of(frames, model.tubelet), moments_of(model.frames, model.tubelet)
+    if (times == 1) != (own == 1):
+        raise ValueError(
+            f"one moment is a picture, without a time: a classifier of clips of {own} moments "
+            f"cannot follow one of {times}"
+        )
+    return times
+
+
+class ClipClassifier(PlainClassifier):
     """Clips in [-1, 1], (B, frames, channels, height, width), to class logits.
 
     A patch is `tubelet` frames of `patch_size` pixels a side (ViViT, Arnab et al. 2021), mapped as a picture
@@ -241,7 +244,7 @@ class ClipClassifier(ClipModel, PlainClassifier):  # type: ignore[misc]  # as of
         move_all([self.map_position_encoding, self.position_encoding], new, resample)
 
     def forward_tokens(self, clips_BTCHW: Tensor) -> tuple[Tensor, int]:
-        x_BCThw = self.tubelets(clips_BTCHW)
+        x_BCThw = tubelets(self, clips_BTCHW)
         positions = self._pyramid_of(clips_BTCHW).positions(clips_BTCHW.device, x_BCThw.shape[2])
 
         # What is added for their positions, in float32, or neighbours would coincide
@@ -268,3 +271,7 @@ class ClipClassifier(ClipModel, PlainClassifier):  # type: ignore[misc]  # as of
         if self.attention == "joint":
             return among(positions)
         return DividedContext(among(positions.at_place()), among(positions.at_moment()), positions.times)
+
+    @property
+    def map_shapes(self) -> list[MapShape]:
+        raise ValueError(NO_MAPS)

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from diffusers.configuration_utils import register_to_config
 from torch import Tensor
 
-from var_pe.models.clips import ClipClassifier, ClipModel, check_between_blocks, moments_of
+from var_pe.models.classifier import MapShape
+from var_pe.models.clips import NO_MAPS, ClipClassifier, check_between_blocks, moments_of, tubelets
 from var_pe.models.hierarchy.classifier import StagedClassifier
 from var_pe.models.initialisation import initialise
 from var_pe.models.layers import BlockSettings
@@ -14,7 +15,7 @@ from var_pe.models.vit import ClassifierConfig
 from var_pe.pyramid import Grid
 
 
-class HierarchicalClipClassifier(ClipModel, StagedClassifier):  # type: ignore[misc]  # as of SavedModel
+class HierarchicalClipClassifier(StagedClassifier):
     """Clips in [-1, 1], (B, frames, channels, height, width), to class logits, through stages.
 
     Video Swin (Liu et al. 2022, section 3) where the stages are `windowed`: patches of `tubelet` frames,
@@ -76,7 +77,11 @@ class HierarchicalClipClassifier(ClipModel, StagedClassifier):  # type: ignore[m
         initialise(self, seed)
 
     def embedded(self, images_BCHW: Tensor) -> Tensor:
-        return self.tubelets(images_BCHW)
+        return tubelets(self, images_BCHW)
+
+    @property
+    def map_shapes(self) -> list[MapShape]:
+        raise ValueError(NO_MAPS)
 
 
 CLIP_CLASSIFIERS: dict[str, type[ClipClassifier | HierarchicalClipClassifier]] = {
