@@ -91,7 +91,11 @@ def results(margin: float = 0.0, handicapped: str | None = None, **losses: list[
             }],
             "times": {}, "sinusoid": {"dimensions": 3, "of": 4},
         },
-        "config": {"sampling": {"guidance_scale": 1.5, "batch": 100, "size": None}},
+        "config": {
+            "data": {"source": "shapes", "height": 32, "width": 32},
+            "generator_training": {"steps": 1500, "batch": 64, "learning_rate": 0.001},
+            "sampling": {"guidance_scale": 1.5, "batch": 100, "size": None},
+        },
         "versions": {"python": "3.11"},
         "times": {
             "written": "2026-01-01T00:00:00+00:00", "cells": times, "own_processes": True,

@@ -2,6 +2,7 @@
 
 from tests.comparison.made_up import results
 from var_pe.comparison.agreement import agreement_table
+from var_pe.comparison.report import report_of
 
 SCATTER = [0.0, 0.02, -0.01]
 SIZES = {"small": 1e5, "middle": 1e6, "large": 4e6}
@@ -38,6 +39,7 @@ def test_the_smallest_that_ranks_as_the_largest_is_named():
     assert by_name["middle"][3:] == ["-0.3333", "1 of 3", "2"]
     assert by_name["middle"][2].startswith("c 1.5")
     assert table.notes[1].startswith("The smallest that ranks as the largest")
+    assert report_of(sizes("small", "middle", "large")).findings == [table.notes[1]]
     assert table.notes[1].endswith(": small.")
     assert agreement_table(sizes("middle", "large")).notes[1].startswith("None of the smaller")
     assert not agreement_table(sizes("large")).rows

@@ -9,7 +9,7 @@ import pytest
 from tests.comparison.made_up import results
 from var_pe import settings
 from var_pe.comparison.exact import check_countable, counted, pictures_of
-from var_pe.comparison.page import excess_maps
+from var_pe.comparison.page import excess_maps, floor_place, intervals
 from var_pe.comparison.report import report_of
 from var_pe.data.shapes import SPACE, Factors, Shapes, render
 from var_pe.pyramid import Pyramid
@@ -71,6 +71,19 @@ def test_the_report_has_excess_in_all_by_level_and_by_place():
     assert table.rows[-1][:2] == ["the tokens, exactly", "10.00"]
     assert "costs any generator 2.000 nats" in table.notes[1]
     assert len(excess_maps(found)) == 2
+
+    # First screen: what could still be learned, and on the line of the ranking what none can beat
+    report = report_of(found)
+    assert report.findings[0].startswith(
+        "The tokens of an image hold 10.00 nats, counted exactly. learned needs 16."
+    )
+    assert "of which 4.50" in report.findings[0]
+    assert "(1x1: 1.10" in report.findings[0]
+    assert any(
+        "The floor, the least that drawing a level at once allows, is 2.400" in note
+        for note in report.ranking.notes
+    )
+    assert floor_place(found) < min(one.middle for one in intervals(found))
     assert excess_maps(results(learned=[3.0])) == []
 
 

@@ -44,6 +44,8 @@ def test_the_report_has_distances_and_numbers_where_coordinates_are_learned():
     tables = {table.title: table for table in report_of(with_maps(MAPS["center"], MAPS["corner"])).tables}
     (row,) = tables["Where learned coordinates end"].rows
     assert row[-1] == "center in 1 of 2, corner in 1 of 2"
+    (said,) = report_of(with_maps(MAPS["center"], MAPS["corner"])).findings
+    assert said.endswith("center in 1 of 2, corner in 1 of 2.")
     names = [row[0] for row in tables["Learned coordinates by level"].rows]
     assert names[:2] == [f"{LINE}, 2x2", f"{LINE}, 4x4"]
     assert "corner, 4x4" in names

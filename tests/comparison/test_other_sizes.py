@@ -8,6 +8,7 @@ import torch
 from tests.comparison.made_up import results
 from var_pe.comparison.engine import plan_of
 from var_pe.comparison.other_sizes import is_measured, measured_at, ways_of
+from var_pe.comparison.report import report_of
 from var_pe.comparison.size_tables import size_tables
 from var_pe.comparison.study import Study, arms_of, cells_of
 from var_pe.models.tokenizer import VQTokenizer
@@ -80,19 +81,46 @@ def test_a_trained_generator_is_measured_at_each_size_once(tmp_path):
 
 def test_what_is_kept_is_said_against_the_best_that_was_trained_there():
     """A loss at another size means nothing without what could be reached at it."""
-    found = results(learned=[3.0, 3.1, 2.9], sinusoidal=[3.2, 3.3, 3.0], ceiling=[3.0, 3.0, 3.0])
+    arms = ("learned", "sinusoidal", "none", "ceiling")
+    found = results(**{name: [3.0, 3.1, 2.9] for name in arms})
     for arm in found["arms"]:
         arm["trained_at"] = [[[1, 1], [2, 2]]] + ([WIDE] if arm["name"] == "ceiling" else [])
     for cell in found["cells"]:
-        ways = {"learned": {"timm": 1.0, "area": 0.5}, "sinusoidal": {"": 0.25}, "ceiling": {"": 0.0}}
+        ways = {
+            "learned": {"timm": 1.0, "area": 0.4}, "sinusoidal": {"": 0.24}, "none": {"": 0.8},
+            "ceiling": {"": 0.0},
+        }  # fmt: skip
         cell["sizes"] = [
             {"grids": WIDE, "convention": name, "loss": 2 + worse + 0.01 * cell["seed"] ** 2, "by_level": []}
             for name, worse in ways[cell["arm"]].items()
         ]
     (table,) = size_tables(found)
-    assert table.title == "At 2x4 tokens: another extent (a larger scene, its things of the same size)"
+    assert table.title == "At 2x4 tokens, another extent (a larger scene, its things of the same size)"
     names = [row[0] for row in table.rows]
-    assert names == ["ceiling", "sinusoidal", "learned, area", "learned, timm"]
-    assert [row[1] for row in table.rows] == ["yes", "no", "no", "no"]
-    assert table.notes[0].startswith("Of what was never trained there sinusoidal is best, 2.26")
-    assert "of the resamplings of learned, area (2.5" in table.notes[0]
+    assert names == ["ceiling", "sinusoidal", "learned by area", "none", "learned by timm"]
+    assert [row[1] for row in table.rows] == ["yes", "no", "no", "no", "no"]
+
+    # Of the 0.8 between no positions and the ceiling
+    shares = [row[-1].partition(" ")[0] for row in table.rows]
+    assert shares == ["", "70.0", "50.0", "0.0", "-25.0"]
+    report = report_of(found)
+    assert report.findings[0] == table.notes[0]
+    said = report.findings[0]
+    assert said.startswith("Never trained at 2x4 tokens, another extent")
+    assert "best is sinusoidal (2.257 nats a token, keeping 70.0 ± 0.0 %), +0.24" in said
+    assert "of the 2 resamplings of learned, best is area (2.417 nats a token, keeping 50.0 ± 0.0 %)" in said
+    assert "worst timm (3.017 nats a token, keeping -25.0 ± 0.0 %)" in said
+
+    # The ceiling was trained there: to take it would be no advice for who trains at one size.
+    own, there = report.guide
+    assert "ceiling" not in own
+    assert there.startswith("at 2x4 tokens, another extent")
+    assert "ceiling" not in there
+    assert "learned by area" in there
+    assert "learned by timm" not in there
+    assert not report.answer[0].startswith("ceiling")
+
+    # Without a generator that has no positions nothing says how much there was to keep.
+    for arm in found["arms"]:
+        arm["encoding"] = "sinusoidal"
+    assert size_tables(found)[0].header[-1] == "p"

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 
 from tests.comparison.made_up import results
+from var_pe.comparison.guide import SITUATIONS
 from var_pe.comparison.publishing import POINTS, publish
 from var_pe.comparison.results import read
+from var_pe.settings.loading import CONFIGS
 
 ARMS = {"learned": [3.00, 3.10, 2.95], "sinusoidal": [3.51, 3.60, 3.44]}
 PUBLISHED = sorted((Path(__file__).parents[2] / "docs" / "studies").glob("*.json"))
@@ -48,12 +50,25 @@ def test_the_index_has_every_study_and_every_claim(tmp_path):
     publish(results(**ARMS), tmp_path / "first")
     publish(results(**{**ARMS, "sinusoidal": [2.5, 2.6, 2.44]}), tmp_path / "second")
     (tmp_path / "interventions.json").write_text("{}")
+    (tmp_path / "interventions.md").write_text("# What they rely on\n\nMuch.\n")
     text = publish(read(tmp_path / "first.json"), tmp_path / "first")[-1].read_text()
-    assert "- [first](first.md)" in text
-    assert "- [second](second.md)" in text
+    assert "### [first](first.md): 2 encodings" in text
+    assert "### [second](second.md): 2 encodings" in text
+    assert "- [interventions](interventions.md): What they rely on" in text
     rows = [line for line in text.splitlines() if line.startswith("| Learned positions are better")]
     assert ["**confirmed**" in row for row in rows] == [True, False]
     assert "| Fixed positions win on long sequences. | nothing yet | not measured |" in text
+
+
+def test_the_index_says_what_to_take_and_what_was_not_run(tmp_path):
+    """A reader of a guide with gaps left out would take the studies that are there for all there is."""
+    assert [name for _, name in SITUATIONS if not (CONFIGS / "studies" / f"{name}.yaml").exists()] == []
+    text = publish(results(**ARMS), tmp_path / "small_data")[-1].read_text()
+    rows = {line.split(" | ")[0]: line for line in text.splitlines() if line.startswith("| ")}
+    few = rows["| small data, with and without augmentation"]
+    assert " take learned: " in few
+    assert few.endswith("[small_data](small_data.md) |")
+    assert "not run yet | `python scripts/compare.py --study colour.yaml --jobs 2`" in text
 
 
 @pytest.mark.parametrize("file", PUBLISHED, ids=lambda file: file.stem)

@@ -52,6 +52,41 @@ def test_the_answer_is_two_sentences_that_claim_what_was_shown():
     assert "One seed shows no spread" in alone
 
 
+def test_what_could_be_seen_is_said_apart_for_each_number_of_seeds():
+    """Three seeds see a tenth of what eight see: one range for both would promise too much of the three."""
+    found = results(**CLEAR, few=[3.2, 3.4])
+    report = report_of(found)
+    assert report.title == "4 encodings compared over 2 to 4 seeds"
+    sizes = {one.arm: f"{one.smallest:.2g}" for one in compared(found, primary_column(found))}
+    assert report.answer[1].startswith("4 seeds could have shown differences of ")
+    assert f", 2 seeds {sizes['few']} with a power of 80 %" in report.answer[1]
+
+
+def test_arms_of_several_groups_have_no_best_one():
+    """A loss on all pictures beats that on a tenth of them, whatever the encoding."""
+    found = results(**CLEAR, **{f"{name} few": [value + 5 for value in CLEAR[name]] for name in CLEAR})
+    for arm in found["arms"]:
+        name, _, few = arm["name"].partition(" ")
+        arm |= {"compared_with": f"learned {few}".strip(), "place": [name, few or "all"], "encoding": name}
+    report = report_of(found)
+    assert report.answer[0].startswith(
+        "Validation loss (nats per token): of 4 comparisons these are real: none"
+    )
+    assert [line.partition(":")[0] for line in report.guide] == ["all", "few"]
+    assert "take learned few" in report.guide[1]
+
+
+def test_names_that_do_not_say_the_encoding_stand_beside_its_line():
+    """A reader of the table wants to write it into a config."""
+    found = results(start=[3.0, 3.1], other=[3.5, 3.6])
+    assert report_of(found).ranking.header[1].startswith("validation loss")
+    found["arms"][0]["encoding"] = "learned(init=sinusoidal)"
+    report = report_of(found)
+    assert report.ranking.header[1] == "encoding"
+    assert report.ranking.rows[0][1] == "learned(init=sinusoidal)"
+    assert report.answer[0].startswith("learned(init=sinusoidal) (start) has the best validation loss")
+
+
 def test_more_comparisons_ask_for_more():
     """Thirty arms against one would find a difference by chance alone."""
     pair = {"learned": [3.00, 3.10, 2.95, 3.05], "none": [3.03, 3.13, 2.99, 3.07]}
@@ -90,6 +125,17 @@ def test_a_margin_may_be_a_share_of_what_the_handicapped_arm_loses():
     unfound = report_of(results(handicapped="peg", **CLEAR) | {"handicap_margins": [1.0]})
     (alarms,) = [table for table in unfound.tables if table.title.startswith("False alarms")]
     assert any("are left out: it was not shown to be worse" in note for note in alarms.notes)
+
+
+def test_what_was_not_measured_is_said():
+    """A reader looks for it in vain otherwise, or takes it to be there."""
+    found = results(**CLEAR)
+    (line,) = [note for note in report_of(found).notes if note.startswith("Not measured")]
+    assert "agreement with a judge" in line
+    assert "sampling seeds" not in line
+    for cell in found["cells"]:
+        cell["values"]["class_agreement"] = 0.5
+    assert not [note for note in report_of(found).notes if "agreement with a judge" in note]
 
 
 def test_failed_and_unfinished_cells_are_said():
@@ -132,11 +178,22 @@ def test_scatter_is_split_into_training_and_sampling():
 
 def test_advice_follows_the_stated_rule():
     """Of arms that are not shown to be worse than the best, the one with the fewest parameters."""
-    advice = report_of(results(none=[3.0, 3.1, 2.9], learned=[2.99, 3.08, 2.91], peg=[4.0, 4.11, 3.9])).guide
-    assert advice[0].startswith("as the config says: none (")
-    assert "not shown to be worse than the best: learned" in advice[0]
-    assert "peg" not in advice[0]
+    three = {"none": [3.0, 3.1, 2.9], "learned": [2.99, 3.08, 2.91], "peg": [4.0, 4.11, 3.9]}
+    (line,) = report_of(results(**three)).guide
+    assert line.startswith("take none: validation loss (nats per token) 3.000 over 3 seeds; 0 parameters")
+    assert "learned has the best mean, 2.993, and is not shown to be better" in line
+    assert line.endswith("; shown to be worse: peg.")
     assert "nothing can be advised" in report_of(results(learned=[3.0], none=[9.0])).guide[0]
+
+    # Arms of few seeds neither win by luck nor hide, by their number, what many seeds show of the others.
+    few = {f"other_{number}": [2.0, 6.0] for number in range(30)}
+    assert report_of(results(**three, **few)).guide == [f"{line[:-1]}; 30 arms with fewer seeds left out."]
+
+    # Of equals the one that the others are compared with.
+    same = results(corner=[3.0, 3.2, 2.9], start=[2.9, 3.0, 3.1])
+    for cell in same["cells"]:
+        cell["values"]["encoding_parameters"] = 0.0
+    assert report_of(same).guide[0].startswith("take corner: ")
 
 
 class Text(HTMLParser):
@@ -154,6 +211,7 @@ def test_page_and_markdown_say_the_same_and_the_page_stands_alone(tmp_path):
     """The page is passed on by itself; text from a config is not markup; nothing of Python is left."""
     found = results(margin=0.02, **CLEAR, **{"<b>&</script>": [3.2, 3.3, 3.15, 3.25]})
     found["arms"][3]["encoding"] = "none"
+    found["study"]["question"] = "Is <i>this</i> better?"
     write_report(found, tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == set(FILES)
     html, markdown = ((tmp_path / name).read_text() for name in ("comparison.html", "comparison.md"))
@@ -162,11 +220,20 @@ def test_page_and_markdown_say_the_same_and_the_page_stands_alone(tmp_path):
     said = " ".join(parser.said)
     report = report_of(found)
     cells = [text for table in (report.ranking, *report.tables) for row in table.rows for text in row]
-    for text in [*report.answer, *report.guide, *report.notes, *report.tokenizers, *filter(None, cells)]:
+    texts = [
+        *report.answer,
+        *report.guide,
+        *report.notes,
+        *report.tokenizers,
+        report.trained,
+        report.question,
+    ]
+    for text in [*texts, *filter(None, cells)]:
         assert text in said
         assert text in markdown
 
     assert "<b>" not in html
+    assert "<i>this" not in html
     assert not re.search(r"""(src|href)=["'](?!data:)""", html)
     assert len(html) < 3_000_000
     assert not re.search(r"\bNone\b|\bTrue\b|\bnan\b", markdown)

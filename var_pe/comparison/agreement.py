@@ -63,12 +63,26 @@ def groups_of(results: Results) -> list[Group]:
     return sorted(found, key=lambda group: -group.parameters)
 
 
+def alike(results: Results) -> list[Group]:
+    """The groups that have the encodings of the largest, which comes first; empty if it stands alone."""
+    found = groups_of(results)
+    found = [group for group in found if list(group.values) == list(found[0].values)]
+    return found if len(found) > 1 else []
+
+
+def agreement_sentences(results: Results) -> list[str]:
+    """The smallest generator that ranks as the largest; nothing where there is one size alone."""
+    found = alike(results)
+    if len({round(group.parameters) for group in found}) < 2:
+        return []
+    return [chosen(found, list(found[0].values))]
+
+
 def agreement_table(results: Results) -> Table:
     """Order and real differences of every group beside those of the largest."""
-    found = groups_of(results)
+    found = alike(results)
     encodings = [line for line in found[0].values] if found else []
-    found = [group for group in found if list(group.values) == encodings]
-    if len(found) < 2:
+    if not found:
         return Table("Do they rank the same?", [], [], [])
 
     column, largest = primary_column(results), found[0]

@@ -5,17 +5,54 @@ from itertools import pairwise
 
 from var_pe.comparison.results import ArmEntry, Exact, Results, grids_of
 from var_pe.comparison.table import Table
-from var_pe.comparison.verdicts import ranking
+from var_pe.comparison.verdicts import LOSS, ranking
 from var_pe.comparison.wording import over_seeds
 from var_pe.data.shapes import CLASSES
 from var_pe.pages.numbers import plain
 
 EXACT = "the tokens, exactly"
+AT_ONCE = "the least that drawing a level at once allows"
+BY_LEVEL = "of these on "
 
 
 def exact_of(results: Results, arm: ArmEntry) -> Exact | None:
     """What the tokens of an arm's tokenizer hold; None where they were not counted."""
     return results["shared"].get("exact", {}).get(arm.get("tokenizer", ""))
+
+
+def floor_of(results: Results) -> tuple[str, float] | None:
+    """The name and value of what no arm can be expected to beat in the primary quantity; None: not known.
+
+    It is what real images get, or the nats a token below which none gets that draws a level at once.
+    """
+    known = results["floor"].get(results["primary"])
+    if known is not None:
+        return "real images", known
+    exact = [exact_of(results, arm) for arm in results["arms"]]
+    if (
+        results["primary"] != LOSS.key
+        or not exact
+        or exact[0] is None
+        or any(one != exact[0] for one in exact)
+    ):
+        return None
+    return AT_ONCE, sum(exact[0]["nats_by_place"]) / len(exact[0]["nats_by_place"])
+
+
+def excess_sentences(results: Results) -> list[str]:
+    """How near the best arm comes to what the tokens hold; nothing where that was not counted."""
+    table = excess_table(results)
+    if not table.rows:
+        return []
+    best = table.rows[0]
+    joint = table.rows[-1][1]
+    said = f"The tokens of an image hold {joint} nats, counted exactly. {best[0]} needs {best[1]}"
+    said += f", of which {best[3]} could still be learned"
+    levels = [
+        f"{head.removeprefix(BY_LEVEL)}: {text}"
+        for head, text in zip(table.header[4:], best[4:], strict=True)
+    ]
+    return [f"{said} ({'; '.join(levels)})."]
 
 
 def excess_by_place(results: Results, arm: ArmEntry) -> list[list[float]]:
@@ -53,7 +90,7 @@ def excess_table(results: Results) -> Table:
         return Table("Excess nats", [], [], [])
 
     header = ["", "nats an image", "excess", "excess that can be learned"]
-    header += [f"of these on {rows}x{columns}" for rows, columns in grids]
+    header += [f"{BY_LEVEL}{rows}x{columns}" for rows, columns in grids]
     joint_text, zero = plain(sum(known["nats_by_level"])), "0"
     rows_of_table.append([EXACT, joint_text, zero, *([""] * (1 + len(grids)))])
     return Table("Excess nats", header, rows_of_table, excess_notes(known), results["command"])

@@ -6,6 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
+from var_pe.comparison.excess import floor_of
 from var_pe.comparison.page import HeatMap, heat_maps
 from var_pe.comparison.results import Results
 from var_pe.comparison.verdicts import LOSS, Ranked, primary_column, ranking
@@ -34,9 +35,9 @@ def draw_ranking(axes: Axes, results: Results, ranked: Sequence[Ranked]) -> None
         axes.errorbar(
             one.mean * column.factor, place, xerr=half, fmt="o", color=COLOURS[0], markersize=4, capsize=2
         )
-    floor = results["floor"].get(column.key)
+    floor = floor_of(results)
     if floor is not None:
-        axes.axvline(floor * column.factor, color=COLOURS[1], linestyle=":", label="real images")
+        axes.axvline(floor[1] * column.factor, color=COLOURS[1], linestyle=":", label=floor[0])
         axes.legend(fontsize=8)
     axes.set_yticks(range(len(ranked)), [one.arm["name"] for one in ranked], fontsize=8)
     axes.set_ylim(len(ranked) - 0.4, -0.6)

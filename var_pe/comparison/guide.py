@@ -1,58 +1,180 @@
 """Which arm to choose, by a stated rule on the study's own numbers alone."""
 
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
 from var_pe.comparison.results import ArmEntry, Results
+from var_pe.comparison.size_tables import There, all_there, at_size, sizes_of
+from var_pe.comparison.statistics import summary
 from var_pe.comparison.verdicts import (
+    LOSS,
     Column,
-    all_pairs,
+    Rows,
+    family,
     mean_of,
     primary_column,
-    ranking,
+    values_of,
 )
+from var_pe.comparison.wording import many
 from var_pe.pages.numbers import plain
 
 RULE = (
-    "of the arms of a situation that are not shown to be worse than its best one (paired t test, Holm over "
-    "all pairs, 5 %), take the one whose encoding has the fewest parameters, and of equals the one with the "
-    "better mean; with fewer than three seeds nothing is advised."
+    "of the arms of a situation that have the most seeds and are not shown to be worse than the best of "
+    "these (paired t test, Holm over all pairs of them, 5 %), take the one whose encoding has the fewest "
+    "parameters; of equals the one that the others are compared with, or else the one with the best mean; "
+    "with fewer than three seeds nothing is advised."
 )
 FEWEST_SEEDS = 3
 
+# What people ask, and the studies of configs/studies/ that answer it
+SITUATIONS = (
+    ("one size", "learned_against_fixed"),
+    ("rotary codes: where levels meet", "rope_coordinates"),
+    ("small and large generators", "smallest_generator"),
+    ("other sizes than were trained", "other_sizes"),
+    ("small data, with and without augmentation", "small_data"),
+    ("shallow and deep, few and many heads", "depth_and_heads"),
+    ("long sequences", "long_sequences"),
+    ("another tokenizer", "second_tokenizer"),
+    ("colour: drawings in place of made-up shapes", "colour"),
+)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """An arm that may be taken."""
+
+    name: str
+    encoding: str
+    # of the quantity that decides, by seed
+    values: Mapping[int, float]
+    # of the encoding
+    parameters: float
+    # whether the others are compared with it
+    is_first: bool = False
+
+    @property
+    def mean(self) -> float:
+        return summary(list(self.values.values())).mean
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What the rule says of some candidates."""
+
+    taken: Candidate
+    best: Candidate
+    # others that are not shown to be worse than the best, and those that are
+    equal: list[Candidate]
+    worse: list[Candidate]
+    # with too few seeds to be among those that are compared
+    left_out: list[Candidate]
+
+
+def chosen(candidates: Sequence[Candidate], column: Column) -> Choice | None:
+    """What `RULE` takes; None where there are fewer than two candidates, or too few seeds."""
+    falls = -1.0 if column.better == "higher" else 1.0
+    seeds = max((len(one.values) for one in candidates), default=0)
+    compared = sorted(
+        (one for one in candidates if len(one.values) == seeds), key=lambda one: falls * one.mean
+    )
+    if seeds < FEWEST_SEEDS or len(compared) < 2:
+        return None
+
+    best = compared[0]
+    rows = [Rows(one.name, other.name, one.values, other.values) for other, one in combinations(compared, 2)]
+    worse = {one.arm for one in family(rows) if one.is_real and one.reference == best.name}
+    equal = [one for one in compared if one.name not in worse]
+    taken = min(equal, key=lambda one: (one.parameters, not one.is_first, falls * one.mean))
+    left_out = [one for one in candidates if one not in compared]
+    return Choice(
+        taken,
+        best,
+        [one for one in equal if one not in (taken, best)],
+        [one for one in compared if one.name in worse],
+        left_out,
+    )
+
 
 def advice(results: Results) -> list[str]:
-    """A line for each situation: the values of all axes but the encoding's."""
+    """A line for each situation: arms that are compared with the same one, then every other size."""
     column = primary_column(results)
-    situations: dict[str, list[ArmEntry]] = {}
+    lines = []
+    groups = situations(results)
+    for first, all_arms in groups.items():
+        where = _where(all_arms[0], first) if len(groups) > 1 else ""
+        # Those that were trained at further sizes, too, are ceilings, with more steps.
+        arms = [arm for arm in all_arms if arm.get("trained_at") == all_arms[0].get("trained_at")]
+        candidates = [
+            Candidate(arm["name"], arm["encoding"], values, _parameters(results, arm), arm["name"] == first)
+            for arm in arms
+            if (values := values_of(results, arm["name"], column.key))
+        ]
+        lines.append(_line(where, candidates, column))
+
+    # Of a table's resamplings the best one: the others would only take from the comparisons' error.
+    for grids in sizes_of(results):
+        best: dict[str, There] = {}
+        for there in all_there(results, grids):
+            if not there.trained_there:
+                best.setdefault(there.arm["name"], there)
+        others = list(best.values())
+        lines.append(_line(at_size(results, grids), [_there(results, there) for there in others], LOSS))
+    return lines
+
+
+def situations(results: Results) -> dict[str, list[ArmEntry]]:
+    """Arms whose numbers can be held against each other, by the arm that they are compared with."""
+    found: dict[str, list[ArmEntry]] = {}
     for arm in results["arms"]:
         if not arm["handicapped"]:
-            situations.setdefault(", ".join(arm["place"][1:]), []).append(arm)
-    return [_advice(results, column, name, arms) for name, arms in situations.items()]
+            found.setdefault(arm["compared_with"], []).append(arm)
+    return found
 
 
-def _advice(results: Results, column: Column, situation: str, arms: list[ArmEntry]) -> str:
-    where = situation or "as the config says"
-    ranked = [one for one in ranking(results) if one.arm in arms]
-    fewest = min((one.count for one in ranked), default=0)
-    if len(ranked) < 2 or fewest < FEWEST_SEEDS:
-        return f"{where}: nothing can be advised yet (arms: {len(ranked)}, seeds of each: at least {fewest})."
+def _where(arm: ArmEntry, first: str) -> str:
+    """The values of all axes but the encoding's; of arms that are written out, the first one's name."""
+    return ", ".join(arm["place"][1:]) or f"{first} and what is compared with it"
 
-    best = ranked[0]
-    worse = set()
-    for one in all_pairs(results, column.key):
-        if one.is_real and best.arm["name"] in (one.arm, one.reference):
-            worse.add(one.reference if one.arm == best.arm["name"] else one.arm)
 
-    equal = [one for one in ranked if one.arm["name"] not in worse]
-    taken = min(equal, key=lambda one: (_parameters(results, one.arm), ranked.index(one)))
-    others = [one.arm["name"] for one in equal if one is not taken]
-    line = f"{where}: {taken.arm['name']} ({column.label} {plain(taken.mean * column.factor)}"
-    line += f", {_parameters(results, taken.arm):,.0f} parameters)"
+def _there(results: Results, there: There) -> Candidate:
+    return Candidate(there.name, there.arm["encoding"], there.losses, _parameters(results, there.arm))
+
+
+def _line(where: str, candidates: Sequence[Candidate], column: Column) -> str:
+    before = f"{where}: " if where else ""
+    found = chosen(candidates, column)
+    if found is None:
+        seeds = max((len(one.values) for one in candidates), default=0)
+        return (
+            f"{before}nothing can be advised yet (arms: {len(candidates)}, seeds of each: at most {seeds})."
+        )
+
+    taken, best = found.taken, found.best
+    line = f"{before}take {named(taken.name, taken.encoding)}: {column.label} "
+    line += f"{plain(taken.mean * column.factor)} over {many(len(taken.values), 'seed')}"
+    if taken is best:
+        line += ", the best mean"
+    line += f"; {taken.parameters:,.0f} parameters of the encoding"
     if taken is not best:
-        line += f"; {best.arm['name']} has the best mean ({plain(best.mean * column.factor)})"
-    if others:
-        line += f"; not shown to be worse than the best: {', '.join(others)}"
+        line += f"; {named(best.name, best.encoding)} has the best mean, {plain(best.mean * column.factor)}, "
+        line += "and is not shown to be better"
+    if found.equal:
+        line += f"; not shown to be worse than the best: {', '.join(one.name for one in found.equal)}"
+    if found.worse:
+        line += f"; shown to be worse: {', '.join(one.name for one in found.worse)}"
+    if found.left_out:
+        line += f"; {many(len(found.left_out), 'arm')} with fewer seeds left out"
     return f"{line}."
+
+
+def named(name: str, encoding: str) -> str:
+    """An arm's encoding as a config has it, with the arm's name if that is another."""
+    return name if encoding in name else f"{encoding} ({name})"
 
 
 def _parameters(results: Results, arm: ArmEntry) -> float:
     found = mean_of(results, arm["name"], "encoding_parameters")
-    return float("inf") if found is None else found.mean
+    return math.inf if found is None else found.mean

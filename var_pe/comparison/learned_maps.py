@@ -114,14 +114,33 @@ def distance(one: Map, other: Map, grids: Sequence[Sequence[int]]) -> float:
 # ------------------------------------------------------------------------------------------- as tables
 
 
+def learned_maps_sentences(results: Results) -> list[str]:
+    """Which fixed map every arm's coordinates end at; nothing where none are learned."""
+    by_arm = _ended_by_arm(results)
+    if not by_arm:
+        return []
+    said = [f"of {name}, {nearest_words(found)}" for name, found in by_arm.items()]
+    return [f"The fixed map nearest to where learned coordinates end: {'; '.join(said)}."]
+
+
+def nearest_words(found: Sequence[Ended]) -> str:
+    """`center in 3 of 5, corner in 2 of 5`."""
+    nearest = Counter(one.nearest for one in found).most_common()
+    return ", ".join(f"{kind} in {count} of {len(found)}" for kind, count in nearest)
+
+
 def learned_maps_tables(results: Results) -> list[Table]:
     """Where learned coordinates ended, and the scales and offsets that they are; none if none are learned."""
-    fixed = results["shared"].get("maps", {})
-    by_arm = {arm["name"]: ended(results, arm["name"], fixed) for arm in results["arms"]} if fixed else {}
-    by_arm = {name: found for name, found in by_arm.items() if found}
+    by_arm, fixed = _ended_by_arm(results), results["shared"].get("maps", {})
     if not by_arm:
         return []
     return [ends_table(results, by_arm, list(fixed)), levels_table(results, by_arm, fixed)]
+
+
+def _ended_by_arm(results: Results) -> dict[str, list[Ended]]:
+    fixed = results["shared"].get("maps", {})
+    by_arm = {arm["name"]: ended(results, arm["name"], fixed) for arm in results["arms"]} if fixed else {}
+    return {name: found for name, found in by_arm.items() if found}
 
 
 def ends_table(results: Results, by_arm: Mapping[str, Sequence[Ended]], fixed: Sequence[str]) -> Table:
@@ -130,9 +149,8 @@ def ends_table(results: Results, by_arm: Mapping[str, Sequence[Ended]], fixed: S
     for name, found in by_arm.items():
         distances = [over_seeds([one.distances[kind] for one in found]) for kind in fixed]
         late = [one.moved_late for one in found if one.moved_late is not None]
-        nearest = Counter(one.nearest for one in found).most_common()
-        said = ", ".join(f"{kind} in {count} of {len(found)}" for kind, count in nearest)
-        rows.append([name, *distances, over_seeds([one.moved for one in found]), over_seeds(late), said])
+        moved = over_seeds([one.moved for one in found])
+        rows.append([name, *distances, moved, over_seeds(late), nearest_words(found)])
 
     notes = [
         "Root mean square distances in cells of the finest level, over levels, their cells and both axes, "

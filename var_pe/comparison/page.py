@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypedDict
 
-from var_pe.comparison.excess import excess_by_place
+from var_pe.comparison.excess import excess_by_place, floor_of
 from var_pe.comparison.report import Report, sample_rows
 from var_pe.comparison.results import Results, grids_of
 from var_pe.comparison.verdicts import Column, primary_column, ranking
@@ -76,6 +76,7 @@ def as_html(results: Results, report: Report) -> str:
         report=report,
         intervals=intervals(results),
         floor=floor_place(results),
+        floor_name=(floor_of(results) or ("",))[0],
         column=primary_column(results).label if ranking(results) else "",
         samples=[(title, f"data:image/png;base64,{picture}") for title, picture, _ in rows],
         classes=rows[0][2] if rows else [],
@@ -120,11 +121,11 @@ def intervals(results: Results) -> list[Interval]:
 
 
 def floor_place(results: Results) -> float | None:
-    """Where real images stand on that line; None if they have no such score."""
-    floor = results["floor"].get(results["primary"])
+    """Where the floor lies on that line; None if it is not known."""
+    floor = floor_of(results)
     if floor is None or not ranking(results):
         return None
-    return _share(floor, *_range(results))
+    return _share(floor[1], *_range(results))
 
 
 def _column(results: Results) -> Column | None:
@@ -136,8 +137,8 @@ def _range(results: Results) -> tuple[float, float]:
     for one in ranking(results):
         half = one.half_width or 0.0
         ends += [one.mean - half, one.mean + half]
-    floor = results["floor"].get(results["primary"])
-    ends += [] if floor is None else [floor]
+    floor = floor_of(results)
+    ends += [] if floor is None else [floor[1]]
     margin = 0.05 * (max(ends) - min(ends)) or 0.05 * abs(ends[0]) or 1.0
     return min(ends) - margin, max(ends) + margin
 

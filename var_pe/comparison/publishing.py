@@ -6,12 +6,23 @@ Beside the pages of all studies an index says what each found and what became of
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
 from var_pe.comparison.claims import CLAIMS, rules_of
 from var_pe.comparison.figures import charts_of, places_of
-from var_pe.comparison.report import answer, missing, report_of, sample_rows, title
+from var_pe.comparison.guide import RULE, SITUATIONS, advice
+from var_pe.comparison.report import (
+    answer,
+    findings,
+    missing,
+    question,
+    report_of,
+    sample_rows,
+    title,
+    trained,
+)
 from var_pe.comparison.results import Curve, Results, read, thinned
 from var_pe.comparison.writing import SAMPLES, as_markdown, samples_png
 from var_pe.files import write_text, written_whole
@@ -45,7 +56,8 @@ def publish(results: Results, page: Path) -> list[Path]:
             draft.write_bytes(data)
 
     files = {title: file for title, (file, _) in pictures.items()}
-    text = as_markdown(report_of(results), files) + made_by(results, name)
+    report = report_of(results)
+    text = as_markdown(replace(report, title=f"{name}: {report.title}"), files) + made_by(results, name)
     write_text(page.with_name(f"{name}.md"), text)
     write_text(page.with_name(f"{name}.json"), in_lines(results))
     write_text(page.with_name(INDEX), index(page.parent))
@@ -120,26 +132,55 @@ def _dense(value: object) -> str:
 def index(folder: Path) -> str:
     """All studies of a folder, and every claim by the studies that looked at it."""
     studies = {file.stem: read(file) for file in sorted(folder.glob("*.json")) if _is_study(file)}
-    lines = ["# Studies", ""]
+    lines = ["# Studies: which encoding to take, and how sure that is", ""]
+    lines += [markdown_table(["situation", "what to take", "study"], guide_rows(studies)), ""]
+    lines += [f"- The rule: {RULE}", ""]
+
+    lines += ["## What each study found", ""]
     for name, results in studies.items():
-        found = " ".join([*answer(results), *missing(results)])
-        lines.append(f"- [{name}]({name}.md), {title(results)}: {found}")
+        lines += [f"### [{name}]({name}.md): {title(results)}", ""]
+        lines += [each for one in (question(results), *answer(results)) if one for each in (one, "")]
+        lines += [f"- {line}" for line in (*findings(results), *missing(results), trained(results))]
+        lines += [""]
 
     rows = []
     for claim in CLAIMS:
         looked = {name: claim.look(results) for name, results in studies.items()}
-        findings = {name: finding for name, finding in looked.items() if finding is not None}
-        for name, finding in findings.items():
+        found_by = {name: finding for name, finding in looked.items() if finding is not None}
+        for name, finding in found_by.items():
             said = [claim.claim, finding.measured, f"**{finding.verdict}**", f"`{studies[name]['command']}`"]
             rows.append(said)
-        if not findings:
-            command = f"`python scripts/compare.py --study {claim.study}`"
+        if not found_by:
+            command = f"`python scripts/compare.py --study {claim.study} --jobs 2`"
             rows.append([claim.claim, "nothing yet", "not measured", command])
 
-    lines += ["", "## Claims of articles, and what became of them", ""]
+    pages = [file for file in sorted(folder.glob("*.md")) if file.stem not in (*studies, Path(INDEX).stem)]
+    if pages:
+        lines += ["## More pages", ""]
+        lines += [f"- [{file.stem}]({file.name}): {heading(file)}" for file in pages]
+        lines += [""]
+
+    lines += ["## Claims of articles, and what became of them", ""]
     lines += [markdown_table(["claim", "what was measured", "verdict", "command"], rows), ""]
     lines += [*(f"- {rule}" for rule in rules_of(CLAIMS)), ""]
     return "\n".join(lines)
+
+
+def heading(page: Path) -> str:
+    """The first line of a page of Markdown."""
+    return page.read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
+
+
+def guide_rows(studies: Mapping[str, Results]) -> list[list[str]]:
+    """What to take in every situation; of what was not run, the command."""
+    rows = []
+    for situation, name in SITUATIONS:
+        if name in studies:
+            rows += [[situation, line, f"[{name}]({name}.md)"] for line in advice(studies[name])]
+        else:
+            command = f"`python scripts/compare.py --study {name}.yaml --jobs 2`"
+            rows.append([situation, "not run yet", command])
+    return rows
 
 
 def _is_study(file: Path) -> bool:

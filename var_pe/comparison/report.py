@@ -1,16 +1,27 @@
 """A study in words and tables: one `Report`, made of the JSON alone, from which all its pages are made."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
+from var_pe.comparison.agreement import agreement_sentences
 from var_pe.comparison.equivalence import within_words
-from var_pe.comparison.excess import excess_table
-from var_pe.comparison.guide import RULE, advice
-from var_pe.comparison.learned_maps import learned_maps_tables
-from var_pe.comparison.results import CellEntry, Record, Results, TokenizerScores
-from var_pe.comparison.size_tables import size_tables
+from var_pe.comparison.excess import excess_sentences, excess_table
+from var_pe.comparison.guide import RULE, advice, named, situations
+from var_pe.comparison.learned_maps import learned_maps_sentences, learned_maps_tables
+from var_pe.comparison.results import CellEntry, Record, Results, TokenizerScores, grids_of
+from var_pe.comparison.size_tables import size_sentence, size_tables, sizes_of
 from var_pe.comparison.table import Table
 from var_pe.comparison.tables import ranking_table, tables
-from var_pe.comparison.verdicts import compared, primary_column, ranking
+from var_pe.comparison.verdicts import (
+    Column,
+    Compared,
+    Ranked,
+    compared,
+    mean_of,
+    primary_column,
+    ranking,
+)
 from var_pe.comparison.wording import difference_text, many
 from var_pe.pages.numbers import plain, setting
 
@@ -20,12 +31,20 @@ class Report:
     """All texts and tables of a study's report."""
 
     title: str
+    # empty where the study's file asks none
+    question: str
     # two sentences
     answer: list[str]
+    # what else a study was made for: other sizes, what ranks the same, where coordinates end, excess
+    findings: list[str]
     # cells that failed or are not finished
     missing: list[str]
     ranking: Table
     guide: list[str]
+    # by which the guide is written
+    rule: str
+    # on what the arms were trained
+    trained: str
     tables: list[Table]
     # what each tokenizer does by itself
     tokenizers: list[str]
@@ -36,10 +55,14 @@ def report_of(results: Results) -> Report:
     """The report of a study's results; it claims nothing that the tests do not show."""
     return Report(
         title=title(results),
+        question=question(results),
         answer=answer(results),
+        findings=findings(results),
         missing=missing(results),
         ranking=ranking_table(results),
-        guide=[*advice(results), f"The rule: {RULE}"],
+        guide=advice(results),
+        rule=RULE,
+        trained=trained(results),
         tables=[
             table
             for table in (
@@ -60,9 +83,16 @@ def report_of(results: Results) -> Report:
 
 def title(results: Results) -> str:
     """What was compared."""
-    seeds = len({cell["seed"] for cell in results["cells"]})
+    counts = {len(arm["seeds"]) for arm in results["arms"]}
     what = "encodings" if results["study"]["encodings"] else "arms"
-    return f"{len(results['arms'])} {what} compared over {many(seeds, 'seed')}"
+    fewest, most = min(counts), max(counts)
+    over = many(most, "seed") if fewest == most else f"{fewest} to {most} seeds"
+    return f"{len(results['arms'])} {what} compared over {over}"
+
+
+def question(results: Results) -> str:
+    """What the study asks, as its file says."""
+    return str(results["study"].get("question", ""))
 
 
 def answer(results: Results) -> list[str]:
@@ -70,18 +100,17 @@ def answer(results: Results) -> list[str]:
     column, ranked = primary_column(results), ranking(results)
     if not ranked:
         return ["No cell is finished yet."]
-    best = ranked[0]
-    quantity = column.label
-    first = f"{best.arm['name']} has the best {quantity}, {plain(best.mean * column.factor)}"
+    first = _best(results, ranked, column) if len(situations(results)) == 1 else ""
 
     family = compared(results, column)
-    if best.count < 2:
+    if ranked[0].count < 2:
         return [
-            f"{first}.",
+            f"{first or 'Every arm has one seed'}.",
             "One seed shows no spread: no difference between these runs can be called real.",
         ]
     if not family:
-        return [f"{first}.", f"It is the mean over {best.count} seeds; there is nothing to compare it with."]
+        alone = f"It is the mean over {ranked[0].count} seeds; there is nothing to compare it with."
+        return [f"{first or column.label}.", alone]
 
     falls = -1 if column.better == "higher" else 1
     real = sorted((one for one in family if one.is_real), key=lambda one: falls * one.difference.mean)
@@ -91,17 +120,74 @@ def answer(results: Results) -> list[str]:
         said = f"of {many(len(family), 'comparison')} these are real: {', '.join(named)}{more}"
     else:
         said = f"none of {many(len(family), 'comparison')} shows a difference beyond chance"
+    if not first:
+        said = f"{column.label}: {said}"
+    return [
+        f"{first}; {said}." if first else f"{said[0].upper()}{said[1:]}.",
+        _could_be_seen(results, family, column),
+    ]
 
-    sizes = [one.smallest for one in family if one.smallest is not None]
-    count = min(one.difference.count for one in family)
-    second = "Nothing can be said of what was too small to see."
+
+def _best(results: Results, ranked: Sequence[Ranked], column: Column) -> str:
+    """Which arm has the best mean, of those that were trained at the same sizes as the first one."""
+    sizes = results["arms"][0].get("trained_at")
+    best = next((one for one in ranked if one.arm.get("trained_at") == sizes), ranked[0])
+    name = named(best.arm["name"], best.arm["encoding"])
+    return f"{name} has the best {column.label}, {plain(best.mean * column.factor)}"
+
+
+def _could_be_seen(results: Results, family: Sequence[Compared], column: Column) -> str:
+    """What differences each number of seeds could have shown, and which are shown to be within margins."""
+    by_seeds: dict[int, list[float]] = {}
+    for one in family:
+        if one.smallest is not None:
+            by_seeds.setdefault(one.difference.count, []).append(one.smallest * column.factor)
+    if not by_seeds:
+        return "Nothing can be said of what was too small to see."
+
+    parts = []
+    for count, sizes in sorted(by_seeds.items(), reverse=True):
+        low, high = plain(min(sizes), 2), plain(max(sizes), 2)
+        size = low if low == high else f"{low} to {high}"
+        parts.append(f"{many(count, 'seed')} {'' if parts else 'could have shown differences of '}{size}")
+    seen = f"{', '.join(parts)} with a power of 80 %"
+    return "; ".join([seen, *within_words(results)]) + "."
+
+
+def findings(results: Results) -> list[str]:
+    """What else a study was made for, each in a sentence."""
+    return [
+        *(size_sentence(results, grids) for grids in sizes_of(results)),
+        *agreement_sentences(results),
+        *learned_maps_sentences(results),
+        *excess_sentences(results),
+    ]
+
+
+def trained(results: Results) -> str:
+    """On what the arms were trained; what an arm changes of it stands among its settings."""
+    config = cast(Mapping[str, Mapping[str, object]], results["config"])
+    data, training = config["data"], config["generator_training"]
+    arms = [arm for arm in results["arms"] if not arm["handicapped"]]
+    tokens = sorted({sum(rows * columns for rows, columns in grids_of(results, arm)) for arm in arms})
+    found = [mean_of(results, arm["name"], "parameters") for arm in arms]
+    sizes = sorted({round(one.mean) for one in found if one is not None})
+
+    said = f"Trained on {data['source']} at {data['height']}x{data['width']}, {_span(tokens)} tokens an image"
     if sizes:
-        size = f"{plain(min(sizes) * column.factor)}"
-        if max(sizes) > min(sizes):
-            size += f" to {plain(max(sizes) * column.factor)}"
-        second = f"{many(count, 'seed')} could have shown differences of {size} with a power of 80 %"
-        second = "; ".join([second, *within_words(results)]) + "."
-    return [f"{first}; {said}.", second]
+        said += f"; generators of {_span(sizes)} parameters"
+    said += f", {training['steps']:,} steps of {training['batch']} images where an arm does not change that. "
+    rates = len(cast(Sequence[float], results["study"].get("learning_rates", [])))
+    if rates:
+        return f"{said}Each arm has the best of {many(rates, 'learning rate')}."
+    return (
+        f"{said}No learning rates were tried: it is {training['learning_rate']:g} where an arm does not say."
+    )
+
+
+def _span(numbers: Sequence[int]) -> str:
+    low, high = f"{numbers[0]:,}", f"{numbers[-1]:,}"
+    return low if low == high else f"{low} to {high}"
 
 
 def missing(results: Results) -> list[str]:
@@ -157,9 +243,27 @@ def notes(results: Results) -> list[str]:
         "numbers that images are drawn with; those of one seed, also the initial weights around the "
         "encoding and the order of data.",
         "Intervals are for this tokenizer and these images: other data may rank arms otherwise.",
+        *unmeasured(results),
         *results.get("remarks", []),
     ]
     return lines
+
+
+def unmeasured(results: Results) -> list[str]:
+    """What a study can measure and this one did not, so that nobody looks for it in vain."""
+    keys = {key for cell in results["cells"] for key in cell["values"]}
+    study = results["study"]
+    known = {
+        "a spatial Frechet distance": any(key.endswith("_spatial") for key in keys),
+        "agreement with a judge": "class_agreement" in keys,
+        "a classifier trained on drawn images": "accuracy_of_classifier_of_drawn" in keys,
+        "what other sampling seeds change": any(len(cell["drawings"]) > 1 for cell in results["cells"]),
+        "what other tokenizer seeds change": bool(study.get("tokenizer_seeds")),
+        "excess nats": "exact" in results["shared"],
+        "other sizes": bool(sizes_of(results)),
+    }
+    left = [name for name, measured in known.items() if not measured]
+    return [f"Not measured in this study: {', '.join(left)}."] if left else []
 
 
 def score_note(record: Record, few: int) -> str:

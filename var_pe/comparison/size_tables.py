@@ -8,7 +8,7 @@ from var_pe.comparison.statistics import summary
 from var_pe.comparison.table import Table
 from var_pe.comparison.verdicts import LOSS, Compared, Rows, family
 from var_pe.comparison.wording import over_seeds, p_text, signed
-from var_pe.pages.numbers import plain
+from var_pe.pages.numbers import percent, plain
 
 Grids = list[list[int]]
 
@@ -26,7 +26,7 @@ class There:
 
     @property
     def name(self) -> str:
-        return f"{self.arm['name']}, {self.convention}" if self.convention else self.arm["name"]
+        return f"{self.arm['name']} by {self.convention}" if self.convention else self.arm["name"]
 
     @property
     def mean(self) -> float:
@@ -60,21 +60,49 @@ def above(found: Sequence[There], ceiling: There) -> dict[str, Compared]:
     return {one.arm: one for one in family(rows)}
 
 
-def size_tables(results: Results) -> list[Table]:
-    """A table for each size that was measured beside the trained ones."""
+def sizes_of(results: Results) -> list[Grids]:
+    """The sizes that were measured beside the trained ones."""
     sizes: list[Grids] = []
     for cell in results["cells"]:
         for one in cell.get("sizes", []):
             if one["grids"] not in sizes:
                 sizes.append(one["grids"])
-    return [size_table(results, grids) for grids in sizes]
+    return sizes
+
+
+def shares_kept(found: Sequence[There], ceiling: There | None) -> dict[str, list[float]]:
+    """By name and seed, how much of the way from no positions to the ceiling an arm keeps.
+
+    1 is the ceiling, 0 what a generator without positions gets that was never trained there either. Empty
+    where there is no such generator, or the ceiling does not gain on it under every seed.
+    """
+    others = [there for there in found if not there.trained_there]
+    bottom = next((there for there in others if there.arm["encoding"] == "none"), None)
+    if ceiling is None or bottom is None:
+        return {}
+    gains = {
+        seed: loss - ceiling.losses[seed] for seed, loss in bottom.losses.items() if seed in ceiling.losses
+    }
+    if not gains or min(gains.values()) <= 0:
+        return {}
+    return {
+        there.name: [(bottom.losses[seed] - there.losses[seed]) / gain for seed, gain in gains.items()]
+        for there in others
+        if there.losses.keys() >= gains.keys()
+    }
+
+
+def size_tables(results: Results) -> list[Table]:
+    """A table for each size that was measured beside the trained ones."""
+    return [size_table(results, grids) for grids in sizes_of(results)]
 
 
 def size_table(results: Results, grids: Grids) -> Table:
-    """All arms at a size: nats, and what they are above the best that was trained there."""
+    """All arms at a size: nats, what they are above the best that was trained there, and the share kept."""
     found = all_there(results, grids)
     ceiling = ceiling_of(found)
     differences = above(found, ceiling) if ceiling is not None else {}
+    shares = shares_kept(found, ceiling)
     rows = []
     for there in found:
         row = [there.name, "yes" if there.trained_there else "no", over_seeds(list(there.losses.values()))]
@@ -83,18 +111,37 @@ def size_table(results: Results, grids: Grids) -> Table:
             row += ["", ""]
         else:
             row += [signed(one, LOSS), "" if one.p_holm is None else p_text(one.p_holm)]
+        if shares:
+            row.append(_percent(shares[there.name]) if there.name in shares else "")
         rows.append(row)
 
-    header = ["", "trained there", "nats a token", "above the ceiling", "p"]
-    notes = [kept(found, ceiling, differences)]
+    header = [
+        "",
+        "trained there",
+        "nats a token",
+        "above the ceiling",
+        "p",
+        *(["share kept"] if shares else []),
+    ]
+    notes = [size_sentence(results, grids)]
     notes.append(
         "The validation's test images drawn at the size, their tokens by the same tokenizer. The ceiling is "
         "the best arm that was trained there; differences seed by seed, ± half of the interval that holds at "
         "95% for all of them together. Names of conventions say how tables were resampled; what has none "
         "follows by itself."
     )
-    title = f"At {words(grids)}: {what_changes(results, grids)}"
-    return Table(title, header, rows, notes, results["command"])
+    if shares:
+        notes.append(
+            "Share kept: of the way from a generator without positions, never trained there either, to the "
+            "ceiling; mean ± standard deviation over seeds. Below 0 % it is worse than no positions."
+        )
+    title = at_size(results, grids)
+    return Table(f"{title[0].upper()}{title[1:]}", header, rows, notes, results["command"])
+
+
+def at_size(results: Results, grids: Grids) -> str:
+    """`at 9x9 tokens, another scale (the same scene in more or fewer cells)`."""
+    return f"at {words(grids)}, {what_changes(results, grids)}"
 
 
 def words(grids: Grids) -> str:
@@ -113,19 +160,38 @@ def what_changes(results: Results, grids: Grids) -> str:
     return "another aspect and scale"
 
 
-def kept(found: Sequence[There], ceiling: There | None, differences: dict[str, Compared]) -> str:
-    """Which encoding and which resampling lose least."""
-    others = [there for there in found if not there.trained_there]
+def size_sentence(results: Results, grids: Grids) -> str:
+    """What the best encoding and the best resampling keep at a size."""
+    found = all_there(results, grids)
+    ceiling, others = ceiling_of(found), [there for there in found if not there.trained_there]
+    where = at_size(results, grids)
     if not others:
-        return "All arms were trained there."
-    said = f"Of what was never trained there {others[0].name} is best, {plain(others[0].mean)} nats a token"
-    if ceiling is not None and others[0].name in differences:
-        said += f", {signed(differences[others[0].name], LOSS)} against {ceiling.name}, trained there"
+        return f"All arms were trained {where}."
+    differences = above(found, ceiling) if ceiling is not None else {}
+    shares = shares_kept(found, ceiling)
 
-    moved = [there for there in others if there.convention]
-    names = {there.arm["name"] for there in moved}
-    best = [next(there for there in moved if there.arm["name"] == name) for name in sorted(names)]
-    several = [there for there in best if sum(one.arm is there.arm for one in moved) > 1]
-    for there in several:
-        said += f"; of the resamplings of {there.arm['name']}, {there.convention} ({plain(there.mean)})"
+    def has(there: There) -> str:
+        share = f", keeping {_percent(shares[there.name])}" if there.name in shares else ""
+        return f"{plain(there.mean)} nats a token{share}"
+
+    best = others[0]
+    said = f"Never trained {where}: best is {best.name} ({has(best)})"
+    if ceiling is not None and best.name in differences:
+        said += f", {signed(differences[best.name], LOSS)} against the ceiling, {ceiling.name} "
+        said += f"({plain(ceiling.mean)}), trained there"
+
+    # The ways of one arm's table come with the best first.
+    by_arm: dict[str, list[There]] = {}
+    for there in others:
+        if there.convention:
+            by_arm.setdefault(there.arm["name"], []).append(there)
+    for name, ways in by_arm.items():
+        if len(ways) > 1:
+            said += f"; of the {len(ways)} resamplings of {name}, best is {ways[0].convention} "
+            said += f"({has(ways[0])}), worst {ways[-1].convention} ({has(ways[-1])})"
     return said + "."
+
+
+def _percent(shares: Sequence[float]) -> str:
+    found = summary(shares)
+    return f"{percent(found.mean, found.spread)} %"

@@ -42,6 +42,7 @@ OF_PART = ("limit", "subset_seed")
 class Study:
     config: Annotated[FilePath, Doc("config file of everything that the arms share")]
     output: Annotated[FilePath, Doc("folder of the runs and of the report")]
+    question: Annotated[str, Doc("what the study asks, for the head of its report")] = ""
     settings: Annotated[
         list[str], Doc("settings of all arms that override the config, each as key.sub=value")
     ] = field(default_factory=list)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from var_pe.comparison.agreement import agreement_table
 from var_pe.comparison.claims import CLAIMS, rules_of
 from var_pe.comparison.equivalence import equivalence_table
+from var_pe.comparison.excess import floor_of
 from var_pe.comparison.results import ArmEntry, Results, grids_of
 from var_pe.comparison.statistics import CONFIDENCE
 from var_pe.comparison.table import Table
@@ -33,13 +34,15 @@ def ranking_table(results: Results) -> Table:
     """All arms by the primary quantity, with what may be claimed of each."""
     column = primary_column(results)
     by_name = {one.arm: one for one in compared(results, column)}
+    # Names of arms that are written out do not say which encoding that is.
+    lines = any(arm["encoding"] not in arm["name"] for arm in results["arms"])
     rows = []
     for ranked in ranking(results):
         name = ranked.arm["name"]
         one = by_name.get(name)
         mean = mean_of(results, name, column.key)
         cell = value_text(mean.mean, mean.spread, column) if mean else ""
-        row = [name, cell, str(ranked.count)]
+        row = [name, *([ranked.arm["encoding"]] if lines else []), cell, str(ranked.count)]
         row += ["", "", ""] if one is None else [signed(one, column), _p(one.p_holm), one.verdict(column)]
         rows.append(row)
 
@@ -49,10 +52,11 @@ def ranking_table(results: Results) -> Table:
         f"Mean ± standard deviation over seeds. Differences are seed by seed, ± half of the interval that "
         f"holds at {CONFIDENCE:.0%} for all of them together; p by the paired t test, after Holm."
     ]
-    floor = results["floor"].get(column.key)
+    floor = floor_of(results)
     if floor is not None:
-        notes.append(f"The floor, of real images, is {plain(floor * column.factor)}.")
-    header = ["", f"{column.label}{ARROWS[column.better]}", "seeds", f"difference {against}", "p", "verdict"]
+        notes.append(f"The floor, {floor[0]}, is {plain(floor[1] * column.factor)}.")
+    header = ["", *(["encoding"] if lines else []), f"{column.label}{ARROWS[column.better]}", "seeds"]
+    header += [f"difference {against}", "p", "verdict"]
     return Table("The ranking in numbers", header, rows, notes, results["command"])
 
 

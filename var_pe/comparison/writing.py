@@ -44,14 +44,20 @@ def samples_png(results: Results) -> bytes:
 
 def as_markdown(report: Report, pictures: Mapping[str, str]) -> str:
     """The report with the pictures beside it, which are given as files by their titles."""
-    lines = [f"# {report.title}", "", " ".join(report.answer), ""]
-    if report.missing:
-        lines += [*(f"- {line}" for line in report.missing), ""]
+    lines = [f"# {report.title}", ""]
+    if report.question:
+        lines += [report.question, ""]
+    for sentence in report.answer:
+        lines += [sentence, ""]
+    if report.findings or report.missing:
+        lines += [*(f"- {line}" for line in (*report.findings, *report.missing)), ""]
+
+    guide = [*report.guide, f"The rule: {report.rule}", report.trained]
+    lines += ["## What to take", "", *(f"- {line}" for line in guide), ""]
     lines += _table(report.ranking)
     for title, file in pictures.items():
         lines += [f"## {title}", "", f"![{title}]({file})", ""]
 
-    lines += ["## What to take", "", *(f"- {line}" for line in report.guide), ""]
     for table in report.tables:
         lines += _table(table)
     lines += ["## Tokenizers", "", *(f"- {line}" for line in report.tokenizers), ""]
@@ -71,7 +77,7 @@ def _table(table: Table) -> list[str]:
 def as_text(report: Report) -> str:
     """The ranking for a terminal, with the answer and what is missing."""
     table = aligned_table([report.ranking.header, *report.ranking.rows]) if report.ranking.rows else ""
-    return "\n".join([table, "", *report.answer, *report.missing])
+    return "\n".join([table, "", *report.answer, *report.findings, *report.missing])
 
 
 def sample_sheet(rows: Sequence[tuple[str, str]]) -> Image.Image:

@@ -5,9 +5,9 @@ import math
 MOST_DECIMALS = 7
 
 
-def plain(value: float) -> str:
-    """Four significant digits, without a power of ten where it can be avoided."""
-    decimals = 0 if value == 0 else 3 - math.floor(math.log10(abs(value)))
+def plain(value: float, digits: int = 4) -> str:
+    """Significant digits, without a power of ten where it can be avoided."""
+    decimals = 0 if value == 0 else digits - 1 - math.floor(math.log10(abs(value)))
     return f"{value:.{_possible(decimals)}f}"
 
 
