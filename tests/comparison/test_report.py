@@ -127,6 +127,20 @@ def test_a_margin_may_be_a_share_of_what_the_handicapped_arm_loses():
     assert any("are left out: it was not shown to be worse" in note for note in alarms.notes)
 
 
+def test_what_was_chosen_for_each_arm_is_not_said_to_be_the_same_for_all():
+    """The config's guidance stands in no arm's drawings then."""
+    found = results(**CLEAR)
+    assert "Sampler: guidance_scale 1.5." in report_of(found).notes
+    assert report_of(found).trained.endswith(
+        "No learning rates were tried: it is 0.001 where an arm does not say."
+    )
+    found["study"] |= {"learning_rates": [0.1, 0.2, 0.3], "guidances": [1.5, 3.0]}
+    assert "Sampler: guidance_scale as chosen for each arm." in report_of(found).notes
+    assert report_of(found).trained.endswith(
+        "Each arm has the best of 3 learning rates and of 2 guidance scales."
+    )
+
+
 def test_what_was_not_measured_is_said():
     """A reader looks for it in vain otherwise, or takes it to be there."""
     found = results(**CLEAR)

@@ -145,7 +145,7 @@ def _could_be_seen(results: Results, family: Sequence[Compared], column: Column)
     if not by_seeds:
         return "Nothing can be said of what was too small to see."
 
-    parts = []
+    parts: list[str] = []
     for count, sizes in sorted(by_seeds.items(), reverse=True):
         low, high = plain(min(sizes), 2), plain(max(sizes), 2)
         size = low if low == high else f"{low} to {high}"
@@ -177,9 +177,12 @@ def trained(results: Results) -> str:
     if sizes:
         said += f"; generators of {_span(sizes)} parameters"
     said += f", {training['steps']:,} steps of {training['batch']} images where an arm does not change that. "
-    rates = len(cast(Sequence[float], results["study"].get("learning_rates", [])))
+    rates, scales = (
+        len(cast(Sequence[float], results["study"].get(name, []))) for name in ("learning_rates", "guidances")
+    )
     if rates:
-        return f"{said}Each arm has the best of {many(rates, 'learning rate')}."
+        guided = f" and of {many(scales, 'guidance scale')}" if scales else ""
+        return f"{said}Each arm has the best of {many(rates, 'learning rate')}{guided}."
     return (
         f"{said}No learning rates were tried: it is {training['learning_rate']:g} where an arm does not say."
     )
@@ -232,6 +235,9 @@ def notes(results: Results) -> list[str]:
         for name, value in sampling.items()
         if name != "batch" and value is not None
     ]
+    if results["study"].get("guidances"):
+        sampler = [text for text in sampler if not text.startswith("guidance_scale ")]
+        sampler.insert(0, "guidance_scale as chosen for each arm")
     lines = [
         score_note(record, results["few_images"])
         for record in results["records"].values()
