@@ -112,9 +112,12 @@ def test_what_is_kept_is_said_against_the_best_that_was_trained_there():
     assert "worst timm (3.017 nats a token, keeping -25.0 ± 0.0 %)" in said
 
     # The ceiling was trained there: to take it would be no advice for who trains at one size.
-    own, there = report.guide
+    own, with_ceiling, there = report.guide
     assert "ceiling" not in own
+    assert with_ceiling.startswith("at 2x4 tokens, another extent")
+    assert "ceiling has the best mean, 2.017" in with_ceiling
     assert there.startswith("at 2x4 tokens, another extent")
+    assert ", if only 2x2 tokens can be trained: " in there
     assert "ceiling" not in there
     assert "learned by area" in there
     assert "learned by timm" not in there

@@ -194,7 +194,10 @@ def test_advice_follows_the_stated_rule():
     """Of arms that are not shown to be worse than the best, the one with the fewest parameters."""
     three = {"none": [3.0, 3.1, 2.9], "learned": [2.99, 3.08, 2.91], "peg": [4.0, 4.11, 3.9]}
     (line,) = report_of(results(**three)).guide
-    assert line.startswith("take none: validation loss (nats per token) 3.000 over 3 seeds; 0 parameters")
+    begins = (
+        "no encoding is shown to be better than no positions at all: validation loss (nats per token) 3.000 "
+    )
+    assert line.startswith(f"{begins}over 3 seeds; 0 parameters")
     assert "learned has the best mean, 2.993, and is not shown to be better" in line
     assert line.endswith("; shown to be worse: peg.")
     assert "nothing can be advised" in report_of(results(learned=[3.0], none=[9.0])).guide[0]

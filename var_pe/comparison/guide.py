@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
-from var_pe.comparison.results import ArmEntry, Results
-from var_pe.comparison.size_tables import There, all_there, at_size, sizes_of
+from var_pe.comparison.results import ArmEntry, Results, grids_of
+from var_pe.comparison.size_tables import There, all_there, at_size, sizes_of, words
 from var_pe.comparison.statistics import summary
 from var_pe.comparison.verdicts import (
     LOSS,
@@ -99,7 +99,10 @@ def chosen(candidates: Sequence[Candidate], column: Column) -> Choice | None:
 
 
 def advice(results: Results) -> list[str]:
-    """A line for each situation: arms that are compared with the same one, then every other size."""
+    """A line for each situation: arms that are compared with the same one, then every other size.
+
+    A size has two: all arms that were measured there, and those alone that were never trained there.
+    """
     column = primary_column(results)
     lines = []
     groups = situations(results)
@@ -118,10 +121,13 @@ def advice(results: Results) -> list[str]:
     for grids in sizes_of(results):
         best: dict[str, There] = {}
         for there in all_there(results, grids):
-            if not there.trained_there:
-                best.setdefault(there.arm["name"], there)
-        others = list(best.values())
-        lines.append(_line(at_size(results, grids), [_there(results, there) for there in others], LOSS))
+            best.setdefault(there.arm["name"], there)
+        size = at_size(results, grids)
+        never = [there for there in best.values() if not there.trained_there]
+        if len(never) < len(best):
+            lines.append(_line(size, [_there(results, there) for there in best.values()], LOSS))
+            size = f"{size}, if only {words(grids_of(results, results['arms'][0]))} can be trained"
+        lines.append(_line(size, [_there(results, there) for there in never], LOSS))
     return lines
 
 
@@ -153,7 +159,10 @@ def _line(where: str, candidates: Sequence[Candidate], column: Column) -> str:
         )
 
     taken, best = found.taken, found.best
-    line = f"{before}take {named(taken.name, taken.encoding)}: {column.label} "
+    if taken.encoding == "none" and taken is not best:
+        line = f"{before}no encoding is shown to be better than no positions at all: {column.label} "
+    else:
+        line = f"{before}take {named(taken.name, taken.encoding)}: {column.label} "
     line += f"{plain(taken.mean * column.factor)} over {many(len(taken.values), 'seed')}"
     if taken is best:
         line += ", the best mean"
