@@ -73,19 +73,19 @@ def with_weights(model: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
 def normalisation_of(name: str | Path) -> tuple[Sequence[float], Sequence[float]] | None:
     """Mean and standard deviation that images had in training, per channel in [0, 1].
 
-    Models of one architecture differ in them: a name tells them only with its tag, a folder in its
-    config.json. None where they are not told.
+    Models of one architecture differ in them: a name says them only with its tag, a folder in its
+    config.json. None where neither says them.
 
     Raises:
         ValueError: the name's tag is not known to timm.
     """
     if Path(name).is_dir():
         try:
-            told = json.loads((Path(name) / CONFIG).read_text(encoding="utf-8"))
+            found = json.loads((Path(name) / CONFIG).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise ValueError(f"{Path(name) / CONFIG} cannot be read: {error}") from error
-        told = told.get("pretrained_cfg", told) if isinstance(told, dict) else {}
-        return (told["mean"], told["std"]) if "mean" in told and "std" in told else None
+        found = found.get("pretrained_cfg", found) if isinstance(found, dict) else {}
+        return (found["mean"], found["std"]) if "mean" in found and "std" in found else None
 
     import timm
 

@@ -67,18 +67,18 @@ def convert(
             argument is out of its range or not what `like` has, or `verify` gives other outputs.
     """
     weights = ViTWeights(state_dict, source, entry)
-    asked = _asked(image_size, patch_size, num_heads, pool)
+    arguments = _checked_arguments(image_size, patch_size, num_heads, pool)
     if like is not None and not isinstance(like, nn.Module):
-        like = of_architecture(like, weights.classes, weights.channels, asked.image_size)
+        like = of_architecture(like, weights.classes, weights.channels, arguments.image_size)
     if like is not None and source == "timm" and is_swin(like):
         swin = convert_swin(weights, like, mean, std)
         heads = [shape.heads for shape in swin.shapes if isinstance(shape, AttentionShape)]
-        asked.check(swin.image_size, swin.patch_size, ", ".join(map(str, heads)), "mean")
+        arguments.check(swin.image_size, swin.patch_size, ", ".join(map(str, heads)), "mean")
         if verify is not None:
             check_same_outputs(swin, verify, mean, std)
         return swin
 
-    unseen = _unseen(weights, like, asked)
+    unseen = _unseen(weights, like, arguments)
     pyramid = _grid(unseen)
 
     # Each part reads its weights into `ours` and returns the settings that follow from their shapes.
@@ -106,7 +106,7 @@ def convert(
 
 
 @dataclass(frozen=True)
-class Asked:
+class Arguments:
     """The arguments that a caller gave beside the weights; None: not given."""
 
     image_size: tuple[int, int] | None
@@ -115,10 +115,10 @@ class Asked:
     pool: str | None
 
     def check(self, image_size: tuple[int, int], patch_size: int, num_heads: int | str, pool: str) -> None:
-        """Whether it is what `like` has.
+        """Checks each that is given against what `like` has.
 
         Raises:
-            ValueError: it isn't.
+            ValueError: one of them is another.
         """
         has = {"image_size": image_size, "patch_size": patch_size, "num_heads": num_heads, "pool": pool}
         for name, there in has.items():
@@ -127,29 +127,29 @@ class Asked:
                 raise ValueError(f"{name} {wanted} is not what like= has: {there}")
 
 
-def _asked(
+def _checked_arguments(
     image_size: int | Sequence[int] | None, patch_size: int | None, num_heads: int | None, pool: str | None
-) -> Asked:
+) -> Arguments:
     for name, number in (("patch_size", patch_size), ("num_heads", num_heads)):
         if number is not None and (type(number) is not int or number < 1):
             raise ValueError(f"{name} must be a whole number of at least 1, got {number!r}")
     if pool not in (None, *get_args(Pool)):
         raise ValueError(f"pool is one of {', '.join(get_args(Pool))}, got {pool!r}")
     sides = None if image_size is None else _sides(image_size)
-    return Asked(sides, patch_size, num_heads, pool)
+    return Arguments(sides, patch_size, num_heads, pool)
 
 
-def _unseen(weights: ViTWeights, like: nn.Module | None, asked: Asked) -> Unseen:
+def _unseen(weights: ViTWeights, like: nn.Module | None, arguments: Arguments) -> Unseen:
     """What `like` says, or for the other sources their published form and the arguments."""
     if like is None:
-        return _as_published(weights, asked)
+        return _as_published(weights, arguments)
 
     unseen = unseen_in(like, weights.source)
-    asked.check(unseen.image_size, unseen.patch_size, unseen.num_heads, unseen.pool)
+    arguments.check(unseen.image_size, unseen.patch_size, unseen.num_heads, unseen.pool)
     return unseen
 
 
-def _as_published(weights: ViTWeights, asked: Asked) -> Unseen:
+def _as_published(weights: ViTWeights, arguments: Arguments) -> Unseen:
     """The one form of torchvision's and DINOv2's ViTs: exact GELU, class token, a table."""
     if weights.source == "timm":
         raise ValueError(
@@ -157,12 +157,12 @@ def _as_published(weights: ViTWeights, asked: Asked) -> Unseen:
             "and place, and its number of heads; give like=, the model, the name of its architecture, or the "
             "folder with its config.json"
         )
-    if asked.image_size is None or asked.num_heads is None:
+    if arguments.image_size is None or arguments.num_heads is None:
         raise ValueError(f"image_size and num_heads must be given: {weights.source} weights do not show them")
 
-    kernel = asked.patch_size or int(weights.shape("patch_embed.proj.weight")[-1])
-    pool = asked.pool or "class_token"
-    return Unseen(asked.image_size, kernel, asked.num_heads, pool, "exact", positions=True)
+    kernel = arguments.patch_size or int(weights.shape("patch_embed.proj.weight")[-1])
+    pool = arguments.pool or "class_token"
+    return Unseen(arguments.image_size, kernel, arguments.num_heads, pool, "exact", positions=True)
 
 
 def _sides(image_size: int | Sequence[int]) -> tuple[int, int]:

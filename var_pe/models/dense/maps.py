@@ -75,9 +75,10 @@ def doublings_of(shapes: Sequence[MapShape], finer: int | None) -> int:
     if finer is None:
         return min(FINER_OF_ONE_MAP, most) if len(shapes) == 1 else 0
     if finer > most:
+        times = "once" if most == 1 else f"{most} times"
         raise ValueError(
             f"finer={finer} is too large: the finest map has cells of {stride} pixels and {width} "
-            f"channels, which can be halved {most} times"
+            f"channels, which can be halved {times}"
         )
     return finer
 
