@@ -9,8 +9,8 @@ shape can be read and is the one that was asked for (docs/method.md, section 10)
 formulas, not by the ViT.
 """
 
+import argparse
 import shlex
-import sys
 from collections.abc import Callable, Sequence
 
 from compare import main as compare
@@ -61,7 +61,12 @@ GENERATORS = (
 
 
 def main() -> None:
-    asked = sys.argv[1:]
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="settings of the generators")
+    asked = parser.parse_args().overrides
+
     of_data = [override for override in asked if override.startswith("data.")]
     run(train, ["--config", "shapes_vit.yaml", *DATA, *CLASSIFIER, *of_data])
 
