@@ -10,7 +10,7 @@ import yaml
 from annotated_types import Len, Lt
 
 from var_pe.settings import loading as config_files
-from var_pe.settings.command_line import check_options, describe, parse_arguments
+from var_pe.settings.command_line import check_options, describe, given_path, parse_arguments
 from var_pe.settings.fields import (
     CHANGES_NO_WEIGHTS,
     Doc,
@@ -27,7 +27,7 @@ from var_pe.stages.session import exit_with_sentence
 FONTS = {"serif": 1, "mono": 2}
 
 
-@section(frozen=True)
+@section
 class Generator:
     depth: Annotated[Positive, Doc("blocks")] = 6
     dim: Annotated[int, Doc("channels, a multiple of 8")] = 192
@@ -39,19 +39,19 @@ class Generator:
             raise ValueError(f"dim must be a multiple of 8, got {self.dim}")
 
 
-@section(frozen=True)
+@section
 class Classifier:
     mixup: Annotated[float, Doc("share of the images whose label is mixed with another image's")] = 0.8
     head: Annotated[Generator | None, Doc("a second head")] = None
 
 
-@section(frozen=True)
+@section
 class Sampling:
     top_p: Annotated[Share | None, Doc("null keeps every token")] = None
     precision: Literal["no", "bf16"] = "no"
 
 
-@section(frozen=True)
+@section
 class Toy:
     seed: Annotated[int, Doc("everything random follows from it")] = 0
     path: Annotated[FilePath | None, Doc("a folder")] = None
@@ -66,7 +66,7 @@ class Toy:
     classifier: Annotated[Classifier | None, Doc("trains a classifier")] = None
 
 
-@section(frozen=True)
+@section
 class Bounded:
     share: Annotated[float, Lt(1)] = 0.5
 
@@ -143,6 +143,13 @@ def test_a_missing_file_is_a_sentence_with_the_names_that_are_there(write):
         said = sentence(lambda name=name: load(Toy, name))
         assert "did you mean" not in said
         assert all(path.stem in said for path in config_files.CONFIGS.glob("*.yaml"))
+
+
+def test_the_home_of_a_user_that_is_not_known_is_a_path_like_any_other(write):
+    """`~name/` of a user that this machine does not have must not end in a trace."""
+    said = sentence(lambda: load(Toy, "~nobody_here/toy"))
+    assert said.startswith("there is no config file ~nobody_here/toy ")
+    assert str(given_path("~nobody_here/toy")) == "~nobody_here/toy"
 
 
 # ------------------------------------------------------------------------------------------- values
@@ -239,7 +246,7 @@ def test_a_rule_of_a_section_is_reported_with_the_section(write):
 def test_a_setting_without_default_must_be_given(write):
     """A run's folder has no sensible default."""
 
-    @section(frozen=True)
+    @section
     class Needs:
         folder: str
 

@@ -38,7 +38,7 @@ PRIMARY = "validation/loss"
 OF_PART = ("limit", "subset_seed")
 
 
-@section(frozen=True)
+@section
 class Study:
     config: Annotated[FilePath, Doc("config file of everything that the arms share")]
     output: Annotated[FilePath, Doc("folder of the runs and of the report")]

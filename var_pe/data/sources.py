@@ -76,7 +76,7 @@ ShapesCount = Annotated[int, Ge(1), Le(1_000_000)]
 FramesCount = Annotated[int, Ge(1), Le(10_000)]
 
 
-@section(frozen=True)
+@section
 class DataConfig:
     """Which pictures a run reads and how they become images of one size."""
 
@@ -318,7 +318,7 @@ def place_of(given: str) -> Path:
     Raises:
         ValueError: nothing is there.
     """
-    path = Path(given).expanduser()
+    path = Path(given)
     if not path.exists():
         seen_from = "" if path.is_absolute() else f", seen from the working folder {Path.cwd()}"
         raise ValueError(f"data.path={given} does not exist{seen_from}")
@@ -354,7 +354,7 @@ def fashion_folder(config: DataConfig) -> Path | None:
     if config.source != "fashion_mnist":
         return None
 
-    folder = Path(config.path).expanduser() if config.path else FASHION_FOLDER
+    folder = Path(config.path) if config.path else FASHION_FOLDER
     return folder if any(folder.glob("*-ubyte*")) and not config.hub_id else None
 
 

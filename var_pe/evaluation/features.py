@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from var_pe.settings.fields import Doc, FilePath, NonNegative, section
 
 
-@section(frozen=True)
+@section
 class EvaluationConfig:
     features: Annotated[
         list[FilePath],

@@ -49,7 +49,7 @@ from var_pe.settings.fields import (
 from var_pe.settings.fields import check_choice as check_choice_of
 
 
-@section(frozen=True)
+@section
 class GeneratorConfig:
     encoding: Annotated[
         str,

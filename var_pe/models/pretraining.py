@@ -31,7 +31,7 @@ HIDES = ("tokens", "pixels")
 USUAL_SHARE = {"tokens": 0.4, "pixels": 0.75}
 
 
-@section(frozen=True)
+@section
 class EncoderConfig:
     """How a ViT learns from pictures without labels."""
 

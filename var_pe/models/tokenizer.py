@@ -21,7 +21,7 @@ from var_pe.seeding import generator_for
 from var_pe.settings.fields import Doc, NonNegative, NonNegativeFloat, Positive, Share, section
 
 
-@section(frozen=True)
+@section
 class TokenizerConfig:
     levels: Annotated[Levels, Doc("grids from coarse to fine: a side, or rows and columns")] = field(
         default_factory=lambda: [1, 2, 3, 4]

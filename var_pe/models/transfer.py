@@ -34,7 +34,7 @@ MAY_DIFFER = (
 TOKENIZER_MAY_DIFFER = ("levels", "codebook_size", "commitment", "seed")
 
 
-@section(frozen=True)
+@section
 class Retrofit:
     """Another encoding for a trained model: the old one fades out while the new one comes in (`Blended`).
 
@@ -52,7 +52,7 @@ class Retrofit:
         return min(1.0, step / (self.until * steps))
 
 
-@section(frozen=True)
+@section
 class ModelStart:
     init_from: Annotated[
         FilePath | None,

@@ -19,7 +19,7 @@ Tuned = Literal["all", "head", "prompts", "lora"]
 ADAPTED = ("attn.qkv", "attn.proj", "mlp.fc1", "mlp.fc2")
 
 
-@section(frozen=True)
+@section
 class Lora:
     """Low-rank adapters (Hu et al. 2022): W x becomes W x + alpha / rank * B A x, with B = 0 at first.
 

@@ -53,7 +53,7 @@ PLAIN = ("pool", "registers", "final_norm", "prompts", "padding")
 OF_CLIPS = ("tubelet", "attention", "time_positions")
 
 
-@section(frozen=True)
+@section
 class ClassifierConfig:
     encoding: Annotated[str, Doc("position encoding, one line, as for the generator")] = "learned"
     patch_size: Annotated[Positive, Doc("pixels")] = 4

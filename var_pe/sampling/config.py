@@ -9,7 +9,7 @@ from var_pe.pyramid import Levels
 from var_pe.settings.fields import Doc, FilePath, NonNegative, Positive, section
 
 
-@section(frozen=True)
+@section
 class SamplingConfig:
     guidance_scale: Annotated[
         Guidance,

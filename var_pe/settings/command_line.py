@@ -26,7 +26,7 @@ RUN = "--run"
 
 def given_path(text: str) -> Path:
     """The path that an option names; shells leave the `~` of `--output=~/folder` to the program."""
-    return Path(text).expanduser()
+    return Path(os.path.expanduser(text))
 
 
 def describe(schema: type, used_settings: Sequence[str] = ()) -> str:

@@ -1,6 +1,6 @@
 """How a section of the settings is written: everything about a setting is defined at its field.
 
-    @section(frozen=True)
+    @section
     class GeneratorConfig:
         dim: Annotated[Positive, Doc("width of the residual stream")] = 192
 
@@ -12,10 +12,10 @@ import difflib
 import functools
 import itertools
 import os
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import is_dataclass
-from typing import Annotated, Any, TypeVar, dataclass_transform, get_args
+from typing import Annotated, Any, dataclass_transform, get_args
 
 import pydantic
 import pydantic.dataclasses
@@ -24,8 +24,6 @@ from pydantic import Field
 from pydantic_core import ArgsKwargs, ErrorDetails, core_schema
 
 from var_pe.settings.files import ConfigError, show
-
-T = TypeVar("T")
 
 Positive = Annotated[int, Ge(1)]
 NonNegative = Annotated[int, Ge(0)]
@@ -200,6 +198,16 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f"there are {', '.join(beside) or 'none'}"
 
 
+def check_part(schema: type, given: Tree, origin: str) -> None:
+    """Checks each of some values of a section; how all of them go together is checked once they are there.
+
+    Raises:
+        ConfigError: a name is unknown, or a value is of the wrong type or breaks a rule.
+    """
+    with one_sentence(schema, given, origin, partly=True):
+        pydantic.TypeAdapter(schema).validate_python(given)
+
+
 def check_values(types: Mapping[str, object], given: Mapping[str, object], origin: str = "") -> None:
     """Checks values that are not settings, such as a script's options; errors read like those of settings.
 
@@ -207,9 +215,7 @@ def check_values(types: Mapping[str, object], given: Mapping[str, object], origi
         ConfigError: a name is unknown, or a value is of the wrong type or breaks a rule.
     """
     fields: dict[str, Any] = {name: (kind, None) for name, kind in types.items()}
-    model = pydantic.create_model("Values", __config__=STRICT, **fields)
-    with one_sentence(model, given, origin):
-        model.model_validate(given)
+    check_part(pydantic.create_model("Values", __config__=STRICT, **fields), given, origin)
 
 
 def from_mapping(cls: type, source: type, handler: pydantic.GetCoreSchemaHandler) -> Any:
@@ -217,21 +223,17 @@ def from_mapping(cls: type, source: type, handler: pydantic.GetCoreSchemaHandler
     return {**handler(source), "strict": False}
 
 
-@dataclass_transform()
-def section(*, frozen: bool) -> Callable[[type[T]], type[T]]:
-    """A pydantic dataclass, strict about types, whose errors are one sentence even without `load`."""
+@dataclass_transform(frozen_default=True)
+def section(cls: Any) -> type:
+    """A frozen pydantic dataclass, strict about types, whose errors are one sentence even without `load`."""
+    cls.__get_pydantic_core_schema__ = classmethod(from_mapping)
+    made: Any = pydantic.dataclasses.dataclass(frozen=True, config=STRICT)(cls)
+    construct = made.__init__
 
-    def make(cls: Any) -> type[T]:
-        cls.__get_pydantic_core_schema__ = classmethod(from_mapping)
-        made: Any = pydantic.dataclasses.dataclass(frozen=frozen, config=STRICT)(cls)
-        construct = made.__init__
+    @functools.wraps(construct)
+    def checked(self: object, **settings: object) -> None:
+        with one_sentence(made, settings):
+            construct(self, **settings)
 
-        @functools.wraps(construct)
-        def checked(self: object, **settings: object) -> None:
-            with one_sentence(made, settings):
-                construct(self, **settings)
-
-        made.__init__ = checked
-        return made
-
-    return make
+    made.__init__ = checked
+    return made

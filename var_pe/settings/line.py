@@ -36,17 +36,13 @@ def parse(line: str, kind: str = "encoding") -> tuple[Member, ...]:
         ValueError: the line is not of that form; the sentence quotes the part that is not.
     """
     try:
-        return tuple(map(_member, _summands(_tree(line))))
+        return tuple(map(_member, _summands(ast.parse(line.strip(), mode="eval").body)))
     except SyntaxError:
         raise ValueError(f"{kind} {line!r} is not of the form name(option=value) + name") from None
     except ValueError as error:
         raise ValueError(f"{kind} {line!r}: {error}") from None
     except (RecursionError, MemoryError):
         raise ValueError(f"{kind} {line[:40]!r}... is nested too deeply") from None
-
-
-def _tree(line: str) -> ast.expr:
-    return ast.parse(line.strip(), mode="eval").body
 
 
 def _summands(node: ast.expr) -> list[ast.expr]:
@@ -92,8 +88,7 @@ def _value(node: ast.expr) -> Value:
 
 def canonical(line: str) -> str:
     """The line with the spaces and quotes that Python's own printer gives it: one spelling, one run."""
-    parse(line)
-    return ast.unparse(_tree(line))
+    return " + ".join(member.text for member in parse(line))
 
 
 def check_options(

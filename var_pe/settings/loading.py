@@ -7,9 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import TypeAdapter
-
-from var_pe.settings.fields import Tree, all_settings, facts_of, nearest, one_sentence, value_at
+from var_pe.settings.fields import Tree, all_settings, check_part, facts_of, nearest, value_at
 from var_pe.settings.files import ConfigError, dump, parse_yaml, show
 
 T = TypeVar("T", bound=Hashable)
@@ -18,31 +16,31 @@ COMMAND_LINE = " on the command line"
 
 
 def load(
-    schema: type[T],
-    file: str | Path | None,
-    overrides: Sequence[str] = (),
-    *,
-    if_missing: Tree | None = None,
+    schema: type[T], file: str | Path | None, overrides: Sequence[str] = (), *, if_missing: Tree | None = None
 ) -> T:
     """The config: defaults of `schema`, replaced by the settings of `file` (if any), then by the overrides.
 
-    `if_missing`: other defaults.
+    `if_missing`: other defaults. A value is checked where it is written, even if a later one replaces it.
 
     Raises:
         ConfigError: a file, key, value, type or rule is wrong.
     """
     values: Tree = if_missing or {}
     layers = [] if file is None else read_layers(find_file(file, Path()))
-    for name, tree in layers:
-        values = laid_over(values, checked(schema, tree, f" in {name}"))
+    for name, layer in layers:
+        check_part(schema, layer, f" in {name}")
+        values = laid_over(values, layer)
+
     for override in overrides:
-        values = laid_over(values, checked(schema, read_override(schema, override, values), COMMAND_LINE))
+        layer = read_override(schema, override, values)
+        check_part(schema, layer, COMMAND_LINE)
+        values = laid_over(values, layer)
     return schema(**values)
 
 
 def find_file(name: str | Path, folder: Path) -> Path:
     """The config file `name` in `folder`, or in configs/ if it is a bare name; `.yaml` may be left out."""
-    wanted = Path(name).expanduser()
+    wanted = Path(os.path.expanduser(name))
     folders = [folder, CONFIGS] if wanted.name == str(wanted) else [folder]
     for path in [place / f"{wanted}{suffix}" for place in folders for suffix in ("", ".yaml")]:
         if path.is_file():
@@ -69,13 +67,6 @@ def read_layers(path: Path, above: tuple[Path, ...] = ()) -> list[tuple[str, Tre
         raise ConfigError(f"base in {path.name} must be the name of one file, got {show(base)}")
     below = read_layers(find_file(base, path.parent), chain) if base else []
     return [*below, (path.name, tree)]
-
-
-def checked(schema: type, layer: Tree, origin: str) -> Tree:
-    """The layer, after a check of each of its values, even of those that a later layer overrides."""
-    with one_sentence(schema, layer, origin, partly=True):
-        TypeAdapter(schema).validate_python(layer)
-    return layer
 
 
 def laid_over(values: Tree, layer: Tree) -> Tree:

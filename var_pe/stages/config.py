@@ -45,7 +45,7 @@ from var_pe.training.precision import settled as precision_on
 Kind = Literal["tokenizer", "generator", "classifier", "encoder", "segmenter", "detector"]
 
 
-@section(frozen=True)
+@section
 class Config:
     run: Annotated[FilePath, Doc("folder of this run"), CHANGES_NO_WEIGHTS]
     tokenizer_run: Annotated[
@@ -117,11 +117,13 @@ class Config:
                 )
         if self.segmenter is not None and self.detector is not None:
             raise ValueError("a run trains a segmenter or a detector, but the config has both sections")
+
         self._check_clips()
         self._check_encoder()
         self._check_tuned()
         if self.kind in ("segmenter", "detector"):
             self._check_dense(self.kind)
+
         kind = "generator" if self.classifier is None else "classifier"
         training = self.generator_training if self.classifier is None else self.classifier_training
         if self.model.retrofit is not None and self.classifier is not None and self.classifier.hierarchy:
@@ -191,6 +193,8 @@ class Config:
         """Refuses what an encoder that learns without labels cannot have."""
         if self.encoder is None:
             return
+
+        # The sections beside it
         if self.segmenter is not None or self.detector is not None:
             raise ValueError(
                 "a run trains an encoder, a segmenter or a detector, but the config has several of them"
@@ -199,6 +203,8 @@ class Config:
             raise ValueError(
                 "encoder needs a classifier section, which describes the network, as in fashion_pretrain.yaml"
             )
+
+        # What its network may be
         if self.classifier.hierarchy:
             raise ValueError("encoder trains a plain ViT: leave out classifier.hierarchy")
         if self.classifier.prompts:
@@ -213,6 +219,8 @@ class Config:
             )
         if self.classifier.dynamic and self.encoder.method != "contrast":
             raise ValueError("encoder.method hides patches of one grid: set classifier.dynamic=false")
+
+        # What its training may be
         if self.model.retrofit is not None:
             raise ValueError(
                 "model.retrofit is for classifiers and generators: retrofit the classifier later"

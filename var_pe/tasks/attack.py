@@ -11,7 +11,7 @@ from var_pe.settings.fields import Doc, Positive, PositiveFloat, section
 UNIT = 2 / 255  # of images in [-1, 1]
 
 
-@section(frozen=True)
+@section
 class Attack:
     """Projected gradient descent (Madry et al. 2018, equation 2.1 and section 2) in the maximum norm.
 

@@ -29,7 +29,7 @@ from var_pe.training.stopping import held_out_batches
 from var_pe.training.validations import Measure
 
 
-@section(frozen=True)
+@section
 class ClassifierTraining(TrainingConfig):
     keep: Annotated[
         Literal["best", "last"],

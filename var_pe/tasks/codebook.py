@@ -23,7 +23,7 @@ from var_pe.seeding import generator_for
 from var_pe.settings.fields import Doc, NonNegative, Positive, Share, section
 
 
-@section(frozen=True)
+@section
 class RestartConfig:
     every: Annotated[NonNegative, Doc("steps between restarts; 0: never")] = 25
     until: Annotated[Share, Doc("share of the run after which no code is restarted")] = 0.8

@@ -10,7 +10,7 @@ from var_pe.training.config import TrainingConfig
 from var_pe.training.groups import ONE_RATE, LayerRates
 
 
-@section(frozen=True)
+@section
 class DenseTraining(TrainingConfig):
     keep: Annotated[
         Literal["best", "last"],

@@ -33,7 +33,7 @@ from var_pe.training.stopping import held_out_batches
 from var_pe.training.validations import Measure
 
 
-@section(frozen=True)
+@section
 class GeneratorTraining(TrainingConfig):
     keep: Annotated[
         Literal["best", "last"],

@@ -9,7 +9,7 @@ from var_pe.pyramid import Pyramid
 from var_pe.settings.fields import Doc, Positive, section
 
 
-@section(frozen=True)
+@section
 class Progressive:
     """Coarse levels first, as VAR's public code intends by its options `pg` and `pg0` (not finished there).
 

@@ -43,7 +43,7 @@ from var_pe.training.guard import undone_without
 from var_pe.training.validations import Measure
 
 
-@section(frozen=True)
+@section
 class TokenizerTraining(TrainingConfig):
     l1: Annotated[NonNegativeFloat, Doc("weight of the mean absolute difference")] = 1.0
     l2: Annotated[NonNegativeFloat, Doc("weight of the mean squared difference")] = 1.0

@@ -22,7 +22,7 @@ from var_pe.training.precision import Precision
 from var_pe.training.schedule import Schedule
 
 
-@section(frozen=True)
+@section
 class TrainingConfig:
     steps: Annotated[NonNegative, Doc("optimizer steps; 0: as many as `epochs` takes")] = 0
     epochs: Annotated[PositiveFloat, Doc("passes over the training set, if steps is 0")] = 1.0

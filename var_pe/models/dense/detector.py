@@ -43,7 +43,7 @@ class Detections(TypedDict):
     labels: Tensor
 
 
-@section(frozen=True)
+@section
 class DetectorConfig:
     width: Annotated[Positive, Doc(f"width of the head's maps, a multiple of {GROUPS}")] = 64
     finer: Finer = None

@@ -28,7 +28,7 @@ Finer = Annotated[
 ]
 
 
-@section(frozen=True)
+@section
 class SegmenterConfig:
     decoder: Annotated[
         Decoder,

@@ -29,7 +29,7 @@ Logits = Sequence[Tensor]
 GameLoss = Literal["hinge", "non_saturating"]
 
 
-@section(frozen=True)
+@section
 class AdversarialConfig:
     weight: Annotated[NonNegativeFloat, Doc("weight of the adversarial term; 0: off")] = 0.0
     discriminator: Annotated[

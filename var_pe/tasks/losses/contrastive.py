@@ -12,7 +12,7 @@ from var_pe.resampling.precision import full_precision
 from var_pe.settings.fields import Doc, NonNegative, PositiveFloat, section
 
 
-@section(frozen=True)
+@section
 class Contrastive:
     """InfoNCE (van den Oord et al. 2018) on hidden tokens, beside the task's own loss.
 

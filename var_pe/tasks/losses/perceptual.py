@@ -9,7 +9,7 @@ from var_pe.models.feature_stages import FeatureStages
 from var_pe.settings.fields import Doc, FilePath, NonNegativeFloat, section
 
 
-@section(frozen=True)
+@section
 class PerceptualConfig:
     weight: Annotated[NonNegativeFloat, Doc("weight of the perceptual distance; 0: off")] = 0.0
     network: Annotated[
