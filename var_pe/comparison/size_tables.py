@@ -174,6 +174,9 @@ def size_sentence(results: Results, grids: Grids) -> str:
         share = f", keeping {_percent(shares[there.name])}" if there.name in shares else ""
         return f"{plain(there.mean)} nats a token{share}"
 
+    def short(there: There) -> str:
+        return _percent(shares[there.name]) if there.name in shares else plain(there.mean)
+
     best = others[0]
     said = f"Never trained {where}: best is {best.name} ({has(best)})"
     if ceiling is not None and best.name in differences:
@@ -188,7 +191,7 @@ def size_sentence(results: Results, grids: Grids) -> str:
     for name, ways in by_arm.items():
         if len(ways) > 1:
             said += f"; of the {len(ways)} resamplings of {name}, best is {ways[0].convention} "
-            said += f"({has(ways[0])}), worst {ways[-1].convention} ({has(ways[-1])})"
+            said += f"({short(ways[0])}), worst {ways[-1].convention} ({short(ways[-1])})"
     return said + "."
 
 

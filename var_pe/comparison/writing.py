@@ -49,12 +49,15 @@ def as_markdown(report: Report, pictures: Mapping[str, str]) -> str:
         lines += [report.question, ""]
     for sentence in report.answer:
         lines += [sentence, ""]
-    if report.findings or report.missing:
-        lines += [*(f"- {line}" for line in (*report.findings, *report.missing)), ""]
+    lines += [report.trained, ""]
+    if report.missing:
+        lines += [*(f"- {line}" for line in report.missing), ""]
 
-    guide = [*report.guide, f"The rule: {report.rule}", report.trained]
-    lines += ["## What to take", "", *(f"- {line}" for line in guide), ""]
     lines += _table(report.ranking)
+    guide = [*report.guide, f"The rule: {report.rule}"]
+    lines += ["## What to take", "", *(f"- {line}" for line in guide), ""]
+    if report.findings:
+        lines += ["## What else was found", "", *(f"- {line}" for line in report.findings), ""]
     for title, file in pictures.items():
         lines += [f"## {title}", "", f"![{title}]({file})", ""]
 
