@@ -78,7 +78,7 @@ def test_one_map_becomes_a_pyramid():
     assert [shape.stride for shape in Ladder([MapShape(16, 2)], None).shapes] == [1, 2, 4]
     assert [shape.stride for shape in Ladder([MapShape(8, 4), MapShape(16, 8)], None).shapes] == [4, 8]
     assert [shape.stride for shape in Ladder([MapShape(8, 4), MapShape(16, 8)], 1).shapes] == [2, 4, 8]
-    with pytest.raises(ValueError, match=r"finer=2 is too large: .* cells of 2 pixels .* halved 1 times"):
+    with pytest.raises(ValueError, match=r"finer=2 is too large: .* cells of 2 pixels .* halved once"):
         Ladder([MapShape(16, 2)], 2)
 
 
