@@ -128,3 +128,29 @@ def test_a_study_goes_on_with_runs_that_got_the_rate_chosen_for_their_arm(tmp_pa
     write_text(cell.run / "config.yaml", to_yaml(replace(cell.config, generator_training=other)))
     with pytest.raises(ValueError, match=r"learning_rate: 0.001 -> 0.0007"):
         plan_of(study)
+
+
+@pytest.mark.parametrize(("guidances", "kept"), [([], True), ([1.5, 3.0], False)])
+def test_scores_added_later_leave_the_chosen_rates(tmp_path, guidances, kept):
+    """Guidance is chosen by the first distance, so another one in its place is another choice."""
+    tokenizer = VQTokenizer(channels=8, channel_multipliers=[1], norm_groups=4)
+    tokenizer.save_pretrained(tmp_path / "tokenizer" / "tokenizer")
+    settings = [f"tokenizer_run={tmp_path / 'tokenizer'}"]
+    study = Study(
+        config="shapes_learned.yaml",
+        output=str(tmp_path / "study"),
+        settings=settings,
+        encodings=["learned"],
+        learning_rates=[1e-3, 7e-4],
+        guidances=guidances,
+    )
+    (arm,) = arms_of(study)
+    chosen = {"learning_rate": 7e-4, "guidance": 2.5, "nats": {}, "distances": {}}
+    kept_choice(study, arm).add({"chosen": chosen})
+
+    def found(features):
+        (arm,) = arms_of(replace(study, settings=[*settings, f"evaluation.features=[{features}]"]))
+        return bool(kept_choice(study, arm).results)
+
+    assert found("efficientnet_lite0, efficientnet_lite0_spatial")
+    assert found("efficientnet_lite1") is kept

@@ -15,7 +15,7 @@ from var_pe.comparison.shared import features_with_distances
 from var_pe.comparison.study import Arm, Cell, Study
 from var_pe.comparison.trials import slug
 from var_pe.data.part import drawn
-from var_pe.evaluation.features import FeatureSet
+from var_pe.evaluation.features import EvaluationConfig, FeatureSet
 from var_pe.files import KeptResults
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.settings.loading import differences, load
@@ -113,13 +113,19 @@ def _distances(study: Study, config: Config, accelerator: Accelerator) -> dict[s
 
 def kept_choice(study: Study, arm: Arm) -> KeptResults[Chosen]:
     """What was chosen for an arm, if it still rests on the same things."""
-    config = arm.config
+    config = replace(arm.config, run="none")
+
+    # Rates rest on no score of drawn images, guidance scales on the first distance: more can be added later
+    evaluation = EvaluationConfig()
+    if study.guidances:
+        evaluation = replace(config.evaluation, features=features_with_distances(config)[:1])
+
     settings: Mapping[str, object] = {
         "learning_rates": list(study.learning_rates),
         "guidances": list(study.guidances),
         "steps": study.sweep_steps,
         "seed": study.sweep_seed,
-        "config": unusual(replace(config, run="none")),
+        "config": unusual(replace(config, evaluation=evaluation)),
         "tokenizer": weights_hash(Path(config.tokenizer_run) / "tokenizer"),
     }
     return KeptResults(Path(study.output) / "sweep" / f"{slug(arm.name)}.json", {"asked": settings}, "found")
