@@ -74,6 +74,25 @@ def test_small_data_is_the_gain_of_fixed_positions_at_the_smallest_part(gain, ex
     assert "minus the same at data.limit null" in few
 
 
+def test_pairs_under_a_second_axis_are_told_apart():
+    """Two rows of the same words would be read as one number given twice."""
+    parts = {"": [], ", few": ["data.limit: null -> 60"]}
+    views = {"": [], ", mirrored": ["generator_training.views: 1 -> 4"]}
+    differs = {
+        f"{one}{part}{view}": [*parts[part], *views[view]]
+        for one in ("learned", "fixed")
+        for part in parts
+        for view in views
+    }
+    found = results(**{name: losses(3.0, 0.0 if "learned" in name else 0.001) for name in differs})
+    for arm in found["arms"]:
+        arm["encoding"] = FIXED if "fixed" in arm["name"] else "learned"
+        arm["differs_in"] = differs[arm["name"]]
+    few = next(claim for claim in CLAIMS if claim.name == "small data").look(found).measured
+    assert "minus learned at data.limit 60 " in few
+    assert "minus learned at data.limit 60, generator_training.views 4 " in few
+
+
 def test_two_seeds_decide_nothing():
     """By chance one claim of twenty would be confirmed at once."""
     found = results(margin=0.5, learned=losses(3.0, 0.0)[:2], **{FIXED: losses(3.2)[:2]})

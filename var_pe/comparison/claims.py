@@ -297,12 +297,15 @@ def along(
         groups.setdefault(group, {})[value_of(learned)] = gain
 
     rows = []
-    for (encoding, *_), by_value in groups.items():
+    for (encoding, *others), by_value in groups.items():
         if len(by_value) < 2:
             continue
         ends = sorted(by_value)
         end, other = (ends[0], ends[-1]) if at_smallest else (ends[-1], ends[0])
-        at_end = f"{encoding} minus learned at {_axis(keys[0], end)}"
+
+        # A second axis, such as augmentation, makes pairs of its own, which its values tell apart
+        values = [f"{line.partition(': ')[0]} {line.rpartition(' -> ')[2]}" for line in others]
+        at_end = f"{encoding} minus learned at {', '.join([_axis(keys[0], end), *values])}"
         rows.append(Rows(at_end, "none", by_value[end], dict.fromkeys(by_value[end], 0.0)))
         rows.append(Rows(at_end, f"the same at {_axis(keys[0], other)}", by_value[end], by_value[other]))
     found = family(rows)
