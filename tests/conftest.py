@@ -33,7 +33,11 @@ VARIANTS = [
 
 # Every quantizer, for latent maps of at least four channels; and the options that make another one of it
 QUANTIZERS = ["vq", "cosine(channels=3)", "simvq", "fsq(levels=[4, 3, 2])", "bsq(bits=4)"]
-QUANTIZER_VARIANTS = ["vq(learning=ema, gradient=rotation, rate=0.1)", "cosine(channels=4, learning=ema)"]
+QUANTIZER_VARIANTS = [
+    "vq(learning=ema, gradient=rotation, rate=0.1)",
+    "vq(rate=0.1, given=coarser)",
+    "cosine(channels=4, learning=ema)",
+]
 
 
 def pytest_collection_finish() -> None:

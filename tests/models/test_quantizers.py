@@ -46,6 +46,12 @@ def vectors(number, channels, seed=0):
     return torch.randn(1, number, channels, generator=torch.Generator().manual_seed(seed))
 
 
+def own_loss(quantizer, z_BlZ):
+    """The term on a level, where what coarser levels show does not matter."""
+    tokens_Bl = quantizer.nearest(z_BlZ)
+    return quantizer.own_loss(z_BlZ, torch.zeros_like(z_BlZ), tokens_Bl, 0, Pyramid.square(1))
+
+
 def test_every_registered_quantizer_is_tested():
     assert {parse(line, "quantizer")[0].name for line in QUANTIZERS} == set(REGISTRY)
 
@@ -267,14 +273,14 @@ def test_the_entropies_of_bsq_are_sums_over_all_codes():
     z_BlZ = vectors(40, 5)
     share_MV = soft_shares(z_BlZ[0], 6)
     direct = torch.special.entr(share_MV).sum(1).mean()
-    torch.testing.assert_close(quantizer.own_loss(z_BlZ), direct)
+    torch.testing.assert_close(own_loss(quantizer, z_BlZ), direct)
 
     varied = in_their_channels("bsq(bits=5, entropy=0.5, diversity=3, temperature=6)", 5)
     signs_VF = torch.tensor(list(itertools.product((0.0, 1.0), repeat=5)))
     mean_F = share_MV.mean(0) @ signs_VF
     product_V = (signs_VF * mean_F + (1 - signs_VF) * (1 - mean_F)).prod(1)
     of_mean = torch.special.entr(product_V).sum()
-    torch.testing.assert_close(varied.own_loss(z_BlZ), 0.5 * (direct - 3 * of_mean))
+    torch.testing.assert_close(own_loss(varied, z_BlZ), 0.5 * (direct - 3 * of_mean))
     assert of_mean >= torch.special.entr(share_MV.mean(0)).sum()
     torch.testing.assert_close(entropy_of_bits(mean_F), of_mean)
 
@@ -283,7 +289,7 @@ def test_the_entropy_of_bsq_s_tokens_equals_the_other_library_s():
     quantizer = in_their_channels("bsq(bits=6, entropy=1, diversity=0, temperature=8)", 6)
     z_BlZ = vectors(50, 6)
     _, parts = TheirLFQ(dim=6, spherical=True).train()(z_BlZ, inv_temperature=4.0, return_loss_breakdown=True)
-    torch.testing.assert_close(quantizer.own_loss(z_BlZ), parts.per_sample_entropy, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(own_loss(quantizer, z_BlZ), parts.per_sample_entropy, atol=1e-4, rtol=1e-4)
 
 
 def test_the_entropies_of_bsq_are_trained_alone_with_training():
@@ -325,6 +331,77 @@ def test_a_rate_is_nothing_while_all_codes_are_used_alike_and_costs_finite_where
     quantizer.usage_V.zero_()[3] = 1
     far_1Z = 50 * quantizer.codebook_VZ.data[:1]
     assert quantizer.nearest(far_1Z[None]).item() != 3
+
+
+FORESEEN = "vq(rate=0.3, given=coarser)"
+
+
+def test_a_price_by_what_coarser_levels_show_counts_a_cell_by_what_it_covers():
+    """Written out once more: the error over all cells covered, plus the price of this cell's own surprise."""
+    quantizer = quantizer_of(FORESEEN)
+    quantizer.usage_V.copy_(SHARES)
+    quantizer.expectation.codes.weight.data *= 50  # untrained, it would expect all codes alike
+    z_BlZ, seen_BlZ = latent().flatten(2).mT[:, :4], latent(4)[1:].flatten(2).mT[:, :4]
+    codes_VZ = quantizer.codebook_VZ.data
+    mean_V = (SHARES + 0.01 / 24) / 1.01
+    mean_square = (mean_V * codes_VZ.square().sum(1)).sum()
+
+    expected_BlV = quantizer.expectation(seen_BlZ / mean_square.sqrt(), 1, PYRAMID).exp()
+    torch.testing.assert_close(expected_BlV.sum(-1), torch.ones(3, 4))
+    price_BlV = -0.3 * mean_square * (0.95 * expected_BlV + 0.05 * mean_V).log()
+    cost_BlV = 4 * torch.cdist(z_BlZ, codes_VZ.expand(3, -1, -1)).square() + price_BlV  # 2x2 of 4x4 cells
+    tokens_Bl = quantizer.choose(z_BlZ, seen_BlZ, 1, PYRAMID)
+    assert torch.equal(tokens_Bl, cost_BlV.argmin(-1))
+    assert (tokens_Bl != quantizer.nearest(z_BlZ)).float().mean() > 0.1
+
+
+def test_what_is_not_expected_at_all_has_a_price_all_the_same():
+    """A cell that is quite unlike its surroundings can say so, whatever the expectation has become."""
+    quantizer = quantizer_of(FORESEEN)
+    quantizer.expectation.codes.bias.data[0] = 1e4  # all others: shares of exactly 0
+    far_VZ = 50 * quantizer.codebook_VZ.data
+    quantizer.codebook_VZ.data[5] = far_VZ[5]
+    z_1lZ = far_VZ[5].expand(1, 16, -1)
+    assert (quantizer.choose(z_1lZ, torch.zeros(1, 16, 4), 3, PYRAMID) == 5).all()
+
+
+def test_a_foreseen_picture_has_the_same_tokens_alone_and_at_any_size_of_latents():
+    """Otherwise a token cache would depend on its batches."""
+    quantizer = quantizer_of(FORESEEN, num_phi=0)
+    tokens_BL = quantizer(latent(), PYRAMID).tokens_BL
+    assert torch.equal(quantizer(latent()[1:2], PYRAMID).tokens_BL, tokens_BL[1:2])
+    quantizer.codebook_VZ.data *= 8
+    assert torch.equal(quantizer(latent() * 8, PYRAMID).tokens_BL, tokens_BL)
+    half = quantizer_of(FORESEEN, num_phi=0).bfloat16()
+    rounded = quantizer_of(FORESEEN, num_phi=0)
+    rounded.load_state_dict({name: value.float() for name, value in half.state_dict().items()})
+    assert torch.equal(half(latent(), PYRAMID).tokens_BL, rounded(latent(), PYRAMID).tokens_BL)
+
+
+def test_an_expectation_learns_what_coarser_levels_settle_and_moves_nothing_else():
+    """Its cells' tokens follow here from the sign of what is seen: in the end they cost next to nothing."""
+    quantizer = quantizer_of(FORESEEN)
+    z_BlZ, seen_BlZ = latent(8).flatten(2).mT.requires_grad_(), latent(9)[1:].flatten(2).mT
+    tokens_Bl = (seen_BlZ[..., 0] > 0).long()
+    optimizer = torch.optim.Adam(quantizer.expectation.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(60):
+        loss = quantizer.own_loss(z_BlZ, seen_BlZ, tokens_Bl, 3, PYRAMID)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item() / 0.01)
+    assert losses[0] > 2
+    assert losses[-1] < 0.2
+    assert z_BlZ.grad is None
+    assert quantizer.codebook_VZ.grad is None
+
+
+def test_a_price_needs_a_rate():
+    with pytest.raises(ValueError, match="given=coarser says what a token costs, so it needs a rate above 0"):
+        quantizer_of("vq(given=coarser)")
+    with pytest.raises(ValueError, match="given is one of usage, coarser, got 'finer'"):
+        quantizer_of("vq(rate=0.1, given=finer)")
 
 
 # ---------------------------------------------------------------------------------- simvq and cosine

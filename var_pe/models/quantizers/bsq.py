@@ -9,6 +9,7 @@ from torch import Tensor
 from var_pe.models.quantizers.projection import Projection
 from var_pe.models.quantizers.residual import MultiScaleQuantizer, QuantizerShape
 from var_pe.processes import mean_over_processes
+from var_pe.pyramid import Pyramid
 from var_pe.settings.line import Value
 
 MOST_BITS = 12  # 4,096 codes a token
@@ -80,7 +81,9 @@ class BSQ(MultiScaleQuantizer):
         bits = (tokens[..., None] & self.place_F) > 0
         return self.codebook_projection.up(self.length * (2.0 * bits - 1))
 
-    def own_loss(self, z_BlZ: Tensor) -> Tensor | None:
+    def own_loss(
+        self, z_BlZ: Tensor, seen_BlZ: Tensor, tokens_Bl: Tensor, level: int, pyramid: Pyramid
+    ) -> Tensor | None:
         if not self.entropy:
             return None
 

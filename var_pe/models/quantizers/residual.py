@@ -52,9 +52,9 @@ class MultiScaleQuantizer(nn.Module):
     codes to the running reconstruction f_hat, `input_for` reads the next level's input from it. float32
     whatever the autocast.
 
-    A quantizer is a file beside this one that says which token a vector gets (`nearest`) and what a token
-    stands for (`codes`). Its constructor is `__init__(self, shape: QuantizerShape, *, option=default, ...)`;
-    the keywords are the options that a config's line may set.
+    A quantizer is a file beside this one that says which token a vector gets (`nearest`, or `choose`) and
+    what a token stands for (`codes`). Its constructor is `__init__(self, shape: QuantizerShape, *,
+    option=default, ...)`; the keywords are the options that a config's line may set.
 
     Args:
         gradient: how the gradient passes the rounding, `straight_through` or `rotation`.
@@ -106,6 +106,13 @@ class MultiScaleQuantizer(nn.Module):
         """The token that stands for each vector, int64 (B, l)."""
         raise NotImplementedError
 
+    def choose(self, z_BlZ: Tensor, seen_BlZ: Tensor, level: int, pyramid: Pyramid) -> Tensor:
+        """The token for each vector of a level, which may depend on what the coarser levels show there.
+
+        `seen_BlZ` is the sum of their codes as the level sees it (`input_for`).
+        """
+        return self.nearest(z_BlZ)
+
     def codes(self, tokens: Tensor) -> Tensor:
         """What tokens stand for: a vector of Z for each, float32 or the weights' type."""
         raise NotImplementedError
@@ -117,10 +124,13 @@ class MultiScaleQuantizer(nn.Module):
         codebook that starts from data has nothing to scale.
         """
 
-    def own_loss(self, z_BlZ: Tensor) -> Tensor | None:
+    def own_loss(
+        self, z_BlZ: Tensor, seen_BlZ: Tensor, tokens_Bl: Tensor, level: int, pyramid: Pyramid
+    ) -> Tensor | None:
         """A term on what a level has to round, beside the walk's; None if there is none.
 
-        Asked for in training alone. Its gradient reaches the encoder.
+        Asked for in training alone. The gradient of `z_BlZ` reaches the encoder; the others are as in
+        `choose`, with the tokens that were chosen.
         """
         return None
 
@@ -192,8 +202,9 @@ class MultiScaleQuantizer(nn.Module):
                 # Round what the coarser levels left over.
                 rest_BlZ = self.input_for(f_BZhw - f_hat_BZhw.detach(), level, pyramid)
                 rests.append(rest_BlZ.detach())
+                seen_BlZ = self.input_for(f_hat_BZhw.detach(), level, pyramid)
                 with torch.no_grad():
-                    tokens.append(self.nearest(rests[-1]))
+                    tokens.append(self.choose(rests[-1], seen_BlZ, level, pyramid))
                 f_hat_BZhw = self.add_level(f_hat_BZhw, tokens[-1], level, pyramid)
                 if kept_B is None:
                     shown_BZhw = f_hat_BZhw
@@ -204,9 +215,9 @@ class MultiScaleQuantizer(nn.Module):
                 loss = loss + F.mse_loss(f_hat_BZhw, f_BZhw.detach())
                 loss = loss + self.commitment * F.mse_loss(f_hat_BZhw.detach(), f_BZhw)
 
-                own_loss = self.own_loss(rest_BlZ) if self.training else None
-                if own_loss is not None:
-                    loss = loss + own_loss
+                if self.training:
+                    own_loss = self.own_loss(rest_BlZ, seen_BlZ, tokens[-1], level, pyramid)
+                    loss = loss if own_loss is None else loss + own_loss
 
             return Quantized(
                 f_hat_BZhw=self.pass_gradient(f_BZhw, shown_BZhw),

@@ -1,19 +1,31 @@
 """The plain codebook: the nearest of V learned vectors (van den Oord et al. 2017), as in VAR.
 
-With `rate`, the code at the least distance plus price of its rarity (Chou et al. 1989).
+With `rate`, the code at the least distance plus price of its rarity (Chou et al. 1989), or of how little the
+coarser levels let one expect it.
 """
 
 import math
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
 
 from var_pe.models.quantizers.codebook import LearnedCodebook
+from var_pe.models.quantizers.expectation import Expectation, cells_covered
 from var_pe.models.quantizers.residual import MultiScaleQuantizer, QuantizerShape
+from var_pe.pyramid import Pyramid
+from var_pe.settings.fields import check_choice
+
+Given = Literal["usage", "coarser"]
 
 # Of a code's mean share, added to all shares, so that an unused code has a price and can come back
 UNUSED = 0.01
+# Part of each code's expected share that is its mean share, so that what is not expected has a price, too
+SURPRISE = 0.05
+# Weight of the expectation's own loss. Small, since it shares the clipping of gradients with the others; its
+# optimizers (Muon, Adam) do not mind how large a loss is
+EXPECTATION_WEIGHT = 0.01
 
 
 class VQ(LearnedCodebook):
@@ -25,10 +37,19 @@ class VQ(LearnedCodebook):
     depend on how large latents are. Where several codes would do, the usual one is taken: tokens say less
     that a generator would have to learn.
 
+    Under `given=coarser`, p_v is what `Expectation` takes for likely at this cell, given the coarser levels,
+    and a cell's distance counts as often as it covers cells of the finest level. So coarse levels, whose
+    errors are large and whose tokens are few, spend freely, and fine levels add what the coarse ones have not
+    settled only where it is worth it. What the fine tokens then say can be foreseen by a generator that
+    draws a level at once. The expectation is trained beside the codes by the cross-entropy of the tokens
+    that were chosen; its gradient reaches nothing else.
+
     Args:
         learning: as in `LearnedCodebook`, and so is `decay`.
         gradient: as in `MultiScaleQuantizer`.
         rate: what a nat of a token is worth, in parts of the codes' mean square; 0: distances alone count.
+        given: what a token's nats are counted by, the codes' `usage` in all levels, or what the `coarser`
+            levels show.
     """
 
     def __init__(
@@ -39,13 +60,22 @@ class VQ(LearnedCodebook):
         decay: float = 0.99,
         gradient: str = "straight_through",
         rate: float = 0.0,
+        given: str = "usage",
     ) -> None:
         super().__init__(
             shape, channels=shape.latent_channels, learning=learning, decay=decay, gradient=gradient
         )
         if not 0 <= rate < math.inf:
             raise ValueError(f"rate must be in [0, inf), got {rate}")
+        check_choice("given", given, Given)
+        if given == "coarser" and not rate:
+            raise ValueError("given=coarser says what a token costs, so it needs a rate above 0, got rate=0")
+
         self.rate = rate
+        self.expectation: Expectation | None = None
+        if given == "coarser":
+            self.expectation = Expectation(shape.latent_channels, self.num_codes)
+            self.rows_of_codes += ("expectation.codes.weight", "expectation.codes.bias")
 
     def init_parameter(self, name: str, parameter: nn.Parameter, generator: Generator) -> None:
         nn.init.uniform_(parameter, -1 / len(parameter), 1 / len(parameter), generator=generator)
@@ -53,25 +83,61 @@ class VQ(LearnedCodebook):
     def nearest(self, z_BlZ: Tensor) -> Tensor:
         if not self.rate:
             return nearest_row(z_BlZ, self.codebook_VZ)
+        share_V = self._shares()
+        return nearest_row(z_BlZ, self.codebook_VZ, self._price(share_V))
 
+    def choose(self, z_BlZ: Tensor, seen_BlZ: Tensor, level: int, pyramid: Pyramid) -> Tensor:
+        if self.expectation is None:
+            return self.nearest(z_BlZ)
+
+        # A price in units of the error over all cells that this one covers
+        expected_BlV = self._expected(self.expectation, seen_BlZ, level, pyramid).exp()
+        share_BlV = torch.lerp(expected_BlV, self._shares(), SURPRISE)
+        price_BlV = self._price(share_BlV) / cells_covered(level, pyramid)
+        return nearest_row(z_BlZ, self.codebook_VZ, price_BlV)
+
+    def own_loss(
+        self, z_BlZ: Tensor, seen_BlZ: Tensor, tokens_Bl: Tensor, level: int, pyramid: Pyramid
+    ) -> Tensor | None:
+        """The cross-entropy of the tokens under the expectation, which alone it trains."""
+        if self.expectation is None:
+            return None
+        log_share_BlV = self._expected(self.expectation, seen_BlZ, level, pyramid)
+        return EXPECTATION_WEIGHT * F.nll_loss(log_share_BlV.flatten(0, 1), tokens_Bl.flatten())
+
+    def _expected(self, expectation: Expectation, seen_BlZ: Tensor, level: int, pyramid: Pyramid) -> Tensor:
+        """Log shares (B, l, V), of maps in units of the codes' root mean square."""
+        scale = self._mean_square(self._shares()).detach().clamp(min=1e-12).sqrt()
+        return expectation(seen_BlZ / scale, level, pyramid)
+
+    def _shares(self) -> Tensor:
+        """The share of each code among all tokens, (V,)."""
         share_V = self.usage_V.float() + UNUSED / self.num_codes
-        share_V = share_V / share_V.sum()
-        mean_square = (share_V * self.codebook_VZ.float().square().sum(1)).sum()
-        return nearest_row(z_BlZ, self.codebook_VZ, -self.rate * mean_square * share_V.log())
+        return share_V / share_V.sum()
+
+    def _mean_square(self, share_V: Tensor) -> Tensor:
+        return (share_V * self.codebook_VZ.float().square().sum(1)).sum()
+
+    def _price(self, share: Tensor) -> Tensor:
+        """What codes cost that have these shares, in units of squared distance."""
+        return -self.rate * self._mean_square(self._shares()) * share.log()
 
     def codes(self, tokens: Tensor) -> Tensor:
         return F.embedding(tokens, self.codebook_VZ)
 
 
-def nearest_row(z_BlZ: Tensor, rows_VZ: Tensor, cost_V: Tensor | None = None) -> Tensor:
-    """Index of the row at the least squared distance, plus its cost if rows have one, int64 (B, l)."""
+def nearest_row(z_BlZ: Tensor, rows_VZ: Tensor, cost: Tensor | None = None) -> Tensor:
+    """Index of the row at the least squared distance, plus its cost if rows have one, int64 (B, l).
+
+    `cost` is (V,), or (B, l, V) where a row does not cost the same everywhere.
+    """
     z_MZ = z_BlZ.flatten(0, 1).float()
     rows_VZ = rows_VZ.float()
 
     # |z - c|^2 / 2 but for |z|^2, which is the same for all rows
     half_of_row_V = rows_VZ.square().sum(1) / 2
-    if cost_V is not None:
-        half_of_row_V = half_of_row_V + cost_V / 2
+    if cost is not None:
+        half_of_row_V = half_of_row_V + cost.reshape(-1, len(rows_VZ)).squeeze(0) / 2
     half_distance_MV = half_of_row_V - z_MZ @ rows_VZ.T
     return half_distance_MV.argmin(1).view(z_BlZ.shape[:2])
 
