@@ -241,6 +241,7 @@ class HierarchicalClassifier(StagedClassifier):
             kept_grids=kept_grids,
             settings=BlockSettings(mlp_ratio, dropout, qk_norm, gelu, layer_scale),
         )
+
         initialise(self, seed)
 
     def embedded(self, images_BCHW: Tensor) -> Tensor:

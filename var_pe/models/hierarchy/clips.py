@@ -70,9 +70,12 @@ class HierarchicalClipClassifier(StagedClassifier):
             times=moments_of(frames, tubelet),
             time_positions=time_positions,
         )
+
+        # What of clips is read again when a saved model is loaded
         self.frames = frames
         self.tubelet = tubelet
         self.time_positions = time_positions
+
         check_between_blocks(self.position_encodings().values(), encoding)
         initialise(self, seed)
 
