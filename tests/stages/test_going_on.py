@@ -67,6 +67,24 @@ def test_scores_are_those_of_the_weights_that_are_there(finished, tmp_path):
     assert not is_scored(config, folder, "tokenizer")
 
 
+def test_a_tokenizer_is_scored_on_its_own_levels_whatever_the_config_describes(finished, tmp_path):
+    """`--of tokenizer tokenizer_run=OTHER` ended in a traceback about sizes of tensors."""
+    folder = tmp_path / "tokenizer"
+    shutil.copytree(finished.tokenizer_run, folder)
+    config = a_config(f"run={tmp_path}/run", f"tokenizer_run={folder}", "data.shapes_test=8")
+    tokenizer = load_tokenizer(config)
+    finest = tokenizer.pyramid.finest
+
+    levels = [[1, 1], [finest[0], finest[1] + 1]]
+    other = replace(config, tokenizer=replace(config.tokenizer, levels=levels))
+    values = score_tokenizer(other, tokenizer, Accelerator())["tokenizer"]["values"]
+    assert values == score_tokenizer(config, tokenizer, Accelerator())["tokenizer"]["values"]
+
+    wide = replace(config, data=replace(config.data, width=2 * config.data.width))
+    with pytest.raises(ValueError, match=r"data\.height and data\.width are those of the tokenizer in"):
+        score_tokenizer(wide, tokenizer, Accelerator())
+
+
 def test_scores_of_an_older_version_are_made_again(finished, tmp_path):
     """They do not say which weights they are of."""
     assert weights_hash(tmp_path)

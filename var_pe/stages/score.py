@@ -146,6 +146,18 @@ class Chosen(Dataset[tuple[Tensor, int]]):
         return self.images[int(self.numbers[index])]
 
 
+def _check_sides(config: Config, tokenizer: VQTokenizer, folder: Path) -> None:
+    """Raises:
+    ValueError: the config's pictures are not of the size that the tokenizer was trained at.
+    """
+    height, width = (side * tokenizer.downsampling for side in tokenizer.pyramid.finest)
+    if (config.data.height, config.data.width) != (height, width):
+        raise ValueError(
+            f"data.height and data.width are those of the tokenizer in {folder}, {height} and {width}, "
+            f"got {config.data.height} and {config.data.width}"
+        )
+
+
 def score_tokenizer(
     config: Config,
     tokenizer: VQTokenizer,
@@ -164,8 +176,13 @@ def score_tokenizer(
     tokenizer = tokenizer.to(accelerator.device)
     notes = TrainingNotes.read(folder / "tokenizer")
 
-    # The whole test split, under each pyramid that the tokenizer was trained on.
-    real, pyramids = RealImages(config, train=False), tokenizer_pyramids(config)
+    # The whole test split, under each pyramid that the tokenizer was trained on. A config that names another
+    # tokenizer than it describes does not know more of it than its levels.
+    pyramids = tokenizer_pyramids(config)
+    if pyramids[0] != tokenizer.pyramid:
+        pyramids = [tokenizer.pyramid]
+    _check_sides(config, tokenizer, folder)
+    real = RealImages(config, train=False)
     held_out = {
         pyramids[0]: (real.images, picture_box(config)),
         **held_out_images_at(config, pyramids[1:], tokenizer.downsampling),
