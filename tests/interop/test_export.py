@@ -90,7 +90,7 @@ def test_what_no_program_can_do_is_said_in_a_sentence(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("quantizer", QUANTIZERS)
+@pytest.mark.parametrize("quantizer", [*QUANTIZERS, "vq(rate=0.1, given=coarser)"])
 def test_tokenizers_leave_with_every_quantizer(quantizer, make_tokenizer, make_loud, tmp_path):
     """Both ways, with attention at the lowest resolution and colours that pass around the autoencoder."""
     pytest.importorskip("onnxruntime")

@@ -135,10 +135,10 @@ def nearest_row(z_BlZ: Tensor, rows_VZ: Tensor, cost: Tensor | None = None) -> T
     rows_VZ = rows_VZ.float()
 
     # |z - c|^2 / 2 but for |z|^2, which is the same for all rows
-    half_of_row_V = rows_VZ.square().sum(1) / 2
+    half_of_row = rows_VZ.square().sum(1) / 2
     if cost is not None:
-        half_of_row_V = half_of_row_V + cost.reshape(-1, len(rows_VZ)).squeeze(0) / 2
-    half_distance_MV = half_of_row_V - z_MZ @ rows_VZ.T
+        half_of_row = half_of_row + (cost if cost.ndim == 1 else cost.flatten(0, 1)) / 2
+    half_distance_MV = half_of_row - z_MZ @ rows_VZ.T
     return half_distance_MV.argmin(1).view(z_BlZ.shape[:2])
 
 
