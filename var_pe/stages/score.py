@@ -147,8 +147,10 @@ class Chosen(Dataset[tuple[Tensor, int]]):
 
 
 def _check_sides(config: Config, tokenizer: VQTokenizer, folder: Path) -> None:
-    """Raises:
-    ValueError: the config's pictures are not of the size that the tokenizer was trained at.
+    """Checks that the config's pictures are of the size that the tokenizer was trained at.
+
+    Raises:
+        ValueError: they are not.
     """
     height, width = (side * tokenizer.downsampling for side in tokenizer.pyramid.finest)
     if (config.data.height, config.data.width) != (height, width):
