@@ -8,8 +8,8 @@ import pytest
 from var_pe.comparison.engine import TAKEN, Plan, attempt, failure_of, held, plan_of
 from var_pe.comparison.pool import Pool, own_environment, own_first
 from var_pe.comparison.study import Study, arms_of
-from var_pe.comparison.sweep import kept_choice, with_chosen
-from var_pe.files import write_text
+from var_pe.comparison.sweep import kept_choice, unusual, with_chosen
+from var_pe.files import write_json, write_text
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.settings import to_yaml
 
@@ -154,3 +154,24 @@ def test_scores_added_later_leave_the_chosen_rates(tmp_path, guidances, kept):
 
     assert found("efficientnet_lite0, efficientnet_lite0_spatial")
     assert found("efficientnet_lite1") is kept
+
+
+def test_a_study_begun_before_scores_could_be_added_keeps_its_choices(tmp_path):
+    """They rested on all scores then; without them its finished runs would seem to have a wrong rate."""
+    tokenizer = VQTokenizer(channels=8, channel_multipliers=[1], norm_groups=4)
+    tokenizer.save_pretrained(tmp_path / "tokenizer" / "tokenizer")
+    study = Study(
+        config="shapes_learned.yaml",
+        output=str(tmp_path / "study"),
+        settings=[f"tokenizer_run={tmp_path / 'tokenizer'}", "evaluation.features=[efficientnet_lite1]"],
+        encodings=["learned"],
+        learning_rates=[1e-3, 7e-4],
+    )
+    (arm,) = arms_of(study)
+    kept = kept_choice(study, arm)
+    asked = {**kept.rests_on["asked"], "config": unusual(replace(arm.config, run="none"))}
+    assert asked != kept.rests_on["asked"]
+    chosen = {"learning_rate": 7e-4, "guidance": 2.5, "nats": {}, "distances": {}}
+    kept.add({})
+    write_json(kept.path, {"asked": asked, "found": {"chosen": chosen}})
+    assert kept_choice(study, arm).results == {"chosen": chosen}

@@ -336,11 +336,17 @@ def test_a_rate_is_nothing_while_all_codes_are_used_alike_and_costs_finite_where
 FORESEEN = "vq(rate=0.3, given=coarser)"
 
 
+def loud(quantizer):
+    """With an expectation that is as sure as a trained one; a new one expects all codes alike."""
+    quantizer.expectation.codes.weight.data *= 50
+    return quantizer
+
+
 def test_a_price_by_what_coarser_levels_show_counts_a_cell_by_what_it_covers():
     """Written out once more: the error over all cells covered, plus the price of this cell's own surprise."""
     quantizer = quantizer_of(FORESEEN)
     quantizer.usage_V.copy_(SHARES)
-    quantizer.expectation.codes.weight.data *= 50  # untrained, it would expect all codes alike
+    loud(quantizer)
     z_BlZ, seen_BlZ = latent().flatten(2).mT[:, :4], latent(4)[1:].flatten(2).mT[:, :4]
     codes_VZ = quantizer.codebook_VZ.data
     mean_V = (SHARES + 0.01 / 24) / 1.01
@@ -367,21 +373,31 @@ def test_what_is_not_expected_at_all_has_a_price_all_the_same():
 
 def test_a_foreseen_picture_has_the_same_tokens_alone_and_at_any_size_of_latents():
     """Otherwise a token cache would depend on its batches."""
-    quantizer = quantizer_of(FORESEEN, num_phi=0)
+    quantizer = loud(quantizer_of(FORESEEN, num_phi=0))
     tokens_BL = quantizer(latent(), PYRAMID).tokens_BL
     assert torch.equal(quantizer(latent()[1:2], PYRAMID).tokens_BL, tokens_BL[1:2])
     quantizer.codebook_VZ.data *= 8
     assert torch.equal(quantizer(latent() * 8, PYRAMID).tokens_BL, tokens_BL)
-    half = quantizer_of(FORESEEN, num_phi=0).bfloat16()
-    rounded = quantizer_of(FORESEEN, num_phi=0)
+
+    half = loud(quantizer_of(FORESEEN)).bfloat16()
+    rounded = quantizer_of(FORESEEN)
     rounded.load_state_dict({name: value.float() for name, value in half.state_dict().items()})
-    assert torch.equal(half(latent(), PYRAMID).tokens_BL, rounded(latent(), PYRAMID).tokens_BL)
+    seen_BlZ = latent().flatten(2).mT
+    expected = half.expectation(seen_BlZ, 3, PYRAMID), rounded.expectation(seen_BlZ, 3, PYRAMID)
+    assert torch.equal(*expected)
+
+
+def test_an_expectation_knows_how_many_cells_a_cell_covers():
+    """What 2x2 cells are likely to get depends on whether finer levels follow."""
+    expectation = loud(quantizer_of(FORESEEN)).expectation
+    first, second = (expectation(torch.zeros(1, 4, 4), 1, Pyramid.square(1, 2, side)) for side in (3, 4))
+    assert not torch.allclose(first, second, atol=1e-2)
 
 
 def test_an_expectation_learns_what_coarser_levels_settle_and_moves_nothing_else():
     """Its cells' tokens follow here from the sign of what is seen: in the end they cost next to nothing."""
     quantizer = quantizer_of(FORESEEN)
-    z_BlZ, seen_BlZ = latent(8).flatten(2).mT.requires_grad_(), latent(9)[1:].flatten(2).mT
+    z_BlZ, seen_BlZ = latent(8).flatten(2).mT, latent(9)[1:].flatten(2).mT
     tokens_Bl = (seen_BlZ[..., 0] > 0).long()
     optimizer = torch.optim.Adam(quantizer.expectation.parameters(), lr=1e-2)
     losses = []
@@ -393,8 +409,27 @@ def test_an_expectation_learns_what_coarser_levels_settle_and_moves_nothing_else
         losses.append(loss.item() / 0.01)
     assert losses[0] > 2
     assert losses[-1] < 0.2
-    assert z_BlZ.grad is None
-    assert quantizer.codebook_VZ.grad is None
+
+    # In training the walk has the expectation's loss as well, in validation it has not
+    gradients = []
+    for training in (True, False):
+        quantizer = loud(quantizer_of(FORESEEN)).train(training)
+        f_BZhw = latent().requires_grad_()
+        quantizer(f_BZhw, PYRAMID).loss.backward()
+        gradients.append([f_BZhw.grad, quantizer.codebook_VZ.grad, quantizer.phi[0].weight.grad])
+    assert all(torch.equal(*pair) for pair in zip(*gradients, strict=True))
+
+
+def test_a_restarted_code_is_expected_as_codes_are_on_the_whole():
+    """What was expected of the vector that is gone would keep the new one from being chosen."""
+    quantizer = loud(quantizer_of(FORESEEN))
+    mean_W11 = quantizer.expectation.codes.weight.mean(0)
+    chosen_V = torch.arange(24) == 5
+    others_VW11 = quantizer.expectation.codes.weight[~chosen_V].clone()
+    quantizer.replace(chosen_V, vectors(24, 4)[0])
+    assert torch.equal(quantizer.codebook_VZ[5], vectors(24, 4)[0, 5])
+    assert torch.equal(quantizer.expectation.codes.weight[5], mean_W11)
+    assert torch.equal(quantizer.expectation.codes.weight[~chosen_V], others_VW11)
 
 
 def test_a_price_needs_a_rate():

@@ -386,19 +386,28 @@ def test_a_tokenizer_starts_from_another_and_needs_it_no_more(
     assert not same(source, source.__class__.from_config(source.config))
 
 
+def of_codes(tokenizer):
+    """Weights and biases that expect codes, a row for each, where there are any."""
+    expectation = tokenizer.quantizer.expectation
+    return [] if expectation is None else [expectation.codes.weight, expectation.codes.bias]
+
+
 @torch.no_grad()
-def test_a_started_tokenizer_is_the_trained_one(make_tokenizer):
+@pytest.mark.parametrize("line", ["vq", "vq(rate=0.1, given=coarser)"])
+def test_a_started_tokenizer_is_the_trained_one(line, make_tokenizer):
     """With other levels it decodes the same map to the same picture; codes keep their order."""
-    trained = make_tokenizer(seed=1)
+    trained = make_tokenizer(seed=1, quantizer=line)
     trained.quantizer.usage_V.copy_(torch.rand(16, generator=torch.Generator().manual_seed(0)))
     f_BZhw = torch.randn(2, 4, 4, 4)
     for size in (8, 16, 24):
-        model = make_tokenizer(levels=(1, 4), codebook_size=size, seed=2)
+        model = make_tokenizer(levels=(1, 4), codebook_size=size, seed=2, quantizer=line)
         _, kept = start_tokenizer_from(model, trained)
         assert torch.equal(model.reconstruct(f_BZhw), trained.reconstruct(f_BZhw))
         chosen = sorted(range(16), key=lambda code: -float(trained.quantizer.usage_V[code]))[:kept]
         expected_VZ = trained.quantizer.codebook_VZ[sorted(chosen)]
         assert torch.equal(model.quantizer.codebook_VZ[:kept], expected_VZ)
+        for row, row_before in zip(of_codes(model), of_codes(trained), strict=True):
+            assert torch.equal(row[:kept], row_before[sorted(chosen)])
         ratio_V = model.quantizer.usage_V[:kept] * size / (trained.quantizer.usage_V[sorted(chosen)] * 16)
         torch.testing.assert_close(ratio_V, torch.ones(kept))
 

@@ -101,13 +101,13 @@ def test_the_first_steps_are_not_called_a_collapse():
     assert verdict(replace(early, gain=0.0)).name == "collapsed"
 
 
-def test_few_codes_are_no_collapse_where_rare_ones_have_a_price():
+def test_few_codes_are_no_collapse_where_they_have_a_price():
     """The demo's tokenizer uses 13 of 256 codes, because it was asked to, and has 30 dB."""
     few = replace(TRAINED_OUT, perplexity=6.7)
     assert verdict(few).name == "collapsed"
     priced = verdict(replace(few, rate=0.1))
     assert priced.name == "finished"
-    assert "rare codes have a price: rate=0.1" in str(priced)
+    assert "few, because codes have a price: rate=0.1" in str(priced)
 
 
 @pytest.mark.parametrize(

@@ -120,6 +120,7 @@ def kept_choice(study: Study, arm: Arm) -> KeptResults[Chosen]:
     if study.guidances:
         evaluation = replace(config.evaluation, features=features_with_distances(config)[:1])
 
+    path = Path(study.output) / "sweep" / f"{slug(arm.name)}.json"
     settings: Mapping[str, object] = {
         "learning_rates": list(study.learning_rates),
         "guidances": list(study.guidances),
@@ -128,7 +129,13 @@ def kept_choice(study: Study, arm: Arm) -> KeptResults[Chosen]:
         "config": unusual(replace(config, evaluation=evaluation)),
         "tokenizer": weights_hash(Path(config.tokenizer_run) / "tokenizer"),
     }
-    return KeptResults(Path(study.output) / "sweep" / f"{slug(arm.name)}.json", {"asked": settings}, "found")
+    kept = KeptResults[Chosen](path, {"asked": settings}, "found")
+    if kept.results:
+        return kept
+
+    # In studies that were begun before scores could be added, choices rest on all of them
+    before = KeptResults[Chosen](path, {"asked": {**settings, "config": unusual(config)}}, "found")
+    return before if before.results else kept
 
 
 def unusual(config: Config) -> list[str]:

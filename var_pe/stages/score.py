@@ -25,6 +25,7 @@ from var_pe.files import written_whole
 from var_pe.models.classifier import ImageModel
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.processes import Processes
+from var_pe.pyramid import Pyramid
 from var_pe.resampling.conventions import DEFAULT_CONVENTION
 from var_pe.sampling.folder import drawn_with
 from var_pe.stages.config import Config, Kind
@@ -146,18 +147,25 @@ class Chosen(Dataset[tuple[Tensor, int]]):
         return self.images[int(self.numbers[index])]
 
 
-def _check_sides(config: Config, tokenizer: VQTokenizer, folder: Path) -> None:
-    """Checks that the config's pictures are of the size that the tokenizer was trained at.
+def _scored_pyramids(config: Config, tokenizer: VQTokenizer, folder: Path) -> list[Pyramid]:
+    """First the ladder at the config's size, then the others of `tokenizer_training.pyramids`.
+
+    The first is the tokenizer's own, whatever ladder the config describes; at another size, the config's.
 
     Raises:
-        ValueError: they are not.
+        ValueError: neither is for images of the config's size.
     """
+    described, *others = tokenizer_pyramids(config)
+    size = (config.data.height, config.data.width)
+    for first in (tokenizer.pyramid, described):
+        if tuple(side * tokenizer.downsampling for side in first.finest) == size:
+            return [first, *(other for other in others if other != first)]
+
     height, width = (side * tokenizer.downsampling for side in tokenizer.pyramid.finest)
-    if (config.data.height, config.data.width) != (height, width):
-        raise ValueError(
-            f"data.height and data.width are those of the tokenizer in {folder}, {height} and {width}, "
-            f"got {config.data.height} and {config.data.width}"
-        )
+    raise ValueError(
+        f"data.height and data.width are those of the tokenizer in {folder}, {height} and {width}, or those "
+        f"of tokenizer.levels at its {tokenizer.downsampling}x downsampling, got {size[0]} and {size[1]}"
+    )
 
 
 def score_tokenizer(
@@ -178,13 +186,8 @@ def score_tokenizer(
     tokenizer = tokenizer.to(accelerator.device)
     notes = TrainingNotes.read(folder / "tokenizer")
 
-    # The whole test split, under each pyramid that the tokenizer was trained on. A config that names another
-    # tokenizer than it describes does not know more of it than its levels.
-    pyramids = tokenizer_pyramids(config)
-    if pyramids[0] != tokenizer.pyramid:
-        pyramids = [tokenizer.pyramid]
-    _check_sides(config, tokenizer, folder)
-    real = RealImages(config, train=False)
+    # The whole test split, under each pyramid
+    real, pyramids = RealImages(config, train=False), _scored_pyramids(config, tokenizer, folder)
     held_out = {
         pyramids[0]: (real.images, picture_box(config)),
         **held_out_images_at(config, pyramids[1:], tokenizer.downsampling),

@@ -199,7 +199,7 @@ def rounding(facts: Facts) -> str:
 
 def codes(facts: Facts) -> str:
     most = facts.tokens * math.log2(facts.codebook_size)
-    price = f" (few, because rare codes have a price: rate={facts.rate:g})" if facts.rate else ""
+    price = f" (few, because codes have a price: rate={facts.rate:g})" if facts.rate else ""
     return (
         f"{facts.codes_used} of {facts.codebook_size} codes occur, as if {facts.perplexity:.0f} were used "
         f"equally often{price}; an image's {facts.tokens} tokens carry {facts.bits:.0f} of at most "

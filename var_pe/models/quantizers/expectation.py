@@ -1,5 +1,7 @@
 """Which codes a level's cells will get, as judged by what its coarser levels show."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,10 +15,12 @@ class Expectation(nn.Module):
     """A small network that guesses a level's tokens before they are chosen, each from its neighbourhood.
 
     It reads what the generator's own input for the level is made of, the sum of the coarser levels' codes as
-    the level sees it, and gives every cell a distribution over the codes. Given these, cells are independent,
-    as they are where a generator draws a level at once. Three layers, whose convolutions see 3x3 cells.
+    the level sees it, and gives every cell a distribution over the codes. Given the coarser levels, cells are
+    independent, as they are where a generator draws a level at once. Three layers, the first of which sees
+    3x3 cells.
 
-    How large the level is comes in as one more channel, so a network trained on one ladder serves others.
+    One more channel holds the logarithm of how many cells of the finest level a cell covers. So a network
+    that was trained on one ladder serves others.
     """
 
     def __init__(self, latent_channels: int, num_codes: int) -> None:
@@ -28,7 +32,7 @@ class Expectation(nn.Module):
     def forward(self, seen_BlZ: Tensor, level: int, pyramid: Pyramid) -> Tensor:
         """Log probabilities (B, l, V), float32; `seen_BlZ` is in a unit that does not depend on latents."""
         seen_BZhw = seen_BlZ.float().transpose(1, 2).unflatten(2, pyramid.grids[level])
-        size_B1hw = torch.full_like(seen_BZhw[:, :1], 1 / cells_covered(level, pyramid))
+        size_B1hw = torch.full_like(seen_BZhw[:, :1], math.log(cells_covered(level, pyramid)))
 
         hidden_BWhw = F.gelu(_float32(self.around, torch.cat([seen_BZhw, size_B1hw], 1)))
         hidden_BWhw = F.gelu(_float32(self.hidden, hidden_BWhw))

@@ -130,7 +130,7 @@ class MultiScaleQuantizer(nn.Module):
         """A term on what a level has to round, beside the walk's; None if there is none.
 
         Asked for in training alone. The gradient of `z_BlZ` reaches the encoder; the others are as in
-        `choose`, with the tokens that were chosen.
+        `choose`, without a gradient, with the tokens that were chosen.
         """
         return None
 

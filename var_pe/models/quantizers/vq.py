@@ -5,7 +5,7 @@ coarser levels let one expect it.
 """
 
 import math
-from typing import Literal
+from typing import Literal, cast
 
 import torch
 import torch.nn.functional as F
@@ -21,15 +21,15 @@ Given = Literal["usage", "coarser"]
 
 # Of a code's mean share, added to all shares, so that an unused code has a price and can come back
 UNUSED = 0.01
-# Part of each code's expected share that is its mean share, so that what is not expected has a price, too
-SURPRISE = 0.05
-# Weight of the expectation's own loss. Small, since it shares the clipping of gradients with the others; its
-# optimizers (Muon, Adam) do not mind how large a loss is
+# Part of a code's expected share that is its share among all tokens, so that nothing has an infinite price
+USAGE_PART = 0.05
+# Weight of the expectation's own loss. Small, since it shares the clipping of gradients with the others;
+# AdamW, which alone moves these weights, does not mind how large a loss is
 EXPECTATION_WEIGHT = 0.01
 
 
 class VQ(LearnedCodebook):
-    """Each vector is rounded to the code at the least squared distance plus what the code's rarity costs.
+    """Each vector is rounded to the code at the least squared distance plus what the code costs, if it does.
 
     With p_v the recent share of code v among all tokens (`usage_V`), a code costs
     -ln p_v * rate * (sum over v of p_v |e_v|^2). This is entropy-constrained vector quantization (Chou,
@@ -37,8 +37,9 @@ class VQ(LearnedCodebook):
     depend on how large latents are. Where several codes would do, the usual one is taken: tokens say less
     that a generator would have to learn.
 
-    Under `given=coarser`, p_v is what `Expectation` takes for likely at this cell, given the coarser levels,
-    and a cell's distance counts as often as it covers cells of the finest level. So coarse levels, whose
+    Under `given=coarser` the price is that of -ln(0.95 q_v + 0.05 p_v), where q_v is how likely `Expectation`
+    takes the code to be at this cell, given the coarser levels; the mean square stays that under p_v. And the
+    distance counts once for each cell of the finest level that this cell covers. So coarse levels, whose
     errors are large and whose tokens are few, spend freely, and fine levels add what the coarse ones have not
     settled only where it is worth it. What the fine tokens then say can be foreseen by a generator that
     draws a level at once. The expectation is trained beside the codes by the cross-entropy of the tokens
@@ -81,6 +82,7 @@ class VQ(LearnedCodebook):
         nn.init.uniform_(parameter, -1 / len(parameter), 1 / len(parameter), generator=generator)
 
     def nearest(self, z_BlZ: Tensor) -> Tensor:
+        """By use alone: what `choose` does where nothing is known of coarser levels."""
         if not self.rate:
             return nearest_row(z_BlZ, self.codebook_VZ)
         share_V = self._shares()
@@ -92,7 +94,7 @@ class VQ(LearnedCodebook):
 
         # A price in units of the error over all cells that this one covers
         expected_BlV = self._expected(self.expectation, seen_BlZ, level, pyramid).exp()
-        share_BlV = torch.lerp(expected_BlV, self._shares(), SURPRISE)
+        share_BlV = torch.lerp(expected_BlV, self._shares(), USAGE_PART)
         price_BlV = self._price(share_BlV) / cells_covered(level, pyramid)
         return nearest_row(z_BlZ, self.codebook_VZ, price_BlV)
 
@@ -121,6 +123,15 @@ class VQ(LearnedCodebook):
     def _price(self, share: Tensor) -> Tensor:
         """What codes cost that have these shares, in units of squared distance."""
         return -self.rate * self._mean_square(self._shares()) * share.log()
+
+    @torch.no_grad()
+    def replace(self, chosen_V: Tensor, z_VZ: Tensor) -> None:
+        """As the codebook's; what was expected of a code that is gone says nothing of the new one."""
+        super().replace(chosen_V, z_VZ)
+        if self.expectation is not None:
+            for row in (self.expectation.codes.weight, cast(Tensor, self.expectation.codes.bias)):
+                chosen = chosen_V.view(-1, *(1 for _ in row.shape[1:]))
+                row.copy_(torch.where(chosen, row.mean(0, keepdim=True), row))
 
     def codes(self, tokens: Tensor) -> Tensor:
         return F.embedding(tokens, self.codebook_VZ)
