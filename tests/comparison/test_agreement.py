@@ -30,6 +30,17 @@ def sizes(*names: str):
     return found
 
 
+def test_an_encoding_is_the_same_under_every_width():
+    """`sinusoidal` has another scale in every width, so its resolved lines differ."""
+    found = sizes("small", "large")
+    for arm in found["arms"]:
+        line, size = arm["place"]
+        arm.update(encoding=f"{line}(scale={SIZES[size]:g})")
+    assert not agreement_table(found).rows
+    found["study"]["encodings"] = ["a", "b", "c"]
+    assert [row[0] for row in agreement_table(found).rows] == ["large", "small"]
+
+
 def test_the_smallest_that_ranks_as_the_largest_is_named():
     """A study with it stands for the large model; one that turns an order round does not."""
     table = agreement_table(sizes("small", "middle", "large"))

@@ -55,7 +55,12 @@ def groups_of(results: Results) -> list[Group]:
 
     found = []
     for name, mine in arms.items():
-        values = {arm["encoding"]: values_of(results, arm["name"], column.key) for arm in mine}
+        # By the lines that were asked for: what a line leaves to the width is another number in every size.
+        asked, lines = results["study"].get("encodings"), [arm["encoding"] for arm in mine]
+        if isinstance(asked, list) and len(asked) == len(mine):
+            lines = asked
+        pairs = zip(lines, mine, strict=True)
+        values = {line: values_of(results, arm["name"], column.key) for line, arm in pairs}
         sizes = [mean_of(results, arm["name"], "parameters") for arm in mine]
         known = [size.mean for size in sizes if size is not None]
         if all(values.values()) and len(values) > 1 and known:
