@@ -172,6 +172,11 @@ class VQTokenizer(SavedModel):
         """diffusers' own looks in config.json first, whose `quantizer` is the line, not the module."""
         return nn.Module.__getattr__(self, name)
 
+    def image_size(self, pyramid: Pyramid) -> tuple[int, int]:
+        """Height and width, in pixels, of the images that a pyramid is for."""
+        rows, columns = pyramid.finest
+        return rows * self.downsampling, columns * self.downsampling
+
     def pyramid_for(self, images_BCHW: Tensor) -> Pyramid:
         """The trained levels, scaled to the images' size.
 

@@ -46,7 +46,7 @@ def build_tokenizer(config: Config) -> VQTokenizer:
         **asdict(config.tokenizer), image_channels=config.data.channels, seed=config.tokenizer_seed
     )
 
-    rows, columns = (side * model.downsampling for side in model.pyramid.finest)
+    rows, columns = model.image_size(model.pyramid)
     if (rows, columns) != (config.data.height, config.data.width):
         raise ValueError(
             f"tokenizer.levels ends at {model.pyramid.finest}, which at {model.downsampling}x downsampling "

@@ -158,10 +158,10 @@ def _scored_pyramids(config: Config, tokenizer: VQTokenizer, folder: Path) -> li
     described, *others = tokenizer_pyramids(config)
     size = (config.data.height, config.data.width)
     for first in (tokenizer.pyramid, described):
-        if tuple(side * tokenizer.downsampling for side in first.finest) == size:
+        if tokenizer.image_size(first) == size:
             return [first, *(other for other in others if other != first)]
 
-    height, width = (side * tokenizer.downsampling for side in tokenizer.pyramid.finest)
+    height, width = tokenizer.image_size(tokenizer.pyramid)
     raise ValueError(
         f"data.height and data.width are those of the tokenizer in {folder}, {height} and {width}, or those "
         f"of tokenizer.levels at its {tokenizer.downsampling}x downsampling, got {size[0]} and {size[1]}"

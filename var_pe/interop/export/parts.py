@@ -92,10 +92,10 @@ class Decode(nn.Module):
 
 def tokenizer_parts(tokenizer: VQTokenizer) -> list[Part]:
     """Images to tokens, and back."""
-    rows, columns = (side * tokenizer.downsampling for side in tokenizer.pyramid.finest)
+    size = tokenizer.image_size(tokenizer.pyramid)
 
     def images(batch: int) -> dict[str, Tensor]:
-        return {"images": noise(batch, tokenizer.config["image_channels"], (rows, columns))}
+        return {"images": noise(batch, tokenizer.config["image_channels"], size)}
 
     def tokens(batch: int) -> dict[str, Tensor]:
         return {"tokens": some_tokens(batch, tokenizer.pyramid.num_tokens, tokenizer.quantizer.num_codes)}
