@@ -2,8 +2,10 @@
 
 import pytest
 
-from tests.comparison.made_up import results
+from tests.comparison.made_up import FRECHET, results
 from var_pe.comparison.claims import CLAIMS
+from var_pe.comparison.guide import advice
+from var_pe.comparison.verdicts import primary_column
 
 FIXED = "learned(init=sinusoidal, trainable=False)"
 MIXED = "mixed(learned=0.7, sinusoidal=0.3)"
@@ -91,6 +93,22 @@ def test_pairs_under_a_second_axis_are_told_apart():
     few = next(claim for claim in CLAIMS if claim.name == "small data").look(found).measured
     assert "minus learned at data.limit 60 " in few
     assert "minus learned at data.limit 60, generator_training.views 4 " in few
+
+
+@pytest.mark.parametrize("sees", [True, False])
+def test_features_that_do_not_see_places_decide_nothing(sees):
+    """Moved parts of a picture would leave such a distance as it is, and so might wrong positions."""
+    found = results(margin=0.01, learned=losses(3.0, 0.0), **{FIXED: losses(3.2), MIXED: losses(3.1)})
+    found["primary"] = FRECHET
+    found["shared"]["extractors"][0]["sees_places"] = sees
+    assert ("learned against fixed" in verdicts(found)) == sees
+    assert ("mixture" in verdicts(found)) == sees
+    assert ("blind to places" in primary_column(found).label) != sees
+    assert any("says nothing of positions" in line for line in advice(found)) != sees
+
+    # An extractor of another name says nothing about this one.
+    found["shared"]["extractors"][0]["extractor"] = "efficientnet_lite0_spatial"
+    assert verdicts(found)["learned against fixed"] == "confirmed"
 
 
 def test_two_seeds_decide_nothing():

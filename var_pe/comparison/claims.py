@@ -11,7 +11,16 @@ from typing import Literal
 from var_pe.comparison.guide import FEWEST_SEEDS
 from var_pe.comparison.results import ArmEntry, CellEntry, Results
 from var_pe.comparison.statistics import half_width, summary
-from var_pe.comparison.verdicts import LOSS, Column, Compared, Rows, family, primary_column, values_of
+from var_pe.comparison.verdicts import (
+    LOSS,
+    Column,
+    Compared,
+    Rows,
+    family,
+    is_blind_to_places,
+    primary_column,
+    values_of,
+)
 from var_pe.comparison.wording import many, p_text, signed
 from var_pe.pages.numbers import plain, rounded
 from var_pe.settings.line import Member, parse
@@ -152,6 +161,9 @@ def better_by(results: Results) -> float:
 
 
 def primary_of(results: Results, arm: ArmEntry) -> By:
+    """By seed; none of a score whose features do not see places, since no claim can rest on it."""
+    if is_blind_to_places(results, results["primary"]):
+        return {}
     return values_of(results, arm["name"], results["primary"])
 
 

@@ -13,6 +13,7 @@ from var_pe.comparison.verdicts import (
     Column,
     Rows,
     family,
+    is_blind_to_places,
     mean_of,
     primary_column,
     values_of,
@@ -106,6 +107,9 @@ def advice(results: Results) -> list[str]:
     column = primary_column(results)
     lines = []
     groups = situations(results)
+    if is_blind_to_places(results, column.key):
+        lines.append(f"nothing: what arms are ranked by, {column.label}, says nothing of positions.")
+        groups = {}
     for first, all_arms in groups.items():
         where = _where(all_arms[0], first) if len(groups) > 1 else ""
         # Those that were trained at further sizes, too, are ceilings, with more steps.

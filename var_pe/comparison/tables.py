@@ -305,7 +305,8 @@ def extractors_table(results: Results) -> Table:
     notes = [
         "Frechet distance of half of the test images to the other half: as they are, moved by a quarter of "
         "each side, quarters exchanged crosswise; means over 5 pairs of halves. An extractor sees places if "
-        "every moved half is farther away than any that was not."
+        "every moved half is farther away than any that was not. Scores by others are marked as blind to "
+        "places, and no claim rests on them."
     ]
     header = ["", "as they are", "shifted", "exchanged", "sees places"]
     return Table("Do the features see places?", header, rows, notes, results["command"])

@@ -1,7 +1,7 @@
 """What a study's numbers show: means, ranking, real differences, and how small a difference could be seen."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -40,6 +40,7 @@ class Column:
     exact: bool = False
 
 
+INCEPTION = "inception"
 # Scores by the start of their names; what follows is the extractor, which Inception's alone do not name.
 SCORES = (
     Column("fid", "FID", "lower"),
@@ -84,6 +85,19 @@ def mean_of(results: Results, arm: str, key: str) -> Summary | None:
     return summary(list(values.values())) if values else None
 
 
+def is_blind_to_places(results: Results, key: str) -> bool:
+    """Whether a score rests on features that were shown moved parts, and did not see them.
+
+    Such a score may be told, but nothing about positions follows from it.
+    """
+    column = next((one for one in SCORES if key == one.key or key.startswith(f"{one.key}_")), None)
+    if column is None:
+        return False
+    extractor = key.removeprefix(column.key).removeprefix("_") or INCEPTION
+    checks = results["shared"]["extractors"]
+    return any(check["extractor"] == extractor and not check["sees_places"] for check in checks)
+
+
 def all_columns(results: Results) -> list[Column]:
     """Every quantity that some cell has: the primary one first, then scores, trainings, costs."""
     keys = list(dict.fromkeys(key for cell in results["cells"] for key in cell["values"]))
@@ -110,6 +124,12 @@ def all_columns(results: Results) -> list[Column]:
             found.append(Column(key, key.replace("_", " ")))
 
     found += [column for column in (*TRAINING, *COSTS) if column.key in keys]
+    found = [
+        replace(column, label=f"{column.label}, blind to places")
+        if is_blind_to_places(results, column.key)
+        else column
+        for column in found
+    ]
     first = [column for column in found if column.key == results["primary"]]
     return first + [column for column in found if column.key != results["primary"]]
 
