@@ -42,12 +42,14 @@ def test_a_difference_is_named_with_its_direction_or_not_at_all():
 
 def test_the_answer_is_two_sentences_that_claim_what_was_shown():
     """It is what most people read, and all that some do."""
-    first, second = report_of(results(margin=0.02, **CLEAR)).answer
-    assert first.startswith("learned has the best validation loss (nats per token), 3.025; of 2 comparisons")
-    assert "none (+0.5" in first
-    assert "worse" in first
-    assert "4 seeds could have shown differences" in second
-    assert second.endswith("shown to differ by less than 0.02: peg.")
+    report = report_of(results(margin=0.02, **CLEAR))
+    first, second = report.answer
+    assert first == "learned has the best validation loss (nats per token), 3.025."
+    assert second.startswith("Of 2 comparisons with learned these are real: none (+0.5")
+    assert "worse" in second
+    assert "peg" not in second
+    assert "4 seeds could have shown differences" in report.sensitivity
+    assert report.sensitivity.endswith("shown to differ by less than 0.02: peg.")
     alone = " ".join(report_of(results(learned=[3.0], none=[9.0])).answer)
     assert "One seed shows no spread" in alone
 
@@ -58,8 +60,8 @@ def test_what_could_be_seen_is_said_apart_for_each_number_of_seeds():
     report = report_of(found)
     assert report.title == "4 encodings compared over 2 to 4 seeds"
     sizes = {one.arm: f"{one.smallest:.2g}" for one in compared(found, primary_column(found))}
-    assert report.answer[1].startswith("4 seeds could have shown differences of ")
-    assert f", 2 seeds {sizes['few']} with a power of 80 %" in report.answer[1]
+    assert report.sensitivity.startswith("4 seeds could have shown differences of ")
+    assert f", 2 seeds {sizes['few']} with a power of 80 %" in report.sensitivity
 
 
 def test_arms_of_several_groups_have_no_best_one():
@@ -69,9 +71,9 @@ def test_arms_of_several_groups_have_no_best_one():
         name, _, few = arm["name"].partition(" ")
         arm |= {"compared_with": f"learned {few}".strip(), "place": [name, few or "all"], "encoding": name}
     report = report_of(found)
-    assert report.answer[0].startswith(
-        "Validation loss (nats per token): of 4 comparisons these are real: none"
-    )
+    assert report.answer[0] == "Arms are compared by their validation loss (nats per token)."
+    assert report.answer[1].startswith("Of 4 comparisons these are real: none few (")
+    assert " against learned few: worse" in report.answer[1]
     assert [line.partition(":")[0] for line in report.guide] == ["all", "few"]
     assert "take learned few" in report.guide[1]
 
@@ -113,8 +115,8 @@ def test_a_margin_may_be_a_share_of_what_the_handicapped_arm_loses():
     """0.02 nats tells nobody anything; a tenth of what is lost without positions does."""
     found = results(margin=0.0001, handicapped="none", **CLEAR) | {"handicap_margins": [0.1]}
     report = report_of(found)
-    assert "by less than 0.0001: none, which takes " in report.answer[1]
-    assert report.answer[1].endswith("by less than 0.1 x what none loses (0.05000): peg.")
+    assert "by less than 0.0001: none, which takes " in report.sensitivity
+    assert report.sensitivity.endswith("by less than 0.1 x what none loses (0.05000): peg.")
     (table,) = [table for table in report.tables if table.title.startswith("Is it shown")]
     ((arm, _, _, declared, seeds, p, shown, few),) = table.rows
     assert (arm, declared, shown) == ("peg", "not shown", "yes")
@@ -239,6 +241,7 @@ def test_page_and_markdown_say_the_same_and_the_page_stands_alone(tmp_path):
     cells = [text for table in (report.ranking, *report.tables) for row in table.rows for text in row]
     texts = [
         *report.answer,
+        report.sensitivity,
         *report.guide,
         *report.notes,
         *report.tokenizers,

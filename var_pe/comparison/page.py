@@ -35,6 +35,8 @@ class Interval:
     """An arm in the picture of the ranking; places in percent of its width."""
 
     name: str
+    # as a config writes its encoding
+    line: str
     middle: float
     low: float
     high: float
@@ -111,6 +113,7 @@ def intervals(results: Results) -> list[Interval]:
         found.append(
             Interval(
                 one.arm["name"],
+                one.arm["encoding"],
                 _share(one.mean, low, high),
                 _share(one.mean - half, low, high),
                 _share(one.mean + half, low, high),

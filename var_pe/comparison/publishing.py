@@ -20,6 +20,7 @@ from var_pe.comparison.report import (
     question,
     report_of,
     sample_rows,
+    sensitivity,
     title,
     trained,
 )
@@ -139,7 +140,8 @@ def index(folder: Path) -> str:
     lines += ["## What each study found", ""]
     for name, results in studies.items():
         lines += [f"### [{name}]({name}.md): {title(results)}", ""]
-        lines += [each for one in (question(results), *answer(results)) if one for each in (one, "")]
+        told = (question(results), " ".join(answer(results)), sensitivity(results))
+        lines += [each for one in told if one for each in (one, "")]
         lines += [f"- {line}" for line in (*findings(results), *missing(results), trained(results))]
         lines += [""]
 

@@ -15,7 +15,6 @@ from var_pe.comparison.table import Table
 from var_pe.comparison.tables import ranking_table, tables
 from var_pe.comparison.verdicts import (
     Column,
-    Compared,
     Ranked,
     compared,
     mean_of,
@@ -33,8 +32,10 @@ class Report:
     title: str
     # empty where the study's file asks none
     question: str
-    # two sentences
+    # two sentences: what is best, and what is real
     answer: list[str]
+    # how small a difference could have been seen; empty where there is nothing to compare
+    sensitivity: str
     # what else a study was made for: other sizes, what ranks the same, where coordinates end, excess
     findings: list[str]
     # cells that failed or are not finished
@@ -57,6 +58,7 @@ def report_of(results: Results) -> Report:
         title=title(results),
         question=question(results),
         answer=answer(results),
+        sensitivity=sensitivity(results),
         findings=findings(results),
         missing=missing(results),
         ranking=ranking_table(results),
@@ -96,7 +98,7 @@ def question(results: Results) -> str:
 
 
 def answer(results: Results) -> list[str]:
-    """The study's answer in two sentences: what is best and real, and what so many seeds could have shown."""
+    """The study's answer in two sentences: which arm has the best mean, and which differences are real."""
     column, ranked = primary_column(results), ranking(results)
     if not ranked:
         return ["No cell is finished yet."]
@@ -114,18 +116,18 @@ def answer(results: Results) -> list[str]:
 
     falls = -1 if column.better == "higher" else 1
     real = sorted((one for one in family if one.is_real), key=lambda one: falls * one.difference.mean)
-    named = [f"{one.arm} ({difference_text(one, column)})" for one in real[:3]]
+
+    # Where all are compared with one arm, its name is said once.
+    references = {one.reference for one in family}
+    against = f" with {references.pop()}" if len(references) == 1 else ""
+    named = [f"{one.arm} ({difference_text(one, column, named=not against)})" for one in real[:3]]
+    compared_with = f"{many(len(family), 'comparison')}{against}"
     if real:
         more = f" and {len(real) - 3} more" if len(real) > 3 else ""
-        said = f"of {many(len(family), 'comparison')} these are real: {', '.join(named)}{more}"
+        said = f"Of {compared_with} these are real: {', '.join(named)}{more}."
     else:
-        said = f"none of {many(len(family), 'comparison')} shows a difference beyond chance"
-    if not first:
-        said = f"{column.label}: {said}"
-    return [
-        f"{first}; {said}." if first else f"{said[0].upper()}{said[1:]}.",
-        _could_be_seen(results, family, column),
-    ]
+        said = f"None of {compared_with} shows a difference beyond chance."
+    return [f"{first}." if first else f"Arms are compared by their {column.label}.", said]
 
 
 def _best(results: Results, ranked: Sequence[Ranked], column: Column) -> str:
@@ -136,8 +138,13 @@ def _best(results: Results, ranked: Sequence[Ranked], column: Column) -> str:
     return f"{name} has the best {column.label}, {plain(best.mean * column.factor)}"
 
 
-def _could_be_seen(results: Results, family: Sequence[Compared], column: Column) -> str:
+def sensitivity(results: Results) -> str:
     """What differences each number of seeds could have shown, and which are shown to be within margins."""
+    column = primary_column(results)
+    family = compared(results, column)
+    if not family or max(one.difference.count for one in family) < 2:
+        return ""
+
     by_seeds: dict[int, list[float]] = {}
     for one in family:
         if one.smallest is not None:

@@ -29,12 +29,13 @@ def over_seeds(values: Sequence[float]) -> str:
     return plain(found.mean) if found.spread is None else rounded(found.mean, found.spread)
 
 
-def difference_text(found: Compared, column: Column) -> str:
-    """The size of a difference, and what it means."""
+def difference_text(found: Compared, column: Column, *, named: bool = True) -> str:
+    """The size of a difference, and what it means; `named`: with the arm that it is against."""
     size = signed(found, column)
     p = "" if found.p_holm is None else p_text(found.p_holm)
     p = f", p {p}" if p.startswith("<") else f", p = {p}" if p else ""
-    return f"{size} against {found.reference}: {found.verdict(column)}{p}"
+    against = f" against {found.reference}" if named else ""
+    return f"{size}{against}: {found.verdict(column)}{p}"
 
 
 def signed(found: Compared, column: Column) -> str:

@@ -49,6 +49,8 @@ def as_markdown(report: Report, pictures: Mapping[str, str]) -> str:
         lines += [report.question, ""]
     for sentence in report.answer:
         lines += [sentence, ""]
+    if report.sensitivity:
+        lines += [report.sensitivity, ""]
     lines += [report.trained, ""]
     if report.missing:
         lines += [*(f"- {line}" for line in report.missing), ""]
@@ -80,7 +82,8 @@ def _table(table: Table) -> list[str]:
 def as_text(report: Report) -> str:
     """The ranking for a terminal, with the answer and what is missing."""
     table = aligned_table([report.ranking.header, *report.ranking.rows]) if report.ranking.rows else ""
-    return "\n".join([table, "", *report.answer, *report.findings, *report.missing])
+    seen = [report.sensitivity] if report.sensitivity else []
+    return "\n".join([table, "", *report.answer, *seen, *report.findings, *report.missing])
 
 
 def sample_sheet(rows: Sequence[tuple[str, str]]) -> Image.Image:
