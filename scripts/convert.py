@@ -20,12 +20,12 @@ import var_pe  # noqa: F401  # before torch, whose threads it makes wait politel
 import torch
 
 from var_pe.files import into_place
-from var_pe.interop.files import read_folder, read_state
 from var_pe.interop.var.conversion import convert, to_var
 from var_pe.interop.var.settings import published_patch_nums
 from var_pe.interop.vit.architecture import CONFIG, normalisation_of, of_architecture, with_weights
 from var_pe.interop.vit.conversion import convert as convert_vit
 from var_pe.interop.vit.names import THEIRS, ViTWeights
+from var_pe.models.foreign_weights import read_folder, read_state
 from var_pe.sampling.pipeline import VARPipeline
 from var_pe.settings.command_line import given_path
 from var_pe.stages.session import exit_with_sentence

@@ -5,7 +5,6 @@ from pathlib import Path
 
 from var_pe import settings
 from var_pe.diagnosis.subject import Subject
-from var_pe.interop.files import read_state
 from var_pe.interop.vit.conversion import convert
 from var_pe.interop.vit.names import ViTWeights
 from var_pe.models.classifier import Classifier
@@ -13,6 +12,7 @@ from var_pe.models.dense.detector import Detector
 from var_pe.models.dense.encoder import DenseModel
 from var_pe.models.dense.segmenter import Segmenter
 from var_pe.models.folder import in_words, read_config
+from var_pe.models.foreign_weights import read_state
 from var_pe.models.generator import VARTransformer
 from var_pe.models.hierarchy.clips import CLIP_CLASSIFIERS
 from var_pe.models.tokenizer import VQTokenizer

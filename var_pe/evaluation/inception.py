@@ -14,7 +14,7 @@ from torch import Tensor
 from torch_fidelity.feature_extractor_inceptionv3 import URL_INCEPTION_V3, FeatureExtractorInceptionV3
 
 from var_pe.evaluation.features import FeatureExtractor, Features
-from var_pe.interop.files import read_state
+from var_pe.models.foreign_weights import read_state
 
 LAYERS = ("2048", "logits_unbiased")
 FILE_NAME = Path(URL_INCEPTION_V3).name

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from var_pe.interop.files import read_state
 from var_pe.models.feature_stages import VGG16Stages
+from var_pe.models.foreign_weights import read_state
 
 BACKBONE_URL = "https://download.pytorch.org/models/vgg16-397923af.pth"
 HEADS_URL = "https://github.com/richzhang/PerceptualSimilarity/raw/master/lpips/weights/v0.1/vgg.pth"

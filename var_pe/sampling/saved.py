@@ -10,7 +10,7 @@ from diffusers.pipelines.pipeline_utils import DiffusionPipeline
 from huggingface_hub import CommitInfo, upload_folder
 
 from var_pe.files import write_text
-from var_pe.interop.var.hits import load_hits, save_hits
+from var_pe.models.code_counts import load_hits, save_hits
 from var_pe.models.folder import check_folder, check_whole
 from var_pe.models.generator import VARTransformer
 from var_pe.models.tokenizer import VQTokenizer

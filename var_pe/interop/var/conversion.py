@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from var_pe.encodings.learned import Learned
-from var_pe.interop.var.hits import attach_hits, hits_of
 from var_pe.interop.var.names import (
     PHI_PER_LEVEL,
     to_ours,
@@ -21,7 +20,6 @@ from var_pe.interop.var.names import (
 )
 from var_pe.interop.var.settings import HEAD_DIM, tokenizer_settings, transformer_settings
 from var_pe.interop.var.state_dicts import (
-    HITS,
     VAR,
     VQVAE,
     check_finite,
@@ -30,6 +28,7 @@ from var_pe.interop.var.state_dicts import (
     plain_state,
     shape_of,
 )
+from var_pe.models.code_counts import HITS, attach_hits, hits_of
 from var_pe.models.generator import VARTransformer
 from var_pe.models.quantizers.vq import VQ
 from var_pe.models.tokenizer import VQTokenizer
@@ -103,7 +102,7 @@ def _tokenizer(state: dict[str, Tensor], pyramid: Pyramid) -> VQTokenizer:
     levels = shape_of(state, HITS, 2, VQVAE)[0]
     hits_SV = torch.empty(levels, codes, device="meta")
     check_state(state, _vqvae_state(tokenizer) | {HITS: hits_SV}, VQVAE)
-    attach_hits(tokenizer, state[HITS])
+    attach_hits(tokenizer, state[HITS], VQVAE)
 
     # VAR's file does not have our count of code use, which starts as if all codes were used equally.
     weights = to_ours(tokenizer, tokenizer_keys(tokenizer), state)

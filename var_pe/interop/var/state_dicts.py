@@ -20,9 +20,6 @@ OTHERS = {
     VAR: ("a tokenizer's", "quantize.embedding.weight"),
 }
 
-# how much each level used each code of late: only VAR's training reads it
-HITS = "quantize.ema_vocab_hit_SV"
-
 
 def plain_state(state: object, what: str) -> dict[str, Tensor]:
     """Names to tensors: taken out of VAR's training checkpoint or another one, without prefixes of wrappers.

@@ -1,4 +1,4 @@
-"""VAR's statistics of code use: a tokenizer carries them along for the way back, nothing here reads them."""
+"""VAR's counts of code use: a converted tokenizer keeps them for the way back, nothing else reads them."""
 
 from pathlib import Path
 
@@ -7,25 +7,28 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from var_pe.files import remove, written_whole
-from var_pe.interop.files import read_state
-from var_pe.interop.var.state_dicts import HITS, VQVAE, plain_state, shape_of
+from var_pe.models.foreign_weights import read_state
 from var_pe.models.tokenizer import VQTokenizer
 
+# how much each level used each code of late, by its name in VAR's files: only VAR's training reads it
+HITS = "quantize.ema_vocab_hit_SV"
 FILE = "var_statistics.safetensors"
 
 
-def attach_hits(tokenizer: VQTokenizer, hits_SV: Tensor) -> None:
-    """Hands the tokenizer how often each level used each code; not part of its own weights.
+def attach_hits(tokenizer: VQTokenizer, hits_SV: Tensor, what: str) -> None:
+    """Hands the tokenizer how often each level used each code; `what` names their file in errors.
+
+    They are no part of its own weights.
 
     Raises:
         ValueError: a count is negative or not finite, or they are counts of another codebook.
     """
     if hits_SV.shape[1] != tokenizer.config["codebook_size"]:
         raise ValueError(
-            f"{VQVAE}: {HITS} counts {hits_SV.shape[1]} codes, there are {tokenizer.config['codebook_size']}"
+            f"{what}: {HITS} counts {hits_SV.shape[1]} codes, there are {tokenizer.config['codebook_size']}"
         )
     if not hits_SV.is_meta and not (hits_SV.isfinite() & (hits_SV >= 0)).all():
-        raise ValueError(f"{VQVAE}: {HITS} counts how often codes are used, it must be finite and at least 0")
+        raise ValueError(f"{what}: {HITS} counts how often codes are used, it must be finite and at least 0")
     tokenizer.quantizer.register_buffer("var_hits_SV", hits_SV.detach().clone(), persistent=False)
 
 
@@ -59,9 +62,13 @@ def load_hits(tokenizer: VQTokenizer, folder: Path) -> None:
     Raises:
         ValueError: the file is damaged or of another tokenizer.
     """
-    if has_hits(tokenizer) or not (folder / FILE).exists():
+    path = folder / FILE
+    if has_hits(tokenizer) or not path.exists():
         return
 
-    state = plain_state(read_state(folder / FILE), VQVAE)
-    shape_of(state, HITS, 2, VQVAE)
-    attach_hits(tokenizer, state[HITS])
+    hits_SV = read_state(path).get(HITS)
+    if hits_SV is None:
+        raise ValueError(f"{path} lacks {HITS}")
+    if hits_SV.dim() != 2:
+        raise ValueError(f"{path}: {HITS} must have 2 axes, got {tuple(hits_SV.shape)}")
+    attach_hits(tokenizer, hits_SV, str(path))

@@ -4,7 +4,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from var_pe.interop.files import read_state
+from var_pe.models.foreign_weights import read_state
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "weights.pth", "weights"])
