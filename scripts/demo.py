@@ -53,7 +53,6 @@ GENERATORS = (
     "generator_training.preview_every=0",
     "generator_training.validation_images=600",
     "sampling.guidance_scale=3",
-    "sampling.temperature=[1, 1, 0.9, 0.8, 0.7]",
     "sampling.images_per_class=25",
     "sampling.draws_per_image=6",
     f"sampling.classifier={RUN}/classifier",
