@@ -115,7 +115,14 @@ def advice(results: Results) -> list[str]:
         # Those that were trained at further sizes, too, are ceilings, with more steps.
         arms = [arm for arm in all_arms if arm.get("trained_at") == all_arms[0].get("trained_at")]
         candidates = [
-            Candidate(arm["name"], arm["encoding"], values, _parameters(results, arm), arm["name"] == first)
+            Candidate(
+                # the line says the values of the other axes once
+                arm["place"][0] if where and len(arm["place"]) > 1 else arm["name"],
+                arm["encoding"],
+                values,
+                _parameters(results, arm),
+                arm["name"] == first,
+            )
             for arm in arms
             if (values := values_of(results, arm["name"], column.key))
         ]
