@@ -19,6 +19,7 @@ from var_pe.comparison.statistics import (
     smallest_effect,
     summary,
 )
+from var_pe.comparison.verdicts import Rows, family
 
 
 def by_seed(*values: float) -> dict[int, float]:
@@ -68,6 +69,20 @@ def test_one_seed_and_equal_differences_prove_nothing():
     assert np.isnan(p_of_pairs(np.array([[1000.0]]))).all()
     assert not difference(by_seed(0.25, 0.5), by_seed(0.5, 0.75)).has_spread
     assert np.isnan(p_of_equivalence(pairs, 1.0)).all()
+
+
+@pytest.mark.parametrize("rounded", [float, lambda value: float(np.float32(value))])
+def test_what_rounding_leaves_of_equal_differences_is_no_spread(rounded):
+    """Two of 300 images more at every seed: held against rounding errors, p would be 1e-11."""
+    first = by_seed(*(rounded(number / 300) for number in (130, 222, 271)))
+    other = by_seed(*(rounded(number / 300) for number in (132, 224, 273)))
+    assert len({other[seed] - first[seed] for seed in first}) > 1
+    assert not difference(first, other).has_spread
+    (found,) = family([Rows("other", "first", other, first)], margin=0.5)
+    assert (found.p, found.half_width, found.p_equivalent) == (None, None, None)
+
+    # One image more at one seed is a spread.
+    assert difference(first, other | {2: rounded(274 / 300)}).has_spread
 
 
 def test_holm_is_that_of_the_textbook():

@@ -11,13 +11,13 @@ from var_pe.comparison.statistics import (
     Components,
     Difference,
     Margin,
-    Numbers,
     Summary,
     components,
     difference,
     holm,
     p_of_equivalence,
     p_of_pairs,
+    paired,
     seeds_for_margin,
     smallest_effect,
     summary,
@@ -255,7 +255,7 @@ def family(rows: Sequence[Rows], margin: Margin = 0.0) -> list[Compared]:
 
     # Comparisons without a spread have no p, and count among those that share the error.
     number = len(found)
-    raw = [float(p_of_pairs(_differences(row))[0]) for row, _ in found]
+    raw = [float(p_of_pairs(paired(row.theirs, row.mine)[None])[0]) for row, _ in found]
     adjusted = holm(np.array(raw)).tolist()
     within = [_within(row, margin, number) for row, _ in found]
     same_adjusted = holm(np.array([one.p for one in within])).tolist()
@@ -279,12 +279,6 @@ def family(rows: Sequence[Rows], margin: Margin = 0.0) -> list[Compared]:
     return made
 
 
-def _differences(row: Rows) -> Numbers:
-    """Seed by seed, (1, N)."""
-    shared = sorted(row.mine.keys() & row.theirs.keys())
-    return np.array([[row.mine[seed] - row.theirs[seed] for seed in shared]])
-
-
 @dataclass(frozen=True)
 class _Within:
     """The test that a comparison is smaller than the margin; NaN and None where it is not tested."""
@@ -297,7 +291,7 @@ def _within(row: Rows, margin: Margin, comparisons: int) -> _Within:
     if not isinstance(margin, Mapping):
         margin = dict.fromkeys(row.mine, margin)
     shared = sorted(row.mine.keys() & row.theirs.keys() & margin.keys())
-    pairs_N = np.array([row.mine[seed] - row.theirs[seed] for seed in shared])
+    pairs_N = paired(row.theirs, {seed: row.mine[seed] for seed in shared})
     margins_N = np.array([margin[seed] for seed in shared])
     if len(shared) < 2 or not margins_N.any():
         return _Within(float("nan"), None)
