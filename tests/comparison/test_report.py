@@ -8,6 +8,7 @@ import pytest
 from PIL import Image
 
 from tests.comparison.made_up import FRECHET, LOSS, results
+from var_pe.comparison.page import heat_maps
 from var_pe.comparison.report import report_of
 from var_pe.comparison.results import read
 from var_pe.comparison.verdicts import all_columns, compared, primary_column, variance
@@ -87,6 +88,21 @@ def test_names_that_do_not_say_the_encoding_stand_beside_its_line():
     assert report.ranking.header[1] == "encoding"
     assert report.ranking.rows[0][1] == "learned(init=sinusoidal)"
     assert report.answer[0].startswith("learned(init=sinusoidal) (start) has the best validation loss")
+
+
+def test_the_loss_of_one_level_may_be_what_arms_are_ranked_by():
+    """After the last training is no time to hear that what was measured was not measured."""
+    report = report_of({**results(**CLEAR), "primary": "validation/loss/level_1"})
+    assert [row[0] for row in report.ranking.rows] == ["learned", "peg", "none"]
+    assert "worse" in report.ranking.rows[2]
+
+
+def test_maps_of_differences_are_seed_by_seed_like_all_differences():
+    """An arm that has the lucky seeds alone would seem to be better at every place."""
+    found = results(learned=[3.0, 3.1, 9.0, 9.1], none=[3.5, 3.6])
+    _, (against,) = heat_maps(found)
+    assert against.name == "none minus learned"
+    assert {cell.said.rpartition(": ")[2] for cell in against.cells} == {"0.5000 nats"}
 
 
 def test_more_comparisons_ask_for_more():
@@ -190,6 +206,16 @@ def test_scatter_is_split_into_training_and_sampling():
     assert (found.trainings, found.samplings, found.tokenizer) == (4, 2, None)
     assert found.sampling == pytest.approx(0.5 / 2**0.5)
     assert found.training > found.sampling
+
+
+def test_scatter_of_tokenizers_is_seen_where_their_seeds_are_the_only_axis():
+    """Each would be a group of its own, in which no tokenizer seed was varied."""
+    found = results(first=[3.0, 3.1], second=[4.0, 4.1])
+    for number, arm in enumerate(found["arms"]):
+        arm["place"] = [f"tokenizer seed {number}"]
+    split = variance(found, FRECHET)
+    assert split.tokenizers == 2
+    assert split.tokenizer > split.training
 
 
 def test_advice_follows_the_stated_rule():

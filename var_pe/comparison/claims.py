@@ -28,7 +28,7 @@ from var_pe.settings.line import Member, parse
 Verdict = Literal["confirmed", "refuted", "undecided"]
 By = dict[int, float]  # a value for each seed
 
-EARLY = 0.25  # of the steps: what counts as early
+EARLY = 0.25  # of the steps: what is early at most
 SAVED = 0.1  # of memory: half of the fifth that is claimed
 BYTES = 16  # of a trained number: itself, its gradient and Adam's two moments, float32 each
 PLAIN = Column("", "")
@@ -243,26 +243,39 @@ def stability(results: Results) -> Finding | None:
 
 
 def early_speed(results: Results) -> Finding | None:
-    """The validation loss after a quarter of the steps."""
-    rows = []
+    """The validation loss at the last validation in the first quarter of the steps."""
+    rows, steps = [], set[str]()
     for fixed, learned in plain_pairs(results, is_fixed, is_learned):
-        mine, theirs = early_loss(results, fixed), early_loss(results, learned)
+        both = [early_of(results, fixed), early_of(results, learned)]
+        steps |= {one.when for own in both for one in own.values()}
+        mine, theirs = ({seed: one.loss for seed, one in own.items()} for own in both)
         rows.append(Rows(fixed["name"], learned["name"], mine, theirs))
     found = family(rows, results["margin"] if results["primary"] == LOSS.key else 0.0)
     if not found:
         return None
-    measured = f"{LOSS.label} after {EARLY:.0%} of the steps: {joined(found, LOSS)}"
+    measured = f"{LOSS.label} after {' or '.join(sorted(steps))} steps: {joined(found, LOSS)}"
     return Finding(measured, by_sign(found, -1.0))
 
 
-def early_loss(results: Results, arm: ArmEntry) -> By:
-    """By seed, at the last validation in the first `EARLY` of the steps; none where there is none."""
+@dataclass(frozen=True)
+class Early:
+    """A validation early in a training."""
+
+    loss: float
+    # `250 of 1,500`: validations need not come at just a quarter of the steps
+    when: str
+
+
+def early_of(results: Results, arm: ArmEntry) -> dict[int, Early]:
+    """By seed, the last validation in the first `EARLY` of the steps; none where there is none."""
     found = {}
     for cell in cells_of(results, arm):
         curve = cell["curves"].get(LOSS.key, {"steps": [], "values": []})
-        early = [place for place, step in enumerate(curve["steps"]) if 0 < step <= EARLY * curve["steps"][-1]]
+        steps = curve["steps"]
+        early = [place for place, step in enumerate(steps) if 0 < step <= EARLY * steps[-1]]
         if early:
-            found[cell["seed"]] = curve["values"][early[-1]]
+            when = f"{steps[early[-1]]:,} of {steps[-1]:,}"
+            found[cell["seed"]] = Early(curve["values"][early[-1]], when)
     return found
 
 

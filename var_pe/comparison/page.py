@@ -234,12 +234,8 @@ def _seconds_per_step(results: Results, arm: str) -> float | None:
 
 def heat_maps(results: Results) -> tuple[list[HeatMap], list[HeatMap]]:
     """Nats of every token: of each arm, and of each against the one that it is compared with."""
-    means: dict[str, list[float]] = {}
-    for arm in results["arms"]:
-        rows = [cell["nats_by_place"] for cell in results["cells"] if cell["arm"] == arm["name"]]
-        rows = [row for row in rows if row]
-        if rows:
-            means[arm["name"]] = [sum(column) / len(rows) for column in zip(*rows, strict=True)]
+    rows = {arm["name"]: places_by_seed(results, arm["name"]) for arm in results["arms"]}
+    means = {name: _mean(list(own.values())) for name, own in rows.items() if own}
     if not means:
         return [], []
 
@@ -255,12 +251,28 @@ def heat_maps(results: Results) -> tuple[list[HeatMap], list[HeatMap]]:
 
     differences = []
     for arm in shown:
-        mine, theirs = means[arm["name"]], means.get(arm["compared_with"], [])
-        if arm["compared_with"] != arm["name"] and len(mine) == len(theirs):
-            row = [one - other for one, other in zip(mine, theirs, strict=True)]
-            differences.append((arm, f"{arm['name']} minus {arm['compared_with']}", row))
+        # Seed by seed, as differences are everywhere: what a seed does to both must cancel.
+        mine, theirs = rows[arm["name"]], rows.get(arm["compared_with"], {})
+        own = [
+            [one - other for one, other in zip(mine[seed], theirs[seed], strict=True)]
+            for seed in sorted(mine.keys() & theirs.keys())
+            if len(mine[seed]) == len(theirs[seed])
+        ]
+        if arm["compared_with"] != arm["name"] and own:
+            differences.append((arm, f"{arm['name']} minus {arm['compared_with']}", _mean(own)))
     most = max((abs(value) for *_, row in differences for value in row), default=1.0) or 1.0
     return absolute, [_map(grids_of(results, arm), name, row, 0.0, most) for arm, name, row in differences]
+
+
+def places_by_seed(results: Results, arm: str) -> dict[int, list[float]]:
+    """The nats of every token under an arm, of each of its finished cells."""
+    mine = [cell for cell in results["cells"] if cell["arm"] == arm and cell["nats_by_place"]]
+    return {cell["seed"]: cell["nats_by_place"] for cell in mine}
+
+
+def _mean(rows: Sequence[Sequence[float]]) -> list[float]:
+    """Token by token."""
+    return [sum(column) / len(rows) for column in zip(*rows, strict=True)]
 
 
 def excess_maps(results: Results) -> list[HeatMap]:
@@ -269,7 +281,7 @@ def excess_maps(results: Results) -> list[HeatMap]:
     for one in ranking(results):
         rows = excess_by_place(results, one.arm)
         if rows:
-            means.append((one.arm, [sum(column) / len(rows) for column in zip(*rows, strict=True)]))
+            means.append((one.arm, _mean(rows)))
     tokens = max((len(row) for _, row in means), default=1)
     shown = means[: max(1, HEAT_CELLS // (2 * tokens))]
     most = max((abs(value) for _, row in shown for value in row), default=1.0) or 1.0

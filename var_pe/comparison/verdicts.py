@@ -116,12 +116,14 @@ def all_columns(results: Results) -> list[Column]:
                 label = f"{spatial}{column.label} ({name})" if spatial else f"{column.label} ({extractor})"
                 found.append(Column(key, label, column.better))
 
-    # What a measurement adds that this list does not know is shown by its own name.
+    # What a measurement adds that this list does not know is shown by its own name. Parts of scores are shown
+    # elsewhere, but one of them may be what arms are ranked by.
     known = {column.key for column in (*found, *TRAINING, *COSTS)}
     for key in keys:
-        by_level = "/level_" in key
-        if key not in known and not by_level and not key.startswith(LEFT_OUT):
-            found.append(Column(key, key.replace("_", " ")))
+        part = "/level_" in key or key.startswith(LEFT_OUT)
+        if key not in known and (not part or key == results["primary"]):
+            better = "lower" if key.startswith(f"{LOSS.key}/level_") else ""
+            found.append(Column(key, key.replace("_", " "), better))
 
     found += [column for column in (*TRAINING, *COSTS) if column.key in keys]
     found = [
@@ -349,7 +351,8 @@ def variance(results: Results, key: str) -> Components | None:
                 drawn = [drawing[key] for drawing in cell["drawings"].values() if key in drawing]
                 rows.append(drawn or ([cell["values"][key]] if key in cell["values"] else []))
         rest = tuple(word for word in arm["place"] if not word.startswith("tokenizer seed"))
-        groups.setdefault(rest or (arm["name"],), []).append([row for row in rows if row])
+        group = rest if arm["place"] else (arm["name"],)
+        groups.setdefault(group, []).append([row for row in rows if row])
 
     # Balanced groups alone can be pooled: the commonest shape.
     shapes = {name: _shape(group) for name, group in groups.items()}
