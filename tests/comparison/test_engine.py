@@ -2,16 +2,34 @@
 
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
+import torch
 
-from var_pe.comparison.engine import TAKEN, Plan, attempt, failure_of, held, plan_of
+from var_pe.comparison import cells
+from var_pe.comparison.cells import config_of_drawn
+from var_pe.comparison.engine import (
+    TAKEN,
+    Plan,
+    attempt,
+    failure_of,
+    had_own_process,
+    held,
+    note_process,
+    plan_of,
+)
 from var_pe.comparison.pool import Pool, own_environment, own_first
 from var_pe.comparison.study import Study, arms_of
 from var_pe.comparison.sweep import kept_choice, unusual, with_chosen
 from var_pe.files import write_json, write_text
 from var_pe.models.tokenizer import VQTokenizer
+from var_pe.sampling.png import write_png
 from var_pe.settings import to_yaml
+from var_pe.settings.loading import CONFIGS
+from var_pe.stages.config import settled_config
+from var_pe.stages.drawn_images import DrawnImages
+from var_pe.training.history import Asked, History
 
 
 @pytest.fixture
@@ -61,6 +79,75 @@ def test_processes_of_a_launcher_begin_with_shares_of_their_own(plan, monkeypatc
     pool.run(["a", "b"], done=ended.append, skip=lambda key: key == "a")
     assert ended == ["a", "b"]
     assert not (plan.output / "cells" / "a.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"guidances": [1.5], "settings": ["evaluation.features=[]"]}, "learned has none there"),
+        ({"judge": "runs/nobody"}, "judge=runs/nobody is not the folder of a classifier's run"),
+        ({"judge": "a", "settings": ["evaluation.features=[a]"]}, "a judge takes no part in distances"),
+        ({"drawn_classifier": "nothing.yaml"}, "no config file nothing.yaml"),
+        ({"drawn_classifier": "shapes_learned.yaml"}, "has no classifier section"),
+    ],
+)
+def test_what_cannot_be_scored_is_refused_before_anything_is_trained(tmp_path, given, sentence):
+    """A judge that is missing would come to light after the last training."""
+    with pytest.raises(ValueError, match=sentence):
+        plan_of(Study(config="shapes_learned.yaml", output=str(tmp_path), encodings=["learned"], **given))
+
+
+def test_a_classifier_of_drawn_images_has_the_settings_of_its_file(tmp_path):
+    """Edited after the study had begun, the file would say something else than what was measured."""
+    file = tmp_path / "vit.yaml"
+    write_text(file, f"base: {CONFIGS / 'shapes_vit_24.yaml'}\n")
+    given = {"config": "shapes_learned.yaml", "output": str(tmp_path / "study"), "encodings": ["learned"]}
+    (cell,) = plan_of(Study(**given, drawn_classifier=str(file))).cells
+    config = config_of_drawn(cell, str(file))
+    (Path(config.run) / "classifier").mkdir(parents=True)
+    write_text(Path(config.run) / "config.yaml", to_yaml(settled_config(config)))
+    plan_of(Study(**given, drawn_classifier=str(file)))
+
+    other = tmp_path / "other.yaml"
+    write_text(other, f"base: {file}\nclassifier_training:\n  learning_rate: 0.5\n")
+    with pytest.raises(ValueError, match=r"learning_rate: 0.006 -> 0.5"):
+        plan_of(Study(**given, drawn_classifier=str(other)))
+
+
+@pytest.mark.parametrize("redrawn", [False, True])
+def test_a_classifier_of_images_that_were_drawn_anew_is_trained_anew(tmp_path, monkeypatch, redrawn):
+    """Its score would be that of pictures that are no more."""
+    study = Study(config="shapes_learned.yaml", output=str(tmp_path), encodings=["learned"])
+    (cell,) = plan_of(study).cells
+    write_png(cell.run / "drawn/images/0000_circle/0000000.png", torch.zeros(3, 24, 24, dtype=torch.uint8))
+    run = Path(config_of_drawn(cell, "shapes_vit_24.yaml").run)
+    run.mkdir()
+    identity = DrawnImages(cell.run / "drawn").identity
+    History((Asked(0, 1),), training_set="other" if redrawn else identity).write(run)
+
+    there = []
+    monkeypatch.setattr(cells, "train_classifier", lambda *_: there.append(run.exists()))
+    monkeypatch.setattr(cells, "is_scored", lambda *_: True)
+    monkeypatch.setattr(cells, "read_metrics", lambda _: {"classifier": {"values": {"top1": 0.5}}})
+    cells.classifier_of_drawn(cell, "shapes_vit_24.yaml", None)
+    assert there == [not redrawn]
+
+
+def test_a_peak_of_memory_is_known_by_the_process_that_trained(tmp_path):
+    """A later call with --jobs would turn what earlier trainings left behind into a claim about memory."""
+    study = Study(config="shapes_learned.yaml", output=str(tmp_path), encodings=["learned", "none"])
+    plan = plan_of(study)
+    alone, beside = plan.cells
+    assert had_own_process(plan, alone, otherwise=True)
+    assert not had_own_process(plan, alone, otherwise=False)
+
+    note_process(plan, alone, own=True)
+    note_process(plan, beside, own=False)
+    note_process(plan, beside, own=True)  # it goes on where it was
+    (alone.run / "generator").mkdir(parents=True)
+    note_process(plan, alone, own=False)  # nothing is left to train
+    assert had_own_process(plan, alone, otherwise=False)
+    assert not had_own_process(plan, beside, otherwise=True)
 
 
 def test_an_error_keeps_its_sentence_and_a_bug_its_place(plan):

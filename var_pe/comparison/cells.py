@@ -5,8 +5,10 @@ Each step is a function that does nothing where its result is there and still re
 
 import base64
 import datetime
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -26,19 +28,23 @@ from var_pe.evaluation.features import FeatureSet
 from var_pe.evaluation.metrics import half_numbers
 from var_pe.evaluation.records import read_metrics, versions
 from var_pe.evaluation.token_histograms import token_histogram_distances
-from var_pe.files import KeptResults, written_whole
+from var_pe.files import KeptResults, remove, written_whole
 from var_pe.models.tokenizer import VQTokenizer
+from var_pe.processes import say
 from var_pe.sampling.pipeline import VARPipeline
 from var_pe.seeding import mix
-from var_pe.stages.config import Config
+from var_pe.stages.begun import is_finished
+from var_pe.stages.config import Config, settled_config
 from var_pe.stages.draw import draw_folder, load_pipeline
-from var_pe.stages.drawn_images import Labelled
+from var_pe.stages.drawn_images import DrawnImages, Labelled
 from var_pe.stages.features import described, feature_extractor, judges
 from var_pe.stages.images import RealImages, fingerprint
 from var_pe.stages.models import load_model, weights_hash
+from var_pe.stages.run_folder import check_settings
 from var_pe.stages.score import is_scored, score_classifier, score_images
 from var_pe.stages.tokens import held_out_tokens, tokens_of_images
 from var_pe.stages.train import train_classifier, train_generator
+from var_pe.training.history import History
 from var_pe.training.log import LogEntry, read_log
 from var_pe.training.notes import TrainingNotes
 
@@ -92,10 +98,14 @@ def sampling_seeds(cell: Cell, study: Study) -> list[int]:
 
 
 def finished(cell: Cell, study: Study) -> CellResult | None:
-    """A cell's result, if it has every drawing and every size that the study asks for."""
+    """A cell's result, if it has every drawing, size and training that the study asks for."""
     found = kept_result(cell, study).results.get("cell")
     if found is None or any(str(seed) not in found["drawings"] for seed in sampling_seeds(cell, study)):
         return None
+    if study.drawn_classifier is not None:
+        config = config_of_drawn(cell, study.drawn_classifier)
+        if not is_finished(config, Path(config.run), "classifier"):
+            return None
     return found if is_measured(cell, study, found.get("sizes", [])) else None
 
 
@@ -287,11 +297,47 @@ def judged(judge: str, config: Config, images: Path, accelerator: Accelerator) -
     return {"class_agreement": float((found.logits_NV.argmax(1) == found.labels_N).float().mean())}
 
 
+def config_of_drawn(cell: Cell, file: str) -> Config:
+    """The config of the classifier that is trained on a cell's drawn images."""
+    config = loaded(file)
+    training = replace(config.classifier_training, drawn_images=str(cell.run / "drawn"))
+    run = str(cell.run / "classifier_of_drawn")
+    return replace(config, run=run, seed=cell.seed, classifier_training=training)
+
+
+@lru_cache(maxsize=8)
+def loaded(file: str) -> Config:
+    """A config file, which every cell asks for."""
+    return settings.load(Config, file)
+
+
+def check_drawn_classifier(cell: Cell, study: Study) -> None:
+    """Checks the classifier of drawn images before anything is trained.
+
+    Raises:
+        ValueError: its config describes no classifier, or the cell has one of other settings.
+    """
+    if study.drawn_classifier is None:
+        return
+    config = config_of_drawn(cell, study.drawn_classifier)
+    if config.classifier is None:
+        raise ValueError(f"drawn_classifier={study.drawn_classifier} has no classifier section")
+    check_settings(Path(config.run), settled_config(config), "classifier")
+
+
 def classifier_of_drawn(cell: Cell, file: str, accelerator: Accelerator) -> dict[str, float]:
     """Top-1 on real test images of a classifier that was trained on the cell's drawn images alone."""
-    run = cell.run / "classifier_of_drawn"
-    words = [f"run={run}", f"classifier_training.drawn_images={cell.run / 'drawn'}", f"seed={cell.seed}"]
-    config = settings.load(Config, file, words)
+    config = config_of_drawn(cell, file)
+    run = Path(config.run)
+
+    # Images that were drawn anew have another classifier.
+    history = History.read(run)
+    class_names = RealImages(config, train=False).images.class_names
+    drawn = DrawnImages(cell.run / "drawn", class_names)
+    if history is not None and history.training_set not in (None, drawn.identity):
+        say(f"{run} was trained on other images than are drawn now, and begins anew", sys.stdout)
+        remove(run)
+
     train_classifier(config, accelerator)
     if not is_scored(config, run, "classifier"):
         score_classifier(config, accelerator)

@@ -21,10 +21,10 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 
-from var_pe.comparison.cells import finished, measure_cell, train_cell
+from var_pe.comparison.cells import check_drawn_classifier, finished, measure_cell, train_cell
 from var_pe.comparison.other_sizes import check_sizes
 from var_pe.comparison.results import CellResult
-from var_pe.comparison.shared import prepare
+from var_pe.comparison.shared import check_scores, prepare
 from var_pe.comparison.study import Arm, Cell, Study, arms_of, cells_of
 from var_pe.comparison.sweep import choose, sweeps, with_chosen
 from var_pe.comparison.trials import slug
@@ -63,12 +63,14 @@ def plan_of(study: Study) -> Plan:
         ValueError: an arm cannot be trained, or a folder holds runs of other settings.
     """
     arms = arms_of(study)
+    check_scores(study, arms)
     for arm in arms:
         check_sizes(arm.config, study)
     plan = Plan(study, arms, cells_of(study, arms))
     # A run that is there was trained with what was chosen for its arm.
     for cell in plan.cells:
         check_generator(with_chosen(study, cell).config)
+        check_drawn_classifier(cell, study)
     return plan
 
 
@@ -112,6 +114,21 @@ def state_of(plan: Plan, cell: Cell) -> str:
     return f"begun, after step {done}" if done else "to be trained"
 
 
+def note_process(plan: Plan, cell: Cell, *, own: bool) -> None:
+    """Notes whether a training has a process of its own, before it begins: its peak of memory rests on it."""
+    if (cell.run / "generator").exists():
+        return  # nothing is trained here
+    file = plan.output / "cells" / f"{cell.key}.process.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_json(file, {"own": own and had_own_process(plan, cell, otherwise=True)})
+
+
+def had_own_process(plan: Plan, cell: Cell, *, otherwise: bool) -> bool:
+    """Whether all of a cell's training was in processes of its own; `otherwise` if nobody noted it."""
+    file = plan.output / "cells" / f"{cell.key}.process.json"
+    return bool(json.loads(file.read_text(encoding="utf-8"))["own"]) if file.exists() else otherwise
+
+
 @contextmanager
 def held(plan: Plan, key: str, *, wait: bool = False) -> Iterator[bool]:
     """Whether this process may work on a cell: no other does while the block lasts."""
@@ -148,8 +165,10 @@ def run_here(plan: Plan, accelerator: Accelerator, *, retry: bool = False) -> No
         with held(plan, cell.key) as mine:
             if not mine:
                 say("another process is working on it", sys.stdout)
-            elif attempt(plan, cell.key, partial(train_cell, cell, accelerator)):
-                trained.append(cell)
+            else:
+                note_process(plan, cell, own=False)
+                if attempt(plan, cell.key, partial(train_cell, cell, accelerator)):
+                    trained.append(cell)
         progress.done_with_one()
 
     for cell in trained:
@@ -218,6 +237,7 @@ def run_one(plan: Plan, key: str, accelerator: Accelerator) -> int:
             return int(not attempt(plan, key, lambda: choose(plan.study, arm, accelerator)))
 
         cell = plan.cell(key)
+        note_process(plan, cell, own=True)
         both = attempt(plan, key, lambda: train_cell(cell, accelerator)) and attempt(
             plan, key, lambda: measure_cell(cell, plan.study, accelerator)
         )

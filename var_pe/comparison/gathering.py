@@ -5,7 +5,7 @@ from dataclasses import asdict
 
 import torch
 
-from var_pe.comparison.engine import Plan, failure_of, result_of
+from var_pe.comparison.engine import Plan, failure_of, had_own_process, result_of
 from var_pe.comparison.results import (
     FORMAT,
     ArmEntry,
@@ -27,11 +27,12 @@ from var_pe.stages.pyramids import generator_pyramids
 
 
 def gather(plan: Plan, shared: Shared, command: str, *, own_processes: bool, device: str) -> Results:
-    """The results of all finished cells."""
+    """The results of all finished cells; `own_processes` is of those that nobody noted it of."""
     cells: list[CellEntry] = []
     times: dict[str, Times] = {}
     floor: dict[str, float] = {}
     records: dict[str, Record] = {}
+    alone: list[bool] = []
 
     for cell in plan.cells:
         own = plan.cell(cell.key)
@@ -39,6 +40,7 @@ def gather(plan: Plan, shared: Shared, command: str, *, own_processes: bool, dev
         if result is not None:
             times[cell.key] = result["times"]
             floor, records = floor or result["floor"], records or result["records"]
+            alone.append(had_own_process(plan, cell, otherwise=own_processes))
 
         cells.append(
             _entry(
@@ -76,7 +78,7 @@ def gather(plan: Plan, shared: Shared, command: str, *, own_processes: bool, dev
             "written": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
             "cells": times,
             "steps": steps,
-            "own_processes": own_processes,
+            "own_processes": all(alone) if alone else own_processes,
             "device": device,
             "threads": plan.study.threads or torch.get_num_threads(),
         },

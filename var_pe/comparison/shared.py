@@ -29,6 +29,7 @@ from var_pe.models.tokenizer import VQTokenizer
 from var_pe.processes import Processes
 from var_pe.pyramid import Grid
 from var_pe.seeding import mix
+from var_pe.settings.files import show
 from var_pe.stages.config import Config
 from var_pe.stages.features import feature_extractor, judges
 from var_pe.stages.images import RealImages, fingerprint, training_images_at
@@ -176,6 +177,27 @@ def fingerprint_of(config: Config, *, train: bool) -> str:
 def features_with_distances(config: Config) -> list[str]:
     """The features of the evaluation that distances are taken between; what reads shapes has none."""
     return [name for name in config.evaluation.features if name != ShapeReader.name]
+
+
+def check_scores(study: Study, arms: Sequence[Arm]) -> None:
+    """Checks what arms are to be scored by, before any is trained.
+
+    Raises:
+        ValueError: guidance scales would have no distance to be chosen by, or the judge is missing or is an
+            extractor, too.
+    """
+    for arm in arms:
+        if study.guidances and not features_with_distances(arm.config):
+            raise ValueError(
+                f"guidances={show(study.guidances)} are chosen by the distance of the first of "
+                f"evaluation.features, and {arm.name} has none there"
+            )
+        if study.judge is not None and study.judge in arm.config.evaluation.features:
+            raise ValueError(
+                f"judge={study.judge} is one of evaluation.features, too: a judge takes no part in distances"
+            )
+    if study.judge is not None and not (Path(study.judge) / "classifier").is_dir():
+        raise ValueError(f"judge={study.judge} is not the folder of a classifier's run: train it first")
 
 
 def scored_tokenizer(config: Config, tokenizer: VQTokenizer, accelerator: Accelerator) -> TokenizerScores:

@@ -152,6 +152,12 @@ class Study:
                 "arms: a study has either axes (encodings, level_embeddings, tokenizer_seeds, axes) or arms, "
                 f"got {'both' if axes else 'neither'}"
             )
+        if self.further_arms and not self.arms:
+            raise ValueError(
+                "further_arms: they come after arms that are written out, and this study has axes"
+            )
+        if not all(arm[0] for arm in [*self.arms, *self.further_arms]):
+            raise ValueError("arms: each is a name, then its settings, and one has an empty name")
         if not self.seeds:
             raise ValueError("seeds: a study needs at least one")
         if self.further_arms and self.further_seeds > len(self.seeds):
@@ -215,6 +221,12 @@ def arms_of(study: Study) -> list[Arm]:
 
     described = _described(study)
     configs = [load(Config, study.config, [*study.settings, *one.settings]) for one in described]
+    for one, config in zip(described, configs, strict=True):
+        if (config.seed, config.run) != (base.seed, base.run):
+            raise ValueError(
+                f"arms: {one.name or ', '.join(one.place)} sets seed or run, which every cell gets from the "
+                f"study: seeds are listed under seeds"
+            )
     _check_all_encodings(configs)
     base = settled_config(base)
 
