@@ -36,6 +36,9 @@ def test_a_handicap_that_can_be_found_is_found():
     assert resampled(groups, 3 * handicap).share > 0.99
     assert real_splits(groups[0], 1000.0).share == 1.0
 
+    # What others raise by chance is not the arm that was looked for.
+    assert resampled(study(16, 4), 1e-9).share < 0.01 < resampled(study(16, 4)).share
+
 
 def test_one_group_against_itself_raises_few_alarms():
     """Halves of the same seeds: 20 real studies in which nothing can differ."""

@@ -123,6 +123,9 @@ def test_a_handicapped_arm_is_looked_for_and_not_ranked():
     assert "none" not in [row[0] for row in report.ranking.rows]
     (alarms,) = [table for table in report.tables if table.title.startswith("False alarms")]
     assert any("handicapped arm, none, was found" in note for note in alarms.notes)
+    helped = {**CLEAR, "none": [value - 1 for value in CLEAR["none"]]}
+    (other,) = [t for t in report_of(results(handicapped="none", **helped)).tables if t.title == alarms.title]
+    assert any("handicapped arm, none, was not found" in note for note in other.notes)
     assert alarms.rows[0][1].endswith("of 20")
     assert alarms.rows[1][1].endswith("of 10,000")
 
@@ -241,6 +244,36 @@ def test_advice_follows_the_stated_rule():
     assert report_of(same).guide[0].startswith("take corner: ")
 
 
+def test_advice_calls_no_more_real_than_the_study_does():
+    """Each of 20 situations with an error of its own would contradict the answer that stands above them."""
+    pair = {"learned": [3.0, 3.1, 2.95], "none": [3.03, 3.14, 2.97]}
+    found = results(**{f"{name} {n}": values for n in range(20) for name, values in pair.items()})
+    for arm in found["arms"]:
+        name, _, number = arm["name"].partition(" ")
+        arm |= {"compared_with": f"learned {number}", "place": [name, number], "encoding": name}
+    alone = report_of(results(**pair)).guide[0]
+    assert alone.startswith("take learned")
+    report = report_of(found)
+    assert report.answer[1].startswith("None of 20 comparisons")
+    assert not [line for line in report.guide if "shown to be worse: " in line]
+
+
+def test_an_arm_of_one_seed_does_not_hide_what_the_others_show():
+    """Its one value may be the best by luck, and the study is not yet finished."""
+    report = report_of(results(**CLEAR, few=[2.0]))
+    assert "these are real: none" in report.answer[1]
+
+
+def test_rates_at_the_end_of_what_was_tried_are_said():
+    """An arm that wants a larger rate than any that was tried has lost by the grid."""
+    found = results(**CLEAR)
+    for arm, rate in zip(found["arms"], (0.001, 0.002, 0.004), strict=True):
+        nats = {"0.001": 3.0, "0.002": 3.0, "0.004": 3.0}
+        arm["chosen"] = {"learning_rate": rate, "guidance": 0.0, "nats": nats, "distances": {}}
+    (table,) = [table for table in report_of(found).tables if table.title.startswith("Learning rate")]
+    assert "the smallest rate that was tried is that of 1 of 3 arms, the largest " in table.notes[1]
+
+
 class Text(HTMLParser):
     """What a browser would show."""
 
@@ -295,9 +328,10 @@ def test_every_table_is_made_again_from_the_file(tmp_path):
     pages = {name: (tmp_path / name).read_bytes() for name in FILES}
     assert write_report(read(tmp_path / "comparison.json"), tmp_path) == text
     assert {name: (tmp_path / name).read_bytes() for name in FILES} == pages
-    (tmp_path / "other.json").write_text('{"format": 0}')
-    with pytest.raises(ValueError, match=r"not the comparison.json of a study"):
-        read(tmp_path / "other.json")
+    for other in ('{"format": 0}', '{"format": 1}', "[]"):
+        (tmp_path / "other.json").write_text(other)
+        with pytest.raises(ValueError, match=r"not the comparison.json of a study"):
+            read(tmp_path / "other.json")
 
 
 def test_arms_with_other_levels_have_tables_and_maps_of_their_own(tmp_path):

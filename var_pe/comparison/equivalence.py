@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from var_pe.comparison.results import Results
 from var_pe.comparison.statistics import MOST_SEEDS, Margin
 from var_pe.comparison.table import Table
-from var_pe.comparison.verdicts import Compared, compared, handicap, primary_column, values_of
+from var_pe.comparison.verdicts import Column, Compared, compared, handicap, primary_column, values_of
 from var_pe.comparison.wording import p_text, signed
 from var_pe.pages.numbers import plain
 
@@ -33,7 +33,7 @@ def margins_of(results: Results) -> list[NamedMargin]:
         found.append(NamedMargin(f"{results['margin'] * column.factor:g}", results["margin"]))
 
     worse = handicap(results)
-    if worse is None or not worse.is_real or not worse.verdict(column).startswith("worse"):
+    if worse is None or not is_found(worse, column):
         return found
     mine, theirs = (values_of(results, arm, column.key) for arm in (worse.arm, worse.reference))
     sign = 1 if worse.difference.mean > 0 else -1
@@ -43,6 +43,11 @@ def margins_of(results: Results) -> list[NamedMargin]:
         name = f"what {worse.arm} loses ({size})"
         found.append(NamedMargin(name if share == 1 else f"{share:g} x {name}", by_seed, share))
     return found
+
+
+def is_found(handicapped: Compared, column: Column) -> bool:
+    """Whether the handicapped arm is shown to be worse than what it was made from."""
+    return handicapped.is_real and handicapped.verdict(column).startswith("worse")
 
 
 def seeds_words(comparisons: Sequence[Compared]) -> str:

@@ -52,6 +52,12 @@ def finds(pairs_XMN: Numbers) -> int:
     return int((np.nan_to_num(adjusted_XM, nan=1.0) < ERROR).any(-1).sum())
 
 
+def finds_first(pairs_XMN: Numbers) -> int:
+    """How many of them call the first of their comparisons a difference."""
+    adjusted_XM = holm(p_of_pairs(pairs_XMN))
+    return int((np.nan_to_num(adjusted_XM[:, 0], nan=1.0) < ERROR).sum())
+
+
 def halves(values: Mapping[int, float], splits: int) -> list[tuple[list[int], list[int]]]:
     """The seeds of one group of runs in two random halves, disjoint, `splits` times.
 
@@ -113,7 +119,7 @@ def resampled(groups: Sequence[Mapping[int, float]], handicap: float = 0.0, stud
     study has as many groups and seeds as the real one, and draws all its values from the residuals of all
     groups, with replacement: one group's few seeds alone would often be drawn again and again, which raises
     alarms by itself. The first group is the one that the others are compared with; `handicap` is added to
-    the second.
+    the second, and then it is this difference that counts as found.
 
     Raises:
         ValueError: there are fewer than two groups, or they share fewer than two seeds.
@@ -121,7 +127,8 @@ def resampled(groups: Sequence[Mapping[int, float]], handicap: float = 0.0, stud
     drawn_XGN = made_up(groups, studies)
     pairs_XMN = drawn_XGN[:, 1:] - drawn_XGN[:, :1]
     pairs_XMN[:, 0] += handicap
-    return Rate(finds(pairs_XMN), studies, pairs_XMN.shape[-1], len(groups) - 1)
+    found = finds(pairs_XMN) if not handicap else finds_first(pairs_XMN)
+    return Rate(found, studies, pairs_XMN.shape[-1], len(groups) - 1)
 
 
 def resampled_within(

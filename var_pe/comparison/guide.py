@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 from var_pe.comparison.results import ArmEntry, Results, grids_of
@@ -23,9 +23,9 @@ from var_pe.pages.numbers import plain
 
 RULE = (
     "of the arms of a situation that have the most seeds and are not shown to be worse than the best of "
-    "these (paired t test, Holm over all pairs of them, 5 %), take the one whose encoding has the fewest "
-    "parameters; of equals the one that the others are compared with, or else the one with the best mean; "
-    "with fewer than three seeds nothing is advised."
+    "these (paired t test, 5 %, Holm over all such pairs of the study in the same quantity), take the one "
+    "whose encoding has the fewest parameters; of equals the one that the others are compared with, or else "
+    "the one with the best mean; with fewer than three seeds nothing is advised."
 )
 FEWEST_SEEDS = 3
 
@@ -74,19 +74,32 @@ class Choice:
     left_out: list[Candidate]
 
 
-def chosen(candidates: Sequence[Candidate], column: Column) -> Choice | None:
-    """What `RULE` takes; None where there are fewer than two candidates, or too few seeds."""
+def with_most_seeds(candidates: Sequence[Candidate], column: Column) -> list[Candidate]:
+    """Those that can be compared, the best first; none with too few seeds."""
     falls = -1.0 if column.better == "higher" else 1.0
     seeds = max((len(one.values) for one in candidates), default=0)
-    compared = sorted(
-        (one for one in candidates if len(one.values) == seeds), key=lambda one: falls * one.mean
-    )
-    if seeds < FEWEST_SEEDS or len(compared) < 2:
+    most = [one for one in candidates if len(one.values) == seeds]
+    return sorted(most, key=lambda one: falls * one.mean) if seeds >= FEWEST_SEEDS else []
+
+
+def pairs_of(compared: Sequence[Candidate]) -> list[Rows]:
+    """Each against every better one."""
+    return [Rows(one.name, other.name, one.values, other.values) for other, one in combinations(compared, 2)]
+
+
+def chosen(candidates: Sequence[Candidate], column: Column, others: Sequence[Rows] = ()) -> Choice | None:
+    """What `RULE` takes; None where there are fewer than two candidates, or too few seeds.
+
+    `others` are comparisons of other situations, which share the error with these.
+    """
+    compared = with_most_seeds(candidates, column)
+    if len(compared) < 2:
         return None
 
-    best = compared[0]
-    rows = [Rows(one.name, other.name, one.values, other.values) for other, one in combinations(compared, 2)]
-    worse = {one.arm for one in family(rows) if one.is_real and one.reference == best.name}
+    best, falls = compared[0], -1.0 if column.better == "higher" else 1.0
+    nameless = [replace(row, arm="", reference="") for row in others]
+    found = family([*pairs_of(compared), *nameless])
+    worse = {one.arm for one in found if one.is_real and one.reference == best.name}
     equal = [one for one in compared if one.name not in worse]
     taken = min(equal, key=lambda one: (one.parameters, not one.is_first, falls * one.mean))
     left_out = [one for one in candidates if one not in compared]
@@ -110,6 +123,7 @@ def advice(results: Results) -> list[str]:
     if is_blind_to_places(results, column.key):
         lines.append(f"nothing: what arms are ranked by, {column.label}, says nothing of positions.")
         groups = {}
+    asked: list[tuple[str, list[Candidate]]] = []
     for first, all_arms in groups.items():
         where = _where(all_arms[0], first) if len(groups) > 1 else ""
         # Those that were trained at further sizes, too, are ceilings, with more steps.
@@ -126,19 +140,28 @@ def advice(results: Results) -> list[str]:
             for arm in arms
             if (values := values_of(results, arm["name"], column.key))
         ]
-        lines.append(_line(where, candidates, column))
+        asked.append((where, candidates))
+
+    for number, (where, candidates) in enumerate(asked):
+        elsewhere = [own for place, (_, own) in enumerate(asked) if place != number]
+        others = [row for own in elsewhere for row in pairs_of(with_most_seeds(own, column))]
+        lines.append(_line(where, candidates, column, others))
 
     # Of a table's resamplings the best one: the others would only take from the comparisons' error.
     for grids in sizes_of(results):
         best: dict[str, There] = {}
         for there in all_there(results, grids):
             best.setdefault(there.arm["name"], there)
-        size = at_size(results, grids)
-        never = [there for there in best.values() if not there.trained_there]
-        if len(never) < len(best):
-            lines.append(_line(size, [_there(results, there) for there in best.values()], LOSS))
+        size, others = at_size(results, grids), list[Rows]()
+        everywhere = [_there(results, there) for there in best.values()]
+        never = [_there(results, there) for there in best.values() if not there.trained_there]
+        if len(never) < len(everywhere):
+            lines.append(_line(size, everywhere, LOSS))
             size = f"{size}, if only {words(grids_of(results, results['arms'][0]))} can be trained"
-        lines.append(_line(size, [_there(results, there) for there in never], LOSS))
+            names = {one.name for one in never}
+            all_pairs = pairs_of(with_most_seeds(everywhere, LOSS))
+            others = [row for row in all_pairs if not {row.arm, row.reference} <= names]
+        lines.append(_line(size, never, LOSS, others))
     return lines
 
 
@@ -160,9 +183,9 @@ def _there(results: Results, there: There) -> Candidate:
     return Candidate(there.name, there.arm["encoding"], there.losses, _parameters(results, there.arm))
 
 
-def _line(where: str, candidates: Sequence[Candidate], column: Column) -> str:
+def _line(where: str, candidates: Sequence[Candidate], column: Column, others: Sequence[Rows] = ()) -> str:
     before = f"{where}: " if where else ""
-    found = chosen(candidates, column)
+    found = chosen(candidates, column, others)
     if found is None:
         seeds = max((len(one.values) for one in candidates), default=0)
         return (

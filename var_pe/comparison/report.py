@@ -105,7 +105,7 @@ def answer(results: Results) -> list[str]:
     first = _best(results, ranked, column) if len(situations(results)) == 1 else ""
 
     family = compared(results, column)
-    if ranked[0].count < 2:
+    if max(one.count for one in ranked) < 2:
         return [
             f"{first or 'Every arm has one seed'}.",
             "One seed shows no spread: no difference between these runs can be called real.",

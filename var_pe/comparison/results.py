@@ -225,7 +225,7 @@ def read(file: Path) -> Results:
         found = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{file} is not JSON ({error})") from None
-    if not isinstance(found, dict) or found.get("format") != FORMAT:
+    if not isinstance(found, dict) or found.get("format") != FORMAT or not found.keys() >= {"arms", "cells"}:
         raise ValueError(f"{file} is not the {FILE} of a study of this version (format {FORMAT})")
     return cast(Results, found)
 

@@ -325,7 +325,20 @@ def chosen_table(results: Results) -> Table:
             )
     notes = [
         "Learning rates by nats per token on test images that no validation uses, guidance by the Frechet "
-        "distance to training images, with a seed that the study does not use."
+        "distance to training images, with a seed that the study does not use.",
+        *rates_at_ends(results),
     ]
     header = ["", "learning rate", "nats by rate", "guidance", "distance by guidance"]
     return Table("Learning rate and guidance of each arm", header, rows, notes, results["command"])
+
+
+def rates_at_ends(results: Results) -> list[str]:
+    """How many arms got the smallest or largest rate that was tried: beyond it may be a better one."""
+    several = [one for arm in results["arms"] if (one := arm["chosen"]) is not None and len(one["nats"]) > 1]
+    ends = {"smallest": min, "largest": max}
+    said = []
+    for name, end in ends.items():
+        number = sum(one["learning_rate"] == end(map(float, one["nats"])) for one in several)
+        if number:
+            said.append(f"the {name} rate that was tried is that of {number} of {many(len(several), 'arm')}")
+    return [f"Rates beyond those may suit arms better: {', '.join(said)}."] if said else []

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from functools import partial
 
-from var_pe.comparison.equivalence import margins_of
+from var_pe.comparison.equivalence import is_found, margins_of
 from var_pe.comparison.false_alarms import (
     Rate,
     equivalent_splits,
@@ -71,6 +71,11 @@ def alarms_table(results: Results) -> Table:
         "be seen, four of five should find it. Made-up studies take the residuals of this one's seeds, with "
         "replacement, and have the arms that have as many seeds as the first."
     ]
+    if len(groups.get(first, {})) >= 4:
+        notes.append(
+            "Splits of one arm's few seeds overlap, but their interval supposes that they do not: it is too "
+            "narrow."
+        )
     tied = any(one.share is not None for one in margins)
     if results.get("handicap_margins") and not tied:
         notes.append("Margins tied to the handicapped arm are left out: it was not shown to be worse.")
@@ -81,7 +86,7 @@ def alarms_table(results: Results) -> Table:
         )
     if worse is not None:
         notes.append(
-            f"The handicapped arm, {worse.arm}, was {'found' if worse.is_real else 'not found'}: "
+            f"The handicapped arm, {worse.arm}, was {'found' if is_found(worse, column) else 'not found'}: "
             f"{difference_text(worse, column)}."
         )
     header = ["", "found", "rate (95 % interval)", "seeds of each", "comparisons"]

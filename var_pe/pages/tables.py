@@ -2,11 +2,13 @@
 
 from collections.abc import Iterable, Sequence
 
+PIPE = r"\|"  # within a cell
+
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """The table's lines, without a newline at the end."""
+    """The table's lines, without a newline at the end; a `|` in a cell does not end it."""
     lines = [header, ["---"] * len(header), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+    return "\n".join(f"| {' | '.join(cell.replace('|', PIPE) for cell in cells)} |" for cells in lines)
 
 
 def aligned_table(rows: Sequence[Sequence[str]]) -> str:
