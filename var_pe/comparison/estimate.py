@@ -2,6 +2,7 @@
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from time import monotonic
 
@@ -9,6 +10,7 @@ from accelerate import Accelerator
 
 from var_pe.comparison.engine import Plan, result_of, state_of
 from var_pe.comparison.study import Arm, Cell
+from var_pe.comparison.sweep import chosen_for, sweeps
 from var_pe.data.part import drawn
 from var_pe.progress import duration, number_of
 from var_pe.settings.loading import differences
@@ -61,11 +63,13 @@ def timed_lines(plan: Plan, jobs: int, accelerator: Accelerator) -> list[str]:
         # Images are drawn for scores, and their tokens again for histograms, with every sampling seed.
         measuring = (1 + len(plan.study.sampling_seeds)) * (2 * drawing + scoring)
         left = sum(1 - _done(cell) for cell in cells)
-        seconds = left * training + len(cells) * measuring
+        choosing = _choosing(plan, cells, training, drawing + scoring)
+        seconds = left * training + len(cells) * measuring + choosing
         total += seconds
+        chosen = f", {duration(choosing)} of choosing learning rates and guidance scales" if choosing else ""
         lines.append(
             f"timed: {number_of(len(cells), 'cell')} like {cells[0].arm.name}: {duration(training)} of "
-            f"training and {duration(measuring)} of drawing and scoring each: {duration(seconds)}"
+            f"training and {duration(measuring)} of drawing and scoring each{chosen}: {duration(seconds)}"
         )
 
     shared = sum(tokenizers.values())
@@ -73,10 +77,27 @@ def timed_lines(plan: Plan, jobs: int, accelerator: Accelerator) -> list[str]:
     lines.append(f"timed: tokenizers, tokens and their scores, once: {duration(shared)}")
     at_once = f", {jobs} cells at a time if the cores allow it" if jobs > 1 else ""
     lines.append(f"timed: about {duration(whole)} in all{at_once}, on {accelerator.device.type}")
+    names = ("drawn_classifier", "count_pictures", "other_sizes", "check_extractors")
+    beside = [name for name in names if getattr(plan.study, name)]
+    if beside:
+        lines.append(f"timed: not counted: {', '.join(beside)}")
     if plan.study.hours:
         parts = math.ceil(whole / (3600 * plan.study.hours))
         lines.append(f"timed: {number_of(parts, 'call')} of hours={plan.study.hours:g}")
     return lines
+
+
+def _choosing(plan: Plan, cells: Sequence[Cell], training: float, drawing: float) -> float:
+    """Seconds of the trainings and drawings by which the arms of these cells get what is not chosen yet."""
+    study = plan.study
+    arms = {cell.arm.name: cell.arm for cell in cells}.values()
+    number = sum(chosen_for(study, arm) is None for arm in arms) if sweeps(study) else 0
+    if not number:
+        return 0.0
+    config = cells[0].config
+    steps = config.generator_training.steps_for(training_images_and_classes(config)[0])
+    trainings = max(1, len(study.learning_rates)) * (study.sweep_steps or steps) / steps
+    return number * (trainings * training + len(study.guidances) * drawing)
 
 
 def _kind(arm: Arm) -> str:
