@@ -272,6 +272,11 @@ def test_rates_at_the_end_of_what_was_tried_are_said():
         arm["chosen"] = {"learning_rate": rate, "guidance": 0.0, "nats": nats, "distances": {}}
     (table,) = [table for table in report_of(found).tables if table.title.startswith("Learning rate")]
     assert "the smallest rate that was tried is that of 1 of 3 arms, the largest " in table.notes[1]
+    for arm in found["arms"]:
+        arm["chosen"]["diverged"] = ["0.008"]
+    (table,) = [table for table in report_of(found).tables if table.title.startswith("Learning rate")]
+    assert "0.008: diverged" in table.rows[0][2]
+    assert "largest" not in table.notes[1]
 
 
 class Text(HTMLParser):

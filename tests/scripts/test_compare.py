@@ -112,7 +112,7 @@ def test_each_arm_gets_its_best_rate_and_guidance(compare, tmp_path):
     """Chosen by what the study is not judged by, with a seed that the study does not use."""
     more = [
         "arms: [[learned, generator.encoding=learned]]",
-        "learning_rates: [1e-9, 1e-2]",
+        "learning_rates: [1e-9, 1e-2, 1e+30]",
         "guidances: [0.0, 3.0]",
     ]
     compare(["--study", str(study(tmp_path, "chosen", *more))])
@@ -120,6 +120,8 @@ def test_each_arm_gets_its_best_rate_and_guidance(compare, tmp_path):
     chosen = read["arms"][0]["chosen"]
     assert chosen["learning_rate"] == 1e-2  # the other one learns nothing
     assert chosen["nats"]["0.01"] < chosen["nats"]["1e-09"]
+    assert chosen["diverged"] == ["1e+30"]  # one bad rate of a grid must not end the study
+    assert "1e+30: diverged" in (tmp_path / "chosen/comparison.md").read_text()
     best = min(chosen["distances"], key=chosen["distances"].get)
     assert chosen["guidance"] == float(best)
 

@@ -129,6 +129,8 @@ class Chosen(TypedDict):
     # nats per token by learning rate, distance by guidance scale
     nats: dict[str, float]
     distances: dict[str, float]
+    # learning rates at which the training diverged
+    diverged: NotRequired[list[str]]
 
 
 class ArmEntry(TypedDict):

@@ -3,6 +3,7 @@
 So nobody wins by the default: a code of another amplitude may want another rate.
 """
 
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from var_pe.data.part import drawn
 from var_pe.evaluation.features import EvaluationConfig, FeatureSet
 from var_pe.files import KeptResults
 from var_pe.models.tokenizer import VQTokenizer
+from var_pe.processes import say
 from var_pe.settings.loading import differences, load
 from var_pe.stages.config import Config
 from var_pe.stages.draw import draw_folder, load_pipeline
@@ -40,8 +42,11 @@ def choose(study: Study, arm: Arm, accelerator: Accelerator) -> Chosen:
     A rate is judged by nats on test pictures that no validation uses, a guidance by its Frechet distance to
     training pictures.
 
+    A rate at which the training diverges is not taken.
+
     Raises:
         ValueError: there are no such test pictures.
+        FloatingPointError: the training diverges at every rate.
     """
     kept = kept_choice(study, arm)
     if kept.results:
@@ -63,6 +68,7 @@ def choose(study: Study, arm: Arm, accelerator: Accelerator) -> Chosen:
 
     nats: dict[str, float] = {}
     runs: dict[str, Config] = {}
+    diverged: dict[str, FloatingPointError] = {}
     for rate in study.learning_rates or [training.learning_rate]:
         name = f"{rate:g}"
         steps = study.sweep_steps or training.steps
@@ -73,9 +79,16 @@ def choose(study: Study, arm: Arm, accelerator: Accelerator) -> Chosen:
             seed=study.sweep_seed,
             generator_training=replace(training, learning_rate=rate, steps=steps),
         )
-        generator = train_generator(own, tokenizer, accelerator).to(accelerator.device)
+        try:
+            generator = train_generator(own, tokenizer, accelerator).to(accelerator.device)
+        except FloatingPointError as error:
+            say(f"{arm.name}, learning rate {name}: {error}", sys.stderr)
+            diverged[name] = error
+            continue
         nats[name] = float(nats_by_place(generator, tokenizer, tokens_NL, labels_N, generator.pyramid).mean())
         runs[name] = own
+    if not nats:
+        raise next(iter(diverged.values()))
     best = min(nats, key=lambda name: nats[name])
 
     distances = _distances(study, runs[best], accelerator)
@@ -88,6 +101,8 @@ def choose(study: Study, arm: Arm, accelerator: Accelerator) -> Chosen:
         "nats": nats,
         "distances": distances,
     }
+    if diverged:
+        chosen["diverged"] = list(diverged)
     kept.add({"chosen": chosen})
     return chosen
 

@@ -318,7 +318,8 @@ def chosen_table(results: Results) -> Table:
     for arm in results["arms"]:
         chosen = arm["chosen"]
         if chosen is not None:
-            nats = ", ".join(f"{name}: {plain(value)}" for name, value in chosen["nats"].items())
+            tried = [f"{name}: {plain(value)}" for name, value in chosen["nats"].items()]
+            nats = ", ".join([*tried, *(f"{name}: diverged" for name in chosen.get("diverged", []))])
             distances = ", ".join(f"{name}: {plain(value)}" for name, value in chosen["distances"].items())
             rows.append(
                 [arm["name"], f"{chosen['learning_rate']:g}", nats, f"{chosen['guidance']:g}", distances]
@@ -338,7 +339,10 @@ def rates_at_ends(results: Results) -> list[str]:
     ends = {"smallest": min, "largest": max}
     said = []
     for name, end in ends.items():
-        number = sum(one["learning_rate"] == end(map(float, one["nats"])) for one in several)
+        tried = [[*one["nats"], *one.get("diverged", [])] for one in several]
+        number = sum(
+            one["learning_rate"] == end(map(float, own)) for one, own in zip(several, tried, strict=True)
+        )
         if number:
             said.append(f"the {name} rate that was tried is that of {number} of {many(len(several), 'arm')}")
     return [f"Rates beyond those may suit arms better: {', '.join(said)}."] if said else []
