@@ -123,6 +123,13 @@ def test_what_is_kept_is_said_against_the_best_that_was_trained_there():
     assert "learned by timm" not in there
     assert not report.answer[0].startswith("ceiling")
 
+    # It had more steps, too, and is not said to be better for its encoding.
+    for cell in found["cells"]:
+        cell["values"]["validation/loss"] -= cell["arm"] == "ceiling"
+    (_, differ) = report_of(found).answer
+    more = "(1 more with arms that were trained at further sizes, too)"
+    assert differ == f"None of 2 comparisons with learned {more} shows a difference beyond chance."
+
     # Without a generator that has no positions nothing says how much there was to keep.
     for arm in found["arms"]:
         arm["encoding"] = "sinusoidal"

@@ -397,7 +397,10 @@ def rules_of(claims: Sequence[Claim]) -> list[str]:
     names: dict[str, list[str]] = {}
     for claim in claims:
         names.setdefault(claim.rule, []).append(claim.name)
-    return [f"Rule of {', '.join(those)}: {rule}." for rule, those in names.items()]
+    return [
+        *(f"Rule of {', '.join(those)}: {rule}." for rule, those in names.items()),
+        "Each row is of one study by itself: a claim that several studies looked at had as many chances.",
+    ]
 
 
 CLAIMS = (

@@ -114,14 +114,20 @@ def answer(results: Results) -> list[str]:
         alone = f"It is the mean over {ranked[0].count} seeds; there is nothing to compare it with."
         return [f"{first or column.label}.", alone]
 
+    # Ceilings have had more sizes and more steps than what they are compared with.
+    sizes = {arm["name"]: arm.get("trained_at") for arm in results["arms"]}
+    alike = [one for one in family if sizes[one.arm] == sizes[one.reference]] or family
+    apart = len(family) - len(alike)
+    beside = f" ({apart} more with arms that were trained at further sizes, too)" if apart else ""
+
     falls = -1 if column.better == "higher" else 1
-    real = sorted((one for one in family if one.is_real), key=lambda one: falls * one.difference.mean)
+    real = sorted((one for one in alike if one.is_real), key=lambda one: falls * one.difference.mean)
 
     # Where all are compared with one arm, its name is said once.
-    references = {one.reference for one in family}
+    references = {one.reference for one in alike}
     against = f" with {references.pop()}" if len(references) == 1 else ""
     named = [f"{one.arm} ({difference_text(one, column, named=not against)})" for one in real[:3]]
-    compared_with = f"{many(len(family), 'comparison')}{against}"
+    compared_with = f"{many(len(alike), 'comparison')}{against}{beside}"
     if real:
         more = f" and {len(real) - 3} more" if len(real) > 3 else ""
         said = f"Of {compared_with} these are real: {', '.join(named)}{more}."
