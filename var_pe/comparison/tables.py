@@ -50,8 +50,8 @@ def ranking_table(results: Results) -> Table:
     against = f"against {references.pop()}" if len(references) == 1 else "against the first of its group"
     notes = [
         f"Mean ± standard deviation over seeds. Differences are seed by seed, ± half of the interval that "
-        f"holds at {CONFIDENCE:.0%} for all of them together (Bonferroni); p by the paired t test, after Holm. "
-        "Holm finds more, so that the interval of a real difference may reach 0."
+        f"holds at {CONFIDENCE:.0%} for all of them together (Bonferroni); p by the paired t test, after "
+        "Holm, who finds more: the interval of a real difference may reach 0."
     ]
     floor = floor_of(results)
     if floor is not None:
