@@ -28,6 +28,7 @@ from var_pe.stages.plan import plan
 from var_pe.stages.train import check_generator, train_classifier, train_generator, train_tokenizer
 from var_pe.training import loop
 from var_pe.training.history import FILE, NUMBERS, Asked, History, rate_at
+from var_pe.training.log import read_log
 from var_pe.training.notes import TrainingNotes
 
 SETTINGS = [
@@ -117,6 +118,18 @@ def test_a_finished_run_is_extended_by_the_same_command_with_the_new_number(tmp_
     whole = train_classifier(a_vit(tmp_path / "whole", *rules, "classifier_training.steps=8"), Accelerator())
     assert same(extended, whole)
     assert notes_of(tmp_path).step == notes_of(tmp_path / "whole").step
+
+
+def test_a_game_that_has_begun_goes_on_when_its_tokenizer_is_extended(tmp_path):
+    """Its start and warm-up are shares of the steps first asked for: none of them comes a second time."""
+    game = {"weight": 0.5, "start": 0.5, "warmup": 0.25, "channels": 4, "adaptive_limit": 0}
+    rules = [f"tokenizer_training.adversarial.{name}={value}" for name, value in game.items()]
+    rules += ["tokenizer_training.schedule=constant", "tokenizer_training.log_every=1"]
+    train_tokenizer(a_config(tmp_path, *rules), Accelerator())
+    train_tokenizer(a_config(tmp_path, *rules, "tokenizer_training.steps=8"), Accelerator())
+    log = read_log(tmp_path / "tokenizer" / "log.jsonl")
+    weights = {entry["step"]: entry.get("adversarial/weight", 0) for entry in log if "loss" in entry}
+    assert weights == {1: 0, 2: 0, **dict.fromkeys(range(3, 9), 0.5)}
 
 
 def test_an_extension_needs_a_rule_where_the_rate_ends_and_goes_on_after_a_kill(

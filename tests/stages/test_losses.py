@@ -65,6 +65,33 @@ def test_pictures_too_small_for_patches_are_refused(tmp_path):
         build_discriminator(a_config(tmp_path, GAME, *small), None)
 
 
+def test_patches_are_less_than_the_smallest_pictures_of_the_training(tmp_path):
+    """Of three halvings, which 128 pixels have room for, pictures of 8 would leave nothing."""
+    sizes = [
+        "data.height=128",
+        "data.width=128",
+        "tokenizer.levels=[1, 16]",
+        "tokenizer_training.pyramids=[[1, 16], [[1, 1], [1, 2]]]",
+    ]
+    discriminator = build_discriminator(a_config(tmp_path, GAME, *sizes), None)
+    for height, width in ((128, 128), (8, 16)):
+        assert discriminator([torch.zeros(2, 3, height, width)])[0].numel()
+
+
+@pytest.mark.parametrize("r1", [0, 1])
+def test_a_penalty_that_a_network_has_no_second_derivatives_for_is_refused(tmp_path, make_vit, r1):
+    """torch would say so in the first step, in its own words, with the folder made already."""
+    make_vit(image_size=(32, 32), patch_size=8).save_pretrained(tmp_path / "judge" / "classifier")
+    of_features = "tokenizer_training.adversarial.discriminator=features"
+    penalty = f"tokenizer_training.adversarial.r1={r1}"
+    config = a_config(tmp_path, GAME, network(f"{tmp_path}/judge"), of_features, penalty)
+    if not r1:
+        assert build_discriminator(config, feature_network(config))
+        return
+    with pytest.raises(ValueError, match=r"adversarial.r1=1 needs second derivatives, which the classifier"):
+        build_discriminator(config, feature_network(config))
+
+
 def test_a_classifier_of_ours_and_heads_on_its_features(tmp_path, make_vit):
     """What suits pictures that are unlike ImageNet's: a network that was trained on them."""
     make_vit(image_size=(32, 32), patch_size=8, depth=4).save_pretrained(tmp_path / "judge" / "classifier")

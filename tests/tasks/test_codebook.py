@@ -80,6 +80,16 @@ def test_the_codebook_starts_as_vectors_of_the_data(accelerator):
     assert len(tokens_BL.unique()) > 12
 
 
+def test_fewer_codes_than_levels_start_from_data_as_well(accelerator):
+    """The first level's equal part is none of two codes by five: it would have nothing to round to."""
+    quantizer, pyramid = a_quantizer(2), Pyramid.square(1, 2, 3, 4, 5)
+    f_BZhw = 10 + torch.randn(16, 4, 5, 5)
+    start_from_data(quantizer, f_BZhw, torch.arange(16), pyramid, batch=16, seed=0, accelerator=accelerator)
+    coarsest_BZ = f_BZhw.mean((2, 3))
+    assert torch.cdist(quantizer.codebook_VZ[:1], coarsest_BZ).min() < 1e-5
+    assert quantizer.codebook_VZ.isfinite().all()
+
+
 def test_only_codes_out_of_use_are_restarted(accelerator):
     """A restart of a code in use would destroy what it has learned."""
     quantizer = a_quantizer()

@@ -182,6 +182,7 @@ def test_the_weight_rises_once_the_game_has_begun():
     opponent = adversary(steps=100, weight=2.0, start=0.5, warmup=0.1)
     weights = [opponent.weight(step) for step in (0, 49, 50, 54, 59, 99)]
     assert weights == pytest.approx([0.0, 0.0, 0.2, 1.0, 2.0, 2.0])
+    assert adversary(steps=10, start=0.99).plays(9)  # of the last step at the latest, however few there are
 
 
 # ------------------------------------------------------------------------------------------- colour

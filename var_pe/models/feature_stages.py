@@ -22,6 +22,8 @@ class FeatureStages(nn.Module):
 
     # stands in the log
     name: str
+    # whether a gradient at the pictures has itself a gradient
+    twice_differentiable = True
     # of each stage's map
     channels: tuple[int, ...]
 
@@ -93,6 +95,9 @@ class ClassifierStages(FeatureStages):
         ValueError: the pictures are in colour and the classifier is not.
     """
 
+    # attention's fused kernels have no second derivative, nor have turned queries and keys
+    twice_differentiable = False
+
     def __init__(self, classifier: ViTClassifier, name: str, image_channels: int) -> None:
         super().__init__()
         takes = channels_taken(classifier, name, image_channels)
@@ -126,6 +131,9 @@ class HierarchyStages(FeatureStages):
     Raises:
         ValueError: the pictures are in colour and the classifier is not.
     """
+
+    # attention's fused kernels have no second derivative, nor have turned queries and keys
+    twice_differentiable = False
 
     def __init__(self, classifier: HierarchicalClassifier, name: str, image_channels: int) -> None:
         super().__init__()

@@ -67,6 +67,11 @@ class TokenizerConfig:
         """
         return codes_of(self.quantizer, self.codebook_size)
 
+    @property
+    def downsampling(self) -> int:
+        """Pixels of a side that are one cell of the finest level."""
+        return self.patch * 2 ** (len(self.channel_multipliers) - 1)
+
 
 DEFAULTS = TokenizerConfig()
 

@@ -31,6 +31,7 @@ from var_pe.models.weight_files import stored, weight_files
 from var_pe.pyramid import Grid
 from var_pe.resampling.grid_bound import GridBound
 from var_pe.stages.config import Config, rules_of
+from var_pe.stages.pyramids import tokenizer_pyramids
 
 M = TypeVar("M", bound=SavedModel)
 AnyClassifier = ViTClassifier | HierarchicalClassifier | ClipClassifier | HierarchicalClipClassifier
@@ -194,8 +195,10 @@ def feature_network(config: Config) -> FeatureStages | None:
 def build_discriminator(config: Config, network: FeatureStages | None) -> nn.Module | None:
     """A new discriminator, of patches or of what `network` sees; None if the config wants none.
 
+    Its patches are less than the smallest pictures of the training.
+
     Raises:
-        ValueError: the pictures are too small for patches.
+        ValueError: these are too small for patches, or `network` lacks the second derivatives that R1 needs.
     """
     adversarial, seed = config.tokenizer_training.adversarial, config.tokenizer_seed
     if not adversarial.weight:
@@ -204,9 +207,17 @@ def build_discriminator(config: Config, network: FeatureStages | None) -> nn.Mod
     spectral = adversarial.spectral_norm
     if adversarial.discriminator == "features":
         assert network is not None, "feature_network gives one"
+        if adversarial.r1 and not network.twice_differentiable:
+            raise ValueError(
+                f"tokenizer_training.adversarial.r1={adversarial.r1:g} needs second derivatives, which the "
+                f"classifier {network.name} has not: set it to 0 (lecam is another way), or take "
+                f"discriminator=patch or another perceptual.network"
+            )
         return FeatureDiscriminator(network.channels, adversarial.channels, spectral=spectral, seed=seed)
 
-    halvings = halvings_for(config.data.height, config.data.width)
+    smallest = min(min(pyramid.finest) for pyramid in tokenizer_pyramids(config))
+    side = config.tokenizer.downsampling * smallest
+    halvings = halvings_for(side, side)
     return PatchDiscriminator(
         config.data.channels, adversarial.channels, halvings, spectral=spectral, seed=seed
     )

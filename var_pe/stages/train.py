@@ -116,6 +116,7 @@ def train_tokenizer(config: Config, accelerator: Accelerator, extend: Rule | Non
         held_out,
         training,
         steps=history.steps,
+        first_asked=history.asked[0].steps,
         seed=seed,
         trained_codes=history.start.codes if history.start else 0,
         network=network,

@@ -103,13 +103,15 @@ def start_from_data(
 ) -> None:
     """Makes codes as large as the latent map; a learned codebook is filled with vectors that levels round.
 
-    Each level fills an equal part of it, from code `first` on; what is before are trained codes.
+    Each level fills an equal part of it, from code `first` on; what is before are trained codes. The first
+    level fills one at least.
     """
     if not first:
         quantizer.scale_to(accelerator.reduce(f_BZhw.float().square().mean(), "mean").sqrt())
     if not isinstance(quantizer, LearnedCodebook) or first == quantizer.num_codes:
         return
     bounds = torch.linspace(first, quantizer.num_codes, pyramid.num_levels + 1).round().long().tolist()
+    bounds[1:] = [max(1, bound) for bound in bounds[1:]]
     f_hat_BZhw = quantizer.start(len(f_BZhw), pyramid)
 
     for level, span in enumerate(pyramid.spans):

@@ -88,6 +88,7 @@ class TokenizerTask:
         config: TokenizerTraining,
         *,
         steps: int,
+        first_asked: int | None = None,
         seed: int,
         trained_codes: int = 0,
         network: FeatureStages | None = None,
@@ -96,6 +97,8 @@ class TokenizerTask:
     ) -> None:
         """`validation` holds each pyramid's images, and the box in them that shows the picture.
 
+        Restarts count their share of the `steps` in all, the discriminator's start and warm-up theirs of the
+        steps `first_asked` of the run (None: the same), so that a game goes on when the run is extended.
         The first `trained_codes` codes of the model are trained ones: only the others start from data.
         `network` is that of the perceptual term and of a discriminator of features.
         """
@@ -113,7 +116,7 @@ class TokenizerTask:
                 discriminator,
                 looks_through,
                 config.adversarial,
-                steps=steps,
+                steps=first_asked or steps,
                 seed=seed,
                 log_every=config.log_every,
             )

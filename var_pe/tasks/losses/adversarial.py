@@ -152,7 +152,7 @@ class Adversary:
         self.log_every = log_every
 
         self.rate_ratio = config.rate
-        self.first_step = round(config.start * steps)
+        self.first_step = min(round(config.start * steps), steps - 1)
         self.warmup_steps = config.warmup * steps
 
         self._images: Tensor | None = None
