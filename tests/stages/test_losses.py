@@ -8,9 +8,10 @@ from var_pe import settings
 from var_pe.models.discriminators import FeatureDiscriminator, PatchDiscriminator
 from var_pe.models.efficientnet_lite import VARIANTS
 from var_pe.models.feature_stages import ClassifierStages, LiteStages
+from var_pe.processes import Processes
 from var_pe.stages.config import Config
 from var_pe.stages.models import build_discriminator, feature_network
-from var_pe.stages.train import train_tokenizer
+from var_pe.stages.train import say_what_psnr_decides, train_tokenizer
 
 ON = "tokenizer_training.perceptual.weight=1"
 GAME = "tokenizer_training.adversarial.weight=1"
@@ -90,6 +91,34 @@ def test_a_penalty_that_a_network_has_no_second_derivatives_for_is_refused(tmp_p
         return
     with pytest.raises(ValueError, match=r"adversarial.r1=1 needs second derivatives, which the classifier"):
         build_discriminator(config, feature_network(config))
+
+
+def test_an_adaptive_weight_with_nothing_to_follow_is_refused(tmp_path):
+    """It would be 0 in every step, and the discriminator would play alone."""
+    alone = ["tokenizer_training.l1=0", "tokenizer_training.l2=0"]
+    with pytest.raises(ValueError, match=r"adaptive_limit=10 weighs the term by the gradient of the others"):
+        build_discriminator(a_config(tmp_path, GAME, *alone), None)
+    fixed = "tokenizer_training.adversarial.adaptive_limit=0"
+    assert build_discriminator(a_config(tmp_path, GAME, *alone, fixed), None)
+
+
+@pytest.mark.parametrize(
+    ("rules", "said"),
+    [
+        (["keep=best"], "keep=best may undo"),
+        (["keep=best", "patience=2"], "keep=best and patience may undo"),
+        ([], ""),
+    ],
+)
+def test_psnr_is_not_left_to_undo_a_game_unsaid(tmp_path, capsys, rules, said):
+    """It falls as the discriminator begins, so the best average would be one from before."""
+    given = [f"tokenizer_training.{rule}" for rule in rules]
+    for more, expected in ((GAME, said), ("tokenizer_training.l1=1", "")):
+        training = a_config(tmp_path, *given, more).tokenizer_training
+        say_what_psnr_decides(training, Processes())
+        printed = capsys.readouterr().out
+        assert expected in printed
+        assert bool(printed) == bool(expected)
 
 
 def test_a_classifier_of_ours_and_heads_on_its_features(tmp_path, make_vit):

@@ -198,11 +198,19 @@ def build_discriminator(config: Config, network: FeatureStages | None) -> nn.Mod
     Its patches are less than the smallest pictures of the training.
 
     Raises:
-        ValueError: these are too small for patches, or `network` lacks the second derivatives that R1 needs.
+        ValueError: these are too small for patches, `network` lacks the second derivatives that R1 needs, or
+            there is no other term whose gradient the adaptive weight could follow.
     """
-    adversarial, seed = config.tokenizer_training.adversarial, config.tokenizer_seed
+    training, seed = config.tokenizer_training, config.tokenizer_seed
+    adversarial = training.adversarial
     if not adversarial.weight:
         return None
+    if adversarial.adaptive_limit and not (training.l1 or training.l2 or training.perceptual.weight):
+        raise ValueError(
+            f"tokenizer_training.adversarial.adaptive_limit={adversarial.adaptive_limit:g} weighs the term "
+            "by the gradient of the others, but l1, l2 and perceptual.weight are all 0: give one of them a "
+            "weight, or set it to 0"
+        )
 
     spectral = adversarial.spectral_norm
     if adversarial.discriminator == "features":

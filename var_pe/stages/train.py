@@ -71,7 +71,7 @@ from var_pe.tasks.fading import Fading
 from var_pe.tasks.generator import GeneratorTask
 from var_pe.tasks.pretraining import ContrastTask, HiddenPixelsTask, HiddenTokensTask
 from var_pe.tasks.pyramids import one_of
-from var_pe.tasks.tokenizer import TokenizerTask
+from var_pe.tasks.tokenizer import TokenizerTask, TokenizerTraining
 from var_pe.training.history import History, Rule
 from var_pe.training.loop import train
 
@@ -95,6 +95,7 @@ def train_tokenizer(config: Config, accelerator: Accelerator, extend: Rule | Non
     # Images for each pyramid that a step may train on
     pyramids, model = tokenizer_pyramids(config), build_tokenizer(config)
     network = feature_network(config)
+    discriminator = build_discriminator(config, network)
     if network is not None:
         network = network.to(accelerator.device)
     processes = Processes.of(accelerator)
@@ -120,11 +121,12 @@ def train_tokenizer(config: Config, accelerator: Accelerator, extend: Rule | Non
         seed=seed,
         trained_codes=history.start.codes if history.start else 0,
         network=network,
-        discriminator=build_discriminator(config, network),
+        discriminator=discriminator,
         processes=processes,
     )
 
     run = claim(folder, "tokenizer", config, history, accelerator)
+    say_what_psnr_decides(training, processes)
     trained = train(task, training, run, history, seed=seed)
     put_in_place(run, "tokenizer", config, trained, dataset, history, first.class_names)
     return load_model(VQTokenizer, folder / "tokenizer")
@@ -404,6 +406,17 @@ def say_what_is_read(data: DataConfig, processes: Processes) -> None:
     """Prints how many pictures of each class are trained and tested on, and what is left out."""
     for sentence in what_is_read(data):
         processes.say(sentence)
+
+
+def say_what_psnr_decides(training: TokenizerTraining, processes: Processes) -> None:
+    """Prints a remark if PSNR, which an adversarial term lowers, says which average is kept or how long."""
+    going_by_it = {"keep=best": training.keep == "best", "patience": training.patience > 0}
+    by_psnr = [name for name, on in going_by_it.items() if on]
+    if by_psnr and training.adversarial.weight:
+        processes.say(
+            f"tokenizer_training.{' and '.join(by_psnr)} may undo the adversarial term, which usually "
+            "lowers validation/psnr, by which they go: set keep=last and patience=0"
+        )
 
 
 def check_generator(config: Config) -> list[Pyramid]:
