@@ -1,6 +1,6 @@
 """Scores a run: compares its images with real ones and adds the scores to metrics.json.
 
-    python scripts/evaluate.py --run runs/fashion_learned --features efficientnet_lite0 runs/fashion_vit
+    python scripts/evaluate.py --run runs/fashion_learned --features efficientnet_lite1 runs/fashion_vit
     python scripts/evaluate.py --run runs/fashion_learned --of tokenizer
     python scripts/evaluate.py --run runs/fashion_vit --of classifier --size 56 56
 
@@ -26,7 +26,7 @@ from var_pe.settings.command_line import FOLDERS, RUN, given_path, parse_argumen
 from var_pe.stages.config import Config
 from var_pe.stages.draw import draw_folder, load_pipeline, sampling_of
 from var_pe.stages.drawn_images import pictures_in
-from var_pe.stages.features import feature_extractor, judges
+from var_pe.stages.features import feature_extractor, flattering, judges
 from var_pe.stages.models import find_tokenizer, load_tokenizer
 from var_pe.stages.on_maps import ON_MAPS
 from var_pe.stages.score import (
@@ -143,9 +143,11 @@ def main() -> None:
             )
 
         accelerator.print(summary(found))
-        advice = for_equal_counts(found, config.run) if arguments.of == "generator" else ""
-        if advice:
-            accelerator.print(advice)
+        remarks = [] if arguments.of in OF_IMAGES else flattering(config, features)
+        if arguments.of == "generator":
+            remarks.append(for_equal_counts(found, config.run))
+        for remark in filter(None, remarks):
+            accelerator.print(remark)
 
 
 def as_drawn(config: Config, folder: Path, accelerator: Accelerator) -> Config:

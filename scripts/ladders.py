@@ -29,7 +29,7 @@ from var_pe.comparison.ladder_study import (
 from var_pe.settings.command_line import check_options, given_path, parse_arguments
 from var_pe.settings.fields import NonNegativeFloat, PositiveFloat
 from var_pe.stages.config import Config
-from var_pe.stages.features import feature_extractor
+from var_pe.stages.features import feature_extractor, trained_against
 from var_pe.stages.session import exit_with_sentence, session
 from var_pe.training.stopping import end_with_parent
 
@@ -94,11 +94,11 @@ def check_judge(config: Config, judge: str) -> None:
         ValueError: they are missing, or tokenizers are trained against the same network.
     """
     feature_extractor(judge, config.evaluation.inception_weights)
-    perceptual = config.tokenizer_training.perceptual
-    if judge == perceptual.network and (perceptual.weight or config.tokenizer_training.adversarial.weight):
+    if trained_against(config, judge):
         raise ValueError(
-            f"--judge {judge} cannot judge tokenizers that are trained against it "
-            f"(tokenizer_training.perceptual.network={judge}): choose another"
+            f"--judge {judge} cannot judge tokenizers that are trained against its network "
+            f"(tokenizer_training.perceptual.network={config.tokenizer_training.perceptual.network}): choose "
+            "another"
         )
 
 

@@ -15,8 +15,9 @@ from var_pe.files import write_text
 from var_pe.stages import features
 from var_pe.stages.config import Config
 from var_pe.stages.drawn_images import DrawnImages, Labelled, labels_of_folders
-from var_pe.stages.features import described, feature_extractor, judges
+from var_pe.stages.features import described, feature_extractor, flattering, judges
 from var_pe.stages.images import RealImages
+from var_pe.stages.judge import name_of_judge
 from var_pe.stages.models import build_classifier
 from var_pe.stages.score import for_equal_counts, score_images, summary
 from var_pe.training.notes import TrainingNotes
@@ -132,6 +133,37 @@ def test_features_are_computed_of_the_images_that_are_compared(config, tmp_path,
     for key, value in wanted.items():
         assert found["values"][key] == pytest.approx(value, rel=1e-4, abs=1e-4), key
     assert found["num_images"] == found["reference"]["num_images"] == found["floor"]["count"] == 12
+
+
+@pytest.mark.parametrize(
+    ("rules", "judge", "flatters"),
+    [
+        (["perceptual.weight=1"], "efficientnet_lite0", True),
+        (["perceptual.weight=1"], "efficientnet_lite0_spatial", True),
+        (["perceptual.weight=1"], "efficientnet_lite1", False),
+        (["perceptual.weight=0"], "efficientnet_lite0", False),
+        (["adversarial.weight=1"], "efficientnet_lite0", False),
+        (["adversarial.weight=1", "adversarial.discriminator=features"], "efficientnet_lite0", True),
+        (["perceptual.weight=1", "perceptual.network=runs/vit"], "./runs/vit/", True),
+        (["perceptual.weight=1", "perceptual.network=runs/vit"], "efficientnet_lite0", False),
+    ],
+)
+def test_a_judge_that_a_tokenizer_was_trained_against_is_named(rules, judge, flatters):
+    """Its distance is what the tokenizer was made to lower."""
+    given = [f"tokenizer_training.{rule}" for rule in rules]
+    config = settings.load(Config, None, ["run=run", "tokenizer_run=tokenizer", *given])
+    assert len(flattering(config, [judge, "shapes"])) == flatters
+    judge_of_tokenizer = name_of_judge(config)
+    assert judge_of_tokenizer
+    assert not flattering(config, [judge_of_tokenizer])
+
+
+@pytest.mark.parametrize(
+    "name", ["fashion.yaml", "clipart.yaml", "cifar.yaml", "imagenet256.yaml", "shapes.yaml"]
+)
+def test_no_config_of_ours_is_scored_by_what_its_tokenizer_was_trained_against(name):
+    config = settings.load(Config, name)
+    assert not flattering(config, judges(config))
 
 
 def test_more_drawn_than_real_images_are_answered_with_commands_for_equal_counts():

@@ -43,6 +43,27 @@ def feature_extractor(name: str, inception_weights: str | None = None) -> Featur
     return ClassifierFeatures(load_classifier_of_images(folder), Path(name).name, weights_hash(folder))
 
 
+def trained_against(config: Config, name: str) -> bool:
+    """Whether the extractor called `name` is, or has, the network that the tokenizer's losses look through.
+
+    Its scores flatter what such a tokenizer rebuilds, and what is drawn through it.
+    """
+    network, judge = config.tokenizer_training.looks_through, name.removesuffix(SPATIAL)
+    if network is None or network in VARIANTS or judge in VARIANTS:
+        return network == judge
+    return Path(network).resolve() == Path(judge).resolve()
+
+
+def flattering(config: Config, names: Sequence[str]) -> list[str]:
+    """A sentence for each extractor of these that the tokenizer was trained against."""
+    return [
+        f"{name} flatters these pictures, since the tokenizer was trained against its network "
+        f"(tokenizer_training.perceptual.network): score with --features of another one, too"
+        for name in names
+        if trained_against(config, name)
+    ]
+
+
 def judges(config: Config) -> list[str]:
     """`evaluation.features`; for coloured pictures of data.source=shapes the reader of shapes comes first."""
     features = config.evaluation.features

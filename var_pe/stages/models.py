@@ -165,13 +165,9 @@ def feature_network(config: Config) -> FeatureStages | None:
     Raises:
         ValueError: its weights are not there, or do not fit the pictures.
     """
-    training = config.tokenizer_training
-    perceptual, adversarial = training.perceptual, training.adversarial
-    of_discriminator = adversarial.weight > 0 and adversarial.discriminator == "features"
-    if not perceptual.weight and not of_discriminator:
+    perceptual, name = config.tokenizer_training.perceptual, config.tokenizer_training.looks_through
+    if name is None:
         return None
-
-    name = perceptual.network
     if name in VARIANTS:
         return LiteStages(name)
     if name == "vgg16":

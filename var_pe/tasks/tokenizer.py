@@ -61,6 +61,12 @@ class TokenizerTraining(TrainingConfig):
         Share, Doc("share of the images that are rebuilt from a random number of their coarsest levels")
     ] = 0.0
 
+    @property
+    def looks_through(self) -> str | None:
+        """`perceptual.network`, if a loss looks through it: the perceptual term or a discriminator does."""
+        of_discriminator = self.adversarial.weight > 0 and self.adversarial.discriminator == "features"
+        return self.perceptual.network if self.perceptual.weight or of_discriminator else None
+
 
 WORST = 8  # images of the lowest PSNR that a preview shows
 
