@@ -8,6 +8,7 @@ from var_pe.diagnosis.attention import (
     attention_of_classifier,
     attention_of_generator,
     by_level,
+    distances,
     rollout,
 )
 from var_pe.diagnosis.attributions import attributions
@@ -86,26 +87,37 @@ def test_rollout_is_the_product_of_half_attention_and_half_identity():
     torch.testing.assert_close(rollout([first[None, None], heads])[0], wanted)
 
 
+def test_nothing_comes_through_prompts_to_the_next_layer():
+    """By hand: token 1 looks at token 2 in the first layer through a prompt that the second one replaces."""
+    looks = torch.tensor([[0.0, 0.0, 1.0], [1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])
+    layers = [looks[None, None], looks[None, None]]
+    assert rollout(layers)[0].tolist() == [[0.25, 0, 0.75], [0.5, 0.25, 0.25], [0, 0, 1]]
+    assert rollout(layers, prompts=1)[0].tolist() == [[0.5, 0, 0.5], [0.75, 0.25, 0], [0, 0, 1]]
+
+
 @torch.no_grad()
-def test_what_classes_are_read_from_looks_at_patches(make_vit, make_loud):
-    """Class token and registers are left out of maps: row 0 for a class token, else the patches' mean."""
+@pytest.mark.parametrize("prompts", [0, 3])
+def test_what_classes_are_read_from_looks_at_patches(prompts, make_vit, make_loud):
+    """All that has no place is left out of maps: the class token's row, else the mean of the patches'."""
     for pool, registers in (("class_token", 2), ("mean", 1)):
-        vit = make_loud(make_vit("rope", pool=pool, registers=registers))
+        vit = make_loud(make_vit("rope", pool=pool, registers=registers, prompts=prompts))
         weights = attention_of_classifier(vit, images())[0]
-        prefix = vit.num_prefix_tokens
-        wanted = (
-            weights[:, :, 0, prefix:] if pool == "class_token" else weights[:, :, prefix:, prefix:].mean(2)
-        )
+        before = prompts + vit.num_prefix_tokens
+        wanted = weights[:, :, before:, before:].mean(2)
+        if pool == "class_token":
+            wanted = weights[:, :, prompts, before:]
         assert torch.equal(as_read(vit, weights), wanted.unflatten(2, (4, 6)))
+        assert distances(vit, [weights]).shape == (1, 4)
 
 
 def test_attributions_are_maps_of_the_images(make_vit, make_loud):
-    """Of a plain ViT without its class token, of stages on their last map; nothing is left in gradients."""
+    """Of a plain ViT without class token and prompts, of stages on their last map; no gradient is left."""
     pytest.importorskip("pytorch_grad_cam")
     stages = HierarchicalClassifier(
         (8, 12), num_classes=3, patch_size=2, dim=16, num_heads=2, hierarchy=["full(blocks=1)"] * 2
     )
-    for model in (make_vit("learned", pool="class_token"), stages.eval()):
+    prompted = make_vit("learned", pool="class_token", prompts=2)
+    for model in (make_vit("learned", pool="class_token"), prompted, stages.eval()):
         make_loud(model)
         maps = attributions(model, images())
         assert set(maps) == {"Grad-CAM", "EigenCAM"}

@@ -62,9 +62,10 @@ def test_files_alone_draw_what_the_model_draws(make_generator, make_tokenizer, m
 
 
 def test_a_classifier_leaves_with_all_that_acts_in_attention(make_vit, make_loud, tmp_path):
-    """Tokens, turns and scores at once; any number of images."""
+    """Tokens, turns and scores at once, and prompts; any number of images."""
     pytest.importorskip("onnxruntime")
-    vit = make_loud(make_vit("sinusoidal + rope(layout=interleaved) + relative_bias", depth=1, registers=1))
+    line = "sinusoidal + rope(layout=interleaved) + relative_bias"
+    vit = make_loud(make_vit(line, depth=1, registers=1, prompts=2))
     (part,) = classifier_parts(vit)
     exported = export_part(part, tmp_path)
     assert exported.difference <= TOLERANCE

@@ -144,10 +144,16 @@ def test_a_plan_says_which_kernel_attention_takes_and_what_scores_cost(words, ex
 
 
 def test_a_plan_counts_the_prefix_tokens_of_a_classifier():
-    """16 patches, a class token and two registers: one call for all."""
+    """16 patches, a class token, two registers and three prompts: one call for all."""
     words = ["classifier.pool=class_token", "classifier.registers=2", "classifier.patch_size=8"]
-    said = plan(settings.load(Config, ROOT / "configs" / "shapes_vit.yaml", words))
-    assert "attention: 19 tokens on " in said
+    said = plan(settings.load(Config, ROOT / "configs" / "shapes_vit.yaml", [*words, "classifier.prompts=3"]))
+    assert "attention: 22 tokens on " in said
+
+
+def test_prompts_beyond_all_memory_are_refused():
+    """Before anything is built."""
+    with pytest.raises(settings.ConfigError, match=r"classifier\.prompts=1000000000000, .* are built"):
+        settings.load(Config, ROOT / "configs" / "shapes_vit.yaml", ["classifier.prompts=1000000000000"])
 
 
 @pytest.mark.parametrize(

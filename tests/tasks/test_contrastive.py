@@ -68,7 +68,7 @@ def test_crops_agree_where_they_show_the_same_place():
     assert contrast_of_crops(whole_1LC, whole_1LC, none_12 + 0.5, all_1 / 2, (4, 4), 0.1) > 1
 
 
-@pytest.mark.parametrize("kind", ["generator", "classifier"])
+@pytest.mark.parametrize("kind", ["generator", "classifier", "classifier with prompts"])
 def test_it_is_added_with_its_weight_and_learned(kind, make_generator, make_tokenizer, make_vit):
     """A few steps on one batch bring it down, whatever else they learn."""
     torch.manual_seed(0)
@@ -82,7 +82,7 @@ def test_it_is_added_with_its_weight_and_learned(kind, make_generator, make_toke
         batch = {"label": torch.tensor([0, 1]), "draw_number": torch.arange(2)}
         batch["tokens"] = torch.randint(16, (2, 30))
     else:
-        model = make_vit("learned", registers=1).train()
+        model = make_vit("learned", registers=1, prompts=2 if "prompts" in kind else 0).train()
         config, plain = ClassifierTraining(contrastive=contrastive), ClassifierTraining()
         tasks = [ClassifierTask(model, [], [], rules) for rules in (config, plain)]
         batch = {"image": torch.randn(4, 3, 8, 12), "label": torch.tensor([0, 1, 2, 0])}
@@ -110,3 +110,6 @@ def test_a_layer_that_is_not_there_is_refused():
     more = ["classifier={}", staged, "classifier_training.contrastive={layer: 1}"]
     with pytest.raises(settings.ConfigError, match="contrastive compares tokens of one grid"):
         settings.load(Config, "shapes.yaml", more)
+    padded = ["classifier={padding: end}", "classifier_training.contrastive={layer: 1}"]
+    with pytest.raises(settings.ConfigError, match=r"leave classifier\.padding at none"):
+        settings.load(Config, "shapes.yaml", padded)

@@ -67,24 +67,29 @@ def attention_weights(q_BHQD: Tensor, k_BHKD: Tensor, given: dict[str, object]) 
 
 @torch.no_grad()
 def attention_of_classifier(model: ViTClassifier, images_BCHW: Tensor) -> list[Tensor]:
-    """Of every layer, (B, H, P + L, P + L), the P prefix tokens first."""
+    """Of every layer, (B, H, P + L, P + L), the P tokens before the patches first."""
     with served_by("fused"), AttentionRecorder() as recorder:
         model(images_BCHW)
     assert len(recorder.weights) == len(model.blocks), "a plain ViT attends once a block"
     return recorder.weights
 
 
-def rollout(layers: Sequence[Tensor]) -> Tensor:
+def rollout(layers: Sequence[Tensor], prompts: int = 0) -> Tensor:
     """How much of each token has come into each after the last layer, (B, P + L, P + L).
 
     Abnar & Zuidema 2020: the product of the layers' attention, meaned over heads, each half of it and half
     the identity, which stands for the residual connection. Feed-forward layers and what values hold do not
-    count.
+    count. The first `prompts` tokens are other ones in every layer, so nothing comes through them.
     """
     total_BLL: Tensor | None = None
     for weights_BHLL in layers:
-        mixed_BLL = (weights_BHLL.mean(1) + torch.eye(weights_BHLL.shape[-1])) / 2
-        total_BLL = mixed_BLL if total_BLL is None else mixed_BLL @ total_BLL
+        identity_LL = torch.eye(weights_BHLL.shape[-1])
+        mixed_BLL = (weights_BHLL.mean(1) + identity_LL) / 2
+        if total_BLL is None:
+            total_BLL = mixed_BLL
+            continue
+        total_BLL[:, :prompts] = identity_LL[:prompts]
+        total_BLL = mixed_BLL @ total_BLL
     assert total_BLL is not None, "a model has layers"
     return total_BLL
 
@@ -94,9 +99,9 @@ def as_read(model: ViTClassifier, weights_XLL: Tensor) -> Tensor:
 
     That is the class token or, where the mean over patches is read, the mean of the patches' attention.
     """
-    prefix = model.num_prefix_tokens
+    prefix = model.num_before_patches
     if model.pool == "class_token":
-        row_XL = weights_XLL[..., 0, prefix:]
+        row_XL = weights_XLL[..., model.prompts, prefix:]
     else:
         row_XL = weights_XLL[..., prefix:, prefix:].mean(-2)
     return row_XL.unflatten(-1, model.pyramid.finest)
@@ -104,7 +109,7 @@ def as_read(model: ViTClassifier, weights_XLL: Tensor) -> Tensor:
 
 def distances(model: ViTClassifier, layers: Sequence[Tensor]) -> Tensor:
     """How far from a patch attention goes, among patches, in sides of the image, (N, H) of N layers."""
-    prefix = model.num_prefix_tokens
+    prefix = model.num_before_patches
     positions = model.pyramid.positions()
     found = []
     for weights_BHLL in layers:

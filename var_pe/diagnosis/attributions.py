@@ -49,8 +49,8 @@ def attributions(model: Classifier, images_BCHW: Tensor) -> dict[str, Tensor]:
 
 
 def last_tokens(model: Classifier) -> tuple[nn.Module, int]:
-    """The norm whose tokens are looked at, and how many prefix tokens come first there."""
+    """The norm whose tokens are looked at, and how many tokens come before the patches there."""
     if isinstance(model, ViTClassifier):
-        return model.blocks[-1].get_submodule("norm1"), model.num_prefix_tokens
+        return model.blocks[-1].get_submodule("norm1"), model.num_before_patches
     assert isinstance(model, HierarchicalClassifier), "there is no third kind"
     return model.stages[-1].get_submodule("blocks")[-1].get_submodule("norm1"), 0

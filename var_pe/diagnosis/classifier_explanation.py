@@ -44,7 +44,7 @@ def explain_classifiers(examined: Sequence[Examined]) -> Explained:
         said = f"{one.name}: {type(one.model).__name__}, encoding {one.model.config['encoding']}"
         if isinstance(one.model, ViTClassifier):
             layers = attention_of_classifier(one.model, one.images_BCHW)
-            maps = {"rollout": as_read(one.model, rollout(layers)), **maps}
+            maps = {"rollout": as_read(one.model, rollout(layers, one.model.prompts)), **maps}
             travelled[one.name] = distances(one.model, layers)
             heads[f"{one.name}: every head of every layer, first picture"] = heads_figure(one.model, layers)
             said += f"; mean distance of attention {travelled[one.name].mean():.3f} sides, {even(one.model)}"

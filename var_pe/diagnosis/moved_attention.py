@@ -43,7 +43,7 @@ def seen(examined: Examined) -> Seen:
         )
     layers = attention_of_classifier(model, examined.images_BCHW)
     taken_B = model(examined.images_BCHW).argmax(1)
-    return Seen(examined, layers, as_read(model, rollout(layers)), taken_B)
+    return Seen(examined, layers, as_read(model, rollout(layers, model.prompts)), taken_B)
 
 
 def with_moved(explained: Explained, pairs: Sequence[tuple[Examined, Examined]]) -> Explained:

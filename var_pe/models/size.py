@@ -83,7 +83,7 @@ def size_of_classifier(config: ClassifierConfig, tokens: int) -> Size:
         return _size_of_hierarchy(config, tokens)
 
     dim, patch = as_float(config.dim), as_float(config.patch_size)
-    block = (4 + 2 * config.mlp_ratio) * dim**2
+    block = (4 + 2 * config.mlp_ratio) * dim**2 + as_float(config.prompts) * dim
     pixels = 3 * patch**2 * as_float(config.tubelet or 1)
     rest = dim * (pixels + as_float(config.registers) + as_float(tokens))
     return Size(
@@ -93,6 +93,7 @@ def size_of_classifier(config: ClassifierConfig, tokens: int) -> Size:
             "classifier.dim",
             "classifier.depth",
             "classifier.mlp_ratio",
+            *(("classifier.prompts",) if config.prompts else ()),
             "classifier.patch_size",
             *(("classifier.tubelet",) if config.tubelet else ()),
             "classifier.registers",

@@ -204,7 +204,7 @@ class Block(nn.Module):
         The block's own prompts take the places of the first tokens.
         """
         if self.prompt_tokens_PC is not None:
-            prompts_BPC = self.prompt_tokens_PC.to(x_BLC.dtype).expand(len(x_BLC), -1, -1)
+            prompts_BPC = self.prompt_tokens_PC.to(x_BLC.dtype).expand(x_BLC.shape[0], -1, -1)
             x_BLC = torch.cat([prompts_BPC, x_BLC[:, len(self.prompt_tokens_PC) :]], dim=1)
 
         attended_BLC = self.attn(self.norm1(x_BLC), position_context, layer)
@@ -377,6 +377,11 @@ class ViTClassifier(PlainClassifier):
 
         initialise(self, seed)
 
+    @property
+    def num_before_patches(self) -> int:
+        """The tokens that come before the patches in every block: prompts, class token and registers."""
+        return self.prompts + self.num_prefix_tokens
+
     def set_patch_size(self, patch_size: int) -> None:
         """Patches of another size from now on, and in a saved copy; the stored kernel stays as it is.
 
@@ -468,8 +473,7 @@ class ViTClassifier(PlainClassifier):
         # Prompts, whose places each block fills with its own, come before all others, and go in the end.
         if self.prompts:
             x_BLC = F.pad(x_BLC, (0, 0, self.prompts, 0))
-        prefix = self.prompts + self.num_prefix_tokens
-        visible = None
+        prefix, visible = self.num_before_patches, None
         if held_BL is not None:
             check_serves_some(encoding)
             visible = F.pad(held_BL, (prefix, 0), value=True)[:, None, None]

@@ -199,7 +199,7 @@ def _inside(classifier: AnyClassifier, config: Config, training: TrainingConfig)
         _encoding(config.classifier.encoding, classifier.position_encoding),
         _attention(
             classifier.pyramid,
-            classifier.num_prefix_tokens,
+            classifier.num_before_patches,
             config.classifier.num_heads,
             classifier.position_encoding,
             training,

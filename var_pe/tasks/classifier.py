@@ -178,7 +178,7 @@ class ClassifierTask:
         with blocks.watching(contrastive.block(len(blocks))) as seen:
             logits_BV = model(torch.cat([images_BCHW, crop_BCHW])).chunk(2)[0]
 
-        whole_BLC, crop_BLC = seen[0][:, self.model.num_prefix_tokens :].chunk(2)
+        whole_BLC, crop_BLC = seen[0][:, self.model.num_before_patches :].chunk(2)
         grid = self.model.pyramid.finest
         contrast = contrast_of_crops(whole_BLC, crop_BLC, centre_B2, side_B, grid, contrastive.temperature)
         return logits_BV, contrast
