@@ -143,6 +143,12 @@ class Config:
                 "classifier_training.contrastive compares tokens of one grid; a classifier.hierarchy has "
                 "several"
             )
+        padded = self.classifier is not None and self.classifier.padding != "none"
+        if training.contrastive is not None and padded:
+            raise ValueError(
+                "classifier_training.contrastive compares places in pictures of whole patches: leave "
+                "classifier.padding at none"
+            )
         depth = self.generator.depth if self.classifier is None else self.classifier.depth
         if training.contrastive is not None and training.contrastive.layer > depth:
             raise ValueError(
