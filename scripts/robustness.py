@@ -27,7 +27,7 @@ from var_pe.comparison.robustness_study import (
     study_robustness,
     subjects_of,
 )
-from var_pe.data.sources import OF_CLIPS, SOURCES
+from var_pe.data.sources import BY_NAME
 from var_pe.evaluation import attacks, outliers
 from var_pe.evaluation.defences import parse_defence
 from var_pe.evaluation.records import versions
@@ -59,7 +59,7 @@ def arguments() -> argparse.Namespace:
     add(
         "--against",
         nargs="+",
-        choices=[NOISE, *(name for name in SOURCES if name not in OF_CLIPS)],
+        choices=[NOISE, *BY_NAME],
         help="other data; default: shapes (unless the runs' own) and noise",
     )
     add("--generator", type=given_path, metavar="RUN", help="a generator's run: its bits are a score, too")

@@ -16,9 +16,10 @@ from torch.utils.data import DataLoader
 
 from var_pe.data.images import ImageDataset
 from var_pe.data.part import drawn
-from var_pe.data.sources import DataConfig, open_source
+from var_pe.data.sources import BY_NAME, OF_CLIPS, SOURCES, DataConfig, open_source
 from var_pe.data.streams import open_stream
 from var_pe.processes import Processes
+from var_pe.settings.files import ConfigError
 
 
 def picture(number: int, size: tuple[int, int] = (32, 32)) -> Image.Image:
@@ -208,6 +209,16 @@ def test_all_labels_are_known_without_reading_a_picture(tmp_path, source, monkey
     labels = [opened.read(i)[1] for i in range(len(opened))]
     monkeypatch.setattr(Image, "open", None)
     assert opened.labels_N.tolist() == labels
+
+
+def test_a_name_says_all_of_the_sources_that_a_command_takes_by_name():
+    """Of every other source of pictures something else has to be said, such as its folder."""
+    for name in set(SOURCES) - set(OF_CLIPS):
+        if name in BY_NAME:
+            assert DataConfig(source=name).source == name
+        else:
+            with pytest.raises(ConfigError, match=f"source={name} needs data"):
+                DataConfig(source=name)
 
 
 def test_a_single_class_is_refused_unless_no_labels_are_wanted(tmp_path):

@@ -56,7 +56,9 @@ KNOWN = {
     "cifar100": Known("uoft-cs/cifar100", "img", "fine_label", 100, 50_000),
     "imagenet": Known("ILSVRC/imagenet-1k", "image", "label", 1000, 1_281_167, test_split="validation"),
 }
-SOURCES = ("shapes", *KNOWN, "imagefolder", "parquet", "hub", "masks", "coco", "moving_shapes", "videos")
+# Those of pictures whose name is all that has to be said
+BY_NAME = ("shapes", *KNOWN)
+SOURCES = (*BY_NAME, "imagefolder", "parquet", "hub", "masks", "coco", "moving_shapes", "videos")
 # Those whose pictures come with masks or boxes
 WITH_TRUTH = ("masks", "coco")
 
