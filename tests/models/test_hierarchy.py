@@ -164,6 +164,18 @@ def test_linear_attention_is_its_formula(make_loud):
     torch.testing.assert_close(found, attention.proj(y.transpose(1, 2).flatten(2)), atol=1e-5, rtol=1e-4)
 
 
+def test_linear_attention_is_finite_where_all_features_are_zero():
+    """Queries so far below 0 that elu + 1 rounds to 0: neither outputs nor gradients divide by it."""
+    rope = build_encoding("rope", dim=16, num_heads=2, depth=2, pyramid=Pyramid.of([GRID]))
+    attention = LinearAttention(16, 2, dropout=0.0)
+    with torch.no_grad():
+        attention.q_bias.fill_(-40)
+    found = attention(tokens(), context_of(shape_of(Linear), rope).at(0), 0)
+    found.square().sum().backward()
+    assert found.isfinite().all()
+    assert all(p.grad.isfinite().all() for p in attention.parameters() if p.grad is not None)
+
+
 def test_linear_attention_says_with_what_it_cannot_be_combined(line):
     """Whatever adds to scores or widens queries and keys; all others serve it."""
     options = dict(dim=16, num_heads=2, depth=2, pyramid=Pyramid.of([GRID]))

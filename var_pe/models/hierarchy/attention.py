@@ -14,6 +14,9 @@ from var_pe.models.layers import AttentionHeads
 from var_pe.pyramid import Positions, Pyramid, Sides
 from var_pe.resampling.precision import full_precision
 
+# Least sum of a query's weights in linear attention, whose features may all round to 0 (the authors add it)
+LEAST_WEIGHT = 1e-6
+
 
 @dataclass(frozen=True)
 class Call:
@@ -164,7 +167,7 @@ class LinearAttention(AttentionHeads):
         dtype = v_BHLD.dtype
         with full_precision(x_BLC):  # sums over all tokens
             q_BHLD, k_BHLD = F.elu(q_BHLD.float()) + 1, F.elu(k_BHLD.float()) + 1
-            weight_BHL1 = q_BHLD @ k_BHLD.sum(2)[..., None]
+            weight_BHL1 = (q_BHLD @ k_BHLD.sum(2)[..., None]).clamp(min=LEAST_WEIGHT)
 
             q_BHLD = call.positions.rotate(q_BHLD, layer)
             k_BHLD = call.positions.rotate(k_BHLD, layer)
