@@ -114,6 +114,13 @@ def test_what_an_encoder_cannot_be_is_said_when_the_config_is_read(tmp_path, set
         config_in(tmp_path, setting)
 
 
+def test_a_picture_alone_has_nothing_to_be_told_from(tmp_path):
+    """Its loss would be 0 whatever the encoder says."""
+    alone = ["encoder.method=contrast", "encoder_training.batch=2", "encoder_training.accumulate=2"]
+    with pytest.raises(ConfigError, match=r"batch=2 and encoder_training\.accumulate=2"):
+        config_in(tmp_path, *alone)
+
+
 @pytest.mark.parametrize(
     ("settings_given", "sentence"),
     [

@@ -227,6 +227,12 @@ class Config:
             raise ValueError("encoder.method hides patches of one grid: set classifier.dynamic=false")
 
         # What its training may be
+        batch, parts = self.encoder_training.batch, self.encoder_training.accumulate
+        if self.encoder.method == "contrast" and batch == parts:
+            raise ValueError(
+                f"encoder.method=contrast tells the pictures of a micro-batch apart, but one is alone with "
+                f"encoder_training.batch={batch} and encoder_training.accumulate={parts}"
+            )
         if self.model.retrofit is not None:
             raise ValueError(
                 "model.retrofit is for classifiers and generators: retrofit the classifier later"
