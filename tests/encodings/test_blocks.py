@@ -38,6 +38,18 @@ def test_a_cell_gets_its_block_and_its_place_in_it():
 
 
 @torch.no_grad()
+@pytest.mark.parametrize(
+    "part", ["blocks(learned, size=2)", "mixed(blocks(learned, size=2), learned, weights=(1, 1))"]
+)
+def test_blocks_of_blocks_are_cut_from_blocks(part):
+    """A part that has parts gets the grids that its own ones are made from."""
+    encoding = blocks(f"blocks({part}, size=2)")
+    inner = encoding.of_blocks if part.startswith("blocks") else encoding.of_blocks.parts[0]
+    assert inner.of_blocks.pyramid.grids == ((1, 1), (1, 1), (2, 2))
+    assert encoding.prepare(LADDER.positions()).shape == (2 + 12 + 35, 8)
+
+
+@torch.no_grad()
 def test_blocks_move_and_places_in_them_stay():
     encoding = blocks("blocks(learned, size=2)")
     inside_SC = encoding.inside.table_LC.clone()

@@ -98,7 +98,7 @@ def build_encoding(
         if grids_of is None:
             return cls.from_line(member, made_for, build)
         part_of = replace(made_for, pyramid=grids_of(made_for.pyramid))
-        return cls.from_line(member, part_of, lambda part, of=None: build(part, of or grids_of))
+        return cls.from_line(member, part_of, lambda part, of=None: build(part, _after(grids_of, of)))
 
     described = parse(settled(line, dim))
     if acting is not None:
@@ -109,6 +109,13 @@ def build_encoding(
         return members[0] if len(members) == 1 else Composed(members)
     except ValueError as error:
         raise ValueError(f"encoding {line!r}: {error}") from error
+
+
+def _after(
+    first: Callable[[Pyramid], Pyramid], then: Callable[[Pyramid], Pyramid] | None
+) -> Callable[[Pyramid], Pyramid]:
+    """Makes the grids of a part's part: its whole's by `first`, and then its own by `then`, if given."""
+    return first if then is None else lambda pyramid: then(first(pyramid))
 
 
 def _changes_tokens(member: Member) -> bool:
