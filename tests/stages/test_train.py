@@ -27,7 +27,7 @@ from var_pe.stages.features import feature_extractor
 from var_pe.stages.models import build_generator, build_tokenizer, load_model, weights_hash
 from var_pe.stages.plan import plan
 from var_pe.stages.run_folder import SETTINGS, check_settings, remarks_on_steps
-from var_pe.stages.train import train_classifier, train_generator
+from var_pe.stages.train import check_generator, train_classifier, train_generator
 from var_pe.tasks.generator import GeneratorTraining
 from var_pe.training.history import Asked, History
 
@@ -86,6 +86,16 @@ def test_passes_over_a_small_set_that_make_few_steps_are_remarked_on(training, i
         assert said[0].startswith(
             "generator_training.epochs=5 over 400 images is 32 steps, which is very few"
         )
+
+
+@pytest.mark.parametrize("name", ["guidance_schedule", "scale_guidance", "temperature"])
+def test_numbers_for_levels_that_are_not_there_are_refused_before_the_training(name, tmp_path):
+    """The first preview would end it."""
+    folders = [f"run={tmp_path / 'run'}", f"tokenizer_run={tmp_path / 'tokenizer'}"]
+    check_generator(settings.load(Config, "shapes.yaml", [*folders, f"sampling.{name}=[1, 1, 1, 1]"]))
+    config = settings.load(Config, "shapes.yaml", [*folders, f"sampling.{name}=[1, 1]"])
+    with pytest.raises(ValueError, match=rf"sampling\.{name} is one .*\b4\b.*, got \[1.*, 1.*\]$"):
+        check_generator(config)
 
 
 def test_levels_that_do_not_end_at_the_image_size_are_refused():

@@ -4,7 +4,16 @@ from typing import Annotated
 
 from annotated_types import Len
 
-from var_pe.models.choice import Guidance, GuidanceSchedule, Temperature, TopK, TopP
+from var_pe.models.choice import (
+    Guidance,
+    GuidanceSchedule,
+    Temperature,
+    TopK,
+    TopP,
+    guidance_per_level,
+    scale_guidance_per_level,
+    temperature_per_level,
+)
 from var_pe.pyramid import Levels
 from var_pe.settings.fields import Doc, FilePath, NonNegative, Positive, section
 
@@ -66,3 +75,13 @@ class SamplingConfig:
                 f"draws_per_image={self.draws_per_image} needs sampling.classifier, the folder of a "
                 f"classifier's run, which chooses among the drawings"
             )
+
+    def check_levels(self, num_levels: int) -> None:
+        """Whether what is given for each level is given for so many.
+
+        Raises:
+            ValueError: there are more numbers or fewer.
+        """
+        guidance_per_level(self.guidance_scale, self.guidance_schedule, num_levels)
+        scale_guidance_per_level(self.scale_guidance, num_levels)
+        temperature_per_level(self.temperature, num_levels)

@@ -42,7 +42,7 @@ from var_pe.stages.begun import (
     training_of,
     with_ways,
 )
-from var_pe.stages.config import Config, settled_config
+from var_pe.stages.config import Config, rules_of, settled_config
 from var_pe.stages.drawn_images import DrawnImages
 from var_pe.stages.images import (
     held_out_images,
@@ -423,9 +423,9 @@ def check_generator(config: Config) -> list[Pyramid]:
     """The pyramids of the generator's training, checked; also called before the tokenizer is trained.
 
     Raises:
-        ValueError: the generator cannot follow one of them, a stream would have to be cached as tokens, or
-            the folder holds a generator with other settings or of other codes, or one whose steps another
-            version began.
+        ValueError: the generator cannot follow one of them, a stream would have to be cached as tokens,
+            previews cannot be drawn by the sampling settings, or the folder holds a generator with other
+            settings or of other codes, or one whose steps another version began.
     """
     folder, settled = Path(config.run), settled_config(config)
     check_settings(folder, settled, "generator")
@@ -434,4 +434,7 @@ def check_generator(config: Config) -> list[Pyramid]:
     check_codes(config)
     if config.data.streaming and config.generator_training.views:
         raise ValueError("data.streaming=true allows no token cache: set generator_training.views=0")
-    return generator_pyramids(config)
+    pyramids = generator_pyramids(config)
+    with rules_of("sampling"):
+        config.sampling.check_levels(pyramids[0].num_levels)
+    return pyramids
