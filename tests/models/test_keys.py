@@ -5,6 +5,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from tests.models.test_generator import asked, check_cache
+from var_pe.models.generator import GeneratorConfig
 from var_pe.models.kernels import served_by
 from var_pe.models.keys import SampledKeys, ScoredKeys, sample_on
 
@@ -100,5 +101,7 @@ def test_scores_of_all_keys_are_refused(make_generator):
         make_generator("alibi", LADDER, most_keys=4)
     with pytest.raises(ValueError, match="most_keys must be at least 1, got 0"):
         make_generator("rope", LADDER, most_keys=0)
+    with pytest.raises(ValueError, match="keys_by=sample chooses among keys: set most_keys"):
+        GeneratorConfig(keys_by="sample")
     with pytest.raises(ValueError, match="keys_by"):
         make_generator("rope", LADDER, most_keys=4, keys_by="luck")

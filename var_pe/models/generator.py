@@ -95,6 +95,10 @@ class GeneratorConfig:
         NonNegativeFloat, Doc("factor on the initial weights of the gates (VAR-d16: 1e-3)")
     ] = 1e-3
 
+    def __post_init__(self) -> None:
+        if self.keys_by != "score" and self.most_keys is None:
+            raise ValueError(f"keys_by={self.keys_by} chooses among keys: set most_keys, which says how many")
+
 
 @dataclass(frozen=True)
 class ToDraw:
