@@ -551,6 +551,8 @@ def test_wrong_options_are_named(name, options, sentence):
     [
         ("directions=diagonal", "directions is one of axial, spiral, golden, got 'diagonal'"),
         ("directions=spiral, rays=3", "rays is even, from 2 to 8 here, got 3"),
+        ("rays=8", "rays go with directions=spiral, got axial"),
+        ("directions=golden, rays=8", "rays go with directions=spiral, got golden"),
     ],
 )
 def test_wrong_directions_are_named(options, sentence):

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from var_pe.encodings.base import ModelShape, own, register
 from var_pe.encodings.machinery.orthogonal import exponential, skew
 from var_pe.encodings.machinery.turn import Angles, turn
-from var_pe.encodings.rope import Rope
+from var_pe.encodings.rope import RAYS, Rope
 from var_pe.pyramid import Positions
 from var_pe.resampling.precision import full_precision
 
@@ -53,7 +53,7 @@ class HARoPE(Rope):
         base: float = 100.0,
         layout: str = "half",
         directions: str = "axial",
-        rays: int = 4,
+        rays: int = RAYS,
         level_axis: bool = False,
     ) -> None:
         super().__init__(

@@ -47,7 +47,7 @@ class IRPE(ProductEncoding[Buckets]):
     Args:
         method: `product`, `cross` or `euclidean`.
         on: `keys`, `queries` or `both`.
-        ratio: above 0, at most 64; 1.9 in the paper, which gives 7 x 7 buckets to `product`.
+        ratio: from 0.5 to 64; 1.9 in the paper, which gives 7 x 7 buckets to `product`.
     Raises:
         ValueError: an option is not known or out of its range.
     """

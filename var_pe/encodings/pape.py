@@ -33,7 +33,8 @@ class PaPE(ProductEncoding[Parabolas]):
     head, no b, and |d|^2 for the squares, so that turning the picture changes nothing.
 
     Theirs makes a and b of the tokens before attention's map and scales the sum as the other products; here
-    they are made of the queries, scaled as those are, and the sum is taken as it is. Theirs widens queries
+    they are made of the queries, scaled as those are, and the sum is taken as it is. u of PaPE-RI, one number
+    a head, is random and stays so there; here it is learned. Theirs widens queries
     and keys by 3 P + 2 channels, which keeps the flash kernel, but takes squares of places apart and
     together again, which 16 bits do not stand; here it is worked out in float32 for each pair, 0 for a token
     itself. Prefix tokens get 0. Of levels it knows nothing but where their tokens are.

@@ -14,6 +14,7 @@ from var_pe.resampling.conventions import Convention
 from var_pe.resampling.precision import full_precision
 
 DIRECTIONS = ("axial", "spiral", "golden")
+RAYS = 4  # if a line does not say
 
 
 @register("rope", has_time=True)
@@ -36,12 +37,14 @@ class Rope(PositionEncoding[Any]):  # `rope_mixed` prepares angles for each laye
     in all; there, two frequencies in a row share a direction, here each takes the next. `golden` (golden
     gate RoPE, Xiong 2025, "On N-dimensional rotary positional embeddings", and public code after it): pair p
     of D / 2 turns by base^(-p / (D / 2)) along a = p pi / phi, phi = (1 + sqrt 5) / 2: no two agree, and
-    every band of neighbouring frequencies has directions all around.
+    every band of neighbouring frequencies has directions all around. There, p counts on from head to head;
+    here all heads have the same directions.
 
     With `level_axis` a level is a further axis, so that position and level are one code (ours): a pair turns
     in addition by w' l, l = log2(n_finest / n) octaves of its token's level, and w' the lengths
-    base^(-k / (D / 4)) in the opposite order, so that the pairs that hardly tell places tell levels. Scores
-    then depend on displacement and octaves between the levels; the finest level, and a ViT, are as without.
+    base^(-k / (D / 4)) in the opposite order, so that the pairs of each half that tell places least tell
+    levels most. Scores then depend on displacement and octaves between the levels; the finest level, and a
+    ViT, are as without.
 
     In clips time is a further axis in the same way: a pair turns in addition by w' t, t = 0, 1, ... the
     token's moment, so that scores depend on displacement and time between the two (ours; others give time
@@ -80,7 +83,7 @@ class Rope(PositionEncoding[Any]):  # `rope_mixed` prepares angles for each laye
         jitter: float = 1.0,
         rescale: float = 1.0,
         directions: str = "axial",
-        rays: int = 4,
+        rays: int = RAYS,
         level_axis: bool = False,
         learned_from: str = "center",
         learned_rate: float = 1.0,
@@ -100,6 +103,8 @@ class Rope(PositionEncoding[Any]):  # `rope_mixed` prepares angles for each laye
             raise ValueError(f"{self.name}: directions is one of {', '.join(DIRECTIONS)}, got {directions!r}")
 
         self.head_dim = shape.dim // shape.num_heads
+        if directions != "spiral" and rays != RAYS:
+            raise ValueError(f"{self.name}: rays go with directions=spiral, got {directions}")
         if directions == "spiral" and (rays % 2 or not 2 <= rays <= self.head_dim // 2):
             raise ValueError(f"{self.name}: rays is even, from 2 to {self.head_dim // 2} here, got {rays}")
 
@@ -158,7 +163,8 @@ class Rope(PositionEncoding[Any]):  # `rope_mixed` prepares angles for each laye
         return octave_L[:, None] * self._further_axis(positions.level_L.device)
 
     def _further_axis(self, device: torch.device) -> Tensor:
-        """What each pair turns by per unit of a further axis, float32 (P,): most where hardly by places."""
+        """What each pair turns by per unit of a further axis, float32 (P,): in each half, most where least by
+        places."""
         count = self.head_dim // 4
         slowest_first_F = self.base ** (torch.arange(1 - count, 1, device=device) / count)
         return slowest_first_F.repeat(2)
