@@ -189,6 +189,18 @@ def test_a_table_of_another_grid_is_said_to_be_read_and_not_to_be_wrong(make_vit
     assert (other.verdict, "grids 4x6" in other.said, bool(other.todo)) == ("note", True, True)
 
 
+@pytest.mark.parametrize(
+    "line", ["blocks(learned, size=2)", "blocks(blocks(learned, size=2), size=2) + rope"]
+)
+def test_tables_of_blocks_are_for_their_blocks(line, make_generator):
+    """Neither their grids nor that of one block are the model's, and nothing is resampled for it."""
+    model = make_generator(line, levels=(1, 2, (4, 6)))
+    found = list(model_findings.grids(Subject("model", model)))
+    assert len(found) == 2 * line.count("blocks")
+    assert {(one.verdict, one.todo) for one in found} == {("fine", "")}
+    assert all(one.said.endswith("as its blocks need.") for one in found)
+
+
 @pytest.mark.parametrize("line", ["alibi", "peg", "relative_bias"])
 def test_whoever_hears_of_places_between_tokens_hears_what_to_do(line):
     (found,) = model_findings.neighbourhood(placed(line))

@@ -122,6 +122,28 @@ def test_of_a_mixture_every_table_is_spoken_of():
     assert "sinusoidal" not in found
 
 
+@pytest.mark.parametrize(
+    ("part", "words"),
+    [
+        ("learned", "The table of learned is resampled (timm)"),
+        (
+            "factorized",
+            "What factorized has learned stays as it is and is read at the new positions (bilinear)",
+        ),
+    ],
+)
+def test_of_blocks_only_what_moves_is_spoken_of(part, words):
+    """Inside a block nothing changes with the size: blocks of a constant lose nothing on the way."""
+    one = placed(f"blocks({part}, size=2)")
+    there = moved(one, Pyramid(((8, 6),)), "timm")
+    assert said(size_findings.codes(one, there, "timm")).count(words) == 1
+    with torch.no_grad():
+        for parameter in one.encoding.of_blocks.parameters():
+            parameter.fill_(1.0)
+    there = moved(one, Pyramid(((8, 6),)), "timm")
+    assert round_trip(one, there, "timm") < 1e-6
+
+
 def test_a_table_of_scores_is_compared_after_the_way_back():
     """It is added to no token, and is resampled all the same: 11x11 displacements to 5x5."""
     one = placed("relative_bias")

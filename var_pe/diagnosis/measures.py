@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from var_pe.encodings import REGISTRY, PositionEncoding, TokenEncoding
+from var_pe.encodings.blocks import Blocks, blocks_of
 from var_pe.pyramid import Grid, Pyramid
 
 POSITION_AXES = set("Lhwyx")  # the legend's letters that count positions: parameters with one are tables
@@ -113,6 +114,21 @@ def neighbours(similarity_LL: Tensor, pyramid: Pyramid) -> float | None:
 
     span = pyramid.spans[-1]
     return float(similarity_LL[span, span][here_M, there_M].mean())
+
+
+def asked_grids(whole: nn.Module, name: str, pyramid: Pyramid) -> Pyramid | None:
+    """The grids that the member called `name` in `whole`, which is asked for `pyramid`, is itself asked for.
+
+    Those of the blocks for a part of `blocks`; None for its other part, which is the same at every size.
+    """
+    words = name.split(".")
+    for number, word in enumerate(words):
+        module = whole.get_submodule(".".join(words[:number]))
+        if isinstance(module, Blocks):
+            if word == "inside":
+                return None
+            pyramid = blocks_of(pyramid, module.size)
+    return pyramid
 
 
 def centre(grid: Grid) -> int:

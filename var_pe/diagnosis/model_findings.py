@@ -10,6 +10,7 @@ from torch import Tensor
 from var_pe.diagnosis.finding import Finding
 from var_pe.diagnosis.measures import (
     PlacedEncoding,
+    asked_grids,
     code,
     mixtures,
     neighbours,
@@ -62,8 +63,12 @@ def grids(subject: Subject) -> Iterator[Finding]:
             continue
 
         stored = Pyramid.of(buffer.tolist())
-        said = f"{name.removesuffix('.grids_K2')} holds a table for the grids {stored}"
-        if stored == own:
+        member = name.removesuffix(".grids_K2")
+        said = f"{member} holds a table for the grids {stored}"
+        asked = asked_grids(subject.model, member, own)
+        if asked is None or asked == stored != own:
+            yield Finding("fine", f"{said}, as its blocks need.")
+        elif stored == own:
             yield Finding("fine", f"{said}, those of the model.")
         elif stored.finest == own.finest:
             yield Finding("fine", f"{said}, from which all levels of {own} are read as the model runs.")

@@ -9,7 +9,15 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from var_pe.diagnosis.measures import PlacedEncoding, bias, code, has_position_axis, name_of, turned
+from var_pe.diagnosis.measures import (
+    PlacedEncoding,
+    asked_grids,
+    bias,
+    code,
+    has_position_axis,
+    name_of,
+    turned,
+)
 from var_pe.encodings import PositionEncoding, TokenEncoding
 from var_pe.pyramid import Grid, Positions, Pyramid
 from var_pe.resampling.conventions import Convention, interpolate_levels
@@ -34,15 +42,22 @@ def moved(here: PlacedEncoding, pyramid: Pyramid, convention: str) -> PlacedEnco
     return there
 
 
-def with_tables(encoding: PositionEncoding, *, kept: bool) -> list[PositionEncoding]:
-    """The members whose tables stay as they are at every size, or those whose tables move to it."""
-    return [
-        part
-        for part in encoding.modules()
-        if isinstance(part, PositionEncoding)
-        and part.keeps_grids is kept
-        and any(has_position_axis(name) for name, _ in part.named_parameters(recurse=False))
-    ]
+def with_tables(placed: PlacedEncoding, *, kept: bool) -> list[tuple[PositionEncoding, Pyramid]]:
+    """The members that read their tables at every size, or those whose tables move to it.
+
+    Beside each the grids that it is asked for.
+    """
+    found = []
+    for name, part in placed.encoding.named_modules():
+        asked = asked_grids(placed.encoding, name, placed.pyramid)
+        if (
+            asked is not None
+            and isinstance(part, PositionEncoding)
+            and part.keeps_grids is kept
+            and any(has_position_axis(own_name) for own_name, _ in part.named_parameters(recurse=False))
+        ):
+            found.append((part, asked))
+    return found
 
 
 def own_convention(part: PositionEncoding) -> Convention:
@@ -62,9 +77,10 @@ def round_trip(here: PlacedEncoding, there: PlacedEncoding, convention: str) -> 
         return None
 
     back = moved(there, here.pyramid, convention)
-    finest = Pyramid((there.pyramid.finest,))
-    for part in with_tables(back.encoding, kept=True):
+    at_there = [pyramid for _, pyramid in with_tables(there, kept=True)]
+    for (part, _), pyramid in zip(with_tables(back, kept=True), at_there, strict=True):
         if isinstance(part, TokenEncoding):
+            finest = Pyramid((pyramid.finest,))
             table_LC = part.code_LC(finest.positions())
             part.code_LC = partial(_read, table_LC, finest, own_convention(part))  # type: ignore[method-assign]
 

@@ -111,10 +111,10 @@ def codes(here: PlacedEncoding, there: PlacedEncoding, convention: str) -> Itera
 
 def ways(here: PlacedEncoding, convention: str) -> list[str]:
     """How every table that is added to tokens gets to another size."""
-    moving = [part for part in with_tables(here.encoding, kept=False) if isinstance(part, TokenEncoding)]
+    moving = [part for part, _ in with_tables(here, kept=False) if isinstance(part, TokenEncoding)]
     sentences = [f"The table of {name_of(part)} is resampled ({convention})" for part in moving]
 
-    for part in with_tables(here.encoding, kept=True):
+    for part, _ in with_tables(here, kept=True):
         read = in_words(own_convention(part))
         sentences.append(
             f"What {name_of(part)} has learned stays as it is and is read at the new positions ({read})"
