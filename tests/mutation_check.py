@@ -362,6 +362,22 @@ MISTAKES = (
     ),
     Mistake(
         "formula missed",
+        "blocks of blocks are cut from cells",
+        "var_pe/encodings/__init__.py",
+        "build(part, _after(grids_of, of))",
+        "build(part, of or grids_of)",
+        ("tests/encodings/test_blocks.py",),
+    ),
+    Mistake(
+        "formula missed",
+        "an encoding that fades in turns by all of its angles at once",
+        "var_pe/encodings/machinery/blend.py",
+        "self.new.turned_by(self.new.prepare(positions), of_new)",
+        "self.new.prepare(positions)",
+        ("tests/encodings/test_blend.py",),
+    ),
+    Mistake(
+        "formula missed",
         "heads keep the keys of the lowest scores",
         "var_pe/models/keys.py",
         "score_BHK.topk(self.most, dim=2, sorted=False)",

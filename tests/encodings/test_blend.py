@@ -62,3 +62,14 @@ def test_what_both_lines_have_keeps_its_weights_and_the_new_one_remains(make_gen
     assert torch.equal(table_LC, trained.position_encoding.table_LC)
     with pytest.raises(ValueError, match="has the encoding learned \\+ rope already"):
         blend_in(model, model.position_encoding, "learned + rope")
+
+
+@pytest.mark.parametrize("line", ["factorized", "learned_grid", "blocks(fourier, size=2)"])
+def test_what_keeps_the_grids_of_another_size_cannot_stay_as_trained(line, make_vit):
+    """The new line's own is made for the size at hand: the weights do not fit."""
+    trained, model = make_vit(line), make_vit(f"{line} + rope", image_size=(16, 24))
+    trained.set_input_size((16, 24))
+    with pytest.raises(
+        ValueError, match="cannot stay as trained: its weights belong to other grids than 8x12"
+    ):
+        blend_in(model, trained.position_encoding, line)

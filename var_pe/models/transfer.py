@@ -147,7 +147,8 @@ def blend_in(model: Resizable, old: PositionEncoding, old_line: str) -> list[str
     Those begin with the old one's weights.
 
     Raises:
-        ValueError: the two lines are one, or a member can only be there or not.
+        ValueError: the two lines are one, a member can only be there or not, or one of both lines keeps the
+            grids of another size.
     """
     new, new_line = model.position_encoding, model.config["encoding"]
     old_members, new_members = parse(old_line), parse(new_line)
@@ -162,7 +163,15 @@ def blend_in(model: Resizable, old: PositionEncoding, old_line: str) -> list[str
     old_parts = parts_of(old)
     for member, part in zip(new_members, parts_of(new), strict=True):
         if member in old_members:
-            part.load_state_dict(old_parts[old_members.index(member)].state_dict())
+            trained = old_parts[old_members.index(member)].state_dict()
+            try:
+                part.load_state_dict(trained)
+            except RuntimeError as error:
+                raise ValueError(
+                    f"model.retrofit: {member.text} cannot stay as trained: its weights belong to other "
+                    f"grids than {model.pyramid}; retrofit at the size that the model was first trained at, "
+                    f"or leave {member.name} out of the new line"
+                ) from error
             taken_over.append(member.name)
     model.position_encoding = blended
     return taken_over
