@@ -153,3 +153,12 @@ def test_wider_queries_and_keys_are_scaled_by_what_was_projected(qk_norm):
 def test_what_widens_queries_and_keys_turns_them_alone(line):
     with pytest.raises(ValueError, match="an encoding that widens queries and keys cannot be joined"):
         built(line)
+
+
+@pytest.mark.parametrize("line", ["pope + irpe", "pape + pope"])
+def test_what_widens_queries_and_keys_has_no_products_with_them(line):
+    """Their vectors are as wide as a head."""
+    with pytest.raises(
+        ValueError, match="cannot be joined with one that compares them with vectors of a head"
+    ):
+        built(line)

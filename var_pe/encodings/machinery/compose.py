@@ -23,6 +23,11 @@ class Composed(PositionEncoding[list[object]]):
                     "an encoding that widens queries and keys cannot be joined with another one that "
                     "turns them"
                 )
+            if any(part.uses("products") for part in parts):
+                raise ValueError(
+                    "an encoding that widens queries and keys cannot be joined with one that compares them "
+                    "with vectors of a head's own width"
+                )
         self.parts = nn.ModuleList(parts)
 
     def each(self) -> list[PositionEncoding[object]]:
