@@ -24,6 +24,7 @@ from var_pe.comparison.robustness_study import (
     NOISE,
     Questions,
     as_markdown,
+    check_generator,
     study_robustness,
     subjects_of,
 )
@@ -91,7 +92,9 @@ def main() -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     generator = None
     if given.generator is not None:
-        generator = load_pipeline(config_of(given.generator)).to(device)
+        trained = config_of(given.generator)
+        generator = load_pipeline(trained).to(device)
+        check_generator(generator, trained.generator_training.label_drop, configs[0])
     output.mkdir(parents=True, exist_ok=True)
     check_writable(output)
 

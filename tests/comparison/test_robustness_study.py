@@ -13,6 +13,7 @@ from var_pe.comparison.robustness_study import (
     accuracy,
     as_markdown,
     bits_of,
+    check_generator,
     outside_images,
     study_robustness,
     subjects_of,
@@ -35,6 +36,13 @@ CONFIG = Config(
     data=DataConfig(shapes_train=200, shapes_test=8, height=16, width=16),
     classifier=ClassifierConfig(dim=16, depth=1, num_heads=2),
 )
+SMALL = [
+    "run=run",
+    "tokenizer_run=tokenizer",
+    "generator.dim=16",
+    "generator.depth=1",
+    "generator.num_heads=2",
+]
 QUESTIONS = Questions(images=8, epsilons=(4.0,), steps=2, against=("noise",))
 
 
@@ -120,14 +128,26 @@ def test_runs_that_cannot_share_a_table_are_refused(tmp_path):
 
 
 def test_bits_are_those_of_all_tokens_without_a_class():
-    """As scripts/likelihood.py counts them; a generator of other images is refused."""
-    more = ["generator.dim=16", "generator.depth=1", "generator.num_heads=2"]
-    config = settings.load(Config, "shapes.yaml", ["run=run", "tokenizer_run=tokenizer", *more])
+    """As scripts/likelihood.py counts them."""
+    config = settings.load(Config, "shapes.yaml", SMALL)
     pipeline = VARPipeline(build_tokenizer(config), build_generator(config, 12), list("abcdefghijkl"))
     images = held_out_images(config, 3)
     images_NCHW, _ = tensors_of(images)
     wanted_NYK, _ = bits_of_set(pipeline.transformer.eval(), pipeline.tokenizer.eval(), images)
     torch.testing.assert_close(bits_of(pipeline, images_NCHW), wanted_NYK[:, -1].sum(1))
 
-    with pytest.raises(ValueError, match="--generator draws images of"):
-        bits_of(pipeline, images_NCHW[:, :1])
+
+def test_a_generator_that_cannot_say_the_bits_is_refused():
+    """Of another size, or never trained without a class; one without classes needs no such training."""
+    config = settings.load(Config, "shapes.yaml", SMALL)
+    for classes, drop in ((12, 0.1), (0, 0.0)):
+        pipeline = VARPipeline(build_tokenizer(config), build_generator(config, classes))
+        check_generator(pipeline, drop, config)
+    grey = replace(config, data=replace(config.data, channels=1))
+    with pytest.raises(
+        ValueError, match=r"draws images of .* \(3, 32, 32\), but the classifiers' are \(1, 32"
+    ):
+        check_generator(pipeline, 0.1, grey)
+    pipeline = VARPipeline(build_tokenizer(config), build_generator(config, 12))
+    with pytest.raises(ValueError, match="label_drop=0, so it knows no image without a class"):
+        check_generator(pipeline, 0.0, config)

@@ -140,11 +140,14 @@ def study_robustness(
     """Asks everything of every classifier; changed images are made once and are the same for all of them.
 
     Raises:
-        ValueError: a set of other data does not exist, or the generator draws images of another size.
+        ValueError: a set of other data does not exist.
     """
     config = subjects[0].config
     outside = {name: outside_images(config, name, questions) for name in questions.against}
     images_NCHW, labels_N = tensors_of(held_out_images(config, questions.images))
+    training = RealImages(config, train=True).images
+    numbers = drawn(len(training), 2 * questions.images, config.data.subset_seed)
+    known = tensors_of(Some(training, numbers))
     models = [cast(Classifier, cast(nn.Module, subject.model).to(device).eval()) for subject in subjects]
     tables = [dict[str, dict[str, float]]() for _ in subjects]
 
@@ -162,9 +165,6 @@ def study_robustness(
             found["defences"] = behind_defences(model, attacks, labels_N, questions)
 
     say(f"images of other data: {', '.join(questions.against)}")
-    training = RealImages(config, train=True).images
-    numbers = drawn(len(training), 2 * questions.images, config.data.subset_seed)
-    known = tensors_of(Some(training, numbers))
     for model, found in zip(models, tables, strict=True):
         outlyingness = Outlyingness(features_of(model, *known))
         found["other data"] = told_apart(model, outlyingness, images_NCHW, outside)
@@ -334,22 +334,33 @@ def features_of(model: Classifier, images_NCHW: Tensor, labels_N: Tensor | None 
     return FeatureSet(features_NF.float().cpu(), logits_NV.float().cpu(), labels_N)
 
 
-@torch.no_grad()
-def bits_of(pipeline: VARPipeline, images_NCHW: Tensor) -> Tensor:
-    """Of every image's tokens without a class, (N,).
+def check_generator(pipeline: VARPipeline, label_drop: float, config: Config) -> None:
+    """Checks that a generator, trained with this `label_drop`, knows how many bits the images take.
 
     Raises:
-        ValueError: the generator draws images of another size or with other channels.
+        ValueError: it draws images of another size or with other channels, or none without a class.
     """
-    transformer, tokenizer = pipeline.transformer.eval(), pipeline.tokenizer.eval()
-    device = transformer.device
+    transformer, tokenizer, data = pipeline.transformer, pipeline.tokenizer, config.data
     rows, columns = (side * tokenizer.downsampling for side in transformer.pyramid.finest)
     shape = (tokenizer.config["image_channels"], rows, columns)
-    if tuple(images_NCHW.shape[1:]) != shape:
+    wanted = (data.channels, data.height, data.width)
+    if shape != wanted:
         raise ValueError(
             f"--generator draws images of (channels, height, width) {shape}, but the classifiers' are "
-            f"{tuple(images_NCHW.shape[1:])}"
+            f"{wanted}"
         )
+    if transformer.num_classes and not label_drop:
+        raise ValueError(
+            "--generator was trained with generator_training.label_drop=0, so it knows no image without a "
+            "class, and of other data there are no classes"
+        )
+
+
+@torch.no_grad()
+def bits_of(pipeline: VARPipeline, images_NCHW: Tensor) -> Tensor:
+    """Of every image's tokens without a class, (N,)."""
+    transformer, tokenizer = pipeline.transformer.eval(), pipeline.tokenizer.eval()
+    device = transformer.device
     found = []
     for images_BCHW in images_NCHW.split(BATCH):
         tokens_BL = tokenizer.encode(images_BCHW.to(device), transformer.pyramid)
