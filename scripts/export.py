@@ -5,10 +5,10 @@
     python scripts/export.py --pipeline var_d16
     python scripts/export.py --encodings
 
-A classifier becomes the program `classifier`, a tokenizer `encode` and `decode`, and a generator these two
-and `level_0`, `level_1` and so on. Each is written as NAME.pt2 and NAME.onnx, and takes any number of images
-of one size, which --size changes. --encodings instead tries small models under each encoding and prints which
-of them can be exported.
+A classifier or encoder becomes the program `classifier`, a tokenizer `encode` and `decode`, and a generator
+these two and `level_0`, `level_1` and so on. Each is written as NAME.pt2 and NAME.onnx, and takes any number
+of images of one size, which --size changes. --encodings instead tries small models under each encoding and
+prints which of them can be exported.
 """
 
 import argparse
@@ -111,17 +111,19 @@ def parts_of(given: argparse.Namespace) -> list[Part]:
     for kind in ("segmenter", "detector"):
         if (folder / kind).is_dir():
             raise ValueError(
-                f"--run {folder} holds a {kind}; only classifiers, tokenizers and generators can be exported"
+                f"--run {folder} holds a {kind}; only classifiers, encoders, tokenizers and "
+                f"generators can be exported"
             )
-    if (folder / "classifier").is_dir():
-        return classifier_of(folder / "classifier", given)
+    for kind in ("classifier", "encoder"):
+        if (folder / kind).is_dir():
+            return classifier_of(folder / kind, given)
     if (folder / "generator").is_dir():
         config = settings.load(Config, folder / "config.yaml", [f"run={folder}"])
         return pipeline_parts(load_pipeline(config), given)
     if (folder / "tokenizer").is_dir():
         check_no_size(given)
         return tokenizer_parts(load_model(VQTokenizer, folder / "tokenizer"))
-    raise ValueError(f"--run {folder} holds no finished classifier, tokenizer or generator")
+    raise ValueError(f"--run {folder} holds no finished classifier, encoder, tokenizer or generator")
 
 
 def classifier_of(folder: Path, given: argparse.Namespace) -> list[Part]:

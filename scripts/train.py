@@ -83,8 +83,8 @@ def stage_of(config: Config, asked: Kind | Literal["all"]) -> Kind:
         return asked
     needs_more = asked in ("encoder", "segmenter", "detector") and kind == "classifier"
     if asked in SUCH_AS and (kind == "generator" or needs_more):
-        raise ValueError(f"--stage {asked} needs a config with a {asked} section, such as {SUCH_AS[asked]}")
-    raise ValueError(f"--stage {asked}: the config has a {kind} section, so only a {kind} can be trained")
+        raise ValueError(f"--stage {asked} needs a config with the section {asked}, as in {SUCH_AS[asked]}")
+    raise ValueError(f"--stage {asked}: the config has the section {kind}, so only its {kind} can be trained")
 
 
 @exit_with_sentence()

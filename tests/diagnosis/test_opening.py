@@ -32,6 +32,14 @@ def test_a_saved_model_and_a_pipeline_are_opened(tmp_path, pipeline, make_vit):
         diagnose(tmp_path / "generator", size=(8, 16))
 
 
+def test_an_encoder_that_learned_without_labels_is_opened(tmp_path, make_vit):
+    make_vit("rope", num_classes=0).save_pretrained(tmp_path / "encoder")
+    data = "data: {height: 8, width: 12, shapes_train: 16, shapes_test: 8}"
+    sections = ("run: run", "tokenizer_run: tokenizer", "classifier: {}", "encoder: {}", data)
+    (tmp_path / "config.yaml").write_text("\n".join(sections))
+    assert "ViTClassifier, encoding rope" in diagnose(tmp_path).intro
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [

@@ -1,5 +1,9 @@
 """Programs of torch.export and ONNX give what the models give, or a sentence says why there are none."""
 
+import importlib
+from argparse import Namespace
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -74,6 +78,14 @@ def test_a_classifier_leaves_with_all_that_acts_in_attention(make_vit, make_loud
         wanted = vit(images)
     (logits,) = run_onnx(session_of(exported.onnx), {"images": images})
     torch.testing.assert_close(logits, wanted, atol=TOLERANCE, rtol=0)
+
+
+def test_a_run_of_an_encoder_is_exported_as_its_features(make_vit, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "scripts"))
+    make_vit("rope", num_classes=0).save_pretrained(tmp_path / "encoder")
+    given = Namespace(run=tmp_path, pipeline=None, classifier=None, size=None)
+    (part,) = importlib.import_module("export").parts_of(given)
+    assert part.run(part.examples(2))[0].shape == (2, 32)
 
 
 class Asks(nn.Module):

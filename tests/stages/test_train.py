@@ -356,12 +356,12 @@ def test_a_known_set_that_is_not_here_is_planned_as_published(monkeypatch):
         (
             "shapes_learned",
             "classifier",
-            "needs a config with a classifier section, such as fashion_vit",
+            "needs a config with the section classifier, as in fashion_vit",
         ),
-        ("shapes_vit", "generator", "has a classifier section, so only a classifier can be trained"),
-        ("shapes_vit", "segmenter", "needs a config with a segmenter section, such as shapes_segmenter.yaml"),
-        ("shapes_detector", "classifier", "has a detector section, so only a detector can be trained"),
-        ("shapes_vit", "tokenizer", "has a classifier section, so only a classifier can be trained"),
+        ("shapes_vit", "generator", "has the section classifier, so only its classifier can be trained"),
+        ("shapes_vit", "segmenter", "needs a config with the section segmenter, as in shapes_segmenter.yaml"),
+        ("shapes_detector", "classifier", "has the section detector, so only its detector can be trained"),
+        ("shapes_vit", "tokenizer", "has the section classifier, so only its classifier can be trained"),
     ],
 )
 def test_a_stage_that_the_config_does_not_have_is_refused(config, stage, sentence, monkeypatch, capsys):

@@ -70,10 +70,11 @@ def open_subject(path: Path, checkpoint: Checkpoint | None = None) -> Subject:
 
 
 def of_run(folder: Path) -> Subject:
-    """A run's classifier, the encoder of its segmenter or detector, or its generator with the tokenizer."""
+    """A run's classifier or encoder, also of a segmenter or detector, or its generator with the tokenizer."""
     config = settings.load(Config, folder / "config.yaml")
-    if (folder / "classifier").is_dir():
-        return Subject(folder.name, plain_classifier(folder / "classifier"), config)
+    for kind in ("classifier", "encoder"):
+        if (folder / kind).is_dir():
+            return Subject(folder.name, plain_classifier(folder / kind), config)
     for kind, cls in ON_MAPS.items():
         if (folder / kind).is_dir():
             return Subject(folder.name, plain(load_model(cls, folder / kind).encoder, folder / kind), config)
