@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from var_pe.progress import number_of
 from var_pe.seeding import mix
 
 DIRECTIONS = ((-1, 0), (1, 0), (0, -1), (0, 1))  # down, right
@@ -60,7 +61,7 @@ def turned(images_BCHW: Tensor, degrees_B: Tensor, zoom: float) -> Tensor:
 
 
 MOVES: dict[str, Move] = {
-    **{f"shift by {pixels} pixels": Move(pixels=pixels) for pixels in (1, 2, 4, 8)},
+    **{f"shift by {number_of(pixels, 'pixel')}": Move(pixels=pixels) for pixels in (1, 2, 4, 8)},
     **{f"crop to {share:.0%}": Move(zoom=1 / share) for share in (0.9, 0.75, 0.5)},
     **{f"shrink to {share:.0%}": Move(zoom=share) for share in (0.75, 0.5)},
     **{f"turn by {degrees} degrees": Move(degrees=degrees) for degrees in (10, 20, 45, 90)},
