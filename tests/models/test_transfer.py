@@ -283,7 +283,7 @@ def test_a_run_goes_on_from_another_runs_classifier(tmp_path):
     assert not torch.equal(large.head.weight, small.head.weight)
     moved_LC = resample_table(small.position_encoding.table_LC.detach(), (4, 4), (8, 2), "timm")
     assert torch.equal(large.position_encoding.table_LC, moved_LC)
-    with pytest.raises(ValueError, match=r"holds no trained model; .*small has a classifier"):
+    with pytest.raises(ValueError, match=r"holds no trained model; trained in .*small: classifier"):
         initialise_from(
             settings.load(Config, "shapes_mixed.yaml", [f"model.init_from={tmp_path / 'small'}"]),
             build_generator(settings.load(Config, "shapes_mixed.yaml"), 12),

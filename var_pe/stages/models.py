@@ -291,7 +291,7 @@ def _check_trained(cls: type[SavedModel], folder: Path) -> None:
         others = sorted(path.parent.name for path in folder.parent.glob("*/config.json"))
         hint = "train it first (scripts/train.py)"
         if others:
-            hint = f"what {folder.parent} has is: {', '.join(others)}"
+            hint = f"trained in {folder.parent}: {', '.join(others)}"
         raise ValueError(f"{folder} holds no trained model; {hint}")
 
     check_folder(cls, folder)
