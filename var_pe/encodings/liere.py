@@ -38,7 +38,8 @@ class LieRE(Rope):
     With `commuting`, they do: A = P D_y P^T and B = P D_x P^T with a learned rotation P of b channels and
     pairs that turn by learned frequencies, STRING (Schenck et al. 2025, arXiv 2502.02562). Scores then depend
     on the displacement alone. P is the exponential of a skew-symmetric matrix (their Cayley transform gives
-    the same set but for half turns); P x is left out, as it cancels in the product.
+    the same set but for half turns); the last product with P is left out, as it cancels in scores between
+    tokens that are turned (in those with prefix tokens, which are not, P^T stays).
 
     All starts as `rope(layout=interleaved)`, the first half of the channels turned by y and the second by x,
     P = 1; the paper starts from random generators. Prefix tokens are not turned.
@@ -56,9 +57,8 @@ class LieRE(Rope):
         ValueError: the block does not divide a head's width, or an option is out of its range.
     """
 
-    blends = (
-        False  # products of several channels, and where they commute planes that prefix tokens do not have
-    )
+    # products of several channels have no half; where they commute, prefix tokens do not have the planes
+    blends = False
     name = "liere"
 
     def __init__(

@@ -24,16 +24,16 @@ class PolarAngles:
 
 @register("pope")
 class PoPE(PositionEncoding[PolarAngles]):
-    """`score = sum over channels c of softplus(q_c) softplus(k_c) cos(w_c displacement + delta_c)`.
+    """`score = sum over channels c of softplus(q_c) softplus(k_c) cos(w_c d_c + delta_c)`.
 
     PoPE (Gopalakrishnan et al. 2025, arXiv 2509.10534, and public code after it) on two axes: every channel
     is a number in the plane whose length follows from content and whose angle from position, so that the two
-    cannot be confounded as in `rope`, where content turns, too. The first D / 2 channels turn by y, the
-    others by x, channel k of an axis by base^(-k / (D / 2)) per cell of the finest level (2 pi times as much
-    per unit of [-1, 1] with `unit=image`). delta is learned per layer, head and channel, from 0; the paper
-    clamps it to one turn, [-2 pi, 0], at whose end its gradient would stop. Scores depend on the
-    displacement only. The lengths are made before the norm of `qk_norm`, which then scales them alike.
-    Prefix tokens keep their signs and sit at angle 0.
+    cannot be confounded as in `rope`, where content turns, too. d is the displacement from query to key. The
+    first D / 2 channels turn by y, the others by x, channel k of an axis by base^(-k / (D / 2)) per cell of
+    the finest level (2 pi times as much per unit of [-1, 1] with `unit=image`). delta is learned per layer,
+    head and channel, from 0; the paper clamps it to one turn, [-2 pi, 0], at whose end its gradient would
+    stop. Scores depend on the displacement only. The lengths are made before the norm of `qk_norm`, which
+    then scales them alike. Prefix tokens keep their signs and sit at angle 0.
 
     Costs twice the width of queries and keys, and of the KV cache, which holds turned keys; flash kernels
     stay, and values are filled up with zeros to that width for them.
