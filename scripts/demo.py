@@ -13,8 +13,18 @@ import argparse
 import shlex
 from collections.abc import Callable, Sequence
 
+import var_pe  # noqa: F401  # before torch, whose threads it makes wait politely
+
+# isort: split
+import torch
 from compare import main as compare
 from train import main as train
+
+from var_pe.data.shapes import CLASSES
+from var_pe.settings import load
+from var_pe.stages.config import Config
+from var_pe.stages.models import build_generator, build_tokenizer
+from var_pe.stages.session import exit_with_sentence
 
 RUN = "runs/demo"
 ENCODINGS = ("learned", "mixed(learned=0.7, sinusoidal=0.3)", "sinusoidal + rope + peg(after=(0, 1, 2))")
@@ -60,12 +70,14 @@ GENERATORS = (
 )
 
 
+@exit_with_sentence()
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="settings of the generators")
     asked = parser.parse_args().overrides
+    check([*DATA, *GENERATORS, *asked])
 
     of_data = [override for override in asked if override.startswith("data.")]
     run(train, ["--config", "shapes_vit.yaml", *DATA, *CLASSIFIER, *of_data])
@@ -73,6 +85,18 @@ def main() -> None:
     options = ["--config", "shapes_learned.yaml", "--encodings", *ENCODINGS, "--seeds", "0"]
     options += ["--primary", "kind_as_asked_shapes", "--output", RUN]
     run(compare, [*options, *DATA, *GENERATORS, *asked])
+
+
+def check(settings_of_generators: Sequence[str]) -> None:
+    """Finds a mistake before the classifier is trained, which takes a minute.
+
+    Raises:
+        ValueError: a setting does not exist, is out of its range, or does not fit the others.
+    """
+    config = load(Config, "shapes_learned.yaml", settings_of_generators)
+    with torch.device("meta"):
+        build_tokenizer(config)
+        build_generator(config, len(CLASSES))
 
 
 def run(command: Callable[[Sequence[str]], None], argv: Sequence[str]) -> None:

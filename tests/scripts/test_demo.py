@@ -7,9 +7,18 @@ import pytest
 SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 
-@pytest.mark.parametrize(("words", "status"), [(["--help"], 0), (["--steps", "3"], 2)])
-def test_help_and_unknown_options_train_nothing(monkeypatch, capsys, words, status):
-    """Who asks what the demo does should not wait minutes for its first training."""
+@pytest.mark.parametrize(
+    ("words", "status", "sentence"),
+    [
+        (["--help"], 0, "key.sub=value"),
+        (["--steps", "3"], 2, "key.sub=value"),
+        (["generator.dmi=3"], 2, "generator.dim"),
+        (["tokenizer.levels=[1, 5]"], 2, "tokenizer.levels ends at (5, 5)"),
+        (["generator.num_heads=5"], 2, "generator.dim must be a multiple of generator.num_heads"),
+    ],
+)
+def test_help_and_mistakes_train_nothing(monkeypatch, capsys, words, status, sentence):
+    """Who asks what the demo does, or errs, should not wait minutes for its first training."""
     monkeypatch.syspath_prepend(str(SCRIPTS))
     import demo
 
@@ -19,4 +28,4 @@ def test_help_and_unknown_options_train_nothing(monkeypatch, capsys, words, stat
         demo.main()
     assert ended.value.code == status
     said = capsys.readouterr()
-    assert "key.sub=value" in said.out + said.err
+    assert sentence in said.out + said.err

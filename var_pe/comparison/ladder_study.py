@@ -133,7 +133,7 @@ def ladders_for(config: Config) -> list[Ladder]:
     """
     own = Pyramid.of(config.tokenizer.levels)
     side = config.data.height
-    found = {Ladder(tuple(height for height, _ in own.grids), side // own.finest[0])}
+    found = {Ladder(tuple(height for height, _ in own.grids), config.tokenizer.downsampling)}
     for factor in (2, 4, 8, 16):
         if side % factor == 0:
             n = side // factor
@@ -169,11 +169,13 @@ def config_of(config: Config, ladder: Ladder, output: Path) -> Config:
             f"row {ladder}: the finest level, {ladder.levels[-1]}, times the factor, {ladder.downsampling}, "
             f"must be the image's side, data.height={height}"
         )
-    own = height // Pyramid.of(config.tokenizer.levels).finest[0]
     multipliers = list(config.tokenizer.channel_multipliers)
-    more = math.log2(ladder.downsampling / own)
+    more = math.log2(ladder.downsampling / config.tokenizer.downsampling)
     if more % 1 or len(multipliers) + more < 1:
-        raise ValueError(f"row {ladder}: a tokenizer cannot downsample {ladder.downsampling} times")
+        raise ValueError(
+            f"row {ladder}: the factor must be tokenizer.patch={config.tokenizer.patch} or that times 2, 4, 8 "
+            f"and so on, got {ladder.downsampling}"
+        )
     kept = multipliers[: len(multipliers) - 1 + min(0, int(more))]
     multipliers = [*kept, *[multipliers[-1]] * (1 + max(0, int(more)))]
 
