@@ -173,8 +173,8 @@ def config_of(config: Config, ladder: Ladder, output: Path) -> Config:
     more = math.log2(ladder.downsampling / config.tokenizer.downsampling)
     if more % 1 or len(multipliers) + more < 1:
         raise ValueError(
-            f"row {ladder}: the factor must be tokenizer.patch={config.tokenizer.patch} or that times 2, 4, 8 "
-            f"and so on, got {ladder.downsampling}"
+            f"row {ladder}: the factor must be tokenizer.patch={config.tokenizer.patch} or that times 2, 4, "
+            f"8 and so on, got {ladder.downsampling}"
         )
     kept = multipliers[: len(multipliers) - 1 + min(0, int(more))]
     multipliers = [*kept, *[multipliers[-1]] * (1 + max(0, int(more)))]

@@ -69,11 +69,15 @@ class TokenizerConfig:
 
     @property
     def downsampling(self) -> int:
-        """Pixels of a side that are one cell of the finest level."""
-        return self.patch * 2 ** (len(self.channel_multipliers) - 1)
+        return downsampling_of(self.patch, self.channel_multipliers)
 
 
 DEFAULTS = TokenizerConfig()
+
+
+def downsampling_of(patch: int, channel_multipliers: Sequence[int]) -> int:
+    """Pixels of a side that are one cell of the finest level: each resolution but the first halves sides."""
+    return patch * 2 ** (len(channel_multipliers) - 1)
 
 
 class VQTokenizer(SavedModel):
@@ -119,7 +123,7 @@ class VQTokenizer(SavedModel):
         super().__init__()
         self.pyramid = Pyramid.of(levels)
         self.patch = patch
-        self.downsampling = patch * 2 ** (len(channel_multipliers) - 1)
+        self.downsampling = downsampling_of(patch, channel_multipliers)
         self.colours = image_channels if shortcut else 0
         self.slice_size: int | None = None
         widths = tuple(channels * multiplier for multiplier in channel_multipliers)
