@@ -59,7 +59,7 @@ def test_a_ladder_that_does_not_fit_is_refused(tiny, tmp_path):
     with pytest.raises(ValueError, match=r"1-3_by_8: the finest level, 3, times the factor, 8, must be"):
         config_of(tiny, parse_ladder("1-3_by_8"), tmp_path)
     larger = replace(tiny, data=replace(tiny.data, height=24, width=24))
-    with pytest.raises(ValueError, match="the factor must be tokenizer.patch=1 or that times 2, .* got 6"):
+    with pytest.raises(ValueError, match=r"the factor must be tokenizer.patch=1 or that times 2, .* got 6"):
         config_of(larger, Ladder((4,), 6), tmp_path)
     # Whether the config's own ladder fits them does not matter to the others.
     assert config_of(larger, Ladder((3,), 8), tmp_path).tokenizer.downsampling == 8
