@@ -11,6 +11,7 @@ from var_pe.models.feature_stages import ClassifierStages, LiteStages
 from var_pe.processes import Processes
 from var_pe.stages.config import Config
 from var_pe.stages.models import build_discriminator, feature_network
+from var_pe.stages.plan import LEADS_TO, plan
 from var_pe.stages.train import say_what_psnr_decides, train_tokenizer
 
 ON = "tokenizer_training.perceptual.weight=1"
@@ -55,6 +56,11 @@ def test_a_network_that_is_not_known_is_named_with_the_choices(tmp_path):
         feature_network(a_config(tmp_path, ON, network("alexnet")))
 
 
+def test_a_discriminator_too_large_to_be_built_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"adversarial.channels=1000000 would make a discriminator of about"):
+        a_config(tmp_path, GAME, "tokenizer_training.adversarial.channels=1000000")
+
+
 def test_pictures_too_small_for_patches_are_refused(tmp_path):
     small = [
         "data.height=4",
@@ -64,6 +70,27 @@ def test_pictures_too_small_for_patches_are_refused(tmp_path):
     ]
     with pytest.raises(ValueError, match="at least 8 pixels a side, got 4x4"):
         build_discriminator(a_config(tmp_path, GAME, *small), None)
+
+
+def test_a_plan_says_what_plays_and_from_when_on(tmp_path):
+    """And refuses what the training would, before anything is read."""
+    steps = "tokenizer_training.steps=100"
+    assert "discriminator" not in plan(a_config(tmp_path, steps)).partition(LEADS_TO)[2]
+    said = plan(a_config(tmp_path, steps, GAME, "tokenizer_training.adversarial.channels=4"))
+    # 3x4, 4x8 and 8x1 filters of 16 pixels; a bias for all but the last
+    assert f"discriminator of patches, {16 * 12 + 4 + 16 * 32 + 8 + 16 * 8} parameters; it plays" in said
+    assert "plays from step 26 on" in said
+    assert "features of runs/vit; it plays from step 26 on" in plan(
+        a_config(
+            tmp_path,
+            steps,
+            GAME,
+            network("runs/vit"),
+            "tokenizer_training.adversarial.discriminator=features",
+        )
+    )
+    with pytest.raises(ValueError, match="adaptive_limit=10 weighs"):
+        plan(a_config(tmp_path, steps, GAME, "tokenizer_training.l1=0", "tokenizer_training.l2=0"))
 
 
 def test_patches_are_less_than_the_smallest_pictures_of_the_training(tmp_path):

@@ -54,6 +54,15 @@ def size_of_tokenizer(config: TokenizerConfig) -> Size:
     )
 
 
+def size_of_discriminator(channels: int) -> Size:
+    """Of the largest one: three halvings of patches of four by four, each twice as wide as the one before."""
+    return Size(
+        16 * (2 + 8 + 32) * as_float(channels) ** 2,
+        5,
+        follows_from=("tokenizer_training.adversarial.channels",),
+    )
+
+
 def size_of_generator(config: GeneratorConfig, tokenizer: TokenizerConfig, tokens: int) -> Size:
     """`tokens` are those of an image, for which an encoding may learn a table."""
     dim, codes, latent = (

@@ -20,6 +20,7 @@ from var_pe.models.size import (
     refuse_oversized,
     size_of_classifier,
     size_of_detector,
+    size_of_discriminator,
     size_of_encoder,
     size_of_generator,
     size_of_segmenter,
@@ -283,6 +284,8 @@ class Config:
         of_tokenizer, of_generator = self.tokenizer, self.generator
         if self.classifier is None:
             refuse_oversized("tokenizer", size_of_tokenizer(of_tokenizer), self)
+            channels = self.tokenizer_training.adversarial.channels
+            refuse_oversized("discriminator", size_of_discriminator(channels), self)
 
             tokens = Pyramid.of(of_tokenizer.levels).num_tokens
             size = size_of_generator(of_generator, of_tokenizer, tokens)

@@ -35,6 +35,7 @@ from var_pe.stages.drawn_images import drawn_pictures
 from var_pe.stages.models import (
     AnyClassifier,
     build_classifier,
+    build_discriminator,
     build_generator,
     build_pretrained,
     build_tokenizer,
@@ -97,6 +98,7 @@ def plan(config: Config) -> str:
             lines += _model("tokenizer", tokenizer, config.tokenizer_training, images)
             lines += [_sizes(tokenizer_pyramids(config), tokenizer.downsampling)]
             lines += [_codes(config.tokenizer)]
+            lines += _game(config, images)
 
             lines += [_tokens(pyramid) for pyramid in pyramids]
             lines += _model("generator", generator, config.generator_training, images)
@@ -252,6 +254,25 @@ def _codes(tokenizer: TokenizerConfig) -> str:
     codes, given = tokenizer.num_codes, tokenizer.codebook_size
     unused = f"; its own, so tokenizer.codebook_size={given} is not used" if codes != given else ""
     return f"quantizer {tokenizer.quantizer}: {codes:,} codes{unused}"
+
+
+def _game(config: Config, images: int | None) -> list[str]:
+    """What plays against the tokenizer, and from which step on; nothing if nothing does.
+
+    The network of a discriminator of features is not opened, as its weights may have to be downloaded.
+    """
+    training = config.tokenizer_training
+    adversarial = training.adversarial
+    if not adversarial.weight:
+        return []
+
+    what = f"features of {training.perceptual.network}"
+    if adversarial.discriminator == "patch":
+        discriminator = build_discriminator(config, None)
+        assert discriminator is not None, "the term has a weight"
+        what = f"patches, {sum(p.numel() for p in discriminator.parameters()):,} parameters"
+    first = adversarial.first_step(training.steps_for(images))
+    return [f"discriminator of {what}; it plays from step {first + 1} on"]
 
 
 def _folders(config: Config) -> str:

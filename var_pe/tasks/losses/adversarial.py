@@ -63,6 +63,10 @@ class AdversarialConfig:
         ),
     ] = field(default_factory=list)
 
+    def first_step(self, steps: int) -> int:
+        """The step of so many in which the discriminator begins to play."""
+        return min(round(self.start * steps), steps - 1)
+
 
 # R1 is taken every so many steps and counts as much more (Karras et al. 2020, StyleGAN2, appendix B)
 R1_EVERY = 16
@@ -152,7 +156,7 @@ class Adversary:
         self.log_every = log_every
 
         self.rate_ratio = config.rate
-        self.first_step = min(round(config.start * steps), steps - 1)
+        self.first_step = config.first_step(steps)
         self.warmup_steps = config.warmup * steps
 
         self._images: Tensor | None = None
