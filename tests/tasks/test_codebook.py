@@ -12,6 +12,7 @@ from var_pe.models.quantizers.vq import VQ
 from var_pe.pyramid import Pyramid
 from var_pe.tasks.codebook import (
     RestartConfig,
+    clustered,
     follow_data,
     hits,
     perplexity,
@@ -78,6 +79,32 @@ def test_the_codebook_starts_as_vectors_of_the_data(accelerator):
     assert distance.max() < 1e-5
     tokens_BL = quantizer(f_BZhw, PYRAMID).tokens_BL
     assert len(tokens_BL.unique()) > 12
+
+
+@pytest.mark.parametrize("line", ["vq", "cosine(channels=4)"])
+def test_centres_are_nearer_to_the_vectors_than_random_ones_of_them(line, accelerator):
+    """Blobs of unlike sizes: of random vectors most lie in the largest, centres find the others as well."""
+    generator = torch.Generator().manual_seed(0)
+    blob_M = torch.tensor([0] * 208 + [1] * 16 + [2] * 16 + [3] * 16)
+    f_MZ = 5 * torch.eye(4)[blob_M] + 0.1 * torch.randn(256, 4, generator=generator)
+    f_BZhw = f_MZ.view(16, 4, 4, 4).movedim(3, 1)
+    lost = []
+    for kmeans in (False, True):
+        quantizer = build_quantizer(line, QuantizerShape(8, 4, 0, 0.5, 0.25))
+        initialise(quantizer, 0)
+        given = dict(kmeans=kmeans, batch=16, seed=0, accelerator=accelerator)
+        start_from_data(quantizer, f_BZhw, torch.arange(16), Pyramid.square(4), **given)
+        distance_MV = torch.cdist(quantizer.coordinates(f_MZ), quantizer.codebook_VZ.detach())
+        lost.append(float(distance_MV.min(1).values.square().mean()))
+        assert line == "vq" or torch.allclose(quantizer.codebook_VZ.norm(dim=1), torch.ones(8))
+    assert lost[1] < 0.7 * lost[0]
+
+
+def test_a_centre_that_no_vector_belongs_to_stays(accelerator):
+    """More codes than vectors: the mean over nothing would be NaN, or zero."""
+    quantizer, z_MZ = a_quantizer(), torch.randn(5, 4)
+    centres_KZ = torch.cat([z_MZ, 100 * torch.ones(1, 4)])
+    torch.testing.assert_close(clustered(quantizer, centres_KZ, z_MZ, accelerator), centres_KZ)
 
 
 def test_fewer_codes_than_levels_start_from_data_as_well(accelerator):

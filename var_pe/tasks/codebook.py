@@ -22,6 +22,8 @@ from var_pe.pyramid import Pyramid
 from var_pe.seeding import generator_for
 from var_pe.settings.fields import Doc, NonNegative, Positive, Share, section
 
+KMEANS_STEPS = 10
+
 
 @section
 class RestartConfig:
@@ -89,6 +91,22 @@ def random_picks(number: int, batch: int, length: int, generator: torch.Generato
     return torch.stack([flat // length, flat % length], dim=1)
 
 
+def clustered(
+    quantizer: LearnedCodebook, centres_KZ: Tensor, z_MZ: Tensor, accelerator: Accelerator
+) -> Tensor:
+    """The centres of vectors after some steps of k-means (Lloyd 1982) from these on, (K, Z).
+
+    A vector belongs to the centre that the quantizer would round it to. One that none belongs to stays.
+    """
+    rows_MZ = quantizer.coordinates(z_MZ)
+    for _ in range(KMEANS_STEPS):
+        nearest_M = torch.cdist(rows_MZ, quantizer.coordinates(centres_KZ)).argmin(1)
+        count_K = accelerator.reduce(nearest_M.bincount(minlength=len(centres_KZ)).float(), "sum")[:, None]
+        sum_KZ = accelerator.reduce(sums_by_code(z_MZ, nearest_M, len(centres_KZ)), "sum")
+        centres_KZ = torch.where(count_K > 0, sum_KZ / count_K.clamp(min=1), centres_KZ)
+    return centres_KZ
+
+
 @torch.no_grad()
 def start_from_data(
     quantizer: MultiScaleQuantizer,
@@ -97,6 +115,7 @@ def start_from_data(
     pyramid: Pyramid,
     *,
     first: int = 0,
+    kmeans: bool = False,
     batch: int,
     seed: int,
     accelerator: Accelerator,
@@ -104,7 +123,7 @@ def start_from_data(
     """Makes codes as large as the latent map; a learned codebook is filled with vectors that levels round.
 
     Each level fills an equal part of it, from code `first` on; what is before are trained codes. The first
-    level fills one at least.
+    level fills one at least. These vectors are random ones, or with `kmeans` centres that begin as such.
     """
     if not first:
         quantizer.scale_to(accelerator.reduce(f_BZhw.float().square().mean(), "mean").sqrt())
@@ -118,11 +137,14 @@ def start_from_data(
         # The residual of the levels so far, at this level's size
         z_BlZ = quantizer.input_for(f_BZhw.float() - f_hat_BZhw, level, pyramid)
 
-        # Random vectors of it become this level's part of the codebook.
+        # Random vectors of it, or centres, become this level's part of the codebook.
         begin, stop = bounds[level], bounds[level + 1]
         generator = generator_for(seed, "codebook start", level)
         picks_M2 = random_picks(stop - begin, batch, span.stop - span.start, generator)
-        quantizer.fill(slice(begin, stop), vectors_at(picks_M2, 0, draw_numbers_B, z_BlZ, accelerator))
+        vectors_MZ = vectors_at(picks_M2, 0, draw_numbers_B, z_BlZ, accelerator)
+        if kmeans and stop > begin:
+            vectors_MZ = clustered(quantizer, vectors_MZ, z_BlZ.flatten(0, 1), accelerator)
+        quantizer.fill(slice(begin, stop), vectors_MZ)
 
         # Rounded to the codes so far, so that the next level gets what is left.
         rows_MZ = quantizer.coordinates(z_BlZ.flatten(0, 1))

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import field
-from typing import Annotated, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
 import torch
 from accelerate import Accelerator
@@ -56,6 +56,10 @@ class TokenizerTraining(TrainingConfig):
             "tokenizer.levels alone"
         ),
     ] = field(default_factory=list)
+    codebook_start: Annotated[
+        Literal["vectors", "kmeans"],
+        Doc("what a learned codebook starts as: random latent vectors of the first batch, or their centres"),
+    ] = "vectors"
     restart: RestartConfig = field(default_factory=RestartConfig)
     quantizer_dropout: Annotated[
         Share, Doc("share of the images that are rebuilt from a random number of their coarsest levels")
@@ -158,6 +162,7 @@ class TokenizerTask:
             batch["draw_number"].to(accelerator.device),
             self.pyramid_of(0),
             first=self.trained_codes,
+            kmeans=self.config.codebook_start == "kmeans",
             batch=self.config.batch // self.config.accumulate,
             seed=self.seed,
             accelerator=accelerator,
