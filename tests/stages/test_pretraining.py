@@ -69,6 +69,26 @@ def test_a_resumed_encoder_is_the_one_that_was_never_stopped(tmp_path, method):
     assert classifier["head.weight"].abs().max() > 0
 
 
+def test_views_are_told_apart_from_a_model_of_another_size_on(tmp_path):
+    """Tables moved and what is noted beside them, in the slow encoder, too, also after a kill."""
+    line = "classifier.encoding=factorized + log_cpb"
+    train_classifier(config_in(tmp_path / "first", "encoder=null", line), Accelerator())
+    more = [
+        f"model.init_from={tmp_path}/first/run",
+        "data.height=24",
+        "data.width=24",
+        "classifier.patch_size=4",
+    ]
+    config = config_in(tmp_path, "encoder.method=contrast", line, *more)
+    trained(config)
+    before = weights_hash(tmp_path / "run" / "encoder")
+
+    shutil.rmtree(tmp_path / "run" / "encoder")
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "step_00000004")
+    trained(config)
+    assert weights_hash(tmp_path / "run" / "encoder") == before
+
+
 @pytest.mark.parametrize("tuned", ["prompts", "lora"])
 def test_a_part_is_tuned_and_the_rest_stays(tmp_path, tuned):
     """A finished model with adapters is a plain ViT; one with prompts has these and the head alone anew."""

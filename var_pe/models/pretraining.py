@@ -271,8 +271,12 @@ class Contrast(Pretrained):
         initialise(self.project, seed)
         initialise(self.predict, seed + 1)
 
-        self.slow_encoder = copy.deepcopy(encoder).requires_grad_(False)
+        self.start_slowly()
         self.slow_project = copy.deepcopy(self.project).requires_grad_(False)
+
+    def start_slowly(self) -> None:
+        """Makes the slow encoder a copy of the encoder, again where that one was given trained weights."""
+        self.slow_encoder = copy.deepcopy(self.encoder).requires_grad_(False)
 
     def forward(self, first_BCHW: Tensor, second_BCHW: Tensor) -> tuple[Tensor, Tensor]:
         """Predictions from both views, (2, B, D), and the keys of both from the slow encoder, (2, B, D)."""

@@ -289,6 +289,8 @@ def train_encoder(
     model = build_pretrained(config, tokenizer, kept_grids=kept_grids(history.start))
     if history.start is None:
         history = replace(history, start=initialise_from(config, model.encoder, ()))
+        if isinstance(model, Contrast):
+            model.start_slowly()
 
     # What of each image is hidden, or two views of it
     held_out = held_out_images(config, training.validation_images)

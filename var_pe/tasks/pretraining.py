@@ -289,11 +289,6 @@ class ContrastTask(PretrainingTask):
     def names(self) -> list[str]:
         return ["accuracy"]
 
-    def start(self, model: nn.Module, batch: Batch, accelerator: Accelerator) -> None:
-        """Copies the encoder, which may have been given weights, into the slow (momentum) encoder."""
-        assert isinstance(model, Contrast)
-        model.follow(0.0)
-
     def loss(self, model: nn.Module, batch: Batch, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """Among the views of all processes, so that several train as one would."""
         queries_2BD, keys_2BD = model(batch["image"], batch["view"])
