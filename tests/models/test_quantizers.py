@@ -12,9 +12,11 @@ from vector_quantize_pytorch import SimVQ as TheirSimVQ
 from vector_quantize_pytorch import VectorQuantize as TheirVQ
 
 from tests.conftest import QUANTIZER_VARIANTS, QUANTIZERS
+from var_pe.models.choice import draw
 from var_pe.models.initialisation import initialise
 from var_pe.models.quantizers import REGISTRY, QuantizerShape, build_quantizer, codes_of
 from var_pe.models.quantizers.bsq import entropy_of_bits
+from var_pe.models.quantizers.residual import Redrawn
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.pyramid import Pyramid
 from var_pe.settings.line import parse
@@ -430,6 +432,47 @@ def test_a_restarted_code_is_expected_as_codes_are_on_the_whole():
     assert torch.equal(quantizer.codebook_VZ[5], vectors(24, 4)[0, 5])
     assert torch.equal(quantizer.expectation.codes.weight[5], mean_W11)
     assert torch.equal(quantizer.expectation.codes.weight[~chosen_V], others_VW11)
+
+
+def redrawn(anew_BL):
+    return Redrawn(anew_BL, torch.rand(*anew_BL.shape, 2, generator=torch.Generator().manual_seed(3)))
+
+
+def test_tokens_are_drawn_anew_from_what_the_coarser_ones_let_expect_the_drawn_ones_too():
+    """Written out once more. The tokens themselves, and what codes learn from, stay those of the picture."""
+    quantizer = loud(quantizer_of(FORESEEN))
+    plain = quantizer(latent(), PYRAMID)
+    anew = redrawn(torch.rand(plain.tokens_BL.shape, generator=torch.Generator().manual_seed(4)) < 0.5)
+    found = quantizer(latent(), PYRAMID, redrawn=anew)
+    assert torch.equal(found.tokens_BL, plain.tokens_BL)
+    assert torch.equal(found.loss, plain.loss)
+
+    tokens_BL = plain.tokens_BL.clone()
+    f_hat_BZhw = quantizer.start(len(tokens_BL), PYRAMID)
+    for level, span in enumerate(PYRAMID.spans):
+        seen_BlZ = quantizer.input_for(f_hat_BZhw, level, PYRAMID)
+        drawn_Bl = draw(quantizer.expected(seen_BlZ, level, PYRAMID), anew.number_BL2[:, span])
+        tokens_BL[:, span] = torch.where(anew.anew_BL[:, span], drawn_Bl, tokens_BL[:, span])
+        f_hat_BZhw = quantizer.add_level(f_hat_BZhw, tokens_BL[:, span], level, PYRAMID)
+    assert (tokens_BL != plain.tokens_BL).float().mean() > 0.3
+    torch.testing.assert_close(found.f_hat_BZhw, f_hat_BZhw)
+
+    none = redrawn(torch.zeros_like(anew.anew_BL))
+    assert torch.equal(quantizer(latent(), PYRAMID, redrawn=none).f_hat_BZhw, plain.f_hat_BZhw)
+
+
+def test_levels_that_are_left_out_are_not_drawn_either():
+    """An image that is rebuilt from its first two levels, all tokens of which are drawn anew."""
+    quantizer = loud(quantizer_of(FORESEEN))
+    number = len(latent())
+    all_anew = redrawn(torch.ones(number, PYRAMID.num_tokens, dtype=torch.bool))
+    whole = quantizer(latent(), PYRAMID, redrawn=all_anew).f_hat_BZhw
+    two = quantizer(latent(), PYRAMID, torch.full((number,), 2), all_anew).f_hat_BZhw
+
+    coarse = redrawn(torch.ones(number, PYRAMID.num_tokens, dtype=torch.bool))
+    coarse.anew_BL[:, PYRAMID.spans[2].start :] = False
+    assert torch.equal(quantizer(latent(), PYRAMID, torch.full((number,), 2), coarse).f_hat_BZhw, two)
+    assert not torch.equal(two, whole)
 
 
 def test_a_price_needs_a_rate():

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from var_pe.models.quantizers import expects
 from var_pe.resampling.conventions import resample_table
 from var_pe.training.groups import LayerRates
 
@@ -113,7 +114,12 @@ def check_equal_losses(folder):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "quantizer",
-    ["vq(learning=ema, decay=0.8, gradient=rotation)", "bsq(bits=5, temperature=5)", "fsq(levels=[5, 4, 3])"],
+    [
+        "vq(learning=ema, decay=0.8, gradient=rotation)",
+        "vq(rate=0.1, given=coarser)",
+        "bsq(bits=5, temperature=5)",
+        "fsq(levels=[5, 4, 3])",
+    ],
 )
 def test_two_processes_learn_the_codes_of_one(tmp_path, quantizer):
     """Averages, entropies and scales are those of all images, and dropped levels belong to the image.
@@ -121,6 +127,7 @@ def test_two_processes_learn_the_codes_of_one(tmp_path, quantizer):
     At bsq's own temperature a difference by rounding flips a bit within a few steps.
     """
     more = [f"tokenizer.quantizer={quantizer}", "tokenizer_training.quantizer_dropout=0.5"]
+    more += ["tokenizer_training.redrawn={share: 0.5, start: 0.3}"] if expects(quantizer) else []
     for processes in (1, 2):
         folder = tmp_path / str(processes)
         folder.mkdir()

@@ -9,10 +9,13 @@ from accelerate import Accelerator
 from tests.conftest import QUANTIZER_VARIANTS, QUANTIZERS
 from tests.runs import TINY, train_both
 from var_pe import settings
+from var_pe.models.quantizers import expects
+from var_pe.pyramid import Pyramid
 from var_pe.settings.files import ConfigError
 from var_pe.stages.config import Config
 from var_pe.stages.plan import plan
 from var_pe.stages.train import train_tokenizer
+from var_pe.tasks.redrawn import RedrawnConfig, drawn_anew
 from var_pe.tasks.tokenizer import levels_kept
 from var_pe.training.log import read_log
 
@@ -83,6 +86,7 @@ def test_a_killed_training_ends_with_the_same_bits(tmp_path, monkeypatch, quanti
     for name in ("whole", "killed"):
         more = ["tokenizer_training.quantizer_dropout=0.5", "tokenizer_training.save_every=1"]
         more += ["tokenizer_training.steps=5", "tokenizer_training.schedule=constant"]
+        more += ["tokenizer_training.redrawn={share: 0.5, start: 0.3}"] if expects(quantizer) else []
         config = a_config(tmp_path / name, quantizer, *more)
         if name == "killed":
             train_tokenizer(config, Accelerator())
@@ -119,6 +123,44 @@ def test_more_fixed_codes_follow_the_trained_ones(tmp_path):
     model = train_tokenizer(a_config(tmp_path / "b", "simvq", *given), Accelerator())
     assert torch.equal(model.quantizer.frozen_VZ[:16], source.quantizer.frozen_VZ)
     torch.testing.assert_close(model.quantizer.codebook_map_ZZ, source.quantizer.codebook_map_ZZ)
+
+
+def test_drawn_anew_are_tokens_of_the_finest_levels_by_seed_and_image():
+    """Shares uniform up to the largest; of the last level, and in every other image of the one before it."""
+    draws, pyramid = torch.arange(4000), Pyramid.of([1, 2, 3, 4])
+    anew_BL = drawn_anew(draws, 0.6, pyramid, seed=1)
+    by_level = [anew_BL[:, span].float() for span in pyramid.spans]
+    assert by_level[3].mean() == pytest.approx(0.3, abs=0.01)
+    assert by_level[2].mean() == pytest.approx(0.15, abs=0.01)
+    assert not by_level[0].any()
+    assert not by_level[1].any()
+
+    # Of an image the share is one: they spread from none to 0.6.
+    share_B = by_level[3].mean(1)
+    assert share_B.quantile(0.05) < 0.1
+    assert 0.5 < share_B.quantile(0.95) < 0.75
+
+    assert torch.equal(drawn_anew(draws[1000:1008], 0.6, pyramid, seed=1), anew_BL[1000:1008])
+    assert not torch.equal(drawn_anew(draws, 0.6, pyramid, seed=2), anew_BL)
+    assert not drawn_anew(draws, 1.0, Pyramid.of([3]), seed=1).any()
+    first_of_two = drawn_anew(draws, 1.0, Pyramid.of([1, 2]), seed=1)[:, 0]
+    assert not first_of_two.any()
+
+
+def test_tokens_are_drawn_anew_after_the_start():
+    config, draws, pyramid = RedrawnConfig(share=0.6, start=0.5), torch.arange(8), Pyramid.of([1, 2, 3])
+    assert config.of(draws, pyramid, seed=1, progress=0.49) is None
+    assert RedrawnConfig().of(draws, pyramid, seed=1, progress=1.0) is None
+    whole, part = (config.of(some, pyramid, seed=1, progress=0.5) for some in (draws, draws[3:5]))
+    assert torch.equal(whole.anew_BL[3:5], part.anew_BL)
+    assert torch.equal(whole.number_BL2[3:5], part.number_BL2)
+
+
+def test_drawing_tokens_anew_needs_a_quantizer_that_expects_some(tmp_path):
+    with pytest.raises(
+        ValueError, match=r"redrawn.share=0.5 draws tokens by what .*, but tokenizer.quantizer is vq$"
+    ):
+        a_config(tmp_path, "vq", "tokenizer_training.redrawn.share=0.5")
 
 
 def test_levels_are_dropped_by_seed_and_image():

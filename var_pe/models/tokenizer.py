@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from var_pe.models.folder import SavedModel
 from var_pe.models.initialisation import initialise
 from var_pe.models.quantizers import QuantizerShape, build_quantizer, codes_of
-from var_pe.models.quantizers.residual import Quantized
+from var_pe.models.quantizers.residual import Quantized, Redrawn
 from var_pe.pyramid import Levels, Pyramid
 from var_pe.seeding import generator_for
 from var_pe.settings.fields import Doc, NonNegative, NonNegativeFloat, Positive, Share, section
@@ -264,14 +264,18 @@ class VQTokenizer(SavedModel):
         return self.reconstruct(self.quantizer.sum_of(tokens_BL, pyramid)).clamp(-1, 1)
 
     def forward(
-        self, images_BCHW: Tensor, pyramid: Pyramid | None = None, kept_B: Tensor | None = None
+        self,
+        images_BCHW: Tensor,
+        pyramid: Pyramid | None = None,
+        kept_B: Tensor | None = None,
+        redrawn: Redrawn | None = None,
     ) -> tuple[Tensor, Quantized]:
         """The reconstruction and what the quantizer made of the images: one training pass.
 
-        With `kept_B` an image is rebuilt from its first so many levels.
+        With `kept_B` an image is rebuilt from its first so many levels, with `redrawn` from other tokens.
         """
         pyramid = self._checked(images_BCHW, pyramid)
-        quantized = self.quantizer(self.latent(images_BCHW), pyramid, kept_B)
+        quantized = self.quantizer(self.latent(images_BCHW), pyramid, kept_B, redrawn)
         return self.reconstruct(quantized.f_hat_BZhw), quantized
 
     def _checked(self, images_BCHW: Tensor, pyramid: Pyramid | None) -> Pyramid:

@@ -16,6 +16,7 @@ from var_pe.models.dense.segmenter import SegmenterConfig
 from var_pe.models.generator import GeneratorConfig
 from var_pe.models.patches import patches_of
 from var_pe.models.pretraining import EncoderConfig
+from var_pe.models.quantizers import expects
 from var_pe.models.size import (
     refuse_oversized,
     size_of_classifier,
@@ -155,6 +156,14 @@ class Config:
             raise ValueError(
                 f"{kind}_training.contrastive.layer must be at most {depth}, the depth of the {kind}, got "
                 f"{training.contrastive.layer}"
+            )
+
+        share = self.tokenizer_training.redrawn.share
+        if share and not expects(self.tokenizer.quantizer):
+            raise ValueError(
+                f"tokenizer_training.redrawn.share={share} draws tokens by what the coarser levels let one "
+                "expect, which vq(rate=..., given=coarser) learns, but tokenizer.quantizer is "
+                f"{self.tokenizer.quantizer}"
             )
 
         self._check_sizes()

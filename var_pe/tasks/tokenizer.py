@@ -36,6 +36,7 @@ from var_pe.tasks.losses.perceptual import PerceptualConfig
 from var_pe.tasks.losses.picture import PictureLoss
 from var_pe.tasks.losses.reconstruction import psnr
 from var_pe.tasks.pyramids import which_pyramid
+from var_pe.tasks.redrawn import RedrawnConfig
 from var_pe.tasks.tokenizer_quality import in_values, measure_tokenizer
 from var_pe.training.config import TrainingConfig
 from var_pe.training.groups import ONE_RATE
@@ -64,6 +65,7 @@ class TokenizerTraining(TrainingConfig):
     quantizer_dropout: Annotated[
         Share, Doc("share of the images that are rebuilt from a random number of their coarsest levels")
     ] = 0.0
+    redrawn: RedrawnConfig = field(default_factory=RedrawnConfig)
 
     @property
     def looks_through(self) -> str | None:
@@ -172,7 +174,10 @@ class TokenizerTask:
         images_BCHW, pyramid = batch["image"], self.pyramid_of(step)
         self.last_layer.watch()
         kept_B = self._levels_kept(batch["draw_number"], pyramid)
-        reconstruction_BCHW, quantized = model(images_BCHW, pyramid, kept_B)
+        redrawn = self.config.redrawn.of(
+            batch["draw_number"], pyramid, seed=self.seed, progress=step / self.steps
+        )
+        reconstruction_BCHW, quantized = model(images_BCHW, pyramid, kept_B, redrawn)
         loss, terms = self.picture_loss(reconstruction_BCHW, images_BCHW, batch["draw_number"], step)
 
         self._micro_batches.append(Seen(batch["draw_number"], quantized.tokens_BL, quantized.z_BLZ))

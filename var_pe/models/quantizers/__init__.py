@@ -15,7 +15,7 @@ from var_pe.models.quantizers.vq import VQ
 from var_pe.settings.fields import nearest
 from var_pe.settings.line import Member, check_options, parse
 
-__all__ = ["REGISTRY", "MultiScaleQuantizer", "QuantizerShape", "build_quantizer", "codes_of"]
+__all__ = ["REGISTRY", "MultiScaleQuantizer", "QuantizerShape", "build_quantizer", "codes_of", "expects"]
 
 REGISTRY: dict[str, type[MultiScaleQuantizer]] = {
     "bsq": BSQ,
@@ -52,6 +52,16 @@ def codes_of(line: str, codebook_size: int) -> int:
         return cls.codes_of(codebook_size, member.options)
     except ValueError as error:
         raise ValueError(f"quantizer {line!r}: {error}") from error
+
+
+def expects(line: str) -> bool:
+    """Whether the quantizer of `line` learns which tokens to expect, so that some can be drawn anew.
+
+    Raises:
+        ValueError: the line is not that of a quantizer.
+    """
+    cls, member = _described(line)
+    return cls.expects(member.options)
 
 
 def _described(line: str) -> tuple[type[MultiScaleQuantizer], Member]:

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from var_pe.models.choice import draw
 from var_pe.models.quantizers.gradients import GRADIENTS
 from var_pe.pyramid import Pyramid
 from var_pe.resampling.precision import full_precision
@@ -34,10 +35,19 @@ class QuantizerShape:
 
 
 @dataclass(frozen=True)
+class Redrawn:
+    """Which tokens are drawn anew, from what the coarser levels let one expect, before images are rebuilt."""
+
+    anew_BL: Tensor
+    # two numbers in [0, 1) for each token, which decide what is drawn (`models.choice.draw`)
+    number_BL2: Tensor
+
+
+@dataclass(frozen=True)
 class Quantized:
     """A latent map as tokens."""
 
-    # the sum of the tokens' codes, which passes gradients to what was rounded
+    # the sum of the codes that an image is rebuilt from, which passes gradients to what was rounded
     f_hat_BZhw: Tensor
     tokens_BL: Tensor
     # what was rounded to codes
@@ -97,6 +107,11 @@ class MultiScaleQuantizer(nn.Module):
         """
         return codebook_size
 
+    @classmethod
+    def expects(cls, options: Mapping[str, Value]) -> bool:
+        """Whether it learns under these options which tokens to expect (`expected`)."""
+        return False
+
     @property
     def doubled(self) -> str:
         """The setting that gives twice as many codes, as key=value."""
@@ -115,6 +130,13 @@ class MultiScaleQuantizer(nn.Module):
 
     def codes(self, tokens: Tensor) -> Tensor:
         """What tokens stand for: a vector of Z for each, float32 or the weights' type."""
+        raise NotImplementedError
+
+    def expected(self, seen_BlZ: Tensor, level: int, pyramid: Pyramid) -> Tensor:
+        """Log shares (B, l, V) of a level's tokens, as judged by what the coarser levels show there.
+
+        Only for quantizers that learn it (`expects`).
+        """
         raise NotImplementedError
 
     def scale_to(self, rms: Tensor) -> None:
@@ -182,10 +204,17 @@ class MultiScaleQuantizer(nn.Module):
             map_BZhw = F.interpolate(map_BZhw, size=pyramid.grids[level], mode="area")
         return map_BZhw.flatten(2).transpose(1, 2)
 
-    def forward(self, f_BZhw: Tensor, pyramid: Pyramid, kept_B: Tensor | None = None) -> Quantized:
+    def forward(
+        self,
+        f_BZhw: Tensor,
+        pyramid: Pyramid,
+        kept_B: Tensor | None = None,
+        redrawn: Redrawn | None = None,
+    ) -> Quantized:
         """Rounds `f_BZhw`, whose sides are the finest grid's.
 
-        With `kept_B` the sum is that of each image's first so many levels; its tokens are still of all.
+        With `kept_B` the sum is that of each image's first so many levels, with `redrawn` that of some other
+        tokens; `tokens_BL` are the rounded ones all the same.
 
         The loss is the mean over levels of mse(f_hat_k, sg(f)) + commitment * mse(sg(f_hat_k), f) on the
         running reconstruction f_hat_k (VAR, equation 5), and of the quantizer's own term if it has one.
@@ -206,10 +235,14 @@ class MultiScaleQuantizer(nn.Module):
                 with torch.no_grad():
                     tokens.append(self.choose(rests[-1], seen_BlZ, level, pyramid))
                 f_hat_BZhw = self.add_level(f_hat_BZhw, tokens[-1], level, pyramid)
-                if kept_B is None:
-                    shown_BZhw = f_hat_BZhw
-                else:
-                    shown_BZhw = torch.where((level < kept_B)[:, None, None, None], f_hat_BZhw, shown_BZhw)
+
+                # What the decoder gets may end sooner, or go on with other tokens.
+                more_BZhw = f_hat_BZhw
+                if redrawn is not None:
+                    more_BZhw = self._redraw(shown_BZhw, tokens[-1], redrawn, level, pyramid)
+                if kept_B is not None:
+                    more_BZhw = torch.where((level < kept_B)[:, None, None, None], more_BZhw, shown_BZhw)
+                shown_BZhw = more_BZhw
 
                 # Codes move towards the encoder's map, and the encoder commits itself to them.
                 loss = loss + F.mse_loss(f_hat_BZhw, f_BZhw.detach())
@@ -225,6 +258,17 @@ class MultiScaleQuantizer(nn.Module):
                 z_BLZ=torch.cat(rests, 1),
                 loss=loss / pyramid.num_levels,
             )
+
+    @torch.no_grad()
+    def _redraw(
+        self, shown_BZhw: Tensor, tokens_Bl: Tensor, redrawn: Redrawn, level: int, pyramid: Pyramid
+    ) -> Tensor:
+        """`add_level` in which some tokens are drawn ones."""
+        span = pyramid.spans[level]
+        seen_BlZ = self.input_for(shown_BZhw, level, pyramid)
+        drawn_Bl = draw(self.expected(seen_BlZ, level, pyramid), redrawn.number_BL2[:, span])
+        shown_Bl = torch.where(redrawn.anew_BL[:, span], drawn_Bl, tokens_Bl)
+        return self.add_level(shown_BZhw, shown_Bl, level, pyramid)
 
     def sum_of(self, tokens_BL: Tensor, pyramid: Pyramid) -> Tensor:
         """The latent map that the tokens stand for: the whole walk."""

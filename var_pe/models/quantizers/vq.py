@@ -5,6 +5,7 @@ coarser levels let one expect it.
 """
 
 import math
+from collections.abc import Mapping
 from typing import Literal, cast
 
 import torch
@@ -16,6 +17,7 @@ from var_pe.models.quantizers.expectation import Expectation, cells_covered
 from var_pe.models.quantizers.residual import MultiScaleQuantizer, QuantizerShape
 from var_pe.pyramid import Pyramid
 from var_pe.settings.fields import check_choice
+from var_pe.settings.line import Value
 
 Given = Literal["usage", "coarser"]
 
@@ -78,6 +80,10 @@ class VQ(LearnedCodebook):
             self.expectation = Expectation(shape.latent_channels, self.num_codes)
             self.rows_of_codes += ("expectation.codes.weight", "expectation.codes.bias")
 
+    @classmethod
+    def expects(cls, options: Mapping[str, Value]) -> bool:
+        return options.get("given") == "coarser"
+
     def init_parameter(self, name: str, parameter: nn.Parameter, generator: Generator) -> None:
         nn.init.uniform_(parameter, -1 / len(parameter), 1 / len(parameter), generator=generator)
 
@@ -93,7 +99,7 @@ class VQ(LearnedCodebook):
             return self.nearest(z_BlZ)
 
         # A price in units of the error over all cells that this one covers
-        expected_BlV = self._expected(self.expectation, seen_BlZ, level, pyramid).exp()
+        expected_BlV = self.expected(seen_BlZ, level, pyramid).exp()
         share_BlV = torch.lerp(expected_BlV, self._shares(), USAGE_PART)
         price_BlV = self._price(share_BlV) / cells_covered(level, pyramid)
         return nearest_row(z_BlZ, self.codebook_VZ, price_BlV)
@@ -104,13 +110,15 @@ class VQ(LearnedCodebook):
         """The cross-entropy of the tokens under the expectation, which alone it trains."""
         if self.expectation is None:
             return None
-        log_share_BlV = self._expected(self.expectation, seen_BlZ, level, pyramid)
+        log_share_BlV = self.expected(seen_BlZ, level, pyramid)
         return EXPECTATION_WEIGHT * F.nll_loss(log_share_BlV.flatten(0, 1), tokens_Bl.flatten())
 
-    def _expected(self, expectation: Expectation, seen_BlZ: Tensor, level: int, pyramid: Pyramid) -> Tensor:
-        """Log shares (B, l, V), of maps in units of the codes' root mean square."""
+    def expected(self, seen_BlZ: Tensor, level: int, pyramid: Pyramid) -> Tensor:
+        """By `Expectation`, which sees maps in units of the codes' root mean square."""
+        if self.expectation is None:
+            return super().expected(seen_BlZ, level, pyramid)
         scale = self._mean_square(self._shares()).detach().clamp(min=1e-12).sqrt()
-        return expectation(seen_BlZ / scale, level, pyramid)
+        return self.expectation(seen_BlZ / scale, level, pyramid)
 
     def _shares(self) -> Tensor:
         """The share of each code among all tokens, (V,)."""
