@@ -109,14 +109,16 @@ class TokenizerTask:
     ) -> None:
         """`validation` holds each pyramid's images, and the box in them that shows the picture.
 
-        Restarts count their share of the `steps` in all, the discriminator's start and warm-up theirs of the
-        steps `first_asked` of the run (None: the same), so that a game goes on when the run is extended.
+        Restarts count their share of the `steps` in all. The discriminator's start and warm-up, and where
+        tokens begin to be drawn anew, are shares of the steps `first_asked` of the run (None: the same), so
+        that neither ends and begins again when the run is extended.
         The first `trained_codes` codes of the model are trained ones: only the others start from data.
         `network` is that of the perceptual term and of a discriminator of features.
         """
         self.model, self.dataset = model, dataset
         self.pyramids, self.validation = tuple(pyramids), validation
         self.config, self.steps, self.seed = config, steps, seed
+        self.first_asked = first_asked or steps
         self.trained_codes = trained_codes
         self._micro_batches: list[Seen] = []
 
@@ -128,7 +130,7 @@ class TokenizerTask:
                 discriminator,
                 looks_through,
                 config.adversarial,
-                steps=first_asked or steps,
+                steps=self.first_asked,
                 seed=seed,
                 log_every=config.log_every,
             )
@@ -175,7 +177,7 @@ class TokenizerTask:
         self.last_layer.watch()
         kept_B = self._levels_kept(batch["draw_number"], pyramid)
         redrawn = self.config.redrawn.of(
-            batch["draw_number"], pyramid, seed=self.seed, progress=step / self.steps
+            batch["draw_number"], pyramid, seed=self.seed, progress=step / self.first_asked
         )
         reconstruction_BCHW, quantized = model(images_BCHW, pyramid, kept_B, redrawn)
         loss, terms = self.picture_loss(reconstruction_BCHW, images_BCHW, batch["draw_number"], step)
