@@ -457,6 +457,13 @@ def test_tokens_are_drawn_anew_from_what_the_coarser_ones_let_expect_the_drawn_o
     assert (tokens_BL != plain.tokens_BL).float().mean() > 0.3
     torch.testing.assert_close(found.f_hat_BZhw, f_hat_BZhw)
 
+    # The picture's gradient reaches the encoder where nothing was drawn.
+    f_BZhw = latent().requires_grad_()
+    anew.anew_BL[0] = False
+    quantizer(f_BZhw, PYRAMID, redrawn=anew).f_hat_BZhw.sum().backward()
+    assert torch.equal(f_BZhw.grad[0], torch.ones_like(f_BZhw[0]))
+    assert not f_BZhw.grad[1:].any()
+
     none = redrawn(torch.zeros_like(anew.anew_BL))
     assert torch.equal(quantizer(latent(), PYRAMID, redrawn=none).f_hat_BZhw, plain.f_hat_BZhw)
 

@@ -22,8 +22,8 @@ class RedrawnConfig:
     share: Annotated[
         Share,
         Doc(
-            "largest share of the tokens of an image's last one or two levels that are drawn anew before it "
-            "is rebuilt; needs tokenizer.quantizer=vq(rate=..., given=coarser); 0: off"
+            "largest share of the tokens that are drawn anew, in every other image and its last one or two "
+            "levels, before it is rebuilt; needs tokenizer.quantizer=vq(rate=..., given=coarser); 0: off"
         ),
     ] = 0.0
     start: Annotated[ShareBelowOne, Doc("share of the steps after which tokens are drawn anew")] = 0.5
@@ -43,11 +43,13 @@ class RedrawnConfig:
 def drawn_anew(draw_numbers_B: Tensor, largest: float, pyramid: Pyramid, seed: int) -> Tensor:
     """Which tokens of each image are drawn anew, bool (B, L).
 
-    Of each image it is a share of its own, uniform in [0, largest], and of its last level or of its last two,
-    each as often. The first level is left alone: nothing coarser lets one expect anything of it.
+    Of half of the images none, of each other one a share of its own, uniform in [0, largest], and of its last
+    level or of its last two, each as often. The first level is left alone: nothing coarser lets one expect
+    anything of it.
     """
-    share_B, begin_B = uniform_pairs(random_bits(mix(seed, "redrawn share"), draw_numbers_B)).unbind(-1)
-    first_B = (pyramid.num_levels - 1 - (begin_B < 0.5).long()).clamp(min=1)
+    image_B2 = uniform_pairs(random_bits(mix(seed, "redrawn share"), draw_numbers_B))
+    share_B = 1 - 2 * image_B2[:, 0]  # below 0 in half of the images
+    first_B = (pyramid.num_levels - 1 - (image_B2[:, 1] < 0.5).long()).clamp(min=1)
     level_L = pyramid.positions(draw_numbers_B.device).level_L
 
     key_B = random_bits(mix(seed, "redrawn places"), draw_numbers_B)

@@ -214,7 +214,7 @@ class MultiScaleQuantizer(nn.Module):
         """Rounds `f_BZhw`, whose sides are the finest grid's.
 
         With `kept_B` the sum is that of each image's first so many levels, with `redrawn` that of some other
-        tokens; `tokens_BL` are the rounded ones all the same.
+        tokens, through which no gradient passes; `tokens_BL` are the rounded ones all the same.
 
         The loss is the mean over levels of mse(f_hat_k, sg(f)) + commitment * mse(sg(f_hat_k), f) on the
         running reconstruction f_hat_k (VAR, equation 5), and of the quantizer's own term if it has one.
@@ -252,8 +252,14 @@ class MultiScaleQuantizer(nn.Module):
                     own_loss = self.own_loss(rest_BlZ, seen_BlZ, tokens[-1], level, pyramid)
                     loss = loss if own_loss is None else loss + own_loss
 
+            passing_BZhw = self.pass_gradient(f_BZhw, shown_BZhw)
+            if redrawn is not None:
+                # Faults that were drawn are not the encoder's.
+                anew_B = redrawn.anew_BL.any(1)
+                passing_BZhw = torch.where(anew_B[:, None, None, None], shown_BZhw.detach(), passing_BZhw)
+
             return Quantized(
-                f_hat_BZhw=self.pass_gradient(f_BZhw, shown_BZhw),
+                f_hat_BZhw=passing_BZhw,
                 tokens_BL=torch.cat(tokens, 1),
                 z_BLZ=torch.cat(rests, 1),
                 loss=loss / pyramid.num_levels,
