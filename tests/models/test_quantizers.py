@@ -479,7 +479,8 @@ def test_levels_that_are_left_out_are_not_drawn_either():
     coarse = redrawn(torch.ones(number, PYRAMID.num_tokens, dtype=torch.bool))
     coarse.anew_BL[:, PYRAMID.spans[2].start :] = False
     assert torch.equal(quantizer(latent(), PYRAMID, torch.full((number,), 2), coarse).f_hat_BZhw, two)
-    assert not torch.equal(two, whole)
+    plain = quantizer(latent(), PYRAMID, torch.full((number,), 2)).f_hat_BZhw
+    assert not any(torch.allclose(two, other, atol=1e-3) for other in (whole, plain))
 
 
 def test_a_price_needs_a_rate():
