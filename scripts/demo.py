@@ -2,11 +2,12 @@
 
     python scripts/demo.py [key.sub=value ...]
 
-Calls scripts/train.py for a small ViT that tells the shapes apart, then scripts/compare.py, both at 24x24
-instead of the 32x32 of the configs, with short trainings. Every picture is drawn several times, and the ViT
-keeps the drawing whose class it finds likeliest. Encodings are ranked by the share of kept pictures whose
-shape can be read and is the one that was asked for (docs/method.md, section 10). The shape is read by
-formulas, not by the ViT.
+Calls scripts/train.py for a small ViT that tells the shapes apart and for a tokenizer, then
+scripts/compare.py, all at 24x24 instead of the 32x32 of the configs, with short trainings. The comparison
+begins with the tokenizer's decoder alone, which learns to make whole pictures of tokens some of which were
+drawn at random (docs/tokenizers.md). Every picture is drawn several times, and the ViT keeps the drawing
+whose class it finds likeliest. Encodings are ranked by the share of kept pictures whose shape can be read and
+is the one that was asked for (docs/method.md, section 10). The shape is read by formulas, not by the ViT.
 """
 
 import argparse
@@ -37,19 +38,32 @@ CLASSIFIER = (
     "classifier_training.steps=500",
     "classifier_training.ema=0.99",
 )
-GENERATORS = (
-    f"tokenizer_run={RUN}/tokenizer",
+TOKENIZER = (
     "tokenizer.levels=[1, 2, 3, 4, 6]",
     "tokenizer.codebook_size=256",
     "tokenizer.quantizer=vq(rate=0.2, given=coarser)",
     "tokenizer.channel_multipliers=[1, 1]",
     "tokenizer.attention=false",
     "tokenizer_training.optimizer=muon",
-    "tokenizer_training.steps=1000",
-    "tokenizer_training.batch=16",
     "tokenizer_training.ema=0.99",
     "tokenizer_training.validate_every=0",
     "tokenizer_training.preview_every=0",
+)
+FIRST_TOKENIZER = (
+    f"tokenizer_run={RUN}/first_tokenizer",
+    f"run={RUN}",
+    "tokenizer_training.steps=1000",
+    "tokenizer_training.batch=16",
+)
+DECODER = (
+    f"tokenizer_run={RUN}/tokenizer",
+    f"tokenizer_init_from={RUN}/first_tokenizer",
+    "tokenizer_training.tuned=decoder",
+    "tokenizer_training.steps=300",
+    "tokenizer_training.batch=32",
+    "tokenizer_training.redrawn={share: 0.6, images: 0.75, start: 0}",
+)
+GENERATORS = (
     "generator.dim=96",
     "generator.depth=4",
     "generator.num_heads=3",
@@ -77,14 +91,22 @@ def main() -> None:
     )
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="settings of the generators")
     asked = parser.parse_args().overrides
-    check([*DATA, *GENERATORS, *asked])
 
-    of_data = [override for override in asked if override.startswith("data.")]
+    # How a tokenizer is trained means the first training of it, but for what is drawn anew.
+    of_first = [one for one in asked if not one.startswith("tokenizer_training.redrawn")]
+    of_rest = [one for one in asked if one not in of_first or not one.startswith("tokenizer_training.")]
+    first = [*DATA, *TOKENIZER, *FIRST_TOKENIZER, *GENERATORS, *of_first]
+    rest = [*DATA, *TOKENIZER, *DECODER, *GENERATORS, *of_rest]
+    check(first)
+    check(rest)
+
+    of_data = [one for one in asked if one.startswith("data.")]
     run(train, ["--config", "shapes_vit.yaml", *DATA, *CLASSIFIER, *of_data])
+    run(train, ["--config", "shapes_learned.yaml", "--stage", "tokenizer", *first])
 
     options = ["--config", "shapes_learned.yaml", "--encodings", *ENCODINGS, "--seeds", "0"]
     options += ["--primary", "kind_as_asked_shapes", "--output", RUN]
-    run(compare, [*options, *DATA, *GENERATORS, *asked])
+    run(compare, [*options, *rest])
 
 
 def check(settings_of_generators: Sequence[str]) -> None:

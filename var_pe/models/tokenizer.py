@@ -181,6 +181,11 @@ class VQTokenizer(SavedModel):
         """diffusers' own looks in config.json first, whose `quantizer` is the line, not the module."""
         return nn.Module.__getattr__(self, name)
 
+    def keep_tokens(self) -> None:
+        """Leaves only the decoder to train: whatever tokens follow from stays as it is."""
+        for part in (self.encoder, self.quant_conv, self.quantizer):
+            part.requires_grad_(False)
+
     def image_size(self, pyramid: Pyramid) -> tuple[int, int]:
         """Height and width, in pixels, of the images that a pyramid is for."""
         rows, columns = pyramid.finest

@@ -158,6 +158,11 @@ class Config:
                 f"{training.contrastive.layer}"
             )
 
+        if self.tokenizer_training.tuned == "decoder" and self.tokenizer_init_from is None:
+            raise ValueError(
+                "tokenizer_training.tuned=decoder leaves encoder and codes as they are, so they must come "
+                "from a trained tokenizer: set tokenizer_init_from"
+            )
         share = self.tokenizer_training.redrawn.share
         if share and not expects(self.tokenizer.quantizer):
             raise ValueError(

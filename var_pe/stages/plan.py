@@ -99,6 +99,7 @@ def plan(config: Config) -> str:
             lines += [_sizes(tokenizer_pyramids(config), tokenizer.downsampling)]
             lines += [_codes(config.tokenizer)]
             lines += _game(config, images)
+            lines += _redrawn(config, images)
 
             lines += [_tokens(pyramid) for pyramid in pyramids]
             lines += _model("generator", generator, config.generator_training, images)
@@ -273,6 +274,21 @@ def _game(config: Config, images: int | None) -> list[str]:
         what = f"patches, {sum(p.numel() for p in discriminator.parameters()):,} parameters"
     first = adversarial.first_step(training.steps_for(images))
     return [f"discriminator of {what}; it plays from step {first + 1} on"]
+
+
+def _redrawn(config: Config, images: int | None) -> list[str]:
+    """What of a tokenizer alone is trained, and from which step on its tokens are drawn anew."""
+    training, redrawn = config.tokenizer_training, config.tokenizer_training.redrawn
+    lines = []
+    if training.tuned == "decoder":
+        lines.append(f"tuned: decoder; the tokens are those of {config.tokenizer_init_from}")
+    if redrawn.share and redrawn.images:
+        first = redrawn.first_step(training.steps_for(images))
+        lines.append(
+            f"redrawn: up to {redrawn.share:.0%} of the tokens of the last one or two levels, in "
+            f"{redrawn.images:.0%} of the images, from step {first + 1} on"
+        )
+    return lines
 
 
 def _folders(config: Config) -> str:

@@ -42,6 +42,20 @@ def start_tokenizer(config: Config, model: VQTokenizer) -> Start | None:
     return Start(config.tokenizer_init_from, step, weights, moved, codes=codes)
 
 
+def check_codes_are_kept(start: Start | None, model: VQTokenizer) -> None:
+    """Checks that all codes of a tokenizer whose decoder alone is trained are trained ones.
+
+    Raises:
+        ValueError: it has more codes than the tokenizer that it starts from.
+    """
+    trained = start.codes if start else 0
+    if trained < model.quantizer.num_codes:
+        raise ValueError(
+            f"tokenizer_training.tuned=decoder trains no codes, but tokenizer.codebook_size="
+            f"{model.quantizer.num_codes} is more than the {trained} of tokenizer_init_from"
+        )
+
+
 def initialise_from(
     config: Config, model: VARTransformer | Classifier, class_names: Sequence[str] | None = None
 ) -> Start | None:

@@ -64,7 +64,13 @@ from var_pe.stages.models import (
 from var_pe.stages.on_maps import ON_MAPS
 from var_pe.stages.pyramids import generator_pyramids, tokenizer_pyramids
 from var_pe.stages.run_folder import check_folders, check_settings, claim, put_in_place, say_already_there
-from var_pe.stages.starts import blend_again, initialise_from, start_encoder, start_tokenizer
+from var_pe.stages.starts import (
+    blend_again,
+    check_codes_are_kept,
+    initialise_from,
+    start_encoder,
+    start_tokenizer,
+)
 from var_pe.stages.tokens import held_out_tokens, training_tokens
 from var_pe.tasks.classifier import ClassifierTask
 from var_pe.tasks.fading import Fading
@@ -110,6 +116,9 @@ def train_tokenizer(config: Config, accelerator: Accelerator, extend: Rule | Non
     history = with_ways(history, config, "tokenizer", processes)
     if history.start is None:
         history = replace(history, start=start_tokenizer(config, model))
+    if training.tuned == "decoder":
+        check_codes_are_kept(history.start, model)
+        model.keep_tokens()
     task = TokenizerTask(
         model,
         dataset,

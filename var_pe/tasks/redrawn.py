@@ -22,36 +22,39 @@ class RedrawnConfig:
     share: Annotated[
         Share,
         Doc(
-            "largest share of the tokens that are drawn anew, in every other image and its last one or two "
-            "levels, before it is rebuilt; needs tokenizer.quantizer=vq(rate=..., given=coarser); 0: off"
+            "largest share of the tokens of an image's last one or two levels that are drawn anew before it "
+            "is rebuilt; needs tokenizer.quantizer=vq(rate=..., given=coarser); 0: off"
         ),
     ] = 0.0
+    images: Annotated[Share, Doc("share of the images to which this happens")] = 0.5
     start: Annotated[ShareBelowOne, Doc("share of the steps after which tokens are drawn anew")] = 0.5
 
-    def of(self, draw_numbers_B: Tensor, pyramid: Pyramid, *, seed: int, progress: float) -> Redrawn | None:
-        """What is drawn anew of the images of these draw numbers at a `progress` in [0, 1]; None: nothing.
+    def first_step(self, steps: int) -> int:
+        """The first of so many steps in which tokens are drawn anew: at the latest the last one."""
+        return min(round(self.start * steps), steps - 1)
 
-        It follows from seed and draw number alone.
-        """
-        if not self.share or progress < self.start:
+    def of(self, draw_numbers_B: Tensor, pyramid: Pyramid, *, seed: int) -> Redrawn | None:
+        """What is drawn anew of the images of these draw numbers, which it follows from; None: nothing is."""
+        if not self.share:
             return None
         key_B = random_bits(mix(seed, "redrawn tokens"), draw_numbers_B)
-        anew_BL = drawn_anew(draw_numbers_B, self.share, pyramid, seed)
+        anew_BL = drawn_anew(draw_numbers_B, self, pyramid, seed)
         return Redrawn(anew_BL, uniform_pairs(token_keys(key_B, pyramid)))
 
 
-def drawn_anew(draw_numbers_B: Tensor, largest: float, pyramid: Pyramid, seed: int) -> Tensor:
+def drawn_anew(draw_numbers_B: Tensor, config: RedrawnConfig, pyramid: Pyramid, seed: int) -> Tensor:
     """Which tokens of each image are drawn anew, bool (B, L).
 
-    Of half of the images none, of each other one a share of its own, uniform in [0, largest], and of its last
+    Of the images that it happens to, a share of its own each, uniform in [0, config.share], and of its last
     level or of its last two, each as often. The first level is left alone: nothing coarser lets one expect
     anything of it.
     """
-    image_B2 = uniform_pairs(random_bits(mix(seed, "redrawn share"), draw_numbers_B))
-    share_B = 1 - 2 * image_B2[:, 0]  # below 0 in half of the images
-    first_B = (pyramid.num_levels - 1 - (image_B2[:, 1] < 0.5).long()).clamp(min=1)
+    chosen_B = uniform(random_bits(mix(seed, "redrawn image"), draw_numbers_B)) < config.images
+    share_B, begin_B = uniform_pairs(random_bits(mix(seed, "redrawn share"), draw_numbers_B)).unbind(-1)
+    share_B = (config.share * share_B).masked_fill(~chosen_B, 0)
+    first_B = (pyramid.num_levels - 1 - (begin_B < 0.5).long()).clamp(min=1)
     level_L = pyramid.positions(draw_numbers_B.device).level_L
 
     key_B = random_bits(mix(seed, "redrawn places"), draw_numbers_B)
-    chosen_BL = uniform(token_keys(key_B, pyramid)) < (largest * share_B)[:, None]
+    chosen_BL = uniform(token_keys(key_B, pyramid)) < share_B[:, None]
     return chosen_BL & (level_L >= first_B[:, None])

@@ -66,6 +66,12 @@ class TokenizerTraining(TrainingConfig):
         Share, Doc("share of the images that are rebuilt from a random number of their coarsest levels")
     ] = 0.0
     redrawn: RedrawnConfig = field(default_factory=RedrawnConfig)
+    tuned: Annotated[
+        Literal["all", "decoder"],
+        Doc(
+            "what is trained; decoder: nothing else, so tokens stay those of tokenizer_init_from's tokenizer"
+        ),
+    ] = "all"
 
     @property
     def looks_through(self) -> str | None:
@@ -176,9 +182,9 @@ class TokenizerTask:
         images_BCHW, pyramid = batch["image"], self.pyramid_of(step)
         self.last_layer.watch()
         kept_B = self._levels_kept(batch["draw_number"], pyramid)
-        redrawn = self.config.redrawn.of(
-            batch["draw_number"], pyramid, seed=self.seed, progress=step / self.first_asked
-        )
+        redrawn = None
+        if step >= self.config.redrawn.first_step(self.first_asked):
+            redrawn = self.config.redrawn.of(batch["draw_number"], pyramid, seed=self.seed)
         reconstruction_BCHW, quantized = model(images_BCHW, pyramid, kept_B, redrawn)
         loss, terms = self.picture_loss(reconstruction_BCHW, images_BCHW, batch["draw_number"], step)
 
@@ -213,8 +219,10 @@ class TokenizerTask:
             self.opponent.after_step(step, Processes.of(accelerator), updates)
 
         hits_KV = accelerator.reduce(hits(seen.tokens_BL, pyramid, len(quantizer.usage_V)), "sum")
-        with undone_without(updates, quantizer):
-            restarted = self._care_for_codes(quantizer, hits_KV.sum(0), seen, step, accelerator)
+        restarted = hits_KV.new_zeros(())
+        if self.config.tuned == "all":
+            with undone_without(updates, quantizer):
+                restarted = self._care_for_codes(quantizer, hits_KV.sum(0), seen, step, accelerator)
 
         name = f"perplexity{self._tag(pyramid)}"
         logs = {name: perplexity(hits_KV.sum(0)), "restarted": restarted}
