@@ -59,7 +59,7 @@ DECODER = (
     f"tokenizer_run={RUN}/tokenizer",
     f"tokenizer_init_from={RUN}/first_tokenizer",
     "tokenizer_training.tuned=decoder",
-    "tokenizer_training.steps=300",
+    "tokenizer_training.steps=600",
     "tokenizer_training.batch=32",
     "tokenizer_training.redrawn={share: 0.6, images: 0.75, start: 0}",
 )
