@@ -25,7 +25,13 @@ class Blind(FeatureExtractor):
         return Features(features_BF, torch.zeros(len(features_BF), 2))
 
 
-@pytest.mark.parametrize(("name", "sees"), [("blind", False), ("efficientnet_lite0_spatial", True)])
+@pytest.mark.parametrize(
+    ("name", "sees"),
+    [
+        ("blind", False),
+        pytest.param("efficientnet_lite0_spatial", True, marks=pytest.mark.slow),
+    ],
+)
 def test_moved_quarters_are_seen_or_not(name, sees):
     """Averages over the picture would call a generator good that puts everything in the wrong place."""
     extractor = Blind() if name == "blind" else feature_extractor(name)

@@ -77,7 +77,10 @@ def test_slices_are_compiled_once_too(line, make_generator, make_loud, in_slices
     assert counters["stats"]["unique_graphs"] == 1
 
 
-@pytest.mark.parametrize(("line", "dropout"), [("learned", 0.0), ("relative_bias", 0.0), ("rope", 0.1)])
+@pytest.mark.parametrize(
+    ("line", "dropout"),
+    [("learned", 0.0), pytest.param("relative_bias", 0.0, marks=pytest.mark.slow), ("rope", 0.1)],
+)
 def test_products_are_compiled_once_too(line, dropout, make_generator, make_loud):
     """With the partitioner that decides for inductor what a backward pass computes anew."""
     plain = make_loud(make_generator(line, depth=3, dropout=dropout)).train()

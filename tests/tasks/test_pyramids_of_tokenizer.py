@@ -65,9 +65,9 @@ def test_every_step_trains_on_the_images_and_levels_of_its_pyramid(tmp_path, mon
     """Both micro-batches, and also where another pyramid has images of the same size."""
     seen, forward = [], VQTokenizer.forward
 
-    def listening(self, images_BCHW, pyramid=None, kept_B=None):
+    def listening(self, images_BCHW, pyramid=None, *others):
         seen.append((tuple(images_BCHW.shape[-2:]), str(pyramid)))
-        return forward(self, images_BCHW, pyramid, kept_B)
+        return forward(self, images_BCHW, pyramid, *others)
 
     monkeypatch.setattr(VQTokenizer, "forward", listening)
     train_tokenizer(a_config(tmp_path, SEVERAL), Accelerator())
