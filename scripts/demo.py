@@ -93,8 +93,9 @@ def main() -> None:
     asked = parser.parse_args().overrides
 
     # How a tokenizer is trained means the first training of it, but for what is drawn anew.
-    of_first = [one for one in asked if not one.startswith("tokenizer_training.redrawn")]
-    of_rest = [one for one in asked if one not in of_first or not one.startswith("tokenizer_training.")]
+    anew = [one for one in asked if one.startswith("tokenizer_training.redrawn")]
+    of_first = [one for one in asked if one not in anew]
+    of_rest = [one for one in of_first if not one.startswith("tokenizer_training.")] + anew
     first = [*DATA, *TOKENIZER, *FIRST_TOKENIZER, *GENERATORS, *of_first]
     rest = [*DATA, *TOKENIZER, *DECODER, *GENERATORS, *of_rest]
     check(first)
