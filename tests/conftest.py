@@ -28,6 +28,7 @@ VARIANTS = [
     "learned(init=sinusoidal, scale=2) + sinusoidal(temperature=50)",
     "mixed(learned_grid=0.5, factorized=0.3, fourier=0.2, gate=true)",
     "fourier(features=gaussian) + rope(coordinates=learned, layout=interleaved, unit=image, level_axis=true)",
+    "harope(unit=query) + relative_bias",
 ]
 
 

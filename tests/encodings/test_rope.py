@@ -28,6 +28,8 @@ LINES = [
     "rope_mixed(polar=true)",
     "rope(directions=golden, unit=image)",
     "rope(directions=spiral, level_axis=true)",
+    "rope(unit=query, level_axis=true)",
+    "rope_mixed(unit=query, coordinates=learned)",
 ]
 
 
@@ -528,7 +530,7 @@ def test_queries_keys_and_layers_share_the_draw(name, make_vit, monkeypatch):
     ("options", "sentence"),
     [
         ("coordinates=middle", "coordinates is one of center, start, corner, index, learned, got 'middle'"),
-        ("unit=pixels", "unit is one of cells, image, got 'pixels'"),
+        ("unit=pixels", "unit is one of cells, image, query, got 'pixels'"),
         (
             "unit=image, coordinates=index",
             "coordinates=index counts cells of each level, so it does not go with unit=image",

@@ -121,6 +121,10 @@ def test_nor_does_a_classifier_s_plan(tmp_path):
             "680 tokens on cpu by products on slices, computed twice, 4 calls a layer",
         ),
         (
+            ["tokenizer.levels=[1,2,3,4]", "generator.encoding=rope(unit=query)"],
+            "30 tokens on cpu by the fused kernel on slices, 4 calls a layer",
+        ),
+        (
             # 155^2 + 100 * 255 + 169 * 424 + 256 * 680 pairs, 4 bytes for each of 6 heads
             [
                 "tokenizer.levels=[1,2,3,4,5,6,8,10,13,16]",
@@ -132,7 +136,7 @@ def test_nor_does_a_classifier_s_plan(tmp_path):
             "7.09 MB, held for one layer at a time or once for all",
         ),
     ],
-    ids=["short", "long", "bias"],
+    ids=["short", "long", "keys turned by query", "bias"],
 )
 def test_a_plan_says_which_kernel_attention_takes_and_what_scores_cost(words, expected, monkeypatch):
     """On a machine without a GPU, in bf16; a bias costs flash attention, whatever else the line holds."""

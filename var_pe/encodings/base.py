@@ -78,6 +78,10 @@ class PositionEncoding(nn.Module, Generic[Context]):
         """Once per forward: what the hooks below get as `context` (tables, jitter); here the positions."""
         return cast(Context, positions)
 
+    def prepare_keys(self, positions: Positions, queries: Positions) -> Context:
+        """The context of keys that these queries meet; theirs are of one level if `turns_keys_by_query`."""
+        return self.prepare(positions)
+
     def embed(self, x_BLC: Tensor, context: Context) -> Tensor:
         """Once, before the first block."""
         return x_BLC
@@ -149,6 +153,19 @@ class PositionEncoding(nn.Module, Generic[Context]):
     def uses(self, hook: str) -> bool:
         """Whether this member overrides `hook`; models skip hooks that are not overridden."""
         return getattr(type(self), hook) is not getattr(PositionEncoding, hook)
+
+    @property
+    def turns_keys_by_query(self) -> bool:
+        """Whether `rotate` turns the same keys in another way for the queries of another level.
+
+        Keys are then kept as they are, and each call of attention turns those that its queries meet.
+        """
+        return False
+
+    @property
+    def asks_of_calls(self) -> bool:
+        """Whether a call of attention has to know where its own queries and keys are."""
+        return self.adds_to_scores or self.turns_keys_by_query
 
     @property
     def adds_to_scores(self) -> bool:

@@ -55,6 +55,11 @@ class PoPE(PositionEncoding[PolarAngles]):
         if not 1 < base < float("inf"):
             raise ValueError(f"pope: base must be above 1 and finite, got {base}")
 
+        if unit == "query":
+            raise ValueError(
+                "pope: unit is cells or image, got 'query': its keys are widened once for all levels"
+            )
+
         self.head_dim = shape.dim // shape.num_heads
         self.base = base
         self.unit = unit

@@ -46,13 +46,19 @@ class Rope(PositionEncoding[Any]):  # `rope_mixed` prepares angles for each laye
     levels most. Scores then depend on displacement and octaves between the levels; the finest level, and a
     ViT, are as without.
 
+    `unit=query` is phase alignment (Wu et al. 2025, arXiv 2511.19778, who change trained models so): in one
+    call of attention all positions are counted in cells of the queries' level. A step of one cell of the
+    level that asks then turns by the same angle at every level, where under `cells` a step at a coarse level
+    turns the fast pairs around several times. Each level turns all keys that it meets, K (K + 1) / 2 turns of
+    a level's keys in all instead of K, and a KV cache holds them unturned.
+
     In clips time is a further axis in the same way: a pair turns in addition by w' t, t = 0, 1, ... the
     token's moment, so that scores depend on displacement and time between the two (ours; others give time
     pairs of its own).
 
     Args:
         coordinates: `center`, `start`, `corner`, `index` or `learned`; see `Coordinates`.
-        unit: `cells` of the finest level, or `image`.
+        unit: `cells` of the finest level, `image`, or cells of the level that asks, `query`.
         base: above 1; wavelengths grow from 2 pi units by base^(4 / D) a pair, short of 2 pi base. 100 is
             what RoPE-ViT takes for cells and DINOv3 for the image: on a grid of 14 the two are nearly the
             same 0.9 .. 0.013 radians a cell. The 10000 of text and of VAR's successors leaves half of the
@@ -169,9 +175,19 @@ class Rope(PositionEncoding[Any]):  # `rope_mixed` prepares angles for each laye
         slowest_first_F = self.base ** (torch.arange(1 - count, 1, device=device) / count)
         return slowest_first_F.repeat(2)
 
+    @property
+    def turns_keys_by_query(self) -> bool:
+        return self.unit == "query"
+
     def prepare(self, positions: Positions) -> Any:
         """`Angles` (L, P) with P = D / 2."""
-        yx_L2 = self.coordinates(positions)
+        return self.angles(positions, self.coordinates(positions))
+
+    def prepare_keys(self, positions: Positions, queries: Positions) -> Any:
+        return self.angles(positions, self.coordinates(positions, queries))
+
+    def angles(self, positions: Positions, yx_L2: Tensor) -> Any:
+        """What `prepare` and `prepare_keys` make of the coordinates of their tokens."""
         with full_precision(yx_L2):
             if self.directions == "axial":
                 angle_LP = (yx_L2[:, :, None] * self.frequencies(yx_L2.device)).flatten(1)

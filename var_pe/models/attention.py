@@ -74,6 +74,8 @@ class PositionContext(Generic[Context]):
     visible_QK: Tensor | None = None
     # class token and registers, first among queries and keys; they are neither turned nor biased
     prefix: int = 0
+    # whether keys come as they are, and each call turns those that its queries meet, by its own `key`
+    turns_keys: bool = False
     # the calls that a pass over several levels is cut into; empty: it is one call
     parts: tuple[Part[Context], ...] = ()
     # FlexAttention's mask, which replaces the parts where there is neither a bias nor dropout
@@ -117,6 +119,7 @@ class PositionContext(Generic[Context]):
         return torch.cat([before_q, after_q], dim=2), torch.cat([before_k, after_k], dim=2)
 
     def rotate(self, x_BHLD: Tensor, layer: int) -> Tensor:
+        """Queries or keys of the same tokens, turned."""
         if not self.encoding.uses("rotate"):
             return x_BHLD
         if not self.prefix:
@@ -182,6 +185,7 @@ def all_levels(
     coarser levels are seen, the nearest ones; None: all.
     """
     context = encoding.prepare(positions)
+    kernel, coarse = cut_for(encoding, positions.grids_here, kernel, coarse)
     if kernel not in BY_PARTS:
         return PositionContext(encoding, context, context, visible(positions, before))
 
@@ -189,7 +193,17 @@ def all_levels(
     blocks = None
     if kernel == "flex" and not encoding.adds_to_scores:
         blocks = level_blocks(positions.grids_here, positions.level_L.device, before)
-    return PositionContext(encoding, context, context, parts=parts, blocks=blocks)
+    turns_keys = encoding.turns_keys_by_query
+    return PositionContext(encoding, context, context, parts=parts, blocks=blocks, turns_keys=turns_keys)
+
+
+def cut_for(
+    encoding: PositionEncoding, grids: Sequence[Grid], kernel: Kernel, coarse: int | None = None
+) -> tuple[Kernel, int | None]:
+    """The kernel and the levels of the first call: a call for each level where each turns its own keys."""
+    if encoding.turns_keys_by_query and len(grids) > 1:
+        return "slices", 0
+    return kernel, coarse
 
 
 def parts_of(
@@ -206,9 +220,9 @@ def parts_of(
         seen = positions.only(first_seen(first, before), stop)
         keys = positions.only(0, stop).num_tokens
         query = key = context
-        if encoding.adds_to_scores:  # which alone asks where queries and keys are
+        if encoding.asks_of_calls:
             query = encoding.prepare(here)
-            key = encoding.prepare(seen)
+            key = encoding.prepare_keys(seen, here)
         seen_here = visible(here, before)
         parts.append(Part(here.num_tokens, keys, query, key, seen_here, keys - seen.num_tokens))
     return tuple(parts)
@@ -297,6 +311,8 @@ def attend(
 
     y_parts = []
     for q, k, v, part in zip(q_parts, k_parts, v_parts, parts, strict=True):
+        if position_context.turns_keys:
+            k = position_context.encoding.rotate(k, part.key, layer).type_as(v)
         if choose is not None:
             k, v = choose(k, v)
         y_parts.append(attend_part(q, k, v, position_context, part, layer, dropout, scale).transpose(1, 2))

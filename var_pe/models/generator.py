@@ -525,11 +525,13 @@ class VARTransformer(Resizable):
         seen = positions.only(first_seen(level, self.levels_before), level + 1)
         query = self.position_encoding.prepare(here)
         key = query
-        if self.position_encoding.adds_to_scores:  # which alone asks where the keys are
-            key = self.position_encoding.prepare(seen)
+        if self.position_encoding.asks_of_calls:
+            key = self.position_encoding.prepare_keys(seen, here)
 
         cache.open(here.num_tokens, kept=seen.num_tokens - here.num_tokens)
-        position_context = PositionContext(self.position_encoding, query, key)
+        position_context = PositionContext(
+            self.position_encoding, query, key, turns_keys=self.position_encoding.turns_keys_by_query
+        )
         return self._blocks(x_BlC, class_BC, here, position_context, cache)
 
 

@@ -29,8 +29,8 @@ def as_tokens(x_BChw: Tensor) -> Tensor:
 class LayerCache:
     """The cache of one block while a pyramid is drawn.
 
-    Keys (already rotated) and values of all levels so far, and what it makes of the class, at every level the
-    same.
+    Keys (already turned, unless every level turns them anew) and values of all levels so far, and what it
+    makes of the class, at every level the same.
     """
 
     def __init__(self, kv_2BHLD: Tensor) -> None:
@@ -118,7 +118,10 @@ class AttentionHeads(nn.Module):
     def placed(
         self, q_BHLD: Tensor, k_BHLD: Tensor, v_BHLD: Tensor, position_context: PositionContext, layer: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries and keys as they are compared, normed and turned, and values as wide as they are."""
+        """Queries and keys as they are compared, normed and turned, and values as wide as they are.
+
+        Keys that `attend` turns are not turned yet.
+        """
         # Where the encoding makes queries and keys wider, values get zeros: all kernels take equal widths.
         head_dim = v_BHLD.shape[-1]
         q_BHLD, k_BHLD = position_context.remap(q_BHLD, k_BHLD, layer)
@@ -132,7 +135,8 @@ class AttentionHeads(nn.Module):
             k_BHLD = unit(k_BHLD)
 
         q_BHLD = position_context.rotate(q_BHLD, layer).type_as(v_BHLD)
-        k_BHLD = position_context.rotate(k_BHLD, layer).type_as(v_BHLD)
+        if not position_context.turns_keys:
+            k_BHLD = position_context.rotate(k_BHLD, layer).type_as(v_BHLD)
         return q_BHLD, k_BHLD, v_BHLD
 
     def attended(

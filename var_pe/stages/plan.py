@@ -16,7 +16,7 @@ from var_pe.data.streams import open_stream
 from var_pe.encodings import PositionEncoding
 from var_pe.encodings.base import HOOKS
 from var_pe.encodings.machinery.compose import Composed
-from var_pe.models.attention import first_seen, levels_of_parts
+from var_pe.models.attention import cut_for, first_seen, levels_of_parts
 from var_pe.models.clips import ClipClassifier
 from var_pe.models.hierarchy.attention import divisions_of
 from var_pe.models.hierarchy.classifier import StagedClassifier
@@ -435,12 +435,13 @@ def _attention(
     has_bias = encoding.adds_to_scores
     tokens = prefix + pyramid.num_tokens
     kernel = kernel_for(device, dtype, tokens, tokens, needs_grad=True, has_bias=has_bias)
+    kernel, coarse = cut_for(encoding, pyramid.grids, kernel)
 
     # How many of the scores are worked out: all, or those of each call
     number, pairs = 1, tokens**2
     if kernel in BY_PARTS and not prefix:
         tokens_K = [h * w for h, w in pyramid.grids]
-        calls = levels_of_parts(tokens_K)
+        calls = levels_of_parts(tokens_K, coarse)
         number = len(calls)
         pairs = 0
         for first, stop in calls:

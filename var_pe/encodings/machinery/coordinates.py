@@ -11,7 +11,7 @@ from var_pe.resampling.precision import full_precision
 
 FIXED = ("center", "start", "corner", "index")
 MAPS = (*FIXED, "learned")
-UNITS = ("cells", "image")
+UNITS = ("cells", "image", "query")
 
 
 def in_finest_cells(positions: Positions) -> Tensor:
@@ -56,7 +56,9 @@ class Coordinates(nn.Module):
 
     VAR's own resizing aligns centres; no published generator does. On the finest level neighbours are one
     cell apart under every map. `unit=image` puts [0, n] at [-1, 1], as DINOv3 does: distances then shrink
-    where a grid grows (interpolation), while `cells` keeps them (extrapolation).
+    where a grid grows (interpolation), while `cells` keeps them (extrapolation). `unit=query` counts in cells
+    of the query's level: keys are divided by the stride n / m of the queries that meet them, as the queries
+    are by their own. On a single grid that is `cells`.
 
     In training, one draw per call for all tokens, in DINOv3's order: + uniform(-shift, shift) per axis, in
     the unit at hand; times exp(uniform(-log jitter, log jitter)) per axis; times the same of `rescale` for
@@ -87,6 +89,15 @@ class Coordinates(nn.Module):
         if kind == "index" and unit == "image":
             raise ValueError(
                 f"{encoding}: coordinates=index counts cells of each level, so it does not go with unit=image"
+            )
+        if kind == "index" and unit == "query":
+            raise ValueError(
+                f"{encoding}: coordinates=index knows no stride, so it does not go with unit=query"
+            )
+        if unit == "query" and (shift > 0 or jitter > 1 or rescale > 1):
+            raise ValueError(
+                f"{encoding}: shift, jitter and rescale are drawn once for all tokens, so they do not go "
+                f"with unit=query, under which the queries of each level have their own keys"
             )
         if not 0 <= shift < float("inf"):
             raise ValueError(f"{encoding}: shift must be at least 0 and finite, got {shift}")
@@ -119,8 +130,8 @@ class Coordinates(nn.Module):
     def init_parameter(self, name: str, parameter: nn.Parameter, generator: torch.Generator) -> None:
         nn.init.zeros_(parameter)
 
-    def forward(self, positions: Positions) -> Tensor:
-        """Float32 (L, 2), y first."""
+    def forward(self, positions: Positions, queries: Positions | None = None) -> Tensor:
+        """Float32 (L, 2), y first; with `unit=query` of keys that `queries`, of one level, meet, if given."""
         device = positions.cell_L2.device
         with full_precision(positions.cell_L2):
             scale_K2, offset_K2 = self.maps(positions.grids, device)
@@ -129,6 +140,8 @@ class Coordinates(nn.Module):
             if self.unit == "image":
                 rows, columns = positions.grids[-1]
                 yx_L2 = 2 * torch.stack([yx_L2[:, 0] / rows, yx_L2[:, 1] / columns], dim=-1) - 1
+            elif self.unit == "query":
+                yx_L2 = yx_L2 / strides(positions, queries)
 
             augmented = self.shift > 0 or self.jitter > 1 or self.rescale > 1
             return self._augment(yx_L2) if self.training and augmented else yx_L2
@@ -179,6 +192,20 @@ def learned_maps(encoding: nn.Module, pyramid: Pyramid) -> dict[str, float]:
                 for axis, value in zip("yx", of_level, strict=True)
             }
     return {}
+
+
+def strides(positions: Positions, queries: Positions | None) -> Tensor:
+    """Sides of a cell in finest cells, float32: of each token's, (L, 2), or of those of `queries`, (2).
+
+    Raises:
+        ValueError: the queries are of several levels.
+    """
+    stride_K2, _ = _level_maps("center", positions.grids, positions.level_L.device)
+    if queries is None:
+        return stride_K2[positions.level_L]
+    if len(queries.levels) > 1:
+        raise ValueError(f"queries of {len(queries.levels)} levels have no common stride: ask for each level")
+    return stride_K2[queries.levels.start]
 
 
 def _within(limit: float, count: int, device: torch.device) -> Tensor:
