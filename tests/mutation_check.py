@@ -80,6 +80,22 @@ MISTAKES = (
         ("tests/models/test_layers.py",),
     ),
     Mistake(
+        "keys not rotated",
+        "keys of a whole pass are in cells of their own levels, whoever asks",
+        "var_pe/models/attention.py",
+        "seen = seen.as_keys_of(first)",
+        "seen = seen",
+        ("tests/encodings/test_alignment.py",),
+    ),
+    Mistake(
+        "keys not rotated",
+        "keys of a drawn level are in cells of their own levels, whoever asks",
+        "var_pe/models/generator.py",
+        "prepare(seen.as_keys_of(level))",
+        "prepare(seen)",
+        ("tests/models/test_generator.py",),
+    ),
+    Mistake(
         "layouts mixed",
         "halves are turned and put back as neighbours",
         "var_pe/encodings/machinery/turn.py",

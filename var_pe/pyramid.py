@@ -38,6 +38,8 @@ class Positions:
     times: int = 1
     # the token's moment, int64; None in a picture, and where it is not told
     time_L: Tensor | None = None
+    # the level of the queries that meet these tokens as keys; None: each token asks for itself
+    asking: int | None = None
 
     @property
     def num_tokens(self) -> int:
@@ -67,6 +69,10 @@ class Positions:
             yx_L2=self.yx_L2[span],
             levels=range(first, stop),
         )
+
+    def as_keys_of(self, level: int) -> "Positions":
+        """The same positions, of keys that queries of this level meet."""
+        return replace(self, asking=level)
 
     def over_time(self, times: int) -> "Positions":
         """Those of a clip, (t, y, x), if these are of one of its pictures, (y, x).

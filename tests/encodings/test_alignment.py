@@ -19,7 +19,7 @@ def scores(
     """What the queries of a level find in the keys of it and of all coarser ones, (B, H, Q, K)."""
     here, seen = pyramid.positions().only(level, level + 1), pyramid.positions().only(0, level + 1)
     q_BHQD = encoding.rotate(q_BHQD, encoding.prepare(here), 0)
-    k_BHKD = encoding.rotate(k_BHKD, encoding.prepare_keys(seen, here), 0)
+    k_BHKD = encoding.rotate(k_BHKD, encoding.prepare(seen.as_keys_of(level)), 0)
     return (q_BHQD @ k_BHKD.mT).detach()
 
 
@@ -32,7 +32,7 @@ def test_angles_are_of_centres_in_cells_of_the_level_that_asks(pyramid):
         here, seen = pyramid.positions().only(level, level + 1), pyramid.positions().only(0, level + 1)
         for number, angles in (
             (pyramid.spans[level], encoding.prepare(here)),
-            (slice(seen.num_tokens), encoding.prepare_keys(seen, here)),
+            (slice(seen.num_tokens), encoding.prepare(seen.as_keys_of(level))),
         ):
             in_cells_L2 = centre_L2[number] * torch.tensor(grid)
             expected_LP = (in_cells_L2[:, :, None] * encoding.frequencies("cpu")).flatten(1)
@@ -88,9 +88,7 @@ def test_keys_of_a_level_are_another_code_for_each_level_that_asks():
     """So they cannot be kept turned."""
     encoding = built("rope(unit=query)")
     coarse = LADDER.positions().only(1, 2)
-    first, second = (
-        encoding.prepare_keys(coarse, LADDER.positions().only(level, level + 1)) for level in (1, 3)
-    )
+    first, second = (encoding.prepare(coarse.as_keys_of(level)) for level in (1, 3))
     assert isinstance(first, Angles)
     assert not torch.allclose(first.angle, second.angle)
 
@@ -106,7 +104,3 @@ def test_what_does_not_go_with_it_is_named():
             built(f"rope(unit=query, {options})")
     with pytest.raises(ValueError, match="pope: unit is cells or image, got 'query'"):
         built("pope(unit=query)")
-
-    positions = LADDER.positions()
-    with pytest.raises(ValueError, match="queries of 2 levels have no common stride: ask for each level"):
-        built("rope(unit=query)").prepare_keys(positions, positions.only(0, 2))

@@ -78,10 +78,6 @@ class PositionEncoding(nn.Module, Generic[Context]):
         """Once per forward: what the hooks below get as `context` (tables, jitter); here the positions."""
         return cast(Context, positions)
 
-    def prepare_keys(self, positions: Positions, queries: Positions) -> Context:
-        """The context of keys that these queries meet; theirs are of one level if `turns_keys_by_query`."""
-        return self.prepare(positions)
-
     def embed(self, x_BLC: Tensor, context: Context) -> Tensor:
         """Once, before the first block."""
         return x_BLC
@@ -158,7 +154,8 @@ class PositionEncoding(nn.Module, Generic[Context]):
     def turns_keys_by_query(self) -> bool:
         """Whether `rotate` turns the same keys in another way for the queries of another level.
 
-        Keys are then kept as they are, and each call of attention turns those that its queries meet.
+        Keys are then kept as they are, and each call of attention turns those that its queries meet, by what
+        `prepare` makes of `Positions.as_keys_of` that level.
         """
         return False
 

@@ -74,8 +74,8 @@ class HARoPE(Rope):
     def init_parameter(self, name: str, parameter: nn.Parameter, generator: torch.Generator) -> None:
         nn.init.zeros_(parameter)
 
-    def angles(self, positions: Positions, yx_L2: Tensor) -> MappedAngles:
-        angles: Angles = super().angles(positions, yx_L2)
+    def prepare(self, positions: Positions) -> MappedAngles:
+        angles: Angles = super().prepare(positions)
         with full_precision(positions.yx_L2):
             left_NHDD = exponential(skew(self.left_NHDD.float()))
             right_NHDD = exponential(skew(self.right_NHDD.float())).mT

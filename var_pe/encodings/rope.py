@@ -181,13 +181,7 @@ class Rope(PositionEncoding[Any]):  # `rope_mixed` prepares angles for each laye
 
     def prepare(self, positions: Positions) -> Any:
         """`Angles` (L, P) with P = D / 2."""
-        return self.angles(positions, self.coordinates(positions))
-
-    def prepare_keys(self, positions: Positions, queries: Positions) -> Any:
-        return self.angles(positions, self.coordinates(positions, queries))
-
-    def angles(self, positions: Positions, yx_L2: Tensor) -> Any:
-        """What `prepare` and `prepare_keys` make of the coordinates of their tokens."""
+        yx_L2 = self.coordinates(positions)
         with full_precision(yx_L2):
             if self.directions == "axial":
                 angle_LP = (yx_L2[:, :, None] * self.frequencies(yx_L2.device)).flatten(1)

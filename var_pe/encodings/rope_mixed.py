@@ -91,8 +91,9 @@ class RopeMixed(Rope):
         angle_NHP = self.angle_NHP.float()
         return length_NHP * angle_NHP.sin(), length_NHP * angle_NHP.cos()
 
-    def angles(self, positions: Positions, yx_L2: Tensor) -> list[Angles]:
+    def prepare(self, positions: Positions) -> list[Angles]:
         """`Angles` (H, L, P) for each layer."""
+        yx_L2 = self.coordinates(positions)
         with full_precision(yx_L2):
             y_L1, x_L1 = yx_L2.split(1, dim=1)
             along_y, along_x = self.learned_waves()

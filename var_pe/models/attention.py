@@ -222,7 +222,9 @@ def parts_of(
         query = key = context
         if encoding.asks_of_calls:
             query = encoding.prepare(here)
-            key = encoding.prepare_keys(seen, here)
+            if encoding.turns_keys_by_query:  # a call is of one level then
+                seen = seen.as_keys_of(first)
+            key = encoding.prepare(seen)
         seen_here = visible(here, before)
         parts.append(Part(here.num_tokens, keys, query, key, seen_here, keys - seen.num_tokens))
     return tuple(parts)

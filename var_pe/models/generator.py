@@ -526,7 +526,7 @@ class VARTransformer(Resizable):
         query = self.position_encoding.prepare(here)
         key = query
         if self.position_encoding.asks_of_calls:
-            key = self.position_encoding.prepare_keys(seen, here)
+            key = self.position_encoding.prepare(seen.as_keys_of(level))
 
         cache.open(here.num_tokens, kept=seen.num_tokens - here.num_tokens)
         position_context = PositionContext(

@@ -49,21 +49,11 @@ class Blended(PositionEncoding[Both]):
         return 1 - share, share
 
     def prepare(self, positions: Positions) -> Both:
-        return self.shared(self.old.prepare(positions), self.new.prepare(positions))
-
-    def prepare_keys(self, positions: Positions, queries: Positions) -> Both:
-        return self.shared(
-            self.old.prepare_keys(positions, queries), self.new.prepare_keys(positions, queries)
-        )
-
-    def shared(self, old: object, new: object) -> Both:
-        """Both contexts, each turning by its encoding's share."""
         of_old, of_new = self.shares(self.share)
-        return self.old.turned_by(old, of_old), self.new.turned_by(new, of_new)
-
-    @property
-    def turns_keys_by_query(self) -> bool:
-        return self.old.turns_keys_by_query or self.new.turns_keys_by_query
+        return (
+            self.old.turned_by(self.old.prepare(positions), of_old),
+            self.new.turned_by(self.new.prepare(positions), of_new),
+        )
 
     def embed(self, x_BLC: Tensor, context: Both) -> Tensor:
         of_old, of_new = self.shares(x_BLC)
@@ -116,6 +106,10 @@ class Blended(PositionEncoding[Both]):
 
     def set_pyramid(self, pyramid: Pyramid, convention: str | Convention | None = None) -> None:
         move_all([self.old, self.new], pyramid, convention)
+
+    @property
+    def turns_keys_by_query(self) -> bool:
+        return self.old.turns_keys_by_query or self.new.turns_keys_by_query
 
     def uses(self, hook: str) -> bool:
         return self.old.uses(hook) or self.new.uses(hook)

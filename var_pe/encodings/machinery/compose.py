@@ -36,9 +36,6 @@ class Composed(PositionEncoding[list[object]]):
     def prepare(self, positions: Positions) -> list[object]:
         return [part.prepare(positions) for part in self.each()]
 
-    def prepare_keys(self, positions: Positions, queries: Positions) -> list[object]:
-        return [part.prepare_keys(positions, queries) for part in self.each()]
-
     @property
     def turns_keys_by_query(self) -> bool:
         return any(part.turns_keys_by_query for part in self.each())

@@ -130,8 +130,8 @@ class Coordinates(nn.Module):
     def init_parameter(self, name: str, parameter: nn.Parameter, generator: torch.Generator) -> None:
         nn.init.zeros_(parameter)
 
-    def forward(self, positions: Positions, queries: Positions | None = None) -> Tensor:
-        """Float32 (L, 2), y first; with `unit=query` of keys that `queries`, of one level, meet, if given."""
+    def forward(self, positions: Positions) -> Tensor:
+        """Float32 (L, 2), y first."""
         device = positions.cell_L2.device
         with full_precision(positions.cell_L2):
             scale_K2, offset_K2 = self.maps(positions.grids, device)
@@ -141,7 +141,7 @@ class Coordinates(nn.Module):
                 rows, columns = positions.grids[-1]
                 yx_L2 = 2 * torch.stack([yx_L2[:, 0] / rows, yx_L2[:, 1] / columns], dim=-1) - 1
             elif self.unit == "query":
-                yx_L2 = yx_L2 / strides(positions, queries)
+                yx_L2 = yx_L2 / strides(positions)
 
             augmented = self.shift > 0 or self.jitter > 1 or self.rescale > 1
             return self._augment(yx_L2) if self.training and augmented else yx_L2
@@ -194,18 +194,10 @@ def learned_maps(encoding: nn.Module, pyramid: Pyramid) -> dict[str, float]:
     return {}
 
 
-def strides(positions: Positions, queries: Positions | None) -> Tensor:
-    """Sides of a cell in finest cells, float32: of each token's, (L, 2), or of those of `queries`, (2).
-
-    Raises:
-        ValueError: the queries are of several levels.
-    """
+def strides(positions: Positions) -> Tensor:
+    """Sides of a cell of the level that asks, in cells of the finest, float32: (L, 2), or (2) for all."""
     stride_K2, _ = _level_maps("center", positions.grids, positions.level_L.device)
-    if queries is None:
-        return stride_K2[positions.level_L]
-    if len(queries.levels) > 1:
-        raise ValueError(f"queries of {len(queries.levels)} levels have no common stride: ask for each level")
-    return stride_K2[queries.levels.start]
+    return stride_K2[positions.level_L if positions.asking is None else positions.asking]
 
 
 def _within(limit: float, count: int, device: torch.device) -> Tensor:
