@@ -1,5 +1,7 @@
 """What models on a classifier's maps promise: every part learns, and a saved copy is the same at any size."""
 
+import copy
+
 import pytest
 import torch
 
@@ -141,3 +143,24 @@ def test_a_detector_learns_a_box(make_encoder):
     for found, box, label in zip(model.eval()(images), boxes, labels, strict=True):
         assert found["labels"][0] == label
         assert (found["boxes"][0] - box).abs().max() < 1
+
+
+@pytest.mark.slow
+def test_a_whole_detector_is_compiled_once_whatever_the_number_of_boxes(make_encoder):
+    """With the losses of a plain pass."""
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    plain = Detector(described(make_encoder("plain")), 3, width=32, finer=0, convolutions=1).train()
+    whole = copy.deepcopy(plain)
+    whole.compile(backend="eager", dynamic=False)
+
+    images = torch.randn(2, 3, 16, 24)
+    boxes_BM4 = torch.tensor([[2.0, 2.0, 14.0, 10.0]]).repeat(2, 4, 1)
+    graphs = []
+    for number in (1, 2, 4):
+        labels_BM = torch.full((2, 4), -1)
+        labels_BM[:, :number] = 1
+        torch.testing.assert_close(whole(images, boxes_BM4, labels_BM), plain(images, boxes_BM4, labels_BM))
+        graphs.append(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+    assert graphs == [graphs[0]] * 3
+    torch._dynamo.reset()

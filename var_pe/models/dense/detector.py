@@ -174,12 +174,24 @@ class DetectorHead(nn.Module):
     def losses(self, maps: Sequence[Tensor], boxes_BM4: Tensor, labels_BM: Tensor) -> dict[str, Tensor]:
         """Focal loss of classes, GIoU of boxes, cross-entropy of how central a cell is; per cell in a box."""
         answers, cells = self._answers(maps)
+        return self._compared(answers, cells, boxes_BM4, labels_BM)
+
+    # Never compiled: its sizes are numbers of boxes, and a graph of each would be made again and again.
+    @torch.compiler.disable
+    def _compared(
+        self,
+        answers: dict[str, Tensor],
+        cells: Sequence[Tensor],
+        boxes_BM4: Tensor,
+        labels_BM: Tensor,
+    ) -> dict[str, Tensor]:
+        """The losses of the branches' outputs."""
         targets = []
         for boxes_M4, labels_M in zip(boxes_BM4, labels_BM, strict=True):
             there_M = labels_M >= 0
             targets.append({"boxes": boxes_M4[there_M], "labels": labels_M[there_M]})
 
-        everywhere = [torch.cat(cells)] * len(targets)
+        everywhere = [torch.cat(list(cells))] * len(targets)
         with full_precision(boxes_BM4):
             found: dict[str, Tensor] = self.fcos.compute_loss(
                 targets, answers, everywhere, [len(of_map) for of_map in cells]
