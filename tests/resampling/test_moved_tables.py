@@ -117,6 +117,17 @@ def test_levels_that_are_not_embedded_are_refused_before_anything_moves(make_gen
     assert more(torch.tensor([0]), torch.zeros(1, 65, 4)).shape == (1, 66, 16)
 
 
+@pytest.mark.parametrize("line", ["alibi", "fire", "local", "lookhere", "learned + relative_bias"])
+def test_what_comes_with_new_levels_has_the_model_s_device_and_type(line, make_generator):
+    """A term for pairs of levels, which a model of one level lacks, would else be float32 on a processor."""
+    model = make_generator(line, levels=(4,), level_embedding="sinusoidal")
+    model.to(torch.bfloat16).to("meta").set_pyramid(Pyramid.square(1, 2, 4), "timm")
+    state = model.state_dict()
+    assert any(name.endswith("term_NHKK") for name in state)
+    assert all(value.is_meta for value in state.values())
+    assert {value.dtype for value in state.values()} == {torch.bfloat16, torch.int64}
+
+
 def test_a_vit_s_new_size_is_saved(make_vit, make_loud, tmp_path):
     vit, pictures = make_loud(make_vit("learned")), noise(2 * 3 * 12, 6).view(2, 3, 12, 6)
     vit.save_pretrained(tmp_path / "small")

@@ -56,7 +56,7 @@ class Resizable(SavedModel):
 
         self._set_pyramid(new, resample)
         for encoding in self.position_encodings().values():
-            encoding.to(self.device)  # terms of levels that were not there before
+            encoding.to(self.device, self.dtype)  # terms of levels that were not there before
 
         parts = (module for module in self.modules() if isinstance(module, PositionEncoding))
         first = self.config["kept_grids"] is None and new != self.pyramid
