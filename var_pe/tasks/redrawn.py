@@ -15,6 +15,7 @@ from var_pe.models.quantizers.residual import Redrawn
 from var_pe.pyramid import Pyramid
 from var_pe.seeding import mix, random_bits
 from var_pe.settings.fields import Doc, Share, ShareBelowOne, section
+from var_pe.training.schedule import first_after
 
 
 @section
@@ -31,7 +32,7 @@ class RedrawnConfig:
 
     def first_step(self, steps: int) -> int:
         """The first of so many steps in which tokens are drawn anew: at the latest the last one."""
-        return min(round(self.start * steps), steps - 1)
+        return first_after(self.start, steps)
 
     def of(self, draw_numbers_B: Tensor, pyramid: Pyramid, *, seed: int) -> Redrawn | None:
         """What is drawn anew of the images of these draw numbers, which it follows from; None: nothing is."""

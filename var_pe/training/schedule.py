@@ -1,4 +1,4 @@
-"""The schedules of learning rate and moving average, as pure functions of the step."""
+"""The schedules of learning rate and moving average, and when something begins, as pure functions."""
 
 import math
 from typing import Literal
@@ -33,3 +33,8 @@ def learning_rate(
 def ema_decay(step: int, longest: float) -> float:
     """The decay of the average, small at first: min(longest, (1 + step) / (10 + step)), as in TensorFlow."""
     return min(longest, (1 + step) / (10 + step))
+
+
+def first_after(share: float, steps: int) -> int:
+    """The first of so many steps after a share of them has been done: at the latest the last one."""
+    return min(round(share * steps), steps - 1)

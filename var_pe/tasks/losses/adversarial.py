@@ -24,6 +24,7 @@ from var_pe.settings.fields import (
     section,
 )
 from var_pe.tasks.losses.augmentation import NUMBERS, Augmentation, augmented, uniforms
+from var_pe.training.schedule import first_after
 
 Logits = Sequence[Tensor]
 GameLoss = Literal["hinge", "non_saturating"]
@@ -65,7 +66,7 @@ class AdversarialConfig:
 
     def first_step(self, steps: int) -> int:
         """The step of so many in which the discriminator begins to play."""
-        return min(round(self.start * steps), steps - 1)
+        return first_after(self.start, steps)
 
 
 # R1 is taken every so many steps and counts as much more (Karras et al. 2020, StyleGAN2, appendix B)
