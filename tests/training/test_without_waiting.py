@@ -25,7 +25,10 @@ from var_pe.tasks.classifier import ClassifierTask, ClassifierTraining
 from var_pe.tasks.codebook import RestartConfig
 from var_pe.tasks.generator import GeneratorTask, GeneratorTraining
 from var_pe.tasks.losses.adversarial import AdversarialConfig
+from var_pe.tasks.losses.contrastive import Contrastive
+from var_pe.tasks.progressive import Progressive
 from var_pe.tasks.pyramids import one_of
+from var_pe.tasks.redrawn import RedrawnConfig
 from var_pe.tasks.tokenizer import TokenizerTask, TokenizerTraining
 from var_pe.training.history import Asked, History
 from var_pe.training.loop import train
@@ -111,13 +114,26 @@ def _has_device(request):
 
 @pytest.mark.parametrize("device", ON_EVERY_DEVICE)
 @pytest.mark.parametrize(
-    "quantizer", ["vq", "vq(learning=ema)", "cosine", "simvq", "fsq(levels=[5, 4, 3])", "bsq(bits=5)"]
+    "quantizer",
+    [
+        "vq",
+        "vq(learning=ema)",
+        "vq(rate=0.1, given=coarser)",
+        "cosine",
+        "simvq",
+        "fsq(levels=[5, 4, 3])",
+        "bsq(bits=5)",
+    ],
 )
 def test_a_tokenizer_step_does_not_wait(tmp_path, quantizer, device):
-    """With restarts of codes, an opponent and two pyramids; images are made when needed."""
+    """With restarts of codes, an opponent, two pyramids, levels left out and, where that can be, tokens that
+    are drawn anew; images are made when needed."""
     restart = RestartConfig(every=2, until=1.0, below=0.9, memory=2)
     game = AdversarialConfig(weight=0.5, start=0.0, lecam=0.1, augment=["color", "translation", "cutout"])
-    config = TokenizerTraining(**RULES, restart=restart, adversarial=game)
+    redrawn = RedrawnConfig(share=0.6 if "coarser" in quantizer else 0.0, start=0.0)
+    config = TokenizerTraining(
+        **RULES, restart=restart, adversarial=game, quantizer_dropout=0.5, redrawn=redrawn
+    )
     dataset = one_of([pictures(), pictures()], config.batch, seed=0)
     box = (0, 0, 16, 16)
     held_out = {pyramid: (pictures(), box) for pyramid in LEVELS}
@@ -137,9 +153,16 @@ def test_a_tokenizer_step_does_not_wait(tmp_path, quantizer, device):
 @pytest.mark.parametrize("device", ON_EVERY_DEVICE)
 @pytest.mark.parametrize("cached", [True, False])
 def test_a_generator_step_does_not_wait(tmp_path, cached, device):
-    """From a cache of tokens or encoded as they are needed, with labels that are dropped."""
+    """From a cache of tokens or encoded as needed: labels are dropped, levels compared, the last one comes in
+    late; by either optimizer."""
     tokenizer = a_tokenizer().eval().to(device)
-    config = GeneratorTraining(**RULES, label_drop=0.3)
+    config = GeneratorTraining(
+        **RULES,
+        label_drop=0.3,
+        optimizer="muon" if cached else "adamw",
+        contrastive=Contrastive(),
+        progressive=Progressive(first=2, until=0.7),
+    )
     sets = []
     for pyramid in LEVELS:
         folder = build_token_cache(
