@@ -200,6 +200,7 @@ def restart_unused(
 
     Returns the number of these codes; 0 where codes are not learned row by row. How many there are is known
     on the device alone: vectors are found for all codes, and the n-th unused code takes the n-th of them.
+    The optimizer's averages of these rows stay: without use, what pulled at them has faded (docs/method.md).
     """
     if not isinstance(quantizer, LearnedCodebook):
         return quantizer.usage_V.new_zeros(())
