@@ -13,6 +13,7 @@ from var_pe.stages.config import Config
 from var_pe.stages.models import build_discriminator, feature_network
 from var_pe.stages.plan import LEADS_TO, plan
 from var_pe.stages.train import say_what_psnr_decides, train_tokenizer
+from var_pe.training.history import Asked, History
 
 ON = "tokenizer_training.perceptual.weight=1"
 GAME = "tokenizer_training.adversarial.weight=1"
@@ -91,6 +92,20 @@ def test_a_plan_says_what_plays_and_from_when_on(tmp_path):
     )
     with pytest.raises(ValueError, match="adaptive_limit=10 weighs"):
         plan(a_config(tmp_path, steps, GAME, "tokenizer_training.l1=0", "tokenizer_training.l2=0"))
+
+
+def test_a_plan_counts_shares_of_the_steps_first_asked_of_a_run(tmp_path):
+    """As the training does: what begins after a share of the steps must not end and begin again."""
+    for name in ("run", "tokenizer"):
+        folder = tmp_path / name
+        (folder / "checkpoints" / "step_00000100").mkdir(parents=True)
+        History((Asked(0, 100), Asked(100, 200, "rewarm"))).write(folder)
+    options = [f"{kind}_training.steps=200" for kind in ("tokenizer", "generator")]
+    options += ["tokenizer.quantizer=vq(rate=0.1, given=coarser)", "tokenizer_training.redrawn.share=0.5"]
+    said = plan(a_config(tmp_path, *options, GAME, "generator_training.progressive={first: 2, until: 0.4}"))
+    assert "it plays from step 26 on" in said
+    assert "in 50% of the images, from step 51 on" in said
+    assert "2 of 4 levels from step 0, 3 from step 20, 4 from step 40; 86% of the tokens" in said
 
 
 def test_patches_are_less_than_the_smallest_pictures_of_the_training(tmp_path):

@@ -194,6 +194,12 @@ def check_numbers(folder: Path) -> None:
         )
 
 
+def steps_first_asked(folder: Path, steps: int) -> int:
+    """What shares of steps are of: the steps first asked of the run in `folder`; `steps` for a new one."""
+    history = History.read(folder) if steps_in(folder / "checkpoints") else None
+    return steps if history is None else history.asked[0].steps
+
+
 def start_of(folder: Path) -> Start | None:
     """The model that a run started from, as its history notes it; None before its first checkpoint.
 

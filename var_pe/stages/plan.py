@@ -29,7 +29,7 @@ from var_pe.models.tuning import merge, tune
 from var_pe.models.vit import ViTClassifier
 from var_pe.progress import number_of, size
 from var_pe.pyramid import Pyramid, Sides
-from var_pe.stages.begun import kept_grids, start_of, training_of
+from var_pe.stages.begun import kept_grids, start_of, steps_first_asked, training_of
 from var_pe.stages.config import Config, Kind, settled_config
 from var_pe.stages.drawn_images import drawn_pictures
 from var_pe.stages.models import (
@@ -46,7 +46,6 @@ from var_pe.stages.run_folder import remarks_on_steps
 from var_pe.stages.starts import initialise_from, start_encoder, start_tokenizer
 from var_pe.stages.train import check_encoder, check_generator
 from var_pe.tasks.classifier import ClassifierTraining
-from var_pe.tasks.generator import GeneratorTraining
 from var_pe.tasks.progressive import share_of_tokens
 from var_pe.training.config import TrainingConfig
 from var_pe.training.history import Start
@@ -103,7 +102,7 @@ def plan(config: Config) -> str:
 
             lines += [_tokens(pyramid) for pyramid in pyramids]
             lines += _model("generator", generator, config.generator_training, images)
-            lines += _progressive(drawn, config.generator_training, images)
+            lines += _progressive(drawn, config, images)
             lines += [_encoding(config.generator.encoding, generator.position_encoding)]
             for pyramid in pyramids:
                 lines += [
@@ -114,6 +113,7 @@ def plan(config: Config) -> str:
                         generator.position_encoding,
                         config.generator_training,
                         config.generator.levels_before,
+                        config.generator.most_keys,
                     )
                 ]
     return "\n".join(lines)
@@ -272,7 +272,8 @@ def _game(config: Config, images: int | None) -> list[str]:
         discriminator = build_discriminator(config, None)
         assert discriminator is not None, "the term has a weight"
         what = f"patches, {sum(p.numel() for p in discriminator.parameters()):,} parameters"
-    first = adversarial.first_step(training.steps_for(images))
+    steps = steps_first_asked(Path(config.tokenizer_run), training.steps_for(images))
+    first = adversarial.first_step(steps)
     return [f"discriminator of {what}; it plays from step {first + 1} on"]
 
 
@@ -283,7 +284,8 @@ def _redrawn(config: Config, images: int | None) -> list[str]:
     if training.tuned == "decoder":
         lines.append(f"tuned: decoder; the tokens are those of {config.tokenizer_init_from}")
     if redrawn.share and redrawn.images:
-        first = redrawn.first_step(training.steps_for(images))
+        steps = steps_first_asked(Path(config.tokenizer_run), training.steps_for(images))
+        first = redrawn.first_step(steps)
         lines.append(
             f"redrawn: up to {redrawn.share:.0%} of the tokens of the last one or two levels, in "
             f"{redrawn.images:.0%} of the images, from step {first + 1} on"
@@ -350,20 +352,21 @@ def _model(name: Kind, model: nn.Module, training: TrainingConfig, images: int |
     ]
 
 
-def _progressive(pyramids: Sequence[Pyramid], training: GeneratorTraining, images: int | None) -> list[str]:
+def _progressive(pyramids: Sequence[Pyramid], config: Config, images: int | None) -> list[str]:
     """When each level comes in, and how many tokens that saves; nothing if all are in from the start."""
-    progressive = training.progressive
+    progressive = config.generator_training.progressive
     if progressive is None:
         return []
 
-    steps = training.steps_for(images)
+    steps = config.generator_training.steps_for(images)
+    counted = steps_first_asked(Path(config.run), steps)
     own = pyramids[0].num_levels
     stages = [f"{min(progressive.first, own)} of {own} levels from step 0"]
-    for step in range(1, steps):
-        levels = progressive.levels_at(step, steps, own)
-        if levels > progressive.levels_at(step - 1, steps, own):
+    for step in range(1, counted):
+        levels = progressive.levels_at(step, counted, own)
+        if levels > progressive.levels_at(step - 1, counted, own):
             stages.append(f"{levels} from step {step}")
-    share = share_of_tokens(progressive, steps, pyramids)
+    share = share_of_tokens(progressive, steps, pyramids, counted=counted)
     return [f"progressive: {', '.join(stages)}; {share:.0%} of the tokens of all steps are computed"]
 
 
@@ -428,26 +431,38 @@ def _attention(
     encoding: PositionEncoding,
     training: TrainingConfig,
     before: int | None = None,
+    most_keys: int | None = None,
 ) -> str:
-    """Which kernel serves the training on this machine, in how many calls, and what scores take."""
+    """Which kernel serves the training on this machine, in how many calls, and what scores take.
+
+    `before` and `most_keys` are a generator's `levels_before` and `most_keys`.
+    """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = dtype_of(training.precision, device)
     has_bias = encoding.adds_to_scores
     tokens = prefix + pyramid.num_tokens
-    kernel = kernel_for(device, dtype, tokens, tokens, needs_grad=True, has_bias=has_bias)
-    kernel, coarse = cut_for(encoding, pyramid.grids, kernel)
+    coarse: int | None = 0
+    if most_keys is None:
+        kernel = kernel_for(device, dtype, tokens, tokens, needs_grad=True, has_bias=has_bias)
+        kernel, coarse = cut_for(encoding, pyramid.grids, kernel)
+    else:  # each level is a call of its own, the finest the largest
+        queries, keys = pyramid.finest[0] * pyramid.finest[1], min(tokens, most_keys)
+        kernel = kernel_for(device, dtype, queries, keys, needs_grad=True, has_bias=has_bias)
 
     # How many of the scores are worked out: all, or those of each call
     number, pairs = 1, tokens**2
-    if kernel in BY_PARTS and not prefix:
+    if (kernel in BY_PARTS or most_keys is not None) and not prefix:
         tokens_K = [h * w for h, w in pyramid.grids]
         calls = levels_of_parts(tokens_K, coarse)
         number = len(calls)
         pairs = 0
         for first, stop in calls:
-            pairs += sum(tokens_K[first:stop]) * sum(tokens_K[first_seen(first, before) : stop])
+            seen = sum(tokens_K[first_seen(first, before) : stop])
+            pairs += sum(tokens_K[first:stop]) * min(seen, most_keys or seen)
 
     said = f"attention: {tokens} tokens on {device} by {KERNELS[kernel]}, {number_of(number, 'call')} a layer"
+    if most_keys is not None:
+        said += f", to at most {number_of(most_keys, 'key')} each"
     if kernel == "plain":
         said += f"; each layer keeps {size(heads * pairs * dtype.itemsize)} of scores an image"
     if has_bias:

@@ -44,11 +44,16 @@ def check_first(progressive: Progressive | None, pyramid: Pyramid) -> None:
         )
 
 
-def share_of_tokens(progressive: Progressive, steps: int, pyramids: Sequence[Pyramid]) -> float:
-    """The tokens that a training of so many steps computes, as a share of those with all levels always in."""
+def share_of_tokens(
+    progressive: Progressive, steps: int, pyramids: Sequence[Pyramid], *, counted: int | None = None
+) -> float:
+    """The tokens that a training of so many steps computes, as a share of those with all levels always in.
+
+    `counted` are the steps that its shares are of, if it was extended (None: all).
+    """
     computed = 0
     for pyramid in pyramids:
         for step in range(steps):
-            levels = progressive.levels_at(step, steps, pyramid.num_levels)
+            levels = progressive.levels_at(step, counted or steps, pyramid.num_levels)
             computed += pyramid.spans[levels - 1].stop
     return computed / (steps * sum(pyramid.num_tokens for pyramid in pyramids))
