@@ -178,14 +178,16 @@ def all_levels(
     kernel: Kernel,
     coarse: int | None = None,
     before: int | None = None,
+    few_keys: bool = False,
 ) -> PositionContext[Context]:
     """A pass over all levels at once, where a token sees its own level and the coarser ones.
 
     `coarse` levels share the slices' call with a mask; None: as `coarse_levels` says. `before` is how many
-    coarser levels are seen, the nearest ones; None: all.
+    coarser levels are seen, the nearest ones; None: all. With `few_keys` each level has its own choice of
+    keys, and so a call of its own.
     """
     context = encoding.prepare(positions)
-    kernel, coarse = cut_for(encoding, positions.grids_here, kernel, coarse)
+    kernel, coarse = cut_for(encoding, positions.grids_here, kernel, coarse, few_keys)
     if kernel not in BY_PARTS:
         return PositionContext(encoding, context, context, visible(positions, before))
 
@@ -198,12 +200,15 @@ def all_levels(
 
 
 def cut_for(
-    encoding: PositionEncoding, grids: Sequence[Grid], kernel: Kernel, coarse: int | None = None
+    encoding: PositionEncoding,
+    grids: Sequence[Grid],
+    kernel: Kernel,
+    coarse: int | None = None,
+    few_keys: bool = False,
 ) -> tuple[Kernel, int | None]:
-    """The kernel and the levels of the first call: a call for each level where each turns its own keys."""
-    if encoding.turns_keys_by_query and len(grids) > 1:
-        return "slices", 0
-    return kernel, coarse
+    """The kernel and the levels of the first call: a call for each level where each has keys of its own."""
+    turns_keys = encoding.turns_keys_by_query and len(grids) > 1
+    return ("slices", 0) if few_keys or turns_keys else (kernel, coarse)
 
 
 def parts_of(

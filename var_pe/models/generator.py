@@ -311,16 +311,13 @@ class VARTransformer(Resizable):
             needs_grad=torch.is_grad_enabled(),
             has_bias=self.position_encoding.adds_to_scores,
         )
-        # Where each level has its own choice of keys, each is a call of its own.
-        if self.few_keys:
-            position_context = all_levels(
-                self.position_encoding, positions, "slices", coarse=0, before=self.levels_before
-            )
-        else:
-            position_context = all_levels(
-                self.position_encoding, positions, kernel, before=self.levels_before
-            )
-
+        position_context = all_levels(
+            self.position_encoding,
+            positions,
+            kernel,
+            before=self.levels_before,
+            few_keys=self.few_keys,
+        )
         return self._blocks(x_BLC, class_BC, positions, position_context)
 
     def first_level(self, class_BC: Tensor, positions: Positions) -> Tensor:

@@ -441,17 +441,15 @@ def _attention(
     dtype = dtype_of(training.precision, device)
     has_bias = encoding.adds_to_scores
     tokens = prefix + pyramid.num_tokens
-    coarse: int | None = 0
-    if most_keys is None:
-        kernel = kernel_for(device, dtype, tokens, tokens, needs_grad=True, has_bias=has_bias)
-        kernel, coarse = cut_for(encoding, pyramid.grids, kernel)
-    else:  # each level is a call of its own, the finest the largest
-        queries, keys = pyramid.finest[0] * pyramid.finest[1], min(tokens, most_keys)
+    kernel = kernel_for(device, dtype, tokens, tokens, needs_grad=True, has_bias=has_bias)
+    kernel, coarse = cut_for(encoding, pyramid.grids, kernel, few_keys=most_keys is not None)
+    if coarse == 0:  # each level is a call of its own, the finest the largest
+        queries, keys = pyramid.finest[0] * pyramid.finest[1], min(tokens, most_keys or tokens)
         kernel = kernel_for(device, dtype, queries, keys, needs_grad=True, has_bias=has_bias)
 
     # How many of the scores are worked out: all, or those of each call
     number, pairs = 1, tokens**2
-    if (kernel in BY_PARTS or most_keys is not None) and not prefix:
+    if (kernel in BY_PARTS or coarse == 0) and not prefix:
         tokens_K = [h * w for h, w in pyramid.grids]
         calls = levels_of_parts(tokens_K, coarse)
         number = len(calls)
