@@ -19,6 +19,7 @@ from var_pe.comparison.engine import (
     note_process,
     plan_of,
 )
+from var_pe.comparison.gathering import flattered
 from var_pe.comparison.pool import Pool, own_environment, own_first
 from var_pe.comparison.study import Study, arms_of
 from var_pe.comparison.sweep import kept_choice, unusual, with_chosen
@@ -95,6 +96,27 @@ def test_what_cannot_be_scored_is_refused_before_anything_is_trained(tmp_path, g
     """A judge that is missing would come to light after the last training."""
     with pytest.raises(ValueError, match=sentence):
         plan_of(Study(config="shapes_learned.yaml", output=str(tmp_path), encodings=["learned"], **given))
+
+
+def test_a_judge_that_tokenizers_were_trained_against_is_said(tmp_path):
+    """An arm whose tokenizer was taught to please the judge would win by that."""
+    arms = [["plain", "seed=0"], ["pleasing", "tokenizer_training.perceptual={weight: 1}"]]
+    settings = ["evaluation.features=[efficientnet_lite0, efficientnet_lite1]", f"tokenizer_run={tmp_path}/t"]
+    given = {"config": "shapes_learned.yaml", "output": str(tmp_path), "settings": settings}
+    assert flattered(plan_of(Study(**given, encodings=["learned"]))) == []
+
+    arms[1].append(f"tokenizer_run={tmp_path}/pleasing")
+    (said,) = flattered(plan_of(Study(**given, arms=arms)))
+    assert said.startswith("efficientnet_lite0 flatters the images of pleasing, whose tokenizer was trained ")
+    settings.append(arms[1][1])
+    (said,) = flattered(plan_of(Study(**given, encodings=["learned", "none"])))
+    assert said.startswith("efficientnet_lite0 flatters the images of all arms, ")
+
+
+def test_a_cell_that_is_not_there_is_a_sentence(tmp_path):
+    study = Study(config="shapes_learned.yaml", output=str(tmp_path), encodings=["learned"])
+    with pytest.raises(ValueError, match="--cell learned_seed_7: this study has no such cell"):
+        plan_of(study).cell("learned_seed_7")
 
 
 def test_a_classifier_of_drawn_images_has_the_settings_of_its_file(tmp_path):

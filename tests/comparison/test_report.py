@@ -79,6 +79,14 @@ def test_arms_of_several_groups_have_no_best_one():
     assert report.guide[1].startswith("few: take learned: ")
 
 
+def test_a_table_of_pairs_that_is_left_out_is_said():
+    """Thirteen rows of thirteen numbers are no table that a person reads."""
+    for arms, expected in ((12, False), (13, True)):
+        found = results(**{f"rope(base={number + 2})": [3.0, 3.1, 3.05 + number] for number in range(arms)})
+        said = [line for line in report_of(found).notes if line.startswith("The table of all pairs is left")]
+        assert bool(said) == expected
+
+
 def test_names_that_do_not_say_the_encoding_stand_beside_its_line():
     """A reader of the table wants to write it into a config."""
     found = results(start=[3.0, 3.1], other=[3.5, 3.6])

@@ -52,8 +52,15 @@ class Plan:
         return Path(self.study.output)
 
     def cell(self, key: str) -> Cell:
-        """The cell with this key, with its arm's learning rate and guidance."""
-        return with_chosen(self.study, next(cell for cell in self.cells if cell.key == key))
+        """The cell with this key, with its arm's learning rate and guidance.
+
+        Raises:
+            ValueError: there is none.
+        """
+        for cell in self.cells:
+            if cell.key == key:
+                return with_chosen(self.study, cell)
+        raise ValueError(f"--cell {key}: this study has no such cell; --dry-run lists those that it has")
 
 
 def plan_of(study: Study) -> Plan:

@@ -23,6 +23,7 @@ from var_pe.evaluation.records import versions
 from var_pe.evaluation.shapes_scores import NOTHING_READ, SHAPE_SCORES
 from var_pe.pyramid import Pyramid
 from var_pe.settings.loading import differences
+from var_pe.stages.features import judges, trained_against
 from var_pe.stages.pyramids import generator_pyramids
 
 
@@ -64,7 +65,7 @@ def gather(plan: Plan, shared: Shared, command: str, *, own_processes: bool, dev
         "primary": plan.study.primary,
         "margin": plan.study.margin,
         "handicap_margins": plan.study.handicap_margins,
-        "remarks": plan.study.remarks,
+        "remarks": [*plan.study.remarks, *flattered(plan)],
         "floor": floor,
         "records": records,
         "labels": [
@@ -83,6 +84,22 @@ def gather(plan: Plan, shared: Shared, command: str, *, own_processes: bool, dev
             "threads": plan.study.threads or torch.get_num_threads(),
         },
     }
+
+
+def flattered(plan: Plan) -> list[str]:
+    """A sentence for each judge whose network the tokenizer of some arms was trained against."""
+    study = plan.study
+    names = {name for arm in plan.arms for name in judges(arm.config)}
+    said = []
+    for name in sorted(names | ({study.judge} if study.judge else set())):
+        arms = [arm.name for arm in plan.arms if trained_against(arm.tokenizer_config, name)]
+        if arms:
+            whom = "all arms" if len(arms) == len(plan.arms) else ", ".join(arms)
+            said.append(
+                f"{name} flatters the images of {whom}, whose tokenizer was trained against its network "
+                f"(tokenizer_training.perceptual.network)."
+            )
+    return said
 
 
 def _order(plan: Plan, cell: CellEntry) -> tuple[int, int]:

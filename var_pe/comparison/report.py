@@ -12,7 +12,7 @@ from var_pe.comparison.learned_maps import learned_maps_sentences, learned_maps_
 from var_pe.comparison.results import CellEntry, Record, Results, TokenizerScores, grids_of
 from var_pe.comparison.size_tables import size_sentence, size_tables, sizes_of
 from var_pe.comparison.table import Table
-from var_pe.comparison.tables import ranking_table, tables
+from var_pe.comparison.tables import MOST_IN_MATRIX, ranking_table, tables
 from var_pe.comparison.verdicts import (
     Column,
     Ranked,
@@ -282,7 +282,10 @@ def unmeasured(results: Results) -> list[str]:
         "other sizes": bool(sizes_of(results)),
     }
     left = [name for name, measured in known.items() if not measured]
-    return [f"Not measured in this study: {', '.join(left)}."] if left else []
+    said = [f"Not measured in this study: {', '.join(left)}."] if left else []
+    if len(results["arms"]) > MOST_IN_MATRIX:
+        said.append(f"The table of all pairs is left out, since there are more than {MOST_IN_MATRIX} arms.")
+    return said
 
 
 def score_note(record: Record, few: int) -> str:
