@@ -123,7 +123,8 @@ def test_nor_does_a_classifier_s_plan(tmp_path):
         (
             # 1 * 1 + 4 * 5 + 9 * 14 + 16 * 30 pairs
             ["tokenizer.levels=[1,2,3,4]", "generator.encoding=rope(unit=query)"],
-            "30 tokens on cpu by plain products, 4 calls a layer; each layer keeps 7.52 kB of scores an image",
+            "30 tokens on cpu by plain products, 4 calls a layer; each layer keeps 7.52 kB of scores an "
+            "image",
         ),
         (
             # 155^2 + 100 * 255 + 169 * 424 + 256 * 680 pairs, 4 bytes for each of 6 heads
