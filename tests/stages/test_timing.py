@@ -15,6 +15,7 @@ from var_pe.stages import timing
 from var_pe.stages.config import Config
 from var_pe.stages.timing import time_stages, timed_plan
 from var_pe.stages.train import train_classifier
+from var_pe.tasks.pyramids import which_pyramid
 from var_pe.training.stopping import Interrupted
 
 SMALL = [
@@ -140,3 +141,18 @@ def test_a_training_says_early_what_the_rest_will_take(a_config, tmp_path, capsy
     assert said == pytest.approx(2 * weights, rel=0.2)
     log = [json.loads(text) for text in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert [entry["step"] for entry in log if "validation_seconds" in entry] == [5, 10, 12]
+
+
+def test_a_step_in_which_a_pyramid_is_met_counts_for_none_of_the_others(a_config, tmp_path):
+    """Its graph may be compiled in it: of the few steps that are timed, it would count for thousands."""
+    pyramids = "generator_training.pyramids=[[1, 2], [1, 1, 2], [2]]"
+    config = a_config("shapes_learned.yaml", pyramids, "generator_training.batch=8", "seed=3")
+    met, lines = set(), []
+    for step in range(timing.STEPS):
+        pyramid = which_pyramid(config.seed, step, 3)
+        slow = step < timing.WARMING_UP or pyramid not in met
+        lines.append(json.dumps({"step": step + 1, "images_per_second": 8 / (60.0 if slow else 0.5)}))
+        met.add(pyramid)
+    (tmp_path / "log.jsonl").write_text("\n".join(lines))
+    assert set(timing._seconds_of_steps(tmp_path, 8)) == {0.5, 60}  # two are met after the first steps
+    assert timing._warm_seconds(config, "generator", tmp_path) == [0.5] * 4

@@ -37,6 +37,9 @@ from var_pe.stages.train import (
     train_on_maps,
     train_tokenizer,
 )
+from var_pe.tasks.generator import GeneratorTraining
+from var_pe.tasks.pyramids import which_pyramid
+from var_pe.tasks.tokenizer import TokenizerTraining
 from var_pe.training.compilation import Compiled, chosen
 from var_pe.training.config import TrainingConfig
 from var_pe.training.log import read_log
@@ -250,11 +253,11 @@ def _scores(config: Config, short: Config, score: Callable[[], object]) -> list[
     return [Cost("scores", seconds, f"{images} test images")]
 
 
-def _training(kind: str, config: Config, training: TrainingConfig, folder: Path) -> Cost:
+def _training(kind: Kind, config: Config, training: TrainingConfig, folder: Path) -> Cost:
     """The cost of a training whose short version was done in `folder`."""
     log = read_log(folder / "log.jsonl")
     steps = training.steps_for(training_images_and_classes(config)[0])
-    warm = _seconds_of_steps(folder, training.batch)
+    warm = _warm_seconds(config, kind, folder) or _seconds_of_steps(folder, training.batch)
     seconds = sum(warm) / len(warm)
 
     # Seconds of a validation, at more images
@@ -286,6 +289,35 @@ def _seconds_of_steps(folder: Path, batch: int) -> list[float]:
     """The seconds of a step by each log entry of a short training, without those of warming up."""
     log = read_log(folder / "log.jsonl")
     return [batch / entry["images_per_second"] for entry in log if "images_per_second" in entry][WARMING_UP:]
+
+
+def _warm_seconds(config: Config, kind: Kind, folder: Path) -> list[float]:
+    """The seconds of each step of a short training, by its log, but for those that warm up.
+
+    These are the first ones, and the first of every pyramid or with tokens that are drawn anew, in which a
+    graph of its own may be compiled.
+    """
+    met: set[tuple[int, bool]] = set()
+    warm = []
+    for entry in read_log(folder / "log.jsonl"):
+        if "images_per_second" in entry:
+            step = int(entry["step"]) - 1
+            of_step = _graph_of(config, kind, step)
+            if step >= WARMING_UP and of_step in met:
+                warm.append(training_of(config, kind).batch / entry["images_per_second"])
+            met.add(of_step)
+    return warm
+
+
+def _graph_of(config: Config, kind: Kind, step: int) -> tuple[int, bool]:
+    """What sets a step of a short training apart: its pyramid, and whether tokens are drawn anew."""
+    training = training_of(config, kind)
+    if isinstance(training, TokenizerTraining):
+        pyramid = which_pyramid(config.tokenizer_seed, step, max(1, len(training.pyramids)))
+        return pyramid, step >= training.redrawn.first_step(STEPS)
+    if isinstance(training, GeneratorTraining):
+        return which_pyramid(config.seed, step, max(1, len(training.pyramids))), False
+    return 0, False
 
 
 def _times(steps: int, every: int) -> set[int]:
