@@ -32,6 +32,7 @@ from var_pe.interop.export.writing import (
 )
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.processes import say
+from var_pe.progress import number_of
 from var_pe.resampling.conventions import CONVENTIONS
 from var_pe.sampling.pipeline import VARPipeline
 from var_pe.settings.command_line import check_options, given_path
@@ -91,6 +92,7 @@ def main() -> None:
     folder = given.output or source / "programs"
     folder.mkdir(parents=True, exist_ok=True)
     check_writable(folder)
+    say(f"{number_of(len(parts), 'program')} to export: {', '.join(part.name for part in parts)}", sys.stdout)
     for part in parts:
         say(described(export_part(part, folder), given.batch, given.rounds), sys.stdout)
     say(f"written to {folder}", sys.stdout)
