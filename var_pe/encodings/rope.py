@@ -49,8 +49,8 @@ class Rope(PositionEncoding[Any]):  # `rope_mixed` prepares angles for each laye
     `unit=query` is phase alignment (Wu et al. 2025, arXiv 2511.19778, who change trained models so): in one
     call of attention all positions are counted in cells of the queries' level. A step of one cell of the
     level that asks then turns by the same angle at every level, where under `cells` a step at a coarse level
-    may turn the fast pairs all the way around. Each level turns all keys that it meets, K (K + 1) / 2 turns of
-    a level's keys in all instead of K, and a KV cache holds them unturned.
+    may turn the fast pairs all the way around. Each level turns all keys that it meets, K (K + 1) / 2 turns
+    of a level's keys in all instead of K, and a KV cache holds them unturned.
 
     In clips time is a further axis in the same way: a pair turns in addition by w' t, t = 0, 1, ... the
     token's moment, so that scores depend on displacement and time between the two (ours; others give time
