@@ -9,6 +9,7 @@ import torch
 
 from tests.runs import TINY, train_both
 from var_pe import settings
+from var_pe.diagnosis.intervention_report import answer
 from var_pe.diagnosis.interventions import NO_PLACES, REST, SINUSOID, changes, intervene, tables_of
 from var_pe.encodings.machinery.share import sinusoid
 from var_pe.pyramid import Pyramid
@@ -85,6 +86,22 @@ def test_an_encoding_without_a_table_is_refused(
         intervene(
             model, make_tokenizer(), torch.zeros(1, 30, dtype=torch.long), torch.zeros(1, dtype=torch.long)
         )
+
+
+def test_all_ranks_are_shares_of_the_same_whole():
+    """Shares of different levels would stand beside each other, and a higher rank could seem to keep less."""
+
+    def effect(name, level, change):
+        return {"name": name, "level": level, "size": 1.0, "change": change, "error": [0.0, 0.0]}
+
+    effects = [effect("no places", 0, [6.0, 0.0]), effect("no places", 1, [0.0, 4.0])]
+    effects += [effect(name, 1, [0.0, 4.0]) for name in ("sinusoid alone", "without the sinusoid")]
+    effects += [effect("as many random functions", 1, [0.0, 4.0])]
+    # of the 2x2 level, whose table has three directions, none is left out by rank 4
+    effects += [effect("rank 2", 0, [1.0, 0.0]), effect("rank 2", 1, [0.0, 2.0])]
+    effects += [effect("rank 4", 1, [0.0, 2.0])]
+    found = {"grids": [[2, 2], [4, 4]], "nats": [10.0, 10.0], "effects": effects}
+    assert "by rank, 2: 70%, 4: 80% (all levels count" in answer(found)[-1]
 
 
 def run(monkeypatch, *words) -> None:

@@ -1,7 +1,6 @@
 """Interventions on a generator's positions as JSON, Markdown, a picture and one HTML page."""
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TypedDict, cast
@@ -104,13 +103,9 @@ def level_name(found: Found, level: int) -> str:
     return f"{rows}x{columns}"
 
 
-def total(found: Found, name: str, levels: Sequence[int] | None = None) -> float:
+def total(found: Found, name: str) -> float:
     """Nats an image that a change costs, added up over the levels that it is made in, one at a time."""
-    return sum(
-        sum(effect["change"])
-        for effect in found["effects"]
-        if effect["name"] == name and (levels is None or effect["level"] in levels)
-    )
+    return sum(sum(effect["change"]) for effect in found["effects"] if effect["name"] == name)
 
 
 def answer(found: Found) -> list[str]:
@@ -135,15 +130,14 @@ def answer(found: Found) -> list[str]:
             f"keeps {kept[SINUSOID]:.0%} by itself, the rest {kept[REST]:.0%}, and the part in as "
             f"many random functions of the place {kept[RANDOM]:.0%}."
         )
+        # A level with a table of no higher rank is not changed and loses nothing, so all ranks share a whole.
         ranks = [name for name in names(found) if name.startswith("rank ")]
-        shown = []
-        for name in ranks:
-            levels = [effect["level"] for effect in found["effects"] if effect["name"] == name]
-            of_these = total(found, NO_PLACES, levels)
-            if of_these > 0:
-                shown.append(f"{name.removeprefix('rank ')}: {1 - total(found, name) / of_these:.0%}")
-        if shown:
-            sentences.append(f"A table of low rank keeps, by rank, {', '.join(shown)}.")
+        if ranks:
+            shown = [f"{rank.removeprefix('rank ')}: {1 - total(found, rank) / whole:.0%}" for rank in ranks]
+            sentences.append(
+                f"A table of low rank keeps, by rank, {', '.join(shown)} (all levels count; a small one, "
+                f"whose table has no higher rank, keeps it whole)."
+            )
     return sentences
 
 
