@@ -6,11 +6,13 @@ import json
 import re
 import shutil
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from diffusers.utils import hub_utils
 from huggingface_hub import ModelCard
 from huggingface_hub.utils import filter_repo_objects
@@ -407,6 +409,23 @@ def test_a_saved_run_has_a_card_of_its_own_settings_and_scores(command, run, tmp
     assert "| FID, inception | 12.5 | 1.25 |" in inception
     assert "None of these numbers" not in inception
     assert "None were computed" in card.model_card("x", loaded, {}, {})
+
+
+def test_a_card_says_which_part_of_the_data_was_trained_on(make_tokenizer, make_generator):
+    """Whoever gets a saved pipeline would think that it was trained on the whole data set."""
+    part = ["data.limit=500", "data.train_share=0.1", "data.classes=[Bag, Shirt]", "data.in_memory=true"]
+    config = asdict(
+        settings.load(Config, "fashion_learned", ["data.source=fashion_mnist", "data.path=/home/me", *part])
+    )
+    pipeline = VARPipeline(make_tokenizer(), make_generator())
+    text = card.model_card("x", pipeline, config, {})
+    assert "trained on 10% of every class of at most 500 pictures of fashion_mnist" in text
+    shown = yaml.safe_load(text.partition("```yaml\n")[2].partition("```")[0])["data"]
+    assert (shown["limit"], shown["train_share"], shown["classes"]) == (500, 0.1, ["Bag", "Shirt"])
+    assert not {"path", "in_memory", "margin"} & shown.keys()
+
+    whole = card.model_card("x", pipeline, {"data": {"source": "fashion_mnist"}}, {})
+    assert "trained on fashion_mnist" in whole
 
 
 def test_a_number_that_is_wrongly_called_fid_is_not_repeated(run):

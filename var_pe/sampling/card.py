@@ -1,6 +1,7 @@
 """The model card of a saved pipeline, written from its run's own settings and scores."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import yaml
 from huggingface_hub import create_repo
 from torch import nn
 
+from var_pe.data.sources import DataConfig
 from var_pe.files import write_text
 from var_pe.pages.tables import markdown_table
 from var_pe.sampling.pipeline import VARPipeline
@@ -17,9 +19,12 @@ TAGS = ("diffusers", "var_pe", "next-scale-prediction", "class-conditional-image
 
 Json = Mapping[str, Any]  # of config.yaml and metrics.json, as they are read
 
-# the settings that a card shows; of the data none that is a path
+# The settings that a card shows
 SHOWN = ("seed", "tokenizer_seed", "tokenizer", "tokenizer_training", "generator", "generator_training")
+# Of the data these, and all others that are not as by default: which pictures were trained on must show.
 DATA = ("source", "hub_id", "height", "width", "channels", "framing", "random_crop", "flip")
+# Where the pictures lie and how they are read, which is nobody else's business
+OF_THE_MACHINE = ("path", "in_memory", "shuffle_buffer")
 
 # scores whose names are not plain words
 WORDS = {
@@ -82,7 +87,7 @@ def _summary(pipeline: VARPipeline, config: Json) -> str:
     rows, columns = (side * tokenizer.downsampling for side in transformer.pyramid.finest)
 
     data = config.get("data", {})
-    source = f", trained on {data['source']}" if data else ""
+    source = f", trained on {_pictures(data)}" if data else ""
     classes = f"{transformer.num_classes} classes" if transformer.num_classes else "without classes"
     return (
         f"Next-scale image generator (VAR, Tian et al. 2024): {rows}x{columns} pixels, {classes}{source}. "
@@ -91,6 +96,15 @@ def _summary(pipeline: VARPipeline, config: Json) -> str:
         f"({transformer.pyramid.num_tokens} tokens of {transformer.config['codebook_size']} codes). "
         f"{_size(transformer):,} parameters, and {_size(tokenizer):,} of the tokenizer."
     )
+
+
+def _pictures(data: Json) -> str:
+    """Which pictures were trained on: whoever gets a saved pipeline would think of the whole data set."""
+    pictures = data.get("hub_id") or data["source"]
+    if data.get("limit") is not None:
+        pictures = f"at most {data['limit']:,} pictures of {pictures}"
+    share = data.get("train_share", 1.0)
+    return pictures if share == 1 else f"{100 * share:g}% of every class of {pictures}"
 
 
 def _size(model: nn.Module) -> int:
@@ -162,5 +176,10 @@ def _settings(config: Json) -> dict[str, object]:
     """What the weights follow from, without the paths of the machine they were trained on."""
     found: dict[str, object] = {}
     if "data" in config:
-        found["data"] = {key: config["data"][key] for key in DATA if config["data"].get(key) is not None}
+        usual = asdict(DataConfig())
+        found["data"] = {
+            key: value
+            for key, value in config["data"].items()
+            if key not in OF_THE_MACHINE and (value != usual.get(key) or (key in DATA and value is not None))
+        }
     return found | {key: config[key] for key in SHOWN if key in config}
