@@ -217,6 +217,19 @@ def test_fewer_images_than_a_metric_needs_are_refused(metric, least, sentence):
     assert all(np.isfinite(value) for value in scores(enough, enough, **ask).values())
 
 
+def test_scores_that_few_images_allow_come_without_the_others():
+    """After a small drawing nobody should lose all scores for one that cannot be computed."""
+    said = "left out for lack of images: inception_score needs .* got 6; precision_recall needs .* got 3$"
+    with pytest.warns(UserWarning, match=said):
+        found = scores(points(6, 0), points(3, 1), extractor=Toy())
+    assert set(found) == {
+        f"{name}_toy" for name in ("frechet_distance", "kid_mean", "kid_std", "kid_subset_size")
+    }
+    assert set(floor(points(12, 0), 6, extractor=Toy())) == {*found, "count", "precision_toy", "recall_toy"}
+    with pytest.raises(ValueError, match="at least 2 generated images for a covariance, got 1"):
+        scores(points(1, 0), points(1, 1), extractor=Toy())
+
+
 def test_features_that_are_not_finite_are_refused():
     """One diverged image must be named, not end as a NaN in a table."""
     broken = points(50, 0)

@@ -168,14 +168,17 @@ def test_no_config_of_ours_is_scored_by_what_its_tokenizer_was_trained_against(n
 
 def test_more_drawn_than_real_images_are_answered_with_commands_for_equal_counts():
     """Few images raise a Frechet distance and lower the Inception score, and the floor has few."""
-    entry = {"num_images": 400, "reference": {"num_images": 34}, "features": {"name": "efficientnet_lite0"}}
+    entry = {"num_images": 400, "reference": {"num_images": 34, "split": "test"}}
+    entry |= {"features": {"name": "efficientnet_lite0"}}
     entry |= {"sampler": {"images_per_class": 40}}
     said = for_equal_counts({"drawn/images/efficientnet_lite0": entry}, "runs/icons")
-    assert said.startswith("400 drawn images were compared with 34 real ones")
+    assert said.startswith(
+        "400 drawn images were compared with 34 real ones (at most half of the test split, "
+    )
     assert "sample.py --run runs/icons --count 3 --output runs/icons/drawn_3 &&" in said
     assert said.endswith("evaluate.py --run runs/icons --images runs/icons/drawn_3/images")
 
-    few = entry | {"reference": {"num_images": 6}}
+    few = entry | {"reference": {"num_images": 6, "split": "test"}}
     assert said != for_equal_counts({"": few}, "runs/icons")
     assert "reference_split=train" in for_equal_counts({"": few}, "runs/icons")
     for equal in ({"num_images": 30}, {"reference": {"num_images": 2048}}):

@@ -71,7 +71,7 @@ def scores(
     reference: FeatureSet,
     *,
     extractor: FeatureExtractor,
-    metrics: Sequence[str] = METRICS,
+    metrics: Sequence[str] | None = None,
     kid_subset_size: int | None = None,
     seed: int = 0,
 ) -> dict[str, float]:
@@ -81,10 +81,12 @@ def scores(
     extractor end in its name: `frechet_distance_efficientnet_lite0`. Warns below 2,048 images.
 
     Args:
+        metrics: some of `METRICS`; None takes all that so many images allow, and warns of the others.
         kid_subset_size: None takes 1000, or half of the smaller set if that is less; stands beside the value.
         seed: of the Inception score's shuffle and KID's subsets.
     Raises:
-        ValueError: an unknown metric, fewer images than a metric needs, or features that are not finite.
+        ValueError: an unknown metric, fewer images than a named metric needs or than any does, or features
+            that are not finite.
     """
     fewest = min(len(generated), len(reference))
     if fewest < FEW_IMAGES:
@@ -97,7 +99,7 @@ def scores(
     subset_size = kid_subset_size
     if subset_size is None:
         subset_size = max(2, min(KID_SUBSET_SIZE, fewest // 2))
-    _check(generated, reference, metrics, subset_size)
+    metrics = _checked(generated, reference, metrics, subset_size)
 
     found: dict[str, float] = {}
     if "frechet" in metrics:
@@ -118,35 +120,50 @@ def _named(name: str, extractor: FeatureExtractor) -> str:
     return f"{name}_{extractor.name}"
 
 
-def _check(generated: FeatureSet, reference: FeatureSet, metrics: Sequence[str], subset_size: int) -> None:
-    unknown = [metric for metric in metrics if metric not in METRICS]
+def _checked(
+    generated: FeatureSet, reference: FeatureSet, metrics: Sequence[str] | None, subset_size: int
+) -> Sequence[str]:
+    """The metrics to compute of these sets: those that were named, else all that have enough images."""
+    asked = METRICS if metrics is None else metrics
+    unknown = [metric for metric in asked if metric not in METRICS]
     if unknown:
         raise ValueError(f"metrics must be among {', '.join(METRICS)}, got {', '.join(unknown)}")
 
-    for name, images in (("generated", generated), ("reference", reference)):
-        _check_finite(name, images)
+    _check_finite("generated", generated)
+    _check_finite("reference", reference)
+    too_few = _too_few_images(len(generated), len(reference), subset_size)
+    possible = [metric for metric in asked if metric not in too_few]
+    if len(possible) < len(asked):
+        left_out = [too_few[metric] for metric in asked if metric in too_few]
+        if metrics is not None or not possible:
+            raise ValueError(left_out[0])
+        warnings.warn(f"left out for lack of images: {'; '.join(left_out)}", stacklevel=3)
 
-        # how many images each metric needs, and what for
-        needs = {
-            "frechet": (2, "a covariance"),
-            "inception_score": (SPLITS if name == "generated" else 0, f"{SPLITS} splits"),
-            "kid": (subset_size, f"subsets of {subset_size}"),
-            "precision_recall": (NEIGHBOURS + 1, f"{NEIGHBOURS} neighbours"),
-        }
-        for metric in metrics:
-            least, why = needs[metric]
-            if len(images) < least:
-                raise ValueError(
-                    f"{metric} needs at least {least} {name} images for {why}, got {len(images)}"
-                )
-
-    if "kid" in metrics and subset_size < 2:
+    if "kid" in possible and subset_size < 2:
         raise ValueError(f"kid needs subsets of at least 2 images, got kid_subset_size = {subset_size}")
     if generated.features_NF.shape[1] != reference.features_NF.shape[1]:
         raise ValueError(
             f"both sets need features of one extractor, got {generated.features_NF.shape[1]} generated "
             f"and {reference.features_NF.shape[1]} reference features"
         )
+    return possible
+
+
+def _too_few_images(generated: int, reference: int, subset_size: int) -> dict[str, str]:
+    """The metrics that so many images do not allow, each with the reason."""
+    found: dict[str, str] = {}
+    for name, count in (("generated", generated), ("reference", reference)):
+        # How many images each metric needs, and what for
+        needs = {
+            "frechet": (2, "a covariance"),
+            "inception_score": (SPLITS if name == "generated" else 0, f"{SPLITS} splits"),
+            "kid": (subset_size, f"subsets of {subset_size}"),
+            "precision_recall": (NEIGHBOURS + 1, f"{NEIGHBOURS} neighbours"),
+        }
+        for metric, (least, why) in needs.items():
+            if count < least and metric not in found:
+                found[metric] = f"{metric} needs at least {least} {name} images for {why}, got {count}"
+    return found
 
 
 def _check_finite(name: str, images: FeatureSet) -> None:
@@ -175,7 +192,7 @@ def floor(
     count: int,
     *,
     extractor: FeatureExtractor,
-    metrics: Sequence[str] = METRICS,
+    metrics: Sequence[str] | None = None,
     kid_subset_size: int | None = None,
     seed: int = 0,
 ) -> dict[str, float]:
@@ -195,7 +212,7 @@ def floor_of(
     second: FeatureSet,
     *,
     extractor: FeatureExtractor,
-    metrics: Sequence[str] = METRICS,
+    metrics: Sequence[str] | None = None,
     kid_subset_size: int | None = None,
     seed: int = 0,
 ) -> dict[str, float]:

@@ -381,8 +381,10 @@ def for_equal_counts(found: Found, run: str) -> str:
             continue
 
         said = (
-            f"{drawn} drawn images were compared with {real} real ones, but the floor is of {real} against "
-            f"{real}: with unequal numbers the scores and the floor do not say which is better"
+            f"{drawn} drawn images were compared with {real} real ones (at most half of the "
+            f"{entry['reference']['split']} split, as the other half is for the floor, and at most "
+            f"evaluation.images), but the floor is of {real} against {real}: with unequal numbers the scores "
+            f"and the floor do not say which is better"
         )
         classes = drawn // (entry["sampler"] or {}).get("images_per_class", drawn)
         of_class = real // max(1, classes)
