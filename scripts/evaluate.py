@@ -121,7 +121,12 @@ def main() -> None:
             found = score(config, accelerator, arguments.size, arguments.resample or DEFAULT_CONVENTION)
 
         else:
-            # A wrong name must fail before anything is drawn.
+            # A wrong name, or none at all, must fail before anything is drawn.
+            if not features:
+                raise ValueError(
+                    "evaluation.features is empty, so there is nothing to score the images by: name "
+                    "extractors, such as --features efficientnet_lite0"
+                )
             for name in features:
                 feature_extractor(name, weights)
 

@@ -87,6 +87,14 @@ def test_a_table_of_pairs_that_is_left_out_is_said():
         assert bool(said) == expected
 
 
+def test_the_command_under_the_scores_computes_some_of_them():
+    """Without extractors evaluate.py has nothing to score by: only a study measures histograms and losses."""
+    found = results(**CLEAR)
+    for records, script in ((found["records"], "scripts/evaluate.py --run"), ({}, "scripts/compare.py")):
+        (table,) = (one for one in report_of({**found, "records": records}).tables if one.title == "Scores")
+        assert table.command.startswith(f"python {script}")
+
+
 def test_names_that_do_not_say_the_encoding_stand_beside_its_line():
     """A reader of the table wants to write it into a config."""
     found = results(start=[3.0, 3.1], other=[3.5, 3.6])

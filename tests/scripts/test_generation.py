@@ -350,6 +350,9 @@ def test_help_of_a_script_shows_the_settings_that_it_looks_at(command):
 
 def test_wrong_features_are_said_before_anything_is_drawn(command, run):
     assert "features are inception" in command("evaluate", "--features", "nope")
+    assert "features is empty, so there is nothing to score" in command(
+        "evaluate", "evaluation.features=[]", "data.channels=1"
+    )
     assert "--images and --reference are for drawn images" in command(
         "evaluate", "--of", "tokenizer", "--images", run
     )

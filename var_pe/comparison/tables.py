@@ -72,12 +72,16 @@ def tables(results: Results) -> list[Table]:
     run = next((cell["run"] for cell in results["cells"] if cell["values"]), "RUN")
     scores = [column for column in columns if column.key not in outer]
 
+    # What needs no features of images, such as losses and histograms, only a study measures.
+    by_features = any("features" in record for record in results["records"].values())
+    evaluate = f"python scripts/evaluate.py --run {run} --images {run}/drawn/images"
+
     return [
         _quantities(
             results,
             "Scores",
             scores,
-            f"python scripts/evaluate.py --run {run} --images {run}/drawn/images",
+            evaluate if by_features else results["command"],
             [f"The row of {REAL} holds the scores of real images against other real ones, as many as drawn."],
         ),
         *levels_tables(results),
