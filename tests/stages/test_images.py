@@ -16,10 +16,11 @@ from torch.utils.data import DataLoader
 from tests.runs import train_both
 from var_pe import settings
 from var_pe.data.counts import what_is_read
+from var_pe.data.part import drawn
 from var_pe.data.streams import open_stream
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.stages.config import Config
-from var_pe.stages.images import held_out_images
+from var_pe.stages.images import held_out_images, numbered_images
 from var_pe.stages.models import load_model
 from var_pe.stages.train import train_classifier, train_tokenizer
 
@@ -137,6 +138,19 @@ def test_images_to_validate_on_are_of_all_classes_and_the_same_for_every_run(tmp
     assert numbers_of(few) < numbers_of(many)
     another = replace(config, data=replace(config.data, subset_seed=1))
     assert numbers_of(held_out_images(another, 12)) != numbers_of(few)
+
+
+def test_pictures_are_numbered_as_they_are_stored_or_in_the_part_that_was_drawn():
+    """docs/data.md says so: another picture than the one that was named would be edited."""
+    shapes = settings.load(Config, "shapes_sinusoidal", ["data.shapes_test=12"])
+    limited = settings.load(Config, "shapes_sinusoidal", ["data.shapes_test=12", "data.limit=4"])
+    whole, part = numbered_images(shapes, 3), numbered_images(limited, 3)
+    assert (len(whole), len(part)) == (12, 4)
+    places = [
+        next(n for n in range(12) if torch.equal(whole[n]["image"], part[number]["image"]))
+        for number in range(4)
+    ]
+    assert places == list(drawn(12, 4, shapes.data.subset_seed))
 
 
 def test_a_limited_stream_reads_several_files_and_says_what_it_takes(tmp_path, by_class):
