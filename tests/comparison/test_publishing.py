@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.comparison.made_up import results
+from var_pe.comparison.figures import charts_of
 from var_pe.comparison.guide import SITUATIONS
 from var_pe.comparison.publishing import POINTS, publish
 from var_pe.comparison.results import read
@@ -43,6 +44,20 @@ def test_a_page_names_no_folder_of_the_machine_and_is_made_again_from_its_data(t
 
     publish(read(tmp_path / "mine.json"), tmp_path / "mine")
     assert {path: path.read_text() for path in texts} == texts
+
+
+def test_a_single_validation_is_seen_in_the_chart():
+    """A line through one point draws nothing: the chart would be empty."""
+    found = results(**ARMS)
+    for points, marker in ((3, ""), (1, "o")):
+        for cell in found["cells"]:
+            cell["curves"] = {
+                key: {name: curve[name][:points] for name in ("steps", "values")}
+                for key, curve in cell["curves"].items()
+            }
+        curves = charts_of(found).axes[1].get_lines()
+        assert curves
+        assert {line.get_marker() for line in curves} == {marker}
 
 
 def test_the_index_has_every_study_and_every_claim(tmp_path):

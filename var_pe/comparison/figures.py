@@ -60,12 +60,19 @@ def draw_curves(axes: Axes, results: Results, names: Sequence[str]) -> None:
             continue
         for curve in curves:
             ends += curve["values"][len(curve["values"]) // 3 :]
-            axes.plot(curve["steps"], curve["values"], color=colour, linewidth=0.5, alpha=0.5)
+            axes.plot(
+                curve["steps"],
+                curve["values"],
+                color=colour,
+                linewidth=0.5,
+                alpha=0.5,
+                marker=dot(curve["steps"]),
+            )
 
         shared = sorted(set.intersection(*(set(curve["steps"]) for curve in curves)))
         by_step = [dict(zip(curve["steps"], curve["values"], strict=True)) for curve in curves]
         means = [sum(values[step] for values in by_step) / len(by_step) for step in shared]
-        axes.plot(shared, means, color=colour, linewidth=1.8, label=name)
+        axes.plot(shared, means, color=colour, linewidth=1.8, label=name, marker=dot(shared))
 
     # The first steps are left out: their high losses would flatten all other curves into one line.
     if ends:
@@ -76,6 +83,11 @@ def draw_curves(axes: Axes, results: Results, names: Sequence[str]) -> None:
     axes.set_ylabel(LOSS.label, fontsize=8)
     axes.tick_params(labelsize=8)
     axes.grid(alpha=0.3)
+
+
+def dot(steps: Sequence[int]) -> str:
+    """The marker of a curve: a line through one point is no line, so one validation is a dot."""
+    return "o" if len(steps) == 1 else ""
 
 
 def places_of(results: Results) -> Figure | None:
