@@ -48,6 +48,10 @@ from var_pe.stages.config import Config
 from var_pe.stages.session import exit_with_sentence, session
 from var_pe.training.config import TrainingConfig
 
+USAGE = """%(prog)s --study FILE [key=value ...] [options]
+       %(prog)s --config FILE --encodings LINE [LINE ...] [key.sub=value ...] [options]
+       %(prog)s --report JSON [JSON ...] [--output DIR | --publish PAGE]"""
+
 
 def engine_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
@@ -69,13 +73,15 @@ def engine_options(parser: argparse.ArgumentParser) -> None:
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    """The options of a study that is described on the command line."""
+    """The options of a study that is described on the command line, and what stands in its place."""
+    parser.usage = USAGE
+    study_option(parser)
+    report_options(parser)
     parser.add_argument(
         "--encodings",
         nargs="+",
-        required=True,
         metavar="LINE",
-        help="position encodings; the others are compared with the first",
+        help="with --config: position encodings; the others are compared with the first",
     )
     parser.add_argument(
         "--seeds",
@@ -89,7 +95,7 @@ def options(parser: argparse.ArgumentParser) -> None:
         "--output",
         type=given_path,
         help="folder of the runs and the report; default: the config's run + _comparison; the tokenizer that "
-        "the runs share stays in the config's tokenizer_run",
+        "the runs share stays in the config's tokenizer_run; with --report: folder of the report",
     )
     parser.add_argument(
         "--primary",
@@ -100,12 +106,30 @@ def options(parser: argparse.ArgumentParser) -> None:
     engine_options(parser)
 
 
+# What a command line must have
+WAYS = (
+    "--study FILE, or --config FILE with --encodings LINE [LINE ...], or --report JSON to write the report "
+    "of a finished study anew"
+)
+
+
+def has_option(option: str, words: Sequence[str]) -> bool:
+    """Whether a command line has this option."""
+    return any(word == option or word.startswith(f"{option}=") for word in words)
+
+
 def study_of(words: Sequence[str]) -> tuple[Study, argparse.Namespace]:
     """The study that a command line names or describes."""
-    if any(word == "--study" or word.startswith("--study=") for word in words):
+    if has_option("--study", words):
         return study_of_file(words)
+    if not any(has_option(option, words) for option in ("--config", "--help", "-h")):
+        raise ValueError(f"give {WAYS}")
 
     config, arguments = parse_arguments(words, description=__doc__ or "", schema=Config, extra=options)
+    if arguments.encodings is None:
+        raise ValueError(f"--config {arguments.config} alone names no encodings to compare: give {WAYS}")
+    if arguments.publish is not None:
+        raise ValueError(f"--publish {arguments.publish} is for a finished study: give --report JSON, too")
     study = Study(
         config=arguments.config,
         output=str(arguments.output or f"{config.run}_comparison"),
@@ -127,7 +151,8 @@ def study_of_file(words: Sequence[str]) -> tuple[Study, argparse.Namespace]:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--study", required=True, metavar="FILE", help="path, or name in configs/studies/")
+    parser.usage = USAGE
+    study_option(parser)
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="keys that override FILE's")
     engine_options(parser)
     arguments = parser.parse_intermixed_args(overrides_first(words))
@@ -138,14 +163,32 @@ def study_of_file(words: Sequence[str]) -> tuple[Study, argparse.Namespace]:
     return load(Study, file, arguments.overrides), arguments
 
 
+def study_option(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--study", metavar="FILE", help="a study's file: path, or name in configs/studies/")
+
+
+def report_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--report",
+        nargs="+",
+        type=given_path,
+        metavar="JSON",
+        help="the comparison.json of a finished study: write its report anew, without any training",
+    )
+    parser.add_argument(
+        "--publish",
+        type=given_path,
+        metavar="PAGE",
+        help="with --report: write this page of the documentation instead: docs/studies/NAME",
+    )
+
+
 def report_again(words: Sequence[str]) -> None:
     """Writes the report of finished studies anew, from their results."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.add_argument("--report", nargs="+", required=True, type=given_path, metavar="JSON")
+    parser.usage = USAGE
+    report_options(parser)
     parser.add_argument("--output", type=given_path, help="folder of the report; default: beside the file")
-    parser.add_argument(
-        "--publish", type=given_path, metavar="PAGE", help="write this page instead: docs/studies/NAME"
-    )
     given = parser.parse_args(words)
     if len(given.report) > 1 and (given.output or given.publish):
         raise ValueError(f"--output and --publish take one file, but --report names {len(given.report)}")
@@ -158,13 +201,13 @@ def report_again(words: Sequence[str]) -> None:
             say_report(write_report(results, folder), folder)
             continue
         for written in publish(results, given.publish):
-            say(os.path.relpath(written), sys.stdout)
+            say(str(written), sys.stdout)
 
 
 @exit_with_sentence()
 def main(argv: Sequence[str] | None = None) -> None:
     words = list(sys.argv[1:] if argv is None else argv)
-    if any(word == "--report" or word.startswith("--report=") for word in words):
+    if has_option("--report", words):
         report_again(words)
         return
 
@@ -217,7 +260,7 @@ def say_report(text: str, folder: Path) -> None:
     """Prints the report's first table and where its files are."""
     say(f"\n{text}\n", sys.stdout)
     for name in FILES:
-        say(os.path.relpath(folder / name), sys.stdout)
+        say(str(folder / name), sys.stdout)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ interventions.html, .md, .png and .json into the folder; --report writes the oth
 """
 
 import argparse
-import os
 import shlex
 import sys
 from pathlib import Path
@@ -50,12 +49,23 @@ def options(parser: argparse.ArgumentParser) -> None:
     add("--images", type=int, default=200, metavar="N", help="images; default: 200")
     add("--batch", type=int, default=50, metavar="N", help="images at once; does not change the result")
     add("--output", type=given_path, metavar="DIR", help="folder of the pages; default: the model's")
+    report_option(parser)
+
+
+def report_option(parser: argparse.ArgumentParser) -> None:
+    """What stands in place of a model."""
+    parser.add_argument(
+        "--report",
+        type=given_path,
+        metavar="JSON",
+        help="alone: write the pages of this interventions.json anew, without measuring",
+    )
 
 
 def main_of_report(words: list[str]) -> None:
     """Writes the pages anew from a saved interventions.json."""
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.add_argument("--report", required=True, type=given_path, metavar="JSON")
+    report_option(parser)
     file = parser.parse_args(words).report
     write_found(read_found(file), file.parent)
 
@@ -110,7 +120,7 @@ def main() -> None:
     write_found(found, folder)
     say(" ".join(answer(found)), sys.stdout)
     for name in FILES:
-        say(os.path.relpath(folder / name), sys.stdout)
+        say(str(folder / name), sys.stdout)
 
 
 def of_test_split(config: Config, pipeline: VARPipeline, number: int) -> tuple[Tensor, Tensor]:

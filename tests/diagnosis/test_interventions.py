@@ -109,6 +109,13 @@ def run(monkeypatch, *words) -> None:
     runpy.run_path("scripts/interventions.py", run_name="__main__")
 
 
+def test_help_tells_every_option(monkeypatch, capsys):
+    """What stands in the text alone is not found where options are listed."""
+    with pytest.raises(SystemExit):
+        run(monkeypatch, "--help")
+    assert "[--report JSON]" in capsys.readouterr().out.partition("\n\n")[0]
+
+
 def test_one_command_serves_a_run_and_a_converted_model(tmp_path, monkeypatch, golden, capsys):
     """A pipeline without data is measured on what it draws itself; pages are made again from the file."""
     VARPipeline(golden.tokenizer, golden.transformer).save_pretrained(tmp_path / "var")

@@ -13,9 +13,11 @@ from pathlib import Path
 
 import pytest
 
+from tests.comparison.made_up import results
 from tests.runs import TINY
 from var_pe import settings
 from var_pe.comparison.results import without_times
+from var_pe.comparison.writing import write_report
 from var_pe.settings.command_line import overrides_first
 from var_pe.stages.config import Config
 
@@ -41,6 +43,39 @@ def test_settings_may_follow_the_seeds():
     """argparse would read the documented order `--seeds 0 1 key=value` as a third seed."""
     argv = ["--encodings", "mixed(learned=0.7, none=0.3)", "--seeds", "0", "1", "run=x", "data.limit=3"]
     assert overrides_first(argv) == ["run=x", "data.limit=3", *argv[:5]]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], "error: give --study FILE, or --config FILE with --encodings LINE"),
+        (
+            ["--config", "shapes_learned"],
+            "--config shapes_learned alone names no encodings to compare: give --study FILE, or",
+        ),
+        (["--config", "shapes_learned", "--encodings", "none", "--publish", "x"], "give --report JSON, too"),
+    ],
+)
+def test_what_a_command_line_lacks_is_said_with_every_way_to_call_it(compare, words, said, capsys):
+    """Most studies are files: that --encodings is missing would be half of the answer."""
+    with pytest.raises(SystemExit):
+        compare(words)
+    assert said in capsys.readouterr().err
+
+
+def test_help_shows_every_way_to_call_it(compare, capsys):
+    """A newcomer reads the first lines alone."""
+    with pytest.raises(SystemExit):
+        compare(["--help"])
+    usage = capsys.readouterr().out.partition("\n\n")[0]
+    assert all(way in usage for way in ("--study FILE", "--encodings LINE", "--report JSON", "--publish"))
+
+
+def test_files_are_named_as_the_folder_was_given(compare, tmp_path, capsys):
+    """`../../tmp/x` for a folder that was given as `/tmp/x` sends a reader looking."""
+    write_report(results(learned=[3.0, 3.1], none=[3.4, 3.5]), tmp_path / "made")
+    compare(["--report", str(tmp_path / "made" / "comparison.json"), "--publish", str(tmp_path / "page")])
+    assert str(tmp_path / "page.md") in capsys.readouterr().out.splitlines()
 
 
 def test_a_comparison_reports_and_a_second_call_reuses_every_run(compare, tmp_path, capsys):
