@@ -9,7 +9,7 @@ from var_pe.tasks.examination import Examination
 
 # All in dB
 NOTHING_LEARNED = 0.5  # above the mean picture: the tokens say nothing of a picture
-LITTLE_LEARNED = 3.0  # the same, for the autoencoder without rounding: it has only begun
+LITTLE_LEARNED = 3.0  # the same, with rounding or without, whichever is better: it has only begun
 STILL_GROWING = 0.5  # in the last doubling of the steps
 ROUNDING_MATTERS = 1.0  # lost by rounding
 CODES_MATTER = 0.3  # lost with half of the codes
@@ -96,15 +96,15 @@ def verdict(facts: Facts) -> Verdict:
 
     Collapsed: its tokens tell no more of a picture than the mean of all pictures does, or it uses hardly any
     of its codes though they have no price. Unfinished: its PSNR still grew in the last doubling of the steps,
-    or there is no curve yet and it has not even seen all images once, or the autoencoder alone, without
-    rounding, has learned little. Finished: neither, so what is left to gain lies in its size. That says
-    nothing of how much a picture keeps, which is said beside it.
+    or there is no curve yet and it has not even seen all images once, or it has learned little with rounding
+    and without. Finished: neither, so what is left to gain lies in its size. That says nothing of how much a
+    picture keeps, which is said beside it.
     """
     found = facts.examination
     few_codes = not facts.rate and facts.perplexity < max(2.0, FEW_CODES * facts.codebook_size)
     nothing_learned = found.whole < found.mean_picture + NOTHING_LEARNED
     growing = facts.gain is not None and facts.gain > STILL_GROWING
-    little_learned = found.unrounded < found.mean_picture + LITTLE_LEARNED
+    little_learned = best(found) < found.mean_picture + LITTLE_LEARNED
     # With the shortcut even an untrained one is above the mean picture.
     little_seen = facts.gain is None and facts.passes is not None and facts.passes < 1
 
@@ -127,6 +127,11 @@ def verdict(facts: Facts) -> Verdict:
         return Verdict("unfinished", reasons, [more])
     reasons[1:1] = details(facts)
     return Verdict("finished", reasons, [*bottleneck(facts), *superfluous(facts)])
+
+
+def best(found: Examination) -> float:
+    """The PSNR with rounding or, mostly, without; a decoder may have learned to need rounded codes."""
+    return max(found.whole, found.unrounded)
 
 
 # ------------------------------------------------------------------------------------------- reasons
@@ -171,9 +176,10 @@ def begun(facts: Facts) -> str:
     """The reason for one that has only begun; its curve is flat as its learning rate has come to its end."""
     found = facts.examination
     passes = "" if facts.passes is None else f", {facts.passes:.2g} passes over the images"
-    above = found.unrounded - found.mean_picture
+    above = best(found) - found.mean_picture
+    even = "even without rounding it" if found.unrounded > found.whole else "it"
     return (
-        f"It was trained for {facts.steps} steps{passes}; even without rounding it is only {above:.1f} dB "
+        f"It was trained for {facts.steps} steps{passes}; {even} is only {above:.1f} dB "
         "above the mean picture, so it has only begun, and its curve does not say yet what more steps would "
         "give."
     )
@@ -187,8 +193,8 @@ def rounding(facts: Facts) -> str:
     most = max(0.0, min(lost, half))
     if lost <= 0:
         return (
-            f"Rounding to codes costs nothing (without it {found.unrounded:.2f} dB): the autoencoder is the "
-            "limit, not the codes."
+            f"Rounding to codes costs nothing: without it PSNR is {found.unrounded:.2f} dB, which is no "
+            "better, as the decoder was trained on codes. So the autoencoder is the limit, not the codes."
         )
     return (
         f"Rounding to codes costs {lost:.2f} dB (without it {found.unrounded:.2f} dB); without the less used "
