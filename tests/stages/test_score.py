@@ -1,5 +1,6 @@
 """Scores of folders: what their labels are, under which keys they are kept, and how much is computed."""
 
+import warnings
 from pathlib import Path
 
 import pytest
@@ -114,6 +115,18 @@ def test_every_folder_has_a_key_of_its_own(config, tmp_path, monkeypatch):
     assert list(kept) == [f"{tmp_path}/{name}/images/images/vit" for name in "ab"] + ["drawn/images/vit"]
     assert [record["weights"]["step"] for record in kept.values()] == [None, None, 7]
     assert kept["drawn/images/vit"]["images"] == str(folders[2])
+
+
+@pytest.mark.parametrize(("labels", "said"), [((0, 1), True), (range(12), False), ((None,), False)])
+def test_a_folder_without_some_classes_is_said(config, tmp_path, labels, said):
+    """Two classes against all of them are far apart, however good their pictures are."""
+    folders = ["." if label is None else f"{label:04d}" for label in labels]
+    folder = pictures(tmp_path / "mine", *[f"{name}/{n}.png" for name in folders for n in range(2)])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        score_images(config, folder, Accelerator(cpu=True), features=[])
+    sentences = [str(each.message) for each in caught]
+    assert any("has pictures of 2 of 12 classes" in sentence for sentence in sentences) == said
 
 
 def test_features_are_computed_of_the_images_that_are_compared(config, tmp_path, monkeypatch):

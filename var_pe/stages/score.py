@@ -1,5 +1,6 @@
 """Scores of a trained run: of its drawn images, its tokenizer and its classifier."""
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -82,6 +83,13 @@ def score_images(
     evaluation = config.evaluation
     images = RealImages(config, train=evaluation.reference_split == "train")
     drawn = Labelled(folder, images.images.class_names)
+    classes, all_classes = len(set(drawn.labels) - {-1}), len(images.images.class_names)
+    if 0 < classes < all_classes:
+        warnings.warn(
+            f"{folder} has pictures of {classes} of {all_classes} classes, but they are compared with images "
+            "of all, so missing classes make the scores worse, too",
+            stacklevel=2,
+        )
     real: RealImages | Reconstructions = images
     if reference == "reconstructions":
         real = Reconstructions(images, load_tokenizer(config).to(accelerator.device))
