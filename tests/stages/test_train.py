@@ -114,6 +114,39 @@ def test_changed_settings_are_named(tmp_path):
         check_settings(tmp_path, a_config("generator.depth=3", "seed=1"), "generator")
 
 
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("generator.encoding=ropee", "ropee"),
+        ("generator.encoding=rope(directons=spiral)", "directons"),
+        ("data.height=30", r"images of 32x32, but .* say 30x32"),
+        ("tokenizer.levels=[1, 2, 3]", r"images of 24x24, but .* say 32x32"),
+    ],
+)
+def test_a_setting_that_no_model_could_have_is_named_as_such(change, said, tmp_path):
+    """That it is also another one than the run's is no help: it would be refused in any folder."""
+    begin(tmp_path, a_config())
+    with pytest.raises(ValueError, match=said) as refused:
+        check_settings(tmp_path, a_config(change), "generator")
+    assert "other settings" not in str(refused.value)
+
+
+def test_a_misspelled_encoding_of_a_classifier_is_named_as_such(tmp_path):
+    small = ["classifier.dim=32", "classifier.num_heads=2"]
+    begin(tmp_path, settings.load(Config, "shapes_vit.yaml", small))
+    config = settings.load(Config, "shapes_vit.yaml", [*small, "classifier.encoding=ropee"])
+    with pytest.raises(ValueError, match="ropee") as refused:
+        check_settings(tmp_path, config, "classifier")
+    assert "other settings" not in str(refused.value)
+
+
+def test_the_same_levels_written_otherwise_are_the_same_levels(tmp_path):
+    begin(tmp_path, a_config("tokenizer.levels=[[1, 1], [2, 2], [4, 4]]"))
+    check_settings(tmp_path, a_config("tokenizer.levels=[1, 2, 4]"), "generator")
+    with pytest.raises(ValueError, match=r"levels: \[1, 2, 4\] -> \[1, 4\]; choose"):
+        check_settings(tmp_path, a_config("tokenizer.levels=[1, [4, 4]]"), "generator")
+
+
 def test_another_config_in_an_existing_run_folder_is_one_sentence(tmp_path, monkeypatch, capsys):
     """A folder whose weights come from two configs belongs to neither."""
     begin(tmp_path, a_config())
@@ -134,10 +167,19 @@ def test_a_folder_in_which_nothing_was_trained_locks_nothing(tmp_path):
     for kind in SETTINGS:
         check_settings(tmp_path, a_config("data.limit=5", "seed=1"), kind)
 
-    (tmp_path / "classifier").mkdir()
-    for kind in SETTINGS:
-        with pytest.raises(ValueError, match=r"data.limit: null -> 5"):
-            check_settings(tmp_path, a_config("data.limit=5", "seed=1"), kind)
+
+@pytest.mark.parametrize("kind", SETTINGS)
+def test_a_folder_in_which_something_was_trained_locks_every_kind(kind, tmp_path):
+    files = {
+        "classifier": "shapes_vit.yaml",
+        "encoder": "fashion_pretrain.yaml",
+        "segmenter": "shapes_segmenter.yaml",
+        "detector": "shapes_detector.yaml",
+    }
+    file = files.get(kind, "shapes_mixed.yaml")
+    begin(tmp_path, settings.load(Config, file))
+    with pytest.raises(ValueError, match=r"data.limit: null -> 5"):
+        check_settings(tmp_path, settings.load(Config, file, ["data.limit=5"]), kind)
 
 
 FREE = [
@@ -270,6 +312,20 @@ def test_a_model_folder_must_hold_what_is_asked_for(tmp_path):
     path.write_text(json.dumps({**json.loads(path.read_text()), "blocks_per_resolution": 2}))
     with pytest.raises(ValueError, match=r"not those that its config.json describes: .* is missing"):
         load_model(VQTokenizer, tmp_path / "tokenizer")
+
+
+def test_a_model_whose_training_was_stopped_is_said_to_be_unfinished(tmp_path):
+    """Its folder has no model yet, and whoever looks for it has trained: that it must be trained misleads."""
+    History((Asked(0, 40),)).write(tmp_path)
+    with pytest.raises(ValueError, match=r"holds no trained model; .* not finished \(it has no checkpoint\)"):
+        load_model(VARTransformer, tmp_path / "generator")
+
+    for step in (2, 4):
+        (tmp_path / "checkpoints" / f"step_{step:08d}").mkdir(parents=True)
+    with pytest.raises(
+        ValueError, match=r"last checkpoint is of step 4 of 40\): to go on, run the scripts/train"
+    ):
+        load_model(VARTransformer, tmp_path / "generator")
 
 
 @pytest.mark.parametrize("file", ["config.json", "diffusion_pytorch_model.safetensors"])

@@ -4,7 +4,9 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
+import torch
 from accelerate import Accelerator
 
 from var_pe import settings
@@ -14,9 +16,18 @@ from var_pe.files import into_place, write_text
 from var_pe.models.folder import SavedModel
 from var_pe.processes import Processes
 from var_pe.progress import number_of
+from var_pe.pyramid import Pyramid
 from var_pe.stages.begun import has_begun, training_of
 from var_pe.stages.config import Config, Kind, saved_config
-from var_pe.stages.models import find_tokenizer, weights_hash
+from var_pe.stages.models import (
+    build_classifier,
+    build_detector,
+    build_generator,
+    build_segmenter,
+    build_tokenizer,
+    find_tokenizer,
+    weights_hash,
+)
 from var_pe.stages.tokens import say_passed_over
 from var_pe.training.config import TrainingConfig
 from var_pe.training.history import History, Rule, said_of
@@ -69,15 +80,16 @@ def check_settings(folder: Path, config: Config, kind: Kind) -> None:
     have moved, if they are the same.
 
     Raises:
-        ValueError: the training was begun with other settings; the sentence names them.
+        ValueError: the training was begun with other settings; the sentence names them. If no model can be
+            built with the config's, as with an encoding that does not exist, it says that instead.
     """
     path = folder / "config.yaml"
     if not (path.exists() and has_begun(folder)):
         return
 
-    everything = asdict(config)
+    everything = _with_short_levels(asdict(config))
     mine = {key: everything[key] for key in SETTINGS[kind]}
-    saved = asdict(saved_config(path))
+    saved = _with_short_levels(asdict(saved_config(path)))
 
     # Without a part of the pictures this seed chooses only what is validated on.
     if mine["data"]["limit"] is None and mine["data"]["train_share"] == 1:
@@ -90,6 +102,10 @@ def check_settings(folder: Path, config: Config, kind: Kind) -> None:
     # A config.yaml of a person's own may leave it open; it is settled when a run is made.
     open_before = "_training.precision: auto -> "
     changed = [line for line in changed if not line.startswith(tuple(allowed)) and open_before not in line]
+
+    # A misspelled line is also another line than the run's, but another folder would not help it.
+    if changed:
+        _check_builds(config, kind)
 
     # The codes that a generator learns are those of the tokenizer as it was.
     longer = ("tokenizer_training.steps:", "tokenizer_training.epochs:")
@@ -106,6 +122,32 @@ def check_settings(folder: Path, config: Config, kind: Kind) -> None:
             f"{folder} was made with other settings: {'; '.join(changed)}; "
             f"choose another folder or set them back"
         )
+
+
+def _with_short_levels(saved: dict[str, Any]) -> dict[str, Any]:
+    """Settings in which square grids are written as one side, so that equal levels look equal."""
+    grids = Pyramid.of(saved["tokenizer"]["levels"]).grids
+    levels = [rows if rows == columns else [rows, columns] for rows, columns in grids]
+    return {**saved, "tokenizer": {**saved["tokenizer"], "levels": levels}}
+
+
+def _check_builds(config: Config, kind: Kind) -> None:
+    """Builds the model of the config without memory; that of an encoder or a head without what is around it.
+
+    Raises:
+        ValueError: a setting does not exist or does not fit the others.
+    """
+    with torch.device("meta"):
+        if kind in ("tokenizer", "generator"):
+            build_tokenizer(config)
+        if kind == "generator":
+            build_generator(config, num_classes=2)
+        elif kind in ("classifier", "encoder"):
+            build_classifier(config, num_classes=2)
+        elif kind == "segmenter":
+            build_segmenter(config, num_classes=2)
+        elif kind == "detector":
+            build_detector(config, num_classes=2)
 
 
 def has_moved(folder: Path, data: DataConfig) -> bool:
