@@ -32,6 +32,8 @@ from var_pe.pyramid import Grid
 from var_pe.resampling.grid_bound import GridBound
 from var_pe.stages.config import Config, rules_of
 from var_pe.stages.pyramids import tokenizer_pyramids
+from var_pe.training.checkpoints import steps_in
+from var_pe.training.history import History
 
 M = TypeVar("M", bound=SavedModel)
 AnyClassifier = ViTClassifier | HierarchicalClassifier | ClipClassifier | HierarchicalClipClassifier
@@ -288,13 +290,29 @@ def described_model(cls: type[M], folder: Path) -> M:
 def _check_trained(cls: type[SavedModel], folder: Path) -> None:
     """Checks that a folder holds a whole trained model of this class, without reading its weights."""
     if not (folder / "config.json").exists():
-        others = sorted(path.parent.name for path in folder.parent.glob("*/config.json"))
-        hint = "train it first (scripts/train.py)"
-        if others:
-            hint = f"trained in {folder.parent}: {', '.join(others)}"
-        raise ValueError(f"{folder} holds no trained model; {hint}")
+        raise ValueError(f"{folder} holds no trained model; {instead_of(folder)}")
 
     check_folder(cls, folder)
+
+
+def instead_of(folder: Path) -> str:
+    """What a run has in place of a missing model: others, an unfinished training, or nothing."""
+    run = folder.parent
+    others = sorted(path.parent.name for path in run.glob("*/config.json"))
+    if others:
+        return f"trained in {run}: {', '.join(others)}"
+
+    history = History.read(run)
+    if history is None:
+        return "train it first (scripts/train.py)"
+    saved = steps_in(run / "checkpoints")
+    last = (
+        f"its last checkpoint is of step {saved[-1]} of {history.steps}" if saved else "it has no checkpoint"
+    )
+    return (
+        f"the training in {run} has not finished ({last}): to go on, run the scripts/train.py command that "
+        "began it again"
+    )
 
 
 def load_tokenizer(config: Config) -> VQTokenizer:
