@@ -3,9 +3,9 @@
     python scripts/edit.py --run runs/fashion_learned --images 0 1 2 --mask top
     python scripts/edit.py --run runs/fashion_learned --images shoe.png --mask all --strength 0.75 --class Bag
 
-Pictures are given as numbers of test images or as files. Writes every result, and sheet.png with a row for
-each picture: the picture itself, the picture with its masked part in grey, and the results, `--each` of them
-for every class.
+Pictures are given as numbers of test images or as files, which are taken at their own size. Writes every
+result, and sheet.png with a row for each picture: the picture itself, the picture with its masked part in
+grey, and the results, `--each` of them for every class.
 """
 
 import argparse
@@ -98,9 +98,22 @@ def main() -> None:
 
 
 def inputs(config: Config, arguments: argparse.Namespace) -> tuple[Tensor, Tensor]:
-    """The pictures and their masks; with --margins, the pictures with their margins."""
+    """The pictures and their masks; with --margins, the pictures with their margins.
+
+    Raises:
+        ValueError: the pictures' sizes differ, or the mask's is another one.
+    """
     channels = config.data.channels
-    image_NCHW = pictures(chosen(config, arguments.images), channels, "--images")
+    own = f"{config.data.height}x{config.data.width}"
+    found = chosen(config, arguments.images)
+    sizes = {size_of(picture): word for picture, word in zip(found, arguments.images, strict=True)}
+    if len(sizes) > 1:
+        named = " and ".join(f"{size[0]}x{size[1]} ({word})" for size, word in sizes.items())
+        raise ValueError(
+            f"--images must be pictures of one size, got {named}, in rows x columns: files are taken at "
+            f"their own size, not framed as the run's data are; crop or scale them to {own}, the run's size"
+        )
+    image_NCHW = pictures(found, channels, "--images")
     if arguments.margins:
         margins = dict(zip(("top", "bottom", "left", "right"), arguments.margins, strict=True))
         return outpainting(image_NCHW, channels, **margins)
@@ -108,8 +121,22 @@ def inputs(config: Config, arguments: argparse.Namespace) -> tuple[Tensor, Tenso
     if arguments.mask in PARTS:
         mask_11HW = part(arguments.mask, image_NCHW.shape[2], image_NCHW.shape[3])
     else:
-        mask_11HW = pictures(opened("--mask", arguments.mask, f"one of {', '.join(PARTS)}"), 1, "--mask")
+        mask = opened("--mask", arguments.mask, f"one of {', '.join(PARTS)}")
+        (size,) = sizes
+        if size_of(mask) != size:
+            raise ValueError(
+                f"--mask {arguments.mask} has {mask.height}x{mask.width} pixels (rows x columns), the "
+                f"pictures have {size[0]}x{size[1]}: give a mask of the pictures' size"
+            )
+        mask_11HW = pictures(mask, 1, "--mask")
     return image_NCHW, mask_11HW.expand(len(image_NCHW), -1, -1, -1)
+
+
+def size_of(picture: Image.Image | Tensor) -> tuple[int, int]:
+    """Rows and columns."""
+    if isinstance(picture, Image.Image):
+        return picture.height, picture.width
+    return picture.shape[-2], picture.shape[-1]
 
 
 def chosen(config: Config, words: list[str]) -> list[Image.Image | Tensor]:
@@ -195,9 +222,12 @@ def edit(
         except ValueError as error:
             if (height, width) == trained:
                 raise
+            own = f"{trained[0]}x{trained[1]}"
+            what, advice = "the pictures with their margins", "give other --margins"
+            if not arguments.margins:
+                what, advice = "the pictures", f"crop or scale the files to {own}, the run's size"
             raise ValueError(
-                f"the pictures with their margins have {height}x{width} pixels, the run was trained on "
-                f"{trained[0]}x{trained[1]}: {error}"
+                f"{what} have {height}x{width} pixels, the run was trained on {own}: {error}; {advice}"
             ) from error
 
         assert isinstance(output, VARPipelineOutput)

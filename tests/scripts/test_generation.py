@@ -1,5 +1,6 @@
 """likelihood.py, edit.py and sample.py on a run that was never trained: files, sentences, the model card."""
 
+import ast
 import contextlib
 import importlib
 import json
@@ -31,6 +32,8 @@ from var_pe.training.notes import TrainingNotes
 
 SMALL = ["data.shapes_train=8", "data.shapes_test=8", "tokenizer.channels=8", "tokenizer.norm_groups=8"]
 SMALL += ["tokenizer.codebook_size=16", "generator.dim=32", "generator.depth=1", "generator.num_heads=2"]
+
+SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 NAMES = list(Shapes.class_names)
 FIRST = "disc_in_the_upper_half"  # the first of them, as a folder is called
@@ -204,6 +207,35 @@ def test_edit_says_that_a_run_cannot_follow_to_the_pictures_size(command, run, t
     Image.new("RGB", (64, 32)).save(tmp_path / "wide.png")
     said = command("edit", "--images", tmp_path / "wide.png", "--mask", "top")
     assert "have 32x64 pixels, the run was trained on 32x32: the learned table was made for the grids" in said
+
+
+@pytest.mark.parametrize("script", sorted(SCRIPTS.glob("*.py")), ids=lambda path: path.stem)
+def test_every_option_of_a_script_is_explained(script):
+    """--help is where a person looks first."""
+    for call in ast.walk(ast.parse(script.read_text())):
+        words = call.args if isinstance(call, ast.Call) else []
+        name = words[0].value if words and isinstance(words[0], ast.Constant) else ""
+        if ast.unparse(call).partition("(")[0].endswith(("add", "add_argument")) and str(name)[:2] == "--":
+            assert any(keyword.arg == "help" for keyword in call.keywords), name
+
+
+def test_edit_says_of_files_how_large_they_are_and_what_to_do(command, tmp_path):
+    """A person knows the names of files and options, not shapes of tensors."""
+    for name, size in (("wide.png", (44, 33)), ("high.png", (32, 40))):
+        Image.new("RGB", size).save(tmp_path / name)
+    wide, high = tmp_path / "wide.png", tmp_path / "high.png"
+
+    said = command("edit", "--images", wide, high, "--mask", "top")
+    assert f"got 33x44 ({wide}) and 40x32 ({high}), in rows x columns" in said
+    assert "crop or scale them to 32x32, the run's size" in said
+    said = command("edit", "--images", wide, "--mask", "top")
+    assert "error: the pictures have 33x44 pixels, the run was trained on 32x32: " in said
+    assert "crop or scale the files to 32x32" in said
+    said = command("edit", "--images", 0, "--mask", wide)
+    assert f"--mask {wide} has 33x44 pixels (rows x columns), the pictures have 32x32: give a mask" in said
+    said = command("edit", "--images", 0, "--margins", 0, 0, 0, 3)
+    assert "the pictures with their margins have 32x35 pixels" in said
+    assert "give other --margins" in said
 
 
 def drawn_names(folder: Path) -> list[str]:
