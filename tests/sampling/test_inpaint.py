@@ -1,5 +1,7 @@
 """Editing keeps what the mask leaves alone: tokens at every level, and pixels when asked."""
 
+import logging
+
 import numpy as np
 import pytest
 import torch
@@ -224,6 +226,19 @@ def test_pipelines_become_each_other_and_load_from_one_folder(pipeline, editor, 
     for other in (loaded, shared):
         assert torch.equal(other(image, TOP, "ant", generator=seeds(0, 1), output_type="pt").images, expected)
     assert isinstance(VARPipeline.from_pipe(shared), VARPipeline)
+
+
+def test_another_kind_of_pipeline_leaves_the_models_as_they_are_and_warns_of_nothing(pipeline, caplog):
+    """diffusers casts the shared models to float32, and warns of modules in a list that is empty."""
+    logger = logging.getLogger("diffusers")
+    logger.addHandler(caplog.handler)
+    try:
+        half = pipeline.to(torch.float16)
+        assert VARInpaintPipeline.from_pipe(half).transformer.dtype == half.tokenizer.dtype == torch.float16
+        assert VARInpaintPipeline.from_pipe(half, torch_dtype=torch.float32).tokenizer.dtype == torch.float32
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert "float32" not in caplog.text
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ diffusers' own errors are written for programmers, and it leaves weights empty t
 """
 
 import json
+import logging
 from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
@@ -15,6 +16,11 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import nn
 
 from var_pe.models.weight_files import make_room, stored, weight_files
+
+# diffusers warns of a cast by `to` whenever a list of modules exists, also of an empty one.
+logging.getLogger("diffusers.models.modeling_utils").addFilter(
+    lambda record: "should be kept in float32: []" not in record.getMessage()
+)
 
 
 class SavedModel(ModelMixin, ConfigMixin):  # type: ignore[misc]  # both declare `dtype` and the like

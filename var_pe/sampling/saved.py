@@ -78,7 +78,13 @@ class SavedPipeline(DiffusionPipeline):
 
     @classmethod
     def from_pipe(cls, pipeline: DiffusionPipeline, **kwargs: object) -> Self:
-        """diffusers' way from one pipeline to another of the same models; the card goes along."""
+        """diffusers' way from one pipeline to another of the same models; the card goes along.
+
+        The models keep their dtype unless `torch_dtype` gives another: diffusers would cast them to float32,
+        in the first pipeline, too.
+        """
+        if not kwargs.keys() & {"torch_dtype", "dtype"}:
+            kwargs["torch_dtype"] = pipeline.dtype
         other = super().from_pipe(pipeline, **kwargs)
         other.card = getattr(pipeline, "card", None)
         return other
