@@ -242,6 +242,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             device = accelerator.device.type
 
     command = shlex.join(["python", "scripts/compare.py", *words])
+    say("putting the results together", sys.stdout)
     results = gather(plan, shared_of(plan.output), command, own_processes=jobs is not None, device=device)
     say_report(write_report(results, plan.output), plan.output)
     failed = [cell for cell in plan.cells if failure_of(plan, cell.key) is not None]

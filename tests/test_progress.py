@@ -50,14 +50,20 @@ def test_sizes_are_decimal(number, said):
 
 
 def test_a_counter_says_now_and_then_what_is_left(clock, capsys):
-    """Every half minute, and the shares of all processes together."""
-    with Counter(100, "encoding", processes=2) as counter:
+    """Soon for the first time, then every half minute, and the shares of all processes together."""
+    with Counter(1000, "encoding", processes=2) as counter:
         counter.add(10)
         assert capsys.readouterr().err == ""
-        clock.now += 40
+        clock.now += 10
         counter.add(10)
+        assert capsys.readouterr().err == "encoding: 40 of 1000 images, 4/s, 4.0 minutes left\n"
+        clock.now += 25
+        counter.add(10)
+        assert capsys.readouterr().err == ""
+        clock.now += 25
+        counter.add(30)
         counter.add(5)
-    assert capsys.readouterr().err == "encoding: 40 of 100 images, 1/s, 1.0 minutes left\n"
+    assert capsys.readouterr().err == "encoding: 120 of 1000 images, 2/s, 7.3 minutes left\n"
 
 
 def test_a_hidden_counter_counts_and_says_nothing(clock, capsys):

@@ -11,6 +11,7 @@ from tqdm import tqdm
 from var_pe.processes import finish_work, peak_memory, say
 
 SECONDS_BETWEEN_LINES = 30.0
+SECONDS_BEFORE_FIRST_LINE = 5.0  # sooner, so that nobody wonders what goes on
 
 # Steps after which a training says what the rest will take; the first one warms up and is not counted.
 FIRST_STEPS = 6
@@ -53,16 +54,16 @@ class Counter:
         self.shown, self.processes = shown, processes
         self.bar = tqdm(total=total, desc=what, unit=unit) if shown and sys.stderr.isatty() else None
         self.count, self.began = 0, time.monotonic()
-        self.last_line = self.began
+        self.next_line = self.began + SECONDS_BEFORE_FIRST_LINE
 
     def add(self, number: int = 1) -> None:
         number *= self.processes
         self.count += number
         if self.bar is not None:
             self.bar.update(number)
-        elif self.shown and time.monotonic() - self.last_line > SECONDS_BETWEEN_LINES:
-            self.last_line = time.monotonic()
-            rate = self.count / (self.last_line - self.began)
+        elif self.shown and (now := time.monotonic()) > self.next_line:
+            self.next_line = now + SECONDS_BETWEEN_LINES
+            rate = self.count / (now - self.began)
             left = (self.total - self.count) / rate / 60
             done = f"{self.what}: {self.count} of {number_of(self.total, self.unit)}"
             say(f"{done}, {rate:.4g}/s, {left:.1f} minutes left", sys.stderr)

@@ -178,7 +178,8 @@ def run_here(plan: Plan, accelerator: Accelerator, *, retry: bool = False) -> No
                     trained.append(cell)
         progress.done_with_one()
 
-    for cell in trained:
+    for number, cell in enumerate(trained, 1):
+        say(f"measuring {number} of {len(trained)}: {cell.arm.name}, seed {cell.seed}", sys.stdout)
         with held(plan, cell.key) as mine:
             if mine:
                 attempt(plan, cell.key, partial(measure_cell, cell, plan.study, accelerator))

@@ -53,13 +53,15 @@ def judge_tokenizer(config: Config, tokenizer: VQTokenizer, accelerator: Acceler
         (name,) = kept.results["verdict"]
         return Verdict(name, kept.results["reasons"], kept.results["advice"])
 
+    processes = Processes.of(accelerator)
+    processes.say("judging the tokenizer: what its codes and its levels lose")
     found = verdict(facts_of(config, tokenizer.to(accelerator.device), accelerator))
 
     def write() -> None:
         kept.add({"verdict": [found.name], "reasons": found.reasons, "advice": found.advice})
         write_text(folder / "verdict.txt", f"{found}\n")
 
-    Processes.of(accelerator).on_main(write)
+    processes.on_main(write)
     return found
 
 
