@@ -27,7 +27,7 @@ from var_pe.stages.config import Config
 from var_pe.stages.draw import draw_folder, load_pipeline, sampling_of
 from var_pe.stages.drawn_images import pictures_in
 from var_pe.stages.features import feature_extractor, flattering, judges
-from var_pe.stages.models import find_tokenizer, instead_of, load_tokenizer
+from var_pe.stages.models import find_tokenizer, load_tokenizer, unfinished
 from var_pe.stages.on_maps import ON_MAPS
 from var_pe.stages.score import (
     REFERENCES,
@@ -185,12 +185,12 @@ def check_trained(config: Config) -> None:
         )
     if config.kind != "generator":
         raise ValueError(f"{config.run} is a {config.kind}, which draws no images: give --of {config.kind}")
-    generator = Path(config.run) / "generator"
-    if not (generator / "config.json").exists():
+    if not (Path(config.run) / "generator" / "config.json").exists():
         others = ", ".join(("tokenizer", *OF_IMAGES))
+        advice = unfinished(Path(config.run)) or "train it (scripts/train.py)"
         raise ValueError(
-            f"{config.run} has no trained generator to draw images with: {instead_of(generator)}; or give "
-            f"--images FOLDER to score images that are there, or --of {others}"
+            f"{config.run} has no trained generator to draw images with: {advice}, or give --images FOLDER "
+            f"to score images that are there, or --of {others}"
         )
 
 

@@ -87,6 +87,13 @@ def stage_of(config: Config, asked: Kind | Literal["all"]) -> Kind:
     raise ValueError(f"--stage {asked}: the config has the section {kind}, so only its {kind} can be trained")
 
 
+def after_classifier(config: Config) -> str:
+    """The command that comes next; clips are not explained."""
+    if config.classifier is None or config.classifier.tubelet is not None:
+        return f"to score it again: python scripts/evaluate.py --run {config.run} --of classifier"
+    return f"to see what it looks at: python scripts/explain.py {config.run}"
+
+
 @exit_with_sentence()
 def main(argv: Sequence[str] | None = None) -> None:
     config, arguments = parse_arguments(argv, description=__doc__ or "", schema=Config, extra=options)
@@ -109,7 +116,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         if stage == "classifier":
             train_classifier(config, accelerator, extend)
             if not is_scored(config, Path(config.run), "classifier"):
-                score_classifier(config, accelerator)
+                accelerator.print(summary(score_classifier(config, accelerator)))
+            accelerator.print(after_classifier(config))
 
         elif stage == "encoder":
             check_encoder(config)

@@ -145,6 +145,11 @@ def test_a_missing_file_is_a_sentence_with_the_names_that_are_there(write):
         assert all(path.stem in said for path in config_files.CONFIGS.glob("*.yaml"))
 
 
+def test_a_whole_path_that_is_missing_is_not_looked_for_in_a_folder(tmp_path):
+    said = sentence(lambda: load(Toy, tmp_path / "zzz.yaml"))
+    assert said.startswith(f"there is no config file {tmp_path / 'zzz.yaml'}; ")
+
+
 def test_the_home_of_a_user_that_is_not_known_is_a_path_like_any_other(write):
     """`~name/` of a user that this machine does not have must not end in a trace."""
     said = sentence(lambda: load(Toy, "~nobody_here/toy"))

@@ -129,6 +129,13 @@ def test_a_folder_without_some_classes_is_said(config, tmp_path, labels, said):
     assert any("has pictures of 2 of 12 classes" in sentence for sentence in sentences) == said
 
 
+def test_a_summary_says_of_how_many_images():
+    """An accuracy of 20 images is hardly a number."""
+    assert summary({"classifier": {"values": {"top1": 0.15}, "num_images": 20}}).startswith(
+        "classifier (20 images)\n  top1 "
+    )
+
+
 def test_features_are_computed_of_the_images_that_are_compared(config, tmp_path, monkeypatch):
     """The scores are those of the whole split's halves, without features of the rest."""
     folder = pictures(tmp_path / "mine", *[f"{n}.png" for n in range(12)])

@@ -147,6 +147,14 @@ def test_the_same_levels_written_otherwise_are_the_same_levels(tmp_path):
         check_settings(tmp_path, a_config("tokenizer.levels=[1, [4, 4]]"), "generator")
 
 
+def test_a_trained_classifier_is_followed_by_a_command(monkeypatch):
+    """As a generator is."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "scripts"))
+    after = importlib.import_module("train").after_classifier
+    config = settings.load(Config, "shapes_vit.yaml", ["run=runs/mine"])
+    assert after(config).endswith("python scripts/explain.py runs/mine")
+
+
 def test_another_config_in_an_existing_run_folder_is_one_sentence(tmp_path, monkeypatch, capsys):
     """A folder whose weights come from two configs belongs to neither."""
     begin(tmp_path, a_config())

@@ -107,7 +107,7 @@ def parse_arguments(
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--config", type=os.path.expanduser, metavar="FILE", help="path, or name in configs/")
     for option in instead:
-        meaning = "a run, whose own config is used" if option == RUN else None
+        meaning = "a run, whose own config is used" if option == RUN else "a folder with a saved model"
         which.add_argument(option, type=os.path.expanduser, metavar="DIR", help=meaning)
     parser.add_argument("overrides", nargs="*", metavar="key.sub=value", help="settings that override FILE's")
     extra(parser)

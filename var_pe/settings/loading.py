@@ -47,8 +47,8 @@ def find_file(name: str | Path, folder: Path) -> Path:
             return path.resolve()
 
     known = [path.stem for place in (folder / wanted.parent, CONFIGS) for path in place.glob("*.yaml")]
-    where = " or ".join(str(place) for place in folders)
-    raise ConfigError(f"there is no config file {name} in {where}; {nearest(wanted.stem, sorted(known))}")
+    where = "" if wanted.is_absolute() else f" in {' or '.join(map(str, folders))}"
+    raise ConfigError(f"there is no config file {name}{where}; {nearest(wanted.stem, sorted(known))}")
 
 
 def read_layers(path: Path, above: tuple[Path, ...] = ()) -> list[tuple[str, Tree]]:

@@ -301,14 +301,19 @@ def instead_of(folder: Path) -> str:
     others = sorted(path.parent.name for path in run.glob("*/config.json"))
     if others:
         return f"trained in {run}: {', '.join(others)}"
+    return unfinished(run) or "train it first (scripts/train.py)"
 
+
+def unfinished(run: Path) -> str | None:
+    """How far the training in a run without a model has come, and how it goes on; None if there is none."""
     history = History.read(run)
     if history is None:
-        return "train it first (scripts/train.py)"
+        return None
+
     saved = steps_in(run / "checkpoints")
-    last = (
-        f"its last checkpoint is of step {saved[-1]} of {history.steps}" if saved else "it has no checkpoint"
-    )
+    last = "it has no checkpoint"
+    if saved:
+        last = f"its last checkpoint is of step {saved[-1]} of {history.steps}"
     return (
         f"the training in {run} has not finished ({last}): to go on, run the scripts/train.py command that "
         "began it again"

@@ -2,9 +2,8 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -87,9 +86,9 @@ def check_settings(folder: Path, config: Config, kind: Kind) -> None:
     if not (path.exists() and has_begun(folder)):
         return
 
-    everything = _with_short_levels(asdict(config))
+    everything = asdict(_with_short_levels(config))
     mine = {key: everything[key] for key in SETTINGS[kind]}
-    saved = _with_short_levels(asdict(saved_config(path)))
+    saved = asdict(_with_short_levels(saved_config(path)))
 
     # Without a part of the pictures this seed chooses only what is validated on.
     if mine["data"]["limit"] is None and mine["data"]["train_share"] == 1:
@@ -124,11 +123,11 @@ def check_settings(folder: Path, config: Config, kind: Kind) -> None:
         )
 
 
-def _with_short_levels(saved: dict[str, Any]) -> dict[str, Any]:
-    """Settings in which square grids are written as one side, so that equal levels look equal."""
-    grids = Pyramid.of(saved["tokenizer"]["levels"]).grids
+def _with_short_levels(config: Config) -> Config:
+    """The config with square grids written as one side, so that equal levels look equal."""
+    grids = Pyramid.of(config.tokenizer.levels).grids
     levels = [rows if rows == columns else [rows, columns] for rows, columns in grids]
-    return {**saved, "tokenizer": {**saved["tokenizer"], "levels": levels}}
+    return replace(config, tokenizer=replace(config.tokenizer, levels=levels))
 
 
 def _check_builds(config: Config, kind: Kind) -> None:

@@ -26,6 +26,7 @@ from var_pe.files import written_whole
 from var_pe.models.classifier import ImageModel
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.processes import Processes
+from var_pe.progress import number_of
 from var_pe.pyramid import Pyramid
 from var_pe.resampling.conventions import DEFAULT_CONVENTION
 from var_pe.sampling.folder import drawn_with
@@ -196,6 +197,7 @@ def score_tokenizer(
 
     # The whole test split, under each pyramid
     real, pyramids = RealImages(config, train=False), _scored_pyramids(config, tokenizer, folder)
+    Processes.of(accelerator).say(f"scoring the tokenizer on {number_of(len(real), 'test image')}")
     held_out = {
         pyramids[0]: (real.images, picture_box(config)),
         **held_out_images_at(config, pyramids[1:], tokenizer.downsampling),
@@ -370,7 +372,7 @@ def summary(found: Found) -> str:
     """The values of records as lines of text, each with its floor if there is one."""
     lines = []
     for key, entry in found.items():
-        lines.append(key)
+        lines.append(f"{key} ({number_of(entry['num_images'], 'image')})")
         if entry.get("skipped"):
             counts = ", ".join(f"{number} {ending}" for ending, number in sorted(entry["skipped"].items()))
             lines.append(f"  left out, because they cannot be read as pictures: {counts}")
