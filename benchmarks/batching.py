@@ -37,8 +37,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--requests", type=int, default=600, metavar="N")
-    parser.add_argument("--rounds", type=int, default=5, metavar="N")
+    parser.add_argument(
+        "--requests", type=int, default=600, metavar="N", help="single images to answer; default: 600"
+    )
+    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="timed rounds; default: 5")
     given = parser.parse_args()
     check_options(given, requests=Positive, rounds=Positive)
 

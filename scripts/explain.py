@@ -140,16 +140,20 @@ def config_of(run: Path) -> Config:
 def examined(name: str, run: Path, number: int) -> Examined:
     """A run's classifier and test images."""
     images = held_out_images(config_of(run), number)
-    pictures_BCHW = torch.stack([images[index]["image"] for index in range(len(images))])
+    items = [images[index] for index in range(len(images))]
+    pictures_BCHW = torch.stack([item["image"] for item in items])
+    labels = [item["label"] for item in items]
     model = load_classifier_of_images(run / "classifier")
-    return examined_by(name, model, pictures_BCHW, images.class_names)
+    return examined_by(name, model, pictures_BCHW, images.class_names, labels)
 
 
-def examined_by(name: str, model: Classifier, pictures_BCHW: Tensor, class_names: Sequence[str]) -> Examined:
+def examined_by(
+    name: str, model: Classifier, pictures_BCHW: Tensor, class_names: Sequence[str], labels: Sequence[int]
+) -> Examined:
     """Pictures that are padded are shown with their padding, so that maps lie where patches do."""
     if model.padding != "none":
         pictures_BCHW, _ = padded(pictures_BCHW, model.pyramid.finest, model.patch_size, None)
-    return Examined(name, model, pictures_BCHW, class_names)
+    return Examined(name, model, pictures_BCHW, class_names, labels)
 
 
 def moved(own: Examined, run: Path, size: Grid, resample: str) -> Examined:
@@ -163,7 +167,7 @@ def moved(own: Examined, run: Path, size: Grid, resample: str) -> Examined:
     pictures_BCHW, _ = images_at(replace(config, classifier_training=number), size)
     model = load_classifier_of_images(run / "classifier")
     model.set_input_size(size, resample=resample)
-    return examined_by(own.name, model, pictures_BCHW, own.class_names)
+    return examined_by(own.name, model, pictures_BCHW, own.class_names, own.labels)
 
 
 def drawer(name: str, run: Path, number: int) -> Drawer:

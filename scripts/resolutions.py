@@ -21,8 +21,17 @@ from var_pe.stages.session import exit_with_sentence, session
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--encodings", nargs="+", required=True, metavar="LINE")
-    parser.add_argument("--seeds", nargs="+", type=int, default=[0], metavar="N")
+    parser.add_argument(
+        "--encodings", nargs="+", required=True, metavar="LINE", help="position encodings to compare"
+    )
+    parser.add_argument(
+        "--seeds",
+        nargs="+",
+        type=int,
+        default=[0],
+        metavar="N",
+        help="a run of each encoding by each; default: 0",
+    )
     parser.add_argument(
         "--sizes", nargs="+", required=True, metavar="SIZE", help="48 or 32x64 (height first)"
     )
