@@ -5,8 +5,8 @@ import re
 import pytest
 import torch
 
-from var_pe.diagnosis.classifier_explanation import Examined, explain_classifiers
-from var_pe.diagnosis.explanation import write_explanation
+from var_pe.diagnosis.classifier_explanation import Examined, answers_figure, explain_classifiers
+from var_pe.diagnosis.explanation import by_layer, write_explanation
 from var_pe.diagnosis.generator_explanation import Drawer, explain_generators
 from var_pe.diagnosis.moved_attention import likeness, with_moved
 from var_pe.models.hierarchy.classifier import HierarchicalClassifier
@@ -53,6 +53,30 @@ def test_classifiers_of_both_kinds_stand_side_by_side(make_vit, tmp_path):
     names = pictures_of(tmp_path / "page.html")
     assert [name.split(":")[0] for name in names] == ["plain", "in stages", "How far attention goes", "plain"]
     assert "no rollout" in explained.lines[1]
+
+
+def test_a_picture_of_another_class_than_predicted_says_so(make_vit):
+    """Whoever looks at a mistake wants to know which one it is."""
+    images = torch.zeros(3, 1, 8, 12)
+    vit = make_vit("learned", image_channels=1).eval()
+    taken = int(vit(images).argmax(1)[0])
+    names = ["ant", "bee", "cow", "dog"][: vit.num_classes]
+    other = (taken + 1) % len(names)
+    figure = answers_figure(Examined("plain", vit, images, names, [taken, other, -1]), {})
+    assert [axis.get_title() for axis in figure.axes] == [
+        names[taken],
+        f"{names[taken]}\ntruly {names[other]}",
+        names[taken],
+    ]
+
+
+def test_lines_of_a_chart_are_not_cut_off_and_stand_beside_even_ones():
+    figure = by_layer({"plain": torch.full((2, 3), 0.4)}, "sides", {"plain": 0.5})
+    (axis,) = figure.axes
+    heights = [float(max(line.get_ydata())) for line in axis.lines]
+    assert max(heights) == 0.5
+    assert axis.get_ylim()[1] > 0.5
+    assert axis.get_legend().get_texts()[1].get_text() == "plain, if it were even"
 
 
 def test_a_classifier_stands_beside_itself_at_another_size(make_vit, make_loud, tmp_path):

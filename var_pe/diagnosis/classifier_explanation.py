@@ -32,13 +32,18 @@ class Examined:
     model: Classifier
     images_BCHW: Tensor
     class_names: Sequence[str]
+    # the true classes; -1: unknown. Empty: none are known
+    labels: Sequence[int] = ()
+
+    def called(self, label: int) -> str:
+        return self.class_names[label] if label < len(self.class_names) else f"class {label}"
 
 
 def explain_classifiers(examined: Sequence[Examined]) -> Explained:
     """Of each what its answers rest on, and of plain ViTs what every head of every layer looks at."""
     lines = []
     answers, heads = dict[str, Figure](), dict[str, Figure]()
-    travelled = dict[str, Tensor]()
+    travelled, evenly = dict[str, Tensor](), dict[str, float]()
     for one in examined:
         maps = attributions(one.model, one.images_BCHW)
         said = f"{one.name}: {type(one.model).__name__}, encoding {one.model.config['encoding']}"
@@ -46,27 +51,33 @@ def explain_classifiers(examined: Sequence[Examined]) -> Explained:
             layers = attention_of_classifier(one.model, one.images_BCHW)
             maps = {"rollout": as_read(one.model, rollout(layers, one.model.prompts)), **maps}
             travelled[one.name] = distances(one.model, layers)
+            evenly[one.name] = even(one.model)
             heads[f"{one.name}: every head of every layer, first picture"] = heads_figure(one.model, layers)
-            said += f"; mean distance of attention {travelled[one.name].mean():.3f} sides, {even(one.model)}"
+            said += (
+                f"; mean distance of attention {travelled[one.name].mean():.3f} sides, "
+                f"{evenly[one.name]:.3f} if it were even"
+            )
         else:
             said += "; attention in parts of a map has no rollout, so its maps are left out"
         lines.append(f"{said}.")
         answers[f"{one.name}: what answers rest on"] = answers_figure(one, maps)
 
-    how_far = {"How far attention goes": by_layer(travelled, "sides of the image")} if travelled else {}
+    how_far = (
+        {"How far attention goes": by_layer(travelled, "sides of the image", evenly)} if travelled else {}
+    )
     return Explained("What classifiers look at", lines, answers | how_far | heads, NOTES)
 
 
-def even(model: ViTClassifier) -> str:
-    """The mean distance of attention that prefers nothing, in words."""
+def even(model: ViTClassifier) -> float:
+    """The mean distance of attention that prefers nothing, in sides of the image."""
     positions = model.pyramid.positions()
     number = positions.num_tokens
-    return f"{mean_distance(torch.ones(1, 1, number, number), positions, positions)[0]:.3f} if it were even"
+    return float(mean_distance(torch.ones(1, 1, number, number), positions, positions)[0])
 
 
 @torch.no_grad()
 def answers_figure(examined: Examined, maps: dict[str, Tensor]) -> Figure:
-    """A row for each picture: itself, then it under each map."""
+    """A row for each picture: itself under the predicted class, and the true one; then it under each map."""
     taken_B = examined.model(examined.images_BCHW).argmax(1)
     number = len(examined.images_BCHW)
     figure = Figure(figsize=(1.7 * (1 + len(maps)), 1.85 * number), layout="constrained")
@@ -75,8 +86,9 @@ def answers_figure(examined: Examined, maps: dict[str, Tensor]) -> Figure:
         picture_HWC = as_picture(examined.images_BCHW[row])
         axes[0].imshow(picture_HWC, cmap="gray", vmin=0, vmax=1)
         taken = int(taken_B[row])
-        name = examined.class_names[taken] if taken < len(examined.class_names) else f"class {taken}"
-        axes[0].set_title(name, fontsize=7)
+        true = examined.labels[row] if examined.labels else -1
+        wrong = f"\ntruly {examined.called(true)}" if true not in (-1, taken) else ""
+        axes[0].set_title(f"{examined.called(taken)}{wrong}", fontsize=7)
         for axis, (method, map_Bhw) in zip(axes[1:], maps.items(), strict=True):
             laid_over(axis, picture_HWC, map_Bhw[row])
             axis.set_title(method, fontsize=7)

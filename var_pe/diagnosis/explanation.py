@@ -27,8 +27,9 @@ class Explained:
     notes: list[str]
 
 
-def by_layer(values: Mapping[str, Tensor], unit: str) -> Figure:
-    """Numbers (N, H) of each model: heads as dots, their mean as a line."""
+def by_layer(values: Mapping[str, Tensor], unit: str, even: Mapping[str, float] | None = None) -> Figure:
+    """Numbers (N, H) of each model: heads as dots, their mean as a line; `even` as a dotted line."""
+    even = even or {}
     figure = Figure(figsize=(6, 3), layout="constrained")
     axis = figure.subplots()
     for number, (name, value_NH) in enumerate(values.items()):
@@ -37,8 +38,11 @@ def by_layer(values: Mapping[str, Tensor], unit: str) -> Figure:
         axis.plot(layers, value_NH.mean(1), color=colour, label=name)
         for head in range(value_NH.shape[1]):
             axis.plot(layers, value_NH[:, head], ".", color=colour, alpha=0.5)
+        if name in even:
+            axis.axhline(even[name], color=colour, linestyle=":", label=f"{name}, if it were even")
     axis.set_xticks(layers)
-    axis.set_ylim(bottom=0)
+    highest = max(float(value_NH.max()) for value_NH in values.values())
+    axis.set_ylim(0, 1.1 * max([highest, *even.values()]))
     axis.set_xlabel("layer", fontsize=8)
     axis.set_ylabel(unit, fontsize=8)
     axis.legend(fontsize=7)

@@ -58,12 +58,15 @@ def explain_generators(drawers: Sequence[Drawer]) -> Explained:
     distance |= {name: each.distance_NHKK.mean((0, 1)) for name, each in found.items()}
     own = {name: each.mass_NHKK[:, :, -1, -1] for name, each in found.items()}
     own_distance = {name: each.distance_NHKK[:, :, -1, -1] for name, each in found.items()}
+    own_even = {name: float(each.even_distance_KK[-1, -1]) for name, each in found.items()}
     of_even = grids[drawers[0].name]
     pictures = {
         "Share of attention by level, mean of layers and heads": matrices(mass, grids | {"even": of_even}),
         "Mean distance by level, mean of layers and heads": matrices(distance, grids | {"even": of_even}),
         "Share of the finest level's attention that stays in it, by layer": by_layer(own, "share"),
-        "Mean distance within the finest level, by layer": by_layer(own_distance, "sides of the image"),
+        "Mean distance within the finest level, by layer": by_layer(
+            own_distance, "sides of the image", own_even
+        ),
     }
     for name, attention in found.items():
         pictures[f"{name}: share of attention by level, of every head and layer"] = each_head(attention)
