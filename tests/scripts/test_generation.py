@@ -33,7 +33,7 @@ from var_pe.training.notes import TrainingNotes
 SMALL = ["data.shapes_train=8", "data.shapes_test=8", "tokenizer.channels=8", "tokenizer.norm_groups=8"]
 SMALL += ["tokenizer.codebook_size=16", "generator.dim=32", "generator.depth=1", "generator.num_heads=2"]
 
-ROOT = Path(__file__).parents[2]
+SCRIPTS = Path(__file__).parents[2] / "scripts"
 
 NAMES = list(Shapes.class_names)
 FIRST = "disc_in_the_upper_half"  # the first of them, as a folder is called
@@ -209,10 +209,9 @@ def test_edit_says_that_a_run_cannot_follow_to_the_pictures_size(command, run, t
     assert "have 32x64 pixels, the run was trained on 32x32: the learned table was made for the grids" in said
 
 
-@pytest.mark.parametrize("name", ["batching", "heads", "interventions", "resolutions", "sample", "train"])
-def test_every_option_of_a_command_is_explained(name):
+@pytest.mark.parametrize("file", sorted(SCRIPTS.glob("*.py")), ids=lambda path: path.stem)
+def test_every_option_of_a_script_is_explained(file):
     """--help is where a person looks first."""
-    file = ROOT / ("benchmarks" if name == "batching" else "scripts") / f"{name}.py"
     for call in ast.walk(ast.parse(file.read_text())):
         words = call.args if isinstance(call, ast.Call) else []
         option = words[0].value if words and isinstance(words[0], ast.Constant) else ""
