@@ -412,8 +412,8 @@ MISTAKES = (
         "formula missed",
         "levels that share a call share a choice of keys in training",
         "var_pe/models/generator.py",
-        "coarse=0, before=self.levels_before",
-        "coarse=2, before=self.levels_before",
+        "few_keys=self.few_keys,",
+        "few_keys=False,",
         ("tests/models/test_keys.py",),
     ),
     Mistake(
