@@ -29,6 +29,12 @@ SMALL = [
     ],
 ]
 STEPS = 1200
+# All but no term of the picture: none at all is refused.
+NO_PICTURE = [
+    "l1=0",
+    "l2=0",
+    *(f"adversarial.{rule}" for rule in ("weight=1e-9", "adaptive_limit=0", "start=0.99")),
+]
 
 
 @pytest.mark.slow
@@ -37,7 +43,7 @@ STEPS = 1200
     [
         (STEPS, [], "finished", "for more"),
         (STEPS // 20, [], "unfinished", "more steps"),
-        (STEPS // 8, ["l1=0", "l2=0"], "collapsed", "give the reconstruction a weight"),
+        (STEPS // 8, NO_PICTURE, "collapsed", "give the reconstruction a weight"),
     ],
 )
 def test_a_tokenizer_gets_the_verdict_and_the_advice_that_it_needs(tmp_path, steps, more, name, advice):

@@ -135,6 +135,15 @@ def test_a_penalty_that_a_network_has_no_second_derivatives_for_is_refused(tmp_p
         build_discriminator(config, feature_network(config))
 
 
+def test_a_picture_without_any_term_is_refused(tmp_path):
+    """The quantizer's loss would go down, and the decoder stay as it was at the start."""
+    off = ["tokenizer_training.l1=0", "tokenizer_training.l2=0"]
+    with pytest.raises(ValueError, match=r"l1, l2, perceptual.weight and adversarial.weight are all 0"):
+        a_config(tmp_path, *off)
+    for term in (ON, GAME, "tokenizer_training.l2=1"):
+        assert a_config(tmp_path, *off, term)
+
+
 def test_an_adaptive_weight_with_nothing_to_follow_is_refused(tmp_path):
     """It would be 0 in every step, and the discriminator would play alone."""
     alone = ["tokenizer_training.l1=0", "tokenizer_training.l2=0"]

@@ -158,6 +158,13 @@ class Config:
                 f"{training.contrastive.layer}"
             )
 
+        picture = self.tokenizer_training
+        weights = (picture.l1, picture.l2, picture.perceptual.weight, picture.adversarial.weight)
+        if not any(weights):
+            raise ValueError(
+                "tokenizer_training.l1, l2, perceptual.weight and adversarial.weight are all 0, so nothing "
+                "would train the decoder: give one of them a weight"
+            )
         if self.tokenizer_training.tuned == "decoder" and self.tokenizer_init_from is None:
             raise ValueError(
                 "tokenizer_training.tuned=decoder leaves encoder and codes as they are, so they must come "
