@@ -188,8 +188,8 @@ def test_an_examination_leaves_out_one_thing_at_a_time(make_tokenizer):
     tokens_BL = tokenizer.encode(images_BCHW)
     assert found.num_images == 4
     assert found.whole == pytest.approx(float(psnr(tokenizer.decode(tokens_BL), images_BCHW, box).mean()))
-    mean_BCHW = images_BCHW.mean(0).expand_as(images_BCHW)
-    assert found.mean_picture == pytest.approx(float(psnr(mean_BCHW, images_BCHW, box).mean()))
+    others = [images_BCHW[torch.arange(4) != number].mean(0) for number in range(4)]
+    assert found.mean_picture == pytest.approx(float(psnr(torch.stack(others), images_BCHW, box).mean()))
 
     codebook_VZ = tokenizer.quantizer.codebook_VZ
     with torch.no_grad():
@@ -207,6 +207,17 @@ def test_an_examination_leaves_out_one_thing_at_a_time(make_tokenizer):
             if not (tokens_BL == 5).any():
                 without = float(psnr(tokenizer.decode(spared_BL), images_BCHW, box).mean())
                 assert again.without_level[level] == pytest.approx(without)
+
+
+def test_few_test_images_do_not_make_their_own_mean_hard_to_beat(make_tokenizer):
+    """Half of the mean of two images is either: whatever was learned would look lost."""
+    tokenizer, box = make_tokenizer(), (0, 0, 8, 8)
+    images = [{"image": torch.rand(3, 8, 8) * 2 - 1, "label": 0} for _ in range(64)]
+    means = [
+        examine(tokenizer, images, box, range(number), Processes()).mean_picture for number in (1, 2, 64)
+    ]
+    assert means[0] < means[2] + 0.5
+    assert means[1] < means[2]
 
 
 def test_a_few_steps_are_not_called_finished_for_want_of_a_curve():

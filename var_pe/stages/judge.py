@@ -29,7 +29,7 @@ from var_pe.tasks.tokenizer_quality import measure_tokenizer
 from var_pe.tasks.verdict import Distance, Facts, Verdict, gain_of_last_doubling, verdict
 from var_pe.training.log import LogEntry, read_log
 
-RULE = 5  # raised when the same facts get another verdict or other words
+RULE = 6  # raised when the same facts get another verdict or other words
 EXAMINED = 256  # test images, drawn over the whole split
 # The second one for tokenizers that were trained against the first; their weights come with packages
 JUDGES = ("efficientnet_lite0", "efficientnet_lite1")

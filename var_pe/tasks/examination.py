@@ -27,7 +27,7 @@ class Examination:
     half_codes: float
     # without what each level adds, the tokens of the others as they are
     without_level: list[float]
-    # of one picture in place of all reconstructions: the mean of the images
+    # of the mean of all other images in place of each reconstruction; of a single image, of middle grey
     mean_picture: float
     num_images: int
 
@@ -42,7 +42,8 @@ def examine(
     decoder that was made for half of the codes would do better with them.
     """
     halved = with_half_of_its_codes(tokenizer)
-    mean_CHW = mean_picture(images, numbers, processes)
+    sum_CHW = sum_of(images, numbers, processes)
+    others = max(1, len(numbers) - 1)
 
     # The sum over images of each PSNR, in the order of the fields
     levels = range(tokenizer.pyramid.num_levels)
@@ -53,7 +54,8 @@ def examine(
             tokenizer.decode(tokens_BL),
             tokenizer.reconstruct(tokenizer.latent(images_BCHW)).clamp(-1, 1),
             halved.decode(halved.encode(images_BCHW)),
-            mean_CHW.expand_as(images_BCHW),
+            # Without the image itself, of which a mean of few shows much
+            (sum_CHW - images_BCHW) / others,
             *(decode_without(tokenizer, tokens_BL, level) for level in levels),
         ]
         totals += torch.stack([psnr(each_BCHW, images_BCHW, box).sum() for each_BCHW in rebuilt])
@@ -75,12 +77,12 @@ def batches(images: HeldOutImages, numbers: Sequence[int], processes: Processes)
         yield stacked(images[numbers[place]] for place in chosen).to(processes.device)
 
 
-def mean_picture(images: HeldOutImages, numbers: Sequence[int], processes: Processes) -> Tensor:
-    """The mean of the images, (C, H, W)."""
+def sum_of(images: HeldOutImages, numbers: Sequence[int], processes: Processes) -> Tensor:
+    """The sum of the images, (C, H, W)."""
     total_CHW = torch.zeros_like(images[numbers[0]]["image"], device=processes.device)
     for images_BCHW in batches(images, numbers, processes):
         total_CHW += images_BCHW.sum(0)
-    return processes.sum(total_CHW) / len(numbers)
+    return processes.sum(total_CHW)
 
 
 def with_half_of_its_codes(tokenizer: VQTokenizer) -> VQTokenizer:
