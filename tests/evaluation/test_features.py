@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from tests.evaluation.tiny import pictures, tiny
+from var_pe.evaluation.classifier import ClassifierFeatures
 from var_pe.evaluation.features import FeatureExtractor
 
 
@@ -15,6 +16,27 @@ def test_a_classifier_sees_minus_one_to_one_and_does_not_drop_out():
     torch.testing.assert_close(found.features_BF, features_BF)
     torch.testing.assert_close(found.logits_BV, extractor.model.head(features_BF))
     assert not found.features_BF.requires_grad
+
+
+def test_a_classifier_of_colour_sees_grey_three_times_one_of_grey_no_colour_at_all(make_vit):
+    """Else torch says so in the first convolution, in its own words and after what may be hours."""
+    grey = pictures(2, channels=1)
+    colour = ClassifierFeatures(make_vit(image_size=(32, 32), patch_size=8), "colour", "0" * 64)
+    torch.testing.assert_close(colour(grey).features_BF, colour(grey.expand(-1, 3, -1, -1)).features_BF)
+
+    of_grey = ClassifierFeatures(
+        make_vit(image_size=(32, 32), patch_size=8, image_channels=1), "grey", "0" * 64
+    )
+    assert len(of_grey(grey).features_BF) == 2
+    with pytest.raises(ValueError, match="grey classifies pictures of 1 channel, but these have 3"):
+        of_grey(pictures(2))
+
+
+def test_a_classifier_that_is_set_to_another_size_is_named(make_vit):
+    """Of several extractors it has to be plain which one it is."""
+    extractor = ClassifierFeatures(make_vit(image_size=(32, 32), patch_size=8), "runs_vit", "0" * 64)
+    with pytest.raises(ValueError, match="runs_vit: the classifier is set to grids of 4"):
+        extractor(pictures(1, side=16))
 
 
 def test_autocast_does_not_reach_the_features():

@@ -1,5 +1,7 @@
 """An extractor that is there at once, and pictures for it."""
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -13,6 +15,8 @@ def pictures(count: int, channels: int = 3, side: int = 32) -> Tensor:
 
 class TinyClassifier(nn.Module):
     """Stands for a ViT of ours; dropout shows whether it is in evaluation mode."""
+
+    config: ClassVar = {"image_channels": 3}
 
     def __init__(self) -> None:
         super().__init__()
