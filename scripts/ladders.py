@@ -20,6 +20,7 @@ from pathlib import Path
 from var_pe.comparison.ladder_study import (
     Ladder,
     Minutes,
+    check_judge,
     ladders_for,
     measured_row,
     parse_ladder,
@@ -29,7 +30,6 @@ from var_pe.comparison.ladder_study import (
 from var_pe.settings.command_line import check_options, given_path, parse_arguments
 from var_pe.settings.fields import NonNegativeFloat, PositiveFloat
 from var_pe.stages.config import Config
-from var_pe.stages.features import feature_extractor, trained_against
 from var_pe.stages.session import exit_with_sentence, session
 from var_pe.training.stopping import end_with_parent
 
@@ -85,21 +85,6 @@ def main(argv: Sequence[str] | None = None) -> None:
         with session(config.tokenizer_training, config.generator_training) as accelerator:
             measured_row(config, ladders[0], minutes, arguments.judge, output, accelerator)
     print(f"\n{write_study(config, minutes, arguments.judge, output)}\n{output / 'ladders.md'}", flush=True)
-
-
-def check_judge(config: Config, judge: str) -> None:
-    """Checks that the judge's weights are there, and that no tokenizer is trained to please this judge.
-
-    Raises:
-        ValueError: they are missing, or tokenizers are trained against the same network.
-    """
-    feature_extractor(judge, config.evaluation.inception_weights)
-    if trained_against(config, judge):
-        raise ValueError(
-            f"--judge {judge} cannot judge tokenizers that are trained against its network "
-            f"(tokenizer_training.perceptual.network={config.tokenizer_training.perceptual.network}): choose "
-            "another"
-        )
 
 
 def in_a_process(argv: Sequence[str], ladder: Ladder) -> None:

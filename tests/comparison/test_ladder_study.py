@@ -13,6 +13,7 @@ from var_pe import settings
 from var_pe.comparison.ladder_study import (
     Ladder,
     Minutes,
+    check_judge,
     config_of,
     ladders_for,
     measured_row,
@@ -63,6 +64,24 @@ def test_a_ladder_that_does_not_fit_is_refused(tiny, tmp_path):
         config_of(larger, Ladder((4,), 6), tmp_path)
     # Whether the config's own ladder fits them does not matter to the others.
     assert config_of(larger, Ladder((3,), 8), tmp_path).tokenizer.downsampling == 8
+
+
+def test_a_judge_that_could_not_score_is_refused_before_anything_is_trained(tiny, tmp_path, make_vit):
+    """Else it would be found at the end of the first row's minutes."""
+    judges = {}
+    for side in (16, 32):
+        judges[side] = str(tmp_path / f"vit_{side}")
+        make_vit(image_size=(side, side), patch_size=8).save_pretrained(Path(judges[side]) / "classifier")
+    check_judge(tiny, judges[16])
+    with pytest.raises(ValueError, match=r"--judge .*vit_32 cannot look at these images: vit_32: "):
+        check_judge(tiny, judges[32])
+    with pytest.raises(ValueError, match="--judge shapes reads shapes and measures no distance"):
+        check_judge(tiny, "shapes")
+
+    against = replace(tiny.tokenizer_training.perceptual, weight=1.0, network=judges[16])
+    trained = replace(tiny, tokenizer_training=replace(tiny.tokenizer_training, perceptual=against))
+    with pytest.raises(ValueError, match="cannot judge tokenizers that are trained against its network"):
+        check_judge(trained, judges[16])
 
 
 def test_a_row_is_trained_for_its_minutes_measured_and_kept(tiny, tmp_path):

@@ -22,6 +22,7 @@ from pydantic import TypeAdapter
 
 from var_pe.comparison.costs import costs, minutes_of_training, trainable
 from var_pe.evaluation.records import Record, versions
+from var_pe.evaluation.shapes_reader import ShapeReader
 from var_pe.files import KeptResults, write_json, write_text
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.pages.numbers import plain
@@ -29,7 +30,7 @@ from var_pe.pages.tables import aligned_table, markdown_table
 from var_pe.progress import duration, number_of
 from var_pe.pyramid import Pyramid
 from var_pe.stages.config import Config
-from var_pe.stages.features import feature_extractor
+from var_pe.stages.features import feature_extractor, trained_against
 from var_pe.stages.images import fingerprint
 from var_pe.stages.models import build_tokenizer, weights_hash
 from var_pe.stages.score import score_tokenizer
@@ -202,6 +203,30 @@ def undisturbed(training: T) -> T:
         preview_every=0,
         patience=0,
     )
+
+
+def check_judge(config: Config, judge: str) -> None:
+    """Checks, before anything is trained, that the judge can look at the images and is not trained against.
+
+    Raises:
+        ValueError: its weights are missing, it measures no distance or takes other images, or tokenizers are
+            trained against the same network.
+    """
+    extractor = feature_extractor(judge, config.evaluation.inception_weights)
+    if isinstance(extractor, ShapeReader):
+        raise ValueError(f"--judge {judge} reads shapes and measures no distance: choose another")
+    if trained_against(config, judge):
+        raise ValueError(
+            f"--judge {judge} cannot judge tokenizers that are trained against its network "
+            f"(tokenizer_training.perceptual.network={config.tokenizer_training.perceptual.network}): choose "
+            "another"
+        )
+
+    data = config.data
+    try:
+        extractor(torch.zeros(1, data.channels, data.height, data.width, dtype=torch.uint8))
+    except ValueError as error:
+        raise ValueError(f"--judge {judge} cannot look at these images: {error}") from error
 
 
 # --------------------------------------------------------------------------------------------- one row
