@@ -57,5 +57,7 @@ def test_without_network_or_file_one_sentence_says_what_to_give(files, monkeypat
     monkeypatch.setattr(lpips.torch.hub, "download_url_to_file", offline)
     with pytest.raises(ValueError, match=r"vgg16-397923af.pth, .*perceptual.vgg16_weights=FILE"):
         load_lpips(None, files[1])
+    with pytest.raises(ValueError, match=r"perceptual.vgg16_weights=.*none.pth is not a file"):
+        load_lpips(tmp_path / "none.pth", None)
     with pytest.raises(ValueError, match=r"vgg.pth, .*perceptual.lpips_weights=FILE"):
         load_lpips(files[0], None)

@@ -240,6 +240,12 @@ def test_wrong_options_are_named(words, why, sentence, tmp_path):
     assert why in sentence(*words, "--output", tmp_path / "out")
 
 
+def test_a_run_in_place_of_a_pipeline_is_told_how_to_become_one(sentence, tmp_path):
+    (tmp_path / "run" / "generator").mkdir(parents=True)
+    said = sentence("--to-var", tmp_path / "run", "--output", tmp_path / "out")
+    assert said.endswith(f"scripts/sample.py --run {tmp_path / 'run'} --save-pipeline DIR makes one of a run")
+
+
 @pytest.mark.parametrize(
     ("hits", "why"),
     [

@@ -25,6 +25,9 @@ def load_lpips(backbone: Path | None, heads: Path | None) -> VGG16Stages:
     Raises:
         ValueError: a file is missing, cannot be downloaded, or holds other tensors.
     """
+    for file, setting in ((backbone, "vgg16_weights"), (heads, "lpips_weights")):
+        if file is not None and not file.is_file():  # before the other one is downloaded
+            raise ValueError(f"tokenizer_training.perceptual.{setting}={file} is not a file")
     backbone = backbone or downloaded(BACKBONE_URL, Path(BACKBONE_URL).name, "vgg16_weights")
     heads = heads or downloaded(HEADS_URL, HEADS_NAME, "lpips_weights")
 

@@ -73,7 +73,10 @@ class SavedPipeline(DiffusionPipeline):
     def from_folder(cls, folder: Path, option: str) -> Self:
         """The pipeline in a folder that an option of a script names; nothing is looked for on the hub."""
         if not (folder / INDEX).exists():
-            raise ValueError(f"{option} {folder} has no {INDEX}: not a saved pipeline")
+            made = f"; scripts/sample.py --run {folder} --save-pipeline DIR makes one of a run"
+            if not (folder / "generator").is_dir():
+                made = ""
+            raise ValueError(f"{option} {folder} has no {INDEX}: not a saved pipeline{made}")
         return cls.from_pretrained(folder, local_files_only=True, use_safetensors=True)
 
     @classmethod
