@@ -122,6 +122,14 @@ def test_runs_that_cannot_share_a_table_are_refused(tmp_path):
     with pytest.raises(ValueError, match="differ in more than their seed"):
         subjects_of(runs, [first, replace(second, classifier_training=ClassifierTraining(batch=7))])
 
+    # A seed counted twice would halve the spread
+    with pytest.raises(ValueError, match="is given more than once"):
+        subjects_of([runs[0], runs[0] / ".." / "a"], [first, first])
+    with pytest.raises(
+        ValueError, match="same settings and the same seed, 0: a spread over seeds would count"
+    ):
+        subjects_of(runs, [first, second])
+
     attacked = replace(second, classifier_training=ClassifierTraining(attack=Attack()))
     columns = [subject.column for subject in subjects_of(runs, [first, attacked])]
     assert columns == ["`learned`", "`learned`, trained against 8/255"]

@@ -94,7 +94,8 @@ def subjects_of(runs: Sequence[Path], configs: Sequence[Config]) -> list[Subject
     """The classifiers of runs that can be compared.
 
     Raises:
-        ValueError: a run has no classifier of images, or two runs look at different data.
+        ValueError: a run has no classifier of images, two runs look at different data, or two of one column
+            are the same but for their folder, so that they would be counted as if they were two seeds.
     """
     subjects = []
     for run, config in zip(runs, configs, strict=True):
@@ -106,11 +107,21 @@ def subjects_of(runs: Sequence[Path], configs: Sequence[Config]) -> list[Subject
 
     # Runs of one column differ in their seed alone
     for one, other in itertools.combinations(subjects, 2):
-        alike = replace(other.config, run=one.config.run, seed=one.config.seed) == one.config
-        if one.column == other.column and not alike:
+        if one.column != other.column:
+            continue
+        if one.config.seed == other.config.seed and Path(one.name).samefile(other.name):
+            raise ValueError(
+                f"{one.name} is given more than once, and a spread over seeds would count it twice"
+            )
+        if replace(other.config, run=one.config.run, seed=one.config.seed) != one.config:
             raise ValueError(
                 f"{one.name} and {other.name} have the same encoding and differ in more than their seed: "
                 f"look at them one by one"
+            )
+        if one.config.seed == other.config.seed:
+            raise ValueError(
+                f"{one.name} and {other.name} have the same settings and the same seed, "
+                f"{one.config.seed}: a spread over seeds would count it twice"
             )
     return subjects
 
