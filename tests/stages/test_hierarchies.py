@@ -118,6 +118,10 @@ def test_a_plan_says_what_every_stage_attends_to(tmp_path):
             'classifier.hierarchy=["full("]',
             r"^classifier.hierarchy: stage 1, 'full\(' is not of the form name",
         ),
+        (
+            "classifier.hierarchy=[windowed(blocks=2, window=4), full(blocks=1)]",
+            r"stage 1, 'windowed\(blocks=2', ends before its bracket closes: .* needs quotes",
+        ),
     ],
 )
 def test_what_a_hierarchy_cannot_be_is_said_when_the_config_is_read(tmp_path, setting, sentence):

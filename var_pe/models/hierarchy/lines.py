@@ -178,6 +178,12 @@ def read_hierarchy(
     """
     stages: list[StageShape] = []
     for number, line in enumerate(lines, start=1):
+        if line.count("(") > line.count(")") and number < len(lines):
+            # YAML has taken the line's own comma for one between two lines
+            raise ValueError(
+                f"hierarchy: stage {number}, {line!r}, ends before its bracket closes: in a list in brackets "
+                f'a line with commas needs quotes, as in ["windowed(blocks=2, window=4)", full(blocks=2)]'
+            )
         members = parse(line, f"hierarchy: stage {number},")
         try:
             if len(members) != 1 or members[0].parts:
