@@ -144,7 +144,10 @@ def test_a_picture_alone_has_nothing_to_be_told_from(tmp_path):
 @pytest.mark.parametrize(
     ("settings_given", "sentence"),
     [
-        (["classifier.encoding=peg"], "encoder: a convolution between blocks .* where tokens are left out"),
+        (
+            ["classifier.encoding=peg"],
+            "encoder.method=pixels .* a convolution between blocks .* left out .*: take method=tokens",
+        ),
         (["encoder.hidden_block=3"], "encoder.hidden_block=3 does not divide the grid of 4x4 patches"),
         (["encoder.hidden_share=0.01"], "encoder.hidden_share=0.01 of 16 squares hides 0 of them"),
         (["encoder.method=tokens", "classifier.patch_size=16"], "encoder.*at least one must be hidden"),

@@ -124,7 +124,13 @@ class HiddenPixels(Pretrained):
 
     def __init__(self, encoder: ViTClassifier, config: EncoderConfig, hidden: int, seed: int) -> None:
         super().__init__()
-        check_serves_some(encoder.position_encoding)
+        try:
+            check_serves_some(encoder.position_encoding)
+        except ValueError as error:
+            raise ValueError(
+                f"method=pixels shows the encoder some of the patches, and {error}: take method=tokens or "
+                f"method=contrast, or another encoding"
+            ) from error
         self.encoder, self.hidden = encoder, hidden
         dim, wide = encoder.config["dim"], config.decoder_dim
 
