@@ -33,7 +33,7 @@ from var_pe.interop.export.writing import (
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.processes import say
 from var_pe.progress import number_of
-from var_pe.resampling.conventions import CONVENTIONS
+from var_pe.resampling.conventions import CONVENTIONS, DEFAULT_CONVENTION
 from var_pe.sampling.pipeline import VARPipeline
 from var_pe.settings.command_line import check_options, given_path
 from var_pe.settings.fields import Positive
@@ -63,7 +63,11 @@ def arguments() -> argparse.Namespace:
         "--output", type=given_path, metavar="DIR", help="folder; default: programs in the model's folder"
     )
     parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="size of the images in pixels")
-    parser.add_argument("--resample", choices=CONVENTIONS, help="how tables move to --size")
+    parser.add_argument(
+        "--resample",
+        choices=CONVENTIONS,
+        help=f"how learned tables move to --size; default: {DEFAULT_CONVENTION}",
+    )
     parser.add_argument(
         "--batch", type=int, default=16, metavar="N", help="images at once when timed; default: 16"
     )
@@ -131,7 +135,12 @@ def parts_of(given: argparse.Namespace) -> list[Part]:
 def classifier_of(folder: Path, given: argparse.Namespace) -> list[Part]:
     model = load_classifier_of_images(folder)
     if given.size is not None:
-        model.set_input_size(given.size, given.resample)
+        convention = given.resample or DEFAULT_CONVENTION
+        model.set_input_size(given.size, convention)
+        height, width = given.size
+        say(
+            f"moved to {height}x{width} pixels; learned tables, if there are any, by {convention}", sys.stdout
+        )
     return classifier_parts(model)
 
 

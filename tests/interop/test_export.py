@@ -88,6 +88,21 @@ def test_a_run_of_an_encoder_is_exported_as_its_features(make_vit, tmp_path, mon
     assert part.run(part.examples(2))[0].shape == (2, 32)
 
 
+def test_a_size_alone_moves_tables_as_other_commands_do(make_vit, tmp_path, monkeypatch, capsys):
+    """`scripts/evaluate.py --size` and `scripts/explain.py --size` take timm's convention by themselves."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "scripts"))
+    vit = make_vit("learned")
+    vit.save_pretrained(tmp_path / "classifier")
+    given = Namespace(run=tmp_path, pipeline=None, classifier=None, size=[16, 24], resample=None)
+    (part,) = importlib.import_module("export").parts_of(given)
+    assert "moved to 16x24 pixels; learned tables, if there are any, by timm" in capsys.readouterr().out
+
+    vit.set_input_size((16, 24), resample="timm")
+    images = torch.rand(2, 3, 16, 24, generator=torch.Generator().manual_seed(3)) * 2 - 1
+    with torch.no_grad():
+        assert torch.equal(part.run({"images": images})[0], vit.eval()(images))
+
+
 class Asks(nn.Module):
     """Does what depends on the numbers themselves."""
 
