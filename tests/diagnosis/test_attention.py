@@ -125,3 +125,17 @@ def test_attributions_are_maps_of_the_images(make_vit, make_loud):
             assert map_BHW.shape == (2, 8, 12)
             assert 0 <= map_BHW.min() <= map_BHW.max() <= 1
         assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_attributions_look_at_tokens_and_not_at_what_one_branch_adds(make_loud):
+    """With norms after the branches, a branch that adds nothing hides nothing of what classes rest on."""
+    pytest.importorskip("pytorch_grad_cam")
+    lines = ["full(blocks=1, norm=post)"] * 2
+    stages = HierarchicalClassifier((8, 12), patch_size=2, dim=16, num_heads=2, hierarchy=lines)
+    make_loud(stages.eval())
+    with torch.no_grad():
+        norm = stages.stages[-1].get_submodule("blocks")[-1].get_submodule("norm1")
+        norm.weight.zero_()
+        norm.bias.zero_()
+    for map_BHW in attributions(stages, images()).values():
+        assert map_BHW.flatten(1).std(1).min() > 0

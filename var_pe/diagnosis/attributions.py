@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from var_pe.models.classifier import Classifier
 from var_pe.models.hierarchy.classifier import HierarchicalClassifier
+from var_pe.models.hierarchy.lines import AttentionShape
 from var_pe.models.layers import as_map
 from var_pe.models.vit import ViTClassifier
 
@@ -27,9 +28,10 @@ def check_library() -> None:
 def attributions(model: Classifier, images_BCHW: Tensor) -> dict[str, Tensor]:
     """Maps (B, H, W) in [0, 1] by the method's name, for the class that each image is taken for.
 
-    Both look at the tokens that the last block is given, after its first norm. Grad-CAM (Selvaraju et al.
-    2017) weighs their channels by the mean gradient of the class; EigenCAM (Muhammad & Yeasin 2020) takes
-    their first principal component, whatever the class, and of either sign.
+    Both look at the tokens that the last block is given, after its first norm; where norms come after the
+    branches (Swin v2), at the tokens that the classes are read from. Grad-CAM (Selvaraju et al. 2017) weighs
+    their channels by the mean gradient of the class; EigenCAM (Muhammad & Yeasin 2020) takes their first
+    principal component, whatever the class, and of either sign.
     """
     from pytorch_grad_cam import EigenCAM, GradCAM
 
@@ -53,4 +55,10 @@ def last_tokens(model: Classifier) -> tuple[nn.Module, int]:
     if isinstance(model, ViTClassifier):
         return model.blocks[-1].get_submodule("norm1"), model.num_before_patches
     assert isinstance(model, HierarchicalClassifier), "there is no third kind"
+    last = model.shapes[-1]
+    if isinstance(last, AttentionShape) and last.norm == "post":
+        return (
+            model.norm,
+            0,
+        )  # the first norm there sees what attention adds to the tokens, and not the tokens
     return model.stages[-1].get_submodule("blocks")[-1].get_submodule("norm1"), 0
