@@ -13,7 +13,7 @@ import statistics
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast
 
 import var_pe  # noqa: F401  # before torch, whose threads it makes wait politely
 
@@ -29,7 +29,10 @@ from var_pe.comparison.resolution_study import study_resolutions
 from var_pe.comparison.statistics import summary
 from var_pe.comparison.step_time import seconds_in_turns, training_step
 from var_pe.files import write_json
+from var_pe.models.classifier import Classifier
 from var_pe.models.patches import patches_of
+from var_pe.models.tuning import tune
+from var_pe.models.vit import ViTClassifier
 from var_pe.pages.numbers import percent
 from var_pe.pages.tables import markdown_table
 from var_pe.resampling.conventions import DEFAULT_CONVENTION
@@ -116,7 +119,7 @@ def measured(
             Patches(
                 size,
                 rows * columns,
-                trainable(build_classifier(one, classes)),
+                trainable(built(one, classes)),
                 [answer.accuracy for answer in study.answers if answer.seed in seeds],
                 1000 * statistics.median(training[number]),
                 1000 * statistics.median(answering[number]),
@@ -130,9 +133,17 @@ def with_patches(config: Config, size: int) -> Config:
     return replace(config, classifier=replace(config.classifier, patch_size=size))
 
 
+def built(config: Config, classes: int) -> Classifier:
+    """A new classifier, of which only that is trained which the config says."""
+    model, training = build_classifier(config, classes), config.classifier_training
+    if training.tuned != "all":
+        tune(cast(ViTClassifier, model), training.tuned, training.lora, config.seed)
+    return model
+
+
 def batch_of(config: Config, classes: int) -> tuple[Callable[[], None], Callable[[], None]]:
     """A training step, and the answers of a trained classifier, both of a batch of random pictures."""
-    classifier, trained = build_classifier(config, classes), build_classifier(config, classes).eval()
+    classifier, trained = built(config, classes), built(config, classes).eval()
     training, data = config.classifier_training, config.data
     images_BCHW = torch.randn(training.batch, data.channels, data.height, data.width)
     label_B = torch.randint(classes, (training.batch,))
