@@ -8,6 +8,7 @@ and say with --extend how its learning rate goes on (docs/method.md, section 9).
 """
 
 import argparse
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, get_args
@@ -94,6 +95,15 @@ def after_classifier(config: Config) -> str:
     return f"to see what it looks at: python scripts/explain.py {config.run}"
 
 
+def after_encoder(config: Config) -> str:
+    """The command that comes next: a classifier of the same pictures, this time with their labels."""
+    words = [
+        *("python", "scripts/train.py", "--config", str(Path(config.run) / "config.yaml")),
+        *("encoder=null", f"model.init_from={config.run}", f"run={config.run}_classifier"),
+    ]
+    return f"to train a classifier from it: {shlex.join(words)}"
+
+
 @exit_with_sentence()
 def main(argv: Sequence[str] | None = None) -> None:
     config, arguments = parse_arguments(argv, description=__doc__ or "", schema=Config, extra=options)
@@ -124,11 +134,13 @@ def main(argv: Sequence[str] | None = None) -> None:
             learns_tokens = config.encoder is not None and config.encoder.method == "tokens"
             tokenizer_of_tokens = train_tokenizer(config, accelerator) if learns_tokens else None
             train_encoder(config, tokenizer_of_tokens, accelerator, extend)
+            accelerator.print(after_encoder(config))
 
         elif stage in ON_MAPS:
             train_on_maps(config, accelerator, extend)
             if not is_scored(config, Path(config.run), stage):
                 accelerator.print(summary(score_on_maps(stage, config, accelerator)))
+            accelerator.print(f"what is found in some test images: {Path(config.run) / 'results.png'}")
 
         elif stage == "tokenizer":
             tokenizer = train_tokenizer(config, accelerator, extend)

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import shlex
 import sys
 from functools import partial
 from pathlib import Path
@@ -153,6 +154,21 @@ def test_a_trained_classifier_is_followed_by_a_command(monkeypatch):
     after = importlib.import_module("train").after_classifier
     config = settings.load(Config, "shapes_vit.yaml", ["run=runs/mine"])
     assert after(config).endswith("python scripts/explain.py runs/mine")
+
+
+def test_a_trained_encoder_is_followed_by_a_command_that_can_be_run(monkeypatch, tmp_path):
+    """It names a config that trains a classifier from the encoder, in a folder of its own."""
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "scripts"))
+    config = settings.load(Config, "fashion_pretrain.yaml", [f"run={tmp_path}/my encoder"])
+    Path(config.run).mkdir()
+    begin(Path(config.run), config)
+    said = importlib.import_module("train").after_encoder(config).partition("from it: ")[2]
+    script, flag, file, *overrides = shlex.split(said)[1:]
+    assert (script, flag) == ("scripts/train.py", "--config")
+    next_one = settings.load(Config, file, overrides)
+    assert next_one.kind == "classifier"
+    assert (next_one.model.init_from, next_one.classifier) == (config.run, config.classifier)
+    assert next_one.run == f"{config.run}_classifier"
 
 
 def test_another_config_in_an_existing_run_folder_is_one_sentence(tmp_path, monkeypatch, capsys):
