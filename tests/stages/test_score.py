@@ -178,6 +178,27 @@ def test_a_judge_that_a_tokenizer_was_trained_against_is_named(rules, judge, fla
     assert not flattering(config, [judge_of_tokenizer])
 
 
+def test_a_judge_that_an_earlier_tokenizer_was_trained_against_is_named_too(tmp_path):
+    """A tokenizer that goes on without the perceptual term still looks as that term made it."""
+    rules = {
+        "first": ["tokenizer_training.perceptual.weight=1"],
+        "second": [
+            "tokenizer_training.perceptual.weight=1",
+            "tokenizer_training.perceptual.network=efficientnet_lite1",
+            f"tokenizer_init_from={tmp_path / 'first'}",
+        ],
+        "third": [f"tokenizer_init_from={tmp_path / 'second'}"],
+    }
+    for name, given in rules.items():
+        folders = [f"run={tmp_path / 'run'}", f"tokenizer_run={tmp_path / name}"]
+        config = settings.load(Config, None, [*folders, *given])
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").write_text(settings.to_yaml(config))
+    names = ["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"]
+    assert len(flattering(config, names)) == 2
+    assert name_of_judge(config) == "efficientnet_lite2"
+
+
 @pytest.mark.parametrize(
     "name", ["fashion.yaml", "clipart.yaml", "cifar.yaml", "imagenet256.yaml", "shapes.yaml"]
 )

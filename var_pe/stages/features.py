@@ -16,7 +16,7 @@ from var_pe.evaluation.shapes_scores import shape_scores
 from var_pe.models.efficientnet_lite import VARIANTS
 from var_pe.processes import Processes
 from var_pe.progress import Counter
-from var_pe.stages.config import Config
+from var_pe.stages.config import Config, saved_config
 from var_pe.stages.models import load_classifier_of_images, weights_hash
 
 
@@ -44,14 +44,34 @@ def feature_extractor(name: str, inception_weights: str | None = None) -> Featur
 
 
 def trained_against(config: Config, name: str) -> bool:
-    """Whether the extractor called `name` is, or has, the network that the tokenizer's losses look through.
+    """Whether the extractor called `name` is, or has, a network that the tokenizer's losses looked through.
 
-    Its scores flatter what such a tokenizer rebuilds, and what is drawn through it.
+    Those of the tokenizers that it started from count, too, as far as their runs are there. Its scores
+    flatter what such a tokenizer rebuilds, and what is drawn through it.
     """
-    network, judge = config.tokenizer_training.looks_through, name.removesuffix(SPATIAL)
-    if network is None or network in VARIANTS or judge in VARIANTS:
-        return network == judge
-    return Path(network).resolve() == Path(judge).resolve()
+    judge = name.removesuffix(SPATIAL)
+    for network in looked_through(config):
+        by_name = network in VARIANTS or judge in VARIANTS
+        if network == judge or (not by_name and Path(network).resolve() == Path(judge).resolve()):
+            return True
+    return False
+
+
+def looked_through(config: Config) -> list[str]:
+    """The networks of the losses of the tokenizer and of those that it started from, the last one first."""
+    found: list[str] = []
+    read: set[str] = set()
+    while True:
+        network = config.tokenizer_training.looks_through
+        if network is not None:
+            found.append(network)
+
+        # Two runs cannot have started from each other, but folders that were moved may say so.
+        before = config.tokenizer_init_from
+        if before is None or before in read or not (Path(before) / "config.yaml").exists():
+            return found
+        read.add(before)
+        config = saved_config(Path(before) / "config.yaml")
 
 
 def flattering(config: Config, names: Sequence[str]) -> list[str]:

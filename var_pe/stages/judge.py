@@ -31,8 +31,8 @@ from var_pe.training.log import LogEntry, read_log
 
 RULE = 6  # raised when the same facts get another verdict or other words
 EXAMINED = 256  # test images, drawn over the whole split
-# The second one for tokenizers that were trained against the first; their weights come with packages
-JUDGES = ("efficientnet_lite0", "efficientnet_lite1")
+# A later one for tokenizers that were trained against those before; their weights come with packages
+JUDGES = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")
 
 
 def judge_tokenizer(config: Config, tokenizer: VQTokenizer, accelerator: Accelerator) -> Verdict:
@@ -117,9 +117,9 @@ def facts_of(config: Config, tokenizer: VQTokenizer, accelerator: Accelerator) -
 
 
 def name_of_judge(config: Config) -> str | None:
-    """The network that distances are taken with; None if its weights are not here."""
-    name = next(name for name in JUDGES if not trained_against(config, name))
-    return name if find_spec(VARIANTS[name].weights_package) else None
+    """The network that distances are taken with; None if its weights are not here, or none is left."""
+    name = next((name for name in JUDGES if not trained_against(config, name)), None)
+    return name if name and find_spec(VARIANTS[name].weights_package) else None
 
 
 def distance_of(
