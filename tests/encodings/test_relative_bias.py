@@ -339,6 +339,7 @@ def test_one_query_may_ask_two_sets_of_keys():
     assert second.shape[2] == LADDER.num_tokens
 
 
+@pytest.mark.slow
 def test_biases_and_convolutions_compile_as_one_graph():
     """Nothing is read back from a tensor: training compiles whole models."""
     encoding = built("relative_bias(spatial_scale=true) + log_cpb + alibi + local + peg")

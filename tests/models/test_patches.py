@@ -123,6 +123,7 @@ def test_training_with_any_patch_size_trains_the_stored_kernel(make_vit):
         torch.testing.assert_close(vit.patch_embed(images(8, 24)), shown)
 
 
+@pytest.mark.slow
 def test_other_patches_compile_as_one_graph(make_vit, make_loud):
     """The pseudo-inverse is a constant of the graph, not computed in each pass."""
     torch._dynamo.reset()

@@ -188,7 +188,9 @@ def check_compiled(model: torch.nn.Module, table_LC: torch.Tensor, inputs: list)
         assert grads[0].any()
 
 
-@pytest.mark.parametrize("convention", ["timm", "torchvision", "dinov2", "area"])  # a kernel each
+# A kernel each; a table that a picture's size moves in a ViT, below, is timm's
+@pytest.mark.slow
+@pytest.mark.parametrize("convention", ["timm", "torchvision", "dinov2", "area"])
 def test_following_compiles_as_one_graph(convention):
     encoding = table_of(f"learned(resample={convention})", Pyramid.square(1, 3))
 
