@@ -81,3 +81,18 @@ def test_a_missing_test_split_is_said_before_anything_is_trained(tmp_path):
         with pytest.raises(ValueError, match=r"no folder for split test, it holds train: set data.hold_out"):
             action(config(tmp_path))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["set"]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_plan_refuses_a_picture_that_padding_cannot_take_as_a_training_does(tmp_path, streaming):
+    """What a dry run accepts must not end hours later, at the one picture that is too large."""
+    files = [f"{split}/{i}.png" for split in ("train", "test") for i in range(4)]
+    write(tmp_path / "set", *files)
+    Image.new("RGB", (21, 17)).save(tmp_path / "set" / "train" / "2.png")
+    words = ["data.framing=pad", "data.label_column=unlabelled", "generator_training.views=0"]
+    asked = config(tmp_path, *words, f"data.streaming={str(streaming).lower()}", "data.zoom=0.8")
+    said = r"^framing=pad needs pictures of at most height x width = 16 x 16, got one of 14 x 17 "
+    for action in (plan, train_both):
+        with pytest.raises(ValueError, match=said):
+            action(asked)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["set"]

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from var_pe.data.folder_source import Folder
-from var_pe.data.images import remarks_on_depth
+from var_pe.data.images import check_padding, remarks_on_depth
 from var_pe.data.sources import OF_CLIPS, DataConfig, find_data, open_source
 from var_pe.data.walk import printable
 from var_pe.progress import number_of
@@ -77,7 +77,7 @@ def what_is_read(data: DataConfig) -> list[str]:
     The tables of a stream are not counted, but it is said what a limit takes of them.
 
     Raises:
-        ValueError: one of the splits cannot be opened.
+        ValueError: one of the splits cannot be opened, or has pictures that data.framing=pad cannot take.
     """
     if data.streaming and isinstance(find_data(data), Folder):
         data = replace(data, streaming=False)
@@ -86,6 +86,9 @@ def what_is_read(data: DataConfig) -> list[str]:
         return [*limited, what_classes_leave_out(data)] if data.classes else limited
 
     train, test = open_source(data, train=True), open_source(data, train=False)
+    for source in (train, test):
+        check_padding(data, source)
+
     what = "clip" if data.source in OF_CLIPS else "picture"
     sentences = [
         f"train on {counts(train.labels_N, train.class_names, what)}",

@@ -22,6 +22,7 @@ from var_pe.pyramid import Grid
 from var_pe.seeding import mix
 
 FAINT = 65536 // 8  # a brightest value below this looks nearly black
+MEASURED, MEASURED_CLIPS = 64, 8  # pictures of a split whose sizes are checked before a training, or clips
 
 Pixels = NDArray[np.uint8]
 
@@ -147,6 +148,34 @@ def remarks_on_depth(source: ImageSource) -> tuple[str, ...]:
     )
 
 
+def padded_box(picture: Image.Image, config: DataConfig) -> Box:
+    """With pad, the top, left, height and width of a picture in the image.
+
+    Raises:
+        DataError: the picture is larger than the image.
+    """
+    picture = trimmed(picture) if config.trim else picture
+    height, width = zoomed_size(picture.height, picture.width, config.zoom)
+    return *padding(height, width, config), height, width
+
+
+def check_padding(config: DataConfig, source: ImageSource) -> None:
+    """With pad, checks the sizes of some pictures, drawn over the whole source.
+
+    A training that meets another one that is too large stops there.
+
+    Raises:
+        DataError: one of them is larger than the image.
+    """
+    if config.frames_by != "pad":
+        return
+
+    number = MEASURED_CLIPS if config.source in OF_CLIPS else MEASURED
+    for index in drawn(len(source), number, seed=0):
+        with suppress(CorruptImage):
+            padded_box(source.read(index)[0], config)
+
+
 def content_box(config: DataConfig, source: ImageSource) -> Box:
     """The area of an image that shows the picture and not its margin; with pad, that of the first image.
 
@@ -155,10 +184,7 @@ def content_box(config: DataConfig, source: ImageSource) -> Box:
     if config.frames_by != "pad":
         return 0, 0, config.height, config.width
 
-    picture = first_picture(config, source)
-    picture = zoomed(trimmed(picture) if config.trim else picture, config.zoom)
-    top, left = padding(picture.height, picture.width, config)
-    return top, left, picture.height, picture.width
+    return padded_box(first_picture(config, source), config)
 
 
 def to_tensor(pixels: Pixels, channels: int) -> Tensor:
