@@ -3,27 +3,35 @@
     python scripts/edit.py --run runs/fashion_learned --images 0 1 2 --mask top
     python scripts/edit.py --run runs/fashion_learned --images shoe.png --mask all --strength 0.75 --class Bag
 
-Pictures are given as numbers of test images or as files, which are taken at their own size. Writes every
-result, and sheet.png with a row for each picture: the picture itself, the picture with its masked part in
-grey, and the results, `--each` of them for every class.
+Pictures are given as numbers of test images or as files. A file of another size than data.height and
+data.width is framed as the run's data were (data.framing and the settings beside it); to edit it at another
+size, give these, such as data.height=64 data.width=64. Writes every result, and sheet.png with a row for each
+picture: the picture itself, the picture with its masked part in grey, and the results, `--each` of them for
+every class.
 """
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import var_pe  # noqa: F401  # before torch, whose threads it makes wait politely
 
 # isort: split
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from var_pe.data.image_set import HeldOutImages
+from var_pe.data.images import Framer
+from var_pe.data.pictures import CorruptImage, DataError, open_picture, to_channels
+from var_pe.data.sources import DataConfig
+from var_pe.pages.sheets import class_name
 from var_pe.sampling.inpaint import VARInpaintPipeline
 from var_pe.sampling.masks import PARTS, RULES, outpainting, part, pictures
 from var_pe.sampling.pipeline import VARPipelineOutput
 from var_pe.sampling.png import write_png
-from var_pe.sampling.sheets import write_sheet
+from var_pe.sampling.sheets import write_edits
 from var_pe.seeding import generator_for
 from var_pe.settings.command_line import RUN, check_options, given_path, parse_arguments
 from var_pe.settings.fields import NonNegative, Positive, Share
@@ -46,22 +54,36 @@ USED_SETTINGS = ("data", *(f"sampling.{name}" for name in CHOICE))  # settings t
 
 def options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--images", nargs="+", required=True, help="numbers of test images, or picture files")
+    add(
+        "--images", nargs="+", required=True, metavar="IMAGE", help="numbers of test images, or picture files"
+    )
 
     mask = parser.add_mutually_exclusive_group(required=True)
     parts = " | ".join(PARTS)
-    mask.add_argument("--mask", help=f"{parts}, or a picture file, in which white is repainted")
+    help_ = (
+        f"{parts}, or a picture file, in which white is repainted; it has the picture's size, or the run's"
+    )
+    mask.add_argument("--mask", metavar="PART_OR_FILE", help=help_)
     sides = ("TOP", "BOTTOM", "LEFT", "RIGHT")
     mask.add_argument("--margins", type=int, nargs=4, metavar=sides, help="pixels to add at each side")
 
     help_ = "classes to repaint towards: names, or numbers unless names are numbers; default: no class"
-    add("--class", dest="classes", nargs="+", default=[None], help=help_)
-    add("--each", type=int, default=1, help="results for each picture and class")
-    add("--strength", type=float, default=1.0, help="share of the levels, finest first, that may change")
-    rules = " | ".join(RULES)
-    add("--rule", choices=tuple(RULES), default="half", help=f"how much of a cell must be masked: {rules}")
+    add("--class", dest="classes", nargs="+", default=[None], metavar="NAME", help=help_)
+    add("--each", type=int, default=1, metavar="N", help="results for each picture and class; default: 1")
+    help_ = "share of the levels, finest first, that may change, 0 .. 1; default: 1"
+    add("--strength", type=float, default=1.0, metavar="SHARE", help=help_)
+    help_ = (
+        "how much of a token's cell must be masked for it to be drawn anew: any of it, more than half, all, "
+    )
+    help_ += "or var, as VAR's notebook has it; default: half"
+    add("--rule", choices=tuple(RULES), default="half", help=help_)
     add("--keep-unmasked", action="store_true", help="paste the original's pixels back outside the mask")
-    add("--output", type=given_path, help="folder to write; default: edited in the run's folder")
+    add(
+        "--output",
+        type=given_path,
+        metavar="DIR",
+        help="folder to write; default: edited in the run's folder",
+    )
 
 
 @exit_with_sentence()
@@ -86,57 +108,106 @@ def main() -> None:
         edited_NSCHW = edit(editor.to(accelerator.device), config, arguments, image_NCHW, mask_N1HW)
 
         folder = arguments.output or Path(config.run) / "edited"
+        files_NS = []
         for number, edited_SCHW in enumerate(edited_NSCHW):
-            for column, edited_CHW in enumerate(edited_SCHW):
-                name = f"{number:03d}_{column:03d}.png"
-                write_png(folder / name, (edited_CHW * 255).round().byte())
+            files_NS.append([f"{number:03d}_{column:03d}.png" for column in range(len(edited_SCHW))])
+            for file, edited_CHW in zip(files_NS[-1], edited_SCHW, strict=True):
+                write_png(folder / file, (edited_CHW * 255).round().byte())
 
         masked_NCHW = torch.where(mask_N1HW > 0.5, 0.5, image_NCHW)  # in grey
         before_NSCHW = torch.stack([image_NCHW, masked_NCHW], dim=1)
-        write_sheet(folder / "sheet.png", torch.cat([before_NSCHW, edited_NSCHW], dim=1))
+        write_edits(
+            folder / "sheet.png",
+            [in_words(word) for word in arguments.images],
+            torch.cat([before_NSCHW, edited_NSCHW], dim=1),
+            ["picture", "masked", *names_of_results(editor, arguments)],
+            [["", "", *files] for files in files_NS],
+        )
         print(f"pictures: {folder}  all together: {folder / 'sheet.png'}")
+
+
+def in_words(word: str) -> str:
+    """What a row of the sheet is called."""
+    return f"test image {word}" if word.isdecimal() else Path(word).name
+
+
+def names_of_results(editor: VARInpaintPipeline, arguments: argparse.Namespace) -> list[str]:
+    """The class that each result of a picture was repainted towards."""
+    names = []
+    for word in arguments.classes:
+        label = -1 if word is None else class_in_words(word, editor, "--class")
+        names += [class_name(editor.class_names, label)] * arguments.each
+    return names
 
 
 def inputs(config: Config, arguments: argparse.Namespace) -> tuple[Tensor, Tensor]:
     """The pictures and their masks; with --margins, the pictures with their margins.
 
     Raises:
-        ValueError: the pictures' sizes differ, or the mask's is another one.
+        ValueError: a picture cannot be framed, or the mask has another size.
     """
-    channels = config.data.channels
-    own = f"{config.data.height}x{config.data.width}"
+    data = config.data
     found = chosen(config, arguments.images)
-    sizes = {size_of(picture): word for picture, word in zip(found, arguments.images, strict=True)}
-    if len(sizes) > 1:
-        named = " and ".join(f"{size[0]}x{size[1]} ({word})" for size, word in sizes.items())
-        raise ValueError(
-            f"--images must be pictures of one size, got {named}, in rows x columns: files are taken at "
-            f"their own size, not framed as the run's data are; crop or scale them to {own}, the run's size"
-        )
-    image_NCHW = pictures(found, channels, "--images")
+    named = list(zip(arguments.images, found, strict=True))
+    image_NCHW = torch.stack([framed(picture, data, word) for word, picture in named])
     if arguments.margins:
         margins = dict(zip(("top", "bottom", "left", "right"), arguments.margins, strict=True))
-        return outpainting(image_NCHW, channels, **margins)
+        return outpainting(image_NCHW, data.channels, **margins)
 
     if arguments.mask in PARTS:
         mask_11HW = part(arguments.mask, image_NCHW.shape[2], image_NCHW.shape[3])
-    else:
-        mask = opened("--mask", arguments.mask, f"one of {', '.join(PARTS)}")
-        (size,) = sizes
-        if size_of(mask) != size:
-            raise ValueError(
-                f"--mask {arguments.mask} has {mask.height}x{mask.width} pixels (rows x columns), the "
-                f"pictures have {size[0]}x{size[1]}: give a mask of the pictures' size"
-            )
-        mask_11HW = pictures(mask, 1, "--mask")
-    return image_NCHW, mask_11HW.expand(len(image_NCHW), -1, -1, -1)
+        return image_NCHW, mask_11HW.expand(len(image_NCHW), -1, -1, -1)
+
+    mask = opened("--mask", arguments.mask, f"one of {', '.join(PARTS)}")
+    masks = [placed(mask, picture, data, arguments.mask, word) for word, picture in named]
+    return image_NCHW, pictures(masks, 1, "--mask")
 
 
-def size_of(picture: Image.Image | Tensor) -> tuple[int, int]:
-    """Rows and columns."""
-    if isinstance(picture, Image.Image):
-        return picture.height, picture.width
-    return picture.shape[-2], picture.shape[-1]
+def framed(picture: Image.Image | Tensor, data: DataConfig, word: str) -> Tensor:
+    """A picture (C, H, W) in [0, 1]; a file of another size is framed as the run's data were.
+
+    Raises:
+        ValueError: the run's framing cannot take it.
+    """
+    if isinstance(picture, Tensor):
+        return picture
+    try:
+        return framer(picture, data)(picture, 0, 0) / 2 + 0.5
+    except DataError as error:
+        raise ValueError(f"--images {word}: {error}") from error
+
+
+def framer(picture: Image.Image, data: DataConfig) -> Framer:
+    """What frames a file without chance; one of the run's size is left as it is."""
+    if (picture.height, picture.width) == (data.height, data.width):
+        data = replace(data, framing="pad", zoom=1.0, trim=False)
+    return Framer(data, train=False, seed=0)
+
+
+def placed(
+    mask: Image.Image, picture: Image.Image | Tensor, data: DataConfig, file: str, word: str
+) -> Image.Image:
+    """The mask of the framed picture: the given one, or the picture's own, framed as it was.
+
+    Raises:
+        ValueError: it has another size.
+    """
+    run, own = (data.height, data.width), (mask.height, mask.width)
+    if own == run:
+        return mask
+
+    # A mask cannot follow a picture whose transparent margins are cut off.
+    of_file = ""
+    if isinstance(picture, Image.Image) and not data.trim:
+        if own == (picture.height, picture.width):
+            placement = framer(picture, data).placement(*own, 0, 0)
+            return Image.fromarray(placement.mask(np.asarray(to_channels(mask, 1)), around=0))
+        of_file = f", or that of {word}, {picture.height}x{picture.width}"
+
+    raise ValueError(
+        f"--mask {file} has {own[0]}x{own[1]} pixels (rows x columns): give a mask of the run's size, "
+        f"{run[0]}x{run[1]}{of_file}"
+    )
 
 
 def chosen(config: Config, words: list[str]) -> list[Image.Image | Tensor]:
@@ -176,11 +247,9 @@ def opened(option: str, word: str, known: str) -> Image.Image:
         raise ValueError(f"{option} {word} is neither {known}, nor a picture file that exists")
 
     try:
-        picture = Image.open(word)
-        picture.load()  # a file that was cut short shows it only at its end
-    except (OSError, SyntaxError) as error:
-        raise ValueError(f"{option} {word} cannot be read as a picture: {error}") from error
-    return picture
+        return open_picture(Path(word), word)
+    except CorruptImage as error:
+        raise ValueError(f"{option}: {error}") from error
 
 
 def edit(
@@ -225,7 +294,7 @@ def edit(
             own = f"{trained[0]}x{trained[1]}"
             what, advice = "the pictures with their margins", "give other --margins"
             if not arguments.margins:
-                what, advice = "the pictures", f"crop or scale the files to {own}, the run's size"
+                what, advice = "the pictures", "leave data.height and data.width as they were in training"
             raise ValueError(
                 f"{what} have {height}x{width} pixels, the run was trained on {own}: {error}; {advice}"
             ) from error

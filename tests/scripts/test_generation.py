@@ -20,10 +20,14 @@ from huggingface_hub.utils import filter_repo_objects
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from tests.pages.test_sheets import blocks_in
 from var_pe import settings
+from var_pe.data.images import Framer
 from var_pe.data.shapes import Shapes
+from var_pe.data.sources import DataConfig
 from var_pe.files import write_text
-from var_pe.sampling import card, saved
+from var_pe.pages.sheets import sheet
+from var_pe.sampling import card, saved, sheets
 from var_pe.sampling.inpaint import VARInpaintPipeline
 from var_pe.sampling.pipeline import VARPipeline
 from var_pe.stages.config import Config
@@ -139,7 +143,9 @@ def test_edit_writes_results_and_a_sheet(command, run, tmp_path):
     command("edit", "--images", 0, 5, "--mask", "top", "--class", "ring", 0, "--each", 2, "--keep-unmasked")
     results = sorted(path.name for path in (run / "edited").glob("0*.png"))
     assert results == [f"{n:03d}_{place:03d}.png" for n in range(2) for place in range(4)]
-    assert size_of(run / "edited" / "sheet.png") == (6 * 96, 2 * 96)  # 32 pixels, three times as large
+    sheet = np.asarray(Image.open(run / "edited" / "sheet.png"))
+    for name in results:
+        assert blocks_in(sheet, np.asarray(Image.open(run / "edited" / name)), 3) >= 1, name
     pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "mine.png")
     command("edit", "--images", tmp_path / "mine.png", "--mask", "left", "--keep-unmasked")
@@ -156,7 +162,7 @@ def test_edit_writes_results_and_a_sheet(command, run, tmp_path):
         (["--images", 8, "--mask", "top"], "the test split has 8 images (numbers from 0), got number 8"),
         (["--images", -1, "--mask", "top"], "--images -1 is neither the number of a test image"),
         (["--images", 0, "--mask", "middle"], "--mask middle is neither one of top, bottom"),
-        (["--images", 0, "--mask", __file__], "test_generation.py cannot be read as a picture"),
+        (["--images", 0, "--mask", __file__], "test_generation.py: not a picture"),
         (["--images", "²", "--mask", "top"], "--images ² is neither the number of a test image"),
         (["--images", 0, "--mask", "top", "--class", "²"], "there is no class '²'"),
         (["--images", 0, "--mask", "top", "--each", 0], "--each must be int, at least 1, got 0"),
@@ -184,7 +190,7 @@ def test_edit_names_the_picture_that_is_damaged(share, command, tmp_path):
     data = (tmp_path / "mine.png").read_bytes()
     (tmp_path / "mine.png").write_bytes(data[: int(len(data) * share)])
     said = command("edit", "--images", tmp_path / "mine.png", "--mask", "top")
-    assert f"--images {tmp_path / 'mine.png'} cannot be read as a picture" in said
+    assert f"--images: corrupt image {tmp_path / 'mine.png'}: " in said
 
 
 def test_sample_draws_other_sizes_and_remembers_them(command, run, tmp_path):
@@ -200,39 +206,71 @@ def test_sample_draws_other_sizes_and_remembers_them(command, run, tmp_path):
     assert not list(tmp_path.glob("*.partial"))
 
 
-def test_edit_says_that_a_run_cannot_follow_to_the_pictures_size(command, run, tmp_path):
+def test_edit_says_that_a_run_cannot_follow_to_another_size(command, run, tmp_path):
     """Not which method of a Python object would help."""
     config = settings.load(Config, run / "config.yaml", ["generator.encoding=learned"])
     build_generator(config, len(NAMES)).save_pretrained(run / "generator")
-    Image.new("RGB", (64, 32)).save(tmp_path / "wide.png")
-    said = command("edit", "--images", tmp_path / "wide.png", "--mask", "top")
+    said = command("edit", "--images", 0, "--mask", "top", "data.width=64")
     assert "have 32x64 pixels, the run was trained on 32x32: the learned table was made for the grids" in said
+    assert "leave data.height and data.width as they were in training" in said
 
 
-@pytest.mark.parametrize("file", sorted(SCRIPTS.glob("*.py")), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "file",
+    sorted([*SCRIPTS.glob("*.py"), *SCRIPTS.with_name("benchmarks").glob("*.py")]),
+    ids=lambda path: f"{path.parent.name}/{path.stem}",
+)
 def test_every_option_of_a_script_is_explained(file):
     """--help is where a person looks first."""
     for call in ast.walk(ast.parse(file.read_text())):
-        words = call.args if isinstance(call, ast.Call) else []
-        option = words[0].value if words and isinstance(words[0], ast.Constant) else ""
-        if ast.unparse(call).partition("(")[0].endswith(("add", "add_argument")) and str(option)[:2] == "--":
-            assert any(keyword.arg == "help" for keyword in call.keywords), option
+        if not isinstance(call, ast.Call):
+            continue
+        called = ast.unparse(call.func)
+        words = [word.value for word in call.args if isinstance(word, ast.Constant)]
+        if called.endswith("add_argument") or (called == "add" and str(words[0])[:2] == "--"):
+            assert any(keyword.arg == "help" for keyword in call.keywords), words
 
 
-def test_edit_says_of_files_how_large_they_are_and_what_to_do(command, tmp_path):
+def test_edit_frames_files_as_the_run_s_data_were(command, run, tmp_path):
+    """A model has seen pictures in this framing alone; and a mask lies where it lay in the picture."""
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "mine.png")
+    mask = np.zeros((40, 56), np.uint8)
+    mask[:, 28:] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    words = ("--images", tmp_path / "mine.png", "--keep-unmasked")
+
+    said = command("edit", *words, "--mask", "top")
+    assert (
+        "mine.png: framing=pad needs pictures of at most height x width = 32 x 32, got one of 40 x 56" in said
+    )
+    assert "(data.framing=fit resizes them, and so does crop)" in said
+
+    for framing in ("crop", "fit"):
+        data = (f"data.framing={framing}", "data.resize_factor=1")
+        command("edit", *words, "--mask", tmp_path / "mask.png", *data)
+        edited = np.asarray(Image.open(run / "edited" / "000_000.png"))
+        known = DataConfig(height=32, width=32, framing=framing, resize_factor=1)
+        expected = Framer(known, train=False, seed=0)(Image.fromarray(pixels), 0, 0) / 2 + 0.5
+        whole = (expected * 255).round().byte().permute(1, 2, 0).numpy()
+        np.testing.assert_array_equal(edited[:, :16], whole[:, :16])
+        assert not np.array_equal(edited[:, 16:], whole[:, 16:])
+
+    # With a size that is asked for, pictures of that size are taken as they are.
+    command("edit", *words, "--mask", "left", "data.height=40", "data.width=56", "data.framing=crop")
+    edited = np.asarray(Image.open(run / "edited" / "000_000.png"))
+    np.testing.assert_array_equal(edited[:, 28:], pixels[:, 28:])
+
+
+def test_edit_says_of_masks_how_large_they_may_be(command, tmp_path):
     """A person knows the names of files and options, not shapes of tensors."""
-    for name, size in (("wide.png", (44, 33)), ("high.png", (32, 40))):
+    for name, size in (("wide.png", (44, 33)), ("small.png", (20, 24))):
         Image.new("RGB", size).save(tmp_path / name)
-    wide, high = tmp_path / "wide.png", tmp_path / "high.png"
-
-    said = command("edit", "--images", wide, high, "--mask", "top")
-    assert f"got 33x44 ({wide}) and 40x32 ({high}), in rows x columns" in said
-    assert "crop or scale them to 32x32, the run's size" in said
-    said = command("edit", "--images", wide, "--mask", "top")
-    assert "error: the pictures have 33x44 pixels, the run was trained on 32x32: " in said
-    assert "crop or scale the files to 32x32" in said
+    wide, small = tmp_path / "wide.png", tmp_path / "small.png"
     said = command("edit", "--images", 0, "--mask", wide)
-    assert f"--mask {wide} has 33x44 pixels (rows x columns), the pictures have 32x32: give a mask" in said
+    assert f"--mask {wide} has 33x44 pixels (rows x columns): give a mask of the run's size, 32x32" in said
+    said = command("edit", "--images", small, "--mask", wide)
+    assert f"give a mask of the run's size, 32x32, or that of {small}, 24x20" in said
     said = command("edit", "--images", 0, "--margins", 0, 0, 0, 3)
     assert "the pictures with their margins have 32x35 pixels" in said
     assert "give other --margins" in said
@@ -255,7 +293,7 @@ def test_sample_draws_classes_by_name_and_number(command, run, tmp_path):
         there = (run / "drawn" / "images" / name).read_bytes()
         assert there == (run / "drawn_classes" / "images" / name).read_bytes()
     command("sample", "--class", 1, "--levels", tmp_path / "levels.png")
-    assert size_of(tmp_path / "levels.png") == (4 * 96, 96)
+    assert size_of(tmp_path / "levels.png")[0] < 5 * 96
 
 
 @pytest.mark.parametrize(
@@ -401,12 +439,31 @@ def test_sample_shows_every_level_of_the_images_it_would_draw(command, run, tmp_
     words = ("sampling.images_per_class=2", "--output", tmp_path / "drawn")
     command("sample", *words, "--levels", tmp_path / "levels.png")
     command("sample", *words)
-    assert size_of(tmp_path / "levels.png") == (4 * 96, 10 * 96)
-    strip = np.asarray(Image.open(tmp_path / "levels.png"))[::3, ::3]
-    for label in range(10):
+    sheet = np.asarray(Image.open(tmp_path / "levels.png"))
+    rows = np.split(sheet, 10)
+    for label, row in enumerate(rows):
         (file,) = (tmp_path / "drawn" / "images").glob(f"{label:04d}_*/{2 * label:07d}.png")
-        image = Image.open(file)
-        np.testing.assert_array_equal(strip[32 * label : 32 * (label + 1), -32:], np.asarray(image))
+        assert blocks_in(row, np.asarray(Image.open(file)), 3) >= 1
+
+
+def test_sheets_say_classes_and_columns(command, monkeypatch, tmp_path):
+    """A row of pictures under no name has to be counted through to know what it shows."""
+    asked = []
+    monkeypatch.setattr(sheets, "sheet", lambda sections: asked.append(sections) or sheet(sections))
+    command("sample", "--class", "ring", 0, "--levels", tmp_path / "levels.png", "--size", 32, 64)
+    assert [section.title for section in asked[-1]] == [NAMES[NAMES.index("ring")], NAMES[0]]
+    grids = ["1 x 2", "2 x 4", "3 x 6", "4 x 8"]
+    assert [[cell.name for cell in section.cells] for section in asked[-1]] == [grids] * 2
+
+    words = ("--images", 5, "--mask", "top", "--each", 2, "--output", tmp_path / "edited")
+    command("edit", *words, "--class", "ring", NAMES[1])
+    (section,) = asked[-1]
+    assert section.title == "test image 5"
+    names = ["picture", "masked", "ring", "ring", NAMES[1], NAMES[1]]
+    assert [cell.name for cell in section.cells] == names
+    assert section.cells[-1].note == "000_003.png"
+    command("edit", *words)
+    assert asked[-1][0].cells[-1].name == "no class"
 
 
 def a_record(comparable: bool, name: str) -> dict:

@@ -1,18 +1,17 @@
-"""Many pictures as one: the grid of a folder, images after every level, results of an edit."""
+"""Many pictures as one, with captions: the grid of a folder, images after every level, results of an edit."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from einops import rearrange
 from torch import Tensor
 
-from var_pe.pages.sheets import Cell, Section, class_name, sheet
+from var_pe.pages.sheets import Cell, Pixels, Section, class_name, sheet
 from var_pe.sampling.config import SamplingConfig
 from var_pe.sampling.drawing import draw_levels
 from var_pe.sampling.folder import image_path
 from var_pe.sampling.pipeline import VARPipeline
-from var_pe.sampling.png import read_png, write_pixels, write_png
+from var_pe.sampling.png import read_png, write_pixels
 
 
 def write_grid(
@@ -45,14 +44,35 @@ def write_levels(
     """The first image of each of the first classes, or of these, after every level, from left to right."""
     labels = list(range(max(1, pipeline.transformer.num_classes)) if classes is None else classes)[:rows]
     numbers = [label * config.images_per_class for label in labels]
-    write_sheet(path, draw_levels(pipeline, labels, numbers, config))
+    images_BSCHW = draw_levels(pipeline, labels, numbers, config)
+
+    height, width = config.size or (None, None)
+    grids = pipeline.pyramid_for(height, width, config.levels).grids
+    names = [f"{rows} x {columns}" for rows, columns in grids]
+    sections = []
+    for label, images_SCHW in zip(labels, images_BSCHW, strict=True):
+        title = class_name(pipeline.class_names, label) if pipeline.transformer.num_classes else ""
+        cells = [Cell([pixels_of(image)], name) for image, name in zip(images_SCHW, names, strict=True)]
+        sections.append(Section(title, cells, across=len(cells)))
+    write_pixels(path, np.asarray(sheet(sections)))
 
 
-def write_sheet(path: Path, images_RSCHW: Tensor, at_least: int = 96) -> None:
-    """Pictures in [0, 1] in rows and columns as one; small ones are magnified to `at_least` pixels a side."""
-    smaller_side = min(images_RSCHW.shape[-2:])
-    factor = max(1, -(-at_least // smaller_side))
+def write_edits(
+    path: Path,
+    titles: Sequence[str],
+    images_NSCHW: Tensor,
+    names: Sequence[str],
+    notes_NS: Sequence[Sequence[str]],
+) -> None:
+    """A row for each edited picture under its title; every column S has a name, every image a note."""
+    sections = []
+    for title, images_SCHW, notes in zip(titles, images_NSCHW, notes_NS, strict=True):
+        captions = zip(images_SCHW, names, notes, strict=True)
+        cells = [Cell([pixels_of(image_CHW)], name, note) for image_CHW, name, note in captions]
+        sections.append(Section(title, cells, across=len(cells)))
+    write_pixels(path, np.asarray(sheet(sections)))
 
-    sheet_CHW = rearrange(images_RSCHW, "R S C H W -> C (R H) (S W)")
-    sheet_CHW = sheet_CHW.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
-    write_png(path, (sheet_CHW * 255).round().byte().cpu())
+
+def pixels_of(image_CHW: Tensor) -> Pixels:
+    """The bytes (H, W, C) of an image in [0, 1]."""
+    return (image_CHW * 255).round().byte().permute(1, 2, 0).cpu().numpy()
