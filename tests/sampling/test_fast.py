@@ -53,6 +53,18 @@ def drawn(pipe: VARPipeline, *numbers: int, **settings) -> Tensor:
     return pipe(labels, generator=seeds(*numbers), output_type="tokens", **settings).images
 
 
+def test_without_a_compiler_the_first_drawing_says_so(pipeline, monkeypatch):
+    """torch's own error is a page long, and names neither the option nor the way without it."""
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    plain = drawn(pipeline, 0)
+    pipeline.enable_fast_sampling()
+    needs = r"^enable_fast_sampling\(\) compiles .* needs a C\+\+ compiler \(no-such-compiler is not here.*"
+    with pytest.raises(ValueError, match=needs + r"; disable_fast_sampling\(\) draws without$"):
+        drawn(pipeline, 0)
+    pipeline.disable_fast_sampling()
+    assert torch.equal(drawn(pipeline, 0), plain)
+
+
 def test_a_graph_draws_the_same(pipeline, graphed):
     """Labels and random numbers are its inputs; what it drew before is not written over."""
     fast, capture = graphed

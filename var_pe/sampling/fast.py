@@ -13,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from var_pe.models.blocks import plainly
+from var_pe.models.compiler import lacking_compiler
 from var_pe.models.generator import ToDraw, VARTransformer, Walked
 from var_pe.models.tokenizer import VQTokenizer
 
@@ -27,6 +28,9 @@ class FastWalk:
     """`VARTransformer.walk`, faster: by `GraphedWalk` on a CUDA device, elsewhere with compiled blocks.
 
     A compiled block serves all layers; it is compiled once for each level of each kind of drawing.
+
+    Raises:
+        ValueError: a block is to be compiled, and there is no compiler.
     """
 
     def __init__(self) -> None:
@@ -34,11 +38,18 @@ class FastWalk:
         self.compiled = torch.compile(plainly, dynamic=False)
 
     def __call__(self, transformer: VARTransformer, tokenizer: VQTokenizer, wanted: ToDraw) -> Walked:
-        if wanted.labels_B.device.type == "cuda":
+        device = wanted.labels_B.device.type
+        if device == "cuda":
             if self.graphed is None:
                 self.graphed = GraphedWalk(CudaCapture())
             return self.graphed(transformer, tokenizer, wanted)
 
+        lacking = lacking_compiler(device)
+        if lacking:
+            raise ValueError(
+                f"enable_fast_sampling() compiles blocks on a processor, which needs {lacking}; "
+                "disable_fast_sampling() draws without"
+            )
         limit = torch._dynamo.config.patch(recompile_limit=MOST_COMPILED)
         with limit, transformer.blocks.called_by(self.compiled):
             return transformer.walk(tokenizer, wanted)

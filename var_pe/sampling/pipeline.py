@@ -85,7 +85,8 @@ class VARPipeline(SavedPipeline):
         On a GPU all levels of a drawing are captured as one graph when a kind of drawing (batch, pyramid,
         guidance, temperature, top-k, top-p, type) is first met. The four kinds used last keep their graphs,
         which claim about the memory of the largest drawing for good (`fast_walk.graphed.capture.bytes_kept`).
-        On a processor the block of each level is compiled first, by a C++ compiler.
+        On a processor the block of each level is compiled first, by a C++ compiler; without one, the first
+        drawing raises a ValueError that says so.
         Drawings are the same up to rounding. One with `smooth`, given tokens, a callback or the pictures
         after every level is drawn as without this, which a warning says.
         """

@@ -4,17 +4,13 @@ Nothing here is timed: rounding depends on the choice, and weights must not depe
 """
 
 import logging
-import os
-import shutil
-import sys
-import sysconfig
 import warnings
-from importlib.util import find_spec
-from pathlib import Path
 from typing import Literal, Protocol, cast
 
 import torch
 from torch import nn
+
+from var_pe.models.compiler import lacking_compiler
 
 # none: nothing. blocks: the part that a model repeats, once for all its layers. whole: its forward pass.
 Compiled = Literal["none", "blocks", "whole"]
@@ -59,21 +55,6 @@ def chosen(compile: Compile, device: str, steps: int) -> tuple[Compiled, str]:
     if lacking:
         return "none", f"compile=auto needs {lacking}"
     return "blocks", f"compile=auto, {steps:,} steps of at least {AUTO_FROM_STEPS:,}"
-
-
-def lacking_compiler(device: str) -> str:
-    """What torch needs to compile for a device and is missing here, in words; empty if nothing is missing."""
-    if device == "cuda" and find_spec("triton") is None:
-        return "the package triton"
-
-    # Triton's kernels are started by small C programs, those of processors are C++.
-    compiler = os.environ.get("CXX") or ("clang++" if sys.platform == "darwin" else "g++")
-    if shutil.which(compiler) is None:
-        return f"a C++ compiler ({compiler} is not here; CXX names another)"
-    headers = Path(sysconfig.get_path("include"))
-    if not (headers / "Python.h").exists():
-        return f"Python's headers ({headers}/Python.h is not here; Debian calls them python3-dev)"
-    return ""
 
 
 def make_ready(model: nn.Module, compiled: Compiled, *, checkpointing: bool) -> None:
