@@ -119,6 +119,24 @@ def test_a_timed_plan_that_is_stopped_leaves_nothing(a_config, temporary, tmp_pa
     assert sorted(path.name for path in tmp_path.iterdir()) == ["temporary"]
 
 
+def test_all_that_follows_a_tokenizer_s_training_is_counted(a_config, temporary, monkeypatch):
+    """The verdict may take longer than a short training; scripts/train.py gives none with an encoder's."""
+    judged = []
+    monkeypatch.setattr(
+        timing, "judge_tokenizer", lambda config, *others: judged.append(config.tokenizer_run)
+    )
+    costs = time_stages(a_config("shapes_learned.yaml"), "tokenizer", Accelerator())
+    assert [cost.stage for cost in costs] == ["tokenizer", "scores", "verdict"]
+    assert len(judged) == 1
+    assert Path(judged[0]).parent.parent == temporary
+
+    vit = ("classifier.dim=16", "classifier.depth=1", "classifier.num_heads=2", "classifier.patch_size=8")
+    tokens = ("encoder={method: tokens}", "encoder_training.steps=2", "encoder_training.batch=4")
+    config = a_config("shapes_vit.yaml", *vit, *tokens, "encoder_training.precision=float32")
+    costs = time_stages(config, "encoder", Accelerator())
+    assert [cost.stage for cost in costs] == ["tokenizer", "encoder"]
+
+
 def test_a_tokenizer_that_is_there_takes_no_time(a_config, temporary, tmp_path):
     (tmp_path / "tokenizer" / "tokenizer").mkdir(parents=True)
     costs = time_stages(a_config("shapes_learned.yaml"), "tokenizer", Accelerator())

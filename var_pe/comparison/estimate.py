@@ -56,7 +56,8 @@ def timed_lines(plan: Plan, jobs: int, accelerator: Accelerator) -> list[str]:
         config = cells[0].config
         costs = time_stages(config, "generator", accelerator)
         scoring = _scoring(plan, cells[0], accelerator)
-        once = sum(cost.seconds for cost in costs if cost.stage in ("tokenizer", "scores", "token cache"))
+        shared_stages = ("tokenizer", "scores", "verdict", "token cache")
+        once = sum(cost.seconds for cost in costs if cost.stage in shared_stages)
         tokenizers[config.tokenizer_run] = max(once, tokenizers.get(config.tokenizer_run, 0.0))
 
         training, drawing = _seconds(costs, "generator"), _seconds(costs, "drawing")

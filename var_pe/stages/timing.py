@@ -26,6 +26,7 @@ from var_pe.stages.begun import training_of
 from var_pe.stages.config import Config, Kind
 from var_pe.stages.draw import load_pipeline
 from var_pe.stages.images import held_out_images, training_images_at
+from var_pe.stages.judge import judge_tokenizer
 from var_pe.stages.plan import training_images_and_classes
 from var_pe.stages.pyramids import generator_pyramids
 from var_pe.stages.score import score_classifier, score_on_maps, score_tokenizer
@@ -172,13 +173,27 @@ def _shortened(training: T, compiled: Compiled, number: int, log_every: int) -> 
 
 
 def _tokenizer(config: Config, short: Config, accelerator: Accelerator) -> list[Cost]:
-    """A tokenizer's training and its scores on the test split; nothing if it is there."""
-    tokenizer = train_tokenizer(short, accelerator)
-    if (Path(config.tokenizer_run) / "tokenizer").exists():
-        return [Cost("tokenizer", 0.0, f"is there, in {config.tokenizer_run}")]
+    """A tokenizer's training, its scores on the test split and its verdict; nothing if it is there."""
+    training = _unscored_tokenizer(config, short, accelerator)
+    if training.seconds == 0 or config.data.streaming:
+        return [training]
 
-    training = _training("tokenizer", config, config.tokenizer_training, Path(short.tokenizer_run))
-    return [training, *_scores(config, short, lambda: score_tokenizer(short, tokenizer, accelerator))]
+    tokenizer = train_tokenizer(short, accelerator)  # which is there now
+    scores = _scores(config, short, lambda: score_tokenizer(short, tokenizer, accelerator))
+
+    # As many test images as after the whole training; most of the time goes into networks that are loaded.
+    began = monotonic()
+    judge_tokenizer(short, tokenizer, accelerator)
+    verdict = Cost("verdict", monotonic() - began, "on the tokenizer")
+    return [training, *scores, verdict]
+
+
+def _unscored_tokenizer(config: Config, short: Config, accelerator: Accelerator) -> Cost:
+    """A tokenizer's training; nothing if it is there."""
+    train_tokenizer(short, accelerator)
+    if (Path(config.tokenizer_run) / "tokenizer").exists():
+        return Cost("tokenizer", 0.0, f"is there, in {config.tokenizer_run}")
+    return _training("tokenizer", config, config.tokenizer_training, Path(short.tokenizer_run))
 
 
 def _generator(config: Config, short: Config, accelerator: Accelerator) -> list[Cost]:
@@ -228,9 +243,10 @@ def _classifier(config: Config, short: Config, accelerator: Accelerator) -> list
 
 def _encoder(config: Config, short: Config, accelerator: Accelerator) -> list[Cost]:
     assert config.encoder is not None
-    costs, tokenizer = [], None
+    costs, tokenizer = list[Cost](), None
     if config.encoder.method == "tokens":
-        costs, tokenizer = _tokenizer(config, short, accelerator), train_tokenizer(short, accelerator)
+        costs = [_unscored_tokenizer(config, short, accelerator)]
+        tokenizer = train_tokenizer(short, accelerator)
     train_encoder(short, tokenizer, accelerator)
     return [*costs, _training("encoder", config, config.encoder_training, Path(short.run))]
 
