@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
+from var_pe.diagnosis.attributions import has_library
 from var_pe.settings.command_line import parse_arguments
 from var_pe.stages.begun import training_of
 from var_pe.stages.config import Config, Kind
@@ -89,10 +90,12 @@ def stage_of(config: Config, asked: Kind | Literal["all"]) -> Kind:
 
 
 def after_classifier(config: Config) -> str:
-    """The command that comes next; clips are not explained."""
-    if config.classifier is None or config.classifier.tubelet is not None:
-        return f"to score it again: python scripts/evaluate.py --run {config.run} --of classifier"
-    return f"to see what it looks at: python scripts/explain.py {config.run}"
+    """The command that comes next; clips are not explained, and nothing is without grad-cam."""
+    assert config.classifier is not None
+    run = shlex.quote(config.run)
+    if config.classifier.tubelet is not None or not has_library():
+        return f"to score it again: python scripts/evaluate.py --run {run} --of classifier"
+    return f"to see what it looks at: python scripts/explain.py {run}"
 
 
 def after_encoder(config: Config) -> str:

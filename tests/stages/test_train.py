@@ -15,6 +15,7 @@ from PIL import Image
 
 from var_pe import settings
 from var_pe.data.sampler import Draw
+from var_pe.data.sources import open_source
 from var_pe.files import write_text
 from var_pe.models.generator import VARTransformer
 from var_pe.models.tokenizer import VQTokenizer
@@ -25,12 +26,14 @@ from var_pe.stages.config import Config, saved_config, settled_config
 from var_pe.stages.draw import weights_of
 from var_pe.stages.drawn_images import DrawnImages
 from var_pe.stages.features import feature_extractor
-from var_pe.stages.models import build_generator, build_tokenizer, load_model, weights_hash
+from var_pe.stages.judge import end_of_generator
+from var_pe.stages.models import build_classifier, build_generator, build_tokenizer, load_model, weights_hash
 from var_pe.stages.plan import plan
 from var_pe.stages.run_folder import SETTINGS, check_settings, remarks_on_steps
 from var_pe.stages.train import check_generator, train_classifier, train_generator
 from var_pe.tasks.generator import GeneratorTraining
 from var_pe.training.history import Asked, History
+from var_pe.training.notes import TrainingNotes
 
 SMALL = [
     "data.shapes_train=20",
@@ -148,12 +151,58 @@ def test_the_same_levels_written_otherwise_are_the_same_levels(tmp_path):
         check_settings(tmp_path, a_config("tokenizer.levels=[1, [4, 4]]"), "generator")
 
 
-def test_a_trained_classifier_is_followed_by_a_command(monkeypatch):
-    """As a generator is."""
+PLAIN = ("data.source=shapes", "classifier.depth=1", "classifier.encoding=learned")
+OF_CLIPS = ("data.source=moving_shapes", "data.frames=4", "classifier.depth=1", "classifier.tubelet=2")
+
+
+@pytest.mark.parametrize(
+    ("settings_of_it", "script"),
+    [
+        (PLAIN, "explain"),
+        ((*PLAIN, "classifier.padding=end", "data.height=18"), "explain"),
+        (("data.source=shapes", "classifier.hierarchy=[convolution(blocks=1), full(blocks=1)]"), "explain"),
+        (OF_CLIPS, "evaluate"),
+        ((*OF_CLIPS, 'classifier.hierarchy=["windowed(blocks=1, window=2)"]'), "evaluate"),
+    ],
+    ids=["plain", "padded", "stages", "clips", "stages of clips"],
+)
+def test_a_classifier_is_followed_by_a_command_that_works(settings_of_it, script, tmp_path, monkeypatch):
+    """The last line of a training is what a person types next."""
+    if script == "explain":
+        pytest.importorskip("pytorch_grad_cam")
+    run = tmp_path / "my run"
+    small = ["data.height=16", "data.width=16", "data.shapes_train=8", "data.shapes_test=4"]
+    small += ["classifier={}", "classifier.patch_size=4", "classifier.dim=16", "classifier.num_heads=2"]
+    config = settings.load(Config, None, [*small, *settings_of_it, f"run={run}", f"tokenizer_run={run}"])
+    classes = open_source(config.data, train=True).class_names
+    build_classifier(config, len(classes)).save_pretrained(run / "classifier")
+    TrainingNotes(step=1, ema=True, class_names=classes).write(run / "classifier")
+    write_text(run / "config.yaml", settings.to_yaml(config))
+
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "scripts"))
-    after = importlib.import_module("train").after_classifier
+    named = importlib.import_module("train").after_classifier(config)
+    words = shlex.split(named.partition(": python ")[2])
+    assert Path(words[0]).stem == script
+    monkeypatch.setattr(sys, "argv", words)
+    importlib.import_module(script).main()
+    assert {path.name for path in run.iterdir()} & {"explanation.html", "metrics.json"}
+
+
+def test_a_command_of_a_folder_with_a_space_in_its_name_can_be_typed():
+    said = end_of_generator(a_config("run=runs/my run"))
+    assert said.endswith("python scripts/sample.py --run 'runs/my run'")
+
+
+def test_what_explains_a_classifier_is_named_where_its_library_is(monkeypatch):
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "scripts"))
+    script = importlib.import_module("train")
     config = settings.load(Config, "shapes_vit.yaml", ["run=runs/mine"])
-    assert after(config).endswith("python scripts/explain.py runs/mine")
+    for there, command in (
+        (True, "explain.py runs/mine"),
+        (False, "evaluate.py --run runs/mine --of classifier"),
+    ):
+        monkeypatch.setattr(script, "has_library", lambda there=there: there)
+        assert script.after_classifier(config).endswith(f"python scripts/{command}")
 
 
 def test_a_trained_encoder_is_followed_by_a_command_that_can_be_run(monkeypatch, tmp_path):

@@ -12,13 +12,18 @@ from var_pe.models.layers import as_map
 from var_pe.models.vit import ViTClassifier
 
 
+def has_library() -> bool:
+    """Whether the library is here, which not everybody needs."""
+    return find_spec("pytorch_grad_cam") is not None
+
+
 def check_library() -> None:
-    """Checks that the library is here, which not everybody needs.
+    """Checks that the library is here.
 
     Raises:
         ValueError: it is not.
     """
-    if find_spec("pytorch_grad_cam") is None:
+    if not has_library():
         raise ValueError(
             "Grad-CAM and EigenCAM are computed by grad-cam, which is not installed: pip install grad-cam "
             "(or var_pe with its extra: pip install -e '.[explain]')"

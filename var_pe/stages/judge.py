@@ -1,6 +1,7 @@
 """Whether a run's tokenizer is fully trained, and what it loses: measured, and said in one paragraph."""
 
 import math
+import shlex
 import warnings
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -68,7 +69,7 @@ def judge_tokenizer(config: Config, tokenizer: VQTokenizer, accelerator: Acceler
 def end_of_generator(config: Config) -> str:
     """What the log of the run's generator says of its end, and the command that comes next."""
     said = at_its_end(log_of(Path(config.run)))
-    following = f"to draw images: python scripts/sample.py --run {config.run}"
+    following = f"to draw images: python scripts/sample.py --run {shlex.quote(config.run)}"
     return f"{said}\n{following}" if said else following
 
 
