@@ -20,7 +20,7 @@ import var_pe  # noqa: F401  # before torch, whose threads it makes wait politel
 # isort: split
 import torch
 from annotated_types import Ge
-from machine import DTYPES, PRECISIONS, precisions
+from machine import DTYPES, json_option, precision_option, precisions
 
 from var_pe.encodings import build_encoding
 from var_pe.files import write_json
@@ -30,7 +30,7 @@ from var_pe.models.kernels import Kernel, served_by
 from var_pe.pages.tables import aligned_table
 from var_pe.processes import peak_memory, reset_peak_memory
 from var_pe.pyramid import Pyramid
-from var_pe.settings.command_line import check_options, given_path
+from var_pe.settings.command_line import check_options
 from var_pe.settings.fields import Positive, PositiveFloat
 from var_pe.stages.session import exit_with_sentence
 from var_pe.training.precision import Settled
@@ -84,17 +84,34 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument(
-        "--lengths", type=int, nargs="+", default=[680, 2240, 130, 30, 9451], metavar="TOKENS"
+    add = parser.add_argument
+    add("--device", choices=("cpu", "cuda"), default="cpu", help="torch's device; default: cpu")
+    add(
+        "--lengths",
+        type=int,
+        nargs="+",
+        default=[680, 2240, 130, 30, 9451],
+        metavar="TOKENS",
+        help=f"tokens of an image, of {', '.join(map(str, LADDERS))}; default: 680 2240 130 30 9451",
     )
-    parser.add_argument("--precision", nargs="+", choices=PRECISIONS, default=["auto"])
-    parser.add_argument("--tokens", type=int, help="of all images of a call; default: 8192, on CUDA 49152")
-    parser.add_argument("--heads", type=int, help="default: 8, on CUDA 16")
-    parser.add_argument("--head-dim", type=int, help="default: 32, on CUDA 64")
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=600.0, help="then no new case is begun")
-    parser.add_argument("--json", type=given_path, metavar="FILE", help="written after every case")
+    precision_option(parser, several=True)
+    add(
+        "--tokens",
+        type=int,
+        metavar="N",
+        help="tokens of all images of a call together; default: 8192, on CUDA 49152",
+    )
+    add("--heads", type=int, metavar="N", help="attention heads; default: 8, on CUDA 16")
+    add("--head-dim", type=int, metavar="N", help="width of a head; default: 32, on CUDA 64")
+    add("--rounds", type=int, default=7, metavar="N", help="timed calls of each kernel; default: %(default)s")
+    add(
+        "--seconds",
+        type=float,
+        default=600.0,
+        metavar="S",
+        help="no new case is begun after so many seconds; default: 600",
+    )
+    json_option(parser, ", after every case")
     given = parser.parse_args()
 
     check_options(

@@ -21,13 +21,13 @@ import var_pe  # noqa: F401  # before torch, whose threads it makes wait politel
 import torch
 import torch.nn.functional as F
 from annotated_types import Ge
-from machine import PRECISIONS, check_device, default_device, machine
+from machine import check_device, device_option, json_option, machine, precision_option
 
 from var_pe.comparison.step_time import seconds_in_turns, training_step
 from var_pe.files import write_json
 from var_pe.models.hierarchy.classifier import HierarchicalClassifier
 from var_pe.pages.tables import markdown_table
-from var_pe.settings.command_line import check_options, given_path
+from var_pe.settings.command_line import check_options
 from var_pe.stages.session import exit_with_sentence
 
 KINDS = ("full(blocks=2)", "windowed(blocks=2)", "local(blocks=2)", "linear(blocks=2)")
@@ -53,20 +53,26 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument(
-        "--kinds", nargs="+", default=list(KINDS), metavar="LINE", help="ratios are to the first"
+    add = parser.add_argument
+    add(
+        "--kinds",
+        nargs="+",
+        default=list(KINDS),
+        metavar="LINE",
+        help="stages, as lines of classifier.hierarchy; ratios are to the first",
     )
-    parser.add_argument("--encodings", nargs="+", default=["none", "rope", "relative_bias"], metavar="LINE")
-    parser.add_argument(
-        "--sides", type=int, nargs="+", default=[14, 28, 56], help="of square maps, in tokens"
-    )
-    parser.add_argument("--dim", type=int, default=96)
-    parser.add_argument("--heads", type=int, default=3)
-    parser.add_argument("--batch", type=int, default=4)
-    parser.add_argument("--rounds", type=int, default=10, help="steps of each that are timed")
-    parser.add_argument("--precision", choices=PRECISIONS, default="auto")
-    parser.add_argument("--device", default=default_device())
-    parser.add_argument("--json", type=given_path, metavar="FILE", help="also write the numbers as JSON")
+    encodings = ["none", "rope", "relative_bias"]
+    add("--encodings", nargs="+", default=encodings, metavar="LINE", help="position encodings of the stages")
+    sides = "side of each square map, in tokens; default: 14 28 56"
+    add("--sides", type=int, nargs="+", default=[14, 28, 56], metavar="N", help=sides)
+    add("--dim", type=int, default=96, metavar="N", help="width of a token; default: %(default)s")
+    add("--heads", type=int, default=3, metavar="N", help="attention heads; default: %(default)s")
+    add("--batch", type=int, default=4, metavar="N", help="images in a step; default: %(default)s")
+    rounds = "timed steps of each kind; default: %(default)s"
+    add("--rounds", type=int, default=10, metavar="N", help=rounds)
+    precision_option(parser)
+    device_option(parser)
+    json_option(parser)
     return parser.parse_args()
 
 

@@ -40,7 +40,9 @@ def main() -> None:
     parser.add_argument(
         "--requests", type=int, default=600, metavar="N", help="single images to answer; default: 600"
     )
-    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="timed rounds; default: 5")
+    parser.add_argument(
+        "--rounds", type=int, default=5, metavar="N", help="timed rounds of all ways; default: 5"
+    )
     given = parser.parse_args()
     check_options(given, requests=Positive, rounds=Positive)
 

@@ -70,7 +70,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--rounds", type=int, default=15)
+    rounds = "timed calls of each convolution; default: %(default)s"
+    parser.add_argument("--rounds", type=int, default=15, metavar="N", help=rounds)
     given = parser.parse_args()
     check_options(given, rounds=Positive)
 

@@ -18,7 +18,7 @@ import var_pe  # noqa: F401  # before torch, whose threads it makes wait politel
 import torch
 import torch.nn.functional as F
 from annotated_types import Ge
-from machine import check_device, default_device, machine
+from machine import check_device, device_option, json_option, machine
 from steps import COMPILED, compiled
 
 from var_pe.comparison.step_time import StepTime, generator_step, step_times, training_step
@@ -26,7 +26,7 @@ from var_pe.comparison.trials import check_encodings, with_encoding
 from var_pe.encodings import REGISTRY
 from var_pe.files import write_json
 from var_pe.pages.tables import markdown_table
-from var_pe.settings.command_line import check_options, given_path, parse_arguments
+from var_pe.settings.command_line import check_options, parse_arguments
 from var_pe.stages.config import Config
 from var_pe.stages.models import build_classifier, build_generator
 from var_pe.stages.session import exit_with_sentence
@@ -37,11 +37,14 @@ CLASSES = 10
 
 def options(parser: argparse.ArgumentParser) -> None:
     every = [LINES.get(name, name) for name in sorted(REGISTRY)]
-    parser.add_argument("--encodings", nargs="+", default=every, metavar="LINE", help="default: all")
-    parser.add_argument("--rounds", type=int, default=30, help="steps of each that are timed")
-    parser.add_argument("--compile", choices=COMPILED, default="none", help="all models, compiled so")
-    parser.add_argument("--device", default=default_device())
-    parser.add_argument("--json", type=given_path, metavar="FILE", help="also write the numbers as JSON")
+    add = parser.add_argument
+    add("--encodings", nargs="+", default=every, metavar="LINE", help="position encodings; default: all")
+    rounds = "timed steps of each encoding; default: %(default)s"
+    add("--rounds", type=int, default=30, metavar="N", help=rounds)
+    compiled = "which part of every model is compiled; default: %(default)s"
+    add("--compile", choices=COMPILED, default="none", help=compiled)
+    device_option(parser)
+    json_option(parser)
 
 
 @exit_with_sentence()

@@ -24,9 +24,9 @@ import var_pe  # noqa: F401  # before torch, whose threads it makes wait politel
 import torch
 import torch.nn.functional as F
 from accelerate import Accelerator
-from machine import PRECISIONS, check_device, default_device, machine
+from machine import check_device, device_option, json_option, machine, precision_option
 from PIL import Image
-from public_var import FIXED, public_models
+from public_var import FIXED, public_models, reference_option
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -34,7 +34,7 @@ from var_pe import settings
 from var_pe.files import write_json
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.processes import Processes
-from var_pe.settings.command_line import check_options, given_path
+from var_pe.settings.command_line import check_options
 from var_pe.settings.fields import Positive
 from var_pe.stages.config import Config
 from var_pe.stages.images import training_images_at
@@ -54,18 +54,24 @@ def arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     add = parser.add_argument
-    add("--reference", type=given_path, metavar="DIR", help="a checkout of the public VAR repository")
-    add("--images", type=int, default=2000)
-    add("--epochs", type=int, default=3)
-    add("--levels", type=int, nargs="+", default=[1, 2, 3, 4], help="sides; images are 16 times the last")
-    add("--channels", type=int, default=32, help="width of the tokenizer (VAR's: 160)")
-    add("--dim", type=int, default=192, help="width of the generator")
-    add("--depth", type=int, default=6, help="its blocks")
-    add("--batch", type=int, default=64)
-    add("--precision", choices=PRECISIONS, default="auto")
-    add("--workers", type=int, default=0, help="data loading processes of both")
-    add("--device", default=default_device())
-    add("--json", type=given_path, metavar="FILE", help="also write the numbers as JSON")
+    reference_option(parser)
+    add("--images", type=int, default=2000, metavar="N", help="training images; default: %(default)s")
+    add("--epochs", type=int, default=3, metavar="N", help="passes over them; default: %(default)s")
+    levels = (
+        "sides of the levels' grids, coarse to fine, in tokens; an image's side is 16 times the last, in "
+        "pixels; default: 1 2 3 4"
+    )
+    add("--levels", type=int, nargs="+", default=[1, 2, 3, 4], metavar="N", help=levels)
+    channels = "width of the tokenizer (VAR's: 160); default: %(default)s"
+    add("--channels", type=int, default=32, metavar="N", help=channels)
+    add("--dim", type=int, default=192, metavar="N", help="width of the generator; default: %(default)s")
+    add("--depth", type=int, default=6, metavar="N", help="blocks of the generator; default: %(default)s")
+    add("--batch", type=int, default=64, metavar="N", help="images in a step; default: %(default)s")
+    precision_option(parser)
+    workers = "processes that read data, for ours and for the public code; default: %(default)s"
+    add("--workers", type=int, default=0, metavar="N", help=workers)
+    device_option(parser)
+    json_option(parser)
     return parser.parse_args()
 
 

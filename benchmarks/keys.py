@@ -18,7 +18,7 @@ import var_pe  # noqa: F401  # before torch, whose threads it makes wait politel
 import torch
 import torch.nn.functional as F
 from annotated_types import Ge
-from machine import check_device, default_device, machine
+from machine import check_device, device_option, machine
 
 from var_pe.comparison.step_time import seconds_in_turns, training_step
 from var_pe.models.generator import VARTransformer
@@ -34,16 +34,24 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument("--levels", type=int, nargs="+", default=[1, 2, 3, 4, 5, 6, 8, 10, 13, 16])
-    parser.add_argument("--keys", type=int, default=64, help="most_keys of those that see some keys")
-    parser.add_argument("--encoding", default="rope")
-    parser.add_argument("--dim", type=int, default=256)
-    parser.add_argument("--depth", type=int, default=4)
-    parser.add_argument("--heads", type=int, default=4)
-    parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=10, help="of each that are timed")
-    parser.add_argument("--precision", choices=("bf16", "float32"), default="float32")
-    parser.add_argument("--device", default=default_device())
+    add = parser.add_argument
+    levels = [1, 2, 3, 4, 5, 6, 8, 10, 13, 16]
+    sides = "sides of the levels' grids, coarse to fine, in tokens; default: VAR's ten"
+    add("--levels", type=int, nargs="+", default=levels, metavar="N", help=sides)
+    keys = "generator.most_keys of the generators that see some keys alone; default: %(default)s"
+    add("--keys", type=int, default=64, metavar="N", help=keys)
+    encoding = "position encoding of all generators; default: %(default)s"
+    add("--encoding", default="rope", metavar="LINE", help=encoding)
+    add("--dim", type=int, default=256, metavar="N", help="width of a token; default: %(default)s")
+    add("--depth", type=int, default=4, metavar="N", help="blocks; default: %(default)s")
+    add("--heads", type=int, default=4, metavar="N", help="attention heads; default: %(default)s")
+    batch = "images in a step and in a drawing; default: %(default)s"
+    add("--batch", type=int, default=2, metavar="N", help=batch)
+    rounds = "timed steps and drawings of each generator; default: %(default)s"
+    add("--rounds", type=int, default=10, metavar="N", help=rounds)
+    precision = "what products are computed in; default: %(default)s"
+    add("--precision", choices=("bf16", "float32"), default="float32", help=precision)
+    device_option(parser)
     return parser.parse_args()
 
 

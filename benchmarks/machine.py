@@ -1,5 +1,6 @@
 """The machine that a benchmark runs on: what it is, what it computes in, how fast it multiplies matrices."""
 
+import argparse
 import platform
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import get_args
 
 import torch
 
+from var_pe.settings.command_line import given_path
 from var_pe.training.precision import Precision, Settled, settled
 
 PRECISIONS = get_args(Precision)  # what --precision takes
@@ -35,6 +37,33 @@ def processor() -> str:
 
 def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def device_option(parser: argparse.ArgumentParser) -> None:
+    """What `check_device` checks."""
+    parser.add_argument(
+        "--device", default=default_device(), help="torch's device, such as cpu or cuda; default: %(default)s"
+    )
+
+
+def precision_option(parser: argparse.ArgumentParser, *, several: bool = False) -> None:
+    """What products are computed in: one of `PRECISIONS`, or with `several` a list, one after the other."""
+    meaning = "what products are computed in; auto is what a training takes by itself on the device"
+    if several:
+        meaning += "; several are measured one after the other"
+    parser.add_argument(
+        "--precision",
+        nargs="+" if several else None,
+        choices=PRECISIONS,
+        default=["auto"] if several else "auto",
+        help=f"{meaning}; default: auto",
+    )
+
+
+def json_option(parser: argparse.ArgumentParser, when: str = "") -> None:
+    """The file that numbers go to, besides the table; `when` says when it is written, if not at the end."""
+    help_ = f"also write the numbers into this file, as JSON{when}"
+    parser.add_argument("--json", type=given_path, metavar="FILE", help=help_)
 
 
 def check_device(device: str) -> None:

@@ -62,12 +62,15 @@ class Patches:
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--patches", type=int, nargs="+", default=[2, 4, 8], metavar="N", help="pixels a side"
-    )
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N")
-    parser.add_argument("--rounds", type=int, default=10, help="steps of each size that are timed")
-    parser.add_argument("--output", type=given_path, help="default: the config's run + _patches")
+    add = parser.add_argument
+    patches = "side of a patch of each classifier, in pixels; default: 2 4 8"
+    add("--patches", type=int, nargs="+", default=[2, 4, 8], metavar="N", help=patches)
+    seeds = "seeds that each size of patches is trained with; default: 0 1 2"
+    add("--seeds", type=int, nargs="+", default=[0, 1, 2], metavar="N", help=seeds)
+    rounds = "timed steps and answers of each size of patches; default: %(default)s"
+    add("--rounds", type=int, default=10, metavar="N", help=rounds)
+    output = "folder of the runs and the table; default: the config's run + _patches"
+    add("--output", type=given_path, metavar="DIR", help=output)
 
 
 @exit_with_sentence()

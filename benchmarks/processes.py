@@ -22,12 +22,12 @@ import var_pe  # noqa: F401  # before torch, whose threads it makes wait politel
 import torch
 from accelerate import Accelerator
 from annotated_types import Ge
-from machine import PRECISIONS, machine
+from machine import json_option, machine, precision_option
 from steps import SIZES, build, random_batch
 
 from var_pe.comparison.step_time import seconds_in_turns
 from var_pe.files import write_json
-from var_pe.settings.command_line import check_options, given_path
+from var_pe.settings.command_line import check_options
 from var_pe.stages.session import exit_with_sentence
 from var_pe.tasks.losses.tokens import token_losses
 from var_pe.training.precision import Settled, autocast, settled
@@ -40,10 +40,12 @@ def arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     add = parser.add_argument
-    add("--sizes", nargs="+", choices=SIZES, default=["130"])
-    add("--precision", choices=PRECISIONS, default="auto")
-    add("--rounds", type=int, default=10, help="turns of each that are timed")
-    add("--json", type=given_path, metavar="FILE", help="also write the numbers as JSON")
+    sizes = "generators to time: tokens of an image, or a name; default: 130"
+    add("--sizes", nargs="+", choices=SIZES, default=["130"], help=sizes)
+    precision_option(parser)
+    rounds = f"timed turns of {STEPS} steps of each number of processes; default: %(default)s"
+    add("--rounds", type=int, default=10, metavar="N", help=rounds)
+    json_option(parser)
     return parser.parse_args()
 
 

@@ -3,6 +3,7 @@
 Nothing of it is part of this repository: benchmarks are given a folder by `--reference`.
 """
 
+import argparse
 import contextlib
 import importlib
 import sys
@@ -14,9 +15,16 @@ from torch import nn
 from var_pe.interop.var.conversion import to_var
 from var_pe.models.generator import VARTransformer
 from var_pe.models.tokenizer import VQTokenizer
+from var_pe.settings.command_line import given_path
 
 # What VAR's tokenizer class has in its code and not in its arguments.
 FIXED = {"channel_multipliers": (1, 1, 2, 2, 4), "blocks_per_resolution": 2, "image_channels": 3}
+
+
+def reference_option(parser: argparse.ArgumentParser) -> None:
+    """The folder that `public_models` takes."""
+    help_ = "folder of a checkout of the public VAR code, which is then measured, too"
+    parser.add_argument("--reference", type=given_path, metavar="DIR", help=help_)
 
 
 def public_models(

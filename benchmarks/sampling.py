@@ -22,8 +22,8 @@ import var_pe  # noqa: F401  # before torch, whose threads it makes wait politel
 # isort: split
 import torch
 from annotated_types import Ge
-from machine import PRECISIONS, check_device, default_device, machine, precisions
-from public_var import FIXED, public_models
+from machine import check_device, device_option, machine, precision_option, precisions
+from public_var import FIXED, public_models, reference_option
 from torch import Tensor
 
 from var_pe import settings
@@ -65,19 +65,26 @@ def arguments() -> argparse.Namespace:
     )
     add = parser.add_argument
     which = parser.add_mutually_exclusive_group(required=True)
-    which.add_argument("--run", type=given_path, metavar="DIR", help="a trained run")
-    which.add_argument("--depth", type=int, help="VAR's shape: so many blocks and heads, width 64 times that")
-    add("--levels", type=int, nargs="+", default=list(VAR_LEVELS), help="with --depth: sides of the grids")
-    add("--codes", type=int, default=4096, help="with --depth: size of the codebook")
-    add("--channels", type=int, default=160, help="with --depth: width of the tokenizer")
-    add("--reference", type=given_path, metavar="DIR", help="a checkout of the public VAR repository")
-    add("--precision", nargs="+", choices=PRECISIONS, default=["auto"])
-    add("--batch", type=int, default=64)
-    add("--rounds", type=int, default=5, help="rounds that count")
-    add("--guidance", type=float, default=1.5)
-    add("--fast", action="store_true", help="also with pipeline.enable_fast_sampling()")
-    add("--device", default=default_device())
-    add("--output", type=given_path, help="also write the numbers as JSON")
+    which.add_argument("--run", type=given_path, metavar="DIR", help="folder of a generator's finished run")
+    depth = "untrained models in VAR's shape: N blocks and heads, width 64 * N"
+    which.add_argument("--depth", type=int, metavar="N", help=depth)
+    levels = "with --depth: sides of the levels' grids, coarse to fine, in tokens; default: VAR's ten"
+    add("--levels", type=int, nargs="+", default=list(VAR_LEVELS), metavar="N", help=levels)
+    codes = "with --depth: size of the codebook; default: %(default)s"
+    add("--codes", type=int, default=4096, metavar="N", help=codes)
+    channels = "with --depth: width of the tokenizer; default: %(default)s"
+    add("--channels", type=int, default=160, metavar="N", help=channels)
+    reference_option(parser)
+    precision_option(parser, several=True)
+    add("--batch", type=int, default=64, metavar="N", help="images of a drawing; default: %(default)s")
+    rounds = "timed rounds, in which all draw in turn; default: %(default)s"
+    add("--rounds", type=int, default=5, metavar="N", help=rounds)
+    guidance = "guidance scale, as sampling.guidance_scale; default: %(default)s"
+    add("--guidance", type=float, default=1.5, metavar="SCALE", help=guidance)
+    add("--fast", action="store_true", help="also time drawing with pipeline.enable_fast_sampling()")
+    device_option(parser)
+    output = "also write the numbers into this file, as JSON"
+    add("--output", type=given_path, metavar="FILE", help=output)
     return parser.parse_args()
 
 

@@ -27,7 +27,17 @@ import var_pe  # noqa: F401  # before torch, whose threads it makes wait politel
 # isort: split
 import torch
 from annotated_types import Ge
-from machine import DTYPES, PRECISIONS, check_device, default_device, machine, matrix_product, precisions
+from machine import (
+    DTYPES,
+    check_device,
+    device_option,
+    json_option,
+    machine,
+    matrix_product,
+    precision_option,
+    precisions,
+)
+from public_var import reference_option
 from steps import (
     COMPILED,
     SIZES,
@@ -51,7 +61,7 @@ from var_pe.pages.tables import markdown_table
 from var_pe.processes import peak_memory, reset_peak_memory
 from var_pe.progress import size as in_bytes
 from var_pe.pyramid import Pyramid
-from var_pe.settings.command_line import check_options, given_path
+from var_pe.settings.command_line import check_options
 from var_pe.settings.fields import Positive
 from var_pe.stages.session import exit_with_sentence
 from var_pe.training.precision import Settled
@@ -86,23 +96,27 @@ def arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     add = parser.add_argument
-    add("--reference", type=given_path, metavar="DIR", help="a checkout of the public VAR repository")
-    add("--sizes", nargs="+", choices=SIZES, default=["30", "130", "680", "2240"])
-    add("--batch", type=int, help="images in a step (default: the size's own)")
-    add("--encoding", default="learned", metavar="LINE", help="of our generator")
-    add("--precision", nargs="+", choices=PRECISIONS, default=["auto"])
-    add("--compile", nargs="+", choices=COMPILED, default=["none"], help="our generator, compiled so")
+    reference_option(parser)
+    sizes = "generators to time: tokens of an image, or a name; default: 30 130 680 2240"
+    add("--sizes", nargs="+", choices=SIZES, default=["30", "130", "680", "2240"], help=sizes)
+    add("--batch", type=int, metavar="N", help="images in a step; default: what belongs to the size")
+    encoding = "position encoding of our generator; default: %(default)s"
+    add("--encoding", default="learned", metavar="LINE", help=encoding)
+    precision_option(parser, several=True)
+    compiled = "which part of our generator is compiled; several are timed one after the other; default: none"
+    add("--compile", nargs="+", choices=COMPILED, default=["none"], help=compiled)
     add(
         "--attention",
         nargs="+",
         choices=(RULE, *get_args(Kernel)),
         default=[RULE],
-        help="kernel of our attention, for every length (default: as a training chooses)",
+        help="kernel of our attention, for every length; default: as a training chooses",
     )
-    add("--rounds", type=int, default=10, help="steps of each that are timed")
-    add("--device", default=default_device())
-    add("--no-memory", action="store_true", help="leave out the processes that measure memory")
-    add("--json", type=given_path, metavar="FILE", help="also write the numbers as JSON, after every size")
+    rounds = "timed steps of each generator; default: %(default)s"
+    add("--rounds", type=int, default=10, metavar="N", help=rounds)
+    device_option(parser)
+    add("--no-memory", action="store_true", help="start no processes that measure the memory of a step")
+    json_option(parser, ", after every size")
     add("--memory-of", help=argparse.SUPPRESS)  # the contender of a process of its own
     return parser.parse_args()
 

@@ -9,7 +9,7 @@ A study is a file in configs/studies/, or is written on the command line (docs/s
 stop or a kill, run the same command again; more arms or seeds add to what is there. The report
 (comparison.html, .md, .json, samples.png) is written into the output folder, beside the runs; --report
 writes it anew from its .json, without any training, or with --publish a page of the documentation with charts
-and data. Some cells failed: exit status 1.
+and data. The exit status is 1 if some cells failed.
 """
 
 import argparse
@@ -55,20 +55,23 @@ USAGE = """%(prog)s --study FILE [key=value ...] [options]
 
 def engine_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--dry-run", action="store_true", help="print the arms, and what of each cell is done or still to do"
+        "--dry-run",
+        action="store_true",
+        help="print what is compared and how far each cell is, and train nothing; a cell is one encoding, or "
+        "another arm of a study, under one seed",
     )
     parser.add_argument(
         "--timed",
         action="store_true",
-        help="with --dry-run: also do a few steps, and print how long the rest will take",
+        help="with --dry-run: also do a few steps in a temporary folder, and print what the rest will take",
     )
     parser.add_argument(
         "--jobs",
         type=int,
         metavar="N",
-        help="run each cell in its own process, N at a time; default: one after the other in this process",
+        help="run each cell in a process of its own, N at a time; default: one by one, in this process",
     )
-    parser.add_argument("--retry", action="store_true", help="also run failed cells again")
+    parser.add_argument("--retry", action="store_true", help="also run cells again that have failed before")
     parser.add_argument("--cell", metavar="KEY", help=argparse.SUPPRESS)
 
 
@@ -89,11 +92,12 @@ def options(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=[0],
         metavar="N",
-        help="seeds of each encoding; at least two show a spread; default: 0",
+        help="seeds; every encoding is trained once with each, and at least two show a spread; default: 0",
     )
     parser.add_argument(
         "--output",
         type=given_path,
+        metavar="DIR",
         help="folder of the runs and the report; default: the config's run + _comparison; the tokenizer that "
         "the runs share stays in the config's tokenizer_run; with --report: folder of the report",
     )
@@ -179,16 +183,19 @@ def report_options(parser: argparse.ArgumentParser) -> None:
         "--publish",
         type=given_path,
         metavar="PAGE",
-        help="with --report: write this page of the documentation instead: docs/studies/NAME",
+        help="with --report: write a page of the documentation instead, such as docs/studies/NAME",
     )
 
 
 def report_again(words: Sequence[str]) -> None:
     """Writes the report of finished studies anew, from their results."""
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     parser.usage = USAGE
     report_options(parser)
-    parser.add_argument("--output", type=given_path, help="folder of the report; default: beside the file")
+    output = "folder of the report; default: that of the file"
+    parser.add_argument("--output", type=given_path, metavar="DIR", help=output)
     given = parser.parse_args(words)
     if len(given.report) > 1 and (given.output or given.publish):
         raise ValueError(f"--output and --publish take one file, but --report names {len(given.report)}")

@@ -44,8 +44,10 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--run", type=given_path, required=True, metavar="DIR", help="a classifier's run")
     parser.add_argument("--images", type=int, default=1000, metavar="N", help="test images; default: 1000")
-    parser.add_argument("--batch", type=int, default=32, metavar="N", help="images at once; default: 32")
-    parser.add_argument("--rounds", type=int, default=15, metavar="N", help="timed calls; default: 15")
+    parser.add_argument("--batch", type=int, default=32, metavar="N", help="images in a call; default: 32")
+    parser.add_argument(
+        "--rounds", type=int, default=15, metavar="N", help="timed calls of each version; default: 15"
+    )
     given = parser.parse_args()
     check_options(given, images=Positive, batch=Positive, rounds=Positive)
     return given

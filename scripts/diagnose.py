@@ -27,16 +27,25 @@ def arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
 
-    parser.add_argument("path", type=given_path, metavar="RUN_OR_CHECKPOINT")
     parser.add_argument(
-        "--size", nargs=2, type=int, metavar=("H", "W"), help="check it for images of this size in pixels"
+        "path", type=given_path, metavar="RUN_OR_CHECKPOINT", help="run, folder or file to look at"
     )
     parser.add_argument(
-        "--resample", choices=CONVENTIONS, default=DEFAULT_CONVENTION, help="how tables move to --size"
+        "--size", nargs=2, type=int, metavar=("H", "W"), help="also look at images of this size, in pixels"
+    )
+    parser.add_argument(
+        "--resample",
+        choices=CONVENTIONS,
+        default=DEFAULT_CONVENTION,
+        help="how learned position tables are resampled to --size, by a named convention; default: "
+        f"{DEFAULT_CONVENTION}",
     )
     parser.add_argument("--task", choices=TASKS, help="what the model is to be used for")
     parser.add_argument(
-        "--evidence", type=given_path, help="table of measured scores; default: docs/task_evidence.json"
+        "--evidence",
+        type=given_path,
+        metavar="JSON",
+        help="table of measured scores that a --task is judged by; default: docs/task_evidence.json",
     )
     parser.add_argument(
         "--output", type=given_path, help="page to write; default: diagnosis.html beside the model"
@@ -51,7 +60,11 @@ def arguments() -> argparse.Namespace:
         help="for a file of timm: the model's name, or a folder with its config.json",
     )
     parser.add_argument(
-        "--image-size", nargs=2, type=int, metavar=("H", "W"), help="for a file: size of its images"
+        "--image-size",
+        nargs=2,
+        type=int,
+        metavar=("H", "W"),
+        help="for a file: size of its images, in pixels",
     )
     parser.add_argument(
         "--num-heads", type=int, metavar="N", help="for a file: number of its attention heads"

@@ -63,18 +63,24 @@ def options(parser: argparse.ArgumentParser) -> None:
         "--features",
         type=os.path.expanduser,
         nargs="+",
+        metavar="NAME",
         help="feature extractors: inception, efficientnet_lite0, _lite1, _lite2, shapes or the run of a "
         "classifier; default: evaluation.features, and also shapes for data.source=shapes",
     )
-    parser.add_argument("--inception-weights", help="local file with the weights of inception")
+    parser.add_argument(
+        "--inception-weights", metavar="FILE", help="local file with the weights of inception"
+    )
     parser.add_argument(
         "--reference",
         choices=REFERENCES,
         default="images",
-        help="compare with real images or with their reconstructions",
+        help="compare with real images, or with what the tokenizer makes of them; default: images",
     )
     parser.add_argument(
-        "--images", type=given_path, help="score this folder (or .npz) instead of the run's own images"
+        "--images",
+        type=given_path,
+        metavar="DIR",
+        help="score this folder (or .npz) instead of the run's own images",
     )
 
     # A classifier, segmenter or detector at another size
@@ -88,7 +94,8 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--resample",
         choices=CONVENTIONS,
-        help=f"how tables move to --size; default: {DEFAULT_CONVENTION}",
+        help="how learned position tables are resampled to --size, by a named convention; default: "
+        f"{DEFAULT_CONVENTION}",
     )
 
 

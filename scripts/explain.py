@@ -54,7 +54,10 @@ def arguments() -> argparse.Namespace:
         "--images", type=int, metavar="N", help="test images; default: 6 of classifiers, 64 of generators"
     )
     parser.add_argument(
-        "--output", type=given_path, help="page to write; default: explanation.html in the first run's folder"
+        "--output",
+        type=given_path,
+        metavar="HTML",
+        help="page to write; default: explanation.html in the first run's folder",
     )
     parser.add_argument(
         "--size",
@@ -67,7 +70,8 @@ def arguments() -> argparse.Namespace:
         "--resample",
         default=DEFAULT_CONVENTION,
         metavar="NAME",
-        help=f"how learned tables move to --size; default: {DEFAULT_CONVENTION}",
+        help="how learned position tables are resampled to --size, by a named convention; default: "
+        f"{DEFAULT_CONVENTION}",
     )
     given = parser.parse_args()
     check_options(given, images=Positive, size=list[Positive])

@@ -62,16 +62,25 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--output", type=given_path, metavar="DIR", help="folder; default: programs in the model's folder"
     )
-    parser.add_argument("--size", type=int, nargs=2, metavar=("H", "W"), help="size of the images in pixels")
+    parser.add_argument(
+        "--size",
+        type=int,
+        nargs=2,
+        metavar=("H", "W"),
+        help="size of the images, in pixels; default: the model's own",
+    )
     parser.add_argument(
         "--resample",
         choices=CONVENTIONS,
-        help=f"how learned tables move to --size; default: {DEFAULT_CONVENTION}",
+        help="how learned position tables are resampled to --size, by a named convention; default: "
+        f"{DEFAULT_CONVENTION}",
     )
     parser.add_argument(
         "--batch", type=int, default=16, metavar="N", help="images at once when timed; default: 16"
     )
-    parser.add_argument("--rounds", type=int, default=10, metavar="N", help="timed calls; default: 10")
+    parser.add_argument(
+        "--rounds", type=int, default=10, metavar="N", help="timed calls of each program; default: 10"
+    )
     given = parser.parse_args()
 
     if given.encodings is not None and (given.output or given.size or given.resample):

@@ -14,28 +14,19 @@ from pathlib import Path
 
 from var_pe.comparison.head_study import as_markdown, study_heads
 from var_pe.comparison.heads import HeadTraining
+from var_pe.comparison.trials import trial_options
 from var_pe.evaluation.evidence import write_evidence
 from var_pe.files import write_text
-from var_pe.settings.command_line import check_options, given_path, parse_arguments
+from var_pe.settings.command_line import check_options, parse_arguments
 from var_pe.settings.fields import Positive
 from var_pe.stages.config import Config
 from var_pe.stages.session import exit_with_sentence, session
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--encodings", nargs="+", required=True, metavar="LINE", help="position encodings to compare"
-    )
-    parser.add_argument(
-        "--seeds",
-        nargs="+",
-        type=int,
-        default=[0],
-        metavar="N",
-        help="a run of each encoding by each; default: 0",
-    )
-    parser.add_argument("--steps", type=int, default=HeadTraining.steps, help="training steps of each head")
-    parser.add_argument("--output", type=given_path, help="folder; default: the config's run + _resolutions")
+    trial_options(parser, "_resolutions")
+    steps = f"training steps of each head; default: {HeadTraining.steps}"
+    parser.add_argument("--steps", type=int, default=HeadTraining.steps, metavar="N", help=steps)
 
 
 @exit_with_sentence()

@@ -46,8 +46,14 @@ PIPELINE = "--pipeline"
 def options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--model", type=given_path, metavar="DIR", help="with --config: the saved pipeline to measure")
-    add("--images", type=int, default=200, metavar="N", help="images; default: 200")
-    add("--batch", type=int, default=50, metavar="N", help="images at once; does not change the result")
+    add("--images", type=int, default=200, metavar="N", help="images to measure; default: 200")
+    add(
+        "--batch",
+        type=int,
+        default=50,
+        metavar="N",
+        help="images at once, which does not change the result; default: 50",
+    )
     add("--output", type=given_path, metavar="DIR", help="folder of the pages; default: the model's")
     report_option(parser)
 
@@ -64,7 +70,9 @@ def report_option(parser: argparse.ArgumentParser) -> None:
 
 def main_of_report(words: list[str]) -> None:
     """Writes the pages anew from a saved interventions.json."""
-    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
     report_option(parser)
     file = parser.parse_args(words).report
     write_found(read_found(file), file.parent)

@@ -40,22 +40,31 @@ STARTED_BY = "VAR_PE_LADDERS"
 def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rows", nargs="+", metavar="LEVELS_by_FACTOR", help="train only these rows")
     parser.add_argument(
-        "--minutes", type=float, default=5.0, help="minutes of training for each tokenizer; default: 5"
+        "--minutes",
+        type=float,
+        default=5.0,
+        metavar="M",
+        help="minutes of training for each tokenizer; default: 5",
     )
     parser.add_argument(
         "--generator-minutes",
         type=float,
         default=0.0,
+        metavar="M",
         help="minutes of training for a generator on each tokenizer's tokens; default: 0, no generator",
     )
     parser.add_argument(
         "--judge",
         default="efficientnet_lite1",
+        metavar="NAME",
         help="feature extractor that compares reconstructions with images, as in evaluation.features; "
         "default: efficientnet_lite1",
     )
-    parser.add_argument("--output", type=given_path, help="folder; default: the config's run + _ladders")
-    parser.add_argument("--dry-run", action="store_true", help="print the rows and their cost")
+    output = "folder of the rows and results; default: the config's run + _ladders"
+    parser.add_argument("--output", type=given_path, metavar="DIR", help=output)
+    parser.add_argument(
+        "--dry-run", action="store_true", help="print the rows and what they will take, and train nothing"
+    )
 
 
 @exit_with_sentence()

@@ -27,11 +27,19 @@ USED_SETTINGS = ("data",)  # settings that change the result
 
 def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--images", type=int, default=1000, help="number of test images, drawn from all over the test split"
+        "--images",
+        type=int,
+        default=1000,
+        metavar="N",
+        help="test images, drawn from all over the test split; default: 1000",
     )
-    parser.add_argument("--batch", type=int, default=100, help="images at once; does not change the result")
+    batch = "images at once, which does not change the result; default: 100"
+    parser.add_argument("--batch", type=int, default=100, metavar="N", help=batch)
     parser.add_argument(
-        "--output", type=given_path, help="file; default: likelihood.json in the run's folder"
+        "--output",
+        type=given_path,
+        metavar="FILE",
+        help="file to write; default: likelihood.json in the run's folder",
     )
 
 

@@ -13,36 +13,31 @@ from dataclasses import asdict
 from pathlib import Path
 
 from var_pe.comparison.resolution_study import FILE, as_markdown, parse_size, study_resolutions
+from var_pe.comparison.trials import trial_options
 from var_pe.files import write_json, write_text
-from var_pe.resampling.conventions import DEFAULT_CONVENTION
-from var_pe.settings.command_line import given_path, parse_arguments
+from var_pe.resampling.conventions import CONVENTIONS, DEFAULT_CONVENTION
+from var_pe.settings.command_line import parse_arguments
 from var_pe.stages.config import Config
 from var_pe.stages.session import exit_with_sentence, session
 
 
 def options(parser: argparse.ArgumentParser) -> None:
+    trial_options(parser, "_resolutions")
     parser.add_argument(
-        "--encodings", nargs="+", required=True, metavar="LINE", help="position encodings to compare"
-    )
-    parser.add_argument(
-        "--seeds",
+        "--sizes",
         nargs="+",
-        type=int,
-        default=[0],
-        metavar="N",
-        help="a run of each encoding by each; default: 0",
-    )
-    parser.add_argument(
-        "--sizes", nargs="+", required=True, metavar="SIZE", help="48 or 32x64 (height first)"
+        required=True,
+        metavar="SIZE",
+        help="sizes to measure at, in pixels: 48, or 32x64 (height first)",
     )
     parser.add_argument(
         "--conventions",
         nargs="+",
         default=[DEFAULT_CONVENTION],
         metavar="NAME",
-        help=f"how tables are resampled; default: {DEFAULT_CONVENTION}",
+        help="how learned tables are resampled to another size, by whose convention: "
+        f"{', '.join(CONVENTIONS)}; default: {DEFAULT_CONVENTION}",
     )
-    parser.add_argument("--output", type=given_path, help="folder; default: the config's run + _resolutions")
 
 
 @exit_with_sentence()

@@ -39,11 +39,12 @@ def options(parser: argparse.ArgumentParser) -> None:
         help="with --config: a folder that scripts/convert.py wrote",
     )
     add("--encoding", required=True, metavar="LINE", help="the new position encoding, one line")
-    add("--steps", type=int, required=True, help="training steps in all")
+    add("--steps", type=int, required=True, metavar="N", help="training steps in all")
     add(
         "--until",
         type=float,
         default=Retrofit.until,
+        metavar="SHARE",
         help=f"share of the steps over which the old encoding fades out; default: {Retrofit.until}",
     )
     add("--output", type=given_path, metavar="DIR", help="the new run's folder; default: beside the old one")

@@ -54,26 +54,35 @@ def arguments() -> argparse.Namespace:
         nargs="+",
         default=[1.0, 2.0, 4.0, 8.0],
         metavar="E",
-        help="bounds of attacks, in 255ths of the range; default: 1 2 4 8",
+        help="by how much attacks may change a pixel at most, in steps of 1/255 of the range of brightness; "
+        "default: 1 2 4 8",
     )
-    add("--steps", type=int, default=10, metavar="N", help="of PGD; default: 10")
+    add("--steps", type=int, default=10, metavar="N", help="steps of the attack PGD; default: 10")
     add(
         "--against",
         nargs="+",
         choices=[NOISE, *BY_NAME],
-        help="other data; default: shapes (unless the runs' own) and noise",
+        metavar="DATA",
+        help="other data, which a classifier should notice, some of "
+        f"{', '.join([NOISE, *BY_NAME])}; default: shapes (unless the runs' own) and noise",
     )
-    add("--generator", type=given_path, metavar="RUN", help="a generator's run: its bits are a score, too")
+    add(
+        "--generator",
+        type=given_path,
+        metavar="RUN",
+        help="a generator's run, whose bits also tell other data apart",
+    )
     add(
         "--defences",
         nargs="+",
         default=[],
         metavar="NAME=STRENGTH",
         help="what pictures are put through before they are classified, such as jpeg=50 (quality) bits=3 "
-        "median=3 (pixels) gaussian=1 (pixels): its price, and what it holds off",
+        "median=3 (pixels) gaussian=1 (pixels); measured are right answers lost and attacks held off",
     )
-    add("--seed", type=int, default=0, help="of noise, directions and starts of attacks; default: 0")
-    add("--output", type=given_path, metavar="DIR", help="default: the first run's folder")
+    seeds = "seed of noise, and of the directions and starts of attacks; default: 0"
+    add("--seed", type=int, default=0, metavar="N", help=seeds)
+    add("--output", type=given_path, metavar="DIR", help="folder of the results; default: the first run's")
     given = parser.parse_args()
     check_options(given, images=Positive, epsilons=list[PositiveFloat], steps=Positive)
     return given

@@ -30,7 +30,10 @@ OF_SOME_CLASSES = "drawn_classes"  # the folder of what --class draws
 def options(parser: argparse.ArgumentParser) -> None:
     # The folder of images
     parser.add_argument(
-        "--output", type=given_path, help="folder of the images; default: drawn in the run's folder"
+        "--output",
+        type=given_path,
+        metavar="DIR",
+        help="folder of the images; default: drawn in the run's folder",
     )
     parser.add_argument(
         "--class",
@@ -52,7 +55,7 @@ def options(parser: argparse.ArgumentParser) -> None:
         type=int,
         nargs=2,
         metavar=("ROWS", "COLUMNS"),
-        help="short for sampling.size=[ROWS, COLUMNS]",
+        help="size of the images, in pixels: short for sampling.size=[ROWS, COLUMNS]",
     )
 
     # Or something else instead

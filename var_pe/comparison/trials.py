@@ -1,5 +1,6 @@
 """The runs of a study: every encoding with every seed, everything else being equal."""
 
+import argparse
 import hashlib
 import re
 from collections import Counter
@@ -15,6 +16,7 @@ from var_pe.models.kernels import TABLE, Served
 from var_pe.models.patches import patches_of
 from var_pe.models.vit import ClassifierConfig
 from var_pe.pyramid import Pyramid
+from var_pe.settings.command_line import given_path
 from var_pe.settings.line import canonical
 from var_pe.stages.begun import kernels_of, numbers_of
 from var_pe.stages.config import Config
@@ -33,6 +35,27 @@ class Trial:
     @property
     def run(self) -> Path:
         return Path(self.config.run)
+
+
+def trial_options(parser: argparse.ArgumentParser, output: str) -> None:
+    """What a command line says of the runs; `output` is what its default adds to the config's run."""
+    parser.add_argument(
+        "--encodings", nargs="+", required=True, metavar="LINE", help="position encodings to compare"
+    )
+    parser.add_argument(
+        "--seeds",
+        nargs="+",
+        type=int,
+        default=[0],
+        metavar="N",
+        help="seeds; every encoding is trained once with each; default: 0",
+    )
+    parser.add_argument(
+        "--output",
+        type=given_path,
+        metavar="DIR",
+        help=f"folder of the runs and results; default: the config's run + {output}",
+    )
 
 
 def trials(config: Config, encodings: Sequence[str], seeds: Sequence[int], output: Path) -> list[Trial]:
