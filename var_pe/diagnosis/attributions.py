@@ -62,8 +62,6 @@ def last_tokens(model: Classifier) -> tuple[nn.Module, int]:
     assert isinstance(model, HierarchicalClassifier), "there is no third kind"
     last = model.shapes[-1]
     if isinstance(last, AttentionShape) and last.norm == "post":
-        return (
-            model.norm,
-            0,
-        )  # the first norm there sees what attention adds to the tokens, and not the tokens
+        # The first norm there sees what attention adds to the tokens, and not the tokens.
+        return model.norm, 0
     return model.stages[-1].get_submodule("blocks")[-1].get_submodule("norm1"), 0
