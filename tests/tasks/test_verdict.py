@@ -124,6 +124,14 @@ def test_few_codes_are_no_collapse_where_they_have_a_price():
     assert "few, because codes have a price: rate=0.1" in str(priced)
 
 
+def test_few_codes_are_no_collapse_where_they_keep_every_detail():
+    """Simple shapes at 31 dB by 14 of 256 codes used equally often: a lower learning rate is no advice."""
+    few = replace(TRAINED_OUT, perplexity=14.0, codebook_size=256)
+    assert verdict(few).name == "collapsed"
+    sharp = Examination(31.6, 31.8, 31.4, [16.0, 18.0, 20.0], 15.25, 256)
+    assert verdict(replace(few, examination=sharp)).name == "finished"
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

@@ -30,7 +30,7 @@ from var_pe.tasks.tokenizer_quality import measure_tokenizer
 from var_pe.tasks.verdict import Distance, Facts, Verdict, gain_of_last_doubling, verdict
 from var_pe.training.log import LogEntry, read_log
 
-RULE = 6  # raised when the same facts get another verdict or other words
+RULE = 7  # raised when the same facts get another verdict or other words
 EXAMINED = 256  # test images, drawn over the whole split
 # A later one for tokenizers that were trained against those before; their weights come with packages
 JUDGES = ("efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2")

@@ -94,14 +94,17 @@ class Verdict:
 def verdict(facts: Facts) -> Verdict:
     """The verdict and what to change.
 
-    Collapsed: its tokens tell no more of a picture than the mean of all pictures does, or it uses hardly any
-    of its codes though they have no price. Unfinished: its PSNR still grew in the last doubling of the steps,
-    or there is no curve yet and it has not even seen all images once, or it has learned little with rounding
-    and without. Finished: neither, so what is left to gain lies in its size. That says nothing of how much a
-    picture keeps, which is said beside it.
+    Collapsed: its tokens tell no more of a picture than the mean of all pictures does, or details are lost
+    and it uses hardly any of its codes though they have no price. Unfinished: its PSNR still grew in the last
+    doubling of the steps, or there is no curve yet and it has not even seen all images once, or it has
+    learned little with rounding and without. Finished: neither, so what is left to gain lies in its size.
+    That says nothing of how much a picture keeps, which is said beside it.
     """
     found = facts.examination
-    few_codes = not facts.rate and facts.perplexity < max(2.0, FEW_CODES * facts.codebook_size)
+    # Where few codes keep every detail, the pictures needed no more.
+    details_are_lost = found.whole < DETAILS_ARE_LOST
+    hardly_any = facts.perplexity < max(2.0, FEW_CODES * facts.codebook_size)
+    few_codes = hardly_any and details_are_lost and not facts.rate
     nothing_learned = found.whole < found.mean_picture + NOTHING_LEARNED
     growing = facts.gain is not None and facts.gain > STILL_GROWING
     little_learned = best(found) < found.mean_picture + LITTLE_LEARNED
