@@ -1,4 +1,4 @@
-"""What a config leads to is found out without building it: in seconds and little memory, however large."""
+"""What a config leads to is found out without building it: in little memory, however large."""
 
 import json
 import re
