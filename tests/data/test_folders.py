@@ -201,6 +201,23 @@ def test_what_links_make_the_same_picture_is_held_out_together(root):
     assert any(f"holds out {len(test)} of 60 pictures" in remark for remark in train.remarks)
 
 
+def test_a_picture_of_many_paths_is_trained_on(root):
+    """Held out it would be a large part of the test: 118 of 701 pictures of Debian's clip art were one file."""
+    fill(root, *(f"{name}/{i}.png" for name in ("cat", "dog") for i in range(20)))
+    for i in range(20):
+        (root / "cat" / f"copy {i}.png").symlink_to("7.png")
+    for name in ("first", "second", "third"):
+        (root / "fox").mkdir(exist_ok=True)
+        (root / "fox" / f"{name}.png").symlink_to(root / "cat" / "7.png")
+    fill(root, "fox/own.png")
+    train, test = (opened(root, train, hold_out=0.2) for train in (True, False))
+    assert len(test) == 8 + 4 + 1
+    tested = [test.file(i).resolve() for i in range(len(test))]
+    assert len(set(tested)) == len(tested)
+    assert root / "fox" / "own.png" in tested
+    assert sum(train.file(i).resolve() == root / "cat" / "7.png" for i in range(len(train))) == 24
+
+
 # ------------------------------------------------------------------------------------------------ classes
 
 

@@ -5,6 +5,7 @@
 
 import hashlib
 import os
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -178,28 +179,40 @@ def held_out(pictures: Pictures, share: float) -> tuple[list[bool], int]:
     """Which pictures are held out: the share of each class, at least one of two, by the hash of their paths.
 
     So the choice is the same on every machine, and hardly changes when pictures are added. Paths that links
-    make the same file are drawn as one, and held out together under whatever classes, beyond the share where
-    need be: a model is not tested on what it was trained on. The second answer counts those beyond.
+    make the same file are drawn as one, and held out together under whatever classes: a model is not tested
+    on what it was trained on. A file that would take more of a class's share than is left is trained on, so
+    that no single picture counts for many; only a class that would have none to test on gives the file with
+    the fewest paths. The second answer counts the pictures by which such files exceed the share.
     """
     files = [file_of(pictures.folder, name) for name in pictures.files]
     paths: dict[object, str] = {}
-    for file, path in zip(files, map(composed, pictures.files), strict=True):
+    places: dict[object, Counter[str | None]] = {}
+    by_class: dict[str | None, list[object]] = {}
+    for file, path, name in zip(files, map(composed, pictures.files), pictures.names, strict=True):
         paths[file] = min(path, paths.get(file, path))
+        places.setdefault(file, Counter())[name] += 1
+        by_class.setdefault(name, []).append(file)
 
-    def draw(index: int) -> bytes:
-        return hashlib.blake2b(os.fsencode(paths[files[index]]), digest_size=8).digest()
+    def draw(file: object) -> bytes:
+        return hashlib.blake2b(os.fsencode(paths[file]), digest_size=8).digest()
 
-    by_class: dict[str | None, list[int]] = {}
-    for index, name in enumerate(pictures.names):
-        by_class.setdefault(name, []).append(index)
-
-    drawn = []
-    for indices in by_class.values():
-        number = min(max(1, round(share * len(indices))), len(indices) - 1)
-        drawn += sorted(indices, key=draw)[:number]
-    together = {files[index] for index in drawn}
-    held = [file in together for file in files]
-    return held, sum(held) - len(drawn)
+    left = {
+        name: min(max(1, round(share * len(of_class))), len(of_class) - 1)
+        for name, of_class in by_class.items()
+    }
+    asked = sum(left.values())
+    held: set[object] = set()
+    for of_class in by_class.values():
+        order = sorted(dict.fromkeys(of_class), key=draw)
+        for file in order:
+            if file not in held and all(left[name] >= number for name, number in places[file].items()):
+                held.add(file)
+                for name, number in places[file].items():
+                    left[name] -= number
+        if len(order) > 1 and held.isdisjoint(order):
+            held.add(min(order, key=lambda file: places[file].total()))
+    chosen = [file in held for file in files]
+    return chosen, max(0, sum(chosen) - asked)
 
 
 def file_of(folder: Path, name: str) -> tuple[int, int] | str:
