@@ -62,7 +62,7 @@ line step 90 "$training $step $beside --precision bf16 --compile none blocks --j
 line tests 75 "$python -m pytest -q -m cuda --tb=short --continue-on-collection-errors tests/training tests/sampling"
 line sampling 75 "$python benchmarks/sampling.py $drawing $beside --fast --precision float32 bf16 --device $device --output found.json"
 line attention 75 "$python benchmarks/attention.py --device $device --precision bf16 --seconds $attending --json found.json"
-line encodings 70 "$python benchmarks/encodings.py --config imagenet256_learned.yaml --rounds 5 --device $device \
+line encodings 70 "$python benchmarks/encoding_costs.py --config imagenet256_learned.yaml --rounds 5 --device $device \
 --encodings learned rope relative_bias alibi peg --json found.json $small"
 line learns 120 "$python scripts/train.py --config shapes_learned.yaml run=$scratch/run tokenizer_run=$scratch/tokenizer \
 $shapes"

@@ -123,6 +123,18 @@ def defined_in(path):
     return names
 
 
+@pytest.mark.parametrize("folder", ["scripts", "benchmarks"])
+def test_no_script_has_the_name_of_a_module_of_python(folder):
+    """Their folder is the first that Python looks in, also in the processes that torch starts.
+
+    Beside a file encodings.py none of them starts: torch's compiler then took the processor to have no vectors,
+    without a word, and compiled steps took twice as long as plain ones.
+    """
+    names = {path.stem for path in (ROOT / folder).glob("*.py")}
+    assert names
+    assert not names & sys.stdlib_module_names
+
+
 def test_nothing_points_outside_the_repository():
     """What a reader needs stands in docs/, and a note that only its writer has is a riddle."""
     folders = ("var_pe", "scripts", "tests", "benchmarks", "configs", "docs")

@@ -52,7 +52,7 @@ STEPPED = [
 @pytest.mark.parametrize(("name", "tiny"), STEPPED)
 def test_the_benchmark_steps_what_a_config_trains(name, tiny, monkeypatch):
     """A generator for one config, a classifier for the other; a step that learned nothing would be none."""
-    path = Path(__file__).parents[2] / "benchmarks" / "encodings.py"
+    path = Path(__file__).parents[2] / "benchmarks" / "encoding_costs.py"
     monkeypatch.syspath_prepend(path.parent)
     spec = importlib.util.spec_from_file_location("benchmark", path)
     benchmark = importlib.util.module_from_spec(spec)

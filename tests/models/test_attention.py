@@ -12,7 +12,7 @@ from var_pe.encodings import build_encoding
 from var_pe.models.attention import all_levels, attend, coarse_levels, level_blocks
 from var_pe.models.initialisation import initialise
 from var_pe.models.kernels import BY_PARTS, TABLE, kernel_for, served_by
-from var_pe.models.products import AT_A_TIME, by_products, by_products_anew
+from var_pe.models.products import AT_A_TIME, _anew_backward, by_products, by_products_anew
 from var_pe.pyramid import Pyramid
 
 # VAR's own levels for images of 256, 512 and 1024 pixels
@@ -231,6 +231,29 @@ def test_products_of_many_heads_are_those_of_each():
         found.append((y_BHLD.detach(), qkv_3BHLD.grad))
     assert found[0][0].isfinite().all()
     torch.testing.assert_close(*found)
+
+
+def test_a_compiled_graph_knows_how_gradients_of_products_lie():
+    """Queries, keys and values of a single image are slices of one tensor; what is computed of them is not."""
+    qkv_BL3HD = torch.randn(1, 6, 3, 2, 4, requires_grad=True)
+    q_BHLD, k_BHLD, v_BHLD = (x_BLHD.transpose(1, 2) for x_BLHD in qkv_BL3HD.unbind(2))
+
+    def attention(q_BHLD: Tensor, k_BHLD: Tensor, v_BHLD: Tensor) -> Tensor:
+        return by_products_anew(q_BHLD, k_BHLD, v_BHLD, None, 0.7)
+
+    compiled = torch.compile(attention, backend="aot_eager")
+    found = []
+    for way in (attention, compiled):
+        y_BHLD = way(q_BHLD, k_BHLD, v_BHLD)
+        found.append(torch.autograd.grad(y_BHLD.square().sum(), qkv_BL3HD))
+    torch.testing.assert_close(*found)
+    inputs = (
+        torch.randn(2, 6, 4),
+        *(x_BHLD.detach().flatten(0, 1) for x_BHLD in (q_BHLD, k_BHLD, v_BHLD)),
+        None,
+        0.7,
+    )
+    torch.library.opcheck(_anew_backward, inputs, test_utils=("test_schema", "test_faketensor"))
 
 
 def kept(make_generator, line: str, sides: tuple[int, ...], depth: int) -> int:

@@ -103,7 +103,8 @@ def _(q_NQD: Tensor, k_NKD: Tensor, v_NKD: Tensor, hidden_QK: Tensor | None, sca
 def _(
     grad_NQD: Tensor, q_NQD: Tensor, k_NKD: Tensor, v_NKD: Tensor, hidden_QK: Tensor | None, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    return torch.empty_like(q_NQD), torch.empty_like(k_NKD), torch.empty_like(v_NKD)
+    # In one piece, as the concatenations are, whatever the inputs are slices of
+    return q_NQD.new_empty(q_NQD.shape), k_NKD.new_empty(k_NKD.shape), v_NKD.new_empty(v_NKD.shape)
 
 
 def _keep(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, Tensor | None, float], output: Tensor) -> None:

@@ -1,8 +1,9 @@
 """What each position encoding costs: training steps of models in turn, held against `none`.
 
-    python benchmarks/encodings.py --config fashion_learned.yaml --rounds 30
-    python benchmarks/encodings.py --config shapes_vit.yaml --encodings learned rope relative_bias
-    python benchmarks/encodings.py --config imagenet256_learned.yaml --device cuda generator_training.batch=32
+    python benchmarks/encoding_costs.py --config fashion_learned.yaml --rounds 30
+    python benchmarks/encoding_costs.py --config shapes_vit.yaml --encodings learned rope relative_bias
+    python benchmarks/encoding_costs.py --config imagenet256_learned.yaml --device cuda \
+        generator_training.batch=32
 
 Random tokens and pictures at the config's sizes, batch and precision: no data set is read, nothing is kept.
 """
