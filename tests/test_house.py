@@ -127,8 +127,8 @@ def defined_in(path):
 def test_no_script_has_the_name_of_a_module_of_python(folder):
     """Their folder is the first that Python looks in, also in the processes that torch starts.
 
-    Beside a file encodings.py none of them starts: torch's compiler then took the processor to have no vectors,
-    without a word, and compiled steps took twice as long as plain ones.
+    Beside a file encodings.py none of them starts: torch's compiler then took the processor to have no
+    vectors, without a word, and compiled steps took twice as long as plain ones.
     """
     names = {path.stem for path in (ROOT / folder).glob("*.py")}
     assert names

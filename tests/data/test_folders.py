@@ -202,7 +202,7 @@ def test_what_links_make_the_same_picture_is_held_out_together(root):
 
 
 def test_a_picture_of_many_paths_is_trained_on(root):
-    """Held out it would be a large part of the test: 118 of 701 pictures of Debian's clip art were one file."""
+    """Held out it is a large part of the test: 118 of 701 pictures of Debian's clip art were one file."""
     fill(root, *(f"{name}/{i}.png" for name in ("cat", "dog") for i in range(20)))
     for i in range(20):
         (root / "cat" / f"copy {i}.png").symlink_to("7.png")

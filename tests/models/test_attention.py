@@ -234,7 +234,7 @@ def test_products_of_many_heads_are_those_of_each():
 
 
 def test_a_compiled_graph_knows_how_gradients_of_products_lie():
-    """Queries, keys and values of a single image are slices of one tensor; what is computed of them is not."""
+    """Queries, keys and values of one image are slices of one tensor; what is computed of them is not."""
     qkv_BL3HD = torch.randn(1, 6, 3, 2, 4, requires_grad=True)
     q_BHLD, k_BHLD, v_BHLD = (x_BLHD.transpose(1, 2) for x_BLHD in qkv_BL3HD.unbind(2))
 
