@@ -69,11 +69,10 @@ def scores(q_NQD: Tensor, k_NKD: Tensor, added_QK: Tensor | None, scale: float) 
 # give up that scores stay in a core's cache.
 @torch.library.custom_op("var_pe::products_anew", mutates_args=())
 def _anew(q_NQD: Tensor, k_NKD: Tensor, v_NKD: Tensor, hidden_QK: Tensor | None, scale: float) -> Tensor:
-    found = []
-    for heads in few_heads(q_NQD, k_NKD):
-        weights_nQK = scores(q_NQD[heads], k_NKD[heads], hidden_QK, scale).softmax(-1)
-        found.append(weights_nQK @ v_NKD[heads])
-    return torch.cat(found)
+    y_1NQD = F.scaled_dot_product_attention(
+        q_NQD[None], k_NKD[None], v_NKD[None], attn_mask=hidden_QK, scale=scale
+    )
+    return y_1NQD[0].contiguous()
 
 
 @torch.library.custom_op("var_pe::products_anew_backward", mutates_args=())
@@ -83,7 +82,8 @@ def _anew_backward(
     of_q, of_k, of_v = [], [], []
     for heads in few_heads(q_NQD, k_NKD):
         weights_nQK = scores(q_NQD[heads], k_NKD[heads], hidden_QK, scale).softmax(-1)
-        of_v.append(weights_nQK.mT @ grad_NQD[heads])
+        # not as a plain product, which copies the weights to turn them
+        of_v.append(scores(weights_nQK.mT, grad_NQD[heads].mT, None, 1.0))
 
         of_weights_nQK = grad_NQD[heads] @ v_NKD[heads].mT
         of_scores_nQK = torch.ops.aten._softmax_backward_data(
