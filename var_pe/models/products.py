@@ -5,7 +5,6 @@ and where it is, its backward pass takes long (docs/speed.md). Letters: `N` head
 `K` keys, `D` the width of a head.
 """
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -13,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 # Scores that are worked on at a time, of as many heads as fit: they stay in the cache of a core.
-AT_A_TIME = 1 << 20
+AT_A_TIME = 1 << 21
 
 
 def by_products(
@@ -41,9 +40,9 @@ def by_products(
 def by_products_anew(
     q_BHQD: Tensor, k_BHKD: Tensor, v_BHKD: Tensor, visible_QK: Tensor | None, scale: float
 ) -> Tensor:
-    """The same, but a few heads at a time, and the backward pass computes the softmax anew.
+    """The same by torch's fused kernel, but the backward pass is by products, of a few heads at a time.
 
-    So what is kept grows with Q + K. `visible_QK` is True where a query may look; None: everywhere.
+    It computes the softmax anew, so what is kept grows with Q + K. `visible_QK` is True where a query may look; None: everywhere.
     """
     hidden_QK = None if visible_QK is None else as_scores(visible_QK, q_BHQD.dtype)
     y_NQD: Tensor = _anew(q_BHQD.flatten(0, 1), k_BHKD.flatten(0, 1), v_BHKD.flatten(0, 1), hidden_QK, scale)
@@ -79,19 +78,37 @@ def _anew(q_NQD: Tensor, k_NKD: Tensor, v_NKD: Tensor, hidden_QK: Tensor | None,
 def _anew_backward(
     grad_NQD: Tensor, q_NQD: Tensor, k_NKD: Tensor, v_NKD: Tensor, hidden_QK: Tensor | None, scale: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    of_q, of_k, of_v = [], [], []
-    for heads in few_heads(q_NQD, k_NKD):
-        weights_nQK = scores(q_NQD[heads], k_NKD[heads], hidden_QK, scale).softmax(-1)
-        # not as a plain product, which copies the weights to turn them
-        of_v.append(scores(weights_nQK.mT, grad_NQD[heads].mT, None, 1.0))
+    of_q_NQD, of_k_NKD, of_v_NKD = (
+        torch.empty_like(x_NLD, memory_format=torch.contiguous_format) for x_NLD in (q_NQD, k_NKD, v_NKD)
+    )
+    # Three pieces of memory for all groups of heads: fresh ones would cost as much time as the products.
+    number, queries, keys = len(q_NQD), q_NQD.shape[1], k_NKD.shape[1]
+    together = min(max(1, AT_A_TIME // (queries * keys)), number)
+    scratch = q_NQD.new_empty(3, together, queries, keys)
+    zero = q_NQD.new_zeros(())
 
-        of_weights_nQK = grad_NQD[heads] @ v_NKD[heads].mT
-        of_scores_nQK = torch.ops.aten._softmax_backward_data(
-            of_weights_nQK, weights_nQK, -1, weights_nQK.dtype
+    def product(x: Tensor, y: Tensor, out: Tensor, factor: float = 1.0, added: Tensor | None = None) -> None:
+        """`factor x y`, and what is added to it. Not a plain product, which copies what is to be turned."""
+        if added is None:
+            torch.baddbmm(zero, x, y, beta=0, alpha=factor, out=out)
+        else:
+            torch.baddbmm(added, x, y, alpha=factor, out=out)
+
+    for first in range(0, number, together):
+        heads = slice(first, first + together)
+        q_nQD, k_nKD, v_nKD, grad_nQD = q_NQD[heads], k_NKD[heads], v_NKD[heads], grad_NQD[heads]
+        first_nQK, weights_nQK, of_scores_nQK = scratch[:, : len(q_nQD)]
+        product(q_nQD, k_nKD.mT, first_nQK, scale, hidden_QK)
+        torch.ops.aten._softmax.out(first_nQK, -1, False, out=weights_nQK)
+        product(weights_nQK.mT, grad_nQD, of_v_NKD[heads])
+
+        product(grad_nQD, v_nKD.mT, first_nQK)
+        torch.ops.aten._softmax_backward_data.out(
+            first_nQK, weights_nQK, -1, weights_nQK.dtype, grad_input=of_scores_nQK
         )
-        of_q.append(scores(of_scores_nQK, k_NKD[heads].mT, None, scale))
-        of_k.append(scores(of_scores_nQK.mT, q_NQD[heads].mT, None, scale))
-    return torch.cat(of_q), torch.cat(of_k), torch.cat(of_v)
+        product(of_scores_nQK, k_nKD, of_q_NQD[heads], scale)
+        product(of_scores_nQK.mT, q_nQD, of_k_NKD[heads], scale)
+    return of_q_NQD, of_k_NKD, of_v_NKD
 
 
 @_anew.register_fake
@@ -117,10 +134,3 @@ def _gradients(ctx: Any, grad_NQD: Tensor) -> tuple[Tensor | None, ...]:
 
 
 _anew.register_autograd(_gradients, setup_context=_keep)
-
-
-def few_heads(q_NQD: Tensor, k_NKD: Tensor) -> Iterator[slice]:
-    """The groups of heads that are computed together."""
-    together = max(1, AT_A_TIME // (q_NQD.shape[1] * k_NKD.shape[1]))
-    for first in range(0, len(q_NQD), together):
-        yield slice(first, first + together)
