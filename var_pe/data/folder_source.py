@@ -184,7 +184,7 @@ def held_out(pictures: Pictures, share: float) -> tuple[list[bool], int]:
     that no single picture counts for many; only a class that would have none to test on gives the file with
     the fewest paths. The second answer counts the pictures by which such files exceed the share.
     """
-    files = [file_of(pictures.folder, name) for name in pictures.files]
+    files: list[object] = [file_of(pictures.folder, name) for name in pictures.files]
     paths: dict[object, str] = {}
     places: dict[object, Counter[str | None]] = {}
     by_class: dict[str | None, list[object]] = {}

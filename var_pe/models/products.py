@@ -40,9 +40,10 @@ def by_products(
 def by_products_anew(
     q_BHQD: Tensor, k_BHKD: Tensor, v_BHKD: Tensor, visible_QK: Tensor | None, scale: float
 ) -> Tensor:
-    """The same by torch's fused kernel, but the backward pass is by products, of a few heads at a time.
+    """The same by torch's fused kernel; but its backward pass is by products, of a few heads at a time.
 
-    It computes the softmax anew, so what is kept grows with Q + K. `visible_QK` is True where a query may look; None: everywhere.
+    They are computed anew there, so what is kept grows with Q + K. `visible_QK` is True where a query may
+    look; None: everywhere.
     """
     hidden_QK = None if visible_QK is None else as_scores(visible_QK, q_BHQD.dtype)
     y_NQD: Tensor = _anew(q_BHQD.flatten(0, 1), k_BHKD.flatten(0, 1), v_BHKD.flatten(0, 1), hidden_QK, scale)
