@@ -32,20 +32,31 @@ from var_pe.stages.config import Config
 from var_pe.stages.models import build_classifier, build_generator
 from var_pe.stages.session import exit_with_sentence
 
-LINES = {"mixed": "mixed(learned=0.7, sinusoidal=0.3)"}  # the others are lines by their bare name
+# The others are lines by their bare name.
+LINES = {"mixed": "mixed(learned=0.7, sinusoidal=0.3)", "blocks": "blocks(rope)"}
 CLASSES = 10
 
 
 def options(parser: argparse.ArgumentParser) -> None:
-    every = [LINES.get(name, name) for name in sorted(REGISTRY)]
     add = parser.add_argument
-    add("--encodings", nargs="+", default=every, metavar="LINE", help="position encodings; default: all")
+    add(
+        "--encodings",
+        nargs="+",
+        default=every_encoding(),
+        metavar="LINE",
+        help="position encodings; default: all",
+    )
     rounds = "timed steps of each encoding; default: %(default)s"
     add("--rounds", type=int, default=30, metavar="N", help=rounds)
     compiled = "which part of every model is compiled; default: %(default)s"
     add("--compile", choices=COMPILED, default="none", help=compiled)
     device_option(parser)
     json_option(parser)
+
+
+def every_encoding() -> list[str]:
+    """A line of each registered encoding."""
+    return [LINES.get(name, name) for name in sorted(REGISTRY)]
 
 
 @exit_with_sentence()

@@ -152,6 +152,7 @@ def config_of(folder: Path, given: argparse.Namespace) -> Config:
         f"tokenizer.channels={given.channels}",
         f"tokenizer.channel_multipliers={list(FIXED['channel_multipliers'])}",
         f"tokenizer.blocks_per_resolution={FIXED['blocks_per_resolution']}",
+        "tokenizer.shortcut=false",
         "tokenizer_training.steps=1",
         f"generator.dim={given.dim}",
         f"generator.depth={given.depth}",

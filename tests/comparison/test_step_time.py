@@ -10,6 +10,8 @@ from torch import nn
 
 from var_pe import settings
 from var_pe.comparison.step_time import step_times
+from var_pe.comparison.trials import check_encodings
+from var_pe.encodings import REGISTRY
 from var_pe.stages.config import Config
 
 
@@ -49,14 +51,26 @@ STEPPED = [
 ]
 
 
-@pytest.mark.parametrize(("name", "tiny"), STEPPED)
-def test_the_benchmark_steps_what_a_config_trains(name, tiny, monkeypatch):
-    """A generator for one config, a classifier for the other; a step that learned nothing would be none."""
+@pytest.fixture
+def benchmark(monkeypatch):
     path = Path(__file__).parents[2] / "benchmarks" / "encoding_costs.py"
     monkeypatch.syspath_prepend(path.parent)
     spec = importlib.util.spec_from_file_location("benchmark", path)
     benchmark = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(benchmark)
+    return benchmark
+
+
+def test_the_benchmark_takes_every_encoding_by_itself(benchmark):
+    """Some are no line without what they hold."""
+    config = settings.load(Config, "cifar_learned.yaml", [])
+    check_encodings(config, benchmark.every_encoding())
+    assert len(benchmark.every_encoding()) == len(REGISTRY)
+
+
+@pytest.mark.parametrize(("name", "tiny"), STEPPED)
+def test_the_benchmark_steps_what_a_config_trains(name, tiny, benchmark):
+    """A generator for one config, a classifier for the other; a step that learned nothing would be none."""
     step = benchmark.step_of(settings.load(Config, name, tiny))
     model = next(cell.cell_contents for cell in step.__closure__ if isinstance(cell.cell_contents, nn.Module))
     assert type(model).__name__ == ("ViTClassifier" if "vit" in name else "VARTransformer")
