@@ -33,7 +33,7 @@ from var_pe.stages.models import build_classifier, build_generator
 from var_pe.stages.session import exit_with_sentence
 
 # The others are lines by their bare name.
-LINES = {"mixed": "mixed(learned=0.7, sinusoidal=0.3)", "blocks": "blocks(rope)"}
+LINES = {"mixed": "mixed(learned=0.7, sinusoidal=0.3)", "blocks": "blocks(learned, size=2)"}
 CLASSES = 10
 
 

@@ -23,5 +23,6 @@ def test_its_models_are_those_of_the_public_code(tmp_path, monkeypatch):
     config = benchmark.config_of(tmp_path, given)
     tokenizer = build_tokenizer(config)
     vqvae_state, var_state = to_var(tokenizer, build_generator(config, benchmark.CLASSES))
-    assert vqvae_state and var_state
+    assert vqvae_state
+    assert var_state
     benchmark.importlib.import_module("public_var").check_fixed(tokenizer)
