@@ -21,7 +21,7 @@ FILE = "history.json"
 
 # The rule by which a step makes the next weights of the last ones. It is raised with every change after which
 # the same step gives other numbers, if only other roundings. Runs that do not note theirs have the first one.
-NUMBERS = 3
+NUMBERS = 4
 
 Rule = Literal["rewarm", "stretch", "hold"]
 RULES: tuple[Rule, ...] = get_args(Rule)
