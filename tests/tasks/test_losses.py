@@ -92,6 +92,23 @@ def test_token_losses_and_their_gradients_are_torchs_own(monkeypatch):
     torch.testing.assert_close(of_ours_BLV, of_torch_BLV)
 
 
+def test_losses_of_logits_in_16_bits_are_computed_in_32(monkeypatch):
+    """Only what comes in and the gradient that goes out is rounded."""
+    monkeypatch.setitem(tokens.AT_A_TIME, "cpu", 4 * 7)
+    logits_BLV = torch.randn(2, 5, 7).bfloat16().requires_grad_()
+    token_BL = torch.randint(7, (2, 5))
+    exact_BLV = logits_BLV.detach().float().requires_grad_()
+
+    found_BL, expected_BL = (
+        token_losses(logits_BLV.clone(), token_BL),
+        token_losses(exact_BLV.clone(), token_BL),
+    )
+    assert torch.equal(found_BL, expected_BL)
+    (of_exact_BLV,) = torch.autograd.grad(expected_BL.square().sum(), exact_BLV)
+    (of_logits_BLV,) = torch.autograd.grad(found_BL.square().sum(), logits_BLV)
+    assert torch.equal(of_logits_BLV, of_exact_BLV.bfloat16())
+
+
 def test_logits_whose_gradient_is_written_over_them_are_not_used_again():
     """A second backward pass would take gradients for logits."""
     logits_BLV = torch.randn(1, 3, 4, requires_grad=True)

@@ -292,7 +292,10 @@ class VARTransformer(Resizable):
         pyramid: Pyramid | None = None,
         levels: int | None = None,
     ) -> Tensor:
-        """Logits (B, L, V), float32, of all levels at once from the inputs of all but the first.
+        """Logits (B, L, V) of all levels at once from the inputs of all but the first.
+
+        They are of the type that products are computed in, bfloat16 under such an autocast, else float32:
+        they are the largest tensor of a step, and its loss is computed in float32 of a few at a time.
 
         With `levels`, of the coarsest so many alone; positions are counted in the whole pyramid all the same.
         """
@@ -352,7 +355,8 @@ class VARTransformer(Resizable):
 
         # Head
         scale_B1C, shift_B1C = self.head_modulation(cond_BC)[:, None].type_as(x_BLC).chunk(2, dim=-1)
-        return self.head(modulated(x_BLC, scale_B1C, shift_B1C)).float()
+        logits_BLV: Tensor = self.head(modulated(x_BLC, scale_B1C, shift_B1C))
+        return logits_BLV
 
     @torch.no_grad()
     def generate(
@@ -529,7 +533,7 @@ class VARTransformer(Resizable):
         position_context = PositionContext(
             self.position_encoding, query, key, turns_keys=self.position_encoding.turns_keys_by_query
         )
-        return self._blocks(x_BlC, class_BC, here, position_context, cache)
+        return self._blocks(x_BlC, class_BC, here, position_context, cache).float()
 
 
 def _compute_dtype(x: Tensor) -> torch.dtype:

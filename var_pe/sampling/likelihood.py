@@ -62,7 +62,7 @@ def bits_per_level(
 
     found = []
     for labels_B in labels_BY.unbind(1):
-        logits_BLV = transformer(labels_B, inputs_BLZ, pyramid)
+        logits_BLV = transformer(labels_B, inputs_BLZ, pyramid).float()
         nats_BL = F.cross_entropy(logits_BLV.transpose(1, 2), tokens_BL, reduction="none")
         nats_BK = torch.stack([nats_BL[:, span].sum(1) for span in pyramid.spans], dim=1)
         found.append(nats_BK / log(2))

@@ -33,25 +33,35 @@ class Kept(Protocol):
 
 
 class _CrossEntropy(torch.autograd.Function):
-    """`logsumexp(logits) - logits[token]`, whose gradient is `softmax(logits) - one_hot(token)`."""
+    """`logsumexp(logits) - logits[token]`, whose gradient is `softmax(logits) - one_hot(token)`.
+
+    Computed in float32 of a few tokens at a time: logits in 16 bits never lie there as a whole in 32.
+    """
 
     @staticmethod
     def forward(ctx: Kept, logits_NV: Tensor, tokens_N: Tensor) -> Tensor:
         some = logits_NV.split(tokens_at_a_time(logits_NV))
-        log_sum_N = torch.cat([logits_nV.logsumexp(1) for logits_nV in some])
+        log_sum_N = torch.cat([exact(logits_nV).logsumexp(1) for logits_nV in some])
         ctx.save_for_backward(logits_NV, tokens_N, log_sum_N)
-        return log_sum_N - logits_NV.gather(1, tokens_N[:, None])[:, 0]
+        return log_sum_N - exact(logits_NV.gather(1, tokens_N[:, None])[:, 0])
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Kept, grad_N: Tensor) -> tuple[Tensor, None]:
         logits_NV, tokens_N, log_sum_N = ctx.saved_tensors
         number = tokens_at_a_time(logits_NV)
-        some = (tensor.split(number) for tensor in (logits_NV, log_sum_N[:, None], grad_N[:, None]))
-        for logits_nV, log_sum_n1, grad_n1 in zip(*some, strict=True):
-            logits_nV.sub_(log_sum_n1).exp_().mul_(grad_n1)
-        logits_NV.scatter_add_(1, tokens_N[:, None], -grad_N[:, None])
+        columns = (tensor[:, None].split(number) for tensor in (tokens_N, log_sum_N, grad_N))
+        for logits_nV, tokens_n1, log_sum_n1, grad_n1 in zip(logits_NV.split(number), *columns, strict=True):
+            of_logits_nV = exact(logits_nV).sub_(log_sum_n1).exp_().mul_(grad_n1)
+            of_logits_nV.scatter_add_(1, tokens_n1, -grad_n1)
+            if of_logits_nV.dtype != logits_nV.dtype:
+                logits_nV.copy_(of_logits_nV)
         return logits_NV, None
+
+
+def exact(values: Tensor) -> Tensor:
+    """The values in float32, if they have 16 bits; else themselves, not a copy."""
+    return values.float() if values.dtype.itemsize == 2 else values
 
 
 def tokens_at_a_time(logits_NV: Tensor) -> int:
