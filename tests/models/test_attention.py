@@ -215,22 +215,37 @@ def test_a_model_under_flex_attention_gives_the_same(make_generator, make_loud):
         assert not torch.allclose(model.train()(*given), expected_BLV, atol=1e-2)
 
 
-def test_products_of_many_heads_are_those_of_each():
+@pytest.mark.parametrize("added", ["one for all", "one for each head"])
+def test_products_of_many_heads_are_those_of_each(added):
     """More heads than are worked on at a time; one query may look nowhere, and gets numbers all the same."""
     heads, length = 2 + AT_A_TIME // 150**2, 150
     generator = torch.Generator().manual_seed(0)
-    qkvw_4BHLD = torch.randn(4, 1, heads, length, 4, generator=generator, dtype=torch.float64)
+    qkvw_4BHLD = torch.randn(4, 2, heads, length, 4, generator=generator, dtype=torch.float64)
     visible_LL = torch.rand(length, length, generator=generator) < 0.5
     visible_LL[3] = False
+    mask = visible_LL
+    if added == "one for each head":
+        mask = torch.randn(heads, length, length, generator=generator, dtype=torch.float64)
+        mask.masked_fill_(~visible_LL, torch.finfo(torch.float64).min).requires_grad_()
 
     found = []
     for attention in (by_products_anew, by_products):
         qkv_3BHLD = qkvw_4BHLD[:3].clone().requires_grad_()
-        y_BHLD = attention(*qkv_3BHLD, visible_LL, 0.7)
+        y_BHLD = attention(*qkv_3BHLD, mask, 0.7)
         (y_BHLD * qkvw_4BHLD[3]).sum().backward()
-        found.append((y_BHLD.detach(), qkv_3BHLD.grad))
+        found.append((y_BHLD.detach(), qkv_3BHLD.grad, mask.grad))
+        mask.grad = None
     assert found[0][0].isfinite().all()
+    assert (found[0][2] is not None) == mask.requires_grad
     torch.testing.assert_close(*found)
+
+
+@pytest.mark.parametrize("shape", [(1, 6, 6), (2, 6, 6)])
+def test_what_is_added_to_products_learns(shape):
+    """Of all images, and of all heads if these share it."""
+    added = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    qkv_3BHLD = torch.randn(3, 3, 2, 6, 4, dtype=torch.float64)
+    assert torch.autograd.gradcheck(lambda added: by_products_anew(*qkv_3BHLD, added, 0.7), (added,))
 
 
 def test_a_compiled_graph_knows_how_gradients_of_products_lie():
@@ -247,13 +262,10 @@ def test_a_compiled_graph_knows_how_gradients_of_products_lie():
         y_BHLD = way(q_BHLD, k_BHLD, v_BHLD)
         found.append(torch.autograd.grad(y_BHLD.square().sum(), qkv_BL3HD))
     torch.testing.assert_close(*found)
-    inputs = (
-        torch.randn(2, 6, 4),
-        *(x_BHLD.detach().flatten(0, 1) for x_BHLD in (q_BHLD, k_BHLD, v_BHLD)),
-        None,
-        0.7,
-    )
-    torch.library.opcheck(_anew_backward, inputs, test_utils=("test_schema", "test_faketensor"))
+    qkv = [x_BHLD.detach().flatten(0, 1) for x_BHLD in (q_BHLD, k_BHLD, v_BHLD)]
+    for added in ((None, False), (torch.randn(2, 6, 6), True)):
+        given = (torch.randn(2, 6, 4), *qkv, added[0], 0.7, added[1])
+        torch.library.opcheck(_anew_backward, given, test_utils=("test_schema", "test_faketensor"))
 
 
 def kept(make_generator, line: str, sides: tuple[int, ...], depth: int) -> int:

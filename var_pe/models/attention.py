@@ -345,7 +345,7 @@ def attend_part(
 
     # A call by parts that would keep scores nevertheless is computed anew as a whole.
     anew = by_parts_with_scores(kernel, position_context, part, dropout)
-    if anew and kernel == "products":
+    if kernel == "products" and differs_by_image(position_context, part, dropout):
         kernel = "plain"
 
     # Not a closure: a compiled block would be compiled anew for every layer number that one holds.
@@ -356,11 +356,16 @@ def attend_part(
 
 
 def by_parts_with_scores(kernel: Kernel, context: PositionContext, part: Part, dropout: float) -> bool:
-    """Whether a kernel that keeps no scores otherwise would keep them."""
+    """Whether a kernel that keeps no scores otherwise would keep them, or what is added to them."""
     if kernel == "products":
-        of_each_image = part.visible_QK is not None and part.visible_QK.dim() > 2
-        return context.encoding.adds_to_scores or of_each_image or dropout > 0
+        return context.encoding.adds_to_scores or differs_by_image(context, part, dropout)
     return kernel == "slices" and context.encoding.adds_to_scores
+
+
+def differs_by_image(context: PositionContext, part: Part, dropout: float) -> bool:
+    """Whether what is added to scores, what may be seen, or what is dropped is another for each image."""
+    seen = part.visible_QK is not None and part.visible_QK.dim() > 2
+    return context.encoding.uses("products") or seen or dropout > 0
 
 
 def _call(

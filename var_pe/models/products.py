@@ -5,6 +5,7 @@ and where it is, its backward pass takes long (docs/speed.md). Letters: `N` head
 `K` keys, `D` the width of a head.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -38,15 +39,18 @@ def by_products(
 
 
 def by_products_anew(
-    q_BHQD: Tensor, k_BHKD: Tensor, v_BHKD: Tensor, visible_QK: Tensor | None, scale: float
+    q_BHQD: Tensor, k_BHKD: Tensor, v_BHKD: Tensor, mask: Tensor | None, scale: float
 ) -> Tensor:
     """The same by torch's fused kernel; but its backward pass is by products, of a few heads at a time.
 
-    They are computed anew there, so what is kept grows with Q + K. `visible_QK` is True where a query may
-    look; None: everywhere.
+    They are computed anew there, so what is kept grows with Q + K. `mask` as above, but the same for all
+    images: (Q, K), (1, Q, K) or (H, Q, K).
     """
-    hidden_QK = None if visible_QK is None else as_scores(visible_QK, q_BHQD.dtype)
-    y_NQD: Tensor = _anew(q_BHQD.flatten(0, 1), k_BHKD.flatten(0, 1), v_BHKD.flatten(0, 1), hidden_QK, scale)
+    if mask is not None and mask.dtype == torch.bool:
+        mask = as_scores(mask, q_BHQD.dtype)
+    if mask is not None and mask.dim() == 2:
+        mask = mask[None]
+    y_NQD: Tensor = _anew(q_BHQD.flatten(0, 1), k_BHKD.flatten(0, 1), v_BHKD.flatten(0, 1), mask, scale)
     return y_NQD.unflatten(0, q_BHQD.shape[:2])
 
 
@@ -65,41 +69,50 @@ def scores(q_NQD: Tensor, k_NKD: Tensor, added_QK: Tensor | None, scale: float) 
     return torch.baddbmm(added_QK, q_NQD, k_NKD.mT, alpha=scale)
 
 
-# An operation of its own, which torch.compile leaves as it is: a graph would unroll the loop over heads, or
-# give up that scores stay in a core's cache.
+# Operations of their own, which torch.compile leaves as they are: a graph would unroll the loop over heads,
+# or give up that scores stay in a core's cache. `G`: the heads of an image, or 1, if all share what is added.
 @torch.library.custom_op("var_pe::products_anew", mutates_args=())
-def _anew(q_NQD: Tensor, k_NKD: Tensor, v_NKD: Tensor, hidden_QK: Tensor | None, scale: float) -> Tensor:
-    y_1NQD = F.scaled_dot_product_attention(
-        q_NQD[None], k_NKD[None], v_NKD[None], attn_mask=hidden_QK, scale=scale
-    )
-    return y_1NQD[0].contiguous()
+def _anew(q_NQD: Tensor, k_NKD: Tensor, v_NKD: Tensor, added_GQK: Tensor | None, scale: float) -> Tensor:
+    if added_GQK is None:
+        y_1NQD = F.scaled_dot_product_attention(q_NQD[None], k_NKD[None], v_NKD[None], scale=scale)
+        return y_1NQD[0].contiguous()
+
+    # The fused kernel takes several times as long where something is added.
+    y_NQD = q_NQD.new_empty(*q_NQD.shape[:2], v_NKD.shape[2])
+    scratch = scratch_for(q_NQD, k_NKD, added_GQK, 2)
+    for heads, added_gQK in few_heads(q_NQD, scratch, added_GQK):
+        scores_nQK, weights_nQK = scratch[:, : heads.stop - heads.start]
+        product(q_NQD[heads], k_NKD[heads].mT, scores_nQK, scale, added_gQK)
+        torch.ops.aten._softmax.out(scores_nQK, -1, False, out=weights_nQK)
+        product(weights_nQK, v_NKD[heads], y_NQD[heads])
+    return y_NQD
 
 
 @torch.library.custom_op("var_pe::products_anew_backward", mutates_args=())
 def _anew_backward(
-    grad_NQD: Tensor, q_NQD: Tensor, k_NKD: Tensor, v_NKD: Tensor, hidden_QK: Tensor | None, scale: float
-) -> tuple[Tensor, Tensor, Tensor]:
+    grad_NQD: Tensor,
+    q_NQD: Tensor,
+    k_NKD: Tensor,
+    v_NKD: Tensor,
+    added_GQK: Tensor | None,
+    scale: float,
+    learns_added: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Gradients of queries, keys, values and, if it learns, of what is added; else that one is empty."""
     of_q_NQD, of_k_NKD, of_v_NKD = (
         torch.empty_like(x_NLD, memory_format=torch.contiguous_format) for x_NLD in (q_NQD, k_NKD, v_NKD)
     )
-    # Three pieces of memory for all groups of heads: fresh ones would cost as much time as the products.
-    number, queries, keys = len(q_NQD), q_NQD.shape[1], k_NKD.shape[1]
-    together = min(max(1, AT_A_TIME // (queries * keys)), number)
-    scratch = q_NQD.new_empty(3, together, queries, keys)
-    zero = q_NQD.new_zeros(())
+    of_added_GQK = q_NQD.new_empty(0)
+    if learns_added and added_GQK is not None:
+        of_added_GQK = torch.zeros_like(
+            added_GQK, dtype=torch.float32 if added_GQK.dtype.itemsize == 2 else None
+        )
 
-    def product(x: Tensor, y: Tensor, out: Tensor, factor: float = 1.0, added: Tensor | None = None) -> None:
-        """`factor x y`, and what is added to it. Not a plain product, which copies what is to be turned."""
-        if added is None:
-            torch.baddbmm(zero, x, y, beta=0, alpha=factor, out=out)
-        else:
-            torch.baddbmm(added, x, y, alpha=factor, out=out)
-
-    for first in range(0, number, together):
-        heads = slice(first, first + together)
+    scratch = scratch_for(q_NQD, k_NKD, added_GQK, 3)
+    for heads, added_gQK in few_heads(q_NQD, scratch, added_GQK):
         q_nQD, k_nKD, v_nKD, grad_nQD = q_NQD[heads], k_NKD[heads], v_NKD[heads], grad_NQD[heads]
         first_nQK, weights_nQK, of_scores_nQK = scratch[:, : len(q_nQD)]
-        product(q_nQD, k_nKD.mT, first_nQK, scale, hidden_QK)
+        product(q_nQD, k_nKD.mT, first_nQK, scale, added_gQK)
         torch.ops.aten._softmax.out(first_nQK, -1, False, out=weights_nQK)
         product(weights_nQK.mT, grad_nQD, of_v_NKD[heads])
 
@@ -109,20 +122,34 @@ def _anew_backward(
         )
         product(of_scores_nQK, k_nKD, of_q_NQD[heads], scale)
         product(of_scores_nQK.mT, q_nQD, of_k_NKD[heads], scale)
-    return of_q_NQD, of_k_NKD, of_v_NKD
+        if len(of_added_GQK) == 1:
+            of_added_GQK += of_scores_nQK.sum(0, dtype=of_added_GQK.dtype)
+        elif len(of_added_GQK):
+            of_image = heads.start % len(of_added_GQK)
+            of_added_GQK[of_image : of_image + len(q_nQD)] += of_scores_nQK
+    return of_q_NQD, of_k_NKD, of_v_NKD, of_added_GQK.to(q_NQD.dtype)
 
 
 @_anew.register_fake
-def _(q_NQD: Tensor, k_NKD: Tensor, v_NKD: Tensor, hidden_QK: Tensor | None, scale: float) -> Tensor:
+def _(q_NQD: Tensor, k_NKD: Tensor, v_NKD: Tensor, added_GQK: Tensor | None, scale: float) -> Tensor:
     return q_NQD.new_empty(*q_NQD.shape[:2], v_NKD.shape[2])
 
 
 @_anew_backward.register_fake
 def _(
-    grad_NQD: Tensor, q_NQD: Tensor, k_NKD: Tensor, v_NKD: Tensor, hidden_QK: Tensor | None, scale: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    # In one piece, as the concatenations are, whatever the inputs are slices of
-    return q_NQD.new_empty(q_NQD.shape), k_NKD.new_empty(k_NKD.shape), v_NKD.new_empty(v_NKD.shape)
+    grad_NQD: Tensor,
+    q_NQD: Tensor,
+    k_NKD: Tensor,
+    v_NKD: Tensor,
+    added_GQK: Tensor | None,
+    scale: float,
+    learns_added: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    # In one piece, whatever the inputs are slices of
+    given = (q_NQD, k_NKD, v_NKD)
+    of_added = q_NQD.new_empty(added_GQK.shape if learns_added and added_GQK is not None else 0)
+    of_q_NQD, of_k_NKD, of_v_NKD = (x_NLD.new_empty(x_NLD.shape) for x_NLD in given)
+    return of_q_NQD, of_k_NKD, of_v_NKD, of_added
 
 
 def _keep(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, Tensor | None, float], output: Tensor) -> None:
@@ -131,7 +158,42 @@ def _keep(ctx: Any, inputs: tuple[Tensor, Tensor, Tensor, Tensor | None, float],
 
 
 def _gradients(ctx: Any, grad_NQD: Tensor) -> tuple[Tensor | None, ...]:
-    return *_anew_backward(grad_NQD, *ctx.saved_tensors, ctx.scale), None, None
+    learns_added = ctx.needs_input_grad[3]
+    *found, of_added = _anew_backward(grad_NQD, *ctx.saved_tensors, ctx.scale, learns_added)
+    return *found, of_added if learns_added else None, None
 
 
 _anew.register_autograd(_gradients, setup_context=_keep)
+
+
+def heads_of_image(q_NQD: Tensor, added_GQK: Tensor | None) -> int:
+    """The heads that may be computed together: of all images, or of one where each has its own added."""
+    return len(q_NQD) if added_GQK is None or len(added_GQK) == 1 else len(added_GQK)
+
+
+def scratch_for(q_NQD: Tensor, k_NKD: Tensor, added_GQK: Tensor | None, pieces: int) -> Tensor:
+    """Memory for all groups of heads: fresh one for each would cost as much time as the products."""
+    queries, keys = q_NQD.shape[1], k_NKD.shape[1]
+    together = min(max(1, AT_A_TIME // (queries * keys)), heads_of_image(q_NQD, added_GQK))
+    return q_NQD.new_empty(pieces, together, queries, keys)
+
+
+def few_heads(
+    q_NQD: Tensor, scratch: Tensor, added_GQK: Tensor | None
+) -> Iterator[tuple[slice, Tensor | None]]:
+    """The groups of heads that are computed together, and what is added to their scores."""
+    of_image = heads_of_image(q_NQD, added_GQK)
+    by_head = added_GQK is not None and len(added_GQK) > 1
+    for image in range(0, len(q_NQD), of_image):
+        for first in range(0, of_image, scratch.shape[1]):
+            stop = min(first + scratch.shape[1], of_image)
+            added = added_GQK[first:stop] if added_GQK is not None and by_head else added_GQK
+            yield slice(image + first, image + stop), added
+
+
+def product(x: Tensor, y: Tensor, out: Tensor, factor: float = 1.0, added: Tensor | None = None) -> None:
+    """`factor x y`, and what is added to it. Not a plain product, which copies what is to be turned."""
+    if added is None:
+        torch.baddbmm(x.new_zeros(()), x, y, beta=0, alpha=factor, out=out)
+    else:
+        torch.baddbmm(added, x, y, alpha=factor, out=out)
