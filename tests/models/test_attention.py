@@ -263,7 +263,7 @@ def test_a_compiled_graph_knows_how_gradients_of_products_lie():
         found.append(torch.autograd.grad(y_BHLD.square().sum(), qkv_BL3HD))
     torch.testing.assert_close(*found)
     qkv = [x_BHLD.detach().flatten(0, 1) for x_BHLD in (q_BHLD, k_BHLD, v_BHLD)]
-    for added in ((None, False), (torch.randn(2, 6, 6), True)):
+    for added in ((None, False), (torch.randn(6, 6, 2).permute(2, 0, 1), True)):
         given = (torch.randn(2, 6, 4), *qkv, added[0], 0.7, added[1])
         torch.library.opcheck(_anew_backward, given, test_utils=("test_schema", "test_faketensor"))
 

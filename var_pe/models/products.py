@@ -43,7 +43,7 @@ def by_products_anew(
 ) -> Tensor:
     """The same by torch's fused kernel; but its backward pass is by products, of a few heads at a time.
 
-    They are computed anew there, so what is kept grows with Q + K. `mask` as above, but the same for all
+    They compute the softmax anew, so what is kept grows with Q + K. `mask` as above, but the same for all
     images: (Q, K), (1, Q, K) or (H, Q, K).
     """
     if mask is not None and mask.dtype == torch.bool:
@@ -104,9 +104,8 @@ def _anew_backward(
     )
     of_added_GQK = q_NQD.new_empty(0)
     if learns_added and added_GQK is not None:
-        of_added_GQK = torch.zeros_like(
-            added_GQK, dtype=torch.float32 if added_GQK.dtype.itemsize == 2 else None
-        )
+        exact = torch.float32 if added_GQK.dtype.itemsize == 2 else added_GQK.dtype
+        of_added_GQK = added_GQK.new_zeros(added_GQK.shape, dtype=exact)
 
     scratch = scratch_for(q_NQD, k_NKD, added_GQK, 3)
     for heads, added_gQK in few_heads(q_NQD, scratch, added_GQK):
