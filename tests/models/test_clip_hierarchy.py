@@ -200,7 +200,7 @@ def test_saved_loaded_moved_and_of_other_lengths(make, tmp_path):
     ("lines", "options", "sentence"),
     [
         (["local(blocks=1)"], {}, "stage 1.*local is for pictures; stages of clips are full, "),
-        (LINES, {"encoding": "log_cpb"}, "log_cpb has no time axis, which clips need; alibi"),
+        (LINES, {"encoding": "rope_mixed"}, "rope_mixed has no time axis, which clips need; alibi"),
         (LINES, {"encoding": "peg", "time_positions": False}, "part between blocks serves single pictures"),
         (["windowed(blocks=1, moments=0)"], {}, "moments must be at least 1, got 0"),
         (["windowed(blocks=1, moments=1.5)"], {}, "moments of windowed must be"),
@@ -214,7 +214,7 @@ def test_what_a_hierarchy_of_clips_cannot_be_is_a_sentence(lines, options, sente
 
 @torch.no_grad()
 def test_a_window_of_one_moment_needs_no_time_axis(make):
-    model = make("windowed(blocks=2, window=3, moments=1)", encoding="log_cpb")
+    model = make("windowed(blocks=2, window=3, moments=1)", encoding="rope_mixed")
     clips = random(1, 4, 3, 16, 24)
     changed = clips.clone()
     changed[:, 2] = 0

@@ -8,8 +8,8 @@ from torch import Tensor
 from var_pe.models.clips import ClipClassifier
 from var_pe.models.vit import ViTClassifier
 
-LINES = ["none", "learned", "factorized", "sinusoidal", "mixed(learned=0.7, sinusoidal=0.3)", "rope",
-         "relative_bias", "alibi"]  # fmt: skip
+LINES = ["none", "learned", "factorized", "sinusoidal", "fourier", "coordinate", "rope", "relative_bias",
+         "alibi", "fire", "log_cpb", "mixed(learned=0.7, sinusoidal=0.3)"]  # fmt: skip
 SPREADS = ["joint", "divided"]
 SIZE = dict(image_size=(8, 12), num_classes=3, patch_size=4, dim=32, depth=2, num_heads=4)
 
@@ -84,8 +84,11 @@ def test_divided_attention_sees_one_place_over_time_and_then_one_moment(make):
 
 
 @pytest.mark.parametrize("attention", SPREADS)
-def test_every_parameter_learns(attention, make):
-    model = make("learned + factorized + rope + relative_bias", attention, tubelet=2, layer_scale=0.1).train()
+@pytest.mark.parametrize(
+    "line", ["learned + factorized + rope + relative_bias", "fourier + coordinate + fire + log_cpb"]
+)
+def test_every_parameter_learns(line, attention, make):
+    model = make(line, attention, tubelet=2, layer_scale=0.1).train()
     model(random(2, 4, 3, 8, 12)).square().sum().backward()
     idle = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()]
     assert not idle

@@ -6,11 +6,12 @@ from torch import Tensor, nn
 
 from var_pe.encodings.base import ModelShape, TokenEncoding, register
 from var_pe.encodings.machinery.codes import standard_deviation
+from var_pe.encodings.machinery.moments import moment_centres
 from var_pe.pyramid import Positions
 from var_pe.resampling.precision import full_precision
 
 
-@register("coordinate")
+@register("coordinate", has_time=True)
 class Coordinate(TokenEncoding):
     """`gelu(v @ in + bias) @ out` of the centre v = (y, x) in [-1, 1] x [-1, 1]: a network of two layers.
 
@@ -22,6 +23,9 @@ class Coordinate(TokenEncoding):
     within the picture; the second such that the code's root mean square is about sqrt(1 / (3 C)), that of
     `learned`. Costs an addition to the tokens and a network on L coordinates per forward; attention's kernels
     stay.
+
+    In clips v = (t, y, x), with the moment's centre t in [-1, 1], a fraction of the clip: one network of all
+    three, so that what a moment adds depends on the place. Clips of another length read the same function.
 
     Args:
         hidden: units between the two layers, at least 1; none takes the width.
@@ -36,10 +40,11 @@ class Coordinate(TokenEncoding):
         units = hidden or shape.dim
         self.in_2U = nn.Parameter(torch.zeros(2, units))
         self.bias_U = nn.Parameter(torch.zeros(units))
+        self.in_time_1U = nn.Parameter(torch.zeros(1, units)) if shape.times > 1 else None
         self.out_UC = nn.Parameter(torch.zeros(units, shape.dim))
 
     def init_parameter(self, name: str, parameter: nn.Parameter, generator: torch.Generator) -> None:
-        if name == "in_2U":
+        if name in ("in_2U", "in_time_1U"):
             std = 1.5
         elif name == "bias_U":
             std = 0.75
@@ -47,8 +52,19 @@ class Coordinate(TokenEncoding):
             std = standard_deviation(self.dim) / len(parameter) ** 0.5
         nn.init.normal_(parameter, std=std, generator=generator)
 
+    def prepare(self, positions: Positions) -> Tensor:
+        if positions.time_L is not None:
+            return self.scale * self.code_LC(positions)  # of place and moment together, which is no sum
+        return super().prepare(positions)
+
     def code_LC(self, positions: Positions) -> Tensor:
         yx_L2 = positions.yx_L2
         with full_precision(yx_L2):
-            hidden_LU = F.gelu(yx_L2 @ self.in_2U.float() + self.bias_U.float(), approximate="tanh")
+            bent_LU = yx_L2 @ self.in_2U.float() + self.bias_U.float()
+            if positions.time_L is not None:
+                assert self.in_time_1U is not None, "built for clips"
+                t_L1 = moment_centres(positions.time_L, positions.times)[:, None]
+                bent_LU = bent_LU + t_L1 * self.in_time_1U.float()
+
+            hidden_LU = F.gelu(bent_LU, approximate="tanh")
             return hidden_LU @ self.out_UC.float()

@@ -9,26 +9,43 @@ from torch import Tensor, nn
 from var_pe.encodings.base import ModelShape, own, register
 from var_pe.encodings.log_cpb import Networks, NetworkWeights
 from var_pe.encodings.machinery.level_term import LevelPairs, LevelTerm
-from var_pe.encodings.machinery.scores import ScoreEncoding, displacement, look_up, unit_displacement
-from var_pe.pyramid import Grid, Positions, Pyramid
+from var_pe.encodings.machinery.scores import ScoreEncoding, look_up, piled, places_in_tables
+from var_pe.pyramid import Positions, Pyramid, Sides
 from var_pe.resampling.conventions import Convention
+
+
+@dataclass(frozen=True)
+class Scales:
+    """The logarithms of c and R: of all layers, or of one."""
+
+    log_scale_N: Tensor
+    log_reach_scale_N: Tensor
+
+    def at(self, layer: int) -> "Scales":
+        here = slice(layer, layer + 1)
+        return Scales(self.log_scale_N[here], self.log_reach_scale_N[here])
+
+    def of(self, layer: int) -> tuple[Tensor, Tensor]:
+        """c and R of one layer."""
+        place = own(layer, len(self.log_scale_N))
+        return self.log_scale_N[place].float().exp(), self.log_reach_scale_N[place].float().exp()
 
 
 @dataclass(frozen=True)
 class Stretched:
     """Where each query and key read the table, what it is computed from, and the terms of their levels."""
 
-    # displacements over the largest ones, (1, Lq, Lk, 2)
+    # where displacements are in the table, (1, Lq, Lk, 2)
     grid_1QK2: Tensor
-    # the finest level
-    finest: Grid
+    # of the finest level, (h, w), or of the clip, (T, h, w)
+    sides: Sides
     cells: NetworkWeights
-    log_scale_N: Tensor
-    log_reach_scale_N: Tensor
+    # of places, and of moments where there is a third side
+    scales: tuple["Scales", ...]
     pairs: LevelPairs | None
 
 
-@register("fire")
+@register("fire", has_time=True)
 class FIRE(ScoreEncoding[Stretched]):
     """`score += MLP(u(dy), u(dx)) + level_term[head, query level, key level]`, per head.
 
@@ -42,6 +59,10 @@ class FIRE(ScoreEncoding[Stretched]):
 
     c starts at 0.1 and R at the longest side; the network as Swin v2's layers (`Networks`). Follows any
     pyramid; nothing moves but the levels' terms.
+
+    In clips the network sees u(dt), too, with a c and an R of time, which start at 0.1 and at the number of
+    moments: MLP(u(dt), u(dy), u(dx)). Between tokens of one moment that is what it says of a picture. It
+    follows clips of any length, a longer one stretched onto the same range.
 
     Cost: a bias loses the flash kernel; one small network and one look-up a layer, unless `shared`.
 
@@ -60,51 +81,60 @@ class FIRE(ScoreEncoding[Stretched]):
         self.per_layer = not shared
         functions = 1 if shared else shape.depth
         self.longest = max(shape.pyramid.finest)
-        self.cells = Networks(functions, hidden, shape.num_heads)
+        self.times = shape.times
+        self.cells = Networks(functions, hidden, shape.num_heads, time=shape.times > 1)
         self.log_scale_N = nn.Parameter(torch.zeros(functions))  # of c
         self.log_reach_scale_N = nn.Parameter(torch.zeros(functions))  # of R
+        in_time = shape.times > 1
+        self.log_time_scale_N = nn.Parameter(torch.zeros(functions)) if in_time else None
+        self.log_time_reach_scale_N = nn.Parameter(torch.zeros(functions)) if in_time else None
         self.level_term = LevelTerm(shape.pyramid, shape.num_heads, functions)
 
     def init_parameter(self, name: str, parameter: nn.Parameter, generator: torch.Generator) -> None:
-        nn.init.constant_(parameter, log(0.1) if name == "log_scale_N" else log(self.longest))
+        if name in ("log_scale_N", "log_time_scale_N"):
+            nn.init.constant_(parameter, log(0.1))
+        else:
+            nn.init.constant_(parameter, log(self.longest if name == "log_reach_scale_N" else self.times))
 
     def set_pyramid(self, pyramid: Pyramid, convention: str | Convention | None = None) -> None:
         """Displacements are stretched to any size by themselves; the levels' terms go with their levels."""
         self.level_term.set_pyramid(pyramid, like=self.cells.weight2)
 
     def geometry(self, query: Positions, key: Positions) -> Stretched:
-        grid_QK2 = unit_displacement(displacement(query, key), query.grids[-1])
+        sides: Sides = query.grids[-1]
+        scales: tuple[Scales, ...] = (Scales(self.log_scale_N, self.log_reach_scale_N),)
+        if query.time_L is not None and key.time_L is not None:
+            assert self.log_time_scale_N is not None, "built for clips"
+            assert self.log_time_reach_scale_N is not None, "built for clips"
+            sides = (query.times, *sides)
+            scales = (*scales, Scales(self.log_time_scale_N, self.log_time_reach_scale_N))
+
         return Stretched(
-            grid_QK2[None],
-            query.grids[-1],
+            places_in_tables(query, key),
+            sides,
             self.cells.weights(),
-            self.log_scale_N,
-            self.log_reach_scale_N,
+            scales,
             self.level_term.pairs(query, key),
         )
 
     def geometry_at(self, geometry: Stretched, layer: int) -> Stretched:
-        here = slice(layer, layer + 1)
         return replace(
             geometry,
             cells=geometry.cells.at(layer),
-            log_scale_N=geometry.log_scale_N[here],
-            log_reach_scale_N=geometry.log_reach_scale_N[here],
+            scales=tuple(one.at(layer) for one in geometry.scales),
             pairs=None if geometry.pairs is None else geometry.pairs.at(layer),
         )
 
     def scores(self, geometry: Stretched, layer: int) -> Tensor:
-        place = own(layer, len(geometry.log_scale_N))
-        c = geometry.log_scale_N[place].float().exp()
-        reach = geometry.log_reach_scale_N[place].float().exp()
+        of_places, *of_moments = (one.of(layer) for one in geometry.scales)
 
         # The network's coordinates along each axis, of all whole displacements
         along = []
-        for side in geometry.finest:
+        for side, (c, reach) in zip(geometry.sides, (*of_moments, of_places, of_places), strict=True):
             delta = torch.arange(1 - side, side, device=c.device, dtype=torch.float32)
             farthest = (c * reach.clamp(min=side - 1)).log1p()
             along.append(delta.sign() * (c * delta.abs()).log1p() / farthest)
 
-        u_yx2 = torch.stack(torch.meshgrid(*along, indexing="ij"), dim=-1)
-        bias_HQK = look_up(geometry.cells.answers(u_yx2, layer), geometry.grid_1QK2)
+        u = torch.stack(torch.meshgrid(*along, indexing="ij"), dim=-1)  # (2h - 1, 2w - 1, 2), or (.., 3)
+        bias_HQK = look_up(piled(geometry.cells.answers(u, layer)), geometry.grid_1QK2)
         return self.level_term.add_to(bias_HQK, geometry.pairs, layer)

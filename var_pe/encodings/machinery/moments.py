@@ -1,4 +1,6 @@
-"""What encodings know of the moments of a clip: a vector for each, or a score for each distance in time."""
+"""What encodings know of the moments of a clip: a vector for each, where it lies, or a score for each
+distance in time.
+"""
 
 from dataclasses import dataclass, replace
 
@@ -42,6 +44,11 @@ class MomentTable(nn.Module):
         """
         check_moments("a learned table of moments", len(self.table_TC), positions)
         return self.table_TC.float()
+
+
+def moment_centres(moment_L: Tensor, times: int) -> Tensor:
+    """Where moments lie in a clip of so many, float32 in [-1, 1], as the centres of cells do in a picture."""
+    return (2 * moment_L.float() + 1) / times - 1
 
 
 @dataclass(frozen=True)

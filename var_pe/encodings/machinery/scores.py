@@ -9,7 +9,7 @@ from torch import Tensor
 
 from var_pe.encodings.base import PositionEncoding
 from var_pe.encodings.machinery.coordinates import in_finest_cells
-from var_pe.pyramid import Grid, Positions
+from var_pe.pyramid import Grid, Positions, Sides
 from var_pe.resampling.precision import full_precision
 
 Result = TypeVar("Result")
@@ -153,6 +153,35 @@ def unit_displacement(displacement_QK2: Tensor, finest: Grid) -> Tensor:
     rows, columns = finest  # plain numbers: a tensor of them would be copied to the device
     dy_QK, dx_QK = displacement_QK2.unbind(-1)
     return torch.stack([dy_QK / max(1, rows - 1), dx_QK / max(1, columns - 1)], dim=-1)
+
+
+def whole_displacements(sides: Sides, device: torch.device) -> Tensor:
+    """All displacements between cells of a map of these sides, float32 (2h - 1, 2w - 1, 2), or (.., 3)."""
+    axes = [torch.arange(1 - side, side, device=device, dtype=torch.float32) for side in sides]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1)
+
+
+def places_in_tables(query: Positions, key: Positions) -> Tensor:
+    """Where `look_up` finds displacements in tables of whole ones, `piled` in a clip: (1, Lq, Lk, 2)."""
+    rows, columns = query.grids[-1]
+    displacement_QK2 = displacement(query, key)
+    if query.time_L is None or key.time_L is None:
+        return unit_displacement(displacement_QK2, (rows, columns))[None]
+
+    # A moment is as far down the pile as a table has rows.
+    dy_QK, dx_QK = displacement_QK2.unbind(-1)
+    down_QK = dy_QK + (2 * rows - 1) * (query.time_L[:, None] - key.time_L)
+    farthest = rows - 1 + (2 * rows - 1) * (query.times - 1)
+    return torch.stack([down_QK / max(1, farthest), dx_QK / max(1, columns - 1)], dim=-1)[None]
+
+
+def piled(table: Tensor) -> Tensor:
+    """Tables of displacements as `look_up` takes them: those of a clip, (H, t, y, x), pile up along y.
+
+    A clip is one level, so all its displacements are whole, and what is read of one dt has nothing of the
+    next. Read with three axes, torch's kernel for CPUs takes six times as long.
+    """
+    return table.flatten(1, -2)
 
 
 def by_levels(term_HKK: Tensor, query_QK: Tensor, key_QK: Tensor) -> Tensor:
