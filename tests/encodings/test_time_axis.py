@@ -102,6 +102,9 @@ def test_a_longer_clip_reads_the_same_function_of_the_share_that_is_over(line):
 def test_networks_are_asked_for_each_displacement_in_time_and_place(line, moments, make_loud):
     """By the formulas, pair by pair, in clips of the length that they were built for and of others."""
     encoding = make_loud(built(line))
+    for parameter in encoding.parameters():
+        if parameter.dim() == 1:  # fire's c and R, which start alike in all layers
+            parameter.add_(torch.linspace(0.0, 0.5, len(parameter)))
     actual_HTlTl = scores(encoding, moments) - scores(build_encoding("none", **SIZE), moments)
 
     cells, place = encoding.cells, 0 if "shared" in line else 1
@@ -121,6 +124,12 @@ def test_networks_are_asked_for_each_displacement_in_time_and_place(line, moment
         answer_H = 16 * answer_H.sigmoid() - 8 if "log_cpb" in line else answer_H
         expected_HTlTl[:, q_t, q_l, k_t, k_l] = answer_H
     torch.testing.assert_close(actual_HTlTl, expected_HTlTl, atol=1e-4, rtol=1e-4)
+
+    # Also with what is the layer's own alone, as it is compiled
+    context = encoding.prepare(PICTURE.positions(times=moments))
+    encoding.relate(context, context)
+    alone = encoding.at_layer(context, 1)
+    assert torch.equal(encoding.bias(alone, alone, 1), encoding.bias(context, context, 1))
 
 
 def seen_by_log_cpb(apart: int, built_for: int) -> float:

@@ -64,6 +64,16 @@ def test_without_time_in_its_positions_no_model_knows_the_order_of_frames(line, 
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("attention", SPREADS)
+@pytest.mark.parametrize("line", ["sinusoidal", "fourier", "coordinate", "rope", "alibi", "fire", "log_cpb"])
+def test_clips_of_another_length_still_have_an_order(line, attention, make):
+    """Under encodings that compute what they know of time, or ask a function for it."""
+    clips = random(2, 6, 3, 8, 12)
+    model = make(line, attention, dynamic=True)
+    assert (model(clips[:, [2, 0, 5, 3, 1, 4]]) - model(clips)).abs().max() > 1e-4
+
+
+@torch.no_grad()
 def test_divided_attention_sees_one_place_over_time_and_then_one_moment(make):
     model = make("rope", "divided")
     block, context = model.blocks[0], model._in_attention(model.pyramid.positions(times=4))
