@@ -12,7 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Scores that are worked on at a time, of as many heads as fit: they stay in the cache of a core.
+# Scores that are worked on at a time, of as many heads as fit: few stay in a processor's cache, and several
+# heads keep its cores busy.
 AT_A_TIME = 1 << 21
 
 
@@ -70,7 +71,7 @@ def scores(q_NQD: Tensor, k_NKD: Tensor, added_QK: Tensor | None, scale: float) 
 
 
 # Operations of their own, which torch.compile leaves as they are: a graph would unroll the loop over heads,
-# or give up that scores stay in a core's cache. `G`: the heads of an image, or 1, if all share what is added.
+# or give up that scores stay in a cache. `G`: the heads of an image, or 1, if all share what is added.
 @torch.library.custom_op("var_pe::products_anew", mutates_args=())
 def _anew(q_NQD: Tensor, k_NKD: Tensor, v_NKD: Tensor, added_GQK: Tensor | None, scale: float) -> Tensor:
     if added_GQK is None:
