@@ -56,11 +56,11 @@ def arguments() -> argparse.Namespace:
 @exit_with_sentence()
 def main() -> None:
     given = arguments()
-    check_library("torchao", "torchao")
-    check_library("torch_pruning", "torch-pruning")
     run: Path = given.run
     if not (run / "config.yaml").exists() or not (run / "classifier").is_dir():
         raise ValueError(f"--run {run} is not the folder of a finished run of a classifier")
+    check_library("torchao", "torchao")
+    check_library("torch_pruning", "torch-pruning")
     check_writable(run)
 
     config = settings.load(Config, run / "config.yaml", [f"run={run}"])

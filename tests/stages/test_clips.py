@@ -44,6 +44,7 @@ def test_a_resumed_classifier_of_clips_is_the_one_that_was_never_stopped(tmp_pat
     config, accelerator = config_in(tmp_path), Accelerator()
     said = plan(config)
     assert "clips: 4 frames, 2 moments of 2x2 tokens each" in said
+    assert "data: 16 training clips, 8 classes" in said
     assert "attention: 2 tokens on cpu by" in said
     assert "train on 16 clips of 8 classes" in said
     train_classifier(config, accelerator)

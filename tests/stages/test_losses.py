@@ -94,6 +94,12 @@ def test_a_plan_says_what_plays_and_from_when_on(tmp_path):
         plan(a_config(tmp_path, steps, GAME, "tokenizer_training.l1=0", "tokenizer_training.l2=0"))
 
 
+def test_a_plan_names_the_network_whose_features_are_compared(tmp_path):
+    assert "perceptual distance in" not in plan(a_config(tmp_path)).partition(LEADS_TO)[2]
+    said = plan(a_config(tmp_path, network("runs/vit"), "tokenizer_training.perceptual.weight=0.5"))
+    assert "perceptual distance in features of runs/vit, weight 0.5" in said
+
+
 def test_a_plan_counts_shares_of_the_steps_first_asked_of_a_run(tmp_path):
     """As the training does: what begins after a share of the steps must not end and begin again."""
     for name in ("run", "tokenizer"):

@@ -235,3 +235,5 @@ def test_a_few_steps_are_not_called_finished_for_want_of_a_curve():
     assert found.name == "unfinished"
     assert found.advice == ["more steps (tokenizer_training.steps=40 or more)"]
     assert verdict(replace(begun, passes=9.6)).name == "finished"
+    once = " ".join(verdict(replace(begun, steps=1)).reasons)
+    assert "It was trained for 1 step, 0.1 passes" in once

@@ -11,7 +11,7 @@ from torch import nn
 from var_pe import settings
 from var_pe.data.counts import what_is_read
 from var_pe.data.shapes import entropy_bits
-from var_pe.data.sources import KNOWN, DataConfig, open_source
+from var_pe.data.sources import KNOWN, OF_CLIPS, DataConfig, open_source
 from var_pe.data.streams import open_stream
 from var_pe.encodings import PositionEncoding
 from var_pe.encodings.base import HOOKS
@@ -97,6 +97,7 @@ def plan(config: Config) -> str:
             lines += _model("tokenizer", tokenizer, config.tokenizer_training, images)
             lines += [_sizes(tokenizer_pyramids(config), tokenizer.downsampling)]
             lines += [_codes(config.tokenizer)]
+            lines += _perceptual(config)
             lines += _game(config, images)
             lines += _redrawn(config, images)
 
@@ -257,6 +258,14 @@ def _codes(tokenizer: TokenizerConfig) -> str:
     return f"quantizer {tokenizer.quantizer}: {codes:,} codes{unused}"
 
 
+def _perceptual(config: Config) -> list[str]:
+    """The network in whose features pictures are compared; it is not opened, as a discriminator's is not."""
+    perceptual = config.tokenizer_training.perceptual
+    if not perceptual.weight:
+        return []
+    return [f"perceptual distance in features of {perceptual.network}, weight {perceptual.weight:g}"]
+
+
 def _game(config: Config, images: int | None) -> list[str]:
     """What plays against the tokenizer, and from which step on; nothing if nothing does.
 
@@ -311,7 +320,8 @@ def training_images_and_classes(config: Config) -> tuple[int | None, int, str]:
         images, note = len(drawn_pictures(Path(drawn))), f", drawn ones in {drawn}{note}"
     if config.data.source == "shapes":
         note += f"; {entropy_bits():.2f} bits of entropy a picture"
-    known = "a stream of training images" if images is None else number_of(images, "training image")
+    what = "training clip" if config.data.source in OF_CLIPS else "training image"
+    known = f"a stream of {what}s" if images is None else number_of(images, what)
     of_classes = number_of(classes, "class", "classes") if classes else "no classes"
     first = f"data: {known}, {of_classes}{note}"
     return images, classes, "\n".join([first, *read])

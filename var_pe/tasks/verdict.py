@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from var_pe.pages.numbers import plain
+from var_pe.progress import number_of
 from var_pe.tasks.examination import Examination
 
 # All in dB
@@ -164,7 +165,7 @@ def details(facts: Facts) -> list[str]:
 def growth(facts: Facts) -> str:
     """What more steps would likely give."""
     passes = "" if facts.passes is None else f", {facts.passes:.2g} passes over the images"
-    trained = f"It was trained for {facts.steps} steps{passes}"
+    trained = f"It was trained for {number_of(facts.steps, 'step')}{passes}"
     if facts.gain is None:
         return f"{trained}; its log is too short to say what more steps would give."
 
@@ -182,7 +183,7 @@ def begun(facts: Facts) -> str:
     above = best(found) - found.mean_picture
     even = "even without rounding it" if found.unrounded > found.whole else "it"
     return (
-        f"It was trained for {facts.steps} steps{passes}; {even} is only {above:.1f} dB "
+        f"It was trained for {number_of(facts.steps, 'step')}{passes}; {even} is only {above:.1f} dB "
         "above the mean picture, so it has only begun, and its curve does not say yet what more steps would "
         "give."
     )
