@@ -3,10 +3,11 @@
 from types import SimpleNamespace
 
 import pytest
+import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedType
 
-from var_pe.stages.accelerate_options import check_spread, refuse_options
+from var_pe.stages.accelerate_options import check_spread, device_asked_for, refuse_options
 from var_pe.tasks.generator import GeneratorTraining
 from var_pe.tasks.tokenizer import TokenizerTraining
 from var_pe.training.run import circumstances
@@ -110,3 +111,17 @@ def test_matrices_in_shards_are_refused_where_muon_needs_them_whole():
         refuse_options([muon], PLAIN | FSDP)
     refuse_options([muon], PLAIN)
     refuse_options([GeneratorTraining()], PLAIN | FSDP)
+
+
+def test_a_torch_that_was_built_for_gpus_computes_on_the_processor_where_there_is_none(monkeypatch):
+    """Such a torch names cuda as its current accelerator all the same, and `precision=auto` asks for it."""
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda *_: torch.device("cuda"))
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    assert device_asked_for({}) == "cpu"
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    assert device_asked_for({}) == "cuda"
+    assert device_asked_for({"ACCELERATE_USE_CPU": "true"}) == "cpu"
+
+
+def test_the_device_asked_for_is_the_one_that_accelerate_takes():
+    assert device_asked_for() == Accelerator().device.type

@@ -134,7 +134,8 @@ def device_asked_for(environment: Mapping[str, str] = os.environ) -> str:
             return torch.device(asked).type
     except RuntimeError:
         raise ValueError(f"ACCELERATE_TORCH_DEVICE must name a device of torch, got {asked}") from None
-    best = torch.accelerator.current_accelerator()
+    # A torch that was built for GPUs names them as the current accelerator on machines without any, too.
+    best = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return "cpu" if is_on(environment, "ACCELERATE_USE_CPU") or best is None else best.type
 
 
