@@ -7,12 +7,14 @@ from accelerate import Accelerator
 from var_pe import settings
 from var_pe.models.discriminators import FeatureDiscriminator, PatchDiscriminator
 from var_pe.models.efficientnet_lite import VARIANTS
-from var_pe.models.feature_stages import ClassifierStages, LiteStages
+from var_pe.models.feature_stages import ClassifierStages, LiteStages, StagesOfSeveral
 from var_pe.processes import Processes
 from var_pe.stages.config import Config
+from var_pe.stages.features import trained_against
 from var_pe.stages.models import build_discriminator, feature_network
 from var_pe.stages.plan import LEADS_TO, plan
 from var_pe.stages.train import say_what_psnr_decides, train_tokenizer
+from var_pe.tasks.losses.perceptual import perceptual_distance
 from var_pe.training.history import Asked, History
 
 ON = "tokenizer_training.perceptual.weight=1"
@@ -192,10 +194,37 @@ def test_a_classifier_of_ours_and_heads_on_its_features(tmp_path, make_vit):
     assert [tuple(head.shape) for head in logits] == [(2, 1, 4, 4)] * 4
 
 
+def test_several_networks_are_seen_as_one_whose_distance_is_the_sum(tmp_path, make_vit):
+    """Lite0 sees the texture and a classifier of one's own what the classes differ in."""
+    run = tmp_path / "judge"
+    make_vit(image_size=(32, 32), patch_size=8, depth=4).save_pretrained(run / "classifier")
+    both = a_config(tmp_path, ON, network(f"efficientnet_lite0 + {run}"))
+    alone = [a_config(tmp_path, ON, network(name)) for name in ("efficientnet_lite0", str(run))]
+    pictures = torch.rand(2, 2, 3, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    distances = []
+    for config in (both, *alone):
+        eyes = feature_network(config)
+        assert eyes is not None
+        distances.append(float(perceptual_distance(eyes, *pictures)))
+    assert distances[0] == pytest.approx(distances[1] + distances[2])
+    assert distances[2] > 0.01
+
+    eyes = feature_network(both)
+    assert isinstance(eyes, StagesOfSeveral)
+    assert len(eyes(pictures[0])) == len(eyes.channels) == 9
+    assert not eyes.twice_differentiable
+    assert all(trained_against(both, name) for name in ("efficientnet_lite0", str(run)))
+    assert not trained_against(both, "efficientnet_lite1")
+
+
+@pytest.mark.parametrize("line", ["a + a", "a + ", " + a"])
+def test_a_network_that_is_named_twice_or_not_at_all_is_refused(line, tmp_path):
+    with pytest.raises(ValueError, match=r"perceptual.network is a network or several different ones"):
+        a_config(tmp_path, network(line))
+
+
 def test_lite0_orders_what_a_person_orders(tmp_path):
     """The trained weights are really in it: a blurred picture is farther away than a slightly noisy one."""
-    from var_pe.tasks.losses.perceptual import perceptual_distance
-
     eyes = feature_network(a_config(tmp_path, ON))
     assert isinstance(eyes, LiteStages)
     generator = torch.Generator().manual_seed(0)

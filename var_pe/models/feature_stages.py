@@ -147,6 +147,22 @@ class HierarchyStages(FeatureStages):
         return self.classifier.forward_features(resized_BCHW.expand(-1, self.takes, -1, -1))
 
 
+class StagesOfSeveral(FeatureStages):
+    """Several networks as one: the maps of each, one network after another, each weighted as by itself."""
+
+    def __init__(self, networks: Sequence[FeatureStages]) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+        self.name = " + ".join(network.name for network in networks)
+        self.twice_differentiable = all(network.twice_differentiable for network in networks)
+        self.channels = tuple(width for network in networks for width in network.channels)
+        stages = [(network, stage) for network in networks for stage in range(len(network.channels))]
+        self.freeze([network.weight_of(stage) for network, stage in stages])
+
+    def maps(self, images_BCHW: Tensor) -> list[Tensor]:
+        return [map_BChw for network in self.networks for map_BChw in network(images_BCHW)]
+
+
 def channels_taken(classifier: Classifier, name: str, image_channels: int) -> int:
     """The channels that a classifier takes, of which pictures must not have more.
 

@@ -62,9 +62,7 @@ def looked_through(config: Config) -> list[str]:
     found: list[str] = []
     read: set[str] = set()
     while True:
-        network = config.tokenizer_training.looks_through
-        if network is not None:
-            found.append(network)
+        found += config.tokenizer_training.looks_through
 
         # Two runs cannot have started from each other, but folders that were moved may say so.
         before = config.tokenizer_init_from

@@ -19,7 +19,13 @@ from var_pe.models.dense.encoder import CLASSIFIERS, described
 from var_pe.models.dense.segmenter import Segmenter
 from var_pe.models.discriminators import FeatureDiscriminator, PatchDiscriminator, halvings_for
 from var_pe.models.efficientnet_lite import VARIANTS
-from var_pe.models.feature_stages import ClassifierStages, FeatureStages, HierarchyStages, LiteStages
+from var_pe.models.feature_stages import (
+    ClassifierStages,
+    FeatureStages,
+    HierarchyStages,
+    LiteStages,
+    StagesOfSeveral,
+)
 from var_pe.models.folder import SavedModel, check_folder, read_config
 from var_pe.models.generator import VARTransformer
 from var_pe.models.hierarchy.classifier import HierarchicalClassifier
@@ -162,14 +168,17 @@ def build_detector(config: Config, num_classes: int, *, kept_grids: Sequence[Gri
 
 
 def feature_network(config: Config) -> FeatureStages | None:
-    """The frozen network that the tokenizer's losses look through; None if none does.
+    """The frozen network, or several as one, that the tokenizer's losses look through; None if none does.
 
     Raises:
-        ValueError: its weights are not there, or do not fit the pictures.
+        ValueError: weights are not there, or do not fit the pictures.
     """
-    perceptual, name = config.tokenizer_training.perceptual, config.tokenizer_training.looks_through
-    if name is None:
-        return None
+    networks = [_feature_network(config, name) for name in config.tokenizer_training.looks_through]
+    return StagesOfSeveral(networks) if len(networks) > 1 else next(iter(networks), None)
+
+
+def _feature_network(config: Config, name: str) -> FeatureStages:
+    perceptual = config.tokenizer_training.perceptual
     if name in VARIANTS:
         return LiteStages(name)
     if name == "vgg16":

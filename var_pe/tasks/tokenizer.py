@@ -74,10 +74,10 @@ class TokenizerTraining(TrainingConfig):
     ] = "all"
 
     @property
-    def looks_through(self) -> str | None:
-        """`perceptual.network`, if a loss looks through it: the perceptual term or a discriminator does."""
+    def looks_through(self) -> tuple[str, ...]:
+        """The networks that a loss looks through: the perceptual term or a discriminator does; else none."""
         of_discriminator = self.adversarial.weight > 0 and self.adversarial.discriminator == "features"
-        return self.perceptual.network if self.perceptual.weight or of_discriminator else None
+        return self.perceptual.networks if self.perceptual.weight or of_discriminator else ()
 
 
 WORST = 8  # images of the lowest PSNR that a preview shows

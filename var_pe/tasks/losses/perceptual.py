@@ -16,7 +16,7 @@ class PerceptualConfig:
         FilePath,
         Doc(
             "network whose features are compared: efficientnet_lite0 | vgg16 (LPIPS) | the folder of a "
-            "classifier's run"
+            "classifier's run; with + between several, their distances are added"
         ),
     ] = "efficientnet_lite0"
     vgg16_weights: Annotated[
@@ -26,6 +26,17 @@ class PerceptualConfig:
         FilePath | None, Doc("a local file with LPIPS's linear heads for vgg16; null: downloaded")
     ] = None
 
+    def __post_init__(self) -> None:
+        if "" in self.networks or len(set(self.networks)) < len(self.networks):
+            raise ValueError(
+                f"network is a network or several different ones with + between them, got {self.network!r}"
+            )
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """Each of them by its name."""
+        return tuple(name.strip() for name in f" {self.network} ".split(" + "))
+
 
 def perceptual_distance(network: FeatureStages, reconstruction_BCHW: Tensor, images_BCHW: Tensor) -> Tensor:
     """The mean distance of reconstructions in [-1, 1] from their images (LPIPS, Zhang et al. 2018, eq. 1).
@@ -33,8 +44,8 @@ def perceptual_distance(network: FeatureStages, reconstruction_BCHW: Tensor, ima
     At every place of every stage's map the two vectors of channels are brought to unit length; the squares of
     their difference are weighted by channel and summed, and the means over places are summed over stages.
     VGG16 has LPIPS's trained weights; the other networks weigh all channels alike and each stage by one over
-    the number of stages, so their distance is the mean of 2 - 2 cos, in [0, 4]. Gradients reach the
-    reconstruction alone.
+    the number of stages, so their distance is the mean of 2 - 2 cos, in [0, 4]. The distances of several
+    networks are added (`StagesOfSeveral`). Gradients reach the reconstruction alone.
     """
     with torch.no_grad():
         wanted = network(images_BCHW)
