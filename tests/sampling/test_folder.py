@@ -11,7 +11,15 @@ from PIL import Image
 from var_pe.processes import Processes
 from var_pe.sampling.config import SamplingConfig
 from var_pe.sampling.drawing import draw_images
-from var_pe.sampling.folder import class_folder, class_of, fill_folder, image_path, number_in, write_npz
+from var_pe.sampling.folder import (
+    class_folder,
+    class_of,
+    fill_folder,
+    image_path,
+    kept_tokens,
+    number_in,
+    write_npz,
+)
 from var_pe.sampling.pipeline import VARPipeline
 from var_pe.sampling.sheets import write_grid
 
@@ -39,6 +47,24 @@ def test_each_class_gets_its_images(pipeline, tmp_path):
         (image_CHW,) = draw_images(pipeline, [class_of(number, CONFIG)], [number], CONFIG)
         saved = np.asarray(Image.open(image_path(tmp_path, number, CONFIG, NAMES)))
         np.testing.assert_array_equal(saved, image_CHW.permute(1, 2, 0).numpy())
+
+
+def test_tokens_are_kept_beside_the_images_that_they_are_of(pipeline, tmp_path):
+    """Also where the images were there first; these stay as they are."""
+    files = fill(tmp_path, pipeline)
+    assert not (tmp_path / "tokens").exists()
+    assert fill(tmp_path, pipeline, keep_tokens=True) == files
+    tokens_NL = kept_tokens(tmp_path, range(9))
+    maps_NZhw = pipeline.tokenizer.quantizer.sum_of(tokens_NL, pipeline.tokenizer.pyramid)
+    images_NCHW = pipeline.decode(maps_NZhw, "pt").detach()
+    for number in range(9):
+        saved = np.asarray(Image.open(image_path(tmp_path, number, CONFIG, NAMES)))
+        np.testing.assert_allclose(saved, 255 * images_NCHW[number].permute(1, 2, 0), atol=0.6)
+
+    draws = pipeline.transformer.generate
+    pipeline.transformer.generate = None  # a full folder needs no model
+    fill(tmp_path, pipeline, keep_tokens=True)
+    pipeline.transformer.generate = draws
 
 
 def test_what_is_missing_is_drawn_again(pipeline, tmp_path):

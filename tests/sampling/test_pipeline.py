@@ -96,6 +96,9 @@ def test_output_types_are_one_picture_in_several_forms(pipeline):
     torch.testing.assert_close(tokenizer.decode(tokens) / 2 + 0.5, pt)
     (images,) = pipeline([0, 2], generator=seeds(0, 1), output_type="pt", return_dict=False)
     assert torch.equal(images, pt)
+    output = pipeline([0, 2], generator=seeds(0, 1), output_type="pt", return_tokens=True)
+    assert torch.equal(output.tokens, tokens)
+    assert torch.equal(output.images, pt)
 
 
 @pytest.mark.parametrize("slice_size", [1, 2, 5])

@@ -20,7 +20,7 @@ from var_pe import settings
 from var_pe.comparison.costs import costs, steadiness, trainable
 from var_pe.comparison.other_sizes import is_measured, measured_at
 from var_pe.comparison.pictures import chosen_pictures, pixels, strip
-from var_pe.comparison.places import drawn_tokens, nats_by_place
+from var_pe.comparison.places import nats_by_place
 from var_pe.comparison.results import CellResult, Curve, Record, Times, thinned
 from var_pe.comparison.shared import fingerprint_of, weights_of_extractor
 from var_pe.comparison.study import Cell, Study
@@ -31,6 +31,7 @@ from var_pe.evaluation.token_histograms import token_histogram_distances
 from var_pe.files import KeptResults, remove, written_whole
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.processes import say
+from var_pe.sampling.folder import kept_tokens
 from var_pe.sampling.pipeline import VARPipeline
 from var_pe.seeding import mix
 from var_pe.stages.begun import is_finished
@@ -181,12 +182,16 @@ def score_drawings(
             continue
         sampled = replace(config, sampling=replace(config.sampling, seed=seed))
         folder = cell.run / (f"drawn_{seed}" if number else "drawn")
-        images = draw_folder(pipeline, sampled.sampling, folder, accelerator)
+        # At another size than was trained tokens are others, which are compared with none.
+        as_trained = sampled.sampling.size is None and sampled.sampling.levels is None
+        images = draw_folder(pipeline, sampled.sampling, folder, accelerator, keep_tokens=as_trained)
         found = score_images(sampled, images, accelerator, features=judges(config), known=known.sets)
 
         values, of_real = numbers_of_records(found)
-        of_tokens, of_real_tokens = token_scores(sampled, pipeline, output)
-        values |= of_tokens
+        of_real_tokens: dict[str, float] = {}
+        if as_trained:
+            of_tokens, of_real_tokens = token_scores(sampled, pipeline, folder, output)
+            values |= of_tokens
         if study.judge is not None:
             values |= judged(study.judge, config, images, accelerator)
         scored.drawings[str(seed)] = values
@@ -226,19 +231,15 @@ def _numbers(values: object) -> dict[str, float]:
 
 
 def token_scores(
-    config: Config, pipeline: VARPipeline, output: Path
+    config: Config, pipeline: VARPipeline, drawn: Path, output: Path
 ) -> tuple[dict[str, float], dict[str, float]]:
     """Histogram distances of the drawn tokens to real ones, and those of other real tokens to the same.
 
-    As many tokens of real images as of drawn ones, as for other scores. None where images are drawn at
-    another size than was trained, whose tokens are others.
+    As many tokens of real images as of drawn ones, as for other scores.
     """
-    sampling, transformer = config.sampling, pipeline.transformer
-    if sampling.size is not None or sampling.levels is not None:
-        return {}, {}
-
-    total = sampling.images_per_class * max(1, transformer.num_classes)
-    tokens_NL = drawn_tokens(pipeline, sampling, range(total))
+    transformer = pipeline.transformer
+    total = config.sampling.images_per_class * max(1, transformer.num_classes)
+    tokens_NL = kept_tokens(drawn, range(total))
     other_NL, real_NL = real_tokens(config, pipeline.tokenizer, total, output)
     pyramid, codes = transformer.pyramid, pipeline.tokenizer.quantizer.num_codes
     return (

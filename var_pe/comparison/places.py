@@ -1,7 +1,4 @@
-"""A generator's loss token by token, and the tokens of its drawn images."""
-
-from collections.abc import Sequence
-from typing import cast
+"""A generator's loss token by token."""
 
 import torch
 from torch import Tensor
@@ -9,10 +6,6 @@ from torch import Tensor
 from var_pe.models.generator import VARTransformer
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.pyramid import Pyramid
-from var_pe.sampling.config import SamplingConfig
-from var_pe.sampling.drawing import drawn
-from var_pe.sampling.folder import class_of
-from var_pe.sampling.pipeline import VARPipeline
 from var_pe.tasks.generator import known_labels
 from var_pe.tasks.losses.tokens import token_losses
 
@@ -36,15 +29,3 @@ def nats_by_place(
         losses_BL = token_losses(transformer(labels_B, inputs_BLZ, pyramid), tokens_BL)
         total_L += losses_BL.double().sum(0).cpu()
     return total_L / len(tokens_NL)
-
-
-def drawn_tokens(pipeline: VARPipeline, sampling: SamplingConfig, numbers: Sequence[int]) -> Tensor:
-    """The tokens (N, L) of the images that a folder of these settings has under these numbers."""
-    classes = pipeline.transformer.num_classes
-    parts = []
-    for start in range(0, len(numbers), sampling.batch):
-        some = numbers[start : start + sampling.batch]
-        labels = [class_of(number, sampling) if classes else None for number in some]
-        output = drawn(pipeline, labels, some, sampling, output_type="tokens")
-        parts.append(cast(Tensor, output.images).cpu())
-    return torch.cat(parts)

@@ -18,8 +18,16 @@ def draw_images(
 
     Image n follows from (seed, n) and its label, whatever else is drawn with it.
     """
-    images_BCHW = cast(Tensor, drawn(pipeline, labels, numbers, config).images)
-    return (images_BCHW * 255).round().to(torch.uint8).cpu()
+    return draw_images_and_tokens(pipeline, labels, numbers, config)[0]
+
+
+def draw_images_and_tokens(
+    pipeline: VARPipeline, labels: Sequence[int | None], numbers: Sequence[int], config: SamplingConfig
+) -> tuple[Tensor, Tensor]:
+    """The same, and the tokens of these images, (B, L)."""
+    output = drawn(pipeline, labels, numbers, config, return_tokens=True)
+    images_BCHW, tokens_BL = cast(Tensor, output.images), cast(Tensor, output.tokens)
+    return (images_BCHW * 255).round().to(torch.uint8).cpu(), tokens_BL.cpu()
 
 
 def draw_levels(
@@ -37,6 +45,7 @@ def drawn(
     config: SamplingConfig,
     *,
     return_levels: bool = False,
+    return_tokens: bool = False,
     output_type: str = "pt",
 ) -> VARPipelineOutput:
     """The pipeline's output under the config's settings: images in [0, 1], or as `output_type` says.
@@ -68,5 +77,6 @@ def drawn(
         width=width,
         pyramid=config.levels,
         return_levels=return_levels,
+        return_tokens=return_tokens,
     )
     return cast(VARPipelineOutput, output)

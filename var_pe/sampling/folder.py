@@ -7,12 +7,14 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from var_pe.files import remove_drafts, write_text, written_whole
 from var_pe.models.numbers import RULE
 from var_pe.processes import Processes
 from var_pe.sampling.config import SamplingConfig
-from var_pe.sampling.drawing import draw_images
+from var_pe.sampling.drawing import draw_images_and_tokens
 from var_pe.sampling.pipeline import VARPipeline
 from var_pe.sampling.png import read_png, write_png
 
@@ -60,12 +62,14 @@ def fill_folder(
     *,
     weights: str,
     classes: Sequence[int] | None = None,
+    keep_tokens: bool = False,
     processes: Processes = Processes(),
     on_progress: Callable[[int], object] = lambda number: None,
 ) -> None:
     """Draws what is still missing of `images_per_class` PNGs per class below `folder/images`.
 
-    `classes` draws these alone; an image is the same whichever classes are drawn beside it.
+    `classes` draws these alone; an image is the same whichever classes are drawn beside it. `keep_tokens`
+    keeps the tokens of every image, too, for `kept_tokens`.
     `weights` names the weights; with the settings it stands in `folder/sampling.json`. `on_progress(n)` is
     called when this process is done with n more images.
 
@@ -86,17 +90,41 @@ def fill_folder(
     chosen = [number for label in wanted for number in range(label * of_class, (label + 1) * of_class)]
     for places in processes.batches(len(chosen), config.batch):
         numbers = [chosen[place] for place in places]
-        missing = [number for number in numbers if not image_path(folder, number, config, names).exists()]
+        missing = [
+            number
+            for number in numbers
+            if not image_path(folder, number, config, names).exists()
+            or (keep_tokens and not tokens_path(folder, number).exists())
+        ]
         if missing:
             check_numbers(folder)
             labels = [class_of(number, config) for number in missing]
-            images_BCHW = draw_images(pipeline, labels, missing, config)
+            images_BCHW, tokens_BL = draw_images_and_tokens(pipeline, labels, missing, config)
             claim(folder, settings)  # not before: settings that cannot be drawn with leave no trace
-            for number, image_CHW in zip(missing, images_BCHW, strict=True):
+            for number, image_CHW, tokens_L in zip(missing, images_BCHW, tokens_BL, strict=True):
                 write_png(image_path(folder, number, config, names), image_CHW)
+                if keep_tokens:
+                    write_tokens(tokens_path(folder, number), tokens_L)
         on_progress(len(numbers))
 
     claim(folder, settings)
+
+
+def tokens_path(folder: Path, number: int) -> Path:
+    """Where the tokens of an image are, if they are kept."""
+    return folder / "tokens" / f"{number:07d}.npy"
+
+
+def write_tokens(path: Path, tokens_L: Tensor) -> None:
+    path.parent.mkdir(exist_ok=True)
+    with written_whole(path, flushed=False) as draft, draft.open("wb") as stream:
+        np.save(stream, tokens_L.to(torch.int32).numpy())
+
+
+def kept_tokens(folder: Path, numbers: Sequence[int]) -> Tensor:
+    """The tokens (N, L) of the images under these numbers in a folder that keeps them."""
+    rows = [np.load(tokens_path(folder, number), allow_pickle=False) for number in numbers]
+    return torch.from_numpy(np.stack(rows)).long()
 
 
 def claim(folder: Path, settings: Mapping[str, object]) -> None:

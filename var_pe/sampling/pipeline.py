@@ -43,10 +43,14 @@ Callback = Callable[["VARPipeline", int, dict[str, Tensor]], None]
 
 @dataclass
 class VARPipelineOutput(ImagePipelineOutput):
-    """`images`; with `return_levels` also `levels`, all images after every level, coarse to fine."""
+    """`images`; with `return_levels` also `levels`, all images after every level, coarse to fine.
+
+    With `return_tokens` also `tokens`, int64 (B, L), those of the images.
+    """
 
     images: Images  # type: ignore[assignment]  # diffusers' own pipelines give tensors, too
     levels: list[Images] | None = None
+    tokens: Tensor | None = None
 
 
 class VARPipeline(SavedPipeline):
@@ -192,6 +196,7 @@ class VARPipeline(SavedPipeline):
         keep_best: float | str = 1,
         classifier: Classifier | None = None,
         return_levels: bool = False,
+        return_tokens: bool = False,
         scale_guidance: float | Sequence[float] = SamplingConfig.scale_guidance,
         **others: object,
     ) -> VARPipelineOutput | tuple[object, ...]:
@@ -213,6 +218,7 @@ class VARPipeline(SavedPipeline):
         `keep_best`: 1/n draws every image n times and keeps the one whose class `classifier` (images in
         [-1, 1] to logits) finds likeliest.
         `return_levels`: the output's `levels` are the images after every level, in the same form.
+        `return_tokens`: the output's `tokens` (B, L) are those of the images.
 
         Raises:
             TypeError: there is no such argument; `others` are the names that other pipelines have for ours.
@@ -266,7 +272,8 @@ class VARPipeline(SavedPipeline):
         # The form that is asked for.
         images = drawn.tokens_BL if output_type == "tokens" else self.decode(drawn.f_hat_BZhw, output_type)
         levels = [self.decode(map_BZhw, output_type) for map_BZhw in drawn.maps] if return_levels else None
-        output = VARPipelineOutput(images=images, levels=levels)
+        tokens_BL = drawn.tokens_BL if return_tokens else None
+        output = VARPipelineOutput(images=images, levels=levels, tokens=tokens_BL)
         self.maybe_free_model_hooks()
         return output if return_dict else output.to_tuple()
 

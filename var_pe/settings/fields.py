@@ -55,7 +55,6 @@ LIMITS = {
 # pydantic's names of errors about keys, in dataclasses and models
 UNKNOWN = {"unexpected_keyword_argument", "extra_forbidden", "invalid_key"}
 # What is added to a sentence about an error of this name of pydantic's
-MANY = 5  # settings of a section that a sentence names
 HINTS = {"string_type": " (put text in quotes)", "finite_number": " (it is not finite)"}
 
 
@@ -173,12 +172,7 @@ def sentence_of(schema: type, error: ErrorDetails, given: Tree, origin: str) -> 
     if error["type"] == "value_error":
         return f"{key}{origin}: {error['ctx']['error']}"
     value = show(value_at(given, key))
-    hint = HINTS.get(error["type"], "")
-    below = [one.removeprefix(f"{key}.") for one in nodes if one.rpartition(".")[0] == key]
-    if below:
-        shown = ", ".join(f"{key}.{one}" for one in below[:MANY])
-        hint = f": its settings are {shown}{', ...' if len(below) > MANY else ''}"
-    return f"{key}{origin} must be {rule_of(nodes[key])}, got {value}{hint}"
+    return f"{key}{origin} must be {rule_of(nodes[key])}, got {value}{HINTS.get(error['type'], '')}"
 
 
 def value_at(values: Tree, key: str) -> Any:

@@ -62,11 +62,12 @@ def draw_folder(
     accelerator: Accelerator,
     *,
     npz: bool = False,
+    keep_tokens: bool = False,
     classes: Sequence[int] | None = None,
 ) -> Path:
     """Fills `folder/images` on all processes together, writes `folder/grid.png`, returns `folder/images`.
 
-    `classes`: these alone, each once.
+    `classes`: these alone, each once. `keep_tokens`: the images' tokens are kept beside them.
     """
     pipeline.to(accelerator.device)
     if pipeline.classifier is not None:
@@ -83,6 +84,7 @@ def draw_folder(
             sampling,
             weights=weights_of(pipeline),
             classes=classes,
+            keep_tokens=keep_tokens,
             processes=processes,
             on_progress=counter.add,
         )

@@ -18,7 +18,7 @@ from var_pe.models.tokenizer import VQTokenizer
 from var_pe.pages.sheets import Cell, Section, class_name, sheet
 from var_pe.pyramid import Levels, Pyramid
 from var_pe.sampling.config import SamplingConfig
-from var_pe.sampling.folder import draw_images
+from var_pe.sampling.drawing import draw_images
 from var_pe.sampling.pipeline import VARPipeline
 from var_pe.seeding import mix, random_bits, shifted
 from var_pe.settings.fields import Doc, NonNegative, ShareBelowOne, section
