@@ -2,13 +2,14 @@
 
     python scripts/export.py --run runs/fashion_vit
     python scripts/export.py --run runs/fashion_mixed --output programs
+    python scripts/export.py --run runs/fashion_vit --any-size
     python scripts/export.py --pipeline var_d16
     python scripts/export.py --encodings
 
 A classifier or encoder becomes the program `classifier`, a tokenizer `encode` and `decode`, and a generator
 these two and `level_0`, `level_1` and so on. Each is written as NAME.pt2 and NAME.onnx, and takes any number
-of images of one size, which --size changes. --encodings instead tries small models under each encoding and
-prints which of them can be exported.
+of images of one size, which --size changes. With --any-size the program of a plain ViT takes images of every
+size. --encodings instead tries small models under each encoding and prints which of them can be exported.
 """
 
 import argparse
@@ -22,7 +23,15 @@ import torch
 
 from var_pe import settings
 from var_pe.files import check_writable
-from var_pe.interop.export.parts import Part, classifier_parts, generator_parts, tokenizer_parts
+from var_pe.interop.export.any_size import any_size_parts
+from var_pe.interop.export.parts import (
+    LEAST_PATCHES,
+    FreeSizes,
+    Part,
+    classifier_parts,
+    generator_parts,
+    tokenizer_parts,
+)
 from var_pe.interop.export.survey import LINES, table
 from var_pe.interop.export.writing import (
     Exported,
@@ -76,6 +85,11 @@ def arguments() -> argparse.Namespace:
         f"{DEFAULT_CONVENTION}",
     )
     parser.add_argument(
+        "--any-size",
+        action="store_true",
+        help="one program for images of every size, of a plain ViT whose encoding follows sizes by formula",
+    )
+    parser.add_argument(
         "--batch", type=int, default=16, metavar="N", help="images at once when timed; default: 16"
     )
     parser.add_argument(
@@ -83,10 +97,12 @@ def arguments() -> argparse.Namespace:
     )
     given = parser.parse_args()
 
-    if given.encodings is not None and (given.output or given.size or given.resample):
+    if given.encodings is not None and (given.output or given.size or given.resample or given.any_size):
         parser.error("--encodings tries small models and keeps no files: leave out other options")
     if given.resample and not given.size:
         parser.error("--resample says how tables move to --size: give --size, too")
+    if given.any_size and given.size:
+        parser.error("--any-size leaves the size of images free: leave out --size")
     check_options(given, batch=Positive, rounds=Positive, size=list[Positive])
     return given
 
@@ -108,6 +124,8 @@ def main() -> None:
     say(f"{number_of(len(parts), 'program')} to export: {', '.join(part.name for part in parts)}", sys.stdout)
     for part in parts:
         say(described(export_part(part, folder), given.batch, given.rounds), sys.stdout)
+        if part.sizes is not None:
+            say(f"{part.name}: {free(part.sizes)}", sys.stdout)
     say(f"written to {folder}", sys.stdout)
 
 
@@ -143,6 +161,8 @@ def parts_of(given: argparse.Namespace) -> list[Part]:
 
 def classifier_of(folder: Path, given: argparse.Namespace) -> list[Part]:
     model = load_classifier_of_images(folder)
+    if given.any_size:
+        return any_size_parts(model)
     if given.size is not None:
         convention = given.resample or DEFAULT_CONVENTION
         model.set_input_size(given.size, convention)
@@ -160,11 +180,16 @@ def pipeline_parts(pipeline: VARPipeline, given: argparse.Namespace) -> list[Par
 
 
 def check_no_size(given: argparse.Namespace) -> None:
-    """Refuses --size where it would change nothing.
+    """Refuses --size and --any-size where they would change nothing.
 
     Raises:
-        ValueError: it is given.
+        ValueError: one is given.
     """
+    if given.any_size:
+        raise ValueError(
+            "--any-size is for classifiers that are plain ViTs: tokenizers and generators are exported at "
+            "their own size"
+        )
     if given.size is not None:
         raise ValueError(
             "--size is for classifiers: tokenizers and generators are exported at their own size"
@@ -179,6 +204,17 @@ def described(exported: Exported, batch: int, rounds: int) -> str:
         f"{exported.part.name}: largest difference {exported.difference:.1e}{other}; {batch} images take "
         f"{eager:.2f} ms in eager torch, {runtime:.2f} ms in onnxruntime ({eager / runtime:.2f} times as "
         f"fast), threads: {torch.get_num_threads()}"
+    )
+
+
+def free(sizes: FreeSizes) -> str:
+    """Which sizes images may have, and at which ones the programs were compared."""
+    step = sizes.patch_size
+    least = LEAST_PATCHES * step
+    compared = ", ".join(f"{rows * step}x{columns * step}" for rows, columns in sizes.others)
+    return (
+        f"sides of images are multiples of {step} pixels, at least {least}; traced at "
+        f"{sizes.traced[0] * step}x{sizes.traced[1] * step}, compared at {compared} and its own size, too"
     )
 
 

@@ -151,6 +151,14 @@ class PositionEncoding(nn.Module, Generic[Context]):
         return getattr(type(self), hook) is not getattr(PositionEncoding, hook)
 
     @property
+    def one_size_because(self) -> str:
+        """Why a program that is traced at one size of images serves no other; empty: it serves them all.
+
+        Of learned tables that belong to a grid (`GridBound`) this need not be said.
+        """
+        return ""
+
+    @property
     def turns_keys_by_query(self) -> bool:
         """Whether `rotate` turns the same keys in another way for the queries of another level.
 

@@ -75,6 +75,10 @@ class Blocks(TokenEncoding):
         """The blocks' code moves to the new blocks; the code inside a block stays."""
         self.of_blocks.set_pyramid(blocks_of(pyramid, self.size), convention)
 
+    @property
+    def one_size_because(self) -> str:
+        return "which block a cell lies in is worked out for one grid, and a constant in it"
+
     def code_LC(self, positions: Positions) -> Tensor:
         device = positions.cell_L2.device
         block_L, inside_L = cells_in_blocks(positions.grids, self.size, device)

@@ -103,6 +103,11 @@ class LieRE(Rope):
             for pair in range(pairs):
                 parameter[..., 2 * pair + 1, 2 * pair] = wave_2Gp[:, None, None, :, pair]
 
+    @property
+    def one_size_because(self) -> str:
+        counted = "the longest side says how often matrices are squared, which a program has counted once"
+        return "" if self.commuting else f"{counted} (commuting=true squares none by size)"
+
     def start_waves(self) -> Tensor:
         """What `rope` turns each pair of interleaved channels by per unit along y and along x, (2, P)."""
         length_F = self.frequencies("cpu")

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from var_pe.encodings.base import ModelShape, own, register
+from var_pe.encodings.machinery.coordinates import in_proportion
 from var_pe.encodings.machinery.scores import (
     ScoreEncoding,
     by_levels,
@@ -96,7 +97,7 @@ class LogCPB(ScoreEncoding[NetworkInputs]):
             query_QK=one_hot(query.level_L, len(grids)),
             key_QK=one_hot(key.level_L, len(grids)),
             cell_yx2=self._cells_of(query, key),
-            level_KK2=_level_coordinates(grids, query.yx_L2.device),
+            level_KK2=_level_coordinates(in_proportion(grids), query.yx_L2.device),
             cells=self.cells.weights(),
             levels=None if self.levels is None else self.levels.weights(),
         )

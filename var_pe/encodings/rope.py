@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from var_pe.encodings.base import ModelShape, PositionEncoding, register
-from var_pe.encodings.machinery.coordinates import Coordinates, coarseness
+from var_pe.encodings.machinery.coordinates import Coordinates, coarseness, in_proportion
 from var_pe.encodings.machinery.turn import LAYOUTS, Angles, turn
 from var_pe.pyramid import Positions, Pyramid
 from var_pe.resampling.conventions import Convention
@@ -165,7 +165,8 @@ class Rope(PositionEncoding[Any]):  # `rope_mixed` prepares angles for each laye
 
     def octaves(self, positions: Positions) -> Tensor:
         """What each pair turns by for the token's level, float32 (L, P)."""
-        octave_L = coarseness(positions.grids, positions.level_L.device)[positions.level_L]
+        octave_K = coarseness(in_proportion(positions.grids), positions.level_L.device)
+        octave_L = octave_K[positions.level_L]
         return octave_L[:, None] * self._further_axis(positions.level_L.device)
 
     def _further_axis(self, device: torch.device) -> Tensor:

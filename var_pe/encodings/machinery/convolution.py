@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from var_pe.encodings.base import ModelShape, PositionEncoding
 from var_pe.pyramid import Positions
+from var_pe.resampling.precision import without_autocast
 
 INITS = ("random", "zero")
 
@@ -62,7 +63,7 @@ class ConvolutionEncoding(PositionEncoding[Positions]):
         for x_BlC, grid in zip(x_BLC.split([h * w for h, w in grids], dim=1), grids, strict=True):
             map_BChw = x_BlC.unflatten(1, grid).permute(0, 3, 1, 2)
             # On processors oneDNN's gradient of such weights takes three times as long in bf16 as in float32.
-            with torch.autocast("cpu", enabled=False):
+            with without_autocast("cpu"):
                 moved_BChw = same_size(map_BChw.to(weight_C1kk.dtype), weight_C1kk)
             moved.append(moved_BChw.to(x_BLC.dtype).flatten(2).transpose(1, 2))
 

@@ -12,6 +12,7 @@ from var_pe.resampling.precision import full_precision
 FIXED = ("center", "start", "corner", "index")
 MAPS = (*FIXED, "learned")
 UNITS = ("cells", "image", "query")
+ONE_LEVEL = ((2, 2),)  # of any size
 
 
 def in_finest_cells(positions: Positions) -> Tensor:
@@ -19,6 +20,15 @@ def in_finest_cells(positions: Positions) -> Tensor:
     rows, columns = positions.grids[-1]
     y_L, x_L = ((positions.yx_L2 + 1) / 2).unbind(-1)
     return torch.stack([y_L * rows, x_L * columns], dim=-1)  # plain numbers: a tensor of them would be a copy
+
+
+def in_proportion(grids: tuple[Grid, ...]) -> tuple[Grid, ...]:
+    """Grids for which levels compare with the finest one as they do here, for what depends on that alone.
+
+    For a single level, which has nothing to compare with, they are the same whatever its size. So a graph
+    whose sides are symbols has a constant there.
+    """
+    return ONE_LEVEL if len(grids) == 1 else grids
 
 
 @torch.compiler.assume_constant_result
@@ -161,10 +171,10 @@ class Coordinates(nn.Module):
     def maps(self, grids: tuple[Grid, ...], device: torch.device) -> tuple[Tensor, Tensor]:
         """Scales and offsets, float32 (K, 2) each."""
         if self.kind != "learned":
-            return _level_maps(self.kind, grids, device)
+            return _level_maps(self.kind, in_proportion(grids), device)
 
         self.check_levels(len(grids))
-        scale_K2, offset_K2 = _level_maps(self.learned_from, grids, device)
+        scale_K2, offset_K2 = _level_maps(self.learned_from, in_proportion(grids), device)
         log_scale_K2 = self.learned_rate * self.log_scale_K2.float()
         return scale_K2 * log_scale_K2.exp(), offset_K2 + self.learned_rate * self.offset_K2.float()
 
@@ -196,7 +206,7 @@ def learned_maps(encoding: nn.Module, pyramid: Pyramid) -> dict[str, float]:
 
 def strides(positions: Positions) -> Tensor:
     """Sides of a cell of the level that asks, in cells of the finest, float32: (L, 2), or (2) for all."""
-    stride_K2, _ = _level_maps("center", positions.grids, positions.level_L.device)
+    stride_K2, _ = _level_maps("center", in_proportion(positions.grids), positions.level_L.device)
     return stride_K2[positions.level_L if positions.asking is None else positions.asking]
 
 

@@ -1,6 +1,5 @@
 """Turning pairs of channels by angles, with a gradient of its own that costs no more than the turning."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,10 +7,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-LAYOUTS = ("half", "interleaved")
+from var_pe.resampling.precision import is_exporting
 
-# torch 2.6 has none
-is_exporting: Callable[[], bool] = getattr(torch.compiler, "is_exporting", bool)
+LAYOUTS = ("half", "interleaved")
 
 
 @dataclass(frozen=True)

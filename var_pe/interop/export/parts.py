@@ -16,6 +16,23 @@ from var_pe.models.layers import LayerCache, LevelCache
 from var_pe.models.quantizers.projection import Projection
 from var_pe.models.quantizers.residual import MultiScaleQuantizer
 from var_pe.models.tokenizer import VQTokenizer
+from var_pe.pyramid import Grid
+
+# Rows and columns of patches from which on sizes are free: torch.export takes a side of 1 for a constant.
+LEAST_PATCHES = 2
+
+
+@dataclass(frozen=True)
+class FreeSizes:
+    """Images whose sides a program leaves free: whole numbers of patches, `LEAST_PATCHES` or more."""
+
+    # pixels
+    patch_size: int
+    # rows and columns of patches: of the example that the program is traced with, and of others to compare
+    traced: Grid
+    others: tuple[Grid, ...]
+    # what goes in for so many images of so many patches
+    examples: Callable[[int, Grid], dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -29,6 +46,8 @@ class Part:
     # the dimension of each input in which the images are
     batch_of: dict[str, int]
     outputs: tuple[str, ...]
+    # None: images have one size
+    sizes: FreeSizes | None = None
 
     @torch.no_grad()
     def run(self, given: dict[str, Tensor]) -> list[Tensor]:

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from var_pe.encodings import REGISTRY
+from var_pe.interop.export.any_size import any_size_parts
 from var_pe.interop.export.parts import Part, classifier_parts, generator_parts
 from var_pe.interop.export.writing import export_part
 from var_pe.models.generator import VARTransformer
@@ -25,7 +26,8 @@ NEEDS_OPTIONS = {
     "mixed": "mixed(learned=0.7, sinusoidal=0.3)",
 }
 LINES = [NEEDS_OPTIONS.get(name, name) for name in sorted(REGISTRY)]
-MODELS = ("ViT", "level step")
+ANY_SIZE = "ViT of any size"
+MODELS = ("ViT", ANY_SIZE, "level step")
 LEVELS = (1, 3)  # of the generator
 
 
@@ -67,8 +69,12 @@ def outcome_of(model: str, line: str) -> Outcome:
 
 
 def small_parts(model: str, line: str) -> list[Part]:
-    """A ViT with a class token, or the step of a generator's second level, which sees the first."""
-    if model == "ViT":
+    """A ViT with a class token, for its own size or any, or the step of a generator's second level.
+
+    Raises:
+        ValueError: the ViT cannot be exported for any size.
+    """
+    if model in ("ViT", ANY_SIZE):
         vit = ViTClassifier(
             image_size=(6, 8),
             num_classes=3,
@@ -79,7 +85,8 @@ def small_parts(model: str, line: str) -> list[Part]:
             num_heads=4,
             pool="class_token",
         )
-        return classifier_parts(redrawn(vit).eval())
+        of_size = any_size_parts if model == ANY_SIZE else classifier_parts
+        return of_size(redrawn(vit).eval())
 
     assert model == "level step", f"no parts are written for {model}"
     transformer = VARTransformer(

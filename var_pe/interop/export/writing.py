@@ -5,7 +5,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from var_pe.encodings import PositionEncoding
-from var_pe.interop.export.parts import Part
+from var_pe.interop.export.parts import LEAST_PATCHES, Part
 from var_pe.models.kernels import served_by
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 LIBRARIES = ("onnx", "onnxscript", "onnxruntime")
 TOLERANCE = 1e-4  # of the largest difference, where outputs are of size 1 or smaller
 MOST_OTHER_TOKENS = 0.01  # a latent midway between two codes is rounded to either
+SIDES = {2: "height", 3: "width"}  # the first input's dimensions that are free where sizes are
 TRACED_BATCH = 2  # images of the example that a program is traced with
 COMPARED_BATCHES = (1, TRACED_BATCH, 3)
 
@@ -59,10 +60,14 @@ def check_libraries() -> None:
 def export_part(part: Part, folder: Path) -> Exported:
     """Writes NAME.pt2 and NAME.onnx into a folder, for any number of images, and compares both to the model.
 
+    Where sizes are free, also at sizes that were not traced.
+
     Raises:
         ValueError: the part cannot be exported, or a program's outputs are not the model's.
     """
     given = part.examples(TRACED_BATCH)
+    if part.sizes is not None:
+        given = part.sizes.examples(TRACED_BATCH, part.sizes.traced)
     part.run(given)  # what is kept for a size is made before the trace, which takes it for constants
     program = traced(part, given)
 
@@ -71,39 +76,67 @@ def export_part(part: Part, folder: Path) -> Exported:
         torch.export.save(program, files[0])
     write_onnx(part, program, files[1])
 
-    session, module = session_of(files[1]), program.module()
+    session, module = session_of(files[1]), torch.export.load(files[0]).module()
     difference, other = 0.0, 0.0
-    for batch in COMPARED_BATCHES:
-        given = part.examples(batch)
+    for what, given in compared_examples(part):
         wanted = part.run(given)
         both = (replace(part, module=module).run(given), run_onnx(session, given))
         for library, outputs in zip(("torch.export", "ONNX"), both, strict=True):
             of_numbers, of_tokens = compared(outputs, wanted)
             if not of_numbers <= TOLERANCE or of_tokens > MOST_OTHER_TOKENS:
                 raise ValueError(
-                    f"{part.name}: the program of {library} gives other outputs than the model for {batch} "
-                    f"images: by {of_numbers:.1e}, where {TOLERANCE:g} is allowed, and {of_tokens:.1%} of "
+                    f"{part.name}: the program of {library} gives other outputs than the model for {what}: "
+                    f"by {of_numbers:.1e}, where {TOLERANCE:g} is allowed, and {of_tokens:.1%} of "
                     f"its tokens, where {MOST_OTHER_TOKENS:.0%} is"
                 )
             difference, other = max(difference, of_numbers), max(other, of_tokens)
     return Exported(part, *files, difference, other)
 
 
+def compared_examples(part: Part) -> Iterator[tuple[str, dict[str, Tensor]]]:
+    """What programs are compared on, and what that is, in words."""
+    for batch in COMPARED_BATCHES:
+        yield f"{batch} images", part.examples(batch)
+    if part.sizes is not None:
+        for rows, columns in part.sizes.others:
+            given = part.sizes.examples(TRACED_BATCH, (rows, columns))
+            yield f"{TRACED_BATCH} images of {rows}x{columns} patches", given
+
+
 def traced(part: Part, given: dict[str, Tensor]) -> "ExportedProgram":
-    """torch.export's program, for any number of images.
+    """torch.export's program, for any number of images, and of any size where sizes are free.
 
     Scores that an encoding makes of content are different for each image, and ONNX's translation of torch's
-    fused attention does not take them: attention is then products and a softmax.
+    fused attention does not take them: attention is then products and a softmax. Else, where sizes are free,
+    one fused call serves all of them, as a program cannot choose by the number of tokens.
 
     Raises:
         ValueError: torch.export cannot trace the module.
     """
-    shapes = tuple({part.batch_of[name]: torch.export.Dim.DYNAMIC} for name in given)
+    shapes: tuple[dict[int, object], ...] = tuple(
+        {part.batch_of[name]: torch.export.Dim.DYNAMIC} for name in given
+    )
+    kernel: AbstractContextManager[object] = nullcontext()
+    if part.sizes is not None:
+        for axis, name in SIDES.items():
+            patches = torch.export.Dim(name, min=LEAST_PATCHES)
+            shapes[0][axis] = part.sizes.patch_size * patches
+        kernel = served_by("fused")
+    if by_content(part.module):
+        kernel = served_by("plain")
+
     try:
-        with torch.no_grad(), quiet(), served_by("plain") if by_content(part.module) else nullcontext():
-            return torch.export.export(part.module, tuple(given.values()), dynamic_shapes=shapes)
+        with torch.no_grad(), quiet(), kernel:
+            # Dynamo's trace takes sides that are symbols for the whole numbers that the model asks for.
+            strict = part.sizes is not None
+            return torch.export.export(
+                part.module, tuple(given.values()), dynamic_shapes=shapes, strict=strict
+            )
     except Exception as error:  # of many kinds, none of which a person can tell apart
-        raise ValueError(f"{part.name}: torch.export cannot follow the model: {in_short(error)}") from error
+        at = "" if part.sizes is None else " at every size (--size exports one)"
+        raise ValueError(
+            f"{part.name}: torch.export cannot follow the model{at}: {in_short(error)}"
+        ) from error
 
 
 def by_content(module: nn.Module) -> bool:
@@ -122,6 +155,8 @@ def write_onnx(part: Part, program: "ExportedProgram", file: Path) -> None:
         ValueError: an operation has no counterpart there.
     """
     axes = tuple({part.batch_of[name]: "batch"} for name in part.batch_of)
+    if part.sizes is not None:
+        axes[0].update(SIDES)
     try:
         with quiet():
             torch.onnx.export(
