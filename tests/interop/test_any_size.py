@@ -103,8 +103,9 @@ def test_an_encoding_of_one_size_is_refused_in_a_sentence(member, make_vit):
     assert "\n" not in str(caught.value)
 
 
-def test_liere_whose_generators_commute_has_no_size(make_vit):
-    assert not bound_to_size(make_vit("liere(commuting=true)").position_encoding)
+def test_every_option_says_its_own_reason(make_vit):
+    reasons = bound_to_size(make_vit("liere(commuting=true) + rope").position_encoding)
+    assert reasons == {"liere": "traced for every size, its products with planes refuse a batch of one image"}
 
 
 def test_models_of_one_size_are_refused(make_vit):

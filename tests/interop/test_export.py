@@ -119,6 +119,23 @@ def test_what_no_program_can_do_is_said_in_a_sentence(tmp_path):
     assert "\n" not in str(caught.value)
 
 
+class Several(nn.Module):
+    """Its program, unlike itself, takes for granted that there is not one row."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.compiler.is_exporting():
+            torch._check(x.shape[0] % 3 != 1)
+        return x + 1
+
+
+def test_a_program_that_refuses_some_images_is_said_in_a_sentence(tmp_path):
+    pytest.importorskip("onnxruntime")
+    part = Part("several", Several(), lambda batch: {"x": torch.ones(batch, 2)}, {"x": 0}, ("y",))
+    with pytest.raises(ValueError, match="several: a program refuses 1 images: ") as caught:
+        export_part(part, tmp_path)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("quantizer", [*QUANTIZERS, "vq(rate=0.1, given=coarser)"])
 def test_tokenizers_leave_with_every_quantizer(quantizer, make_tokenizer, make_loud, tmp_path):

@@ -105,8 +105,9 @@ class LieRE(Rope):
 
     @property
     def one_size_because(self) -> str:
-        counted = "the longest side says how often matrices are squared, which a program has counted once"
-        return "" if self.commuting else f"{counted} (commuting=true squares none by size)"
+        if self.commuting:
+            return "traced for every size, its products with planes refuse a batch of one image"
+        return "the longest side says how often matrices are squared, which a program has counted once"
 
     def start_waves(self) -> Tensor:
         """What `rope` turns each pair of interleaved channels by per unit along y and along x, (2, P)."""

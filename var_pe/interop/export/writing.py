@@ -80,7 +80,10 @@ def export_part(part: Part, folder: Path) -> Exported:
     difference, other = 0.0, 0.0
     for what, given in compared_examples(part):
         wanted = part.run(given)
-        both = (replace(part, module=module).run(given), run_onnx(session, given))
+        try:
+            both = (replace(part, module=module).run(given), run_onnx(session, given))
+        except Exception as error:  # what a trace takes for granted, or onnxruntime's own
+            raise ValueError(f"{part.name}: a program refuses {what}: {in_short(error)}") from error
         for library, outputs in zip(("torch.export", "ONNX"), both, strict=True):
             of_numbers, of_tokens = compared(outputs, wanted)
             if not of_numbers <= TOLERANCE or of_tokens > MOST_OTHER_TOKENS:
