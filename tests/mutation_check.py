@@ -552,6 +552,38 @@ MISTAKES = (
         "while False:",
         ("tests/interop/test_batching.py",),
     ),
+    Mistake(
+        "wrong device",
+        "a torch that was built for GPUs is taken for a machine that has one",
+        "var_pe/stages/accelerate_options.py",
+        "torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None",
+        "torch.accelerator.current_accelerator()",
+        ("tests/stages/test_accelerate_options.py",),
+    ),
+    Mistake(
+        "others' tokens",
+        "the tokens beside a drawn image are those of another one",
+        "var_pe/sampling/folder.py",
+        "write_tokens(tokens_path(folder, number), tokens_L)",
+        "write_tokens(tokens_path(folder, number), tokens_BL[0])",
+        ("tests/sampling/test_folder.py",),
+    ),
+    Mistake(
+        "formula missed",
+        "of several networks the first one alone counts in the perceptual distance",
+        "var_pe/models/feature_stages.py",
+        "for network in self.networks for map_BChw in network(images_BCHW)",
+        "for network in self.networks[:1] for map_BChw in network(images_BCHW)",
+        ("tests/stages/test_losses.py",),
+    ),
+    Mistake(
+        "level ignored",
+        "in a program of any size coarser levels count as the finest, also where there are several",
+        "var_pe/encodings/machinery/coordinates.py",
+        "return ONE_LEVEL if len(grids) == 1 else grids",
+        "return ONE_LEVEL * len(grids)",
+        ("tests/encodings/test_rope.py",),
+    ),
 )
 
 

@@ -23,6 +23,8 @@ NAMES = {
     "formula missed",
     "breaking",
     "smaller",
+    "wrong device",
+    "others' tokens",
 }
 
 
