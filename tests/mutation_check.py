@@ -394,6 +394,14 @@ MISTAKES = (
     ),
     Mistake(
         "formula missed",
+        "segmenters of the study of heads start from random weights",
+        "var_pe/comparison/head_study.py",
+        "model=replace(trial.config.model, init_from=str(trial.run)),",
+        "model=trial.config.model,",
+        ("tests/comparison/test_head_study.py",),
+    ),
+    Mistake(
+        "formula missed",
         "heads keep the keys of the lowest scores",
         "var_pe/models/keys.py",
         "score_BHK.topk(self.most, dim=2, sorted=False)",

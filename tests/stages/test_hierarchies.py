@@ -7,7 +7,6 @@ import torch
 from accelerate import Accelerator
 
 from var_pe import settings
-from var_pe.comparison.head_study import study_heads
 from var_pe.diagnosis.opening import open_subject
 from var_pe.evaluation.classifier import ClassifierFeatures
 from var_pe.models.feature_stages import HierarchyStages
@@ -43,7 +42,7 @@ def config_in(folder, *more: str) -> Config:
 
 
 def test_a_hierarchy_is_trained_saved_and_used(tmp_path):
-    """Rates by layers that thaw, features for scores and for losses, and the studies that have to say no."""
+    """Rates by layers that thaw, features for scores and for losses, and what has to say no."""
     thawing = ["classifier_training.layer_decay=0.5", "classifier_training.unfreeze_every=1"]
     config = config_in(tmp_path, *thawing)
     start = build_classifier(config, 12).state_dict()
@@ -63,8 +62,6 @@ def test_a_hierarchy_is_trained_saved_and_used(tmp_path):
 
     with pytest.raises(ValueError, match="is a classifier in stages"):
         open_subject(tmp_path / "run")
-    with pytest.raises(ValueError, match="task heads read the tokens of one map"):
-        study_heads(config, ["learned"], [0], tmp_path / "heads", Accelerator(), None)
 
 
 def test_a_hierarchy_starts_from_one_of_another_size(tmp_path, make_loud):

@@ -5,7 +5,6 @@ import torch
 from accelerate import Accelerator
 
 from var_pe import settings
-from var_pe.comparison.head_study import HeadTraining, study_heads
 from var_pe.comparison.resolution_study import study_resolutions
 from var_pe.settings.files import ConfigError
 from var_pe.stages.config import Config
@@ -65,12 +64,3 @@ def test_models_that_draw_whole_patches_say_so(tmp_path):
     config = config_in(tmp_path, "classifier.padding=end", "segmenter={}")
     with pytest.raises(ValueError, match=r"leave classifier.padding at none, got end"):
         build_segmenter(config, 3)
-    with pytest.raises(ValueError, match="task heads draw whole patches"):
-        study_heads(
-            config_in(tmp_path, "classifier.padding=end"),
-            ["rope"],
-            [0],
-            tmp_path,
-            Accelerator(),
-            HeadTraining(),
-        )

@@ -1,44 +1,62 @@
-"""Which encodings suit which task: segmentation and detection heads on classifiers of made-up shapes.
+"""Which encodings suit which task: segmenters and detectors on classifiers of made-up shapes.
 
-At the training size and, nothing trained there, at twice that. Results are kept beside the classifiers, and
-what the study of resolutions has kept there of classification goes into the same table.
+At the training size and, nothing trained there, at twice that. Models and scores are kept beside the
+classifiers, and what the study of resolutions has kept there of classification goes into the same table.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
+import torch
 from accelerate import Accelerator
 
-from var_pe.comparison.heads import HEADS, Annotated, HeadTraining, annotated_shapes, tokens, train_head
 from var_pe.comparison.resolution_study import kept_answers
 from var_pe.comparison.statistics import summary
 from var_pe.comparison.trials import Trial, trials
+from var_pe.data.shapes import CLASSES
 from var_pe.evaluation.evidence import CLASSIFICATION, TaskScore
+from var_pe.evaluation.segmentation import check_library
 from var_pe.files import KeptResults
-from var_pe.models.vit import ViTClassifier
 from var_pe.pages.numbers import percent
 from var_pe.pages.tables import markdown_table
 from var_pe.pyramid import Grid
 from var_pe.resampling.conventions import DEFAULT_CONVENTION
-from var_pe.stages.config import Config
-from var_pe.stages.models import load_model, weights_hash
-from var_pe.stages.train import train_classifier
+from var_pe.stages.config import Config, Kind
+from var_pe.stages.images import fingerprint
+from var_pe.stages.models import weights_hash
+from var_pe.stages.on_maps import ON_MAPS
+from var_pe.stages.score import score_on_maps
+from var_pe.stages.train import train_classifier, train_on_maps
+from var_pe.tasks.dense import DenseTraining
 
-TRAINING_PICTURES = 8000
-TEST_PICTURES = 1000
+
+class Task(NamedTuple):
+    """What a kind of model on maps does, and which of its scores counts."""
+
+    name: str
+    # the score's key in metrics.json, and what it is in words
+    key: str
+    score: str
+
+
+TASKS: dict[Kind, Task] = {
+    "segmenter": Task("segmentation", "mean_iou", "mean IoU over the ground and the classes"),
+    "detector": Task("detection", "ap", "COCO's average precision"),
+}
 
 
 @dataclass(frozen=True)
 class SeedScore:
-    """What one classifier, or a head on it, reached at one size."""
+    """What one classifier, or a model on its maps, reached at one size."""
 
     encoding: str
     seed: int
     task: str
-    # whether the classifier's weights were left as they were; None: there is no head
+    # what was measured
+    score: str
+    # whether the classifier's weights were left as they were; None: there is no model on its maps
     frozen: bool | None
     size: Grid
     value: float
@@ -46,58 +64,87 @@ class SeedScore:
 
 def study_heads(
     config: Config,
+    on_maps: Sequence[Config],
     encodings: Sequence[str],
     seeds: Sequence[int],
     output: Path,
     accelerator: Accelerator,
-    heads: HeadTraining,
 ) -> list[TaskScore]:
-    """Trains the classifiers that are missing below `output`, then the heads.
+    """Trains the classifiers that are missing below `output`, then what `on_maps` configures on each.
 
     Raises:
-        ValueError: the config trains no classifier or not on `shapes`, which alone come with boxes and masks.
+        ValueError: the config trains something else than a classifier of `shapes`, which alone come with
+            boxes and masks; one of `on_maps` is of neither a segmenter nor a detector, or cannot be built.
     """
-    if config.classifier is None or config.data.source != "shapes" or config.data.channels != 3:
+    if config.kind != "classifier" or config.data.source != "shapes" or config.data.channels != 3:
         raise ValueError(
-            f"task heads need a classifier section, data.source=shapes and data.channels=3, got "
-            f"data.source={config.data.source} with channels={config.data.channels}"
+            f"heads need a config of a classifier with data.source=shapes and data.channels=3, got one of a "
+            f"{config.kind} with data.source={config.data.source} and data.channels={config.data.channels}"
         )
+    for one in on_maps:
+        if one.kind not in TASKS:
+            raise ValueError(f"--tasks takes configs of segmenters and detectors, got one of a {one.kind}")
+    check_library()
 
-    if config.classifier.hierarchy:
-        raise ValueError(
-            "task heads read the tokens of one map, and classifier.hierarchy has one for every stage: leave "
-            "it empty"
-        )
-
-    if config.classifier.padding != "none":
-        raise ValueError(
-            f"task heads draw whole patches: leave classifier.padding at none, got "
-            f"{config.classifier.padding}"
-        )
-
+    # What cannot be built is said before anything is trained.
     planned = trials(config, encodings, seeds, output)
+    for trial in planned:
+        for one in on_maps:
+            with torch.device("meta"):
+                ON_MAPS[one.kind].build(on_classifier(trial, one, frozen=False), len(CLASSES) + 1)
+
     scores = []
     for number, trial in enumerate(planned, start=1):
         accelerator.print(f"heads {number} of {len(planned)}: {trial.encoding}, seed {trial.seed}")
         train_classifier(trial.config, accelerator)
-        scores += head_scores(trial, heads)
+        for one in on_maps:
+            for frozen in (True, False):
+                scores += head_scores(trial, one, accelerator, frozen=frozen)
         scores += accuracies(trial)
     return over_seeds(scores)
 
 
-def head_scores(trial: Trial, heads: HeadTraining) -> list[SeedScore]:
-    """The scores of all heads on a trained classifier; those found in its folder are not trained again."""
-    key = {"weights": weights_hash(trial.run / "classifier"), "heads": asdict(heads)}
-    kept = KeptResults[list[dict[str, Any]]](trial.run / "tasks.json", {"key": key}, "scores")
-    for task in HEADS:
-        for frozen in (True, False):
-            name = f"{task} {way_of_training(frozen)}"
-            if name not in kept.results:
-                scores = train_and_score(trial, task, heads, frozen=frozen)
-                kept.add({name: [asdict(score) for score in scores]})
+def head_scores(trial: Trial, on_maps: Config, accelerator: Accelerator, *, frozen: bool) -> list[SeedScore]:
+    """What one model on the maps of a trained classifier reaches at the training size and at twice that.
 
-    rows = [row for scores in kept.results.values() for row in scores]
-    return [SeedScore(**(row | {"size": tuple(row["size"])})) for row in rows]
+    A finished one in its folder is not trained again, nor scored again.
+    """
+    config, task = on_classifier(trial, on_maps, frozen=frozen), TASKS[on_maps.kind]
+    train_on_maps(config, accelerator)
+
+    weights = weights_hash(Path(config.run) / config.kind)
+    rests_on = {"weights": weights, "images": fingerprint(config, train=False)}
+    kept = KeptResults[float](Path(config.run) / "sizes.json", rests_on, "scores")
+
+    scores = []
+    height, width = config.data.height, config.data.width
+    for size in ((height, width), (2 * height, 2 * width)):
+        name = f"{size[0]}x{size[1]}"
+        if name not in kept.results:
+            (found,) = score_on_maps(config.kind, config, accelerator, size).values()
+            kept.add({name: found["values"][task.key]})
+        value = kept.results[name]
+        scores.append(SeedScore(trial.encoding, trial.seed, task.name, task.score, frozen, size, value))
+    return scores
+
+
+def on_classifier(trial: Trial, on_maps: Config, *, frozen: bool) -> Config:
+    """`on_maps` for the trial's pictures and encoder, started from its classifier, in a folder beside it."""
+
+    def training(of: DenseTraining) -> DenseTraining:
+        # Gradual unfreezing whose first layer would come after the last step
+        return replace(of, unfreeze_every=of.steps_for(trial.config.data.shapes_train)) if frozen else of
+
+    way = "frozen" if frozen else "tuned"
+    return replace(
+        trial.config,
+        run=str(trial.run / f"{on_maps.kind}_{way}"),
+        model=replace(trial.config.model, init_from=str(trial.run)),
+        segmenter=on_maps.segmenter,
+        segmenter_training=training(on_maps.segmenter_training),
+        detector=on_maps.detector,
+        detector_training=training(on_maps.detector_training),
+    )
 
 
 def way_of_training(frozen: bool | None) -> str:
@@ -105,31 +152,12 @@ def way_of_training(frozen: bool | None) -> str:
     return "frozen" if frozen else "fine-tuned"
 
 
-def train_and_score(trial: Trial, task: str, heads: HeadTraining, *, frozen: bool) -> list[SeedScore]:
-    """A new head's scores at the training size and at twice that."""
-    model = load_model(ViTClassifier, trial.run / "classifier")
-    height, width = trial.config.data.height, trial.config.data.width
-    pictures = shapes(TRAINING_PICTURES, (height, width), "train")
-    head = train_head(model, task, pictures, heads, frozen=frozen)
-
-    scores = []
-    for size in ((height, width), (2 * height, 2 * width)):
-        model.set_input_size(size, resample=DEFAULT_CONVENTION)
-        value = head.score(tokens(model, shapes(TEST_PICTURES, size, "test"), 200))
-        scores.append(SeedScore(trial.encoding, trial.seed, task, frozen, size, value))
-    return scores
-
-
-@lru_cache(maxsize=4)
-def shapes(count: int, size: Grid, split: str) -> Annotated:
-    """`annotated_shapes`, drawn once for all classifiers."""
-    return annotated_shapes(count, size, split)
-
-
 def accuracies(trial: Trial) -> list[SeedScore]:
     """The classification accuracies that the study of resolutions has measured for this run."""
     return [
-        SeedScore(trial.encoding, trial.seed, CLASSIFICATION, None, answer.size, answer.accuracy)
+        SeedScore(
+            trial.encoding, trial.seed, CLASSIFICATION, "top-1 accuracy", None, answer.size, answer.accuracy
+        )
         for answer in kept_answers(trial)
         if answer.convention == DEFAULT_CONVENTION
     ]
@@ -153,7 +181,7 @@ def over_seeds(scores: Sequence[SeedScore]) -> list[TaskScore]:
                 found.mean,
                 found.spread,
                 seeds=tuple(score.seed for score in group),
-                score=HEADS[task].score_name if task in HEADS else "top-1 accuracy",
+                score=group[0].score,
             )
         )
     return table
