@@ -81,13 +81,13 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--resample",
         choices=CONVENTIONS,
-        help="how learned position tables are resampled to --size, by a named convention; default: "
-        f"{DEFAULT_CONVENTION}",
+        help="how learned position tables are resampled to --size, or in a program of --any-size, by a named "
+        f"convention; default: {DEFAULT_CONVENTION}",
     )
     parser.add_argument(
         "--any-size",
         action="store_true",
-        help="one program for images of every size, of a plain ViT whose encoding follows sizes by formula",
+        help="one program for images of every size, of a plain ViT whose encoding can follow",
     )
     parser.add_argument(
         "--batch", type=int, default=16, metavar="N", help="images at once when timed; default: 16"
@@ -99,8 +99,8 @@ def arguments() -> argparse.Namespace:
 
     if given.encodings is not None and (given.output or given.size or given.resample or given.any_size):
         parser.error("--encodings tries small models and keeps no files: leave out other options")
-    if given.resample and not given.size:
-        parser.error("--resample says how tables move to --size: give --size, too")
+    if given.resample and not (given.size or given.any_size):
+        parser.error("--resample says how tables move to --size or follow --any-size: give one of them, too")
     if given.any_size and given.size:
         parser.error("--any-size leaves the size of images free: leave out --size")
     check_options(given, batch=Positive, rounds=Positive, size=list[Positive])
@@ -162,7 +162,7 @@ def parts_of(given: argparse.Namespace) -> list[Part]:
 def classifier_of(folder: Path, given: argparse.Namespace) -> list[Part]:
     model = load_classifier_of_images(folder)
     if given.any_size:
-        return any_size_parts(model)
+        return any_size_parts(model, given.resample or DEFAULT_CONVENTION)
     if given.size is not None:
         convention = given.resample or DEFAULT_CONVENTION
         model.set_input_size(given.size, convention)

@@ -394,6 +394,14 @@ MISTAKES = (
     ),
     Mistake(
         "formula missed",
+        "tables of programs are resampled by the cubic of torch's other kernel",
+        "var_pe/resampling/as_products.py",
+        "CUBIC, CUBIC_ANTIALIASED = -0.75, -0.5",
+        "CUBIC, CUBIC_ANTIALIASED = -0.75, -0.75",
+        ("tests/resampling/test_as_products.py",),
+    ),
+    Mistake(
+        "formula missed",
         "segmenters of the study of heads start from random weights",
         "var_pe/comparison/head_study.py",
         "model=replace(trial.config.model, init_from=str(trial.run)),",

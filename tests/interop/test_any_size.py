@@ -1,5 +1,6 @@
 """One program of a plain ViT for images of every size gives what the model gives at each, or a sentence."""
 
+import copy
 import importlib
 from argparse import Namespace
 from dataclasses import replace
@@ -15,15 +16,12 @@ from var_pe.interop.export.any_size import any_size_parts, bound_to_size
 from var_pe.interop.export.survey import ANY_SIZE, outcome_of
 from var_pe.interop.export.writing import TOLERANCE, export_part, run_onnx, session_of
 from var_pe.models.hierarchy.classifier import HierarchicalClassifier
+from var_pe.resampling.conventions import DEFAULT_CONVENTION
 
 # Members that have one size in a program, and how their sentences name them
 ONE_SIZE = {
     "blocks(learned, size=2)": "blocks serves one size in a program: which block a cell lies in",
-    "learned": "learned serves one size in a program: a learned table is of one grid",
-    "learned_grid": "learned_grid serves one size in a program: a learned table is of one grid",
     "liere": "liere serves one size in a program: the longest side says how often",
-    "mixed(learned=0.7, sinusoidal=0.3)": "learned serves one size in a program: a learned table is of",
-    "relative_bias": "relative_bias serves one size in a program: a relative_bias table is of one grid",
 }
 SIZES = [(8, 12), (6, 22), (20, 4), (28, 26)]  # the last one has more tokens than one kernel's share
 
@@ -33,18 +31,23 @@ def images_of(size: tuple[int, int], batch: int = 2) -> Tensor:
 
 
 @torch.no_grad()
-def test_one_program_gives_what_a_moved_model_gives(make_vit, make_loud, tmp_path):
-    """Files alone, against `set_input_size`: with turns and scores, and tokens without a place."""
+@pytest.mark.parametrize(
+    ("line", "resample"),
+    [("rope + alibi", "timm"), ("learned + relative_bias", "timm"), ("learned(resample=area)", "dinov2")],
+)
+def test_one_program_gives_what_a_moved_model_gives(line, resample, make_vit, make_loud, tmp_path):
+    """Files alone, against `set_input_size`: turns, scores and tables, and tokens without a place."""
     pytest.importorskip("onnxruntime")
-    vit = make_loud(make_vit("rope + alibi", depth=1, registers=1, prompts=2))
-    (part,) = any_size_parts(vit)
+    vit = make_loud(make_vit(line, depth=1, registers=1, prompts=2))
+    (part,) = any_size_parts(vit, resample)
     exported = export_part(part, tmp_path)
     assert exported.difference <= TOLERANCE
 
     program, session = torch.export.load(exported.program).module(), session_of(exported.onnx)
     for size in SIZES:
-        vit.set_input_size(size)
-        wanted = vit(images_of(size))
+        moved = copy.deepcopy(vit)  # a table that moves twice is not one that moves once
+        moved.set_input_size(size, None if "resample" in line else resample)
+        wanted = moved(images_of(size))
         torch.testing.assert_close(program(images_of(size)), wanted, atol=TOLERANCE, rtol=0)
         (logits,) = run_onnx(session, {"images": images_of(size)})
         torch.testing.assert_close(logits, wanted, atol=TOLERANCE, rtol=0)
@@ -58,8 +61,9 @@ def test_what_is_exported_is_the_model_at_each_size(member, make_vit, make_loud)
     (part,) = any_size_parts(vit)
     for size in SIZES:
         (logits,) = part.run({"images": images_of(size)})
-        vit.set_input_size(size)
-        assert torch.equal(logits, vit(images_of(size)))
+        moved = copy.deepcopy(vit)
+        moved.set_input_size(size, DEFAULT_CONVENTION)
+        assert torch.equal(logits, moved(images_of(size)))
 
 
 def test_a_program_is_compared_at_sizes_that_were_not_traced(make_vit):
@@ -142,7 +146,8 @@ def test_a_single_level_has_no_proportions(grid):
 def test_the_option_exports_for_any_size(make_vit, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "scripts"))
     make_vit("rope").save_pretrained(tmp_path / "classifier")
-    given = Namespace(run=tmp_path, pipeline=None, classifier=None, size=None, any_size=True)
+    options = dict(pipeline=None, classifier=None, size=None, resample=None, any_size=True)
+    given = Namespace(run=tmp_path, **options)
     script = importlib.import_module("export")
     (part,) = script.parts_of(given)
     assert part.run({"images": images_of((6, 4))})[0].shape == (2, 3)

@@ -152,10 +152,7 @@ class PositionEncoding(nn.Module, Generic[Context]):
 
     @property
     def one_size_because(self) -> str:
-        """Why a program that is traced at one size of images serves no other; empty: it serves them all.
-
-        Of learned tables that belong to a grid (`GridBound`) this need not be said.
-        """
+        """Why a program that is traced at one size of images serves no other; empty: it serves them all."""
         return ""
 
     @property

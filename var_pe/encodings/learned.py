@@ -10,6 +10,7 @@ from var_pe.encodings.machinery.codes import amplitude, sinusoidal_code, standar
 from var_pe.encodings.machinery.coordinates import in_finest_cells
 from var_pe.encodings.machinery.moments import MomentTable
 from var_pe.pyramid import Positions, Pyramid
+from var_pe.resampling.as_products import table_as_products
 from var_pe.resampling.conventions import (
     Convention,
     check_moved,
@@ -110,6 +111,9 @@ class Learned(GridBound, TokenEncoding):
         self.resampled.clear()
 
     def code_LC(self, positions: Positions) -> Tensor:
+        if self.resample is not None and self.is_of_any_size():
+            return table_as_products(self.table_LC, self.pyramid.finest, positions.grids[-1], self.resample)
+
         pyramid = Pyramid(positions.grids)
         table_LC = self.table_LC if pyramid == self.pyramid else self._following_LC(pyramid)
 

@@ -10,7 +10,8 @@ from var_pe.encodings.base import ModelShape, own, register
 from var_pe.encodings.machinery.level_term import LevelPairs, LevelTerm
 from var_pe.encodings.machinery.moments import MomentPairs, MomentTerm
 from var_pe.encodings.machinery.scores import ScoreEncoding, displacement, look_up, unit_displacement
-from var_pe.pyramid import Positions, Pyramid
+from var_pe.pyramid import Grid, Positions, Pyramid
+from var_pe.resampling.as_products import table_as_products
 from var_pe.resampling.conventions import (
     Convention,
     check_moved,
@@ -144,6 +145,8 @@ class RelativeBias(GridBound, ScoreEncoding[TableCells]):
 
     def _table_for(self, pyramid: Pyramid) -> Tensor:
         table_NHyx = self.table_NHyx
+        if self.resample is not None and self.is_of_any_size():
+            return stretched(table_NHyx, self.pyramid, pyramid, self.resample, by=table_as_products)
         if pyramid == self.pyramid:
             return table_NHyx
 
@@ -164,8 +167,14 @@ class RelativeBias(GridBound, ScoreEncoding[TableCells]):
         return super()._apply(fn, recurse)
 
 
-def stretched(table_NHyx: Tensor, old: Pyramid, new: Pyramid, convention: str | Convention) -> Tensor:
-    """Tables of the displacements on `old`'s finest grid as tables of those on `new`'s."""
+def stretched(
+    table_NHyx: Tensor,
+    old: Pyramid,
+    new: Pyramid,
+    convention: str | Convention,
+    by: Callable[[Tensor, Grid, Grid, str | Convention], Tensor] = interpolate_table,
+) -> Tensor:
+    """Tables of the displacements on `old`'s finest grid as tables of those on `new`'s, resampled `by`."""
     for axis, (side, wanted) in enumerate(zip(old.finest, new.finest, strict=True)):
         if wanted == 1:  # no displacement is left; align_corners would take the largest
             table_NHyx = table_NHyx.narrow(2 + axis, side - 1, 1)
@@ -174,5 +183,5 @@ def stretched(table_NHyx: Tensor, old: Pyramid, new: Pyramid, convention: str | 
     old_size = (table_NHyx.shape[2], table_NHyx.shape[3])
     new_size = (2 * new.finest[0] - 1, 2 * new.finest[1] - 1)
     rows_LC = table_NHyx.flatten(2).flatten(0, 1).T
-    moved_LC = interpolate_table(rows_LC, old_size, new_size, convention)
+    moved_LC = by(rows_LC, old_size, new_size, convention)
     return moved_LC.T.unflatten(1, new_size).unflatten(0, table_NHyx.shape[:2])

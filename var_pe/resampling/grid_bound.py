@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from var_pe.pyramid import Pyramid
+from var_pe.resampling.conventions import Convention
+from var_pe.resampling.precision import is_exporting
 
 
 class GridBound(nn.Module):
@@ -18,6 +20,14 @@ class GridBound(nn.Module):
     what: ClassVar[str]  # for sentences: "a learned table"
     grids_K2: Tensor | None
     pyramid: Pyramid
+    # how it follows other grids in the forward pass; None: they are an error
+    resample: Convention | None = None
+    # whether a program that is traced of it is to serve grids of every size, which are symbols in it
+    any_size_in_programs = False
+
+    def is_of_any_size(self) -> bool:
+        """Whether the sides of grids are symbols, which a program of torch.export makes of them."""
+        return self.any_size_in_programs and is_exporting()
 
     def _made_for(self, pyramid: Pyramid, keep: bool = True) -> None:
         """Called by the constructor and after every move; `keep` is false where no parameter needs them."""

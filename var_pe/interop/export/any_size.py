@@ -1,4 +1,7 @@
-"""A plain ViT as a program whose images may have any size: positions follow from the sides by formula."""
+"""A plain ViT as a program whose images may have any size.
+
+Positions follow from the sides by formula, and learned tables are resampled in the program.
+"""
 
 import copy
 
@@ -9,13 +12,15 @@ from var_pe.encodings.base import REGISTRY
 from var_pe.interop.export.parts import LEAST_PATCHES, FreeSizes, Part, noise
 from var_pe.models.vit import ViTClassifier
 from var_pe.pyramid import Grid
+from var_pe.resampling.conventions import DEFAULT_CONVENTION, convention_of
 from var_pe.resampling.grid_bound import GridBound
 
 
-def any_size_parts(model: nn.Module) -> list[Part]:
+def any_size_parts(model: nn.Module, resample: str = DEFAULT_CONVENTION) -> list[Part]:
     """Images in [-1, 1] of any whole numbers of patches to what the classifier gives at that size.
 
-    At another size than its own that is what `set_input_size` and `dynamic` make of it.
+    At another size than its own that is what `set_input_size` with `resample` and `dynamic` make of it; a
+    table whose encoding has a convention of its own keeps that.
 
     Raises:
         ValueError: the model, or an encoding in it, has one size.
@@ -23,6 +28,10 @@ def any_size_parts(model: nn.Module) -> list[Part]:
     plain = checked(model)
     dynamic = copy.deepcopy(plain)
     dynamic.dynamic = True
+    for part in dynamic.position_encoding.modules():
+        if isinstance(part, GridBound):
+            part.resample = part.resample or convention_of(resample, "--resample")
+            part.any_size_in_programs = True
 
     rows, columns = (max(LEAST_PATCHES, side) for side in plain.pyramid.finest)
     traced = (rows, columns + (rows == columns))  # of a square, columns could be taken for rows
@@ -78,9 +87,6 @@ def bound_to_size(encoding: PositionEncoding) -> dict[str, str]:
     for part in encoding.modules():
         if not isinstance(part, PositionEncoding) or type(part) not in names:
             continue
-        reason = part.one_size_because
-        if isinstance(part, GridBound) and part.grids_K2 is not None:
-            reason = f"{part.what} is of one grid, and is resampled to others outside of programs"
-        if reason:
-            reasons[names[type(part)]] = reason
+        if part.one_size_because:
+            reasons[names[type(part)]] = part.one_size_because
     return reasons
