@@ -22,7 +22,7 @@ from var_pe.settings.command_line import parse_arguments
 from var_pe.stages.config import Config
 from var_pe.stages.session import exit_with_sentence, session
 
-TASKS = ("shapes_segmenter.yaml", "shapes_detector.yaml")
+DEFAULT_TASKS = ("shapes_segmenter.yaml", "shapes_detector.yaml")
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -30,9 +30,9 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tasks",
         nargs="+",
-        default=TASKS,
+        default=DEFAULT_TASKS,
         metavar="FILE",
-        help=f"configs of a segmenter, a detector or both; default: {' '.join(TASKS)}",
+        help=f"configs of a segmenter, a detector or both; default: {' '.join(DEFAULT_TASKS)}",
     )
 
 
