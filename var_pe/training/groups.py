@@ -50,11 +50,6 @@ class LayerRates:
 ONE_RATE = LayerRates()
 
 
-def layers_of(model: nn.Module, layers: LayerRates) -> list[int]:
-    """The layers that have parameters, from the head down."""
-    return sorted({layers.below_head(name) for name, p in model.named_parameters() if p.requires_grad})
-
-
 def parameter_groups(
     model: nn.Module, weight_decay: float, layers: LayerRates = ONE_RATE, *, matrices: bool = False
 ) -> list[dict[str, Any]]:
@@ -62,24 +57,10 @@ def parameter_groups(
 
     Weight decay is for matrices: not for biases, norms, positions, levels, class tokens and the codebook.
     The third group is of those inside blocks: no embeddings, no heads, nothing next to pixels or codes.
+    No group is empty: torch cannot restore the state of an optimizer with several empty ones.
     """
-    spared = ("position_encoding", "level_embed", "modulation_6C", "token", "codebook")
-    kinds = ("decaying", "spared", "matrices") if matrices else ("decaying", "spared")
-    groups: dict[tuple[int, str], list[nn.Parameter]] = {
-        (layer, kind): [] for layer in layers_of(model, layers) for kind in kinds
-    }
-
-    for name, parameter in model.named_parameters():
-        if parameter.requires_grad:
-            kind = "decaying"
-            if parameter.dim() < 2 or any(word in name for word in spared):
-                kind = "spared"
-            elif matrices and re.search(r"blocks?\.", name):
-                kind = "matrices"
-            groups[layers.below_head(name), kind].append(parameter)
-
     found: list[dict[str, Any]] = []
-    for (_, kind), parameters in groups.items():
+    for (_, kind), parameters in _sorted_out(model, layers, matrices).items():
         group = {"params": parameters, "weight_decay": 0.0 if kind == "spared" else weight_decay}
         found.append(group | {"matrices": kind == "matrices"} if matrices else group)
     return found
@@ -90,15 +71,36 @@ def set_rates(
 ) -> list[dict[str, Any]]:
     """Gives each layer its share of the learning rate; returns the groups of frozen layers."""
     frozen = []
-    names = layers_of(model, layers)
-    each = len(groups) // len(names)
-    for index, layer in enumerate(names):
+    keys = _sorted_out(model, layers, matrices="matrices" in groups[0])
+    for (layer, _), group in zip(keys, groups, strict=True):
         share = layers.share(layer, step)
-        for group in groups[each * index : each * (index + 1)]:
-            group["lr"] = rate * share
-            if not share:
-                frozen.append(group)
+        group["lr"] = rate * share
+        if not share:
+            frozen.append(group)
     return frozen
+
+
+def _sorted_out(
+    model: nn.Module, layers: LayerRates, matrices: bool
+) -> dict[tuple[int, str], list[nn.Parameter]]:
+    """The parameters of each group, by layer, from the head down, and kind."""
+    spared = ("position_encoding", "level_embed", "modulation_6C", "token", "codebook")
+    trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    groups: dict[tuple[int, str], list[nn.Parameter]] = {
+        (layer, kind): []
+        for layer in sorted({layers.below_head(name) for name, _ in trained})
+        for kind in ("decaying", "spared", "matrices")
+    }
+
+    for name, parameter in trained:
+        kind = "decaying"
+        if parameter.dim() < 2 or any(word in name for word in spared):
+            kind = "spared"
+        elif matrices and re.search(r"blocks?\.", name):
+            kind = "matrices"
+        groups[layers.below_head(name), kind].append(parameter)
+
+    return {key: parameters for key, parameters in groups.items() if parameters}
 
 
 def zero_gradients(groups: Iterable[dict[str, Any]]) -> None:
