@@ -10,7 +10,8 @@ from var_pe.encodings.machinery.turn import Angles
 from var_pe.models.attention import all_levels, attend
 from var_pe.pyramid import Pyramid
 
-ALIGNED = ["rope(unit=query)", "rope_mixed(unit=query)", "harope(unit=query)", "rope + rope(unit=query)"]
+ALIGNED = ["rope(unit=query)", "rope_mixed(unit=query)", "harope(unit=query)"]
+BY_LEVEL = ["rope + rope(unit=query)", "rope(bands=resolved)", "rope(remap=levels, trained=(3, 4))"]
 
 
 def scores(
@@ -39,7 +40,7 @@ def test_angles_are_of_centres_in_cells_of_the_level_that_asks(pyramid):
             torch.testing.assert_close(angles.angle, expected_LP)
 
 
-@pytest.mark.parametrize("line", ALIGNED[:3])
+@pytest.mark.parametrize("line", ALIGNED)
 def test_a_step_of_one_cell_says_the_same_at_every_level(line):
     """The same query and key, one cell apart: under `cells` wide cells turn them further."""
     q_BH1D, k_BH1D = vectors(1, seed=1), vectors(1, seed=2)
@@ -61,7 +62,7 @@ def test_a_step_of_one_cell_says_the_same_at_every_level(line):
     assert (plain - plain[:1]).abs().max() > 1
 
 
-@pytest.mark.parametrize("line", ALIGNED)
+@pytest.mark.parametrize("line", [*ALIGNED, *BY_LEVEL])
 def test_a_pass_is_its_levels_one_after_another(line):
     """The calls that a whole pass is cut into meet the keys that a level meets when it is drawn."""
     encoding = built(line)
@@ -77,7 +78,7 @@ def test_a_pass_is_its_levels_one_after_another(line):
         torch.testing.assert_close(whole_BLHD[:, span].transpose(1, 2), expected, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("line", ALIGNED[:3])
+@pytest.mark.parametrize("line", ALIGNED)
 def test_on_one_grid_nothing_changes(line, make_vit):
     images = torch.rand(2, 3, 8, 12, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():

@@ -30,6 +30,7 @@ LINES = [
     "rope(directions=spiral, level_axis=true)",
     "rope(unit=query, level_axis=true)",
     "rope_mixed(unit=query, coordinates=learned)",
+    "rope(remap=parts, trained=(3, 4), directions=golden)",
 ]
 
 

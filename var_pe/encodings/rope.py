@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from var_pe.encodings.base import ModelShape, PositionEncoding, register
+from var_pe.encodings.machinery.bands import Bands
 from var_pe.encodings.machinery.coordinates import Coordinates, coarseness, in_proportion
 from var_pe.encodings.machinery.turn import LAYOUTS, Angles, turn
 from var_pe.pyramid import Positions, Pyramid
@@ -52,6 +53,10 @@ class Rope(PositionEncoding[Any]):  # `rope_mixed` prepares angles for each laye
     may turn the fast pairs all the way around. Each level turns all keys that it meets, K (K + 1) / 2 turns
     of a level's keys in all instead of K, and a KV cache holds them unturned.
 
+    `bands` and `remap` change how fast a pair turns for which level, and on grids larger than trained ones:
+    see `Bands`. What differs by level has the price of `unit=query`. A trained model can be given either
+    option without training, since there is nothing to learn.
+
     In clips time is a further axis in the same way: a pair turns in addition by w' t, t = 0, 1, ... the
     token's moment, so that scores depend on displacement and time between the two (ours; others give time
     pairs of its own).
@@ -71,6 +76,9 @@ class Rope(PositionEncoding[Any]):  # `rope_mixed` prepares angles for each laye
         level_axis: turn by the logarithm of the level's size, too.
         learned_from: the map that `learned` coordinates start as: `center`, `start`, `corner` or `index`.
         learned_rate: what the learned numbers are multiplied by, above 0; see `Coordinates`.
+        bands: pairs that turn for a level: `all`, or `resolved`, those that its own grid resolves.
+        remap: on larger grids slow pairs turn more slowly: `none`, `parts`, or `levels`, by level.
+        trained: with `remap`: rows and columns of the finest grid that was trained.
     Raises:
         ValueError: a head's width is not a multiple of 4, or an option is out of its range.
     """
@@ -93,6 +101,9 @@ class Rope(PositionEncoding[Any]):  # `rope_mixed` prepares angles for each laye
         level_axis: bool = False,
         learned_from: str = "center",
         learned_rate: float = 1.0,
+        bands: str = "all",
+        remap: str = "none",
+        trained: tuple[int, ...] = (),
     ) -> None:
         super().__init__()
         if shape.dim % (4 * shape.num_heads):
@@ -120,6 +131,12 @@ class Rope(PositionEncoding[Any]):  # `rope_mixed` prepares angles for each laye
         self.unit = unit
         self.base = base
         self.layout = layout
+        self.bands = Bands(self.name, bands=bands, remap=remap, trained=trained, unit=unit)
+        if self.bands.differ_by_level and (shift > 0 or jitter > 1 or rescale > 1):
+            raise ValueError(
+                f"{self.name}: shift, jitter and rescale are drawn once for all tokens, so they do not go "
+                f"with bands=resolved or remap=levels, under which each level's queries have their own keys"
+            )
         self.coordinates = Coordinates(
             self.name,
             coordinates,
@@ -148,8 +165,10 @@ class Rope(PositionEncoding[Any]):  # `rope_mixed` prepares angles for each laye
         return 2 * pi if self.unit == "image" else 1.0
 
     def waves(self, device: torch.device | str) -> Tensor:
-        """What each pair turns by per unit along y and along x, float32 (2, P), where not along the axes."""
+        """What each pair turns by per unit along y and along x, float32 (2, P)."""
         count = self.head_dim // 4
+        if self.directions == "axial":
+            return torch.block_diag(*self.frequencies(device).expand(2, 1, count))
         if self.directions == "golden":
             pair_P = torch.arange(2 * count, dtype=torch.float32, device=device)
             length_P = self.fastest * self.base ** (-pair_P / (2 * count))
@@ -178,13 +197,20 @@ class Rope(PositionEncoding[Any]):  # `rope_mixed` prepares angles for each laye
 
     @property
     def turns_keys_by_query(self) -> bool:
-        return self.unit == "query"
+        return self.unit == "query" or self.bands.differ_by_level
+
+    @property
+    def one_size_because(self) -> str:
+        return "rope(remap) compares the size with the trained one" if self.bands.remap != "none" else ""
 
     def prepare(self, positions: Positions) -> Any:
         """`Angles` (L, P) with P = D / 2."""
         yx_L2 = self.coordinates(positions)
         with full_precision(yx_L2):
-            if self.directions == "axial":
+            if self.bands.change_waves:
+                wave_L2P = self.bands.limited(self.waves(yx_L2.device), positions)
+                angle_LP = (yx_L2[:, :, None] * wave_L2P).sum(dim=1)
+            elif self.directions == "axial":
                 angle_LP = (yx_L2[:, :, None] * self.frequencies(yx_L2.device)).flatten(1)
             else:
                 along_y, along_x = self.waves(yx_L2.device)
