@@ -600,6 +600,30 @@ MISTAKES = (
         "return ONE_LEVEL * len(grids)",
         ("tests/encodings/test_rope.py",),
     ),
+    Mistake(
+        "level ignored",
+        "waves are remapped for every level as for the finest",
+        "var_pe/encodings/machinery/bands.py",
+        'stride_L2 if self.remap == "levels" else torch.ones_like(stride_L2[:1])',
+        "torch.ones_like(stride_L2[:1])",
+        ("tests/encodings/test_bands.py",),
+    ),
+    Mistake(
+        "wrong wave",
+        "short waves are stretched with the grid, and long ones keep their speed",
+        "var_pe/encodings/machinery/bands.py",
+        "return 1 - ramp_LP * ",
+        "return 1 - (1 - ramp_LP) * ",
+        ("tests/encodings/test_bands.py",),
+    ),
+    Mistake(
+        "relative turned absolute",
+        "keys keep the waves of their own level, where queries have those of theirs",
+        "var_pe/encodings/machinery/coordinates.py",
+        "positions.level_L if positions.asking is None else positions.asking",
+        "positions.level_L",
+        ("tests/encodings/test_bands.py",),
+    ),
 )
 
 
