@@ -19,7 +19,7 @@ from var_pe.sampling.sheets import write_levels
 from var_pe.settings.command_line import RUN, check_options, given_path, parse_arguments
 from var_pe.settings.fields import Positive
 from var_pe.stages.config import Config
-from var_pe.stages.draw import class_in_words, draw_folder, load_pipeline, with_classifier
+from var_pe.stages.draw import as_asked, class_in_words, draw_folder, load_pipeline
 from var_pe.stages.session import exit_with_sentence, session
 
 PIPELINE = "--pipeline"  # a saved pipeline in place of a run
@@ -127,7 +127,7 @@ def opened(config: Config, saved: str | None) -> VARPipeline:
     """The run's pipeline, or the saved one that --pipeline names."""
     if saved is None:
         return load_pipeline(config)
-    return with_classifier(VARPipeline.from_folder(Path(saved), PIPELINE), config.sampling)
+    return as_asked(VARPipeline.from_folder(Path(saved), PIPELINE), config.sampling)
 
 
 def save(pipeline: VARPipeline, config: Config, arguments: argparse.Namespace) -> None:

@@ -43,8 +43,8 @@ MISTAKES = (
         "axes swapped",
         "rotary codes turn the first half of a head by x",
         "var_pe/encodings/rope.py",
-        "angle_LP = (yx_L2[:, :, None]",
-        "angle_LP = (yx_L2.flip(1)[:, :, None]",
+        "angle_LP = (yx_L2[:, :, None] * self.frequencies",
+        "angle_LP = (yx_L2.flip(1)[:, :, None] * self.frequencies",
         ("tests/encodings/test_rope.py",),
     ),
     Mistake(
@@ -609,7 +609,15 @@ MISTAKES = (
         ("tests/encodings/test_bands.py",),
     ),
     Mistake(
-        "wrong wave",
+        "level ignored",
+        "a level uses waves that turn by a whole turn from cell to cell",
+        "var_pe/encodings/machinery/bands.py",
+        "(turns_L2P <= pi)",
+        "(turns_L2P <= 2 * pi)",
+        ("tests/encodings/test_bands.py",),
+    ),
+    Mistake(
+        "formula missed",
         "short waves are stretched with the grid, and long ones keep their speed",
         "var_pe/encodings/machinery/bands.py",
         "return 1 - ramp_LP * ",
@@ -617,7 +625,7 @@ MISTAKES = (
         ("tests/encodings/test_bands.py",),
     ),
     Mistake(
-        "relative turned absolute",
+        "level ignored",
         "keys keep the waves of their own level, where queries have those of theirs",
         "var_pe/encodings/machinery/coordinates.py",
         "positions.level_L if positions.asking is None else positions.asking",

@@ -45,6 +45,13 @@ def test_tables_get_there_by_every_convention_and_what_follows_by_itself_once(tm
     assert [way.convention for way in code] == [None]
 
 
+def test_waves_are_measured_as_they_are_and_as_they_are_remapped(tmp_path):
+    asked = study(tmp_path, "rope", "rope(unit=image)", remaps=["parts", "levels"])
+    cells, image = (ways_of(arm.config, asked) for arm in arms_of(asked))
+    assert [way.name for way in cells] == ["", "remap=parts", "remap=levels"]
+    assert [way.name for way in image] == [""]
+
+
 @pytest.mark.parametrize(
     ("given", "sentence"),
     [

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from tests.encodings.test_alignment import scores
 from tests.encodings.test_rope import LADDER, WIDTH, built, tables, vectors
+from var_pe.encodings.machinery.bands import remapped
 from var_pe.pyramid import Pyramid
 
 TRAINED = Pyramid.square(1, 2, 4, 8)
@@ -39,19 +40,32 @@ def test_a_pair_is_slowed_down_by_the_ramp_of_its_wavelength(remap, pyramid):
         found_LP = angles(f"rope(remap={remap}, trained=(8, 8))", pyramid, level)
         centre_L2 = ((pyramid.positions().yx_L2 + 1) / 2)[pyramid.spans[level]]
         for axis, (cells, finest) in enumerate(zip(grid, pyramid.grids[-1], strict=True)):
-            shortest = 2 * (finest / cells if remap == "levels" else 1)
+            stride = finest / cells if remap == "levels" else 1
             for pair, wave in enumerate(WAVES):
-                ramp = 1.0
-                if shortest < 8:
-                    ramp = min(1.0, max(0.0, log2(2 * pi / wave / shortest) / log2(8 / shortest)))
+                ramp = min(1.0, max(0.0, log2(stride * 2 * pi / wave / 2) / log2(8 / 2)))
                 speed = wave * (1 - ramp + ramp * 8 / finest)
                 expected_L = centre_L2[:, axis] * finest * speed
                 torch.testing.assert_close(found_LP[:, axis * len(WAVES) + pair], expected_L)
 
 
+def test_the_coarser_a_level_the_more_of_its_waves_are_stretched():
+    """From the finest one, which sees what `parts` gives it, to those whose layout grows with the grid."""
+    encoding = built(
+        "rope(base=10, remap=levels, trained=(64, 64))", Pyramid.square(2, 4, 8, 16, 32, 64, 128)
+    )
+    positions = Pyramid.square(2, 4, 8, 16, 32, 64, 128).positions()
+    wave_2P = encoding.waves("cpu")
+    share_KP = torch.stack(
+        [encoding.bands.limited(wave_2P, positions.as_keys_of(level))[0].sum(0) for level in range(7)]
+    ) / wave_2P.sum(0)
+    assert (share_KP.diff(dim=0) >= 0).all()
+    assert (share_KP[:2] == 0.5).all()
+    assert len(share_KP[:, 0].unique()) > 3
+
+
 def test_coarse_levels_of_a_larger_grid_meet_the_phases_that_were_trained():
-    """Their strides exceed half the trained grid, so that every wave is stretched: layout stays layout."""
-    for level in (0, 1):
+    """Layout stays layout, whatever the grid."""
+    for level in (0, 1, 2):
         found = angles("rope(remap=levels, trained=(8, 8))", LARGER, level)
         torch.testing.assert_close(found, angles("rope", TRAINED, level))
     fine = angles("rope(remap=levels, trained=(8, 8))", LARGER, 4)
@@ -71,7 +85,7 @@ def test_pairs_that_a_levels_grid_does_not_resolve_stand_still(line):
     assert not (wave_2P.abs() * 16 <= pi).all()
 
 
-@pytest.mark.parametrize("line", ["rope(bands=resolved)", "rope(remap=levels, trained=(4, 4))"])
+@pytest.mark.parametrize("line", ["rope(bands=resolved)", "rope(remap=levels, trained=(12, 12))"])
 def test_scores_of_every_level_depend_on_displacement_alone(line):
     """Queries and the keys that they meet turn at one speed, though another level's turn at another."""
     encoding = built(line, LARGER)
@@ -98,6 +112,7 @@ def test_scores_of_every_level_depend_on_displacement_alone(line):
         ("rope(remap=parts, trained=(4,))", "trained is .rows, columns., both at least 1, got"),
         ("rope(remap=parts, trained=(4, 0))", "trained is .rows, columns., both at least 1, got"),
         ("rope(bands=resolved, unit=image)", "so they do not go with unit=image"),
+        ("rope(bands=resolved, coordinates=index)", "so they do not go with coordinates=index"),
         ("rope(remap=levels, trained=(4, 4), jitter=2)", "shift, jitter and rescale are drawn once"),
         ("rope(bands=resolved, shift=0.5)", "shift, jitter and rescale are drawn once"),
     ],
@@ -105,3 +120,19 @@ def test_scores_of_every_level_depend_on_displacement_alone(line):
 def test_what_does_not_go_together_is_named(line, sentence):
     with pytest.raises(ValueError, match=sentence):
         built(line, LADDER)
+
+
+def test_a_trained_line_is_remapped_where_it_is_rope_in_cells():
+    where = "remap=levels, trained=(6, 12)"
+    for line, expected in (
+        ("rope", f"rope({where})"),
+        ("sinusoidal(scale=0.1) + rope(base=10)", f"sinusoidal(scale=0.1) + rope(base=10, {where})"),
+        (
+            "rope(unit=image) + rope(directions=spiral)",
+            f"rope(unit=image) + rope(directions=spiral, {where})",
+        ),
+    ):
+        assert remapped(line, "levels", (6, 12)) == expected
+    for line in ("learned", "rope(unit=query)", "rope(remap=none)", "rope(coordinates=index)", "rope_mixed"):
+        with pytest.raises(ValueError, match="remap=parts slows waves of rope"):
+            remapped(line, "parts", (6, 6))

@@ -590,3 +590,12 @@ def test_turning_rounds_once():
     """A bf16 vector is turned in float32: the result is the float32 result in bf16."""
     x_BHLD, angles = torch.randn(2, 3, 5, 8).bfloat16(), Angles.of(torch.randn(5, 4))
     assert torch.equal(turn(x_BHLD, angles, "half"), turn(x_BHLD.float(), angles, "half").bfloat16())
+
+
+def test_a_polar_pair_turns_along_its_angle_from_the_x_axis():
+    encoding = built("rope_mixed(polar=true)")
+    with torch.no_grad():
+        encoding.get_parameter("angle_NHP").zero_()
+    along_y, along_x = encoding.learned_waves()
+    assert (along_y == 0).all()
+    torch.testing.assert_close(along_x, encoding.get_parameter("log_length_NHP").exp())

@@ -1,7 +1,8 @@
 """Trained generators at levels that they were never trained on, without any training there.
 
 More cells for the same scene are another scale, a wider or higher scene another extent. Tables that belong to
-their grids are resampled by every convention that is asked for; all else follows by itself.
+their grids are resampled by every convention that is asked for; all else follows by itself, waves of rope in
+further ways if they are asked for.
 """
 
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 from var_pe.comparison.places import nats_by_place
 from var_pe.comparison.results import AtSize
 from var_pe.comparison.study import Cell, Study
+from var_pe.encodings.machinery.bands import Remap, can_be_remapped
 from var_pe.models.generator import VARTransformer
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.pyramid import Pyramid
@@ -23,15 +25,21 @@ from var_pe.tasks.pyramids import check_follows, check_moves
 
 @dataclass(frozen=True)
 class Way:
-    """Levels, and how the position tables of a generator are moved there."""
+    """Levels, and how a generator's positions come there."""
 
     pyramid: Pyramid
     # of its tables; None: it follows by itself
-    convention: str | None
+    convention: str | None = None
+    # of waves of rope; None: as they are
+    remap: Remap | None = None
+
+    @property
+    def name(self) -> str:
+        return f"remap={self.remap}" if self.remap else self.convention or ""
 
     def is_of(self, found: AtSize) -> bool:
-        """Whether a result was measured at these levels by this convention."""
-        return Pyramid.of(found["grids"]) == self.pyramid and found["convention"] == (self.convention or "")
+        """Whether a result was measured at these levels in this way."""
+        return Pyramid.of(found["grids"]) == self.pyramid and found["convention"] == self.name
 
 
 def ways_of(config: Config, study: Study) -> list[Way]:
@@ -51,7 +59,9 @@ def ways_of(config: Config, study: Study) -> list[Way]:
                 check_moves(config.generator, own, pyramid, name)
                 ways.append(Way(pyramid, name))
         else:
-            ways.append(Way(pyramid, None))
+            ways.append(Way(pyramid))
+            if can_be_remapped(config.generator.encoding):
+                ways += [Way(pyramid, remap=how) for how in study.remaps]
     return ways
 
 
@@ -87,6 +97,8 @@ def measured_at(cell: Cell, study: Study, tokenizer: VQTokenizer, there: Sequenc
         if any(way.is_of(one) for one in there):
             continue
         transformer = load_model(VARTransformer, Path(cell.run) / "generator").to(tokenizer.device).eval()
+        if way.remap is not None:
+            transformer.remap_waves(way.remap)
         if way.convention is not None:
             transformer.set_pyramid(way.pyramid, way.convention)
         tokens_NL, labels_N = held_out_tokens(cell.config, tokenizer, [way.pyramid], number)[way.pyramid]
@@ -94,7 +106,7 @@ def measured_at(cell: Cell, study: Study, tokenizer: VQTokenizer, there: Sequenc
         found.append(
             {
                 "grids": [list(grid) for grid in way.pyramid.grids],
-                "convention": way.convention or "",
+                "convention": way.name,
                 "loss": float(nats_L.mean()),
                 "by_level": [float(nats_L[span].mean()) for span in way.pyramid.spans],
             }

@@ -127,8 +127,8 @@ def size_table(results: Results, grids: Grids) -> Table:
     notes.append(
         "The validation's test images drawn at the size, their tokens by the same tokenizer. The ceiling is "
         "the best arm that was trained there; differences seed by seed, ± half of the interval that holds at "
-        "95% for all of them together. Names of conventions say how tables were resampled; what has none "
-        "follows by itself."
+        '95% for all of them together. Behind "by" stands how tables were resampled, or how waves of rope were '
+        "remapped; arms without it follow as they are."
     )
     if shares:
         notes.append(
@@ -190,7 +190,7 @@ def size_sentence(results: Results, grids: Grids) -> str:
             by_arm.setdefault(there.arm["name"], []).append(there)
     for name, ways in by_arm.items():
         if len(ways) > 1:
-            said += f"; of the {len(ways)} resamplings of {name}, best is {ways[0].convention} "
+            said += f"; of the {len(ways)} ways of {name}, best is {ways[0].convention} "
             said += f"({short(ways[0])}), worst {ways[-1].convention} ({short(ways[-1])})"
     return said + "."
 

@@ -9,7 +9,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from annotated_types import Len
 
@@ -87,6 +87,10 @@ class Study:
     resamplings: Annotated[
         list[str], Len(1), Doc("resampling conventions by which tables of trained grids move to other_sizes")
     ] = field(default_factory=lambda: [DEFAULT_CONVENTION])
+    remaps: Annotated[
+        list[Literal["parts", "levels"]],
+        Doc("ways to slow waves of rope down at other_sizes, beside measuring it there as it is"),
+    ] = field(default_factory=list)
     primary: Annotated[str, Doc("score that arms are ranked by, declared beforehand")] = PRIMARY
     margin: Annotated[
         NonNegativeFloat,

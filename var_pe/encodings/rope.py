@@ -55,7 +55,7 @@ class Rope(PositionEncoding[Any]):  # `rope_mixed` prepares angles for each laye
 
     `bands` and `remap` change how fast a pair turns for which level, and on grids larger than trained ones:
     see `Bands`. What differs by level has the price of `unit=query`. A trained model can be given either
-    option without training, since there is nothing to learn.
+    option without training, since there is nothing to learn (`sampling.remap`).
 
     In clips time is a further axis in the same way: a pair turns in addition by w' t, t = 0, 1, ... the
     token's moment, so that scores depend on displacement and time between the two (ours; others give time
@@ -131,7 +131,9 @@ class Rope(PositionEncoding[Any]):  # `rope_mixed` prepares angles for each laye
         self.unit = unit
         self.base = base
         self.layout = layout
-        self.bands = Bands(self.name, bands=bands, remap=remap, trained=trained, unit=unit)
+        self.bands = Bands(
+            self.name, bands=bands, remap=remap, trained=trained, unit=unit, coordinates=coordinates
+        )
         if self.bands.differ_by_level and (shift > 0 or jitter > 1 or rescale > 1):
             raise ValueError(
                 f"{self.name}: shift, jitter and rescale are drawn once for all tokens, so they do not go "

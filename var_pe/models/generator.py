@@ -10,6 +10,7 @@ from diffusers.models.modeling_utils import ModelMixin  # noqa: F401  # pipeline
 from torch import Tensor, nn
 
 from var_pe.encodings import build_encoding, settled
+from var_pe.encodings.machinery.bands import Remap, remapped
 from var_pe.encodings.machinery.codes import standard_deviation
 from var_pe.encodings.machinery.level import LevelEmbedding, LevelKind
 from var_pe.models.adaln import AdaLNBlock, modulated
@@ -276,6 +277,28 @@ class VARTransformer(Resizable):
         """
         rows, columns = sides_of(size, "a generator's input size")
         self._move(self.ladder.for_size(rows, columns), resample)
+
+    def remap_waves(self, how: Remap) -> None:
+        """Waves of `rope` turn more slowly on larger grids than the present one, also in a saved copy.
+
+        No weight changes. `how` is the option `remap` of `encodings/rope.py`, `parts` or `levels`.
+
+        Raises:
+            ValueError: the encoding has no `rope` in cells, or its line says itself how it is remapped.
+        """
+        line = remapped(self.config["encoding"], how, self.pyramid.grids[-1])
+        dim, num_heads, depth = (self.config[name] for name in ("dim", "num_heads", "depth"))
+        encoding = build_encoding(
+            line,
+            dim=dim,
+            num_heads=num_heads,
+            depth=depth,
+            pyramid=self.pyramid,
+            kept_grids=self.config["kept_grids"],
+        )
+        encoding.load_state_dict(self.position_encoding.state_dict())
+        self.position_encoding = encoding.to(self.device, self.dtype).train(self.training)
+        self.register_to_config(encoding=line)
 
     def _move(self, pyramid: Pyramid, resample: str | None) -> None:
         self.level_embed.check_levels(pyramid)

@@ -4,6 +4,7 @@ from typing import Annotated
 
 from annotated_types import Len
 
+from var_pe.encodings.machinery.bands import Remap
 from var_pe.models.choice import (
     Guidance,
     GuidanceSchedule,
@@ -68,6 +69,10 @@ class SamplingConfig:
     levels: Annotated[
         Levels | None, Doc("grids from coarse to fine; null: the trained ones, scaled to size")
     ] = None
+    remap: Annotated[
+        Remap,
+        Doc("waves of a trained rope that turn more slowly on larger grids; levels: the more, the coarser"),
+    ] = "none"
 
     def __post_init__(self) -> None:
         if self.draws_per_image > 1 and self.classifier is None:

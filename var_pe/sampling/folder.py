@@ -20,7 +20,7 @@ from var_pe.sampling.png import read_png, write_png
 
 SETTINGS = "sampling.json"  # what a folder's images are drawn with
 # Settings that earlier versions did not write down: all of them drew with these values
-NOT_NOTED: dict[str, object] = {"scale_guidance": 0.0, "draws_per_image": 1}
+NOT_NOTED: dict[str, object] = {"scale_guidance": 0.0, "draws_per_image": 1, "remap": "none"}
 
 
 def class_of(number: int, config: SamplingConfig) -> int:

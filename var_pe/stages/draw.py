@@ -26,21 +26,26 @@ def load_pipeline(config: Config) -> VARPipeline:
     """The pipeline of the run's generator, its tokenizer and, for rejection sampling, its classifier.
 
     Raises:
-        ValueError: one of them is missing or damaged, or the tokenizer has been trained further since.
+        ValueError: one of them is missing or damaged, the tokenizer has been trained further since, or the
+            generator has no waves for `sampling.remap`.
     """
     check_codes(config)
     generator = Path(config.run) / "generator"
     transformer = load_model(VARTransformer, generator)
     class_names = TrainingNotes.read(generator).class_names or ()
-    return with_classifier(VARPipeline(load_tokenizer(config), transformer, class_names), config.sampling)
+    return as_asked(VARPipeline(load_tokenizer(config), transformer, class_names), config.sampling)
 
 
-def with_classifier(pipeline: VARPipeline, sampling: SamplingConfig) -> VARPipeline:
-    """The pipeline with the classifier that chooses among several drawings of an image, if that is asked for.
+def as_asked(pipeline: VARPipeline, sampling: SamplingConfig) -> VARPipeline:
+    """The pipeline with the classifier that chooses among several drawings of an image, if that is asked for,
+    and with waves of rope remapped, if that is.
 
     Raises:
-        ValueError: the classifier is missing or damaged, or tells other classes apart than are drawn.
+        ValueError: the classifier is missing or damaged, or tells other classes apart than are drawn, or the
+            generator has no waves that can be remapped.
     """
+    if sampling.remap != "none":
+        pipeline.transformer.remap_waves(sampling.remap)
     if sampling.draws_per_image == 1 or sampling.classifier is None:
         return pipeline
 
