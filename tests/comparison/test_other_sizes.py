@@ -115,7 +115,7 @@ def test_what_is_kept_is_said_against_the_best_that_was_trained_there():
     said = report.findings[0]
     assert said.startswith("Never trained at 2x4 tokens, another extent")
     assert "best is sinusoidal (2.257 nats a token, keeping 70.0 ± 0.0 %), +0.24" in said
-    assert "of the 2 resamplings of learned, best is area (50.0 ± 0.0 %)" in said
+    assert "of the 2 ways of learned, best is area (50.0 ± 0.0 %)" in said
     assert "worst timm (-25.0 ± 0.0 %)" in said
 
     # The ceiling was trained there: to take it would be no advice for who trains at one size.
