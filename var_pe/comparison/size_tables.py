@@ -127,8 +127,8 @@ def size_table(results: Results, grids: Grids) -> Table:
     notes.append(
         "The validation's test images drawn at the size, their tokens by the same tokenizer. The ceiling is "
         "the best arm that was trained there; differences seed by seed, ± half of the interval that holds at "
-        '95% for all of them together. After "by" stands how tables were resampled or waves of rope remapped; '
-        "arms without it follow as they are."
+        '95% for all of them together. After "by" stands how tables were resampled, or waves of rope '
+        "remapped; arms without it follow as they are."
     )
     if shares:
         notes.append(
