@@ -29,6 +29,7 @@ VARIANTS = [
     "mixed(learned_grid=0.5, factorized=0.3, fourier=0.2, gate=true)",
     "fourier(features=gaussian) + rope(coordinates=learned, layout=interleaved, unit=image, level_axis=true)",
     "harope(unit=query) + relative_bias",
+    "irpe(method=cross, values=true)",
     "rope(bands=resolved, remap=levels, trained=(2, 2), base=2)",
 ]
 

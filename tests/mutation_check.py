@@ -617,6 +617,14 @@ MISTAKES = (
         ("tests/encodings/test_bands.py",),
     ),
     Mistake(
+        "prefix rotated",
+        "prefix tokens gather vectors of displacements, too",
+        "var_pe/models/attention.py",
+        "F.pad(added_BHQD, (0, 0, self.prefix, 0))",
+        "F.pad(added_BHQD, (0, 0, 0, self.prefix))",
+        ("tests/encodings/test_products.py",),
+    ),
+    Mistake(
         "formula missed",
         "short waves are stretched with the grid, and long ones keep their speed",
         "var_pe/encodings/machinery/bands.py",

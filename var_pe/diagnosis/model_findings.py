@@ -32,6 +32,7 @@ BETWEEN_TOKENS = {
     "remap": "the channels of queries and keys",
     "bias": "the bias of attention",
     "products": "products with queries and keys",
+    "values": "what attention gathers",
     "refine": "convolutions between blocks",
 }
 

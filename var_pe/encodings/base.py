@@ -12,7 +12,7 @@ from var_pe.pyramid import Positions, Pyramid
 from var_pe.resampling.conventions import Convention
 from var_pe.settings.line import Member, Value, check_options
 
-HOOKS = ("embed", "remap", "rotate", "bias", "products", "refine")
+HOOKS = ("embed", "remap", "rotate", "bias", "products", "values", "refine")
 HOOKS_OF_TOKENS = ("embed", "refine")  # the others act between queries and keys
 REGISTRY: dict[str, type["PositionEncoding"]] = {}
 
@@ -115,6 +115,13 @@ class PositionEncoding(nn.Module, Generic[Context]):
         """Added to the scores, too: (B, H, Lq, Lk), of what these queries and keys hold and where they are.
 
         Both are as attention compares them, turned and normed, and the queries are scaled as the scores are.
+        """
+        return None
+
+    def values(self, weights_BHQK: Tensor, query: Context, key: Context, layer: int) -> Tensor | None:
+        """Added to what attention gathers, (B, H, Lq, D), from the weights of these keys after the softmax.
+
+        Only plain products keep the weights: an encoding that overrides this has no other kernel.
         """
         return None
 

@@ -167,6 +167,17 @@ class PositionContext(Generic[Context]):
         # The least number: minus infinity in all of a row would have no softmax.
         return added.masked_fill(~there.visible_QK, torch.finfo(dtype).min)
 
+    def with_values(self, y_BHQD: Tensor, weights_BHQK: Tensor, layer: int, part: Part[Context]) -> Tensor:
+        """What a part gathers, and what the encoding adds to it; prefix tokens neither get nor give it."""
+        if not self.encoding.uses("values"):
+            return y_BHQD
+
+        between_BHQK = weights_BHQK[:, :, self.prefix :, self.prefix :]
+        added_BHQD = self.encoding.values(between_BHQK, part.query, part.key, layer)
+        if added_BHQD is None:
+            return y_BHQD
+        return y_BHQD + F.pad(added_BHQD, (0, 0, self.prefix, 0)).type_as(y_BHQD)
+
     def calls(self, queries: int, keys: int) -> tuple[Part[Context], ...]:
         """The parts that a pass of so many queries and keys is cut into; all of it, if it is not."""
         return self.parts or (Part(queries, keys, self.query, self.key, self.visible_QK),)
@@ -347,6 +358,8 @@ def attend_part(
     anew = by_parts_with_scores(kernel, position_context, part, dropout)
     if kernel == "products" and differs_by_image(position_context, part, dropout):
         kernel = "plain"
+    if position_context.encoding.uses("values"):
+        kernel = "plain"
 
     # Not a closure: a compiled block would be compiled anew for every layer number that one holds.
     given = (q_BHQD, k_BHKD, v_BHKD, position_context, part, layer, kernel, dropout, scale)
@@ -384,7 +397,8 @@ def _call(
     mask = position_context.mask(layer, q_BHQD.dtype, part, compared)
 
     if kernel == "plain":
-        return by_products(q_BHQD, k_BHKD, v_BHKD, mask, factor, dropout)
+        y_BHQD, weights_BHQK = by_products(q_BHQD, k_BHKD, v_BHKD, mask, factor, dropout)
+        return position_context.with_values(y_BHQD, weights_BHQK, layer, part)
     if kernel == "products":
         return by_products_anew(q_BHQD, k_BHKD, v_BHKD, mask, factor)
     return F.scaled_dot_product_attention(

@@ -19,8 +19,8 @@ AT_A_TIME = 1 << 21
 
 def by_products(
     q_BHQD: Tensor, k_BHKD: Tensor, v_BHKD: Tensor, mask: Tensor | None, scale: float, dropout: float = 0.0
-) -> Tensor:
-    """`softmax(scale q k^T + mask) v`, (B, H, Q, D); autograd keeps the softmax, (B, H, Q, K).
+) -> tuple[Tensor, Tensor]:
+    """`softmax(scale q k^T + mask) v`, (B, H, Q, D), and the softmax, (B, H, Q, K), which autograd keeps.
 
     `mask` is as SDPA takes it: True where a query may look, or what is added to scores, with any gradient.
     """
@@ -36,7 +36,8 @@ def by_products(
     weights_NQK = scores_NQK.softmax(-1)
     if dropout:
         weights_NQK = F.dropout(weights_NQK, dropout)
-    return (weights_NQK @ v_NKD).unflatten(0, (batch, heads))
+    y_NQD = weights_NQK @ v_NKD
+    return y_NQD.unflatten(0, (batch, heads)), weights_NQK.unflatten(0, (batch, heads))
 
 
 def by_products_anew(

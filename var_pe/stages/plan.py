@@ -423,6 +423,9 @@ def _attention_of_stage(
     has_bias = encoding.adds_to_scores
     kernel = kernel_for(device, dtype, queries, keys, needs_grad=True, has_bias=has_bias)
 
+    if encoding.uses("values"):
+        kernel = "plain"
+
     among = f"{queries} tokens" if queries == keys else f"{queries} tokens and {keys} in their sight"
     said = f"attention: {number_of(parts, 'part')} of {among} on {device} by {KERNELS[kernel]}"
     scores = shape.heads * parts * queries * keys
@@ -456,6 +459,9 @@ def _attention(
     if coarse == 0:  # each level is a call of its own, the finest the largest
         queries, keys = pyramid.finest[0] * pyramid.finest[1], min(tokens, most_keys or tokens)
         kernel = kernel_for(device, dtype, queries, keys, needs_grad=True, has_bias=has_bias)
+
+    if encoding.uses("values") and kernel not in BY_PARTS:
+        kernel = "plain"
 
     # How many of the scores are worked out: all, or those of each call
     number, pairs = 1, tokens**2

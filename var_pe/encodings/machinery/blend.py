@@ -87,13 +87,19 @@ class Blended(PositionEncoding[Both]):
             self.new.products(q_BHQD, k_BHKD, query[1], key[1], layer),
         )
 
+    def values(self, weights_BHQK: Tensor, query: Both, key: Both, layer: int) -> Tensor | None:
+        return self.weighted(
+            self.old.values(weights_BHQK, query[0], key[0], layer),
+            self.new.values(weights_BHQK, query[1], key[1], layer),
+        )
+
     def weighted(self, old: Tensor | None, new: Tensor | None) -> Tensor | None:
-        """The sum of what the two add to scores, each by its share; None if neither adds anything."""
+        """The sum of what the two add to scores or values, by their shares; None if neither adds anything."""
         of_old, of_new = self.shares(self.share)
         total: Tensor | None = None
-        for scores, share in ((old, of_old), (new, of_new)):
-            if scores is not None:
-                total = share * scores if total is None else total + share * scores
+        for added, share in ((old, of_old), (new, of_new)):
+            if added is not None:
+                total = share * added if total is None else total + share * added
         return total
 
     def at_layer(self, context: Both, layer: int) -> Both:

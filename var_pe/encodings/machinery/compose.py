@@ -87,6 +87,16 @@ class Composed(PositionEncoding[list[object]]):
                 total = products_BHQK if total is None else total + products_BHQK
         return total
 
+    def values(
+        self, weights_BHQK: Tensor, query: list[object], key: list[object], layer: int
+    ) -> Tensor | None:
+        total: Tensor | None = None
+        for part, own_query, own_key in zip(self.each(), query, key, strict=True):
+            values_BHQD = part.values(weights_BHQK, own_query, own_key, layer)
+            if values_BHQD is not None:
+                total = values_BHQD if total is None else total + values_BHQD
+        return total
+
     def at_layer(self, context: list[object], layer: int) -> list[object]:
         return [part.at_layer(own, layer) for part, own in zip(self.each(), context, strict=True)]
 

@@ -67,6 +67,13 @@ class OfSome(PositionEncoding[Chosen[Context]]):
             return None
         return rows_of(rows_of(products_BHLL, query.kept_Bl).mT, key.kept_Bl).mT
 
+    def values(
+        self, weights_BHQK: Tensor, query: Chosen[Context], key: Chosen[Context], layer: int
+    ) -> Tensor | None:
+        all_BHLL = among_all(among_all(weights_BHQK, query).mT, key).mT
+        values_BHLD = self.encoding.values(all_BHLL, query.context, key.context, layer)
+        return None if values_BHLD is None else rows_of(values_BHLD, query.kept_Bl)
+
     def at_layer(self, context: Chosen[Context], layer: int) -> Chosen[Context]:
         own = self.encoding.at_layer(context.context, layer)
         return Chosen(own, context.kept_Bl, context.length)

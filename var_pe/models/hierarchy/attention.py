@@ -154,7 +154,7 @@ class LinearAttention(AttentionHeads):
         Raises:
             ValueError: it can't.
         """
-        acts = [hook for hook in ("remap", "bias", "products") if encoding.uses(hook)]
+        acts = [hook for hook in ("remap", "bias", "products", "values") if encoding.uses(hook)]
         if acts:
             raise ValueError(
                 f"linear attention works out no scores, on which {line} acts ({', '.join(acts)}): take an "
