@@ -617,6 +617,14 @@ MISTAKES = (
         ("tests/encodings/test_bands.py",),
     ),
     Mistake(
+        "level ignored",
+        "the contrast of levels compares each level with itself",
+        "var_pe/tasks/losses/contrastive.py",
+        "place_contrast(x_BLC[:, here], x_BLC[:, before], match_1l",
+        "place_contrast(x_BLC[:, here], x_BLC[:, here], match_1l",
+        ("tests/tasks/test_contrastive.py",),
+    ),
+    Mistake(
         "prefix rotated",
         "prefix tokens gather vectors of displacements, too",
         "var_pe/models/attention.py",

@@ -10,7 +10,7 @@ from var_pe.encodings.machinery.turn import Angles
 from var_pe.models.attention import all_levels, attend
 from var_pe.pyramid import Pyramid
 
-ALIGNED = ["rope(unit=query)", "rope_mixed(unit=query)", "harope(unit=query)"]
+ALIGNED = ["rope(unit=query)", "rope_mixed(unit=query)", "harope(unit=query)", "liere(unit=query)"]
 BY_LEVEL = ["rope + rope(unit=query)", "rope(bands=resolved)", "rope(remap=levels, trained=(4, 5), base=2)"]
 
 

@@ -36,7 +36,7 @@ class HARoPE(Rope):
 
     Costs 2 D^2 + D numbers a head and layer (D^2 + D of which count), their exponentials once a forward (in
     drawing once a level), and two products of D x D per token and head; flash kernels stay, and a KV cache
-    holds mapped, turned keys.
+    holds mapped, turned keys, but not with `unit=query`.
 
     Args:
         coordinates, unit, base, layout, directions, rays, level_axis: as in `rope`.

@@ -46,7 +46,8 @@ class LieRE(Rope):
 
     Costs 2 b D numbers a head and layer, half of which count (b D and D with `commuting`), and L D b for the
     rotations of a forward (L D for the angles), products of b x b per token and head, and exponentials of L
-    matrices of b x b per block. Flash kernels stay, and a KV cache holds turned keys.
+    matrices of b x b per block. Flash kernels stay, and a KV cache holds turned keys,
+    but not with `unit=query`.
 
     Args:
         block: b, a divisor of the heads' width D, even; none takes the largest of 8, 4 and 2. The paper has

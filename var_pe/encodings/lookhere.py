@@ -37,7 +37,7 @@ class Views:
 class LookHere(ScoreEncoding[Views]):
     """`score += level_term - slope * distance`, but -infinity outside a head's field of view.
 
-    LookHere (Fuller et al. 2024, NeurIPS; public code). A directed head sees of its own level the keys within
+    LookHere (Fuller et al. 2024, arXiv 2405.13985; public code). A directed head sees of its own level the keys within
     fov / 2 degrees of its direction, borders included, and the token itself. A third of the heads (rounded
     down), the last ones, see all around. Distances are Euclidean, in cells of the finest level. Slopes:
     directed head j has 2^-(1 + j // number of directions); undirected head j of U has 2^(-8 (j + 1) / U);
