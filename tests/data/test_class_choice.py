@@ -75,7 +75,7 @@ def test_a_class_that_is_not_there_is_named_with_its_neighbours(tmp_path, make):
     ("settings", "sentence"),
     [
         ({"classes": ["a", "b", "a"]}, "^classes names a twice"),
-        ({"classes": ["a"], "label_column": "unlabelled"}, "data.label_column=unlabelled reads none"),
+        ({"classes": ["a"], "label_column": "unlabelled"}, "data.label_column=unlabelled reads no classes"),
         ({"classes": [7]}, r"classes must be list of str, got \[7\] \(put text in quotes\)"),
     ],
 )

@@ -96,7 +96,7 @@ def test_keys_of_a_level_are_another_code_for_each_level_that_asks():
 
 def test_what_does_not_go_with_it_is_named():
     for options, sentence in (
-        ("coordinates=index", "coordinates=index knows no stride, so it does not go with unit=query"),
+        ("coordinates=index", "counts cells of each level, so it does not go with unit=query"),
         ("shift=0.1", "shift, jitter and rescale are drawn once for all tokens"),
         ("jitter=1.5", "shift, jitter and rescale are drawn once for all tokens"),
         ("rescale=2", "shift, jitter and rescale are drawn once for all tokens"),

@@ -113,7 +113,7 @@ def test_every_option_says_its_own_reason(make_vit):
 
 
 def test_models_of_one_size_are_refused(make_vit):
-    with pytest.raises(ValueError, match="padding=end asks of every image"):
+    with pytest.raises(ValueError, match="padding=end looks at the size of every image"):
         any_size_parts(make_vit("rope", padding="end"))
     staged = HierarchicalClassifier(
         (12, 20),

@@ -82,7 +82,7 @@ def test_dinov2_gives_the_scale_a_little_too_large(new):
 
 @pytest.mark.parametrize("n", [39, 43, 78, 86, 115, 123])
 def test_without_the_offset_the_scale_floors_to_one_cell_less(n):
-    """Why the convention exists (dino issue 8): the sides above are the ones that would go wrong."""
+    """Why DINO's convention exists: the sides above are the ones that would go wrong."""
     table_1Chw = noise(37 * 37, width=1).T.reshape(1, 1, 37, 37)
     assert F.interpolate(table_1Chw, scale_factor=(n / 37, n / 37), mode="bicubic").shape[-1] == n - 1
 

@@ -441,6 +441,9 @@ def test_what_changes_no_weights_is_no_difference(tmp_path, monkeypatch):
     for same in (Toy(path="./runs/a/"), Toy(path=str(tmp_path / "runs/a")), Toy(path="runs/a", flip=True)):
         assert differences(old, asdict(same), Toy) == []
     assert differences(old, asdict(Toy(path="runs/b")), Toy) == ["path: runs/a -> runs/b"]
+    several = [asdict(Toy(path=f"network + {path}")) for path in ("runs/a", "./runs/a", "runs/b")]
+    assert differences(several[0], several[1], Toy) == []
+    assert differences(several[0], several[2], Toy) != []
     assert differences(old, asdict(Toy(path="./runs/a/"))) != [], "without a schema nothing is known of paths"
 
 

@@ -27,7 +27,7 @@ from var_pe.stages.models import load_model
 from var_pe.stages.plan import plan
 from var_pe.stages.train import check_generator, train_classifier, train_generator, train_tokenizer
 from var_pe.training import loop
-from var_pe.training.history import FILE, NUMBERS, Asked, History, rate_at
+from var_pe.training.history import FILE, NUMBERS, History, StepsAsked, rate_at
 from var_pe.training.log import read_log
 from var_pe.training.notes import TrainingNotes
 
@@ -110,7 +110,7 @@ def test_a_finished_run_is_extended_by_the_same_command_with_the_new_number(tmp_
     train_classifier(a_vit(tmp_path, *rules), Accelerator())
     extended = train_classifier(a_vit(tmp_path, *rules, "classifier_training.steps=8"), Accelerator())
     assert "was asked for 4 steps and, from step 4 on, for 8; learning rate by" in capsys.readouterr().out
-    assert notes_of(tmp_path).asked == (Asked(0, 4), Asked(4, 8))
+    assert notes_of(tmp_path).asked == (StepsAsked(0, 4), StepsAsked(4, 8))
     assert notes_of(tmp_path).steps_done == 8
     saved = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert saved["classifier_training"]["steps"] == 8
@@ -147,7 +147,7 @@ def test_an_extension_needs_a_rule_where_the_rate_ends_and_goes_on_after_a_kill(
     assert (tmp_path / "run" / "classifier").exists()
     killed_at(monkeypatch, 5, train_classifier, longer, Accelerator(), "rewarm")
     resumed = train_classifier(longer, Accelerator())
-    assert notes_of(tmp_path).asked == (Asked(0, 4), Asked(4, 6, "rewarm"))
+    assert notes_of(tmp_path).asked == (StepsAsked(0, 4), StepsAsked(4, 6, "rewarm"))
     other = a_vit(tmp_path / "other", "classifier_training.epochs=2", "classifier_training.steps=0")
     assert same(resumed, train_classifier(other, Accelerator(), "rewarm"))
 
@@ -183,7 +183,7 @@ def test_a_run_killed_before_its_first_checkpoint_takes_any_number(tmp_path, mon
     """Nothing has been trained that another number could contradict."""
     killed_at(monkeypatch, 0, train_classifier, a_vit(tmp_path), Accelerator())
     train_classifier(a_vit(tmp_path, "classifier_training.steps=3"), Accelerator())
-    assert notes_of(tmp_path).asked == (Asked(0, 3),)
+    assert notes_of(tmp_path).asked == (StepsAsked(0, 3),)
 
 
 def test_a_finished_run_without_checkpoints_cannot_be_extended(finished_vit, tmp_path):
@@ -305,14 +305,14 @@ def test_a_run_goes_on_by_the_kernels_that_it_was_begun_with(finished, tmp_path,
 
 def test_a_run_that_is_moved_to_another_device_takes_the_kernels_of_that(capsys):
     """It notes them as well; that its device has changed is said where the checkpoint is read."""
-    begun = History((Asked(0, 4),), kernels=rows_for("cpu"))
+    begun = History((StepsAsked(0, 4),), kernels=rows_for("cpu"))
     gpu = Processes(accelerator=SimpleNamespace(device=torch.device("cuda")))
     assert with_kernels(begun, "generator", gpu).kernels == rows_for("cuda") | rows_for("cpu")
     assert "kernels" not in capsys.readouterr().out
 
 
 def test_a_kernel_that_is_not_here_any_more_is_named():
-    begun = History((Asked(0, 4),), kernels={"cpu, 32 bits": Served(plain=0, fused=0, beyond="spiral")})
+    begun = History((StepsAsked(0, 4),), kernels={"cpu, 32 bits": Served(plain=0, fused=0, beyond="spiral")})
     with pytest.raises(ValueError, match=r"a kernel spiral that is not here: finish it with that version"):
         with_kernels(begun, "generator", Processes())
 

@@ -15,7 +15,7 @@ from var_pe.stages.models import build_discriminator, feature_network
 from var_pe.stages.plan import LEADS_TO, plan
 from var_pe.stages.train import say_what_psnr_decides, train_tokenizer
 from var_pe.tasks.losses.perceptual import perceptual_distance
-from var_pe.training.history import Asked, History
+from var_pe.training.history import History, StepsAsked
 
 ON = "tokenizer_training.perceptual.weight=1"
 GAME = "tokenizer_training.adversarial.weight=1"
@@ -107,7 +107,7 @@ def test_a_plan_counts_shares_of_the_steps_first_asked_of_a_run(tmp_path):
     for name in ("run", "tokenizer"):
         folder = tmp_path / name
         (folder / "checkpoints" / "step_00000100").mkdir(parents=True)
-        History((Asked(0, 100), Asked(100, 200, "rewarm"))).write(folder)
+        History((StepsAsked(0, 100), StepsAsked(100, 200, "rewarm"))).write(folder)
     options = [f"{kind}_training.steps=200" for kind in ("tokenizer", "generator")]
     options += ["tokenizer.quantizer=vq(rate=0.1, given=coarser)", "tokenizer_training.redrawn.share=0.5"]
     said = plan(a_config(tmp_path, *options, GAME, "generator_training.progressive={first: 2, until: 0.4}"))

@@ -32,7 +32,7 @@ from var_pe.stages.plan import plan
 from var_pe.stages.run_folder import SETTINGS, check_settings, remarks_on_steps
 from var_pe.stages.train import check_generator, train_classifier, train_generator
 from var_pe.tasks.generator import GeneratorTraining
-from var_pe.training.history import Asked, History
+from var_pe.training.history import History, StepsAsked
 from var_pe.training.notes import TrainingNotes
 
 SMALL = [
@@ -314,7 +314,7 @@ def test_a_run_that_was_moved_together_with_its_tokenizer_goes_on(tmp_path, make
     run, moved = tmp_path, tmp_path / "moved"
     make_tokenizer().save_pretrained(moved / "tokenizer")
     begin(run, a_config("tokenizer_run=as_it_was"))
-    History((Asked(0, 3),), 48, weights_hash(moved / "tokenizer")).write(run)
+    History((StepsAsked(0, 3),), 48, weights_hash(moved / "tokenizer")).write(run)
     check_settings(run, a_config(f"tokenizer_run={moved}"), "generator")
 
     make_tokenizer(seed=1).save_pretrained(moved / "tokenizer")
@@ -389,7 +389,7 @@ def test_a_model_folder_must_hold_what_is_asked_for(tmp_path):
 
 def test_a_model_whose_training_was_stopped_is_said_to_be_unfinished(tmp_path):
     """Its folder has no model yet, and whoever looks for it has trained: that it must be trained misleads."""
-    History((Asked(0, 40),)).write(tmp_path)
+    History((StepsAsked(0, 40),)).write(tmp_path)
     with pytest.raises(ValueError, match=r"holds no trained model; .* not finished \(it has no checkpoint\)"):
         load_model(VARTransformer, tmp_path / "generator")
 

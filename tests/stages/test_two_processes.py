@@ -31,7 +31,7 @@ from var_pe.stages.config import Config
 from tests.stages.test_two_processes import of_views
 from var_pe.stages.train import train_encoder, train_tokenizer
 from var_pe.training.config import TrainingConfig
-from var_pe.training.history import Asked, History
+from var_pe.training.history import StepsAsked, History
 from var_pe.training.loop import train
 from var_pe.training.run import Run
 from var_pe.training.stopping import Interrupted
@@ -46,7 +46,7 @@ rarely = TrainingConfig(
 def go(name, act, config=rarely):
     run = Run(folder / name, accelerator)
     try:
-        train(Toy(act), config, run, History((Asked(0, 12),)), seed=0)
+        train(Toy(act), config, run, History((StepsAsked(0, 12),)), seed=0)
         return "finished"
     except FloatingPointError as error:
         return str(error).partition(";")[0]

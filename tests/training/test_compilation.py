@@ -21,7 +21,7 @@ from var_pe.stages.begun import with_compiled
 from var_pe.stages.config import Config
 from var_pe.stages.run_folder import check_settings
 from var_pe.training.compilation import AUTO_FROM_STEPS, chosen
-from var_pe.training.history import Asked, History
+from var_pe.training.history import History, StepsAsked
 
 LONG = AUTO_FROM_STEPS
 ROOT = Path(__file__).parents[2]
@@ -57,9 +57,9 @@ def test_without_a_compiler_a_training_says_so_before_it_begins(monkeypatch):
 def test_a_run_goes_on_compiled_as_it_was_begun(monkeypatch, tmp_path, capsys):
     """Whatever the rule says of more steps, or of a machine without a compiler: rounding would change."""
     config = a_config(tmp_path, "generator_training.compile=auto")
-    begun = with_compiled(History((Asked(0, 10),)), config, "generator", Processes())
+    begun = with_compiled(History((StepsAsked(0, 10),)), config, "generator", Processes())
     assert begun.compiled == "none"
-    longer = replace(begun, asked=(Asked(0, 10), Asked(10, LONG, "hold")))
+    longer = replace(begun, asked=(StepsAsked(0, 10), StepsAsked(10, LONG, "hold")))
     assert with_compiled(longer, config, "generator", Processes()).compiled == "none"
 
     blocks = replace(longer, compiled="blocks")
@@ -79,11 +79,11 @@ def test_the_whole_of_a_model_in_shards_is_not_compiled(tmp_path):
     with pytest.raises(
         ValueError, match=r"generator_training\.compile=whole .*set generator_training\.compile=b"
     ):
-        with_compiled(History((Asked(0, 10),)), config, "generator", sharded)
+        with_compiled(History((StepsAsked(0, 10),)), config, "generator", sharded)
 
 
 def test_a_run_that_notes_nothing_was_not_compiled(tmp_path):
-    History((Asked(0, 10),), compiled="blocks").write(tmp_path)
+    History((StepsAsked(0, 10),), compiled="blocks").write(tmp_path)
     file = tmp_path / "history.json"
     file.write_text(json.dumps({k: v for k, v in json.loads(file.read_text()).items() if k != "compiled"}))
     assert History.read(tmp_path).compiled == "none"

@@ -14,7 +14,7 @@ from var_pe.tasks.codebook import RestartConfig
 from var_pe.tasks.tokenizer import TokenizerTask, TokenizerTraining
 from var_pe.training.config import TrainingConfig
 from var_pe.training.guard import Guard
-from var_pe.training.history import Asked, History
+from var_pe.training.history import History, StepsAsked
 from var_pe.training.loop import train
 from var_pe.training.run import Run
 
@@ -57,7 +57,7 @@ def test_a_number_that_is_not_finite_between_two_logs_changes_nothing(tmp_path, 
     with pytest.raises(
         FloatingPointError, match=r"step 4: loss is (nan|inf), grad_norm is (nan|inf); no weight"
     ):
-        train(Toy(act), RARELY, run, History((Asked(0, 8),)), seed=0)
+        train(Toy(act), RARELY, run, History((StepsAsked(0, 8),)), seed=0)
     run.release()
 
     assert max(before) == 7  # the host noticed at the last step, whose numbers it would have logged
@@ -94,7 +94,7 @@ def test_it_ends_the_run_before_anything_is_logged_validated_shown_or_saved(tmp_
     config = TrainingConfig(**(vars(RARELY) | {due: every}))
     run = Run(tmp_path, Accelerator(cpu=True))
     with pytest.raises(FloatingPointError, match=r"step 4: .* nothing was saved yet"):
-        train(Noting(act), config, run, History((Asked(0, 20),)), seed=0)
+        train(Noting(act), config, run, History((StepsAsked(0, 20),)), seed=0)
     run.release()
     assert seen[-1] == done
     assert not list((tmp_path / "checkpoints").iterdir())

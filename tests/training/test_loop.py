@@ -21,7 +21,7 @@ from var_pe.settings.fields import facts_of
 from var_pe.training import run
 from var_pe.training.config import TrainingConfig
 from var_pe.training.groups import ONE_RATE, parameter_groups
-from var_pe.training.history import Asked, History
+from var_pe.training.history import History, StepsAsked
 from var_pe.training.loop import train
 from var_pe.training.run import Run
 from var_pe.training.schedule import Schedule, ema_decay, learning_rate
@@ -73,7 +73,7 @@ STEPS = 6
 
 
 def go(folder, task=None, config=CONFIG, steps=STEPS, compiled="none"):
-    history = History((Asked(0, steps),), compiled=compiled)
+    history = History((StepsAsked(0, steps),), compiled=compiled)
     run = Run(folder, Accelerator(cpu=True))
     try:
         return train(task or Toy(), config, run, history, seed=0).model.state_dict()

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from tests.training.test_loop import Toy, die_at, equal
 from var_pe.processes import Processes
 from var_pe.training.config import TrainingConfig
-from var_pe.training.history import Asked, History
+from var_pe.training.history import History, StepsAsked
 from var_pe.training.loop import train
 from var_pe.training.run import Run
 from var_pe.training.stopping import Interrupted, held_out_batches
@@ -45,7 +45,7 @@ class Judged(Toy):
 def go(folder, task=None, config=CONFIG, steps=6, asked=()):
     run = Run(folder, Accelerator(cpu=True))
     try:
-        return train(task or Judged(), config, run, History(asked or (Asked(0, steps),)), seed=0)
+        return train(task or Judged(), config, run, History(asked or (StepsAsked(0, steps),)), seed=0)
     finally:
         run.release()
 
@@ -125,7 +125,7 @@ def test_an_extended_training_has_its_whole_patience_again(tmp_path):
     """Or it would end before its first step."""
     config = replace(CONFIG, patience=2, schedule="constant")
     go(tmp_path, config=config, steps=4)
-    trained = go(tmp_path, config=config, asked=(Asked(0, 4), Asked(4, 6)))
+    trained = go(tmp_path, config=config, asked=(StepsAsked(0, 4), StepsAsked(4, 6)))
     assert (trained.step, trained.steps_done) == (2, 6)
 
 

@@ -30,7 +30,7 @@ from var_pe.tasks.progressive import Progressive
 from var_pe.tasks.pyramids import one_of
 from var_pe.tasks.redrawn import RedrawnConfig
 from var_pe.tasks.tokenizer import TokenizerTask, TokenizerTraining
-from var_pe.training.history import Asked, History
+from var_pe.training.history import History, StepsAsked
 from var_pe.training.loop import train
 from var_pe.training.run import Run
 
@@ -91,7 +91,7 @@ def without_waiting(task_class, device):
 def go(folder, task, config, device):
     run = Run(folder, Accelerator(cpu=device == "cpu"))
     try:
-        train(task, config, run, History((Asked(0, STEPS),)), seed=0)
+        train(task, config, run, History((StepsAsked(0, STEPS),)), seed=0)
     finally:
         task.watch.close()
         run.release()

@@ -267,7 +267,7 @@ class Early:
 
 
 def early_of(results: Results, arm: ArmEntry) -> dict[int, Early]:
-    """By seed, the last validation in the first `EARLY` of the steps; none where there is none."""
+    """By seed, the last validation in the first `EARLY` of the steps; seeds without one are left out."""
     found = {}
     for cell in cells_of(results, arm):
         curve = cell["curves"].get(LOSS.key, {"steps": [], "values": []})

@@ -91,7 +91,7 @@ def equivalence_table(results: Results) -> Table:
         header += [f"within {one.name}: p", "shown?", "seeds it takes"]
     notes = [
         "Two one-sided paired t tests after Holm: p that a difference is as large as the margin, or larger. "
-        "A difference that was not found is not one that is not there. Seeds it takes: how many show, in "
+        "That no difference was found does not show that there is none. Seeds it takes: how many show, in "
         "four of five studies, that an arm lies within the margin, if it does not differ at all and "
         f"differences scatter as these do (empty: above {MOST_SEEDS:,}).",
     ]

@@ -306,7 +306,7 @@ def tensors_of(images: HeldOutImages) -> tuple[Tensor, Tensor]:
     items = [images[index] for index in range(len(images))]
     labels_N = torch.tensor([item["label"] for item in items])
     if int(labels_N.min()) < 0:
-        raise ValueError("robustness is measured on images with classes, and one has none")
+        raise ValueError("robustness is measured on images with classes, and an image has no class")
     return stacked(items), labels_N
 
 

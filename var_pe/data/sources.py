@@ -199,7 +199,7 @@ class DataConfig:
         if self.classes and self.label_column == UNLABELLED:
             raise ValueError(
                 f"classes={show(self.classes)} chooses by class, but data.label_column={UNLABELLED} "
-                f"reads none"
+                f"reads no classes"
             )
 
         if self.hold_out and (self.source in (*MADE_UP, "parquet", "hub", "coco") or not self.path):

@@ -31,9 +31,9 @@ class Turns:
 class LieRE(Rope):
     """Each b channels in a row are turned by exp(y A + x B), with learned skew-symmetric A and B.
 
-    LieRE (Ostmeier et al. 2025, ICML; public code), (y, x) the coordinates, A and B apart for each layer and
-    head. Lengths stay; along one axis the product of a turned query and a turned key depends on the
-    displacement alone, over both only as far as A and B commute: places may count, too.
+    LieRE (Ostmeier et al. 2025, arXiv 2406.10322; public code), (y, x) the coordinates, A and B apart for
+    each layer and head. Lengths stay; along one axis the product of a turned query and a turned key depends
+    on the displacement alone, over both only as far as A and B commute: places may count, too.
 
     With `commuting`, they do: A = P D_y P^T and B = P D_x P^T with a learned rotation P of b channels and
     pairs that turn by learned frequencies, STRING (Schenck et al. 2025, arXiv 2502.02562). Scores then depend

@@ -37,12 +37,12 @@ class Views:
 class LookHere(ScoreEncoding[Views]):
     """`score += level_term - slope * distance`, but -infinity outside a head's field of view.
 
-    LookHere (Fuller et al. 2024, arXiv 2405.13985; public code). A directed head sees of its own level the keys within
-    fov / 2 degrees of its direction, borders included, and the token itself. A third of the heads (rounded
-    down), the last ones, see all around. Distances are Euclidean, in cells of the finest level. Slopes:
-    directed head j has 2^-(1 + j // number of directions); undirected head j of U has 2^(-8 (j + 1) / U);
-    all times `slope`, and times a factor of the layer that falls from 1.5 in the first to 0.5 in the last.
-    With 12 heads and fov 90 these are the paper's. Nothing is learned but the level term (`LevelTerm`,
+    LookHere (Fuller et al. 2024, arXiv 2405.13985; public code). A directed head sees of its own level the
+    keys within fov / 2 degrees of its direction, borders included, and the token itself. A third of the heads
+    (rounded down), the last ones, see all around. Distances are Euclidean, in cells of the finest level.
+    Slopes: directed head j has 2^-(1 + j // number of directions); undirected head j of U has 2^(-8 (j + 1) /
+    U); all times `slope`, and times a factor of the layer that falls from 1.5 in the first to 0.5 in the
+    last. With 12 heads and fov 90 these are the paper's. Nothing is learned but the level term (`LevelTerm`,
     shared by all layers).
 
     Other levels, which the paper does not have, are seen in all directions, by distance: a coarse token's

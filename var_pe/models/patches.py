@@ -55,7 +55,7 @@ def padded(
         if rows > height or columns > width:
             raise ValueError(f"a size lies within the batch of {height}x{width} pixels, got {rows}x{columns}")
 
-    # Chosen, not multiplied: whatever the padding holds, even what is no number, is gone
+    # Chosen, not multiplied: whatever the padding holds, even NaN, is gone
     pixel_BHW = _within(sizes, (filled_BCHW.shape[-2], filled_BCHW.shape[-1]), images_BCHW.device)
     filled_BCHW = torch.where(pixel_BHW[:, None], filled_BCHW, 0.0)
     return filled_BCHW, _held(sizes, grid, patch_size, images_BCHW.device)

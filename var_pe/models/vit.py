@@ -357,8 +357,8 @@ class ViTClassifier(PlainClassifier):
         )
         if padding != "none" and stem != "patch":
             raise ValueError(
-                f"padding={padding} needs stem=patch: convolutions would look from patches that hold pixels "
-                f"at those that hold none, got stem={stem}"
+                f"padding={padding} needs stem=patch: convolutions would mix patches of pixels with "
+                f"patches of padding, got stem={stem}"
             )
 
         self.prompts = prompts

@@ -32,7 +32,7 @@ NonNegativeFloat = Annotated[float, Ge(0)]
 Share = Annotated[float, Ge(0), Le(1)]
 ShareBelowOne = Annotated[float, Ge(0), Lt(1)]
 
-# The setting may change when a run is resumed: the weights do not depend on it.
+# May change when a run is resumed: steps do not depend on it. (Which step `keep=best` takes may.)
 CHANGES_NO_WEIGHTS = Field(json_schema_extra={"changes_no_weights": True})
 # Two different texts may be the same path. Shells leave the `~` of `key=~/folder` to the program.
 FilePath = Annotated[

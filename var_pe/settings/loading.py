@@ -132,7 +132,9 @@ def differences(old: Tree, new: Tree, schema: type | None = None, prefix: str = 
         shown = [show(tree[name]) if name in tree else "absent" for tree in (old, new)]
         same = shown[0] == shown[1]
         if facts.get("is_a_path") and isinstance(before, str) and isinstance(after, str):
-            same = os.path.realpath(before) == os.path.realpath(after)
+            same = [*map(os.path.realpath, before.split(" + "))] == [
+                *map(os.path.realpath, after.split(" + "))
+            ]
         if not same:
             lines.append(f"{key}: {' -> '.join(shown)}")
     return lines

@@ -15,7 +15,7 @@ from var_pe.stages.models import find_tokenizer, weights_hash
 from var_pe.training.checkpoints import steps_in
 from var_pe.training.compilation import chosen
 from var_pe.training.config import TrainingConfig
-from var_pe.training.history import NUMBERS, Asked, History, Rule, Start, asked_for
+from var_pe.training.history import NUMBERS, History, Rule, Start, StepsAsked, asked_for
 from var_pe.training.notes import TrainingNotes
 
 
@@ -85,12 +85,12 @@ def ask(
                 f"{folder} is finished and has no checkpoint left to go on from, but {steps} steps are "
                 f"asked for: start another run from its weights ({setting}={folder})"
             )
-        return History((Asked(0, steps),), images, tokenizer, training_set=training_set)
+        return History((StepsAsked(0, steps),), images, tokenizer, training_set=training_set)
 
     # A run of an earlier version has no history: its settings say what it was asked for.
     if history is None:
         saved = training_of(settings.load(Config, folder / "config.yaml"), kind)
-        history = History((Asked(0, saved.steps_for(images)),), images, tokenizer, numbers=1)
+        history = History((StepsAsked(0, saved.steps_for(images)),), images, tokenizer, numbers=1)
 
     if history.images != images:
         raise ValueError(

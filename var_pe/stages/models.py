@@ -224,8 +224,8 @@ def build_discriminator(config: Config, network: FeatureStages | None) -> nn.Mod
         assert network is not None, "feature_network gives one"
         if adversarial.r1 and not network.twice_differentiable:
             raise ValueError(
-                f"tokenizer_training.adversarial.r1={adversarial.r1:g} needs second derivatives, which the "
-                f"classifier {network.name} has not: set it to 0 (lecam is another way), or take "
+                f"tokenizer_training.adversarial.r1={adversarial.r1:g} needs second derivatives, and the "
+                f"classifier {network.name} has none: set it to 0 (lecam is another way), or take "
                 f"discriminator=patch or another perceptual.network"
             )
         return FeatureDiscriminator(network.channels, adversarial.channels, spectral=spectral, seed=seed)

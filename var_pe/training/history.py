@@ -28,7 +28,7 @@ RULES: tuple[Rule, ...] = get_args(Rule)
 
 
 @dataclass(frozen=True)
-class Asked:
+class StepsAsked:
     """A number of steps, and the step from which on it counts."""
 
     from_step: int
@@ -60,7 +60,7 @@ class Start:
 class History:
     """What was asked of a run so far; None means unknown."""
 
-    asked: tuple[Asked, ...]
+    asked: tuple[StepsAsked, ...]
     # number of training images
     images: int | None = None
     # SHA-256 of the tokenizer whose codes a generator learns
@@ -93,7 +93,7 @@ class History:
         try:
             found = json.loads(path.read_text(encoding="utf-8"))
             start = found.pop("start")
-            asked = tuple(Asked(**entry) for entry in found.pop("asked"))
+            asked = tuple(StepsAsked(**entry) for entry in found.pop("asked"))
             numbers = found.pop("numbers", 1)
             compiled = found.pop("compiled", "none")
             start = start and Start(**start)
@@ -106,7 +106,7 @@ class History:
         write_json(folder / FILE, asdict(self))
 
 
-def rate_at(step: int, asked: Sequence[Asked], config: TrainingConfig) -> float:
+def rate_at(step: int, asked: Sequence[StepsAsked], config: TrainingConfig) -> float:
     """The learning rate of a step under what was last asked for before it.
 
     With n steps in all and s done when they were asked for, and f(i, n) the schedule (`learning_rate`):
@@ -151,7 +151,7 @@ def asked_for(
 
     # Before the first step another number is as good as the first one.
     if not done:
-        return replace(history, asked=(Asked(0, steps),))
+        return replace(history, asked=(StepsAsked(0, steps),))
 
     if steps <= done:
         raise ValueError(
@@ -168,7 +168,7 @@ def asked_for(
 
     # What was asked for at this step or later has not begun yet.
     before = [entry for entry in history.asked if entry.from_step < done]
-    asked = (*before, Asked(done, steps, rule))
+    asked = (*before, StepsAsked(done, steps, rule))
     if not any(rate_at(step, asked, config) for step in range(done, steps)):
         raise ValueError(
             f"{folder}: with --extend {rule} the learning rate is 0 in all steps from {done} to {steps}, as "

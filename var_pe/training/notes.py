@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from var_pe.files import write_text
-from var_pe.training.history import Asked, Start
+from var_pe.training.history import Start, StepsAsked
 
 FILE = "training.json"
 
@@ -27,7 +27,7 @@ class TrainingNotes:
     validated: float | None = None
     # optimizer steps done in all; what was asked for, and from which step on
     steps_done: int | None = None
-    asked: tuple[Asked, ...] | None = None
+    asked: tuple[StepsAsked, ...] | None = None
     # SHA-256 of the tokenizer whose codes a generator learned
     tokenizer: str | None = None
     # the trained model that the training started from; None also if it started anew
@@ -58,7 +58,7 @@ class TrainingNotes:
                 keep=found.get("keep"),
                 validated=found.get("validated"),
                 steps_done=found.get("steps_done"),
-                asked=None if asked is None else tuple(Asked(**entry) for entry in asked),
+                asked=None if asked is None else tuple(StepsAsked(**entry) for entry in asked),
                 tokenizer=found.get("tokenizer"),
                 start=None if start is None else Start(**start),
             )

@@ -102,7 +102,7 @@ class Coordinates(nn.Module):
             )
         if kind == "index" and unit == "query":
             raise ValueError(
-                f"{encoding}: coordinates=index knows no stride, so it does not go with unit=query"
+                f"{encoding}: coordinates=index counts cells of each level, so it does not go with unit=query"
             )
         if unit == "query" and (shift > 0 or jitter > 1 or rescale > 1):
             raise ValueError(

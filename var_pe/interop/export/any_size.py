@@ -72,8 +72,8 @@ def checked(model: nn.Module) -> ViTClassifier:
         )
     if model.padding != "none":
         raise ValueError(
-            f"--any-size: padding={model.padding} asks of every image which patches hold none of it, and a "
-            f"program asks nothing: {instead}"
+            f"--any-size: padding={model.padding} looks at the size of every image, which a program of all "
+            f"sizes cannot: {instead}"
         )
     for name, reason in bound_to_size(model.position_encoding).items():
         raise ValueError(f"--any-size: {name} serves one size in a program: {reason}; {instead}")

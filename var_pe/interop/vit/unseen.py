@@ -127,7 +127,7 @@ def _check_parts(model: nn.Module, blocks: list[nn.Module]) -> None:
     for block in blocks:
         attention, layers = (type(block.get_submodule(name)).__name__ for name in ("attn", "mlp"))
         if attention not in ("Attention", "RelPosAttention"):
-            raise ValueError(f"like= has attention of the kind {attention}, which ours is not")
+            raise ValueError(f"like= has attention of the kind {attention}, which is not built here")
         if layers != "Mlp":
             raise ValueError(f"like= has feed-forward layers of the kind {layers}, ours are two linear maps")
 
