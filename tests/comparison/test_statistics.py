@@ -94,7 +94,7 @@ def test_holm_is_that_of_the_textbook():
 
 
 def test_equivalence_is_two_one_sided_tests():
-    """That no difference was found does not show that there is none: the margin must be excluded both ways."""
+    """That no difference was found does not show that there is none: both sides must be excluded."""
     pairs = [0.1, -0.2, 0.05, 0.0, -0.1]
     found = np.array([pairs])
     expected = max(

@@ -130,11 +130,9 @@ def differences(old: Tree, new: Tree, schema: type | None = None, prefix: str = 
             continue
 
         shown = [show(tree[name]) if name in tree else "absent" for tree in (old, new)]
-        same = shown[0] == shown[1]
+        alike: Sequence[object] = shown
         if facts.get("is_a_path") and isinstance(before, str) and isinstance(after, str):
-            same = [*map(os.path.realpath, before.split(" + "))] == [
-                *map(os.path.realpath, after.split(" + "))
-            ]
-        if not same:
+            alike = [[os.path.realpath(path) for path in text.split(" + ")] for text in (before, after)]
+        if alike[0] != alike[1]:
             lines.append(f"{key}: {' -> '.join(shown)}")
     return lines
