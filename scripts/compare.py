@@ -80,6 +80,8 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.usage = USAGE
     study_option(parser)
     report_options(parser)
+
+    # A study without a file
     parser.add_argument(
         "--encodings",
         nargs="+",
@@ -101,6 +103,7 @@ def options(parser: argparse.ArgumentParser) -> None:
         help="folder of the runs and the report; default: the config's run + _comparison; the tokenizer that "
         "the runs share stays in the config's tokenizer_run; with --report: folder of the report",
     )
+
     parser.add_argument(
         "--primary",
         default=PRIMARY,

@@ -59,6 +59,8 @@ def arguments() -> argparse.Namespace:
         metavar="HTML",
         help="page to write; default: explanation.html in the first run's folder",
     )
+
+    # Another size
     parser.add_argument(
         "--size",
         type=int,
@@ -73,6 +75,7 @@ def arguments() -> argparse.Namespace:
         help="how learned position tables are resampled to --size, by a named convention; default: "
         f"{DEFAULT_CONVENTION}",
     )
+
     given = parser.parse_args()
     check_options(given, images=Positive, size=list[Positive])
     return given

@@ -68,6 +68,8 @@ def arguments() -> argparse.Namespace:
         metavar="LINE",
         help="only try these encodings on small models; without LINE: all",
     )
+
+    # What is written
     parser.add_argument(
         "--output", type=given_path, metavar="DIR", help="folder; default: programs in the model's folder"
     )
@@ -89,6 +91,8 @@ def arguments() -> argparse.Namespace:
         action="store_true",
         help="one program for images of every size, of a plain ViT whose encoding can follow",
     )
+
+    # How it is timed
     parser.add_argument(
         "--batch", type=int, default=16, metavar="N", help="images at once when timed; default: 16"
     )

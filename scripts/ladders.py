@@ -53,6 +53,7 @@ def options(parser: argparse.ArgumentParser) -> None:
         metavar="M",
         help="minutes of training for a generator on each tokenizer's tokens; default: 0, no generator",
     )
+
     parser.add_argument(
         "--judge",
         default="efficientnet_lite1",
@@ -60,6 +61,7 @@ def options(parser: argparse.ArgumentParser) -> None:
         help="feature extractor that compares reconstructions with images, as in evaluation.features; "
         "default: efficientnet_lite1",
     )
+
     output = "folder of the rows and results; default: the config's run + _ladders"
     parser.add_argument("--output", type=given_path, metavar="DIR", help=output)
     parser.add_argument(

@@ -57,7 +57,10 @@ def arguments() -> argparse.Namespace:
         help="by how much attacks may change a pixel at most, in steps of 1/255 of the range of brightness; "
         "default: 1 2 4 8",
     )
+
     add("--steps", type=int, default=10, metavar="N", help="steps of the attack PGD; default: 10")
+
+    # Other data, and what pictures are put through
     add(
         "--against",
         nargs="+",
@@ -80,9 +83,11 @@ def arguments() -> argparse.Namespace:
         help="what pictures are put through before they are classified, such as jpeg=50 (quality) bits=3 "
         "median=3 (pixels) gaussian=1 (pixels); measured are right answers lost and attacks held off",
     )
+
     seeds = "seed of noise, and of the directions and starts of attacks; default: 0"
     add("--seed", type=int, default=0, metavar="N", help=seeds)
     add("--output", type=given_path, metavar="DIR", help="folder of the results; default: the first run's")
+
     given = parser.parse_args()
     check_options(given, images=Positive, epsilons=list[PositiveFloat], steps=Positive)
     return given

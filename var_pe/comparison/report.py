@@ -251,6 +251,8 @@ def notes(results: Results) -> list[str]:
     if results["study"].get("guidances"):
         sampler = [text for text in sampler if not text.startswith("guidance_scale ")]
         sampler.insert(0, "guidance_scale as chosen for each arm")
+
+    # Scores first, then what they all rest on
     lines = [
         score_note(record, results["few_images"])
         for record in results["records"].values()

@@ -162,12 +162,16 @@ class Study:
             )
         if not all(arm[0] for arm in [*self.arms, *self.further_arms]):
             raise ValueError("arms: each is a name, then its settings, and one has an empty name")
+
+        # Seeds
         if not self.seeds:
             raise ValueError("seeds: a study needs at least one")
         if self.further_arms and self.further_seeds > len(self.seeds):
             raise ValueError(
                 f"further_seeds={self.further_seeds} is more than the number of seeds, {len(self.seeds)}"
             )
+
+        # What an axis, a margin and a sweep need
         for axis in self.axes:
             if len(axis) < 2 or not isinstance(axis[0], str):
                 raise ValueError(f"axes: each is a setting, then its values, got {show(axis)}")

@@ -180,6 +180,7 @@ def differences_table(results: Results, columns: Sequence[Column]) -> Table:
                     smallest,
                 ]
             )
+
     notes = [
         "Holm's correction is within a quantity; quantities are not corrected for each other, so the primary "
         "one decides. The last column is the difference that this number of seeds would have shown with a "

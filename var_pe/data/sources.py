@@ -222,6 +222,7 @@ class DataConfig:
                 "in_memory keeps each picture as it was framed first, but data.random_crop crops it anew "
                 "in every draw: set data.random_crop=false, or data.framing=fit"
             )
+
         if self.streaming and self.source in MADE_UP:
             raise ValueError(
                 f"streaming is for parquet, imagefolder and hub data; data.source={self.source} is "

@@ -165,6 +165,8 @@ def _encoder(config: Config, images: int | None) -> list[str]:
         there = start_of(Path(config.run))
         model = build_pretrained(config, tokenizer, kept_grids=kept_grids(there))
         start = there or initialise_from(config, model.encoder, ())
+
+    # What of each image it learns
     grid = model.encoder.pyramid.finest
     number, kept = grid[0] * grid[1], sum(p.numel() for p in model.encoder.parameters())
     if isinstance(model, Contrast):

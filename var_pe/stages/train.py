@@ -119,6 +119,7 @@ def train_tokenizer(config: Config, accelerator: Accelerator, extend: Rule | Non
     if training.tuned == "decoder":
         check_codes_are_kept(history.start, model)
         model.keep_tokens()
+
     task = TokenizerTask(
         model,
         dataset,
@@ -319,6 +320,7 @@ def train_encoder(
         grid = model.encoder.pyramid.finest
         hidden = HiddenPatches(images, grid, learns.share, learns.hidden_block, seed)
         held_out_hidden = HeldOutHidden(held_out, grid, learns.share, learns.hidden_block)
+
         if isinstance(model, HiddenPixels):
             task = HiddenPixelsTask(model, hidden, held_out_hidden, grid)
         else:
