@@ -22,7 +22,7 @@ from var_pe.stages.draw import load_pipeline, weights_of
 from var_pe.stages.images import held_out_images
 from var_pe.stages.session import exit_with_sentence, session
 
-USED_SETTINGS = ("data",)  # settings that change the result
+USED_SETTINGS = ("data", "sampling.remap")  # settings that change the result
 
 
 def options(parser: argparse.ArgumentParser) -> None:
@@ -86,6 +86,7 @@ def main() -> None:
             "images": len(labels_N),
             "split": f"test of {config.data.source}",
             "levels": [list(grid) for grid in pyramid.grids],
+            "encoding": pipeline.transformer.config["encoding"],
             "codebook_size": pipeline.tokenizer.quantizer.num_codes,
             "weights": weights_of(pipeline),
             "seconds": round(time.monotonic() - began, 1),

@@ -111,6 +111,10 @@ def test_likelihood_at_another_size_is_of_that_size_s_levels(command, run):
     command("likelihood", "--images", 2, "data.height=64")
     found = json.loads((run / "likelihood.json").read_text())
     assert found["levels"] == [[2, 1], [4, 2], [6, 3], [8, 4]]
+    said = command("likelihood", "sampling.remap=levels", "data.height=64")
+    assert said.startswith(
+        "error: remap=levels slows waves of rope in cells of the finest level down; sinusoidal"
+    )
     assert "downsampling factor 8, got 64x20" in command("likelihood", "data.height=64", "data.width=20")
 
 
@@ -397,7 +401,7 @@ def test_evaluate_says_what_scores_a_run_that_draws_nothing(section, said, comma
     [
         ("sample", ["generator.depth=3"], "sampling, tokenizer_run"),
         ("sample", ["run=elsewhere"], "sampling, tokenizer_run"),
-        ("likelihood", ["sampling.seed=1", "--images", 1], "data, tokenizer_run"),
+        ("likelihood", ["sampling.seed=1", "--images", 1], "data, sampling.remap, tokenizer_run"),
         ("edit", ["sampling.size=[16, 16]", "--images", 0, "--mask", "top"], "data, sampling.guidance_scale"),
         ("evaluate", ["generator_training.batch=3"], "data, sampling, evaluation, tokenizer_run"),
         ("evaluate", ["--of", "classifier", "evaluation.images=3"], "data, run, tokenizer_run"),
