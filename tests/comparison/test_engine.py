@@ -30,7 +30,7 @@ from var_pe.settings import to_yaml
 from var_pe.settings.loading import CONFIGS
 from var_pe.stages.config import settled_config
 from var_pe.stages.drawn_images import DrawnImages
-from var_pe.training.history import Asked, History
+from var_pe.training.history import History, StepsAsked
 
 
 @pytest.fixture
@@ -145,7 +145,7 @@ def test_a_classifier_of_images_that_were_drawn_anew_is_trained_anew(tmp_path, m
     run = Path(config_of_drawn(cell, "shapes_vit_24.yaml").run)
     run.mkdir()
     identity = DrawnImages(cell.run / "drawn").identity
-    History((Asked(0, 1),), training_set="other" if redrawn else identity).write(run)
+    History((StepsAsked(0, 1),), training_set="other" if redrawn else identity).write(run)
 
     there = []
     monkeypatch.setattr(cells, "train_classifier", lambda *_: there.append(run.exists()))

@@ -46,10 +46,32 @@ def test_tables_get_there_by_every_convention_and_what_follows_by_itself_once(tm
 
 
 def test_waves_are_measured_as_they_are_and_as_they_are_remapped(tmp_path):
-    asked = study(tmp_path, "rope", "rope(unit=image)", remaps=["parts", "levels"])
-    cells, image = (ways_of(arm.config, asked) for arm in arms_of(asked))
+    asked = study(tmp_path, "rope", "rope(unit=image)", "learned + rope", remaps=["parts", "levels"])
+    cells, image, table = (ways_of(arm.config, asked) for arm in arms_of(asked))
     assert [way.name for way in cells] == ["", "remap=parts", "remap=levels"]
     assert [way.name for way in image] == [""]
+    assert [way.name for way in table] == ["timm", "timm, remap=parts", "timm, remap=levels"]
+    (arm,) = arms_of(study(tmp_path, "rope", remaps=["levels"]))
+    there = replace(arm.config.generator_training, pyramids=[[1, 2], WIDE])
+    assert [way.name for way in ways_of(replace(arm.config, generator_training=there), asked)] == [""]
+
+
+@pytest.mark.parametrize(
+    ("line", "given", "sentence"),
+    [
+        (
+            "rope(jitter=1.5)",
+            {"remaps": ["levels"]},
+            "shift, jitter and rescale are drawn once for all tokens",
+        ),
+        ("learned", {"remaps": ["levels"]}, "no arm has rope in cells"),
+        ("rope", {"remaps": ["levels", "levels"]}, "each is named once"),
+        ("rope", {"remaps": ["levels"], "other_sizes": []}, "ways to measure at other_sizes, got"),
+    ],
+)
+def test_remaps_that_cannot_be_measured_are_refused(tmp_path, line, given, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        plan_of(study(tmp_path, line, **given))
 
 
 @pytest.mark.parametrize(

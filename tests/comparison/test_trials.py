@@ -9,7 +9,7 @@ from var_pe.comparison.trials import labels, slug, trials
 from var_pe.models.kernels import Served, rows_for
 from var_pe.settings.loading import differences
 from var_pe.stages.config import Config
-from var_pe.training.history import NUMBERS, Asked, History
+from var_pe.training.history import NUMBERS, History, StepsAsked
 
 LINES = ["learned", "sinusoidal", "mixed(learned=0.7, sinusoidal=0.3)"]
 CONFIG = Config(run="runs/base", tokenizer_run="runs/tokenizer")
@@ -55,7 +55,7 @@ def test_runs_of_two_rules_of_numbers_are_not_compared(tmp_path):
     for rule, runs in ((1, planned[:1]), (1, planned[1:]), (NUMBERS, planned[:2])):
         for trial in runs:
             (trial.run / "generator").mkdir(parents=True, exist_ok=True)
-            History((Asked(0, 4),), numbers=rule).write(trial.run)
+            History((StepsAsked(0, 4),), numbers=rule).write(trial.run)
         if runs == planned[1:]:
             assert trials(CONFIG, LINES, [0], tmp_path) == planned
             continue
@@ -69,14 +69,14 @@ def test_runs_under_two_tables_of_kernels_are_not_compared(tmp_path, monkeypatch
     earlier = rows_for("cpu") | {"cpu, 32 bits, gradients": Served(plain=7, fused=7)}
     for count, trial in enumerate(planned, 1):
         (trial.run / "generator").mkdir(parents=True)
-        History((Asked(0, 4),), kernels=earlier).write(trial.run)
+        History((StepsAsked(0, 4),), kernels=earlier).write(trial.run)
         if count < len(planned):
             with pytest.raises(ValueError, match=r"begun with other kernels .*bits, gradients: plain up to"):
                 trials(CONFIG, LINES, [0], tmp_path)
     assert trials(CONFIG, LINES, [0], tmp_path) == planned
 
     # Of another device there is nothing to be compared.
-    History((Asked(0, 4),), kernels=rows_for("cuda")).write(planned[0].run)
+    History((StepsAsked(0, 4),), kernels=rows_for("cuda")).write(planned[0].run)
     assert trials(CONFIG, LINES, [0], tmp_path) == planned
 
 

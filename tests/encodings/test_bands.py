@@ -133,6 +133,6 @@ def test_a_trained_line_is_remapped_where_it_is_rope_in_cells():
         ),
     ):
         assert remapped(line, "levels", (6, 12)) == expected
-    for line in ("learned", "rope(unit=query)", "rope(remap=none)", "rope(coordinates=index)", "rope_mixed"):
+    for line in ("learned", "rope(unit=query)", "rope(trained=())", "rope(coordinates=index)", "rope_mixed"):
         with pytest.raises(ValueError, match="remap=parts slows waves of rope"):
             remapped(line, "parts", (6, 6))

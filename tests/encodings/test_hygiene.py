@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from var_pe.encodings import build_encoding
-from var_pe.models.attention import PositionContext
+from var_pe.encodings import PositionEncoding, build_encoding
+from var_pe.models.attention import PositionContext, all_levels, attend
 from var_pe.models.initialisation import initialise
 from var_pe.models.layers import Attention
 from var_pe.pyramid import Pyramid
@@ -206,3 +206,20 @@ def test_every_encoding_compiles_as_one_graph(kind, line, make):
 def test_all_hooks_at_once_compile_as_one_graph(kind, bf16, make):
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         check_compiled(*make(kind, EVERYTHING))
+
+
+def test_who_asks_for_weights_alone_costs_the_flash_kernel_and_knows_each_calls_tokens():
+    class Gathers(PositionEncoding):
+        def values(self, weights_BHQK, query, key, layer):
+            return weights_BHQK @ key.yx_L2.sum(-1)[:, None].expand(-1, 4)
+
+    encoding, whole = Gathers(), LADDER.positions()
+    assert encoding.adds_to_scores
+    q_BHLD, k_BHLD, v_BHLD = (random(1, 2, LADDER.num_tokens, 4, seed=seed) for seed in range(3))
+    context = all_levels(encoding, whole, "slices", coarse=0)
+    found_BLHD = attend(q_BHLD, k_BHLD, v_BHLD, context, 0, dropout=0.0, scale=1.0)
+    for level, span in enumerate(LADDER.spans):
+        seen = whole.only(0, level + 1)
+        weights_BHQK = (q_BHLD[:, :, span] @ k_BHLD[:, :, : span.stop].mT).softmax(-1)
+        expected = weights_BHQK @ v_BHLD[:, :, : span.stop] + encoding.values(weights_BHQK, seen, seen, 0)
+        torch.testing.assert_close(found_BLHD[:, span].transpose(1, 2), expected)

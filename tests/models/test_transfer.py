@@ -30,7 +30,7 @@ from var_pe.stages.starts import initialise_from
 from var_pe.stages.train import train_classifier
 from var_pe.tasks.classifier import ClassifierTask, ClassifierTraining
 from var_pe.training.groups import ONE_RATE, LayerRates, parameter_groups
-from var_pe.training.history import Asked, History
+from var_pe.training.history import History, StepsAsked
 from var_pe.training.loop import train
 from var_pe.training.run import Run
 
@@ -68,7 +68,8 @@ def go(folder, model, pictures=None, steps=STEPS, **rules):
             return {}
 
     try:
-        train(Watched(model, pictures, pictures, config), config, run, History((Asked(0, steps),)), seed=0)
+        history = History((StepsAsked(0, steps),))
+        train(Watched(model, pictures, pictures, config), config, run, history, seed=0)
     finally:
         run.release()
     return states
@@ -155,6 +156,16 @@ def test_a_training_that_thaws_resumes_bit_for_bit(tmp_path, make_vit, step, opt
     rest = go(tmp_path / "parts", make_vit(), **rules)
     assert len(rest) == STEPS - step
     assert all(torch.equal(whole[-1][name], rest[-1][name]) for name in whole[-1])
+
+
+def test_a_checkpoint_of_an_earlier_version_has_a_group_without_parameters(tmp_path, make_vit):
+    """It had the matrices of a layer that has none."""
+    go(tmp_path, make_vit(), steps=2)
+    (file,) = (tmp_path / "checkpoints" / "step_00000002").glob("optimizer.pt")
+    saved = torch.load(file, weights_only=True)
+    saved["param_groups"].append({**saved["param_groups"][0], "params": []})
+    torch.save(saved, file)
+    assert len(go(tmp_path, make_vit())) == STEPS - 2
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from var_pe.models.generator import Walked
 from var_pe.pyramid import Pyramid
-from var_pe.sampling.fast import From, GraphedWalk
+from var_pe.sampling.fast import From, GraphedWalk, stamp
 from var_pe.sampling.pipeline import VARPipeline
 
 Run = Callable[[], Walked]
@@ -256,3 +256,12 @@ def test_a_cuda_graph_warns_of_nothing(pipeline):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         drawn(pipe, 0, pyramid=Pyramid.square(1, 2, 3, 4))
+
+
+def test_a_graph_of_other_waves_is_out_of_date(make_generator):
+    """They are in no tensor."""
+    model = make_generator("rope")
+    before = stamp(model)
+    assert stamp(model) == before
+    model.remap_waves("levels")
+    assert stamp(model) != before

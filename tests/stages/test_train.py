@@ -420,6 +420,9 @@ def test_another_weight_is_another_hash():
     pipeline = VARPipeline(tokenizer, transformer)
     before = weights_of(pipeline)
     assert weights_of(pipeline) == before
+    pipeline.transformer.register_to_config(encoding="rope(remap=levels, trained=(4, 4))")
+    assert weights_of(pipeline) != before
+    pipeline.transformer.register_to_config(encoding="learned")
     with torch.no_grad():
         transformer.head.bias[0] += 1
     assert weights_of(pipeline) != before

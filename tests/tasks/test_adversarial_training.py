@@ -14,7 +14,7 @@ from var_pe.tasks.losses.adversarial import AdversarialConfig
 from var_pe.tasks.losses.perceptual import PerceptualConfig
 from var_pe.tasks.tokenizer import TokenizerTask, TokenizerTraining
 from var_pe.training.guard import Guard
-from var_pe.training.history import Asked, History
+from var_pe.training.history import History, StepsAsked
 from var_pe.training.loop import train
 from var_pe.training.opponent import OpponentTraining
 from var_pe.training.run import Run
@@ -85,7 +85,7 @@ def a_task(make_tokenizer):
 def go(folder, task):
     run = Run(folder, Accelerator(cpu=True))
     try:
-        return train(task, task.config, run, History((Asked(0, STEPS),)), seed=0).model.state_dict()
+        return train(task, task.config, run, History((StepsAsked(0, STEPS),)), seed=0).model.state_dict()
     finally:
         run.release()
 

@@ -28,9 +28,11 @@ from var_pe.comparison.shared import check_scores, prepare
 from var_pe.comparison.study import Arm, Cell, Study, arms_of, cells_of
 from var_pe.comparison.sweep import choose, sweeps, with_chosen
 from var_pe.comparison.trials import slug
+from var_pe.encodings.machinery.bands import can_be_remapped
 from var_pe.files import remove, write_json
 from var_pe.processes import reset_peak_memory, say
 from var_pe.progress import duration, number_of
+from var_pe.settings.files import show
 from var_pe.stages.train import check_generator
 from var_pe.training.checkpoints import steps_in
 from var_pe.training.stopping import end_with_parent
@@ -73,6 +75,10 @@ def plan_of(study: Study) -> Plan:
     check_scores(study, arms)
     for arm in arms:
         check_sizes(arm.config, study)
+    if study.remaps and not any(can_be_remapped(arm.config.generator.encoding) for arm in arms):
+        raise ValueError(
+            f"remaps={show(study.remaps)}: no arm has rope in cells, whose waves they would slow down"
+        )
     plan = Plan(study, arms, cells_of(study, arms))
     # A run that is there was trained with what was chosen for its arm.
     for cell in plan.cells:

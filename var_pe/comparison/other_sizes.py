@@ -12,13 +12,15 @@ from pathlib import Path
 from var_pe.comparison.places import nats_by_place
 from var_pe.comparison.results import AtSize
 from var_pe.comparison.study import Cell, Study
-from var_pe.encodings.machinery.bands import Remap, can_be_remapped
+from var_pe.encodings import build_encoding
+from var_pe.encodings.machinery.bands import Remap, can_be_remapped, remapped
 from var_pe.models.generator import VARTransformer
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.pyramid import Pyramid
 from var_pe.resampling.conventions import convention_of
 from var_pe.stages.config import Config
 from var_pe.stages.models import load_model
+from var_pe.stages.pyramids import generator_pyramids
 from var_pe.stages.tokens import held_out_tokens
 from var_pe.tasks.pyramids import check_follows, check_moves
 
@@ -35,7 +37,8 @@ class Way:
 
     @property
     def name(self) -> str:
-        return f"remap={self.remap}" if self.remap else self.convention or ""
+        given = [self.convention, f"remap={self.remap}" if self.remap else None]
+        return ", ".join(filter(None, given))
 
     def is_of(self, found: AtSize) -> bool:
         """Whether a result was measured at these levels in this way."""
@@ -52,17 +55,38 @@ def ways_of(config: Config, study: Study) -> list[Way]:
     ways = []
     for levels in study.other_sizes:
         pyramid = Pyramid.of(levels)
+        remaps = remaps_at(config, study, pyramid)
         try:
             check_follows(config.generator, own, [pyramid])
         except ValueError:
             for name in study.resamplings:
                 check_moves(config.generator, own, pyramid, name)
-                ways.append(Way(pyramid, name))
+                ways += [Way(pyramid, name, how) for how in (None, *remaps)]
         else:
-            ways.append(Way(pyramid))
-            if can_be_remapped(config.generator.encoding):
-                ways += [Way(pyramid, remap=how) for how in study.remaps]
+            ways += [Way(pyramid, remap=how) for how in (None, *remaps)]
     return ways
+
+
+def remaps_at(config: Config, study: Study, pyramid: Pyramid) -> list[Remap]:
+    """The study's remaps, for an arm that has waves for them and was not trained at these levels.
+
+    Raises:
+        ValueError: an option of its encoding does not go with one of them.
+    """
+    line, own = config.generator.encoding, Pyramid.of(config.tokenizer.levels)
+    if not can_be_remapped(line) or pyramid in generator_pyramids(config):
+        return []
+
+    generator = config.generator
+    for how in study.remaps:
+        build_encoding(
+            remapped(line, how, own.grids[-1]),
+            dim=generator.dim,
+            num_heads=generator.num_heads,
+            depth=generator.depth,
+            pyramid=own,
+        )
+    return list(study.remaps)
 
 
 def check_sizes(config: Config, study: Study) -> None:

@@ -175,6 +175,11 @@ class Study:
         for axis in self.axes:
             if len(axis) < 2 or not isinstance(axis[0], str):
                 raise ValueError(f"axes: each is a setting, then its values, got {show(axis)}")
+        if len(set(self.remaps)) < len(self.remaps) or (self.remaps and not self.other_sizes):
+            raise ValueError(
+                f"remaps={show(self.remaps)}: each is named once, and all are ways to measure at "
+                f"other_sizes, got {show(self.other_sizes)}"
+            )
         if self.handicap_margins and self.handicapped is None:
             raise ValueError(
                 f"handicap_margins={show(self.handicap_margins)} are shares of what the handicapped arm "

@@ -178,8 +178,8 @@ class PositionEncoding(nn.Module, Generic[Context]):
 
     @property
     def adds_to_scores(self) -> bool:
-        """Whether something is added to attention's scores, which costs the flash kernel."""
-        return self.uses("bias") or self.uses("products")
+        """Whether something is added to scores, or asks for their softmax: that costs the flash kernel."""
+        return self.uses("bias") or self.uses("products") or self.uses("values")
 
 
 def own(layer: int, number: int) -> int:

@@ -54,8 +54,8 @@ class Rope(PositionEncoding[Any]):  # `rope_mixed` prepares angles for each laye
     of a level's keys in all instead of K, and a KV cache holds them unturned.
 
     `bands` and `remap` change how fast a pair turns for which level, and on grids larger than trained ones:
-    see `Bands`. What differs by level has the price of `unit=query`. A trained model can be given either
-    option without training, since there is nothing to learn (`sampling.remap`).
+    see `Bands`. What differs by level has the price of `unit=query`. A trained model can be remapped without
+    training, since there is nothing to learn (`sampling.remap`).
 
     In clips time is a further axis in the same way: a pair turns in addition by w' t, t = 0, 1, ... the
     token's moment, so that scores depend on displacement and time between the two (ours; others give time
@@ -102,7 +102,7 @@ class Rope(PositionEncoding[Any]):  # `rope_mixed` prepares angles for each laye
         learned_from: str = "center",
         learned_rate: float = 1.0,
         bands: str = "all",
-        remap: str = "none",
+        remap: str | None = None,
         trained: tuple[int, ...] = (),
     ) -> None:
         super().__init__()
@@ -132,7 +132,7 @@ class Rope(PositionEncoding[Any]):  # `rope_mixed` prepares angles for each laye
         self.base = base
         self.layout = layout
         self.bands = Bands(
-            self.name, bands=bands, remap=remap, trained=trained, unit=unit, coordinates=coordinates
+            self.name, bands=bands, remap=remap or "none", trained=trained, unit=unit, coordinates=coordinates
         )
         if self.bands.differ_by_level and (shift > 0 or jitter > 1 or rescale > 1):
             raise ValueError(

@@ -279,14 +279,19 @@ class VARTransformer(Resizable):
         self._move(self.ladder.for_size(rows, columns), resample)
 
     def remap_waves(self, how: Remap) -> None:
-        """Waves of `rope` turn more slowly on larger grids than the present one, also in a saved copy.
+        """Waves of `rope` turn more slowly at larger sizes than the original one, also in a saved copy.
 
-        No weight changes. `how` is the option `remap` of `encodings/rope.py`, `parts` or `levels`.
+        No weight changes. `how` is the option `remap` of `encodings/rope.py`. The original size is that of
+        the constructor or of `set_pyramid`; of a copy that was saved after a move, the one it was moved to.
 
         Raises:
-            ValueError: the encoding has no `rope` in cells, or its line says itself how it is remapped.
+            ValueError: the encoding has no `rope` in cells, its line says itself how it is remapped, or it is
+                being retrofitted.
         """
-        line = remapped(self.config["encoding"], how, self.pyramid.grids[-1])
+        if how == "none":
+            return
+        line = remapped(self.config["encoding"], how, self.ladder.grids[-1])
+        old = dict(self.position_encoding.named_parameters())
         dim, num_heads, depth = (self.config[name] for name in ("dim", "num_heads", "depth"))
         encoding = build_encoding(
             line,
@@ -296,7 +301,11 @@ class VARTransformer(Resizable):
             pyramid=self.pyramid,
             kept_grids=self.config["kept_grids"],
         )
+        if list(dict(encoding.named_parameters())) != list(old):
+            raise ValueError(f"remap={how}: the encoding is being retrofitted to {line}; finish that first")
         encoding.load_state_dict(self.position_encoding.state_dict())
+        for name, parameter in encoding.named_parameters():
+            parameter.requires_grad_(old[name].requires_grad)
         self.position_encoding = encoding.to(self.device, self.dtype).train(self.training)
         self.register_to_config(encoding=line)
 

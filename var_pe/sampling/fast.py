@@ -111,7 +111,9 @@ def stamp(module: nn.Module) -> Hashable:
     for tensor in tensors_of(module):
         written = 0 if tensor.is_inference() else tensor._version
         found.append((tensor.data_ptr(), tensor.dtype, written))
-    return (module.training, *found)
+    # Remapped waves are in no tensor.
+    line = getattr(module, "config", {}).get("encoding")
+    return (module.training, line, *found)
 
 
 def tensors_of(module: nn.Module) -> Iterable[Tensor]:

@@ -35,9 +35,8 @@ ShareBelowOne = Annotated[float, Ge(0), Lt(1)]
 # May change when a run is resumed: steps do not depend on it. (Which step `keep=best` takes may.)
 CHANGES_NO_WEIGHTS = Field(json_schema_extra={"changes_no_weights": True})
 # Two different texts may be the same path. Shells leave the `~` of `key=~/folder` to the program.
-FilePath = Annotated[
-    str, MinLen(1), pydantic.AfterValidator(os.path.expanduser), Field(json_schema_extra={"is_a_path": True})
-]
+PATH = pydantic.AfterValidator(lambda text: " + ".join(os.path.expanduser(one) for one in text.split(" + ")))
+FilePath = Annotated[str, MinLen(1), PATH, Field(json_schema_extra={"is_a_path": True})]
 # Strictly so: pydantic alone takes `true` and 1.0 for a `Literal` of 1.
 WholeNumber = pydantic.BeforeValidator(pydantic.TypeAdapter(pydantic.StrictInt).validate_python)
 

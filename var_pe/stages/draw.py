@@ -144,8 +144,11 @@ def class_in_words(word: str, pipeline: VARPipeline, option: str) -> int:
 
 
 def weights_of(pipeline: VARPipeline) -> str:
-    """A short hash of the values of all weights that images follow from."""
+    """A short hash of the values of all weights that images follow from, and of how waves are remapped."""
     digest = hashlib.sha256()
+    line = pipeline.transformer.config["encoding"]
+    if "remap=" in line:  # folders of others keep the hash they had before there was a remap
+        digest.update(line.encode())
     for module in filter(None, (pipeline.tokenizer, pipeline.transformer, pipeline.classifier)):
         for name, tensor in sorted(module.state_dict().items()):
             digest.update(name.encode())

@@ -21,6 +21,7 @@ from var_pe.data.images import ImageDataset
 from var_pe.data.sources import DataConfig
 from var_pe.data.token_cache import TokenDataset
 from var_pe.data.views import HeldOutViews, TwoViews, Views
+from var_pe.encodings.machinery.bands import remapped
 from var_pe.evaluation.segmentation import check_library
 from var_pe.models.classifier import Classifier
 from var_pe.models.dense.detector import Detector
@@ -450,4 +451,6 @@ def check_generator(config: Config) -> list[Pyramid]:
     pyramids = generator_pyramids(config)
     with rules_of("sampling"):
         config.sampling.check_levels(pyramids[0].num_levels)
+        if config.sampling.remap != "none":
+            remapped(config.generator.encoding, config.sampling.remap, pyramids[0].grids[-1])
     return pyramids

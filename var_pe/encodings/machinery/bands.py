@@ -35,7 +35,7 @@ class Bands:
     grows with the grid, while the finest level sees what it sees under `parts`. This follows what summaries
     say of stage-aware remapping (arXiv 2605.10045); the formula is ours, as the article's own could not be
     found. The shortest wave of `rope` is 2 pi cells long: trained on sides of 6 cells and less, both ways
-    stretch every wave, as `unit=image` does.
+    stretch every wave, as `unit=image` does. In a hierarchy each stage compares its own map with `trained`.
 
     Raises:
         ValueError: an option is not known, or two do not go together (`encoding` is named in the sentence).
@@ -139,7 +139,7 @@ def can_be_remapped(line: str) -> bool:
 def _can_be_remapped(member: Member) -> bool:
     given = member.options
     in_cells = given.get("unit", "cells") == "cells" and given.get("coordinates") != "index"
-    return member.name == "rope" and in_cells and "remap" not in given
+    return member.name == "rope" and in_cells and not {"remap", "trained"} & set(given)
 
 
 def _remapped(member: Member, how: Remap, trained: Grid) -> str:

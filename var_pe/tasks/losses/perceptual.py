@@ -1,6 +1,5 @@
 """How far the tokenizer's reconstruction is from the image in the features of a trained network."""
 
-import os.path
 from typing import Annotated
 
 import torch
@@ -36,7 +35,7 @@ class PerceptualConfig:
     @property
     def networks(self) -> tuple[str, ...]:
         """Each of them by its name or folder."""
-        return tuple(os.path.expanduser(name.strip()) for name in f" {self.network} ".split(" + "))
+        return tuple(name.strip() for name in f" {self.network} ".split(" + "))
 
 
 def perceptual_distance(network: FeatureStages, reconstruction_BCHW: Tensor, images_BCHW: Tensor) -> Tensor:
