@@ -92,6 +92,13 @@ def test_passes_over_a_small_set_that_make_few_steps_are_remarked_on(training, i
         )
 
 
+def test_waves_that_are_not_there_are_missed_before_the_training(tmp_path):
+    words = [f"run={tmp_path / 'run'}", f"tokenizer_run={tmp_path / 'tokenizer'}", "sampling.remap=levels"]
+    check_generator(settings.load(Config, "shapes.yaml", [*words, "generator.encoding=rope"]))
+    with pytest.raises(ValueError, match=r"remap=levels slows waves of rope .* down; learned has none"):
+        check_generator(settings.load(Config, "shapes.yaml", [*words, "generator.encoding=learned"]))
+
+
 @pytest.mark.parametrize("name", ["guidance_schedule", "scale_guidance", "temperature"])
 def test_numbers_for_levels_that_are_not_there_are_refused_before_the_training(name, tmp_path):
     """The first preview would end it."""

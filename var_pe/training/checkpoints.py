@@ -142,9 +142,6 @@ def read(
     optimizer = _opened(file, lambda file: torch.load(file, map_location="cpu", weights_only=True))
     if not isinstance(optimizer, dict) or not {"state", "param_groups"} <= set(optimizer):
         raise DamagedError(f"{file} holds no state of an optimizer")
-    # Earlier versions kept groups without parameters, which torch cannot restore into none.
-    optimizer["param_groups"] = [group for group in optimizer["param_groups"] if group["params"]]
-
     # AdamW keeps two averages of a parameter's gradient, Muon one.
     for average in ("exp_avg", "exp_avg_sq", AVERAGE_OF_MUON):
         found = {
