@@ -6,11 +6,13 @@ import pytest
 import torch
 
 from tests.comparison.made_up import results
+from var_pe.comparison.cells import rests_on
 from var_pe.comparison.engine import plan_of
 from var_pe.comparison.other_sizes import is_measured, measured_at, ways_of
 from var_pe.comparison.report import report_of
 from var_pe.comparison.size_tables import size_tables
 from var_pe.comparison.study import Study, arms_of, cells_of
+from var_pe.evaluation.features import EvaluationConfig
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.stages.models import build_generator
 
@@ -163,3 +165,14 @@ def test_what_is_kept_is_said_against_the_best_that_was_trained_there():
     for arm in found["arms"]:
         arm["encoding"] = "sinusoidal"
     assert size_tables(found)[0].header[-1] == "p"
+
+
+def test_what_a_result_rests_on_is_named_as_before_there_were_remaps(tmp_path):
+    """Or every finished study would be drawn and scored again."""
+    asked = study(tmp_path, "rope")
+    (cell,) = cells_of(asked, arms_of(asked))
+    build_generator(cell.config, 12).save_pretrained(cell.run / "generator")
+    cell = replace(cell, config=replace(cell.config, evaluation=EvaluationConfig(features=[])))
+    assert "remap" not in rests_on(cell, asked)["sampling"]
+    remapped = replace(cell.config, sampling=replace(cell.config.sampling, remap="levels"))
+    assert rests_on(replace(cell, config=remapped), asked)["sampling"]["remap"] == "levels"

@@ -139,7 +139,9 @@ def test_a_penalty_that_a_network_has_no_second_derivatives_for_is_refused(tmp_p
     if not r1:
         assert build_discriminator(config, feature_network(config))
         return
-    with pytest.raises(ValueError, match=r"adversarial.r1=1 needs second derivatives, and the classifier .* has none"):
+    with pytest.raises(
+        ValueError, match=r"adversarial.r1=1 needs second derivatives, and the classifier .* has none"
+    ):
         build_discriminator(config, feature_network(config))
 
 

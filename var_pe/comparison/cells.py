@@ -71,7 +71,10 @@ def rests_on(cell: Cell, study: Study) -> dict[str, object]:
     extractors = [weights_of_extractor(name, evaluation.inception_weights) for name in judges(config)]
     sampling = asdict(config.sampling)
     del sampling["batch"], sampling["classifier"]
-    if config.sampling.draws_per_image == 1:  # as in results from before there was a choice
+    # as in results from before there was a choice
+    if config.sampling.remap == "none":
+        del sampling["remap"]
+    if config.sampling.draws_per_image == 1:
         del sampling["draws_per_image"]
     elif config.sampling.classifier is not None:
         sampling["chosen_by"] = weights_hash(Path(config.sampling.classifier) / "classifier")
