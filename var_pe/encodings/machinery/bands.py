@@ -111,7 +111,7 @@ def _share(wavelength_P: Tensor, side: int, trained: int, stride_L: Tensor) -> T
     if trained <= 2:
         return torch.full_like(stride_L[:, None] * wavelength_P, 1 / larger)
 
-    # Octaves above a wave of two cells; so many as the trained grid has: stretched with it
+    # Octaves above a wave of two cells, over those of a wave as long as the trained grid
     octave_LP = (stride_L[:, None] * wavelength_P / 2).log2()
     ramp_LP = (octave_LP / log2(trained / 2)).clamp(0, 1)
     return 1 - ramp_LP * (1 - 1 / larger)
