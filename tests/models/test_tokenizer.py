@@ -111,6 +111,39 @@ def test_the_shortcut_adds_the_mean_colours_of_cells_on_both_sides(make_tokenize
         torch.testing.assert_close(tokenizer.reconstruct(added_BZhw), colours_BCHW)
 
 
+@pytest.mark.parametrize("shortcut", [False, True])
+def test_a_pass_on_a_processor_takes_as_many_images_as_its_caches_hold(make_tokenizer, shortcut, monkeypatch):
+    """The results are those of all at once, and with gradients all are at once."""
+    model = make_tokenizer((1, 4), shortcut=shortcut, patch=1)
+    pictures = torch.rand(5, 3, 8, 8) * 2 - 1
+    with torch.no_grad():
+        whole_BZhw = model.latent(pictures)
+        whole_BCHW = model.reconstruct(whole_BZhw)
+
+    passes = []
+    for part in (model.encoder, model.decoder):
+        part.register_forward_pre_hook(lambda module, inputs: passes.append(len(inputs[0])))
+    of_two = 2 * model.full_width * 8 * 8 * 4
+    monkeypatch.setattr("var_pe.models.tokenizer.AT_ONCE", of_two + 1)
+    with torch.no_grad():
+        torch.testing.assert_close(model.latent(pictures), whole_BZhw)
+        torch.testing.assert_close(model.reconstruct(whole_BZhw), whole_BCHW)
+    assert passes == [2, 2, 1, 2, 2, 1]
+
+    # A value takes half as much under autocast; what the user says comes first.
+    passes.clear()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        model.latent(pictures)
+    with torch.no_grad():
+        model.enable_slicing(3)
+        model.latent(pictures)
+    assert passes == [4, 1, 3, 2]
+
+    passes.clear()
+    model.reconstruct(model.latent(pictures))
+    assert passes == [5, 5]
+
+
 def test_flat_colours_come_through_untrained(make_tokenizer):
     """Group norms take away what is the same in all places; the shortcut does not pass them."""
     tokenizer = make_tokenizer((1, 4), shortcut=True)

@@ -1,6 +1,7 @@
 """Multi-scale VQ tokenizer: images to a pyramid of tokens and back."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from dataclasses import field
 from typing import Annotated, cast
 
@@ -73,6 +74,9 @@ class TokenizerConfig:
 
 
 DEFAULTS = TokenizerConfig()
+# Bytes of a pass's maps at the highest resolution, on processors: larger ones leave the caches
+# (benchmarks/memory.py)
+AT_ONCE = 8 * 2**20
 
 
 def downsampling_of(patch: int, channel_multipliers: Sequence[int]) -> int:
@@ -127,6 +131,7 @@ class VQTokenizer(SavedModel):
         self.colours = image_channels if shortcut else 0
         self.slice_size: int | None = None
         widths = tuple(channels * multiplier for multiplier in channel_multipliers)
+        self.full_width = widths[0] if widths else 0
         if not widths or any(width % norm_groups for width in widths):
             raise ValueError(
                 f"channels * channel_multipliers must be multiples of norm_groups ({norm_groups}), "
@@ -209,19 +214,37 @@ class VQTokenizer(SavedModel):
 
     def latent(self, images_BCHW: Tensor) -> Tensor:
         """The map to be quantized, (B, Z, h, w) of the finest grid."""
+        return self._by_slices(self._seen, images_BCHW, math.prod(images_BCHW.shape[-2:]))
+
+    def reconstruct(self, f_hat_BZhw: Tensor) -> Tensor:
+        """Images of a latent map, not clamped: training wants the gradient beyond [-1, 1]."""
+        f_hat_BZhw = f_hat_BZhw.to(self.post_quant_conv.weight.dtype)
+        pixels = math.prod(f_hat_BZhw.shape[-2:]) * self.downsampling**2
+        return self._by_slices(self._drawn, f_hat_BZhw, pixels)
+
+    def _by_slices(self, compute: Callable[[Tensor], Tensor], map_BXhw: Tensor, pixels: int) -> Tensor:
+        """What `compute` makes of all images, in passes of so many as `enable_slicing` says.
+
+        By itself, a pass without gradients on a processor takes as many as fit into its caches.
+        """
+        at_once = len(map_BXhw) if self.slice_size is None else self.slice_size
+        if self.slice_size is None and map_BXhw.device.type == "cpu":
+            half = torch.is_autocast_enabled("cpu")
+            dtype = torch.get_autocast_dtype("cpu") if half else map_BXhw.dtype
+            at_once = max(1, AT_ONCE // (self.full_width * pixels // self.patch**2 * dtype.itemsize))
+
+        if len(map_BXhw) <= at_once or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return compute(map_BXhw)
+        return torch.cat([compute(slice_BXhw) for slice_BXhw in map_BXhw.split(at_once)])
+
+    def _seen(self, images_BCHW: Tensor) -> Tensor:
+        """Encoder and shortcut."""
         f_BZhw = self.quant_conv(self.encoder(F.pixel_unshuffle(images_BCHW, self.patch)))
         if not self.colours:
             return f_BZhw
 
         mean_BChw = F.avg_pool2d(images_BCHW, self.downsampling)
         return f_BZhw + F.pad(mean_BChw, (0, 0, 0, 0, 0, f_BZhw.shape[1] - self.colours))
-
-    def reconstruct(self, f_hat_BZhw: Tensor) -> Tensor:
-        """Images of a latent map, not clamped: training wants the gradient beyond [-1, 1]."""
-        f_hat_BZhw = f_hat_BZhw.to(self.post_quant_conv.weight.dtype)
-        if self.slice_size is None or torch.is_grad_enabled():
-            return self._drawn(f_hat_BZhw)
-        return torch.cat([self._drawn(part_BZhw) for part_BZhw in f_hat_BZhw.split(self.slice_size)])
 
     def _drawn(self, f_hat_BZhw: Tensor) -> Tensor:
         """Decoder and shortcut."""
@@ -234,7 +257,8 @@ class VQTokenizer(SavedModel):
         return drawn_BCHW + F.interpolate(colours_BChw, scale_factor=self.downsampling, mode="nearest")
 
     def enable_slicing(self, slice_size: int = 1) -> None:
-        """Decodes so many images at once: memory is that of a slice. Pictures are the same up to rounding.
+        """Encodes and decodes so many images at once: memory is that of a slice. Results are the same up to
+        rounding.
 
         Raises:
             ValueError: `slice_size` is below 1.
@@ -244,7 +268,7 @@ class VQTokenizer(SavedModel):
         self.slice_size = slice_size
 
     def disable_slicing(self) -> None:
-        """Decodes all images of a batch at once."""
+        """Encodes and decodes a whole batch at once, on a processor as much of it as its caches hold."""
         self.slice_size = None
 
     @property
