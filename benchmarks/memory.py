@@ -1,30 +1,31 @@
 """What large tensors cost on a processor: memory that is returned to the system, pictures all at once.
 
-    python benchmarks/memory.py --reference ../VAR
+    python benchmarks/memory.py
     python benchmarks/memory.py --sizes --precision float32
 
-Training steps of generators, ours and the public VAR code's, as glibc handles memory by itself, and as our
-scripts have it handled (`var_pe.keep_freed_memory`). Both ways take turns, round after round, each after a
-step that does not count; medians, with the quartiles of the ratio. Page faults are pieces of 4 kB that the
-system had to clear and map, of one step. Then a decoder of VAR's shape, 32 wide, at several numbers of
-pictures at once, and as `reconstruct` chooses it. For Linux with glibc.
+Training steps of generators, as glibc handles memory by itself, and as our scripts have it handled
+(`var_pe.keep_freed_memory`). Each is a process of its own, since glibc stops to adapt once it is told
+anything; both take turns, round after round. Medians, with the lowest and highest ratio of a round. Page
+faults are pieces of 4 kB that the system had to clear and map, of one step. Then a decoder of VAR's shape, 32
+wide, at several numbers of pictures at once, and as `reconstruct` chooses it. For Linux with glibc.
 """
 
 import argparse
-import ctypes
+import json
 import resource
-import time
-from collections.abc import Callable, Sequence
+import subprocess
+import sys
+from collections.abc import Sequence
 from functools import partial
-from statistics import median, quantiles
+from statistics import median
 
 import var_pe  # before torch, whose threads it makes wait politely
 
 # isort: split
 import torch
 from machine import json_option, machine, precision_option
-from public_var import FIXED, reference_option
-from steps import SIZES, build, our_step, public_model, random_batch, their_step
+from public_var import FIXED
+from steps import SIZES, build, our_step, random_batch
 
 from var_pe.comparison.step_time import seconds_in_turns
 from var_pe.files import write_json
@@ -35,8 +36,8 @@ from var_pe.settings.fields import Positive
 from var_pe.stages.session import exit_with_sentence
 from var_pe.training.precision import Settled, autocast, settled
 
-# glibc's own: at most so many pieces from the system at a time, and so much of the heap's end stays
-MOST_PIECES, STAYS = 65536, 128 * 1024
+WAYS = ("returned", "kept")
+WARMUP, STEPS = 2, 4  # of each process
 DECODED = {"30": 64, "130": 64, "680": 8}  # pictures, by a size of which the levels are taken
 AT_ONCE = (1, 2, 4, 8, 16, 32, 64)
 
@@ -46,15 +47,13 @@ def arguments() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     add = parser.add_argument
-    reference_option(parser)
-    sizes = "generators to time; default: 30 130 680 2240"
-    add("--sizes", nargs="*", choices=SIZES, default=["30", "130", "680", "2240"], help=sizes)
+    sizes = "generators to time; default: 30 130 680"
+    add("--sizes", nargs="*", choices=SIZES, default=["30", "130", "680"], help=sizes)
     precision_option(parser)
-    add("--rounds", type=int, default=5, metavar="N", help="timed rounds; default: %(default)s")
+    add("--rounds", type=int, default=3, metavar="N", help="timed rounds; default: %(default)s")
     json_option(parser)
-    given = parser.parse_args()
-    given.device, given.encoding = "cpu", "learned"
-    return given
+    add("--way", choices=WAYS, help=argparse.SUPPRESS)  # of a process of its own
+    return parser.parse_args()
 
 
 @exit_with_sentence()
@@ -62,12 +61,16 @@ def main() -> None:
     given = arguments()
     check_options(given, rounds=Positive)
     precision = settled(given.precision, "cpu")
+    if given.way is not None:
+        print(json.dumps(of_step(given.sizes[0], precision, given.way)))
+        return
+
     where = machine("cpu")
     print(
         f"{precision}, {given.rounds} rounds, " + ", ".join(f"{name} {each}" for name, each in where.items())
     )
 
-    steps = {name: found for size in given.sizes for name, found in of_steps(size, precision, given)}
+    steps = {size: in_turns(size, precision, given.rounds) for size in given.sizes}
     if steps:
         print(f"\n{table_of_steps(steps)}", flush=True)
     drawn = {size: of_decoder(size, precision, given.rounds) for size in DECODED}
@@ -81,40 +84,29 @@ def main() -> None:
 Numbers = dict[str, list[float]]
 
 
-def return_freed_memory() -> None:
-    """As glibc does by itself."""
-    libc = ctypes.CDLL(None)
-    libc.mallopt(var_pe.M_MMAP_MAX, MOST_PIECES)
-    libc.mallopt(var_pe.M_TRIM_THRESHOLD, STAYS)
-    libc.malloc_trim(0)
-
-
-WAYS: dict[str, Callable[[], None]] = {"returned": return_freed_memory, "kept": var_pe.keep_freed_memory}
-
-
-def of_steps(size: str, precision: Settled, given: argparse.Namespace) -> list[tuple[str, Numbers]]:
-    """Ours, and with a reference the public code's."""
-    generator, batch = build(SIZES[size], given.encoding), random_batch(SIZES[size], "cpu")
-    steps = {f"{size} tokens, var_pe": our_step(generator, batch, precision)}
-    if given.reference is not None:
-        var = public_model(generator, given)
-        steps[f"{size} tokens, VAR"] = their_step(var, batch, precision)
-    return [(name, both_ways(step, given.rounds)) for name, step in steps.items()]
-
-
-def both_ways(step: Callable[[], None], rounds: int) -> Numbers:
-    """Milliseconds and page faults of steps."""
+def in_turns(size: str, precision: Settled, rounds: int) -> Numbers:
+    """Milliseconds and page faults of a step, by the way."""
     found: Numbers = {f"{way} {what}": [] for way in WAYS for what in ("ms", "faults")}
     for _ in range(rounds):
-        for way, set_malloc in WAYS.items():
-            set_malloc()
-            step()
-
-            faults, began = page_faults(), time.perf_counter()
-            step()
-            found[f"{way} ms"].append(1000 * (time.perf_counter() - began))
-            found[f"{way} faults"].append(page_faults() - faults)
+        for way in WAYS:
+            line = [sys.executable, __file__, "--sizes", size, "--precision", precision, "--way", way]
+            answer = subprocess.run(line, stdout=subprocess.PIPE, text=True, check=True).stdout
+            for what, number in json.loads(answer).items():
+                found[f"{way} {what}"].append(number)
     return found
+
+
+def of_step(size: str, precision: Settled, way: str) -> dict[str, float]:
+    """What a step takes in this process: the median of a few."""
+    if way == "kept":
+        var_pe.keep_freed_memory()
+    step = our_step(build(SIZES[size], "learned"), random_batch(SIZES[size], "cpu"), precision)
+    for _ in range(WARMUP):
+        step()
+
+    before = page_faults()
+    (seconds,) = seconds_in_turns([step], rounds=STEPS)
+    return {"ms": 1000 * median(seconds), "faults": (page_faults() - before) / STEPS}
 
 
 def page_faults() -> int:
@@ -122,15 +114,13 @@ def page_faults() -> int:
 
 
 def table_of_steps(steps: dict[str, Numbers]) -> str:
-    header = ["", "returned (ms)", "kept (ms)", "times as fast", "page faults, returned", "kept"]
+    header = ["tokens", "returned (ms)", "kept (ms)", "times as fast", "page faults, returned", "kept"]
     rows = []
-    for name, found in steps.items():
-        ratios = [
-            returned / kept for returned, kept in zip(found["returned ms"], found["kept ms"], strict=True)
-        ]
-        low, middle, high = quantiles(ratios, n=4)
-        row = [name, *(f"{median(found[f'{way} ms']):.0f}" for way in WAYS)]
-        row += [f"{middle:.2f} ({low:.2f} .. {high:.2f})"]
+    for size, found in steps.items():
+        pairs = zip(found["returned ms"], found["kept ms"], strict=True)
+        ratios = [returned / kept for returned, kept in pairs]
+        row = [size, *(f"{median(found[f'{way} ms']):.0f}" for way in WAYS)]
+        row += [f"{median(ratios):.2f} ({min(ratios):.2f} .. {max(ratios):.2f})"]
         rows.append(row + [f"{median(found[f'{way} faults']):,.0f}" for way in WAYS])
     return markdown_table(header, rows)
 
@@ -140,7 +130,6 @@ def table_of_steps(steps: dict[str, Numbers]) -> str:
 
 def of_decoder(size: str, precision: Settled, rounds: int) -> Numbers:
     """Milliseconds of decoding, by the number of pictures at once; glibc by itself."""
-    return_freed_memory()
     levels = SIZES[size].levels
     tokenizer = VQTokenizer(levels=levels, latent_channels=32, channels=32, num_phi=4, **FIXED).eval()
     pictures = DECODED[size]

@@ -35,7 +35,7 @@ def keep_freed_memory() -> None:
     """Lets glibc keep the memory of tensors for the next ones, unless the environment sets its malloc.
 
     By itself it returns every piece above 32 MB to the system as soon as it is free, and takes another for
-    the next tensor, each page of which the system clears and maps anew: a third of some steps
+    the next tensor, each page of which the system clears and maps anew: a tenth of some steps
     (docs/speed.md). The process then holds what it once needed until it ends. Other C libraries, which have
     no `mallopt`, stay as they are.
     """
