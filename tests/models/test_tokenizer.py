@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from var_pe.models.tokenizer import VQTokenizer
 from var_pe.pyramid import Pyramid
@@ -113,12 +113,12 @@ def test_the_shortcut_adds_the_mean_colours_of_cells_on_both_sides(make_tokenize
 
 @pytest.mark.parametrize("shortcut", [False, True])
 def test_a_pass_on_a_processor_takes_as_many_images_as_its_caches_hold(make_tokenizer, shortcut, monkeypatch):
-    """The results are those of all at once, and with gradients all are at once."""
+    """The results are those of all at once. The passes that a training rests on take all."""
     model = make_tokenizer((1, 4), shortcut=shortcut, patch=1)
     pictures = torch.rand(5, 3, 8, 8) * 2 - 1
     with torch.no_grad():
-        whole_BZhw = model.latent(pictures)
-        whole_BCHW = model.reconstruct(whole_BZhw)
+        map_BZhw = model.latent(pictures)
+        whole_BL, whole_BCHW = model.encode(pictures), model.reconstruct(map_BZhw)
 
     passes = []
     for part in (model.encoder, model.decoder):
@@ -126,22 +126,44 @@ def test_a_pass_on_a_processor_takes_as_many_images_as_its_caches_hold(make_toke
     of_two = 2 * model.full_width * 8 * 8 * 4
     monkeypatch.setattr("var_pe.models.tokenizer.AT_ONCE", of_two + 1)
     with torch.no_grad():
-        torch.testing.assert_close(model.latent(pictures), whole_BZhw)
-        torch.testing.assert_close(model.reconstruct(whole_BZhw), whole_BCHW)
+        assert torch.equal(model.encode(pictures), whole_BL)
+        torch.testing.assert_close(model.reconstruct(map_BZhw), whole_BCHW)
     assert passes == [2, 2, 1, 2, 2, 1]
 
     # A value takes half as much under autocast; what the user says comes first.
     passes.clear()
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        model.latent(pictures)
+        model.encode(pictures)
     with torch.no_grad():
         model.enable_slicing(3)
-        model.latent(pictures)
+        model.reconstruct(map_BZhw)
     assert passes == [4, 1, 3, 2]
 
     passes.clear()
-    model.reconstruct(model.latent(pictures))
-    assert passes == [5, 5]
+    model.disable_slicing()
+    model.reconstruct(map_BZhw)
+    model.encode(pictures, whole=True)
+    with torch.no_grad():
+        model.latent(pictures)
+        model(pictures)
+    assert passes == [5, 5, 5, 5, 5]
+
+
+def test_a_pass_that_is_exported_takes_any_number_of_images(make_tokenizer):
+    """By slices it would take a number that is known beforehand."""
+
+    class Encoding(nn.Module):
+        def __init__(self, tokenizer):
+            super().__init__()
+            self.tokenizer = tokenizer
+
+        def forward(self, images_BCHW):
+            return self.tokenizer.encode(images_BCHW)
+
+    model, pictures = make_tokenizer((1, 4)), torch.rand(3, 3, 8, 8) * 2 - 1
+    shapes = {"images_BCHW": {0: torch.export.Dim("batch", min=1, max=64)}}
+    program = torch.export.export(Encoding(model).eval(), (pictures[:2],), dynamic_shapes=shapes)
+    assert torch.equal(program.module()(pictures), model.encode(pictures))
 
 
 def test_flat_colours_come_through_untrained(make_tokenizer):

@@ -214,31 +214,6 @@ class VQTokenizer(SavedModel):
 
     def latent(self, images_BCHW: Tensor) -> Tensor:
         """The map to be quantized, (B, Z, h, w) of the finest grid."""
-        return self._by_slices(self._seen, images_BCHW, math.prod(images_BCHW.shape[-2:]))
-
-    def reconstruct(self, f_hat_BZhw: Tensor) -> Tensor:
-        """Images of a latent map, not clamped: training wants the gradient beyond [-1, 1]."""
-        f_hat_BZhw = f_hat_BZhw.to(self.post_quant_conv.weight.dtype)
-        pixels = math.prod(f_hat_BZhw.shape[-2:]) * self.downsampling**2
-        return self._by_slices(self._drawn, f_hat_BZhw, pixels)
-
-    def _by_slices(self, compute: Callable[[Tensor], Tensor], map_BXhw: Tensor, pixels: int) -> Tensor:
-        """What `compute` makes of all images, in passes of so many as `enable_slicing` says.
-
-        By itself, a pass without gradients on a processor takes as many as fit into its caches.
-        """
-        at_once = len(map_BXhw) if self.slice_size is None else self.slice_size
-        if self.slice_size is None and map_BXhw.device.type == "cpu":
-            half = torch.is_autocast_enabled("cpu")
-            dtype = torch.get_autocast_dtype("cpu") if half else map_BXhw.dtype
-            at_once = max(1, AT_ONCE // (self.full_width * pixels // self.patch**2 * dtype.itemsize))
-
-        if len(map_BXhw) <= at_once or torch.is_grad_enabled() or torch.compiler.is_compiling():
-            return compute(map_BXhw)
-        return torch.cat([compute(slice_BXhw) for slice_BXhw in map_BXhw.split(at_once)])
-
-    def _seen(self, images_BCHW: Tensor) -> Tensor:
-        """Encoder and shortcut."""
         f_BZhw = self.quant_conv(self.encoder(F.pixel_unshuffle(images_BCHW, self.patch)))
         if not self.colours:
             return f_BZhw
@@ -246,8 +221,34 @@ class VQTokenizer(SavedModel):
         mean_BChw = F.avg_pool2d(images_BCHW, self.downsampling)
         return f_BZhw + F.pad(mean_BChw, (0, 0, 0, 0, 0, f_BZhw.shape[1] - self.colours))
 
+    def reconstruct(self, f_hat_BZhw: Tensor) -> Tensor:
+        """Images of a latent map, not clamped."""
+        pixels = math.prod(f_hat_BZhw.shape[-2:]) * self.downsampling**2
+        return self._by_slices(self._drawn, f_hat_BZhw, pixels, self.slice_size)
+
+    def _by_slices(
+        self, compute: Callable[[Tensor], Tensor], maps_BXhw: Tensor, pixels: int, size: int | None = None
+    ) -> Tensor:
+        """What `compute` makes of some maps, in passes of `size` of them.
+
+        Where that is None, a pass on a processor takes as many as its caches hold. A pass with gradients, or
+        one that is compiled or exported, takes all.
+        """
+        if torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return compute(maps_BXhw)
+        if size is None and maps_BXhw.device.type == "cpu":
+            half = torch.is_autocast_enabled("cpu")
+            dtype = torch.get_autocast_dtype("cpu") if half else maps_BXhw.dtype
+            bytes_of_one = self.full_width * pixels // self.patch**2 * dtype.itemsize
+            size = max(1, AT_ONCE // max(1, bytes_of_one))
+
+        if size is None or len(maps_BXhw) <= size:
+            return compute(maps_BXhw)
+        return torch.cat([compute(slice_BXhw) for slice_BXhw in maps_BXhw.split(size)])
+
     def _drawn(self, f_hat_BZhw: Tensor) -> Tensor:
-        """Decoder and shortcut."""
+        """Decoder and shortcut. A training wants the gradient beyond [-1, 1]."""
+        f_hat_BZhw = f_hat_BZhw.to(self.post_quant_conv.weight.dtype)
         drawn_BCHW = F.pixel_shuffle(self.decoder(self.post_quant_conv(f_hat_BZhw)), self.patch)
         if not self.colours:
             return drawn_BCHW
@@ -257,8 +258,7 @@ class VQTokenizer(SavedModel):
         return drawn_BCHW + F.interpolate(colours_BChw, scale_factor=self.downsampling, mode="nearest")
 
     def enable_slicing(self, slice_size: int = 1) -> None:
-        """Encodes and decodes so many images at once: memory is that of a slice. Results are the same up to
-        rounding.
+        """Decodes so many images at once: memory is that of a slice. Pictures are the same up to rounding.
 
         Raises:
             ValueError: `slice_size` is below 1.
@@ -268,7 +268,7 @@ class VQTokenizer(SavedModel):
         self.slice_size = slice_size
 
     def disable_slicing(self) -> None:
-        """Encodes and decodes a whole batch at once, on a processor as much of it as its caches hold."""
+        """Decodes all images of a batch at once, on a processor as many as its caches hold."""
         self.slice_size = None
 
     @property
@@ -277,10 +277,19 @@ class VQTokenizer(SavedModel):
         return self.decoder.conv_out
 
     @torch.no_grad()
-    def encode(self, images_BCHW: Tensor, pyramid: Pyramid | None = None) -> Tensor:
-        """Tokens (B, L), int64, of images in [-1, 1]."""
+    def encode(self, images_BCHW: Tensor, pyramid: Pyramid | None = None, *, whole: bool = False) -> Tensor:
+        """Tokens (B, L), int64, of images in [-1, 1].
+
+        With `whole` in one pass: the steps of a training rest on its rounding.
+        """
         pyramid = self._checked(images_BCHW, pyramid)
-        return self.quantizer(self.latent(images_BCHW), pyramid).tokens_BL
+
+        def tokens_of(some_BCHW: Tensor) -> Tensor:
+            return self.quantizer(self.latent(some_BCHW), pyramid).tokens_BL
+
+        if whole:
+            return tokens_of(images_BCHW)
+        return self._by_slices(tokens_of, images_BCHW, math.prod(images_BCHW.shape[-2:]))
 
     @torch.no_grad()
     def decode(self, tokens_BL: Tensor, pyramid: Pyramid | None = None) -> Tensor:
@@ -305,7 +314,7 @@ class VQTokenizer(SavedModel):
         """
         pyramid = self._checked(images_BCHW, pyramid)
         quantized = self.quantizer(self.latent(images_BCHW), pyramid, kept_B, redrawn)
-        return self.reconstruct(quantized.f_hat_BZhw), quantized
+        return self._drawn(quantized.f_hat_BZhw), quantized
 
     def _checked(self, images_BCHW: Tensor, pyramid: Pyramid | None) -> Pyramid:
         """The pyramid asked for if it ends at the images' latent grid; where none is, the trained levels."""

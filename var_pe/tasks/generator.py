@@ -120,7 +120,7 @@ class GeneratorTask:
             if "tokens" in batch:
                 tokens_BL = batch["tokens"]
             else:
-                tokens_BL = self.tokenizer.encode(batch["image"], pyramid)
+                tokens_BL = self.tokenizer.encode(batch["image"], pyramid, whole=True)
             levels = self.levels_in(step, pyramid)
             if levels is not None:
                 tokens_BL = tokens_BL[:, : pyramid.spans[levels - 1].stop]

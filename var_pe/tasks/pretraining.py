@@ -206,7 +206,7 @@ class HiddenTokensTask(PretrainingTask):
         tokens_BL = batch.get("tokens")
         if tokens_BL is None:
             with full_precision(batch["image"]):
-                tokens_BL = self.tokenizer.encode(batch["image"])
+                tokens_BL = self.tokenizer.encode(batch["image"], whole=True)
 
         hidden_BM = numbers_where(batch["hidden"], self.model.hidden)
         wanted = []
