@@ -12,6 +12,7 @@ wide, at several numbers of pictures at once, and as `reconstruct` chooses it. F
 
 import argparse
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -37,7 +38,7 @@ from var_pe.stages.session import exit_with_sentence
 from var_pe.training.precision import Settled, autocast, settled
 
 WAYS = ("returned", "kept")
-WARMUP, STEPS = 2, 4  # of each process
+WARMUP, STEPS = 2, 3  # of each process
 DECODED = {"30": 64, "130": 64, "680": 8}  # pictures, by a size of which the levels are taken
 AT_ONCE = (1, 2, 4, 8, 16, 32, 64)
 
@@ -87,10 +88,15 @@ Numbers = dict[str, list[float]]
 def in_turns(size: str, precision: Settled, rounds: int) -> Numbers:
     """Milliseconds and page faults of a step, by the way."""
     found: Numbers = {f"{way} {what}": [] for way in WAYS for what in ("ms", "faults")}
+    # Whatever sets malloc would set it for both.
+    told = ("MALLOC_", "GLIBC_TUNABLES")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(told)}
     for _ in range(rounds):
         for way in WAYS:
             line = [sys.executable, __file__, "--sizes", size, "--precision", precision, "--way", way]
-            answer = subprocess.run(line, stdout=subprocess.PIPE, text=True, check=True).stdout
+            answer = subprocess.run(
+                line, env=environment, stdout=subprocess.PIPE, text=True, check=True
+            ).stdout
             for what, number in json.loads(answer).items():
                 found[f"{way} {what}"].append(number)
     return found

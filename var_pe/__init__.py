@@ -36,8 +36,9 @@ def keep_freed_memory() -> None:
 
     By itself it returns every piece above 32 MB to the system as soon as it is free, and takes another for
     the next tensor, each page of which the system clears and maps anew: a tenth of some steps
-    (docs/speed.md). The process then holds what it once needed until it ends. Other C libraries, which have
-    no `mallopt`, stay as they are.
+    (docs/speed.md). What was once needed is held until the next training (`processes.py: reset_peak_memory`)
+    or the end. Memory that other threads than the main one take is not reached, nor are other C libraries,
+    which have no `mallopt`.
     """
     is_set = "GLIBC_TUNABLES" in os.environ or any(name.startswith("MALLOC_") for name in os.environ)
     if sys.platform != "linux" or is_set:

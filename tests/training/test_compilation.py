@@ -143,6 +143,8 @@ def test_a_compiled_training_has_the_plain_losses_and_resumes_bit_for_bit(choice
 
 SHARED = """
 import sys
+from contextlib import nullcontext
+
 import torch
 import torch.distributed as dist
 from torch.distributed.fsdp import fully_shard
@@ -170,8 +172,12 @@ def losses(compiled, checkpointing, sharded):
     found = []
     for step in range(3):
         torch.manual_seed(10 * dist.get_rank() + step)
-        loss = spread(torch.tensor([0, 1]), torch.randn(2, 13, 4)).square().mean()
-        loss.backward()
+        for is_last in (False, True):  # of the batches whose gradients accumulate
+            if sharded:
+                spread.set_requires_gradient_sync(is_last)
+            with nullcontext() if sharded or is_last else spread.no_sync():
+                loss = spread(torch.tensor([0, 1]), torch.randn(2, 13, 4)).square().mean()
+                loss.backward()
         optimizer.step()
         optimizer.zero_grad()
         found.append(loss.item())

@@ -105,7 +105,7 @@ class VARPipeline(SavedPipeline):
         self.tokenizer.enable_slicing(slice_size)
 
     def disable_slicing(self) -> None:
-        """Decodes all pictures of a call at once."""
+        """Decodes all pictures of a call at once, on a processor as many as its caches hold."""
         self.tokenizer.disable_slicing()
 
     def labels(self, class_labels: ClassLabels) -> list[int]:
