@@ -50,6 +50,8 @@ def arguments() -> argparse.Namespace:
     add = parser.add_argument
     sizes = "generators to time; default: 30 130 680"
     add("--sizes", nargs="*", choices=SIZES, default=["30", "130", "680"], help=sizes)
+    decoded = f"decoders to time, by their levels; default: {' '.join(DECODED)}"
+    add("--decoded", nargs="*", choices=DECODED, default=list(DECODED), help=decoded)
     precision_option(parser)
     add("--rounds", type=int, default=3, metavar="N", help="timed rounds; default: %(default)s")
     json_option(parser)
@@ -74,8 +76,9 @@ def main() -> None:
     steps = {size: in_turns(size, precision, given.rounds) for size in given.sizes}
     if steps:
         print(f"\n{table_of_steps(steps)}", flush=True)
-    drawn = {size: of_decoder(size, precision, given.rounds) for size in DECODED}
-    print(f"\n{table_of_decoder(drawn)}")
+    drawn = {size: of_decoder(size, precision, given.rounds) for size in given.decoded}
+    if drawn:
+        print(f"\n{table_of_decoder(drawn)}")
     if given.json is not None:
         write_json(given.json, {"machine": where, "steps": steps, "decoder": drawn})
 

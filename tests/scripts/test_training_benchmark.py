@@ -112,6 +112,15 @@ def test_two_processes_take_turns_with_one(tmp_path):
 
 
 @pytest.mark.slow
+def test_memory_is_kept_in_one_of_two_processes(tmp_path):
+    """At 30 tokens and 256 images, where tensors are large."""
+    words = ["--sizes", "30", "--decoded", "--rounds", "1", "--json", tmp_path / "found.json"]
+    assert "page faults" in called("memory.py", *words)
+    found = json.loads((tmp_path / "found.json").read_text())["steps"]["30"]
+    assert found["kept faults"][0] < found["returned faults"][0] / 4
+
+
+@pytest.mark.slow
 def test_epochs_count_the_token_cache(tmp_path):
     tiny = [
         "--images",
