@@ -9,10 +9,10 @@ there is work before it lets go of its core. By itself it looks 300,000 times; w
 it takes cores from the very threads that it waits for. The library reads the variable when torch loads it, so
 scripts import this package first. No number that is computed depends on it.
 
-A script of ours keeps memory that tensors have freed (`keep_freed_memory`). One that is stopped
-while it still imports, which takes seconds, ends with one line. It reads and writes names and texts as UTF-8
-whatever the locale, prints what its output cannot show as an escape, and runs without standard streams, too.
-Nothing is changed for other programs.
+A script of ours keeps memory that tensors have freed (`keep_freed_memory`). One that is stopped while it
+still imports, which takes seconds, ends with one line. It reads and writes names and texts as UTF-8 whatever
+the locale, prints what its output cannot show as an escape, and runs without standard streams, too. Nothing
+is changed for other programs.
 """
 
 import ctypes
